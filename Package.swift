@@ -1,0 +1,142 @@
+// swift-tools-version:6.2
+// SPDX-License-Identifier: Apache-2.0
+//
+// The arrows point one way:
+//
+//   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
+//                   RingfenceCore <- Ringfence
+//
+// Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
+// ArgumentParser belong to the service and the executable.
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+let package = Package(
+    name: "ringfence",
+    platforms: [.macOS(.v15)],
+    products: [
+        .library(name: "Ringfence", targets: ["Ringfence"]),
+        .executable(name: "ringfence", targets: ["RingfenceCommand"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    ],
+    targets: [
+        .target(
+            name: "CHiredis",
+            linkerSettings: [.linkedLibrary("hiredis")]
+        ),
+        .target(
+            name: "Hiredis",
+            dependencies: [
+                "CHiredis",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .target(name: "RingfenceCore", swiftSettings: strict),
+        .target(
+            name: "Ringfence",
+            dependencies: [
+                "RingfenceCore",
+                "Hiredis",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            resources: [.embedInCode("Scripts")],
+            swiftSettings: strict
+        ),
+        .target(
+            name: "RingfenceService",
+            dependencies: [
+                "Ringfence",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        // The reference of the benchmarks: C on hiredis' own loop and blocking calls.
+        .target(name: "CBenchReference", dependencies: ["CHiredis"]),
+        .executableTarget(
+            name: "RingfenceCommand",
+            dependencies: [
+                "RingfenceService",
+                "CBenchReference",
+                "Hiredis",
+                "Ringfence",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
+        .target(
+            name: "TestSupport",
+            dependencies: [
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            path: "Tests/TestSupport",
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceCoreTests",
+            dependencies: ["RingfenceCore", "TestSupport"],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "HiredisTests",
+            dependencies: [
+                "Hiredis", "CHiredis", "TestSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceTests",
+            dependencies: [
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceServiceTests",
+            dependencies: [
+                "RingfenceService", "Ringfence", "TestSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: strict
+        ),
+    ]
+)

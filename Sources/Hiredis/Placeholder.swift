@@ -1,0 +1,5 @@
+import CHiredis
+import Logging
+import NIOCore
+import NIOPosix
+import NIOSSL

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import struct Logging.Logger
+
+/// Where Redis is and how a ``RingfenceClient`` behaves. Every field has a working default but the address.
+public struct RingfenceConfiguration: Sendable {
+    /// TLS material for `rediss://`; the server's certificate and name are always verified.
+    public struct TLS: Sendable, Hashable {
+        /// A PEM file with the authorities to trust instead of the system's.
+        public var authorityFile: String?
+        /// A PEM file with this client's certificate chain, where the server asks for one.
+        public var certificateFile: String?
+        /// A PEM file with the private key of `certificateFile`.
+        public var privateKeyFile: String?
+        /// The name to verify in the server's certificate, when it is not the host of the URL.
+        public var serverName: String?
+
+        /// TLS with the system's authorities and no client certificate, unless given.
+        public init(
+            authorityFile: String? = nil, certificateFile: String? = nil, privateKeyFile: String? = nil,
+            serverName: String? = nil
+        ) {
+            self.authorityFile = authorityFile
+            self.certificateFile = certificateFile
+            self.privateKeyFile = privateKeyFile
+            self.serverName = serverName
+        }
+    }
+
+    /// `redis://[user:password@]host[:6379][/database]`, `rediss://…` for TLS, or `unix:///path/to.sock[?db=0]`.
+    public var url: String
+    /// TLS material; used with `rediss://` only.
+    public var tls: TLS
+    /// All keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    public var namespace: String
+    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control characters.
+    public var owner: String
+    /// How long one command may take, connecting included, before it fails with effect `none` or `unknown`.
+    public var commandTimeout: Duration
+    /// How long one attempt to connect may take.
+    public var connectTimeout: Duration
+    /// How many commands may wait for Redis at once before further ones are refused.
+    public var maximumCommandsInFlight: Int
+    /// How many of the newest grants and releases the audit stream keeps (about); 0 turns the audit off.
+    public var auditLength: Int
+
+    /// A configuration for the Redis at `url`. `owner` defaults to `host/process-id`.
+    public init(
+        url: String = "redis://127.0.0.1:6379",
+        tls: TLS = TLS(),
+        namespace: String = "default",
+        owner: String? = nil,
+        commandTimeout: Duration = .seconds(2),
+        connectTimeout: Duration = .seconds(1),
+        maximumCommandsInFlight: Int = 65_536,
+        auditLength: Int = 10_000
+    ) {
+        self.url = url
+        self.tls = tls
+        self.namespace = namespace
+        self.owner = owner ?? Self.defaultOwner
+        self.commandTimeout = commandTimeout
+        self.connectTimeout = connectTimeout
+        self.maximumCommandsInFlight = maximumCommandsInFlight
+        self.auditLength = auditLength
+    }
+
+    static var defaultOwner: String { "process" }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One error for the whole library. Whoever moves money has one question after a failure: may I do it again? So every
+// error carries `effect`, what is known of the failed call's work at Redis, beside the open `code` to branch on. It is a
+// struct with open codes and not a public enum, so that a new kind of failure does not break anybody's `switch`.
+// A body's own errors pass through `withLock` unchanged and are never wrapped in this type.
+
+/// What went wrong in a Ringfence call, and whether it is safe to do it again.
+public struct RingfenceError: Error, Sendable, CustomStringConvertible {
+    /// A stable, open name of the kind of failure. Compare with the static members; new ones may appear.
+    public struct Code: Hashable, Sendable, CustomStringConvertible {
+        /// The code's stable text, e.g. `lock.busy`; the same word the HTTP service uses.
+        public let description: String
+
+        init(_ description: String) { self.description = description }
+
+        /// An argument is outside its limits. Nothing was sent. The message names the field and the limit.
+        public static let invalidArgument = Code("argument.invalid")
+        /// The lock was not free within the time the caller was ready to wait.
+        public static let lockBusy = Code("lock.busy")
+        /// The lease ended before the work did: its deadline passed, it was taken away, or Redis lost it.
+        public static let leaseLost = Code("lease.lost")
+        /// The token does not hold the lock: it was released, has expired, or belongs to another lock.
+        public static let notHeld = Code("lock.notHeld")
+        /// The same task already holds the lock, so waiting for it would never end.
+        public static let wouldDeadlock = Code("lock.wouldDeadlock")
+        /// Too few replicas acknowledged the grant in time; the lock was given back.
+        public static let notConfirmed = Code("lock.notConfirmed")
+        /// Redis cannot be reached, or did not answer in time.
+        public static let unavailable = Code("coordinator.unavailable")
+        /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.
+        public static let refused = Code("coordinator.refused")
+        /// Too many commands wait for Redis already; nothing was sent.
+        public static let overloaded = Code("coordinator.overloaded")
+        /// The calling task was cancelled.
+        public static let cancelled = Code("cancelled")
+        /// The client was shut down.
+        public static let shutDown = Code("client.shutDown")
+    }
+
+    /// What is known of the failed call's work at Redis.
+    public enum Effect: String, Sendable, Hashable {
+        /// Certainly not done: doing it again is safe.
+        case none
+        /// Certainly done.
+        case applied
+        /// Sent, but no answer came: it may or may not have been done.
+        case unknown
+    }
+
+    /// The kind of failure.
+    public var code: Code
+    /// What is known of the failed call's work.
+    public var effect: Effect
+    /// What happened and what to do about it, for a person. Never holds passwords, tokens or values.
+    public var message: String
+    /// Whether the same call may succeed later without any change by the caller.
+    public var isRetriable: Bool
+    /// The failure beneath this one, where there was one.
+    public var underlying: (any Error)?
+
+    package init(
+        _ code: Code, effect: Effect, isRetriable: Bool = false, underlying: (any Error)? = nil, _ message: String
+    ) {
+        self.code = code
+        self.effect = effect
+        self.message = message
+        self.isRetriable = isRetriable
+        self.underlying = underlying
+    }
+
+    /// The code, the message and the effect in one line.
+    public var description: String { "\(code): \(message) (effect: \(effect.rawValue))" }
+}
