@@ -465,3 +465,14 @@ extension LockMachine {
         state = .idle
     }
 }
+
+extension LockMachine {
+    /// The logical acquire that is under way or queued now.
+    package var nonce: String? {
+        switch state {
+        case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _): ask.nonce
+        case .lettingGo(_, _, let successor, _, _): successor?.nonce
+        case .idle, .held: nil
+        }
+    }
+}
