@@ -4,6 +4,7 @@
 // connection's event loop, never on the cooperative pool, for that pool may be blocked by the very bodies the leases
 // protect; cancelling such a body and stopping to renew for it must not wait for it.
 
+import CoreMetrics
 import Hiredis
 import Logging
 import NIOCore

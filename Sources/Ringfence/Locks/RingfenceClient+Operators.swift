@@ -4,6 +4,7 @@
 // away. Nothing here shows a secret: holders appear by owner and by the public id of their hold.
 
 import Hiredis
+import Logging
 import RingfenceCore
 
 /// Who holds a lock.
