@@ -168,8 +168,8 @@ package struct LockMachine: Sendable {
                 deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
             }
         case .claimRefused(let ticket):
-            // It slept too long: the grant is gone. It queues up again as a new acquire.
-            if case .claiming(let ask, _, _) = state, ask.ticket == ticket { state = .idle }
+            // The grant is gone, or the push was of an older one. Its place may still stand, so the same is asked again.
+            if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .lettingGo(ticket, let value, _, _, _) = state {
                 state = .idle
@@ -348,8 +348,10 @@ extension LockMachine {
             if waiters.isEmpty {
                 state = .idle
             } else if step.inboxHeard {
-                // Only tried so far, for one that does not wait or for want of an inbox: now queue.
-                var ask = Ask(ticket: 0, nonce: ask.nonce, terms: waiters[0].terms)
+                // Only tried this time, for one that does not wait or for want of an inbox: now queue. On the same terms,
+                // though the waiter may be another, for a place may stand from before (rule 2); `deliver` sees to it.
+                var ask = ask
+                ask.failures = 0
                 ask.foundBusy = true
                 self.ask(ask, &step)
             } else {
@@ -455,6 +457,10 @@ extension LockMachine {
             step.actions.append(.releaseDone(value, held: true))
             refuseFirst(
                 holding: LockValue(fence: fence, nonce: successor.nonce, owner: successor.terms.owner), &step)
+        case .lettingGo(ticket, let value, nil, _, _):
+            // The successor left meanwhile; its clean-up is on the way behind this.
+            step.actions.append(.releaseDone(value, held: true))
+            state = .idle
         default: break
         }
     }

@@ -131,27 +131,28 @@ final class Checker {
 
     func executed(_ command: Command, before: LockServerModel, after: LockServerModel) {
         var passed: String?
+        var withdrawn: String?
         switch command {
         case .acquire(let names, let nonce, _, _): namesOf[nonce] = names
         case .release(let names, _, let successor?):
             namesOf[successor.nonce] = names
             if !successor.yields { passed = successor.nonce }
         case .force(let name): if let value = before.locks[name]?.value { void.insert(value) }
-        case .release, .cancel, .renew, .hello: break
+        case .cancel(_, let nonce, _): withdrawn = nonce
+        case .release, .renew, .hello: break
         }
         for name in after.locks.keys.sorted() {
             let lock = after.locks[name]!
             let left = min(lock.expiresAt - after.now, 3_600_000_000)
             lastEnd[name] = max(lastEnd[name] ?? 0, world.now + left * 1000)
             if before.locks[name]?.value != lock.value {
-                granted(lock.value, name, wasPassedOn: lock.value.nonce == passed, before, after)
+                granted(lock.value, name, before, after)
+                if lock.value.nonce != passed { checkOrder(lock.value, name, withdrawn: withdrawn, before, after) }
             }
         }
     }
 
-    private func granted(
-        _ value: LockValue, _ name: String, wasPassedOn: Bool, _ before: LockServerModel, _ after: LockServerModel
-    ) {
+    private func granted(_ value: LockValue, _ name: String, _ before: LockServerModel, _ after: LockServerModel) {
         if before.locks[name]?.value.nonce == value.nonce { world.fail("\(value.text) replaces its own grant") }
         if value.fence <= highestFence[name] ?? 0 {
             world.fail("the fence of \(value.text) for \(name) does not exceed \(highestFence[name]!)")
@@ -162,9 +163,13 @@ final class Checker {
         for other in names where after.locks[other]?.value != value {
             world.fail("\(value.text) was granted \(name) but not \(other)")
         }
-        guard !wasPassedOn else { return }
+    }
+
+    private func checkOrder(
+        _ value: LockValue, _ name: String, withdrawn: String?, _ before: LockServerModel, _ after: LockServerModel
+    ) {
         let queue = before.queues[name]?.value ?? []
-        for entry in queue.prefix(while: { $0.place.nonce != value.nonce }) {
+        for entry in queue.prefix(while: { $0.place.nonce != value.nonce }) where entry.place.nonce != withdrawn {
             let process = LockServerModel.process(of: entry.place.nonce)
             let stays = after.queues[name]?.value.contains { $0.place == entry.place } ?? false
             if stays || before.listeners[process, default: 0] > 0 {

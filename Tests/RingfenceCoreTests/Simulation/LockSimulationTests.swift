@@ -39,6 +39,7 @@ import Testing
     @Test(arguments: 0..<8)
     func `no seed breaks a rule`(part: Int) throws {
         if let seed = Self.number("RINGFENCE_SIMULATION_SEED") {
+            guard part == 0 else { return }
             let (violation, _, _) = Self.play(seed...seed)
             #expect(violation == nil, "\(violation?.description ?? "")\n\(Self.tell(seed))")
             return
