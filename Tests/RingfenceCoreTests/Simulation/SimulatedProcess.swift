@@ -7,11 +7,16 @@
 import RingfenceCore
 import TestSupport
 
-/// One machine: a set of names.
+/// One machine: a set of names. A waiter whose lock will be held outside the process has one for itself (`solo`).
 final class Slot {
     let names: [String]
-    var machine = LockMachine()
-    init(_ names: [String]) { self.names = names }
+    let solo: LockMachine.WaiterID?
+    var machine: LockMachine
+    init(_ names: [String], solo: LockMachine.WaiterID?, _ machine: LockMachine) {
+        self.names = names
+        self.solo = solo
+        self.machine = machine
+    }
 }
 
 /// A user's hold on a lock, from its delivery to its release.
@@ -130,11 +135,15 @@ final class SimulatedProcess {
 
     // MARK: The machines
 
-    func slot(_ names: [String]) -> Slot {
-        if let slot = slots.first(where: { $0.names == names }) { return slot }
-        let slot = Slot(names)
+    func slot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot {
+        if let slot = existingSlot(names, solo: solo) { return slot }
+        let slot = Slot(names, solo: solo, LockMachine())
         slots.append(slot)
         return slot
+    }
+
+    private func existingSlot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot? {
+        slots.first { $0.names == names && $0.solo == solo }
     }
 
     func handle(_ event: LockMachine.Event, _ slot: Slot) {
@@ -179,12 +188,18 @@ final class SimulatedProcess {
         holdings.append(holding)
         world.checker.delivered(holding, by: self)
         user.process = self
+        if slot.solo != nil { // somebody else's to renew and release from now on, by its value
+            world.after(0) { self.react { self.forget(holding) } }
+        }
         react { self.world.workload.delivered(holding, by: self) }
     }
 
     private func send(_ command: Command, _ slot: Slot, _ ticket: LockMachine.Ticket, fence: Int64 = 0) {
+        let (names, solo) = (slot.names, slot.solo)
         send(command, isCleanUp: false) { reply in
-            self.handle(self.event(of: reply, ticket, fence), slot)
+            let event = self.event(of: reply, ticket, fence)
+            // Idle machines are dropped: by now it may be another one of the same names.
+            if let slot = self.existingSlot(names, solo: solo) { self.handle(event, slot) }
         }
     }
 
@@ -215,16 +230,18 @@ final class SimulatedProcess {
         holdings.remove(at: index)
         _ = holding.lease.end()
         world.checker.ended(holding)
-        handle(.release(holding.value), slot(holding.slot.names))
+        handle(.release(holding.value), slot(holding.slot.names, solo: holding.slot.solo))
     }
 
-    /// The lease is somebody else's to release from now on, by its value.
-    func detach(_ holding: Holding) { handle(.forget(holding.value), slot(holding.slot.names)) }
+    private func forget(_ holding: Holding) {
+        guard let slot = existingSlot(holding.slot.names, solo: holding.slot.solo) else { return }
+        handle(.forget(holding.value), slot)
+    }
 
     private func lost(_ holding: Holding, _ reason: LeaseMachine.LossReason) {
         world.note("\(name) lost \(holding.value.text): \(reason)")
         world.checker.ended(holding)
-        handle(.forget(holding.value), slot(holding.slot.names))
+        forget(holding)
         world.workload.lost(holding, by: self)
     }
 
@@ -372,14 +389,21 @@ extension SimulatedProcess {
             guard self.inbox === inbox else { return }
             switch push.kind {
             case .grant:
-                guard let slot = self.slots.first(where: { $0.names == push.names }) else { return }
-                self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
+                if let slot = self.slots.first(where: { $0.machine.nonce == push.nonce }) {
+                    self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
+                } else {
+                    self.giveBack(push)
+                }
             case .revoked:
                 for holding in self.holdings where holding.value.nonce == push.nonce {
                     if case .lose(let reason) = holding.lease.lose(.revoked) { self.lost(holding, reason) }
                 }
             }
         }
+    }
+
+    private func giveBack(_ push: LockServerModel.Push) {
+        send(.cancel(push.names, nonce: push.nonce, LockTerms(owner: "", ttl: 0)), isCleanUp: true) { _ in }
     }
 
     func pause(for length: Nanos) {
@@ -438,7 +462,7 @@ extension SimulatedProcess {
             case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
                 ask.nonce == nonce
             case .held(let value, _): value.nonce == nonce
-            case .lettingGo(_, let value, let successor, _, _): value.nonce == nonce || successor?.nonce == nonce
+            case .lettingGo(let going): going.value.nonce == nonce || going.ask?.nonce == nonce
             }
         }
     }

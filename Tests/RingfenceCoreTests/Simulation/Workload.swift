@@ -12,6 +12,8 @@ final class User {
     let waits: Bool
     let renews: Bool
     let maximumHold: Nanos
+    /// Held outside this process, as a lock over HTTP is.
+    let isElsewhere: Bool
     var process: SimulatedProcess
     var holding: Holding?
 
@@ -25,8 +27,11 @@ final class User {
         self.waits = waits
         self.renews = renews
         self.maximumHold = maximumHold
+        self.isElsewhere = isElsewhere
         self.process = process
     }
+
+    var solo: LockMachine.WaiterID? { isElsewhere ? id : nil }
 }
 
 final class Workload {
@@ -79,12 +84,12 @@ final class Workload {
             id: LockMachine.WaiterID(users.count), names: world.random.pick(sets), terms: terms,
             waits: world.random.chance(85), renews: world.random.chance(60),
             maximumHold: world.random.chance(95) ? 3600 * .second : world.dice(100 * .millisecond...1 * .second),
-            process: process)
+            isElsewhere: world.random.chance(20), process: process)
         users.append(user)
         let patience = world.random.chance(40) ? nil : Optional(world.dice(5 * .millisecond...4 * .second))
         let leavesAfter = world.random.chance(20) ? Optional(world.dice(0...500 * .millisecond)) : nil
         process.react {
-            let slot = process.slot(user.names)
+            let slot = process.slot(user.names, solo: user.solo)
             self.world.checker.arrived(user, at: slot)
             let giveUpAt = user.waits ? patience.map { process.clock + $0 } ?? .never : process.clock + 5 * .second
             process.handle(
@@ -97,7 +102,7 @@ final class Workload {
     private func leave(_ user: User) {
         if let holding = user.holding { return user.process.release(holding) }
         guard world.checker.left(user.id) else { return }
-        user.process.handle(.leave(user.id), user.process.slot(user.names))
+        user.process.handle(.leave(user.id), user.process.slot(user.names, solo: user.solo))
     }
 
     func refused(_ id: LockMachine.WaiterID, _ refusal: LockMachine.Refusal) {}
@@ -105,7 +110,6 @@ final class Workload {
     func delivered(_ holding: Holding, by process: SimulatedProcess) {
         holding.user.holding = holding
         let time = holdTime(holding)
-        if world.random.chance(10) { world.after(world.dice(0...time)) { process.react { process.detach(holding) } } }
         for _ in 0..<2 { // unaware of anything that happened to its lease: the resource must refuse it then
             world.after(world.dice(0...time)) { process.react { self.world.checker.write(holding) } }
         }
