@@ -149,11 +149,14 @@ package struct LockMachine: Sendable {
 
     package private(set) var state: State = .idle
     package private(set) var waiters: [Waiter] = []
-    private var lastTicket: Ticket = 0
+    /// The newest ticket given out.
+    package private(set) var lastTicket: Ticket
 
-    package init() {}
+    /// A machine whose tickets begin above `ticket`. The answer to a command that was turned away from may come after its
+    /// machine was dropped, to the next one of the same names: that must not have given the same ticket again.
+    package init(ticketsAfter ticket: Ticket = 0) { lastTicket = ticket }
 
-    /// Nothing is going on: the shell may drop the machine.
+    /// Nothing is going on: the shell may drop the machine, if it makes the next one with tickets after its last.
     package var isIdle: Bool { state == .idle && waiters.isEmpty }
 
     /// When `tick` has something to do next.

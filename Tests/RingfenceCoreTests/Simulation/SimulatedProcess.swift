@@ -73,6 +73,7 @@ final class SimulatedProcess {
     private(set) var slots: [Slot] = []
     private(set) var holdings: [Holding] = []
     private var lastNonce = 0
+    private var lastTicket: LockMachine.Ticket = 0
     private var nextWake: Nanos = .never
 
     init(_ world: World, name: String) {
@@ -137,7 +138,7 @@ final class SimulatedProcess {
 
     func slot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot {
         if let slot = existingSlot(names, solo: solo) { return slot }
-        let slot = Slot(names, solo: solo, LockMachine())
+        let slot = Slot(names, solo: solo, LockMachine(ticketsAfter: world.flaws.reusesTickets ? 0 : lastTicket))
         slots.append(slot)
         return slot
     }
@@ -154,7 +155,10 @@ final class SimulatedProcess {
             return "\(name)-\(lastNonce)-s"
         }
         for action in actions { perform(action, slot) }
-        if slot.machine.isIdle { slots.removeAll { $0 === slot } }
+        if slot.machine.isIdle {
+            lastTicket = max(lastTicket, slot.machine.lastTicket)
+            slots.removeAll { $0 === slot }
+        }
         planWake()
     }
 
@@ -389,21 +393,15 @@ extension SimulatedProcess {
             guard self.inbox === inbox else { return }
             switch push.kind {
             case .grant:
-                if let slot = self.slots.first(where: { $0.machine.nonce == push.nonce }) {
-                    self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
-                } else {
-                    self.giveBack(push)
-                }
+                // One that nobody here waits for may be late, and of a lock that is held by now: never give it back.
+                guard let slot = self.slots.first(where: { $0.machine.nonce == push.nonce }) else { return }
+                self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
             case .revoked:
                 for holding in self.holdings where holding.value.nonce == push.nonce {
                     if case .lose(let reason) = holding.lease.lose(.revoked) { self.lost(holding, reason) }
                 }
             }
         }
-    }
-
-    private func giveBack(_ push: LockServerModel.Push) {
-        send(.cancel(push.names, nonce: push.nonce, LockTerms(owner: "", ttl: 0)), isCleanUp: true) { _ in }
     }
 
     func pause(for length: Nanos) {
@@ -462,7 +460,7 @@ extension SimulatedProcess {
             case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
                 ask.nonce == nonce
             case .held(let value, _): value.nonce == nonce
-            case .lettingGo(let going): going.value.nonce == nonce || going.ask?.nonce == nonce
+            case .lettingGo(let going): going.value.nonce == nonce || going.successor?.nonce == nonce
             }
         }
     }

@@ -19,7 +19,7 @@ final class User {
 
     init(
         id: LockMachine.WaiterID, names: [String], terms: LockTerms, waits: Bool, renews: Bool, maximumHold: Nanos,
-        process: SimulatedProcess
+        isElsewhere: Bool, process: SimulatedProcess
     ) {
         self.id = id
         self.names = names

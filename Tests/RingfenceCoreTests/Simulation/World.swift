@@ -25,6 +25,7 @@ final class World {
         var countsDeadlineFromReceipt = false
         var fenceRule = LockServerModel.FenceRule.serverTime
         var claimNeverEnds = false
+        var reusesTickets = false
     }
 
     enum Fault: CaseIterable {
