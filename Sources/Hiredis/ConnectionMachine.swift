@@ -81,7 +81,7 @@ struct ConnectionMachine {
     /// The transport is there.
     mutating func opened() -> Action {
         guard state == .connecting else { return .none }
-        info = ConnectionInfo(generation: info.generation + 1)
+        info = ConnectionInfo(generation: info.generation)
         warnings = []
         var steps: [Step] = []
         var commands: [[String]] = []
@@ -149,6 +149,7 @@ struct ConnectionMachine {
 
     private mutating func ready(_ now: Int64) -> Action {
         suspect = nil
+        info.generation += 1
         state = .ready(since: now)
         return .ready(info, warnings: warnings)
     }

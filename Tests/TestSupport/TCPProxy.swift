@@ -29,6 +29,8 @@ package final class TCPProxy: Sendable {
         var faults = Faults()
         var links: [ObjectIdentifier: Link] = [:]
         var accepted = 0
+        /// Connections with a higher number are not stalled.
+        var stallsUpTo = Int.max
         var passed = (clientToServer: 0, serverToClient: 0)
         var listener: (any Channel)?
     }
@@ -94,6 +96,11 @@ package final class TCPProxy: Sendable {
         for link in state.withLock({ Array($0.links.values) }) { link.client.close(promise: nil) }
     }
 
+    /// From here the stalls of now hold for the connections of now only.
+    package func passNewConnections() {
+        state.withLock { $0.stallsUpTo = $0.accepted }
+    }
+
     /// Stops listening, so that new connections are refused; existing ones stay.
     package func refuse() async {
         let listener = state.withLock { state in
@@ -116,10 +123,11 @@ package final class TCPProxy: Sendable {
                     .channelOption(.autoRead, value: false)
                     .connect(to: target)
                     .flatMapThrowing { server in
-                        let link = Link(client: client, server: server, proxy: self)
-                        self.state.withLock {
-                            $0.links[ObjectIdentifier(link)] = link
-                            $0.accepted += 1
+                        let link = self.state.withLock { state in
+                            state.accepted += 1
+                            let link = Link(client: client, server: server, proxy: self, number: state.accepted)
+                            state.links[ObjectIdentifier(link)] = link
+                            return link
                         }
                         try client.pipeline.syncOperations.addHandler(End(link: link, isClient: true))
                         try server.pipeline.syncOperations.addHandler(End(link: link, isClient: false))
@@ -149,10 +157,13 @@ private final class Link: Sendable {
 
     let client: any Channel
     let server: any Channel
+    private let number: Int
     private let proxy: TCPProxy
     private let lanes = Mutex((clientToServer: Lane(), serverToClient: Lane()))
 
-    init(client: any Channel, server: any Channel, proxy: TCPProxy) {
+    /// `number` counts the connections of the proxy, from 1.
+    init(client: any Channel, server: any Channel, proxy: TCPProxy, number: Int) {
+        self.number = number
         self.client = client
         self.server = server
         self.proxy = proxy
@@ -210,7 +221,7 @@ private final class Link: Sendable {
         lanes.withLock { lanes in
             proxy.state.withLock { state in
                 let fault = state.faults[keyPath: direction]
-                guard !fault.isStalled, !lanes[keyPath: lane].isCut else { return }
+                guard !fault.isStalled || number > state.stallsUpTo, !lanes[keyPath: lane].isCut else { return }
                 delay = fault.delay
                 let count = min(lanes[keyPath: lane].held.readableBytes, fault.cutAfter ?? .max)
                 if count > 0 {
