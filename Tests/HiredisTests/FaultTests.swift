@@ -181,7 +181,7 @@ import Testing
     {
         try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)
-            try await withClient(proxy.url) { client async throws in
+            try await withClient(proxy.url, { $0.backoff.cap = .milliseconds(20) }) { client async throws in
                 let command = "*2\r\n$4\r\nINCR\r\n$5\r\nk0000\r\n"
                 for position in 0...command.utf8.count {
                     let key = "k\(1000 + position)"

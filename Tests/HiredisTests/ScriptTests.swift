@@ -100,7 +100,7 @@ import Testing
     @Test func `a script and its WAIT are never split over a reconnection`() async throws {
         try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)
-            try await withClient(proxy.url) { client async throws in
+            try await withClient(proxy.url, { $0.backoff.cap = .milliseconds(20) }) { client async throws in
                 _ = try await run(client, "warm", "x")
                 for cut in stride(from: 0, through: 150, by: 6) {
                     try await client.call("PING")

@@ -70,7 +70,7 @@ package final class TCPProxy: Sendable {
         for _ in 0..<8 {
             do {
                 let proxy = TCPProxy(port: try freePort(), target: target, listener: nil)
-                try await proxy.listen()
+                try await proxy.bind()
                 return proxy
             } catch { failure = error }
         }
@@ -110,8 +110,13 @@ package final class TCPProxy: Sendable {
         try? await listener?.close()
     }
 
-    /// Listens (again) on the same port.
+    /// Listens again on the same port.
     package func listen() async throws {
+        // A process that a parallel test is just spawning may hold a copy of the closed listener until it execs.
+        try await eventually("port \(port) is free again") { (try? await bind()) != nil }
+    }
+
+    private func bind() async throws {
         let target = self.target
         let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
