@@ -306,8 +306,13 @@ extension LockServerModel {
         return callersFence
     }
 
+    /// None of its names held, and first in every queue; one that lost its place in a queue (the key is gone) is not kept
+    /// from the lock by that.
     private func isServable(_ entry: Entry) -> Bool {
-        entry.place.names.allSatisfy { locks[$0] == nil && queues[$0]?.value.first?.text == entry.text }
+        entry.place.names.allSatisfy { name in
+            guard locks[name] == nil else { return false }
+            return (queues[name]?.value.firstIndex { $0.text == entry.text } ?? 0) == 0
+        }
     }
 
     private mutating func serve(_ place: Place, isCaller: Bool) -> Int64 {
