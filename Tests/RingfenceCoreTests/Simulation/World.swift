@@ -80,6 +80,7 @@ final class World {
             workload = nil
         }
         workload.begin()
+        inspectAgain()
         after(Self.stormLength) { self.becomeCalm() }
         while violation == nil, let (time, action) = agenda.popFirst() {
             now = time
@@ -113,12 +114,11 @@ final class World {
         latency = 2 * .millisecond
         server.heal()
         for process in processes { process.heal() }
-        inspectAgain()
     }
 
-    /// Looks for ghosts and stalls while it is calm, as long as anything goes on.
+    /// Looks for ghosts and stalls as long as anything goes on.
     private func inspectAgain() {
         checker.inspect()
-        if !agenda.isEmpty { after(100 * .millisecond) { self.inspectAgain() } }
+        if !agenda.isEmpty || !isCalm { after(100 * .millisecond) { self.inspectAgain() } }
     }
 }
