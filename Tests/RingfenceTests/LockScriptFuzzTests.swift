@@ -151,7 +151,8 @@ final class LockScriptFuzz {
     func play(deadWaiters: Int) async throws {
         func ask(_ process: String) -> Ask {
             counter += 1
-            return Ask(nonce: "\(process)-\(counter)-s", names: ["a"], terms: LockTerms(owner: "o", ttl: 1000 * .second))
+            return Ask(
+                nonce: "\(process)-\(counter)-s", names: ["a"], terms: LockTerms(owner: "o", ttl: 1000 * .second))
         }
         var plan: [Step] = [.acquire(ask("holder"), queues: false)]
         for _ in 0..<deadWaiters { plan.append(.acquire(ask("dead"), queues: true)) }
@@ -363,7 +364,9 @@ final class LockScriptFuzz {
         return abs(one - other) <= Self.tolerance
     }
 
-    private func compare(_ answer: LockServerModel.Answer, _ reply: RedisReply, _ expected: Expected, _ step: Int) throws {
+    private func compare(_ answer: LockServerModel.Answer, _ reply: RedisReply, _ expected: Expected, _ step: Int)
+        throws
+    {
         let parts = reply.array ?? []
         let agrees =
             switch answer {
@@ -382,12 +385,14 @@ final class LockScriptFuzz {
         if !agrees { try complain("the model answers \(answer), Redis \(reply)", expected, step) }
     }
 
-    private func compareState(_ model: LockServerModel, _ state: [RedisReply], _ expected: Expected, _ step: Int) throws {
+    private func compareState(_ model: LockServerModel, _ state: [RedisReply], _ expected: Expected, _ step: Int) throws
+    {
         for (index, name) in Self.names.enumerated() {
             let at = 6 * index
             let lock = model.locks[name]
             if state[at].text != lock?.value.text {
-                try complain("lock \(name): \(state[at].text ?? "nil") not \(lock?.value.text ?? "nil")", expected, step)
+                try complain(
+                    "lock \(name): \(state[at].text ?? "nil") not \(lock?.value.text ?? "nil")", expected, step)
             }
             try compareEnd("lock \(name)", lock?.expiresAt, state[at + 1], expected, step)
             let fence = model.fences[name]

@@ -34,7 +34,9 @@ import Testing
         return world.trace.joined(separator: "\n")
     }
 
-    private static func number(_ variable: String) -> UInt64? { getenv(variable).flatMap { UInt64(String(cString: $0)) } }
+    private static func number(_ variable: String) -> UInt64? {
+        getenv(variable).flatMap { UInt64(String(cString: $0)) }
+    }
 
     /// Seeds in a run of all tests; more with RINGFENCE_SIMULATION_SEEDS.
     private static let seeds: UInt64 = 96
@@ -64,7 +66,9 @@ import Testing
 
 /// What each rule of the checker is worth: with one thing made wrong, it must find it.
 @Suite struct LockSimulationControls {
-    private static func expectFound(_ complaints: [String], _ faults: [World.Fault], _ spoil: (inout World.Flaws) -> Void) {
+    private static func expectFound(
+        _ complaints: [String], _ faults: [World.Fault], _ spoil: (inout World.Flaws) -> Void
+    ) {
         var flaws = World.Flaws()
         spoil(&flaws)
         for seed in 1...300 as ClosedRange<UInt64> {

@@ -29,7 +29,8 @@ final class World {
     }
 
     enum Fault: CaseIterable {
-        case cutWire, cutInbox, pause, kill, restartRedis, pauseRedis, stepClock, force, slowWires, errorReplies, timeouts
+        case cutWire, cutInbox, pause, kill, restartRedis, pauseRedis, stepClock, force, slowWires, errorReplies,
+            timeouts
         case loseConfirmations
     }
 
@@ -87,7 +88,9 @@ final class World {
             steps += 1
             action()
             if now > Self.stormLength + Self.patience {
-                fail("somebody is still busy \(Self.patience / .second) s after the storm: " + processes.map(\.summary).joined())
+                fail(
+                    "somebody is still busy \(Self.patience / .second) s after the storm: "
+                        + processes.map(\.summary).joined())
             }
         }
         if violation == nil { checker.checkTheEnd() }

@@ -293,7 +293,7 @@ extension LockServerModel {
                 if !isHeard {
                     leave(head.place, head.place.names)
                     dropped += 1
-                    names += head.place.names.filter { $0 != name } // whoever stood behind may be first there now
+                    names += head.place.names.filter { $0 != name }  // whoever stood behind may be first there now
                     continue
                 }
                 guard isServable(head) else { break }
