@@ -105,6 +105,13 @@ let package = Package(
             path: "Tests/TestSupport",
             swiftSettings: strict
         ),
+        // A lock holder in a process of its own, to be stopped in the middle of its work.
+        .executableTarget(
+            name: "StoppedHolder",
+            dependencies: ["Ringfence"],
+            path: "Tests/StoppedHolder",
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "RingfenceCoreTests",
             dependencies: ["RingfenceCore", "TestSupport"],
@@ -123,7 +130,7 @@ let package = Package(
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
