@@ -4,7 +4,7 @@
 // The arrows point one way:
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
-//                   RingfenceCore <- Ringfence
+//                   RingfenceCore <- Ringfence        CSpawn <- RingfenceService
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable.
@@ -64,9 +64,12 @@ let package = Package(
             resources: [.embedInCode("Scripts")],
             swiftSettings: strict
         ),
+        // fork and exec with what posix_spawn cannot do: a child that dies with its parent.
+        .target(name: "CSpawn"),
         .target(
             name: "RingfenceService",
             dependencies: [
+                "CSpawn",
                 "Ringfence",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "NIOCore", package: "swift-nio"),

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A loopback proxy that misbehaves on demand: the network between a client and its Redis.
+//
+// Each direction holds a queue of bytes followed, perhaps, by "the sender closed". A direction that is stalled keeps
+// both back, so a connection whose client is long gone still has its last commands on the way: exactly the ghost that
+// a reconnecting client must fear. Un-stalling delivers what was held, in order, then the close.
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Forwards loopback connections to a server, with faults that may be changed at any time.
+package final class TCPProxy: Sendable {
+    package struct Direction: Sendable {
+        /// Nothing passes, silently; it is kept and passes when this becomes false again.
+        package var isStalled = false
+        /// Both sides are cut after so many more bytes, counted over all connections from when this is set; one shot.
+        package var cutAfter: Int?
+        /// Every piece is late by this much.
+        package var delay: Duration?
+    }
+
+    package struct Faults: Sendable {
+        package var clientToServer = Direction()
+        package var serverToClient = Direction()
+    }
+
+    fileprivate struct State {
+        var faults = Faults()
+        var links: [ObjectIdentifier: Link] = [:]
+        var accepted = 0
+        var passed = (clientToServer: 0, serverToClient: 0)
+        var listener: (any Channel)?
+    }
+
+    package let port: Int
+    private let target: SocketAddress
+    fileprivate let state: Mutex<State>
+
+    package var url: String { "redis://127.0.0.1:\(port)" }
+    /// Connections accepted so far.
+    package var accepted: Int { state.withLock { $0.accepted } }
+    /// Connections whose client side is open.
+    package var open: Int { state.withLock { $0.links.count } }
+    /// Bytes passed on to the server so far.
+    package var bytesToServer: Int { state.withLock { $0.passed.clientToServer } }
+    /// Bytes passed on to the clients so far.
+    package var bytesToClient: Int { state.withLock { $0.passed.serverToClient } }
+
+    private init(port: Int, target: SocketAddress, listener: (any Channel)?) {
+        self.port = port
+        self.target = target
+        self.state = Mutex(State(listener: listener))
+    }
+
+    /// Listens on a free port and forwards to `server`.
+    package static func start(to server: RedisServer) async throws -> TCPProxy {
+        try await start(to: try SocketAddress(ipAddress: "127.0.0.1", port: server.port))
+    }
+
+    /// Listens on a free port and forwards to 127.0.0.1:`port`.
+    package static func start(toPort port: Int) async throws -> TCPProxy {
+        try await start(to: try SocketAddress(ipAddress: "127.0.0.1", port: port))
+    }
+
+    private static func start(to target: SocketAddress) async throws -> TCPProxy {
+        var failure: any Error = TestSupportError("no free port")
+        for _ in 0..<8 {
+            do {
+                let proxy = TCPProxy(port: try freePort(), target: target, listener: nil)
+                try await proxy.listen()
+                return proxy
+            } catch { failure = error }
+        }
+        throw failure
+    }
+
+    /// Changes the faults; what they no longer hold back passes at once.
+    package func update(_ change: (inout Faults) -> Void) {
+        let links = state.withLock { state in
+            change(&state.faults)
+            return Array(state.links.values)
+        }
+        for link in links { link.pump() }
+    }
+
+    /// Cuts every connection on both sides now; what was held back is lost.
+    package func cut() {
+        for link in state.withLock({ Array($0.links.values) }) { link.cut() }
+    }
+
+    /// Closes the clients' sides only; the servers' sides see it in order behind what is held back.
+    package func cutClients() {
+        for link in state.withLock({ Array($0.links.values) }) { link.client.close(promise: nil) }
+    }
+
+    /// Stops listening, so that new connections are refused; existing ones stay.
+    package func refuse() async {
+        let listener = state.withLock { state in
+            defer { state.listener = nil }
+            return state.listener
+        }
+        try? await listener?.close()
+    }
+
+    /// Listens (again) on the same port.
+    package func listen() async throws {
+        let target = self.target
+        let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.autoRead, value: false)
+            .childChannelInitializer { client in
+                ClientBootstrap(group: client.eventLoop)
+                    .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+                    .channelOption(.autoRead, value: false)
+                    .connect(to: target)
+                    .flatMapThrowing { server in
+                        let link = Link(client: client, server: server, proxy: self)
+                        self.state.withLock {
+                            $0.links[ObjectIdentifier(link)] = link
+                            $0.accepted += 1
+                        }
+                        try client.pipeline.syncOperations.addHandler(End(link: link, isClient: true))
+                        try server.pipeline.syncOperations.addHandler(End(link: link, isClient: false))
+                        server.setOption(.autoRead, value: true).whenComplete { _ in }
+                        client.setOption(.autoRead, value: true).whenComplete { _ in }
+                    }
+            }
+            .bind(host: "127.0.0.1", port: port).get()
+        state.withLock { $0.listener = listener }
+    }
+
+    /// Stops listening and cuts everything.
+    package func close() async {
+        await refuse()
+        cut()
+    }
+}
+
+/// One client connection, its server connection, and what is on the way between them.
+private final class Link: Sendable {
+    struct Lane {
+        var held = ByteBuffer()
+        var senderClosed = false
+        var receiverTold = false
+    }
+
+    let client: any Channel
+    let server: any Channel
+    private let proxy: TCPProxy
+    private let lanes = Mutex((clientToServer: Lane(), serverToClient: Lane()))
+
+    init(client: any Channel, server: any Channel, proxy: TCPProxy) {
+        self.client = client
+        self.server = server
+        self.proxy = proxy
+    }
+
+    func received(_ bytes: ByteBuffer, fromClient: Bool) {
+        lanes.withLock { lanes in
+            var bytes = bytes
+            if fromClient {
+                lanes.clientToServer.held.writeBuffer(&bytes)
+            } else {
+                lanes.serverToClient.held.writeBuffer(&bytes)
+            }
+        }
+        pump()
+    }
+
+    func closed(client fromClient: Bool) {
+        let bothClosed = lanes.withLock { lanes in
+            if fromClient { lanes.clientToServer.senderClosed = true } else { lanes.serverToClient.senderClosed = true }
+            return lanes.clientToServer.senderClosed && lanes.serverToClient.senderClosed
+        }
+        if bothClosed { _ = proxy.state.withLock { $0.links.removeValue(forKey: ObjectIdentifier(self)) } }
+        pump()
+    }
+
+    func cut() {
+        client.close(promise: nil)
+        server.close(promise: nil)
+    }
+
+    /// Passes on what the faults allow, in both directions. Both ends share one event loop, so order is kept.
+    func pump() {
+        client.eventLoop.execute {
+            self.pump(\.clientToServer, \.clientToServer, \.clientToServer, to: self.server)
+            self.pump(\.serverToClient, \.serverToClient, \.serverToClient, to: self.client)
+        }
+    }
+
+    private func pump(
+        _ lane: WritableKeyPath<(clientToServer: Lane, serverToClient: Lane), Lane>,
+        _ direction: WritableKeyPath<TCPProxy.Faults, TCPProxy.Direction>,
+        _ counter: WritableKeyPath<(clientToServer: Int, serverToClient: Int), Int>, to receiver: any Channel
+    ) {
+        var bytes: ByteBuffer?
+        var isCut = false
+        var closes = false
+        var delay: Duration?
+        lanes.withLock { lanes in
+            proxy.state.withLock { state in
+                let fault = state.faults[keyPath: direction]
+                guard !fault.isStalled else { return }
+                delay = fault.delay
+                let count = min(lanes[keyPath: lane].held.readableBytes, fault.cutAfter ?? .max)
+                if count > 0 {
+                    bytes = lanes[keyPath: lane].held.readSlice(length: count)
+                    lanes[keyPath: lane].held.discardReadBytes()
+                    state.passed[keyPath: counter] += count
+                }
+                if let left = fault.cutAfter {
+                    isCut = left == count
+                    state.faults[keyPath: direction].cutAfter = isCut ? nil : left - count
+                }
+                let sent = lanes[keyPath: lane]
+                closes = sent.senderClosed && sent.held.readableBytes == 0 && !sent.receiverTold
+                if closes { lanes[keyPath: lane].receiverTold = true }
+            }
+        }
+        guard bytes != nil || isCut || closes else { return }
+        let act: @Sendable () -> Void = { [bytes, isCut, closes] in
+            if let bytes { receiver.writeAndFlush(bytes, promise: nil) }
+            if isCut { self.cut() } else if closes { receiver.close(promise: nil) }
+        }
+        if let delay {
+            client.eventLoop.scheduleTask(in: TimeAmount(delay)) { act() }
+        } else {
+            act()
+        }
+    }
+}
+
+/// The handler at either end of a link.
+private final class End: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    private let link: Link
+    private let isClient: Bool
+
+    init(link: Link, isClient: Bool) {
+        self.link = link
+        self.isClient = isClient
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        link.received(unwrapInboundIn(data), fromClient: isClient)
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        link.closed(client: isClient)
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        context.close(promise: nil)
+    }
+}
