@@ -131,52 +131,44 @@ static void discard(struct prepared *prepared) {
     for (int index = 0; index < prepared->owned_count; index += 1) free(prepared->owned[index]);
 }
 
-/// The element `index` of an array answer, or the answer itself for -1; NULL if there is no such element.
-static const redisReply *element(const redisReply *reply, int index) {
-    if (reply == NULL || index < 0) return reply;
-    if (reply->type != REDIS_REPLY_ARRAY || (size_t)index >= reply->elements) return NULL;
-    return reply->element[index];
-}
-
-/// The text of a status, string, error or integer answer; NULL for anything else.
-static const char *text_of(const redisReply *reply, char digits[24]) {
-    if (reply == NULL) return NULL;
-    if (reply->type == REDIS_REPLY_INTEGER) {
-        snprintf(digits, 24, "%lld", reply->integer);
-        return digits;
-    }
-    return reply->str;
-}
-
-/// Whether the answer is the one that `command` must have; otherwise the run's problem says so.
+/// Whether the answer is the one that `command` must have; otherwise the result's problem says what came instead.
 static int is_right(const reference_command *command, const redisReply *reply, reference_result *result) {
-    char digits[24];
-    const redisReply *part = element(reply, command->expected_index);
-    if (part != NULL && part->type == REDIS_REPLY_INTEGER && command->expected[1] == 0
-        && part->integer == command->expected[0] - '0') {
-        return 1;  // the usual case, without printing a number
-    }
-    const char *text = text_of(part, digits);
-    if (text != NULL && part->type != REDIS_REPLY_ERROR && strcmp(text, command->expected) == 0) return 1;
-    if (result->problem[0] == 0 && reply == NULL) {
+    if (reply == NULL) {
         snprintf(result->problem, problem_size, "%s: the connection broke", command->arguments[0]);
-    } else if (result->problem[0] == 0) {
-        char whole[24];
-        const char *said = text != NULL ? text : text_of(reply, whole);
-        snprintf(result->problem, problem_size, "%s: expected %s, got %s", command->arguments[0], command->expected,
-                 said != NULL ? said : "an answer of another type");
+        return 0;
     }
+    char digits[24] = "";
+    const char *text = reply->str;
+    switch (reply->type) {
+    case REDIS_REPLY_INTEGER:
+        // The usual answer of a release, without printing a number.
+        if (command->expected != NULL && command->expected[1] == 0 && reply->integer == command->expected[0] - '0') {
+            return 1;
+        }
+        snprintf(digits, sizeof digits, "%lld", reply->integer);
+        text = digits;
+        break;
+    case REDIS_REPLY_STRING:
+        if (command->expected == NULL && reply->len > 0 && reply->len < 20
+            && strspn(reply->str, "0123456789") == (size_t)reply->len) {
+            return 1;
+        }
+        break;
+    case REDIS_REPLY_STATUS:
+    case REDIS_REPLY_ERROR:
+        break;
+    default:
+        text = "an answer of another type";
+    }
+    if (command->expected != NULL && reply->type != REDIS_REPLY_ERROR && strcmp(text, command->expected) == 0) return 1;
+    snprintf(result->problem, problem_size, "%s: expected %s, got %s", command->arguments[0],
+             command->expected != NULL ? command->expected : "a fence", text);
     return 0;
 }
 
-/// Takes the fence out of the acquire's answer, for the release. Returns 0, or -1 if there is none to take.
-static int keep_fence(struct client *client, const reference_pair *pair, const redisReply *reply) {
-    if (pair->fence_index < 0) return 0;
-    char digits[24];
-    const char *text = text_of(element(reply, pair->fence_index), digits);
-    if (text == NULL || strlen(text) >= sizeof client->fence) return -1;
-    strcpy(client->fence, text);
-    return 0;
+/// Keeps the fence of a right answer to the acquire, for the release.
+static void keep_fence(struct client *client, const redisReply *reply) {
+    if (client->run->pair->acquire.expected == NULL) memcpy(client->fence, reply->str, (size_t)reply->len + 1);
 }
 
 // MARK: the async loop
@@ -200,10 +192,11 @@ static void stop(struct client *client) {
 static void acquired(redisAsyncContext *context, void *answer, void *data) {
     struct client *client = data;
     struct run *run = client->run;
-    if (!is_right(&run->pair->acquire, answer, run->result) || keep_fence(client, run->pair, answer) != 0) {
+    if (!is_right(&run->pair->acquire, answer, run->result)) {
         stop(client);
         return;
     }
+    keep_fence(client, answer);
     struct prepared *command = &client->release;
     refresh(command, client);
     redisAsyncCommandArgv(context, released, client, command->count, command->arguments, command->lengths);
@@ -329,7 +322,8 @@ int reference_run_blocking(const reference_address *address, const reference_pai
     memset(result, 0, sizeof *result);
     redisContext *context = reference_connect(address, result->problem);
     if (context == NULL) return -1;
-    struct client client = {0};
+    struct run run = {.pair = pair, .result = result, .context = NULL};
+    struct client client = {.run = &run};
     if (prepare(&client.acquire, &pair->acquire, 0) != 0 || prepare(&client.release, &pair->release, 0) != 0) {
         snprintf(result->problem, problem_size, "a command has too many or too long arguments");
     }
@@ -338,7 +332,8 @@ int reference_run_blocking(const reference_address *address, const reference_pai
     while (result->problem[0] == 0) {
         reference_nonce(client.nonce);
         redisReply *reply = call(context, &client.acquire, &client);
-        int right = is_right(&pair->acquire, reply, result) && keep_fence(&client, pair, reply) == 0;
+        int right = is_right(&pair->acquire, reply, result);
+        if (right) keep_fence(&client, reply);
         if (reply != NULL) freeReplyObject(reply);
         if (!right) break;
         reply = call(context, &client.release, &client);

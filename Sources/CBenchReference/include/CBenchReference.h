@@ -34,18 +34,15 @@ typedef struct {
 /// are new for each pair, and `{fence}` for the fence that the acquire of this pair was answered with.
 typedef struct {
     const char *const *arguments;
-    /// The right answer as text: a status, a string, or an integer in decimal.
+    /// The right answer as text: a status, a string, or an integer in decimal. NULL: any string of decimal digits;
+    /// that is the fence, and is kept for `{fence}`.
     const char *expected;
-    /// Which element of an array answer has to be `expected`; -1: the answer itself.
-    int expected_index;
 } reference_command;
 
 /// What a logical client does over and over.
 typedef struct {
     reference_command acquire;
     reference_command release;
-    /// Which element of the acquire's answer is the fence; -1: there is none.
-    int fence_index;
 } reference_pair;
 
 /// What a run did. `problem` is empty, or says in words why the run means nothing.
