@@ -133,6 +133,7 @@ static void discard(struct prepared *prepared) {
 
 /// Whether the answer is the one that `command` must have; otherwise the result's problem says what came instead.
 static int is_right(const reference_command *command, const redisReply *reply, reference_result *result) {
+    if (result->problem[0] != 0) return 0;  // the first problem is the one to tell
     if (reply == NULL) {
         snprintf(result->problem, problem_size, "%s: the connection broke", command->arguments[0]);
         return 0;
