@@ -1,0 +1,25 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- renew.lua: renews, or claims, any number of leases in one call.
+--
+-- KEYS   the lock keys of every lease, lease after lease
+-- ARGV   for each lease three: how many of the keys are its own, its value, hold in ms
+-- RESULT for each lease 1 (renewed on every one of its keys) or 0 (not held any more: nothing of it was renewed)
+--
+-- Compare, then lengthen; never create and never shorten. So a late or repeated renewal is harmless: it cannot bring a
+-- released lock back, and it cannot cut a newer, longer one.
+local results, first = {}, 1
+for i = 1, #ARGV, 3 do
+    local last, value, hold_ms = first + ARGV[i] - 1, ARGV[i + 1], tonumber(ARGV[i + 2])
+    local held = 1
+    for k = first, last do
+        if redis.call('GET', KEYS[k]) ~= value then held = 0 end
+    end
+    if held == 1 then
+        for k = first, last do
+            if redis.call('PTTL', KEYS[k]) < hold_ms then redis.call('PEXPIRE', KEYS[k], ARGV[i + 2]) end
+        end
+    end
+    results[#results + 1] = held
+    first = last + 1
+end
+return results

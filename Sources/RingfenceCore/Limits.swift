@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every limit of Ringfence and the checks that hold callers to them, in one place, so that a bad argument is refused with
+// the field and the limit named before anything is sent. Times are nanoseconds in `Int64` (292 years): the machines of
+// this target are called on the hot path, where `Duration`'s 128-bit arithmetic is felt.
+
+/// Nanoseconds: a duration, or a moment of the caller's monotonic clock.
+package typealias Nanos = Int64
+
+extension Nanos {
+    package static let millisecond: Nanos = 1_000_000
+    package static let second: Nanos = 1_000_000_000
+    package static let never = Nanos.max
+
+    /// The duration in nanoseconds, at the ends of the range if it does not fit.
+    package init(saturating duration: Duration) {
+        let (seconds, attoseconds) = duration.components
+        let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        let (sum, overflow2) = whole.addingReportingOverflow(attoseconds / 1_000_000_000)
+        self = overflow || overflow2 ? (seconds < 0 ? .min : .max) : sum
+    }
+
+    /// `self + other`, at the end of the range if it does not fit.
+    package func adding(_ other: Nanos) -> Nanos {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? .max : sum
+    }
+}
+
+/// An argument outside its limits: which field, and what is allowed.
+package struct InvalidArgument: Error, Equatable, Sendable, CustomStringConvertible {
+    package var field: String
+    package var message: String
+
+    package init(_ field: String, _ message: String) {
+        self.field = field
+        self.message = message
+    }
+
+    package var description: String { "\(field) \(message)" }
+}
+
+package enum Limits {
+    package static let nameBytes = 1...512
+    package static let ownerBytes = 1...128
+    package static let namespaceBytes = 1...64
+    package static let reasonBytes = 0...512
+    package static let names = 1...64
+    package static let ttl: ClosedRange<Nanos> = 100 * .millisecond...86_400 * .second
+    package static let wait: ClosedRange<Nanos> = 0...86_400 * .second
+    package static let maximumHold: ClosedRange<Nanos> = 100 * .millisecond...30 * 86_400 * .second
+    package static let page = 1...1000
+
+    /// A lock's name: UTF-8, 1 to 512 bytes, no control characters.
+    package static func check(name: String, field: String = "name") throws(InvalidArgument) {
+        try check(text: name, field: field, bytes: nameBytes)
+    }
+
+    /// The names of one lock: 1 to 64, all different.
+    package static func check(names list: [String]) throws(InvalidArgument) {
+        guard names.contains(list.count) else {
+            throw InvalidArgument("names", "must be \(names.lowerBound) to \(names.upperBound) names, not \(list.count)")
+        }
+        for name in list { try check(name: name, field: list.count == 1 ? "name" : "names") }
+        if list.count > 1, Set(list).count != list.count {
+            throw InvalidArgument("names", "must all be different")
+        }
+    }
+
+    package static func check(owner: String) throws(InvalidArgument) {
+        try check(text: owner, field: "owner", bytes: ownerBytes)
+    }
+
+    package static func check(reason: String, field: String = "reason") throws(InvalidArgument) {
+        try check(text: reason, field: field, bytes: reasonBytes)
+    }
+
+    /// A namespace: 1 to 64 of `A-Z a-z 0-9 . _ -`, so that it can stand between the braces of a hash tag.
+    package static func check(namespace: String) throws(InvalidArgument) {
+        let allowed = namespace.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"):
+                true
+            default: false
+            }
+        }
+        guard allowed, namespaceBytes.contains(namespace.utf8.count) else {
+            throw InvalidArgument("namespace", "must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        }
+    }
+
+    package static func check(_ value: Nanos, _ field: String, _ range: ClosedRange<Nanos>) throws(InvalidArgument) {
+        guard range.contains(value) else {
+            throw InvalidArgument(
+                field,
+                "must be \(range.lowerBound / .millisecond) to \(range.upperBound / .millisecond) ms, "
+                    + "not \(value / .millisecond) ms")
+        }
+    }
+
+    private static func check(text: String, field: String, bytes: ClosedRange<Int>) throws(InvalidArgument) {
+        let count = text.utf8.count
+        guard bytes.contains(count) else {
+            throw InvalidArgument(
+                field, "must be \(bytes.lowerBound) to \(bytes.upperBound) bytes of UTF-8, not \(count)")
+        }
+        var previous: UInt8 = 0
+        for byte in text.utf8 {
+            // C0, DEL, and C1 (U+0080 to U+009F is C2 80 to C2 9F in UTF-8).
+            if byte < 0x20 || byte == 0x7F || (previous == 0xC2 && byte < 0xA0) {
+                throw InvalidArgument(field, "must not hold control characters")
+            }
+            previous = byte
+        }
+    }
+}

@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One lock (a name, or a set of names taken together) as one process sees it: who waits here, and what was asked of Redis.
+//
+// All waiters of a process share one place in Redis' queue and pass the lock on among themselves, so a hand-off within the
+// process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind others.
+//
+//     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> lettingGo ──> idle
+//                      │ ▲                                             ▲  └─(waiters here: pass on, or let go and queue)
+//                queued│ │ask again: its time came, or the inbox is    │
+//                      ▼ │new (pushes may have been lost)              │
+//                     queued ──pushed──> claiming ──renewed────────────┘
+//
+// The machine decides, a shell performs its actions and reports what came of them. It has no clock, no dice and no I/O:
+// `now` and `makeNonce` are arguments. Two rules carry its safety.
+//
+//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine turns its back
+//     on (a place, a grant that may come, a value that may still stand) it hands to `cleanUp` in the same step: written
+//     behind the command it undoes on the same connection, and repeated until Redis answered, it leaves no ghost.
+//  2. A nonce is one logical acquire. It is repeated only to ask the same thing again: Redis finds its own work and repeats
+//     the answer. So asking again is always safe, and it is what the machine does whenever it does not know.
+
+package struct LockMachine: Sendable {
+    package typealias WaiterID = UInt64
+    package typealias Ticket = UInt64
+
+    package struct Waiter: Sendable, Equatable {
+        package var id: WaiterID
+        package var terms: LockTerms
+        /// When it stops waiting; it does not queue at all if that is the moment it came.
+        package var giveUpAt: Nanos
+        package var waits: Bool
+
+        package init(id: WaiterID, terms: LockTerms, giveUpAt: Nanos, waits: Bool) {
+            self.id = id
+            self.terms = terms
+            self.giveUpAt = giveUpAt
+            self.waits = waits
+        }
+    }
+
+    /// A grant to a local waiter. The deadline is counted from `sentAt`.
+    package struct Grant: Sendable, Equatable {
+        package var value: LockValue
+        package var terms: LockTerms
+        package var sentAt: Nanos
+    }
+
+    /// Who takes over from the value that is let go.
+    package struct Successor: Sendable, Equatable {
+        package var nonce: String
+        package var terms: LockTerms
+        /// Queue behind others' waiters instead of passing on at once.
+        package var yields: Bool
+    }
+
+    package enum Event: Sendable {
+        case wait(Waiter)
+        /// A waiter stopped waiting, or the process did.
+        case leave(WaiterID)
+        /// The holder lets go. With another value than the one held here: of a lease that was lost or is used elsewhere.
+        case release(LockValue)
+        /// The lease held here is lost, or from now on somebody else's to renew and release.
+        case forget(LockValue)
+        case granted(Ticket, fence: Int64)
+        case queued(Ticket, position: Int64, milliseconds: Int64)
+        /// Not granted and not queued; for a release: it was not ours any more.
+        case busy(Ticket, milliseconds: Int64)
+        /// The claim: renewed or not. The release: done.
+        case claimed(Ticket)
+        case claimRefused(Ticket)
+        case released(Ticket)
+        /// The grant came but too few replicas have it.
+        case unconfirmed(Ticket, fence: Int64)
+        case failed(Ticket, retriable: Bool)
+        case pushed(nonce: String, fence: Int64)
+        /// The inbox is heard (again): a push may have been missed, and queueing makes sense.
+        case inboxReady
+        case tick
+    }
+
+    package enum Action: Sendable, Equatable {
+        case ask(Ticket, nonce: String, LockTerms, queue: Bool)
+        case claim(Ticket, LockValue, LockTerms)
+        case letGo(Ticket, LockValue, Successor?)
+        case deliver(WaiterID, Grant)
+        case refuse(WaiterID, Refusal)
+        /// The holder's release is over; `held` is false if it was not held any more.
+        case releaseDone(LockValue, held: Bool)
+        /// Withdraw a nonce whatever became of it: queued, granted or never arrived.
+        case cleanUp(nonce: String, LockTerms)
+        /// Let go of a value that may still stand.
+        case cleanUpValue(LockValue)
+    }
+
+    package enum Refusal: Sendable, Equatable {
+        /// Held by somebody else for as long as the waiter was ready to wait.
+        case busy
+        /// The last command failed, and time is up or repeating it is of no use.
+        case failed
+        case unconfirmed
+    }
+
+    package enum State: Sendable, Equatable {
+        case idle
+        /// An acquire is under way. `pushed`: a grant for it came meanwhile, before the answer.
+        case asking(Ask, sentAt: Nanos, pushed: Int64?)
+        /// The acquire failed; the same nonce is asked again then.
+        case backingOff(Ask, until: Nanos)
+        /// In Redis' queue (or, while nobody hears the inbox, only waiting to ask again).
+        case queued(Ask, askAgainAt: Nanos)
+        case claiming(Ask, fence: Int64, sentAt: Nanos)
+        case held(LockValue, passes: Int)
+        case lettingGo(Ticket, LockValue, Successor?, sentAt: Nanos, passes: Int)
+    }
+
+    /// One logical acquire.
+    package struct Ask: Sendable, Equatable {
+        package var ticket: Ticket
+        package var nonce: String
+        package var terms: LockTerms
+        /// In a row.
+        package var failures = 0
+        /// Redis said that others hold it.
+        package var foundBusy = false
+    }
+
+    /// In a row within one process, before it yields to other processes' waiters.
+    package static let maximumPasses = 16
+
+    package private(set) var state: State = .idle
+    package private(set) var waiters: [Waiter] = []
+    private var lastTicket: Ticket = 0
+
+    package init() {}
+
+    /// Nothing is going on: the shell may drop the machine.
+    package var isIdle: Bool { state == .idle && waiters.isEmpty }
+
+    /// When `tick` has something to do next.
+    package var wakeAt: Nanos {
+        var at = Nanos.never
+        switch state {
+        case .backingOff(_, let until): at = until
+        case .queued(_, let askAgainAt): at = askAgainAt
+        default: break
+        }
+        for waiter in waiters where waiter.giveUpAt < at { at = waiter.giveUpAt }
+        return at
+    }
+
+    /// Takes one event, and says what to do. `inboxHeard`: pushes reach this process now, so that queueing makes sense.
+    package mutating func handle(
+        _ event: Event, now: Nanos, inboxHeard: Bool, makeNonce: () -> String
+    ) -> [Action] {
+        var step = Step(now: now, inboxHeard: inboxHeard)
+        switch event {
+        case .wait(let waiter): wait(waiter, &step)
+        case .leave(let id): leave(id, &step)
+        case .release(let value): release(value, &step, makeNonce)
+        case .forget(let value):
+            if case .held(value, _) = state { state = .idle }
+        case .granted(let ticket, let fence): granted(ticket, fence, &step, makeNonce)
+        case .queued(let ticket, let position, let milliseconds): queued(ticket, position, milliseconds, &step)
+        case .busy(let ticket, let milliseconds): busy(ticket, milliseconds, &step)
+        case .claimed(let ticket):
+            if case .claiming(let ask, let fence, let sentAt) = state, ask.ticket == ticket {
+                deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
+            }
+        case .claimRefused(let ticket):
+            // It slept too long: the grant is gone. It queues up again as a new acquire.
+            if case .claiming(let ask, _, _) = state, ask.ticket == ticket { state = .idle }
+        case .released(let ticket):
+            if case .lettingGo(ticket, let value, _, _, _) = state {
+                state = .idle
+                step.actions.append(.releaseDone(value, held: true))
+            }
+        case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
+        case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
+        case .pushed(let nonce, let fence): pushed(nonce, fence, &step)
+        case .inboxReady:
+            if case .queued(let ask, _) = state { self.ask(ask, &step) }
+        case .tick: tick(&step)
+        }
+        if state == .idle, let first = waiters.first {
+            ask(Ask(ticket: 0, nonce: makeNonce(), terms: first.terms), &step)
+        }
+        return step.actions
+    }
+}
+
+extension LockMachine {
+    private struct Step {
+        var now: Nanos
+        var inboxHeard: Bool
+        var actions: [Action] = []
+    }
+
+    // MARK: Waiting
+
+    private mutating func wait(_ waiter: Waiter, _ step: inout Step) {
+        // Somebody here holds it or waits for it already: who does not wait is refused without a round trip.
+        guard waiter.waits || (state == .idle && waiters.isEmpty) else {
+            step.actions.append(.refuse(waiter.id, .busy))
+            return
+        }
+        waiters.append(waiter)
+    }
+
+    private mutating func leave(_ id: WaiterID, _ step: inout Step) {
+        waiters.removeAll { $0.id == id }
+        if waiters.isEmpty { withdraw(&step) }
+    }
+
+    /// Nobody waits here any more: whatever was asked for them is taken back.
+    private mutating func withdraw(_ step: inout Step) {
+        switch state {
+        case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
+            step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
+            state = .idle
+        case .lettingGo(let ticket, let value, let successor?, let sentAt, let passes):
+            step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
+            state = .lettingGo(ticket, value, nil, sentAt: sentAt, passes: passes)
+        case .idle, .held, .lettingGo: break
+        }
+    }
+
+    private mutating func tick(_ step: inout Step) {
+        if let first = waiters.firstIndex(where: { $0.giveUpAt <= step.now }) {
+            var staying = Array(waiters[..<first])
+            for waiter in waiters[first...] {
+                if waiter.giveUpAt <= step.now {
+                    step.actions.append(.refuse(waiter.id, refusalInTime))
+                } else {
+                    staying.append(waiter)
+                }
+            }
+            waiters = staying
+            if waiters.isEmpty { withdraw(&step) }
+        }
+        switch state {
+        case .backingOff(let ask, let until) where until <= step.now: self.ask(ask, &step)
+        case .queued(let ask, let at) where at <= step.now: self.ask(ask, &step)
+        default: break
+        }
+    }
+
+    /// What a waiter is told whose time is up: that others hold it, unless we do not know because Redis does not answer.
+    private var refusalInTime: Refusal {
+        switch state {
+        case .asking(let ask, _, _): ask.foundBusy && ask.failures == 0 ? .busy : .failed
+        case .backingOff: .failed
+        default: .busy
+        }
+    }
+
+    // MARK: Asking
+
+    private mutating func nextTicket() -> Ticket {
+        lastTicket += 1
+        return lastTicket
+    }
+
+    private mutating func ask(_ ask: Ask, _ step: inout Step) {
+        var ask = ask
+        ask.ticket = nextTicket()
+        let queue = step.inboxHeard && (waiters.first?.waits ?? false)
+        state = .asking(ask, sentAt: step.now, pushed: nil)
+        step.actions.append(.ask(ask.ticket, nonce: ask.nonce, ask.terms, queue: queue))
+    }
+
+    private mutating func granted(
+        _ ticket: Ticket, _ fence: Int64, _ step: inout Step, _ makeNonce: () -> String
+    ) {
+        switch state {
+        case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
+            deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
+        case .lettingGo(ticket, let value, let successor?, let sentAt, let passes):
+            step.actions.append(.releaseDone(value, held: true))
+            let ask = Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
+            deliver(ask, fence: fence, sentAt: sentAt, passes: successor.yields ? 0 : passes + 1, &step, makeNonce)
+        case .lettingGo(ticket, let value, nil, _, _):
+            // The successor left meanwhile; its clean-up is on the way behind this.
+            step.actions.append(.releaseDone(value, held: true))
+            state = .idle
+        default: break
+        }
+    }
+
+    /// The lock is this process's: give it to its first waiter, on that waiter's terms.
+    private mutating func deliver(
+        _ ask: Ask, fence: Int64, sentAt: Nanos, passes: Int, _ step: inout Step, _ makeNonce: () -> String
+    ) {
+        let value = LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner)
+        guard let first = waiters.first else {
+            step.actions.append(.cleanUpValue(value))
+            state = .idle
+            return
+        }
+        guard first.terms == ask.terms else {
+            // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new fence.
+            let successor = Successor(nonce: makeNonce(), terms: first.terms, yields: false)
+            letGo(value, successor, passes: passes, &step)
+            return
+        }
+        waiters.removeFirst()
+        state = .held(value, passes: passes)
+        step.actions.append(.deliver(first.id, Grant(value: value, terms: first.terms, sentAt: sentAt)))
+    }
+
+    private mutating func queued(
+        _ ticket: Ticket, _ position: Int64, _ milliseconds: Int64, _ step: inout Step
+    ) {
+        switch state {
+        case .asking(let ask, _, let pushed) where ask.ticket == ticket:
+            if let pushed {
+                claim(ask, fence: pushed, &step)
+            } else {
+                wait(ask, position, milliseconds, &step)
+            }
+        case .lettingGo(ticket, let value, let successor?, _, _):
+            step.actions.append(.releaseDone(value, held: true))
+            let ask = Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
+            wait(ask, position, milliseconds, &step)
+        case .lettingGo(ticket, let value, nil, _, _):
+            step.actions.append(.releaseDone(value, held: true))
+            state = .idle
+        default: break
+        }
+    }
+
+    /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
+    /// stands further back asks a little later, so that the first finds it done.
+    private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
+        let held = min(max(milliseconds, 5), 60_000) * .millisecond
+        let stagger = (1 + min(max(position, 0), 25) * 4) * Nanos.millisecond
+        var ask = ask
+        ask.failures = 0
+        ask.foundBusy = true
+        state = .queued(ask, askAgainAt: step.now + held + stagger)
+    }
+
+    private mutating func busy(_ ticket: Ticket, _ milliseconds: Int64, _ step: inout Step) {
+        switch state {
+        case .asking(let ask, _, _) where ask.ticket == ticket:
+            for waiter in waiters where !waiter.waits { step.actions.append(.refuse(waiter.id, .busy)) }
+            waiters.removeAll { !$0.waits }
+            if waiters.isEmpty {
+                state = .idle
+            } else if step.inboxHeard {
+                // Only tried so far, for one that does not wait or for want of an inbox: now queue.
+                var ask = Ask(ticket: 0, nonce: ask.nonce, terms: waiters[0].terms)
+                ask.foundBusy = true
+                self.ask(ask, &step)
+            } else {
+                wait(ask, 0, min(milliseconds, 1000), &step)
+            }
+        case .lettingGo(ticket, let value, let successor, _, _):
+            // Not ours any more, so nothing was passed on either. The nonce of the successor is asked for itself.
+            step.actions.append(.releaseDone(value, held: false))
+            state = .idle
+            if let successor, !waiters.isEmpty {
+                self.ask(Ask(ticket: 0, nonce: successor.nonce, terms: successor.terms), &step)
+            }
+        default: break
+        }
+    }
+
+    // MARK: The push and its claim
+
+    private mutating func pushed(_ nonce: String, _ fence: Int64, _ step: inout Step) {
+        switch state {
+        case .queued(let ask, _) where ask.nonce == nonce:
+            claim(ask, fence: fence, &step)
+        case .backingOff(let ask, _) where ask.nonce == nonce:
+            claim(ask, fence: fence, &step)
+        case .asking(let ask, let sentAt, _) where ask.nonce == nonce:
+            // The push overtook the answer, which may have been made before the grant.
+            state = .asking(ask, sentAt: sentAt, pushed: fence)
+        default: break
+        }
+    }
+
+    private mutating func claim(_ ask: Ask, fence: Int64, _ step: inout Step) {
+        var ask = ask
+        ask.ticket = nextTicket()
+        state = .claiming(ask, fence: fence, sentAt: step.now)
+        let value = LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner)
+        step.actions.append(.claim(ask.ticket, value, ask.terms))
+    }
+
+    // MARK: Letting go
+
+    private mutating func release(_ value: LockValue, _ step: inout Step, _ makeNonce: () -> String) {
+        guard case .held(value, let passes) = state else {
+            // Lost before, or used elsewhere: Redis compares, so this harms nobody.
+            step.actions.append(.cleanUpValue(value))
+            step.actions.append(.releaseDone(value, held: false))
+            return
+        }
+        var successor: Successor?
+        if let first = waiters.first {
+            let yields = passes >= Self.maximumPasses && step.inboxHeard
+            successor = Successor(nonce: makeNonce(), terms: first.terms, yields: yields)
+        }
+        letGo(value, successor, passes: passes, &step)
+    }
+
+    private mutating func letGo(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
+        let ticket = nextTicket()
+        state = .lettingGo(ticket, value, successor, sentAt: step.now, passes: passes)
+        step.actions.append(.letGo(ticket, value, successor))
+    }
+
+    // MARK: Failures
+
+    private mutating func failed(_ ticket: Ticket, _ retriable: Bool, _ step: inout Step) {
+        switch state {
+        case .asking(let ask, _, _) where ask.ticket == ticket,
+            .claiming(let ask, _, _) where ask.ticket == ticket:
+            guard retriable else { return refuseAll(.failed, withdrawing: ask, &step) }
+            for waiter in waiters where !waiter.waits { step.actions.append(.refuse(waiter.id, .failed)) }
+            waiters.removeAll { !$0.waits }
+            if waiters.isEmpty { return refuseAll(.failed, withdrawing: ask, &step) }
+            var ask = ask
+            ask.failures += 1
+            let delay = min(10 * Nanos.millisecond << Nanos(min(ask.failures - 1, 6)), 500 * .millisecond)
+            state = .backingOff(ask, until: step.now + delay)
+        case .lettingGo(ticket, let value, let successor, _, _):
+            // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
+            // grant if it was passed on.
+            step.actions.append(.cleanUpValue(value))
+            step.actions.append(.releaseDone(value, held: true))
+            state = .idle
+            if let successor, !waiters.isEmpty {
+                self.ask(Ask(ticket: 0, nonce: successor.nonce, terms: successor.terms, failures: 1), &step)
+            }
+        default: break
+        }
+    }
+
+    private mutating func refuseAll(_ refusal: Refusal, withdrawing ask: Ask, _ step: inout Step) {
+        for waiter in waiters { step.actions.append(.refuse(waiter.id, refusal)) }
+        waiters = []
+        step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
+        state = .idle
+    }
+
+    private mutating func unconfirmed(_ ticket: Ticket, _ fence: Int64, _ step: inout Step) {
+        switch state {
+        case .asking(let ask, _, _) where ask.ticket == ticket,
+            .claiming(let ask, _, _) where ask.ticket == ticket:
+            refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
+        case .lettingGo(ticket, let value, let successor?, _, _):
+            step.actions.append(.releaseDone(value, held: true))
+            refuseFirst(
+                holding: LockValue(fence: fence, nonce: successor.nonce, owner: successor.terms.owner), &step)
+        default: break
+        }
+    }
+
+    private mutating func refuseFirst(holding value: LockValue, _ step: inout Step) {
+        if !waiters.isEmpty { step.actions.append(.refuse(waiters.removeFirst().id, .unconfirmed)) }
+        step.actions.append(.cleanUpValue(value))
+        state = .idle
+    }
+}
