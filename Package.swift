@@ -96,6 +96,9 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            // For people and `--file`; the executable makes the same bytes itself (TransferGenerator.swift).
+            exclude: ["Demo/transfers.jsonl"],
+            resources: [.embedInCode("Demo/Scripts")],
             swiftSettings: strict
         ),
         // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
@@ -140,6 +143,11 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceCommandTests",
+            dependencies: ["RingfenceCommand"],
             swiftSettings: strict
         ),
     ]
