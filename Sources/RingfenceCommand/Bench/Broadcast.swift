@@ -51,7 +51,7 @@ struct Broadcast: Sendable {
         let counter = try await CommandCounter(configuration, logger: settings.logger)
         let before = try await counter.clientCommands(["set", "evalsha"])
         let script = RedisScript(Self.releaseScript)
-        let handOffs = Mutex((last: -1, count: 0))
+        let handOffs = Shared((last: -1, count: 0))
         let outcome = try await Load.run(tasks: settings.tasks, seconds: settings.seconds) { task, serial in
             while true {
                 let heard = bell.generation
@@ -79,7 +79,7 @@ struct Broadcast: Sendable {
         }
         let commands = try await counter.clientCommands(["set", "evalsha"]) - before
         await counter.close()
-        let count = Double(max(1, handOffs.withLock { $0.count }))
+        let count = Double(max(1, handOffs.value.count))
         return (Double(commands) / count, outcome.seconds * 1e6 / count)
     }
 }

@@ -63,7 +63,8 @@ struct Figure: Sendable {
             case nil: "reported"
             }
         return Self.columns(
-            name, "\(Self.number(value)) \(unit)", reference.map(Self.number) ?? "", ratio.map(Self.number) ?? "", bound,
+            name, "\(Self.number(value)) \(unit)", reference.map(Self.number) ?? "", ratio.map(Self.number) ?? "",
+            bound,
             mark)
     }
 

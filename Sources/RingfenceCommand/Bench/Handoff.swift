@@ -10,7 +10,6 @@ import Logging
 import NIOCore
 import NIOPosix
 import Ringfence
-import Synchronization
 
 /// Hand-offs among the waiters of one process.
 struct Handoff: Sendable {
@@ -53,14 +52,14 @@ struct Handoff: Sendable {
         let ping = try await pingMicroseconds(client)
         let counter = try await CommandCounter(configuration, logger: settings.logger)
         let before = try await counter.clientCommands()
-        let watch = Mutex(FairnessWatch(tasks: settings.tasks))
+        let watch = Shared(FairnessWatch(tasks: settings.tasks))
         let outcome = try await Load.run(tasks: settings.tasks, seconds: settings.seconds) { task, _ in
             watch.withLock { $0.arrived(task) }
             let lease = try await client.acquire(Self.name, wait: .seconds(60))
             watch.withLock { $0.granted(task) }
             try await lease.release()
         }
-        let overtakings = watch.withLock { $0.overtakings }
+        let overtakings = watch.value.overtakings
         guard overtakings * 1000 <= outcome.count else {
             throw CommandFailure("a waiter was overtaken in \(overtakings) of \(outcome.count) hand-offs")
         }
@@ -83,9 +82,9 @@ struct Handoff: Sendable {
     /// All of it runs on one thread, where a call of `acquire` has taken its place in the queue before the next task's
     /// call begins. So the order of the calls is the order of arrival, with nothing to argue about.
     private func checkOrder(_ client: RingfenceClient) async throws {
-        let granted = Mutex<[Int]>([])
+        let granted = Shared<[Int]>([])
         let first = try await client.acquire(Self.name)
-        let arrivals = Mutex<[Int]>([])
+        let arrivals = Shared<[Int]>([])
         try await withThrowingTaskGroup(of: Void.self) { group in
             let thread = OneThread()
             for waiter in 0..<settings.tasks {
@@ -96,11 +95,11 @@ struct Handoff: Sendable {
                     try await lease.release()
                 }
             }
-            while arrivals.withLock({ $0.count }) < settings.tasks { try await Task.sleep(for: .milliseconds(1)) }
+            while arrivals.value.count < settings.tasks { try await Task.sleep(for: .milliseconds(1)) }
             try await first.release()
             try await group.waitForAll()
         }
-        let (arrived, order) = (arrivals.withLock { $0 }, granted.withLock { $0 })
+        let (arrived, order) = (arrivals.value, granted.value)
         guard order == arrived else {
             throw CommandFailure("the lock was granted out of order: arrived \(arrived), granted \(order)")
         }

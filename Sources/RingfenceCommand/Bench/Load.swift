@@ -29,6 +29,8 @@ struct Load: Sendable {
     }
 
     static let sampledOneIn = 16
+    /// RUSAGE_SELF, which Glibc imports with another type than `getrusage` takes.
+    private static let rusageSelf: Int32 = 0
 
     /// Runs `body` in `tasks` tasks for about `seconds`; `body` gets the task's number and a number that is new each
     /// time, in all tasks. The first error ends all. `whenOver` is called when the time is over, to wake who waits.
@@ -36,7 +38,7 @@ struct Load: Sendable {
         tasks: Int, seconds: Double, _ body: @Sendable @escaping (_ task: Int, _ serial: Int64) async throws -> Void,
         whenOver: @Sendable @escaping () -> Void = {}
     ) async throws -> Outcome {
-        let isOver = Atomic(false)
+        let isOver = Shared(false)
         let start = ContinuousClock.now
         let cpu = processCPUSeconds()
         return try await withThrowingTaskGroup(of: (Int, [Double]).self) { group in
@@ -45,7 +47,7 @@ struct Load: Sendable {
                     var count = 0
                     var sampled: [Double] = []
                     var serial = Int64(task) << 40
-                    while !isOver.load(ordering: .relaxed) {
+                    while !isOver.value {
                         serial += 1
                         count += 1
                         if count % sampledOneIn == 0 {
@@ -61,7 +63,7 @@ struct Load: Sendable {
             }
             group.addTask {
                 try await Task.sleep(for: .seconds(seconds))
-                isOver.store(true, ordering: .relaxed)
+                isOver.withLock { $0 = true }
                 whenOver()
                 return (0, [])
             }
@@ -79,9 +81,22 @@ struct Load: Sendable {
     /// User and system time of this process so far.
     static func processCPUSeconds() -> Double {
         var usage = rusage()
-        getrusage(RUSAGE_SELF, &usage)
+        getrusage(rusageSelf, &usage)
         return Double(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
             + Double(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6
+    }
+}
+
+/// A value that several tasks share: a mutex that closures can capture.
+final class Shared<Value: Sendable>: Sendable {
+    private let mutex: Mutex<Value>
+
+    init(_ value: Value) { mutex = Mutex(value) }
+
+    var value: Value { mutex.withLock { $0 } }
+
+    func withLock<Result: Sendable>(_ body: (inout Value) -> Result) -> Result {
+        mutex.withLock { body(&$0) }
     }
 }
 

@@ -114,7 +114,8 @@ final class DemoPrinter: Sendable {
     /// Minor units as an amount with two decimals.
     static func money(_ minor: Int64) -> String {
         let cents = minor.magnitude % 100
-        return (minor < 0 ? "-" : "") + grouped(Int64(minor.magnitude / 100)) + "." + (cents < 10 ? "0" : "") + "\(cents)"
+        let whole = grouped(Int64(minor.magnitude / 100))
+        return (minor < 0 ? "-" : "") + whole + (cents < 10 ? ".0" : ".") + "\(cents)"
     }
 }
 

@@ -38,7 +38,7 @@ struct DemoRun: Sendable {
         self.settings = settings
         self.file = file
         self.printer = printer
-        let run = String(UInt64.random(in: 0 ..< 1 << 48), radix: 36)
+        let run = String(UInt64.random(in: 0..<1 << 48), radix: 36)
         store = try DemoStore(url: settings.url, run: run, logger: logger)
         pool = try WorkerPool(
             url: settings.url, run: run, ttl: settings.ttl, lanes: settings.lanes, isUnsafe: settings.isUnsafe)

@@ -68,7 +68,7 @@ struct DemoStore: Sendable {
 
     /// Writes both balances and marks the transfer as applied, unless the lease was overtaken.
     func write(_ transfer: Transfer, _ lease: Lease, from: Int64, to: Int64, worker: String) async throws -> Write {
-        let keys = guardedKeys(transfer) + [prefix + "journal", prefix + "refused"]
+        let keys = guardedKeys(transfer) + [journalKey, refusedKey]
         let reply = try await redis.run(Self.writeScript, keys: keys.count, arguments: 6) { writer in
             for key in keys { writer.argument(key) }
             writer.argument(lease.fence)
@@ -87,7 +87,9 @@ struct DemoStore: Sendable {
     }
 
     private func guardedKeys(_ transfer: Transfer) -> [String] {
-        [guardKey(transfer.from), guardKey(transfer.to), balanceKey(transfer.from), balanceKey(transfer.to), appliedKey]
+        [guardKey(transfer.from), guardKey(transfer.to)] + [
+            balanceKey(transfer.from), balanceKey(transfer.to), appliedKey,
+        ]
     }
 
     // MARK: without locks, for `--unsafe`
@@ -95,7 +97,9 @@ struct DemoStore: Sendable {
     /// Reads both balances, as code that never heard of locks does.
     func readUnsafely(_ transfer: Transfer) async throws -> Read {
         let replies = try await commands([
-            ["SISMEMBER", appliedKey, transfer.id], ["GET", balanceKey(transfer.from)], ["GET", balanceKey(transfer.to)],
+            ["SISMEMBER", appliedKey, transfer.id],
+            ["GET", balanceKey(transfer.from)],
+            ["GET", balanceKey(transfer.to)],
         ])
         if replies[0] == .integer(1) { return .applied }
         guard let from = replies[1].text.flatMap({ Int64($0) }), let to = replies[2].text.flatMap({ Int64($0) }) else {
@@ -107,8 +111,10 @@ struct DemoStore: Sendable {
     /// Writes both balances over whatever is there by now.
     func writeUnsafely(_ transfer: Transfer, from: Int64, to: Int64) async throws {
         _ = try await commands([
-            ["SET", balanceKey(transfer.from), String(from)], ["SET", balanceKey(transfer.to), String(to)],
-            ["SADD", appliedKey, transfer.id], ["RPUSH", journalKey, transfer.id],
+            ["SET", balanceKey(transfer.from), String(from)],
+            ["SET", balanceKey(transfer.to), String(to)],
+            ["SADD", appliedKey, transfer.id],
+            ["RPUSH", journalKey, transfer.id],
         ])
     }
 

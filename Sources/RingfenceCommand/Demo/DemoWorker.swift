@@ -48,7 +48,8 @@ struct DemoWorkerCommand: AsyncParsableCommand {
             name: name, ttl: .milliseconds(ttlMs), isUnsafe: unsafe,
             store: try DemoStore(url: url, run: run, logger: logger),
             locks: try RingfenceClient(
-                RingfenceConfiguration(url: url, namespace: DemoStore.namespace(run: run), owner: name), logger: logger))
+                RingfenceConfiguration(url: url, namespace: DemoStore.namespace(run: run), owner: name), logger: logger)
+        )
         try await worker.run(lanes: lanes)
     }
 }

@@ -54,7 +54,7 @@ struct TransferFile: Sendable {
             let fields = try Fields(line: line, number: number)
             let transfer = try fields.transfer()
             if let first = lineOfID.updateValue(number, forKey: transfer.id) {
-                throw fields.problem("id", "\"\(transfer.id)\" was used in line \(first) already; ids have to be unique")
+                throw fields.problem("id", "\"\(transfer.id)\" was used in line \(first) already: ids are unique")
             }
             if let text = try fields.text("currency", maximum: 3, required: false) {
                 if let known = currency, known.text != text {
