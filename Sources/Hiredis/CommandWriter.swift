@@ -76,6 +76,24 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
         putLineEnd()
     }
 
+    /// Two texts as one argument, such as a key's prefix and a name.
+    package mutating func argument(_ first: String, _ second: String) {
+        var first = first
+        var second = second
+        first.withUTF8 { head in
+            second.withUTF8 { tail in
+                take()
+                let length = head.count + tail.count
+                reserve(length + 26)
+                putHeader(UInt8(ascii: "$"), length)
+                if let start = head.baseAddress { memcpy(base + count, start, head.count) }
+                if let start = tail.baseAddress { memcpy(base + count + head.count, start, tail.count) }
+                count += length
+                putLineEnd()
+            }
+        }
+    }
+
     /// A number, in decimal.
     package mutating func argument(_ number: Int64) {
         take()

@@ -157,6 +157,11 @@ extension RedisClient {
         package var reply: RedisReply
         /// Replicas that acknowledged all writes of this connection so far.
         package var acknowledged: Int
+
+        package init(reply: RedisReply, acknowledged: Int) {
+            self.reply = reply
+            self.acknowledged = acknowledged
+        }
     }
 
     /// Runs a script and, in the same write on the same connection, `WAIT replicas milliseconds`.

@@ -80,7 +80,7 @@ public final class RingfenceClient: Service, Sendable {
             guard (0...100_000_000).contains(configuration.auditLength) else {
                 throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
             }
-        } catch {
+        } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
         do {

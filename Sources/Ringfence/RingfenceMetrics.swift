@@ -3,7 +3,7 @@
 // Every metric of the library, made once a client from the metrics factory in force then. Dimensions are fixed and few: a
 // lock's name is never one, for there may be millions.
 
-import Metrics
+import CoreMetrics
 
 struct RingfenceMetrics: Sendable {
     /// Grants to callers of this process.

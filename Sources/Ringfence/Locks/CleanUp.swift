@@ -42,7 +42,7 @@ final class CleanUp: Sendable {
                     metadata: [LoggingKeys.error: "\(error)"])
                 return finished()
             }
-            let delay = min(20 << min(failures, 6), 1000)
+            let delay = Int64(min(20 << min(failures, 6), 1000))
             courier.main.eventLoop.scheduleTask(in: .milliseconds(delay)) {
                 self.send(call, confirmation: confirmation, until: until, failures: failures + 1)
             }

@@ -46,7 +46,7 @@ final class Courier: Sendable {
     /// Runs the call and asks, in the same write, how many replicas have it.
     func runConfirmed(
         _ call: ScriptCall, _ confirmation: Confirmation,
-        completion: @escaping @Sendable (Result<(reply: RedisReply, acknowledged: Int), RedisError>) -> Void
+        completion: @escaping @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void
     ) {
         let within = Duration.milliseconds(confirmation.milliseconds)
         client(for: confirmation).runAndWait(

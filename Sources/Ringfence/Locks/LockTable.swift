@@ -8,6 +8,7 @@
 // command that it undoes. Submitting only appends to the connection's buffer, and answers come later, on the event loop.
 // Callers are resumed after the lock is let go.
 
+import CoreMetrics
 import Hiredis
 import Logging
 import RingfenceCore
@@ -190,6 +191,9 @@ final class LockTable: Sendable {
         for key in due { _ = handle(key, .tick) }
     }
 
+    /// How many wait here now.
+    var waiterCount: Int { state.withLock { $0.waiting.count } }
+
     // MARK: The machine's turn
 
     private func leave(_ key: Key, _ id: LockMachine.WaiterID, _ error: RingfenceError) {
@@ -256,7 +260,7 @@ final class LockTable: Sendable {
                 place = self.place(nonce, terms, key)
                 if key.solo != 0 || key.confirmation != nil { state.special[nonce] = key }
             }
-            send(scripts.acquire(key.names, nonce: nonce, terms, place: place), key, ticket)
+            send(scripts.acquire(key.names, nonce: nonce, terms, place: place), key, ticket, asked: (nonce, terms))
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
@@ -318,18 +322,22 @@ final class LockTable: Sendable {
 
     // MARK: Commands and their answers
 
-    private func send(_ call: ScriptCall, _ key: Key, _ ticket: LockMachine.Ticket, confirms: Bool = true) {
+    private func send(
+        _ call: ScriptCall, _ key: Key, _ ticket: LockMachine.Ticket, confirms: Bool = true,
+        asked: (nonce: String, terms: LockTerms)? = nil
+    ) {
         guard confirms, let confirmation = key.confirmation else {
             return courier.run(call, confirmation: key.confirmation) { [self] result in
                 switch result {
-                case .success(let reply): answered(key, ticket, reply, acknowledged: .max)
+                case .success(let reply): answered(key, ticket, reply, acknowledged: .max, asked)
                 case .failure(let error): failed(key, ticket, error)
                 }
             }
         }
         courier.runConfirmed(call, confirmation) { [self] result in
             switch result {
-            case .success(let (reply, acknowledged)): answered(key, ticket, reply, acknowledged: acknowledged)
+            case .success(let confirmed):
+                answered(key, ticket, confirmed.reply, acknowledged: confirmed.acknowledged, asked)
             case .failure(let error): failed(key, ticket, error)
             }
         }
@@ -337,14 +345,16 @@ final class LockTable: Sendable {
 
     private func sendClaim(_ key: Key, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {
         let call = scripts.renew([(key.names, value.text, terms.holdMilliseconds)])
-        let finish: @Sendable (Result<(reply: RedisReply, acknowledged: Int), RedisError>) -> Void = { [self] result in
+        let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
             switch result {
             case .failure(let error): failed(key, ticket, error)
-            case .success(let (reply, acknowledged)):
-                guard let renewed = LockScripts.renewed(reply, count: 1) else { return failed(key, ticket, .shape(reply)) }
+            case .success(let confirmed):
+                guard let renewed = LockScripts.renewed(confirmed.reply, count: 1) else {
+                    return failed(key, ticket, .shape(confirmed.reply))
+                }
                 if !renewed[0] {
                     _ = handle(key, .claimRefused(ticket))
-                } else if acknowledged < key.confirmation?.replicas ?? 0 {
+                } else if confirmed.acknowledged < key.confirmation?.replicas ?? 0 {
                     _ = handle(key, .unconfirmed(ticket, fence: value.fence))
                 } else {
                     _ = handle(key, .claimed(ticket))
@@ -354,22 +364,38 @@ final class LockTable: Sendable {
         if let confirmation = key.confirmation {
             courier.runConfirmed(call, confirmation, completion: finish)
         } else {
-            courier.run(call, confirmation: nil) { result in finish(result.map { ($0, .max) }) }
+            courier.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) }) }
         }
     }
 
-    private func answered(_ key: Key, _ ticket: LockMachine.Ticket, _ reply: RedisReply, acknowledged: Int) {
+    private func answered(
+        _ key: Key, _ ticket: LockMachine.Ticket, _ reply: RedisReply, acknowledged: Int,
+        _ asked: (nonce: String, terms: LockTerms)?
+    ) {
         switch LockScripts.answer(reply) {
-        case .granted(let fence) where acknowledged < key.confirmation?.replicas ?? 0:
-            _ = handle(key, .unconfirmed(ticket, fence: fence))
-        case .granted(let fence): _ = handle(key, .granted(ticket, fence: fence))
+        case .granted(let fence):
+            let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
+            took(key, ticket, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence), asked)
         case .queued(let position, let milliseconds):
-            _ = handle(key, .queued(ticket, position: position, milliseconds: milliseconds))
+            took(key, ticket, .queued(ticket, position: position, milliseconds: milliseconds), asked)
         case .busy(let milliseconds, let owner):
             _ = handle(key, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
         case .done: _ = handle(key, .released(ticket))
         case nil: failed(key, ticket, .shape(reply))
         }
+    }
+
+    /// An acquire left something at Redis. If nobody waits for it any more it was withdrawn when they left; but a script
+    /// that had to be loaded first may have run behind that withdrawal, so withdraw it again.
+    private func took(
+        _ key: Key, _ ticket: LockMachine.Ticket, _ event: LockMachine.Event,
+        _ asked: (nonce: String, terms: LockTerms)?
+    ) {
+        let isLate = handle(key, event) { $0.entries[key]?.machine.awaits(ticket) ?? false }
+        guard isLate, let asked else { return }
+        cleanUp.perform(
+            scripts.cancel(key.names, nonce: asked.nonce, place: place(asked.nonce, asked.terms, key)),
+            confirmation: key.confirmation, holdMilliseconds: asked.terms.holdMilliseconds)
     }
 
     private func failed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) {

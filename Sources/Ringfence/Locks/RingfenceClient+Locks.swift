@@ -3,6 +3,7 @@
 // Locks for callers: the scoped way (`withLock`), the handle (`tryAcquire`, `acquire`), and grants for holders outside this
 // process. All three are one acquire with different endings.
 
+import CoreMetrics
 import Hiredis
 import RingfenceCore
 
@@ -232,7 +233,7 @@ extension RingfenceClient {
                     throw InvalidArgument("durability.within", "must be 1 ms to 60 s")
                 }
             }
-        } catch {
+        } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
         if request.giveUpAt != nil { heed() }
