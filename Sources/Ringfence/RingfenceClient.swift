@@ -1,115 +1,155 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The way in. A client owns one pipelined connection to Redis, a second one for pub/sub once somebody waits, and the
+// machines that run on them; any number of tasks use it at once. Everything that must go on in time runs on the event loop,
+// so the client works as soon as it is made; `run()` only ties its end to that of the application.
 
-public import struct Logging.Logger
+import Hiredis
+public import Logging
+import NIOCore
+import RingfenceCore
 public import ServiceLifecycle
+import Synchronization
 
-/// STUB while the library is being written: signatures are final, bodies are not.
+/// A client of Ringfence on one Redis: locks with leases and fences.
+///
+/// ```swift
+/// let ringfence = try RingfenceClient(.init(url: "redis://127.0.0.1:6379"))
+/// let receipt = try await ringfence.withLock("account/4711", ttl: .seconds(10)) { lease in
+///     try await ledger.debit("4711", 25_00, fence: lease.fence)
+/// }
+/// ```
+///
+/// It connects at the first use and again whenever the connection breaks. It is a `Service`: add it to a `ServiceGroup`,
+/// and a graceful shutdown releases what it holds; or call ``shutdown()``.
 public final class RingfenceClient: Service, Sendable {
-    /// Makes a client; refuses a bad configuration with `argument.invalid`. Connects at the first use.
-    public init(_ configuration: RingfenceConfiguration, logger: Logger? = nil) throws { fatalError() }
-    /// Stays until graceful shutdown or cancellation, then releases what is held and closes.
-    public func run() async throws { fatalError() }
-    /// Releases what this client holds, ends all waits with `client.shutDown`, and closes. Idempotent.
-    public func shutdown() async { fatalError() }
-    /// One PING; returns its round trip.
-    public func ping() async throws -> Duration { fatalError() }
+    let configuration: RingfenceConfiguration
+    let keys: Keyspace
+    let courier: Courier
+    let scripts: LockScripts
+    let table: LockTable
+    let keeper: LeaseKeeper
+    let cleanUp: CleanUp
+    let nonces = NonceSource()
+    let metrics = RingfenceMetrics()
+    let logger: Logger
+    private let inbox: Inbox
+    private let ticker: Ticker
+    private let isShutDown = Atomic<Bool>(false)
 
-    // scoped
-    public func withLock<Result: Sendable>(
-        _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = .init(),
-        _ body: @Sendable @escaping (Lease) async throws -> Result
-    ) async throws -> Result { fatalError() }
-    public func withLock<Result: Sendable>(
-        _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = .init(),
-        _ body: @Sendable @escaping (Lease) async throws -> Result
-    ) async throws -> Result { fatalError() }
-
-    // handles; both also take [String]
-    public func tryAcquire(_ names: String..., ttl: Duration = .seconds(10), options: LockOptions = .init()) async throws -> Lease? { fatalError() }
-    public func tryAcquire(_ names: [String], ttl: Duration = .seconds(10), options: LockOptions = .init()) async throws -> Lease? { fatalError() }
-    public func acquire(_ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = .init()) async throws -> Lease { fatalError() }
-    public func acquire(_ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = .init()) async throws -> Lease { fatalError() }
-
-    // by token: for holders that live in another process (the HTTP service)
-    /// Acquires for a holder outside this process: no automatic renewal, own place in the queue. Throws `lock.busy` after `wait` (0: at once).
-    public func acquireGrant(_ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero) async throws -> LockGrant { fatalError() }
-    /// Renews the grant for `ttl` from now; throws `lock.notHeld`.
-    public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant { fatalError() }
-    /// Releases; throws `lock.notHeld`.
-    public func release(_ names: [String], token: String) async throws { fatalError() }
-
-    // operators
-    public func inspect(_ name: String) async throws -> LockStatus { fatalError() }
-    /// A page of held locks whose name starts with `prefix`. `cursor` nil starts; a nil `next` ends. `limit` 1...1000 is a hint.
-    public func locks(prefix: String = "", cursor: String? = nil, limit: Int = 100) async throws -> LockPage { fatalError() }
-    /// Takes the lock away from whoever holds it, tells the holder, raises the fence and audits it; nil when nobody held it.
-    public func forceRelease(_ name: String, actor: String, reason: String = "") async throws -> ForcedRelease? { fatalError() }
-    /// The newest `limit` (1...1000) audit records, newest first; optionally of one lock.
-    public func audit(limit: Int = 100) async throws -> [AuditRecord] { fatalError() }
-}
-
-/// Options of one acquire.
-public struct LockOptions: Sendable {
-    /// Label of the holder; nil: the configuration's `owner`.
-    public var owner: String?
-    /// Renewed automatically at ttl/3 (default true).
-    public var renews: Bool = true
-    /// The lease is lost after this time however often it was renewed. Default 1 hour.
-    public var maximumHold: Duration = .seconds(3600)
-    /// Ask replicas to acknowledge the grant. Default: `.primary` (none).
-    public var durability: Durability = .primary
-    public init(owner: String? = nil, renews: Bool = true, maximumHold: Duration = .seconds(3600), durability: Durability = .primary) {}
-    public struct Durability: Sendable, Hashable {
-        public static let primary = Durability()
-        public static func confirmed(replicas: Int, within: Duration) -> Durability { Durability() }
+    /// A client as configured. Nothing is sent yet. Metrics are made from the metrics factory in force now.
+    ///
+    /// - Throws: ``RingfenceError`` with code `argument.invalid`, naming the field and the limit.
+    public init(_ configuration: RingfenceConfiguration, logger: Logger = .current) throws {
+        let redis = try Self.checked(configuration)
+        var logger = logger
+        logger[metadataKey: LoggingKeys.process] = "\(nonces.process)"
+        logger[metadataKey: LoggingKeys.namespace] = "\(configuration.namespace)"
+        self.configuration = configuration
+        self.logger = logger
+        keys = Keyspace(namespace: configuration.namespace)
+        scripts = LockScripts(keys: keys, auditLength: configuration.auditLength)
+        courier = Courier(redis, logger: logger)
+        ticker = Ticker(eventLoop: courier.main.eventLoop)
+        cleanUp = CleanUp(courier: courier, logger: logger)
+        keeper = LeaseKeeper(courier: courier, scripts: scripts, ticker: ticker, metrics: metrics, logger: logger)
+        table = LockTable(
+            courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
+            metrics: metrics)
+        inbox = Inbox(
+            redis, channel: keys.inbox(nonces.process), table: table, keeper: keeper, logger: logger)
+        keeper.onLoss { [table] lease in table.forget(lease) }
+        ticker.onTick { [table, keeper] now in
+            keeper.tick(now: now)
+            table.tick(now: now)
+            return !(keeper.isEmpty && table.isEmpty)
+        }
     }
-}
 
-/// A lock held by this process; an ordinary Sendable handle. When the last copy goes away unreleased, it is released.
-public struct Lease: Sendable {
-    public var names: [String] { fatalError() }
-    /// Only grows per lock: hand it to the resource, which refuses older ones.
-    public var fence: Int64 { fatalError() }
-    public var owner: String { fatalError() }
-    /// Public, unique id of this hold: `<process>-<counter>`; the guards' owner argument. Not a secret.
-    public var id: String { fatalError() }
-    /// The right to renew and release, for another process. A secret.
-    public var token: String { fatalError() }
-    public var deadline: ContinuousClock.Instant { fatalError() }
-    public var remaining: Duration { fatalError() }
-    public var isHeld: Bool { fatalError() }
-    /// Throws `lease.lost` if it is over. Local: no round trip.
-    public func check() throws { fatalError() }
-    public func renew(ttl: Duration? = nil) async throws { fatalError() }
-    public func release() async throws { fatalError() }
-}
+    /// Checks every field, and gives the connection's part of them.
+    private static func checked(_ configuration: RingfenceConfiguration) throws -> RedisConfiguration {
+        do {
+            try Limits.check(namespace: configuration.namespace)
+            try Limits.check(owner: configuration.owner)
+            let timeouts = 1 * Nanos.millisecond...3600 * Nanos.second
+            try Limits.check(Nanos(saturating: configuration.commandTimeout), "commandTimeout", timeouts)
+            try Limits.check(Nanos(saturating: configuration.connectTimeout), "connectTimeout", timeouts)
+            guard (1...10_000_000).contains(configuration.maximumCommandsInFlight) else {
+                throw InvalidArgument("maximumCommandsInFlight", "must be 1 to 10000000")
+            }
+            guard (0...100_000_000).contains(configuration.auditLength) else {
+                throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
+            }
+        } catch let error as InvalidArgument {
+            throw RingfenceError(error)
+        }
+        do {
+            var redis = try RedisConfiguration(
+                url: configuration.url,
+                tls: .init(
+                    authorityFile: configuration.tls.authorityFile,
+                    certificateFile: configuration.tls.certificateFile,
+                    privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
+            redis.clientName = "ringfence"
+            redis.commandTimeout = configuration.commandTimeout
+            redis.connectTimeout = configuration.connectTimeout
+            redis.maximumCommandsInFlight = configuration.maximumCommandsInFlight
+            return redis
+        } catch {
+            throw RingfenceError(.invalidArgument, effect: .none, underlying: error, "url: \(error.message)")
+        }
+    }
 
-/// A lock held for somebody outside this process.
-public struct LockGrant: Sendable {
-    public var names: [String]
-    public var fence: Int64
-    public var owner: String
-    public var token: String
-    /// From now, as seen by this process: the holder must stop by then.
-    public var remaining: Duration
-}
+    deinit { ticker.stop() }
 
-/// What `inspect` sees, in one atomic look.
-public struct LockStatus: Sendable {
-    public struct Waiter: Sendable { public var owner: String; public var waiting: Duration; public var names: [String] }
-    public var name: String
-    public var holder: LockHolder?
-    /// The last fence ever given in the last 24 h; nil when unknown.
-    public var lastFence: Int64?
-    public var queueLength: Int
-    /// The first 100 waiters, first come first.
-    public var queue: [Waiter]
-}
-public struct LockHolder: Sendable { public var name: String; public var owner: String; public var id: String; public var fence: Int64; public var remaining: Duration }
-public struct LockPage: Sendable { public var locks: [LockHolder]; public var next: String? }
-public struct ForcedRelease: Sendable { public var previous: LockHolder; /** Every fence up to this one is dead: raise your guards to it. */ public var fence: Int64 }
-public struct AuditRecord: Sendable {
-    public var at: Int64 /* ms since 1970, Redis' clock */
-    public var action: String /* grant | release | pass | force | cancel */
-    public var names: [String]; public var owner: String; public var fence: Int64; public var held: Duration?; public var waited: Duration?; public var reason: String?
+    /// Stays until graceful shutdown or cancellation of the task, then releases what the client holds and closes it.
+    /// The client works before `run()` is called and without it; returning means that it is shut down.
+    public func run() async throws {
+        let (stream, continuation) = AsyncStream<Void>.makeStream()
+        await withTaskCancellationOrGracefulShutdownHandler {
+            for await _ in stream {}
+        } onCancelOrGracefulShutdown: {
+            continuation.finish()
+        }
+        await shutdown()
+    }
+
+    /// Ends every wait with `client.shutDown`, tells holders that their leases are lost (which cancels the bodies of
+    /// `withLock`), releases those leases, and closes the connections. Takes at most about two command timeouts when Redis
+    /// does not answer. Further calls do nothing.
+    public func shutdown() async {
+        guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
+        else { return }
+        table.shutDown()
+        for lease in keeper.all {
+            keeper.lose(lease, .shutDown)
+            if lease.claimLostRelease() { table.releaseInBackground(lease) }
+        }
+        await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
+        await inbox.close()
+        await courier.close()
+        ticker.stop()
+    }
+
+    /// Starts to hear the inbox, before the first wait.
+    func heed() { inbox.start() }
+
+    /// Asks Redis whether it is there.
+    ///
+    /// - Returns: the time the answer took.
+    /// - Throws: ``RingfenceError`` with code `coordinator.unavailable`, effect `none`: nothing is changed by asking.
+    public func ping() async throws -> Duration {
+        let start = ContinuousClock.now
+        do {
+            _ = try await courier.main.send { writer in
+                writer.begin(1)
+                writer.argument("PING")
+            }
+        } catch {
+            var failure = RingfenceError(error, "PING")
+            failure.effect = .none
+            throw failure
+        }
+        return start.duration(to: .now)
+    }
 }

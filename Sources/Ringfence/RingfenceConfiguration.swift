@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import struct Logging.Logger
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
 
 /// Where Redis is and how a ``RingfenceClient`` behaves. Every field has a working default but the address.
 public struct RingfenceConfiguration: Sendable {
@@ -65,5 +71,11 @@ public struct RingfenceConfiguration: Sendable {
         self.auditLength = auditLength
     }
 
-    static var defaultOwner: String { "process" }
+    /// `host/process-id`, cut to the limit of an owner.
+    static var defaultOwner: String {
+        var buffer = [CChar](repeating: 0, count: 256)
+        let host = gethostname(&buffer, 255) == 0 ? buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) } : []
+        let name = host.isEmpty ? "host" : String(decoding: host.prefix(100), as: UTF8.self)
+        return "\(name)/\(getpid())"
+    }
 }

@@ -62,13 +62,15 @@ package enum Limits {
             throw InvalidArgument("names", "must be \(names.lowerBound) to \(names.upperBound) names, not \(list.count)")
         }
         for name in list { try check(name: name, field: list.count == 1 ? "name" : "names") }
-        if list.count > 1, Set(list).count != list.count {
+        guard list.count > 1 else { return }
+        let sorted = list.sortedByBytes
+        for (name, next) in zip(sorted, sorted.dropFirst()) where name.hasSameBytes(as: next) {
             throw InvalidArgument("names", "must all be different")
         }
     }
 
-    package static func check(owner: String) throws(InvalidArgument) {
-        try check(text: owner, field: "owner", bytes: ownerBytes)
+    package static func check(owner: String, field: String = "owner") throws(InvalidArgument) {
+        try check(text: owner, field: field, bytes: ownerBytes)
     }
 
     package static func check(reason: String, field: String = "reason") throws(InvalidArgument) {

@@ -144,6 +144,7 @@ private final class Link: Sendable {
         var held = ByteBuffer()
         var senderClosed = false
         var receiverTold = false
+        var isCut = false
     }
 
     let client: any Channel
@@ -178,7 +179,13 @@ private final class Link: Sendable {
         pump()
     }
 
+    /// Bytes behind the cut are lost, also those that still come in.
     func cut() {
+        lanes.withLock { lanes in
+            for lane in [\(clientToServer: Lane, serverToClient: Lane).clientToServer, \.serverToClient] {
+                lanes[keyPath: lane].isCut = true
+            }
+        }
         client.close(promise: nil)
         server.close(promise: nil)
     }
@@ -203,7 +210,7 @@ private final class Link: Sendable {
         lanes.withLock { lanes in
             proxy.state.withLock { state in
                 let fault = state.faults[keyPath: direction]
-                guard !fault.isStalled else { return }
+                guard !fault.isStalled, !lanes[keyPath: lane].isCut else { return }
                 delay = fault.delay
                 let count = min(lanes[keyPath: lane].held.readableBytes, fault.cutAfter ?? .max)
                 if count > 0 {
@@ -213,6 +220,7 @@ private final class Link: Sendable {
                 }
                 if let left = fault.cutAfter {
                     isCut = left == count
+                    lanes[keyPath: lane].isCut = isCut
                     state.faults[keyPath: direction].cutAfter = isCut ? nil : left - count
                 }
                 let sent = lanes[keyPath: lane]

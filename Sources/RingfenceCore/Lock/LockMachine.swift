@@ -111,7 +111,26 @@ package struct LockMachine: Sendable {
         case queued(Ask, askAgainAt: Nanos)
         case claiming(Ask, fence: Int64, sentAt: Nanos)
         case held(LockValue, passes: Int)
-        case lettingGo(Ticket, LockValue, Successor?, sentAt: Nanos, passes: Int)
+        case lettingGo(LettingGo)
+    }
+
+    /// A release under way, perhaps with a successor that takes over.
+    package struct LettingGo: Sendable, Equatable {
+        package var ticket: Ticket
+        package var value: LockValue
+        package var successor: Successor?
+        package var sentAt: Nanos
+        package var passes: Int
+        /// A grant for the successor, which had to queue, came before the answer.
+        package var pushed: Int64?
+        /// Nobody waits here any more: what the successor gets is withdrawn.
+        package var isWithdrawn = false
+
+        /// The successor's acquire, if somebody still waits for it.
+        var ask: Ask? {
+            guard let successor, !isWithdrawn else { return nil }
+            return Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
+        }
     }
 
     /// One logical acquire.
@@ -171,9 +190,8 @@ package struct LockMachine: Sendable {
             // It slept too long: the grant is gone. It queues up again as a new acquire.
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { state = .idle }
         case .released(let ticket):
-            if case .lettingGo(ticket, let value, _, _, _) = state {
-                state = .idle
-                step.actions.append(.releaseDone(value, held: true))
+            if case .lettingGo(let going) = state, going.ticket == ticket {
+                finish(going, held: true, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -218,10 +236,12 @@ extension LockMachine {
         case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
             step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
             state = .idle
-        case .lettingGo(let ticket, let value, let successor?, let sentAt, let passes):
-            step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
-            state = .lettingGo(ticket, value, nil, sentAt: sentAt, passes: passes)
-        case .idle, .held, .lettingGo: break
+        case .lettingGo(var going):
+            guard let ask = going.ask else { return }
+            step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
+            going.isWithdrawn = true
+            state = .lettingGo(going)
+        case .idle, .held: break
         }
     }
 
@@ -275,14 +295,11 @@ extension LockMachine {
         switch state {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
-        case .lettingGo(ticket, let value, let successor?, let sentAt, let passes):
-            step.actions.append(.releaseDone(value, held: true))
-            let ask = Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
-            deliver(ask, fence: fence, sentAt: sentAt, passes: successor.yields ? 0 : passes + 1, &step, makeNonce)
-        case .lettingGo(ticket, let value, nil, _, _):
-            // The successor left meanwhile; its clean-up is on the way behind this.
-            step.actions.append(.releaseDone(value, held: true))
-            state = .idle
+        case .lettingGo(let going) where going.ticket == ticket:
+            finish(going, held: true, &step)
+            guard let ask = going.ask else { return }
+            let passes = going.successor?.yields == true ? 0 : going.passes + 1
+            deliver(ask, fence: fence, sentAt: going.sentAt, passes: passes, &step, makeNonce)
         default: break
         }
     }
@@ -318,13 +335,14 @@ extension LockMachine {
             } else {
                 wait(ask, position, milliseconds, &step)
             }
-        case .lettingGo(ticket, let value, let successor?, _, _):
-            step.actions.append(.releaseDone(value, held: true))
-            let ask = Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
-            wait(ask, position, milliseconds, &step)
-        case .lettingGo(ticket, let value, nil, _, _):
-            step.actions.append(.releaseDone(value, held: true))
-            state = .idle
+        case .lettingGo(let going) where going.ticket == ticket:
+            finish(going, held: true, &step)
+            guard let ask = going.ask else { return }
+            if let pushed = going.pushed {
+                claim(ask, fence: pushed, &step)
+            } else {
+                wait(ask, position, milliseconds, &step)
+            }
         default: break
         }
     }
@@ -355,13 +373,10 @@ extension LockMachine {
             } else {
                 wait(ask, 0, min(milliseconds, 1000), &step)
             }
-        case .lettingGo(ticket, let value, let successor, _, _):
+        case .lettingGo(let going) where going.ticket == ticket:
             // Not ours any more, so nothing was passed on either. The nonce of the successor is asked for itself.
-            step.actions.append(.releaseDone(value, held: false))
-            state = .idle
-            if let successor, !waiters.isEmpty {
-                self.ask(Ask(ticket: 0, nonce: successor.nonce, terms: successor.terms), &step)
-            }
+            finish(going, held: false, &step)
+            if let ask = going.ask { self.ask(ask, &step) }
         default: break
         }
     }
@@ -377,6 +392,9 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.nonce == nonce:
             // The push overtook the answer, which may have been made before the grant.
             state = .asking(ask, sentAt: sentAt, pushed: fence)
+        case .lettingGo(var going) where going.ask?.nonce == nonce:
+            going.pushed = fence
+            state = .lettingGo(going)
         default: break
         }
     }
@@ -408,8 +426,19 @@ extension LockMachine {
 
     private mutating func letGo(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
         let ticket = nextTicket()
-        state = .lettingGo(ticket, value, successor, sentAt: step.now, passes: passes)
+        state = .lettingGo(
+            LettingGo(ticket: ticket, value: value, successor: successor, sentAt: step.now, passes: passes))
         step.actions.append(.letGo(ticket, value, successor))
+    }
+
+    /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be loaded
+    /// first may have run behind the first withdrawal.
+    private mutating func finish(_ going: LettingGo, held: Bool, _ step: inout Step) {
+        state = .idle
+        step.actions.append(.releaseDone(going.value, held: held))
+        if going.isWithdrawn, let successor = going.successor {
+            step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
+        }
     }
 
     // MARK: Failures
@@ -426,14 +455,14 @@ extension LockMachine {
             ask.failures += 1
             let delay = min(10 * Nanos.millisecond << Nanos(min(ask.failures - 1, 6)), 500 * .millisecond)
             state = .backingOff(ask, until: step.now + delay)
-        case .lettingGo(ticket, let value, let successor, _, _):
+        case .lettingGo(let going) where going.ticket == ticket:
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
-            step.actions.append(.cleanUpValue(value))
-            step.actions.append(.releaseDone(value, held: true))
-            state = .idle
-            if let successor, !waiters.isEmpty {
-                self.ask(Ask(ticket: 0, nonce: successor.nonce, terms: successor.terms, failures: 1), &step)
+            step.actions.append(.cleanUpValue(going.value))
+            finish(going, held: true, &step)
+            if var ask = going.ask {
+                ask.failures = 1
+                self.ask(ask, &step)
             }
         default: break
         }
@@ -451,10 +480,10 @@ extension LockMachine {
         case .asking(let ask, _, _) where ask.ticket == ticket,
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
-        case .lettingGo(ticket, let value, let successor?, _, _):
-            step.actions.append(.releaseDone(value, held: true))
-            refuseFirst(
-                holding: LockValue(fence: fence, nonce: successor.nonce, owner: successor.terms.owner), &step)
+        case .lettingGo(let going) where going.ticket == ticket:
+            finish(going, held: true, &step)
+            guard let ask = going.ask else { return }
+            refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break
         }
     }
@@ -463,5 +492,25 @@ extension LockMachine {
         if !waiters.isEmpty { step.actions.append(.refuse(waiters.removeFirst().id, .unconfirmed)) }
         step.actions.append(.cleanUpValue(value))
         state = .idle
+    }
+}
+
+extension LockMachine {
+    /// The logical acquire that is under way or queued now.
+    package var nonce: String? {
+        switch state {
+        case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _): ask.nonce
+        case .lettingGo(let going): going.ask?.nonce
+        case .idle, .held: nil
+        }
+    }
+
+    /// Whether the answer to this command still counts.
+    package func awaits(_ ticket: Ticket) -> Bool {
+        switch state {
+        case .asking(let ask, _, _), .claiming(let ask, _, _): ask.ticket == ticket
+        case .lettingGo(let going): going.ticket == ticket
+        case .idle, .backingOff, .queued, .held: false
+        }
     }
 }

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the client's tasks and its event loop share: the queue behind one lock, and the rules of who is told what.
+//
+// Nothing is resumed, logged or called back under the lock.
+import Logging
+import NIOCore
+import Synchronization
+
+#if DEBUG
+    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
+    typealias ReplyContinuation = CheckedContinuation<Result<RedisReply, RedisError>, Never>
+    func withReplyContinuation(
+        _ body: (ReplyContinuation) -> Void
+    ) async -> Result<RedisReply, RedisError> {
+        await withCheckedContinuation(body)
+    }
+#else
+    typealias ReplyContinuation = UnsafeContinuation<Result<RedisReply, RedisError>, Never>
+    @inline(__always)
+    func withReplyContinuation(
+        _ body: (ReplyContinuation) -> Void
+    ) async -> Result<RedisReply, RedisError> {
+        await withUnsafeContinuation(body)
+    }
+#endif
+
+/// Who waits for a reply.
+// SAFETY: an UnsafeCurrentTask is asked `isCancelled` only while its slot is live, and then its task is suspended in the
+// continuation beside it.
+enum Waiter: @unchecked Sendable {
+    case task(ReplyContinuation, UnsafeCurrentTask?)
+    /// Called on the event loop.
+    case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
+    /// Our own PING.
+    case probe
+
+    var isCancelled: Bool {
+        if case .task(_, let task?) = self { task.isCancelled } else { false }
+    }
+
+    func finish(_ result: Result<RedisReply, RedisError>) {
+        switch self {
+        case .task(let continuation, _): continuation.resume(returning: result)
+        case .callback(let completion): completion(result)
+        case .probe: break
+        }
+    }
+}
+
+// SAFETY: shared state is in the Mutex; the rest is touched on the event loop only.
+final class CommandCore: ConnectionOwner, @unchecked Sendable {
+    private struct State: ~Copyable, Sendable {
+        var queue: CommandQueue<Waiter>
+        /// A flush is on its way to the event loop.
+        var isKicked = false
+        var isClosed = false
+        var connection: ConnectionInfo?
+        /// Why there is no connection.
+        var failure: RedisError?
+    }
+
+    private static let sweepInterval = TimeAmount.milliseconds(10)
+
+    private let eventLoop: any EventLoop
+    private let driver: ConnectionDriver<CommandCore>
+    private let commandTimeout: Int64
+    private let state: Mutex<State>
+
+    // On the event loop only.
+    private var outgoing = ByteBuffer()
+    private var answered: [(waiter: Waiter, reply: RedisReply)] = []
+    private var isSweeping = false
+
+    init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
+        self.eventLoop = eventLoop
+        driver = ConnectionDriver(configuration, eventLoop: eventLoop, logger: logger)
+        commandTimeout = Self.nanoseconds(configuration.commandTimeout)
+        let limits = CommandQueue<Waiter>.Limits(
+            commands: configuration.maximumCommandsInFlight, bytes: configuration.maximumBytesInFlight)
+        state = Mutex(State(queue: CommandQueue(limits: limits)))
+    }
+
+    var connection: ConnectionInfo? { state.withLock { $0.connection } }
+
+    // MARK: submission, from any thread
+
+    func answer(
+        replies: Int, isSingle: Bool, deadline: Duration?, _ encode: (inout CommandWriter) -> Void
+    ) async -> Result<RedisReply, RedisError> {
+        await withReplyContinuation { continuation in
+            withUnsafeCurrentTask { task in
+                if let task, task.isCancelled {
+                    let error = RedisError(
+                        .cancelled, effect: .none, "the task was cancelled before the command was sent")
+                    return continuation.resume(returning: .failure(error))
+                }
+                submit(.task(continuation, task), replies: replies, isSingle: isSingle, deadline: deadline, encode)
+            }
+        }
+    }
+
+    func submit(
+        _ waiter: Waiter, replies: Int, isSingle: Bool, deadline: Duration?, _ encode: (inout CommandWriter) -> Void
+    ) {
+        let end = saturating(monotonicNow(), deadline.map(Self.nanoseconds) ?? commandTimeout)
+        var refusal: RedisError?
+        let kicks = state.withLock { state in
+            guard !state.isClosed else {
+                refusal = Self.closed(wasWritten: false)
+                return false
+            }
+            let refused = state.queue.submit(
+                waiter, replies: replies, isSingle: isSingle, deadline: end, encode)
+            if let refused {
+                let what = refused == .tooManyBytes ? "bytes" : "commands"
+                refusal = RedisError(.overloaded, effect: .none, "too many \(what) are waiting for an answer")
+                return false
+            }
+            if state.isKicked { return false }
+            state.isKicked = true
+            return true
+        }
+        if let refusal {
+            fail(waiter, refusal)
+        } else if kicks {
+            kick()
+        }
+    }
+
+    private func fail(_ waiter: Waiter, _ error: RedisError) {
+        guard case .callback = waiter else { return waiter.finish(.failure(error)) }
+        eventLoop.execute { waiter.finish(.failure(error)) }
+    }
+
+    func kick() { eventLoop.execute { self.flush() } }
+
+    // MARK: on the event loop
+
+    private func flush() {
+        let now = monotonicNow()
+        var ended: [CommandQueue<Waiter>.Ended] = []
+        var failure: RedisError?
+        outgoing.clear()
+        let (isClosed, isIdle) = state.withLock { state in
+            state.isKicked = false
+            guard !state.isClosed else { return (true, true) }
+            if state.connection != nil {
+                // Nothing late is ever written, also when this process was stopped for a minute.
+                if state.queue.needsSweep(now: now) { ended = state.queue.sweep(now: now) { $0.isCancelled } }
+                state.queue.takeUnwritten { outgoing.writeBytes($0) }
+            }
+            failure = state.failure
+            return (false, state.queue.live == 0)
+        }
+        if isClosed { return }
+        if outgoing.readableBytes > 0 {
+            driver.write(outgoing)
+            if outgoing.capacity > 1 << 20 { outgoing = ByteBuffer() }
+        }
+        finish(ended, failure)
+        driver.start(self)
+        if !isIdle { sweepLater() }
+    }
+
+    private func sweepLater() {
+        guard !isSweeping else { return }
+        isSweeping = true
+        eventLoop.scheduleTask(in: Self.sweepInterval) { [weak self] in self?.sweep() }
+    }
+
+    private func sweep() {
+        isSweeping = false
+        let now = monotonicNow()
+        var failure: RedisError?
+        var isIdle = true
+        let ended = state.withLock { state in
+            let ended = state.queue.sweep(now: now) { $0.isCancelled }
+            failure = state.failure
+            isIdle = state.queue.live == 0
+            return ended
+        }
+        finish(ended, failure)
+        if !isIdle { sweepLater() }
+    }
+
+    private func finish(_ ended: [CommandQueue<Waiter>.Ended], _ failure: RedisError?) {
+        for slot in ended {
+            let effect: RedisError.Effect = slot.wasWritten ? .unknown : .none
+            let error =
+                if !slot.isLate {
+                    RedisError(.cancelled, effect: effect, "the task was cancelled while it waited for the answer")
+                } else if !slot.wasWritten, let failure {
+                    RedisError(
+                        .notConnected, effect: .none, "no connection within the deadline; last: \(failure.message)",
+                        server: failure.server)
+                } else {
+                    RedisError(.timedOut, effect: effect, "no answer within the deadline")
+                }
+            slot.waiter.finish(.failure(error))
+        }
+    }
+
+    // MARK: the connection
+
+    func connectionIsReady(_ info: ConnectionInfo) {
+        state.withLock { state in
+            state.connection = info
+            state.failure = nil
+        }
+        flush()
+    }
+
+    func connectionReceived(_ replies: [RedisReply]) -> Bool {
+        let isMatched = state.withLock { $0.queue.complete(replies, &answered) }
+        // A callback may submit, close and so on: all of that comes back to us through the event loop, later.
+        for index in answered.indices {
+            let (waiter, reply) = answered[index]
+            waiter.finish(.success(reply))
+        }
+        answered.removeAll(keepingCapacity: answered.count < 4096)
+        return isMatched
+    }
+
+    func connectionWasLost(_ error: RedisError) -> Bool {
+        let (ended, hadUnanswered) = state.withLock { state in
+            state.connection = nil
+            state.failure = error
+            // Tombstones count: a command that timed out may still be on its way to the server.
+            let hadUnanswered = state.queue.written > 0
+            return (state.queue.loseWritten(), hadUnanswered)
+        }
+        for slot in ended {
+            slot.waiter.finish(.failure(RedisError(error.code, effect: .unknown, error.message)))
+        }
+        return hadUnanswered
+    }
+
+    func connectionWasRefused(_ error: RedisError) {
+        let ended = state.withLock { $0.queue.failUnwritten() }
+        for slot in ended { slot.waiter.finish(.failure(error)) }
+    }
+
+    func connectionNeedsProbe() {
+        submit(.probe, replies: 1, isSingle: true, deadline: .seconds(3600)) { writer in
+            writer.begin(1)
+            writer.argument("PING")
+        }
+    }
+
+    // MARK: the end
+
+    func close() -> EventLoopFuture<Void> {
+        eventLoop.flatSubmit {
+            let (written, unwritten) = self.state.withLock { state in
+                state.isClosed = true
+                state.connection = nil
+                let written = state.queue.loseWritten()
+                return (written, state.queue.failUnwritten())
+            }
+            for slot in written + unwritten {
+                slot.waiter.finish(.failure(Self.closed(wasWritten: slot.wasWritten)))
+            }
+            return self.driver.close()
+        }
+    }
+
+    private static func closed(wasWritten: Bool) -> RedisError {
+        RedisError(.closed, effect: wasWritten ? .unknown : .none, "the client is closed")
+    }
+
+    private static func nanoseconds(_ duration: Duration) -> Int64 {
+        let (seconds, attoseconds) = duration.components
+        let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        return overflow ? (seconds < 0 ? 0 : .max) : max(0, saturating(whole, attoseconds / 1_000_000_000))
+    }
+}
+
+private func saturating(_ left: Int64, _ right: Int64) -> Int64 {
+    let (sum, overflow) = left.addingReportingOverflow(right)
+    return overflow ? .max : sum
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The NIO shell around `ConnectionMachine`: opens channels, moves bytes, keeps the timers of connecting, backing off and
+// probing. Everything here runs on one event loop.
+//
+// A channel may outlive our interest in it (an attempt that timed out, a connection dropped for READONLY), so each has a
+// handler of its own, and only the current handler is listened to: a late event of an old channel has no effect.
+import Logging
+import NIOCore
+import NIOPosix
+import NIOSSL
+
+/// Who uses a connection: told of everything on the event loop.
+protocol ConnectionOwner: AnyObject, Sendable {
+    /// Commands may be written from now.
+    func connectionIsReady(_ info: ConnectionInfo)
+    /// Replies in order; false when one of them answers nothing, which drops the connection.
+    func connectionReceived(_ replies: [RedisReply]) -> Bool
+    /// Nothing more comes or goes. Returns whether commands were written and not answered.
+    func connectionWasLost(_ error: RedisError) -> Bool
+    /// The server refuses us; connecting goes on.
+    func connectionWasRefused(_ error: RedisError)
+    /// Nothing came for a while: write a PING.
+    func connectionNeedsProbe()
+}
+
+// SAFETY: all mutable state is touched on `eventLoop` only, which every entry asserts.
+final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
+    private let configuration: RedisConfiguration
+    private let eventLoop: any EventLoop
+    private let logger: Logger
+    /// Broken by `close()`: owner and driver hold each other until then.
+    private var owner: Owner?
+    private var machine: ConnectionMachine
+    private var handler: ConnectionHandler<Owner>?
+    /// Counts attempts to connect; an older one that ends is ignored.
+    private var attempt = 0
+    private var attemptTimer: Scheduled<Void>?
+    private var backoffTimer: Scheduled<Void>?
+    private var probeTimer: Scheduled<Void>?
+    private var heardSinceTick = false
+    private var isProbing = false
+    private var lastLogged: RedisError?
+
+    init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
+        self.configuration = configuration
+        self.eventLoop = eventLoop
+        self.logger = logger
+        machine = ConnectionMachine(configuration)
+    }
+
+    // MARK: for the owner
+
+    func start(_ owner: Owner) {
+        eventLoop.assertInEventLoop()
+        if machine.state == .idle { self.owner = owner }
+        perform(machine.start())
+    }
+
+    func write(_ bytes: ByteBuffer) {
+        eventLoop.assertInEventLoop()
+        handler?.write(bytes)
+    }
+
+    /// Ends the connection and connects again.
+    func reconnect(because error: RedisError) {
+        eventLoop.assertInEventLoop()
+        if machine.isReady { lose(error) }
+    }
+
+    /// Ends everything, for good; the future is done when the socket is closed.
+    func close() -> EventLoopFuture<Void> {
+        eventLoop.assertInEventLoop()
+        machine.close()
+        let handler = self.handler
+        stopTimers()
+        self.handler = nil
+        owner = nil
+        return handler?.close() ?? eventLoop.makeSucceededVoidFuture()
+    }
+
+    // MARK: events of the channel
+
+    fileprivate func opened(_ handler: ConnectionHandler<Owner>) {
+        guard handler.attempt == attempt, self.handler == nil, machine.state == .connecting else {
+            return _ = handler.close()
+        }
+        self.handler = handler
+        perform(machine.opened())
+    }
+
+    fileprivate func received(_ handler: ConnectionHandler<Owner>, _ reader: ReplyReader) {
+        guard handler === self.handler else { return }
+        heardSinceTick = true
+        isProbing = false
+        if !reader.replies.isEmpty { deliver(reader) }
+        guard handler === self.handler else { return }
+        if let failure = reader.failure {
+            lose(RedisError(.protocolViolation, effect: .unknown, "not a RESP2 reply within our limits: \(failure)"))
+        } else if reader.sawReadOnly {
+            reader.sawReadOnly = false
+            lose(RedisError(.connectionLost, effect: .unknown, "the server is read-only; connecting again"))
+        }
+    }
+
+    private func deliver(_ reader: ReplyReader) {
+        var consumed = 0
+        while !machine.isReady, consumed < reader.replies.count, handler != nil {
+            let reply = reader.replies[consumed]
+            consumed += 1
+            perform(machine.received(reply, now: monotonicNow()))
+        }
+        guard machine.isReady, handler != nil else { return reader.replies.removeAll() }
+        if consumed > 0 { reader.replies.removeFirst(consumed) }
+        guard !reader.replies.isEmpty else { return }
+        let isMatched = owner?.connectionReceived(reader.replies) ?? true
+        reader.replies.removeAll(keepingCapacity: reader.replies.count < 4096)
+        if !isMatched {
+            lose(RedisError(.protocolViolation, effect: .unknown, "the server sent a reply nobody asked for"))
+        }
+    }
+
+    fileprivate func closed(_ handler: ConnectionHandler<Owner>, _ error: (any Error)?) {
+        guard handler === self.handler else { return }
+        let reason = error.map { "\($0)" } ?? "the server closed the connection"
+        lose(RedisError(machine.isReady ? .connectionLost : .connectFailed, effect: .unknown, reason))
+    }
+
+    // MARK: actions
+
+    private func perform(_ action: ConnectionMachine.Action) {
+        switch action {
+        case .none: break
+        case .connect: connect()
+        case .write(let commands): write(Self.encode(commands))
+        case .ready(let info, let warnings): becomeReady(info, warnings)
+        case .drop(let error, let isRefusal):
+            if isRefusal { owner?.connectionWasRefused(error) }
+            lose(error)
+        }
+    }
+
+    static func encode(_ commands: [[String]]) -> ByteBuffer {
+        var writer = CommandWriter(capacity: 512)
+        for command in commands {
+            writer.begin(command.count)
+            for argument in command { writer.argument(argument) }
+        }
+        return ByteBuffer(bytes: writer.bytes)
+    }
+
+    private func becomeReady(_ info: ConnectionInfo, _ warnings: [String]) {
+        attemptTimer?.cancel()
+        lastLogged = nil
+        for warning in warnings { logger.warning("redis \(configuration): \(warning)") }
+        logger.info("connected to redis \(configuration)", metadata: ["redis.generation": "\(info.generation)"])
+        (heardSinceTick, isProbing) = (true, false)
+        tickLater()
+        owner?.connectionIsReady(info)
+    }
+
+    private func connect() {
+        attempt += 1
+        let number = attempt
+        let limit = configuration.connectTimeout
+        attemptTimer = eventLoop.scheduleTask(in: TimeAmount(limit)) { [weak self] in
+            guard let self, self.attempt == number, !self.machine.isReady else { return }
+            self.lose(RedisError(.connectFailed, effect: .none, "no connection within \(limit)"))
+        }
+        ConnectionOpening(configuration: configuration, eventLoop: eventLoop)
+            .open { ConnectionHandler(driver: self, attempt: number) }
+            .whenFailure { error in
+                guard self.attempt == number, self.handler == nil, self.machine.state == .connecting else { return }
+                let failure =
+                    error as? RedisError ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(error)")
+                if failure.code == .invalidConfiguration { self.owner?.connectionWasRefused(failure) }
+                self.lose(failure)
+            }
+    }
+
+    private func lose(_ error: RedisError) {
+        stopTimers()
+        // Whatever still happens to that attempt is of no interest.
+        attempt += 1
+        let handler = self.handler
+        self.handler = nil
+        _ = handler?.close()
+        let hadUnanswered = owner?.connectionWasLost(error) ?? false
+        guard
+            let wait = machine.lost(
+                hadUnanswered: hadUnanswered, now: monotonicNow(), dice: Double.random(in: 0..<1))
+        else { return }
+        // The same failure again and again is said once.
+        if lastLogged != error {
+            logger.warning("redis \(configuration) is not connected: \(error.message)")
+            lastLogged = error
+        }
+        backoffTimer = eventLoop.scheduleTask(in: TimeAmount(wait)) { [weak self] in
+            guard let self else { return }
+            self.perform(self.machine.backoffElapsed())
+        }
+    }
+
+    private func stopTimers() {
+        attemptTimer?.cancel()
+        backoffTimer?.cancel()
+        probeTimer?.cancel()
+    }
+
+    // MARK: half-open connections
+
+    private func tickLater() {
+        probeTimer = eventLoop.scheduleTask(in: TimeAmount(configuration.probeInterval)) { [weak self] in self?.tick() }
+    }
+
+    private func tick() {
+        guard machine.isReady else { return }
+        if isProbing {
+            let waited = configuration.probeInterval
+            return lose(RedisError(.connectionLost, effect: .unknown, "a probe was not answered within \(waited)"))
+        }
+        if !heardSinceTick {
+            isProbing = true
+            owner?.connectionNeedsProbe()
+        }
+        heardSinceTick = false
+        tickLater()
+    }
+}
+
+/// One channel's end of the pipeline.
+final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    let attempt: Int
+    private let driver: ConnectionDriver<Owner>
+    private let reader = ReplyReader()
+    private var context: ChannelHandlerContext?
+    private var failure: (any Error)?
+
+    init(driver: ConnectionDriver<Owner>, attempt: Int) {
+        self.driver = driver
+        self.attempt = attempt
+    }
+
+    func write(_ bytes: ByteBuffer) {
+        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
+    }
+
+    func close() -> EventLoopFuture<Void>? {
+        guard let channel = context?.channel else { return nil }
+        channel.close(promise: nil)
+        return channel.closeFuture
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+
+    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
+
+    func channelActive(context: ChannelHandlerContext) { driver.opened(self) }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        // Once broken the reader takes nothing more; the driver hears of it at the end of this read.
+        unwrapInboundIn(data).withUnsafeReadableBytes { _ = reader.feed($0) }
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) { driver.received(self, reader) }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        if failure == nil { failure = error }
+        context.close(promise: nil)
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        driver.received(self, reader)
+        driver.closed(self, failure)
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+func monotonicNow() -> Int64 { Int64(bitPattern: NIODeadline.now().uptimeNanoseconds) }

@@ -1,5 +1,0 @@
-import CHiredis
-import Logging
-import NIOCore
-import NIOPosix
-import NIOSSL

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Carries script calls to Redis. Plain ones share one pipelined connection. Calls for locks that replicas confirm go
+// through a second one, made when first needed, because `WAIT` stops everything behind it; and all calls of such a lock go
+// there, releases and clean-ups too, because the order of commands is only kept within a connection.
+
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+final class Courier: Sendable {
+    typealias Confirmation = LockOptions.Durability.Confirmation
+
+    let main: RedisClient
+    private let configuration: RedisConfiguration
+    private let logger: Logger
+    private let confirming = Mutex<RedisClient?>(nil)
+
+    init(_ configuration: RedisConfiguration, logger: Logger) {
+        self.configuration = configuration
+        self.logger = logger
+        main = RedisClient(configuration, logger: logger)
+    }
+
+    private func client(for confirmation: Confirmation?) -> RedisClient {
+        guard confirmation != nil else { return main }
+        return confirming.withLock { client in
+            if let client { return client }
+            let made = RedisClient(configuration, logger: logger)
+            client = made
+            return made
+        }
+    }
+
+    /// Runs the call; `completion` comes exactly once, on an event loop, never before this returns.
+    func run(
+        _ call: ScriptCall, confirmation: Confirmation?,
+        completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
+    ) {
+        client(for: confirmation).run(
+            call.script, keys: call.keys, arguments: call.arguments, call.encode, completion: completion)
+    }
+
+    /// Runs the call and asks, in the same write, how many replicas have it.
+    func runConfirmed(
+        _ call: ScriptCall, _ confirmation: Confirmation,
+        completion: @escaping @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void
+    ) {
+        let within = Duration.milliseconds(confirmation.milliseconds)
+        client(for: confirmation).runAndWait(
+            call.script, keys: call.keys, arguments: call.arguments,
+            replicas: confirmation.replicas, within: within,
+            deadline: configuration.commandTimeout + within, call.encode, completion: completion)
+    }
+
+    /// Runs the call for a caller that waits for the answer.
+    func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
+        try await main.run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+    }
+
+    func close() async {
+        await main.close()
+        let confirming = confirming.withLock { client in
+            defer { client = nil }
+            return client
+        }
+        await confirming?.close()
+    }
+}

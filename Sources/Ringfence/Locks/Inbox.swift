@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The channel on which Redis' scripts tell this process of grants and revocations. Pub/sub delivers at most once, so a push
+// is a hint that saves time: after every gap all waiters ask Redis again, and each has a timer besides.
+
+import Hiredis
+import Logging
+import RingfenceCore
+import Synchronization
+
+final class Inbox: Sendable {
+    private let subscriber: RedisSubscriber
+    private let isStarted = Atomic<Bool>(false)
+
+    init(
+        _ configuration: RedisConfiguration, channel: String, table: LockTable, keeper: LeaseKeeper, logger: Logger
+    ) {
+        subscriber = RedisSubscriber(configuration, channels: [channel], logger: logger) { event in
+            switch event {
+            case .subscribed: table.inbox(isHeard: true)
+            case .disconnected: table.inbox(isHeard: false)
+            case .message(_, let payload):
+                let lines = String(decoding: payload, as: UTF8.self)
+                    .split(separator: "\n", omittingEmptySubsequences: false).map { String($0) }
+                guard lines.count >= 4, let fence = Int64(lines[2]) else {
+                    return logger.warning("a message on the inbox is not from lock.lua; ignored")
+                }
+                switch lines[0] {
+                case "grant": table.pushed(nonce: lines[1], fence: fence, names: Array(lines[3...]))
+                case "revoked": keeper.revoke(nonce: lines[1])
+                default: logger.warning("a message on the inbox is not from lock.lua; ignored")
+                }
+            }
+        }
+    }
+
+    /// Subscribes, at the first use.
+    func start() {
+        guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else { return }
+        subscriber.start()
+    }
+
+    func close() async { await subscriber.close() }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Keeps this process's leases: renews all that are due in one script call, and notices those that are over. It runs on the
+// connection's event loop, never on the cooperative pool, for that pool may be blocked by the very bodies the leases
+// protect; cancelling such a body and stopping to renew for it must not wait for it.
+
+import CoreMetrics
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+final class LeaseKeeper: Sendable {
+    private struct State {
+        var leases: [String: LeaseState] = [:]
+        var wakeAt = Nanos.never
+    }
+
+    /// Keys in one renewal call: enough to make renewals cheap, few enough not to hold Redis up.
+    private static let keysPerCall = 100
+
+    private let courier: Courier
+    private let scripts: LockScripts
+    private let metrics: RingfenceMetrics
+    private let logger: Logger
+    private let ticker: Ticker
+    private let lossHandler = Mutex<(@Sendable (LeaseState) -> Void)?>(nil)
+    private let state = Mutex(State())
+
+    init(courier: Courier, scripts: LockScripts, ticker: Ticker, metrics: RingfenceMetrics, logger: Logger) {
+        self.courier = courier
+        self.scripts = scripts
+        self.ticker = ticker
+        self.metrics = metrics
+        self.logger = logger
+    }
+
+    /// Called with every lease that is lost, before its holder is told.
+    func onLoss(_ handler: @escaping @Sendable (LeaseState) -> Void) { lossHandler.withLock { $0 = handler } }
+
+    var isEmpty: Bool { state.withLock { $0.leases.isEmpty } }
+
+    func add(_ lease: LeaseState) {
+        let wakeAt = lease.wakeAt
+        state.withLock { state in
+            state.leases[lease.value.nonce] = lease
+            if wakeAt < state.wakeAt { state.wakeAt = wakeAt }
+        }
+        ticker.start()
+    }
+
+    func remove(_ lease: LeaseState) {
+        _ = state.withLock { $0.leases.removeValue(forKey: lease.value.nonce) }
+    }
+
+    var all: [LeaseState] { state.withLock { Array($0.leases.values) } }
+
+    /// The push said that this hold was taken away.
+    func revoke(nonce: String) {
+        guard let lease = state.withLock({ $0.leases[nonce] }) else { return }
+        apply(lease) { $0.lose(.revoked) }
+    }
+
+    func lose(_ lease: LeaseState, _ reason: LeaseMachine.LossReason) {
+        apply(lease) { $0.lose(reason) }
+    }
+
+    // MARK: Time
+
+    /// Renews what is due and ends what is over; on the event loop.
+    func tick(now: Nanos) {
+        let due = state.withLock { state -> [LeaseState] in
+            guard now >= state.wakeAt else { return [] }
+            state.wakeAt = .never // what is added or renewed from here on lowers it again
+            return Array(state.leases.values)
+        }
+        guard !due.isEmpty else { return }
+        metrics.held.record(due.count)
+        var renewals: [LeaseState] = []
+        for lease in due where lease.wakeAt <= now {
+            if apply(lease, { $0.tick(now: now) }) == .renew { renewals.append(lease) }
+        }
+        wake(at: due.reduce(Nanos.never) { min($0, $1.wakeAt) })
+        for batch in batches(renewals) { renew(batch, sentAt: now) }
+    }
+
+    private func batches(_ leases: [LeaseState]) -> [[LeaseState]] {
+        var batches: [[LeaseState]] = []
+        var keys = 0
+        for lease in leases {
+            let joins = batches.last?[0].key.confirmation == lease.key.confirmation
+            if joins, keys + lease.names.count <= Self.keysPerCall {
+                batches[batches.count - 1].append(lease)
+                keys += lease.names.count
+            } else {
+                batches.append([lease])
+                keys = lease.names.count
+            }
+        }
+        return batches
+    }
+
+    // MARK: Renewal
+
+    private func call(_ leases: [LeaseState]) -> ScriptCall {
+        scripts.renew(leases.map { ($0.names, $0.value.text, $0.terms.holdMilliseconds) })
+    }
+
+    private func renew(_ leases: [LeaseState], sentAt: Nanos) {
+        courier.run(call(leases), confirmation: leases[0].key.confirmation) { [self] result in
+            let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
+            if answers == nil {
+                metrics.renewalFailures.increment()
+                logger.debug("renewal failed", metadata: [LoggingKeys.error: "\(result)"])
+            }
+            for (index, lease) in leases.enumerated() {
+                renewed(lease, answers?[index], sentAt: sentAt)
+            }
+        }
+    }
+
+    /// Takes Redis' answer; nil: there was none.
+    private func renewed(_ lease: LeaseState, _ answer: Bool?, sentAt: Nanos) {
+        let now = Moment.now
+        switch answer {
+        case true?:
+            metrics.margin.recordNanoseconds(max(0, lease.deadline - now))
+            apply(lease) { $0.renewed(sentAt: sentAt, now: now) }
+        case false?: apply(lease) { $0.lose(.notHeld) }
+        case nil: apply(lease) { $0.renewalFailed(now: now) }
+        }
+        wake(at: lease.wakeAt)
+    }
+
+    private func wake(at moment: Nanos) {
+        state.withLock { state in
+            if moment < state.wakeAt { state.wakeAt = moment }
+        }
+    }
+
+    /// A renewal its holder asked for.
+    func renewNow(_ lease: LeaseState) async throws {
+        let sentAt = Moment.now
+        var mayRenew = false
+        _ = lease.apply { machine in
+            mayRenew = machine.beginRenewal(now: sentAt)
+            return .none
+        }
+        guard mayRenew else {
+            throw lease.lossError(at: sentAt, effect: .none)
+                ?? RingfenceError(.notHeld, effect: .none, "the lease on \(describe(lease.names)) was released")
+        }
+        let call = call([lease])
+        let result: Result<RedisReply, RedisError> = await withCheckedContinuation { continuation in
+            courier.run(call, confirmation: lease.key.confirmation) { continuation.resume(returning: $0) }
+        }
+        switch result {
+        case .success(let reply):
+            guard let answer = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
+            renewed(lease, answer[0], sentAt: sentAt)
+        case .failure(let error):
+            renewed(lease, nil, sentAt: sentAt)
+            throw RingfenceError(error, "renewing the lease on \(describe(lease.names))")
+        }
+        if let loss = lease.lossError(at: Moment.now, effect: .applied) { throw loss }
+    }
+
+    // MARK: Loss
+
+    @discardableResult
+    private func apply(_ lease: LeaseState, _ event: (inout LeaseMachine) -> LeaseMachine.Action) -> LeaseMachine.Action {
+        let (action, tell) = lease.apply(event)
+        guard case .lose(let reason) = action else { return action }
+        remove(lease)
+        metrics.lost.increment()
+        logger.warning(
+            "lease lost",
+            metadata: [
+                LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
+                LoggingKeys.lease: "\(lease.value.id)", LoggingKeys.reason: "\(reason.rawValue)",
+            ])
+        lossHandler.withLock { $0 }?(lease)
+        tell?()
+        return action
+    }
+}

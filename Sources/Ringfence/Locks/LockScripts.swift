@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lock.lua, renew.lua and inspect.lua as typed calls: keys and arguments in, decoded answers out. The scripts' own headers
+// say what each means. Answers are decoded strictly: a shape that the script cannot have made is an error, never a guess.
+
+import Hiredis
+import RingfenceCore
+
+/// The keys of a namespace.
+struct Keyspace: Sendable {
+    let namespace: String
+    let prefix: String
+    let lock: String
+    let fence: String
+    let queue: String
+    let audit: String
+
+    init(namespace: String) {
+        self.namespace = namespace
+        prefix = "ringfence:{\(namespace)}:"
+        lock = prefix + "lock:"
+        fence = prefix + "fence:"
+        queue = prefix + "queue:"
+        audit = prefix + "audit"
+    }
+
+    func inbox(_ process: String) -> String { prefix + "inbox:" + process }
+}
+
+struct LockScripts: Sendable {
+    enum Answer: Equatable {
+        case granted(fence: Int64)
+        case queued(position: Int64, milliseconds: Int64)
+        /// Held by others; for a release: not held by the value.
+        case busy(milliseconds: Int64, owner: String)
+        case done
+    }
+
+    static let lock = RedisScript(String(decoding: PackageResources.lock_lua, as: UTF8.self))
+    static let renew = RedisScript(String(decoding: PackageResources.renew_lua, as: UTF8.self))
+    static let inspect = RedisScript(String(decoding: PackageResources.inspect_lua, as: UTF8.self))
+
+    /// How long a pushed grant waits for its claim. Short, for it is what a sleeping waiter costs those behind it.
+    static let claimMilliseconds = "1000"
+
+    let keys: Keyspace
+    let auditLength: String
+
+    init(keys: Keyspace, auditLength: Int) {
+        self.keys = keys
+        self.auditLength = String(auditLength)
+    }
+
+    // MARK: Calls
+
+    func acquire(
+        _ names: [String], nonce: String, _ terms: LockTerms, place: String?
+    ) -> ScriptCall {
+        call("acquire", names, arguments: 7) { writer in
+            writer.argument(nonce)
+            writer.argument(terms.owner)
+            writer.argument(terms.holdMilliseconds)
+            writer.argument(place ?? "")
+        }
+    }
+
+    func release(_ names: [String], _ value: LockValue, successor: LockMachine.Successor?) -> ScriptCall {
+        call("release", names, arguments: 8) { writer in
+            writer.argument(value.text)
+            guard let successor else {
+                for _ in 0..<4 { writer.argument("") }
+                return
+            }
+            writer.argument(successor.nonce)
+            writer.argument(successor.terms.owner)
+            writer.argument(successor.terms.holdMilliseconds)
+            writer.argument(
+                successor.yields
+                    ? Place(
+                        nonce: successor.nonce, owner: successor.terms.owner,
+                        holdMilliseconds: successor.terms.holdMilliseconds, names: names
+                    ).text : "")
+        }
+    }
+
+    func cancel(_ names: [String], nonce: String, place: String?) -> ScriptCall {
+        call("cancel", names, arguments: 5) { writer in
+            writer.argument(nonce)
+            writer.argument(place ?? "")
+        }
+    }
+
+    func force(_ name: String, actor: String, reason: String) -> ScriptCall {
+        call("force", [name], arguments: 5) { writer in
+            writer.argument(actor)
+            writer.argument(reason)
+        }
+    }
+
+    func renew(_ leases: [(names: [String], value: String, milliseconds: Int64)]) -> ScriptCall {
+        let lock = keys.lock
+        return ScriptCall(
+            script: Self.renew, keys: leases.reduce(0) { $0 + $1.names.count }, arguments: leases.count * 3
+        ) { writer in
+            for lease in leases {
+                for name in lease.names { writer.argument(lock, name) }
+            }
+            for lease in leases {
+                writer.argument(Int64(lease.names.count))
+                writer.argument(lease.value)
+                writer.argument(lease.milliseconds)
+            }
+        }
+    }
+
+    func inspect(_ name: String, waiters: Int) -> ScriptCall {
+        let keys = keys
+        return ScriptCall(script: Self.inspect, keys: 3, arguments: 1) { writer in
+            writer.argument(keys.lock, name)
+            writer.argument(keys.fence, name)
+            writer.argument(keys.queue, name)
+            writer.argument(Int64(waiters))
+        }
+    }
+
+    private func call(
+        _ verb: String, _ names: [String], arguments: Int,
+        _ more: @escaping @Sendable (inout CommandWriter) -> Void
+    ) -> ScriptCall {
+        let keys = keys
+        let auditLength = auditLength
+        return ScriptCall(script: Self.lock, keys: names.count * 3 + 1, arguments: arguments) { writer in
+            for name in names { writer.argument(keys.lock, name) }
+            for name in names { writer.argument(keys.fence, name) }
+            for name in names { writer.argument(keys.queue, name) }
+            writer.argument(keys.audit)
+            writer.argument(verb)
+            writer.argument(auditLength)
+            writer.argument(Self.claimMilliseconds)
+            more(&writer)
+        }
+    }
+
+    // MARK: Answers
+
+    /// The answer of acquire and release; nil if the script cannot have made it.
+    static func answer(_ reply: RedisReply) -> Answer? {
+        switch reply {
+        case .string(let bytes):
+            return fence(bytes).map { .granted(fence: $0) }
+        case .integer(1):
+            return .done
+        case .array(let items):
+            guard items.count == 3, case .integer(let kind) = items[0], case .integer(let second) = items[1] else {
+                return nil
+            }
+            switch (kind, items[2]) {
+            case (2, .integer(let milliseconds)): return .queued(position: second, milliseconds: milliseconds)
+            case (0, .string(let owner)): return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self))
+            default: return nil
+            }
+        default:
+            return nil
+        }
+    }
+
+    /// Renewed or not, one for each lease; nil if the script cannot have made it.
+    static func renewed(_ reply: RedisReply, count: Int) -> [Bool]? {
+        guard case .array(let items) = reply, items.count == count else { return nil }
+        var renewed: [Bool] = []
+        renewed.reserveCapacity(count)
+        for item in items {
+            switch item {
+            case .integer(1): renewed.append(true)
+            case .integer(0): renewed.append(false)
+            default: return nil
+            }
+        }
+        return renewed
+    }
+
+    static func fence(_ bytes: [UInt8]) -> Int64? {
+        guard !bytes.isEmpty, bytes.count <= 19 else { return nil }
+        var value: Int64 = 0
+        for byte in bytes {
+            guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9") else { return nil }
+            let (product, overflow) = value.multipliedReportingOverflow(by: 10)
+            let (sum, overflow2) = product.addingReportingOverflow(Int64(byte - UInt8(ascii: "0")))
+            if overflow || overflow2 { return nil }
+            value = sum
+        }
+        return value
+    }
+}
+
+/// One call of a script, ready to be written, again if need be.
+struct ScriptCall: Sendable {
+    let script: RedisScript
+    let keys: Int
+    let arguments: Int
+    let encode: @Sendable (inout CommandWriter) -> Void
+}

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The shell around the lock machines: one machine for each set of names in use here. It turns calls, answers, pushes and
+// time into events, and performs the actions that come back.
+//
+// Commands are submitted while the table's lock is held, against the usual rule, and on purpose: the order in which a
+// connection gets them is then the order in which the machines decided, which is what makes a clean-up run behind the
+// command that it undoes. Submitting only appends to the connection's buffer, and answers come later, on the event loop.
+// Callers are resumed after the lock is let go.
+
+import CoreMetrics
+import Hiredis
+import Logging
+import RingfenceCore
+import Synchronization
+
+final class LockTable: Sendable {
+    /// Who shares a place in Redis' queue: the same names, on the same connection.
+    struct Key: Sendable {
+        var names: [String]
+        var confirmation: Courier.Confirmation?
+        /// Not 0: a waiter that shares its place with nobody, because what it gets is held outside this process.
+        var solo: UInt64 = 0
+    }
+
+    /// What becomes of a grant.
+    enum Use: Sendable {
+        /// Held here, as a lease that is kept.
+        case lease(maximumHold: Nanos, renews: Bool)
+        /// Held outside this process: forgotten here as soon as it is told.
+        case elsewhere
+    }
+
+    /// How a wait ended, if it did not fail.
+    enum Outcome: Sendable {
+        case lease(LeaseState)
+        case elsewhere(LockMachine.Grant)
+        case busy(milliseconds: Int64, owner: String)
+    }
+
+    private struct Entry {
+        var machine = LockMachine()
+        var lastError: RedisError?
+        var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
+    }
+
+    private struct Waiting {
+        var key: Key
+        var use: Use
+        var since: Nanos
+        var continuation: CheckedContinuation<Outcome, any Error>
+    }
+
+    private struct State {
+        var entries: [Key: Entry] = [:]
+        var waiting: [LockMachine.WaiterID: Waiting] = [:]
+        /// Releases under way whose callers wait, by nonce.
+        var releasing: [String: CheckedContinuation<Void, Never>] = [:]
+        /// Places that cannot be found by their names alone, by nonce.
+        var special: [String: Key] = [:]
+        var wakeAt = Nanos.never
+        var isShutDown = false
+    }
+
+    /// Something to do once the lock is let go.
+    private enum Afterwards {
+        case resume(CheckedContinuation<Outcome, any Error>, Result<Outcome, any Error>)
+        case released(CheckedContinuation<Void, Never>)
+    }
+
+    private let courier: Courier
+    private let scripts: LockScripts
+    private let cleanUp: CleanUp
+    private let keeper: LeaseKeeper
+    private let ticker: Ticker
+    private let nonces: NonceSource
+    private let metrics: RingfenceMetrics
+    private let inboxIsHeard = Atomic<Bool>(false)
+    private let ids = Atomic<UInt64>(0)
+    private let state = Mutex(State())
+
+    init(
+        courier: Courier, scripts: LockScripts, cleanUp: CleanUp, keeper: LeaseKeeper, ticker: Ticker,
+        nonces: NonceSource, metrics: RingfenceMetrics
+    ) {
+        self.courier = courier
+        self.scripts = scripts
+        self.cleanUp = cleanUp
+        self.keeper = keeper
+        self.ticker = ticker
+        self.nonces = nonces
+        self.metrics = metrics
+    }
+
+    // MARK: What callers do
+
+    /// Waits for the lock until `giveUpAt`; does not wait at all if it is nil. Cancelling the task withdraws the wait.
+    func acquire(
+        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: Courier.Confirmation?, use: Use
+    ) async throws -> Outcome {
+        let id = ids.add(1, ordering: .relaxed).newValue
+        var key = Key(names: names, confirmation: confirmation)
+        if case .elsewhere = use { key.solo = id }
+        let waiter = LockMachine.Waiter(
+            id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
+        ticker.start()
+        return try await withTaskCancellationHandler { [key] in
+            try await withCheckedThrowingContinuation { continuation in
+                let waiting = Waiting(key: key, use: use, since: Moment.now, continuation: continuation)
+                let refused: Bool = handle(key, .wait(waiter), making: true) { state in
+                    guard !state.isShutDown else { return false }
+                    state.waiting[id] = waiting
+                    return true
+                }
+                if refused { return continuation.resume(throwing: RingfenceError.shutDown) }
+                // A cancellation before the waiter stood in the table found nobody to withdraw.
+                if Task.isCancelled { leave(key, id, .cancelledWait) }
+            }
+        } onCancel: { [key] in
+            leave(key, id, .cancelledWait)
+        }
+    }
+
+    /// Releases and returns when Redis has answered, or did not in time.
+    func release(_ lease: LeaseState) async {
+        await withCheckedContinuation { continuation in
+            _ = handle(lease.key, .release(lease.value), making: true) { state in
+                state.releasing[lease.value.nonce] = continuation
+                return true
+            }
+        }
+    }
+
+    func releaseInBackground(_ lease: LeaseState) {
+        _ = handle(lease.key, .release(lease.value), making: true)
+    }
+
+    /// The lease was lost: those who wait here must ask Redis again.
+    func forget(_ lease: LeaseState) {
+        _ = handle(lease.key, .forget(lease.value))
+    }
+
+    /// Lets go of a grant that is not kept here, and does not wait for it.
+    func giveBack(_ names: [String], _ value: LockValue, holdMilliseconds: Int64) {
+        cleanUp.perform(
+            scripts.release(names, value, successor: nil), confirmation: nil, holdMilliseconds: holdMilliseconds)
+    }
+
+    /// Ends every wait; new ones are refused.
+    func shutDown() {
+        let waiting = state.withLock { state in
+            state.isShutDown = true
+            return state.waiting.map { ($0.value.key, $0.key) }
+        }
+        for (key, id) in waiting { leave(key, id, .shutDown) }
+    }
+
+    // MARK: What the inbox and the clock say
+
+    func inbox(isHeard: Bool) {
+        inboxIsHeard.store(isHeard, ordering: .releasing)
+        guard isHeard else { return }
+        for key in state.withLock({ Array($0.entries.keys) }) { _ = handle(key, .inboxReady) }
+    }
+
+    /// A grant was pushed. One that nobody here waits for any more is given back at once.
+    func pushed(nonce: String, fence: Int64, names: [String]) {
+        let key = state.withLock { state in state.special[nonce] ?? Key(names: names) }
+        let refused = handle(key, .pushed(nonce: nonce, fence: fence)) { state in
+            state.entries[key]?.machine.nonce == nonce
+        }
+        guard refused else { return }
+        cleanUp.perform(
+            scripts.cancel(names, nonce: nonce, place: nil), confirmation: key.confirmation, holdMilliseconds: 1000)
+    }
+
+    /// Whether there is anybody the clock matters to.
+    var isEmpty: Bool { state.withLock { $0.entries.isEmpty } }
+
+    func tick(now: Nanos) {
+        let due = state.withLock { state -> [Key] in
+            guard now >= state.wakeAt else { return [] }
+            state.wakeAt = .never
+            var due: [Key] = []
+            for (key, entry) in state.entries {
+                let wakeAt = entry.machine.wakeAt
+                if wakeAt <= now { due.append(key) } else { state.wakeAt = min(state.wakeAt, wakeAt) }
+            }
+            return due
+        }
+        for key in due { _ = handle(key, .tick) }
+    }
+
+    // MARK: The machine's turn
+
+    private func leave(_ key: Key, _ id: LockMachine.WaiterID, _ error: RingfenceError) {
+        var continuation: CheckedContinuation<Outcome, any Error>?
+        _ = handle(key, .leave(id)) { state in
+            continuation = state.waiting.removeValue(forKey: id)?.continuation
+            return continuation != nil
+        }
+        continuation?.resume(throwing: error)
+    }
+
+    /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock, and
+    /// may refuse. True if the event was refused or found no machine.
+    private func handle(
+        _ key: Key, _ event: LockMachine.Event, making: Bool = false,
+        error: RedisError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
+        prepare: (inout State) -> Bool = { _ in true }
+    ) -> Bool {
+        let now = Moment.now
+        let afterwards: [Afterwards]? = state.withLock { state in
+            guard prepare(&state) else { return nil }
+            guard let index = Self.index(of: key, making: making, in: &state.entries) else { return nil }
+            if let error { state.entries.values[index].lastError = error }
+            if let busy { state.entries.values[index].lastBusy = busy }
+            let actions = state.entries.values[index].machine.handle(
+                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: nonces.next)
+            var afterwards: [Afterwards] = []
+            for action in actions { perform(action, key, index, &state, now, &afterwards) }
+            // A grant used elsewhere is forgotten in `perform`, so look only now.
+            if state.entries.values[index].machine.isIdle {
+                state.entries.remove(at: index)
+            } else {
+                state.wakeAt = min(state.wakeAt, state.entries.values[index].machine.wakeAt)
+            }
+            return afterwards
+        }
+        guard let afterwards else { return true }
+        for step in afterwards {
+            switch step {
+            case .resume(let continuation, let result): continuation.resume(with: result)
+            case .released(let continuation): continuation.resume()
+            }
+        }
+        return false
+    }
+
+    private static func index(
+        of key: Key, making: Bool, in entries: inout [Key: Entry]
+    ) -> Dictionary<Key, Entry>.Index? {
+        if let index = entries.index(forKey: key) { return index }
+        guard making else { return nil }
+        entries[key] = Entry()
+        return entries.index(forKey: key)
+    }
+
+    private func perform(
+        _ action: LockMachine.Action, _ key: Key, _ index: Dictionary<Key, Entry>.Index, _ state: inout State,
+        _ now: Nanos, _ afterwards: inout [Afterwards]
+    ) {
+        switch action {
+        case .ask(let ticket, let nonce, let terms, let queue):
+            var place: String?
+            if queue {
+                place = self.place(nonce, terms, key)
+                if key.solo != 0 || key.confirmation != nil { state.special[nonce] = key }
+            }
+            send(scripts.acquire(key.names, nonce: nonce, terms, place: place), key, ticket, asked: (nonce, terms))
+        case .claim(let ticket, let value, let terms):
+            sendClaim(key, ticket, value, terms)
+        case .letGo(let ticket, let value, let successor):
+            let call = scripts.release(key.names, value, successor: successor)
+            send(call, key, ticket, confirms: successor != nil)
+        case .deliver(let id, let grant):
+            state.special[grant.value.nonce] = nil
+            guard let waiting = state.waiting.removeValue(forKey: id) else { return }
+            metrics.grants.increment()
+            metrics.wait.recordNanoseconds(now - waiting.since)
+            switch waiting.use {
+            case .lease(let maximumHold, let renews):
+                let lease = LeaseState(key: key, grant: grant, maximumHold: maximumHold, renews: renews)
+                keeper.add(lease)
+                afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
+            case .elsewhere:
+                _ = state.entries.values[index].machine.handle(
+                    .forget(grant.value), now: now, inboxHeard: false, makeNonce: nonces.next)
+                afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
+            }
+        case .refuse(let id, let refusal):
+            guard let waiting = state.waiting.removeValue(forKey: id) else { return }
+            let entry = state.entries.values[index]
+            afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
+        case .releaseDone(let value, _):
+            if let continuation = state.releasing.removeValue(forKey: value.nonce) {
+                afterwards.append(.released(continuation))
+            }
+        case .cleanUp(let nonce, let terms):
+            state.special[nonce] = nil
+            cleanUp.perform(
+                scripts.cancel(key.names, nonce: nonce, place: place(nonce, terms, key)),
+                confirmation: key.confirmation, holdMilliseconds: terms.holdMilliseconds)
+        case .cleanUpValue(let value):
+            cleanUp.perform(
+                scripts.release(key.names, value, successor: nil), confirmation: key.confirmation,
+                holdMilliseconds: 0)
+        }
+    }
+
+    private func place(_ nonce: String, _ terms: LockTerms, _ key: Key) -> String {
+        Place(nonce: nonce, owner: terms.owner, holdMilliseconds: terms.holdMilliseconds, names: key.names).text
+    }
+
+    private func result(of refusal: LockMachine.Refusal, _ key: Key, _ entry: Entry) -> Result<Outcome, any Error> {
+        switch refusal {
+        case .busy:
+            metrics.busy.increment()
+            return .success(.busy(milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner))
+        case .failed:
+            metrics.failures.increment()
+            guard let error = entry.lastError else { return .failure(RingfenceError.noAnswer(key.names)) }
+            return .failure(RingfenceError(error, "acquiring \(describe(key.names))"))
+        case .unconfirmed:
+            metrics.failures.increment()
+            return .failure(RingfenceError.notConfirmed(key.names, key.confirmation))
+        }
+    }
+
+    // MARK: Commands and their answers
+
+    private func send(
+        _ call: ScriptCall, _ key: Key, _ ticket: LockMachine.Ticket, confirms: Bool = true,
+        asked: (nonce: String, terms: LockTerms)? = nil
+    ) {
+        guard confirms, let confirmation = key.confirmation else {
+            return courier.run(call, confirmation: key.confirmation) { [self] result in
+                switch result {
+                case .success(let reply): answered(key, ticket, reply, acknowledged: .max, asked)
+                case .failure(let error): failed(key, ticket, error)
+                }
+            }
+        }
+        courier.runConfirmed(call, confirmation) { [self] result in
+            switch result {
+            case .success(let confirmed):
+                answered(key, ticket, confirmed.reply, acknowledged: confirmed.acknowledged, asked)
+            case .failure(let error): failed(key, ticket, error)
+            }
+        }
+    }
+
+    private func sendClaim(_ key: Key, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {
+        let call = scripts.renew([(key.names, value.text, terms.holdMilliseconds)])
+        let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
+            switch result {
+            case .failure(let error): failed(key, ticket, error)
+            case .success(let confirmed):
+                guard let renewed = LockScripts.renewed(confirmed.reply, count: 1) else {
+                    return failed(key, ticket, .shape(confirmed.reply))
+                }
+                if !renewed[0] {
+                    _ = handle(key, .claimRefused(ticket))
+                } else if confirmed.acknowledged < key.confirmation?.replicas ?? 0 {
+                    _ = handle(key, .unconfirmed(ticket, fence: value.fence))
+                } else {
+                    _ = handle(key, .claimed(ticket))
+                }
+            }
+        }
+        if let confirmation = key.confirmation {
+            courier.runConfirmed(call, confirmation, completion: finish)
+        } else {
+            courier.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) }) }
+        }
+    }
+
+    private func answered(
+        _ key: Key, _ ticket: LockMachine.Ticket, _ reply: RedisReply, acknowledged: Int,
+        _ asked: (nonce: String, terms: LockTerms)?
+    ) {
+        switch LockScripts.answer(reply) {
+        case .granted(let fence):
+            let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
+            took(key, ticket, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence), asked)
+        case .queued(let position, let milliseconds):
+            took(key, ticket, .queued(ticket, position: position, milliseconds: milliseconds), asked)
+        case .busy(let milliseconds, let owner):
+            _ = handle(key, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
+        case .done: _ = handle(key, .released(ticket))
+        case nil: failed(key, ticket, .shape(reply))
+        }
+    }
+
+    /// An acquire left something at Redis. If nobody waits for it any more it was withdrawn when they left; but a script
+    /// that had to be loaded first may have run behind that withdrawal, so withdraw it again.
+    private func took(
+        _ key: Key, _ ticket: LockMachine.Ticket, _ event: LockMachine.Event,
+        _ asked: (nonce: String, terms: LockTerms)?
+    ) {
+        let isLate = handle(key, event) { $0.entries[key]?.machine.awaits(ticket) ?? false }
+        guard isLate, let asked else { return }
+        cleanUp.perform(
+            scripts.cancel(key.names, nonce: asked.nonce, place: place(asked.nonce, asked.terms, key)),
+            confirmation: key.confirmation, holdMilliseconds: asked.terms.holdMilliseconds)
+    }
+
+    private func failed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) {
+        _ = handle(key, .failed(ticket, retriable: error.isTransient), error: error)
+    }
+}
+
+// Names are compared by their bytes, as Redis does. Swift's own comparison takes two spellings of one accented letter for
+// the same; these would be two locks to everybody else.
+extension LockTable.Key: Hashable {
+    static func == (one: Self, other: Self) -> Bool {
+        one.solo == other.solo && one.confirmation == other.confirmation && one.names.count == other.names.count
+            && zip(one.names, other.names).allSatisfy { $0.hasSameBytes(as: $1) }
+    }
+
+    func hash(into hasher: inout Hasher) {
+        hasher.combine(solo)
+        for name in names { hasher.combineBytes(of: name) }
+    }
+}

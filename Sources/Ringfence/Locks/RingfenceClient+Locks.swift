@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Locks for callers: the scoped way (`withLock`), the handle (`tryAcquire`, `acquire`), and grants for holders outside this
+// process. All three are one acquire with different endings.
+
+import CoreMetrics
+import Hiredis
+import RingfenceCore
+
+extension RingfenceClient {
+    // MARK: The scoped way
+
+    /// Runs `body` while holding the lock `name`, and releases it when the body ends, however it ends.
+    ///
+    /// The lease is renewed at every third of `ttl`. If it is lost (Redis could not be reached in time, the process slept,
+    /// somebody took the lock by force) the task that runs `body` is cancelled at once and this call throws `lease.lost`.
+    /// A body that does not heed cancellation runs on, and any process can be paused between a check and its next act: so
+    /// hand `lease.fence` to the resource that the body changes, and let it refuse older ones.
+    ///
+    /// Waiters are served first come, first served. Waiting for a lock that the same task holds already is refused.
+    ///
+    /// - Parameters:
+    ///   - name: 1 to 512 bytes of UTF-8 without control characters.
+    ///   - ttl: 100 ms to one day: how long the lock outlives a holder that dies.
+    ///   - wait: 0 to one day: how long to wait for it.
+    /// - Returns: what `body` returned.
+    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`: the
+    ///   body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled` and others.
+    public func withLock<Result: Sendable>(
+        _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        _ body: @Sendable @escaping (Lease) async throws -> Result
+    ) async throws -> Result {
+        try await withLock([name], ttl: ttl, wait: wait, options: options, body)
+    }
+
+    /// Runs `body` while holding all of `names` at once, under one fence.
+    ///
+    /// They are granted all or nothing: nothing is held while waiting, so there is no deadlock in whatever order they are
+    /// named. Everything else is as with one name.
+    ///
+    /// - Parameter names: 1 to 64 different names.
+    public func withLock<Result: Sendable>(
+        _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
+        options: LockOptions = LockOptions(), _ body: @Sendable @escaping (Lease) async throws -> Result
+    ) async throws -> Result {
+        let lease = try await acquire(names, ttl: ttl, wait: wait, options: options)
+        let state = lease.handle.state
+        // The body runs in a task of its own so that the loss of the lease can cancel it from the event loop, while the
+        // cooperative pool may be blocked. Cancellation of the caller, priority and task-locals are passed on.
+        let task = Task { () -> (Swift.Result<Result, any Error>, RingfenceError?) in
+            let result = await CurrentHolds.$stack.withValue(CurrentHolds.adding(state)) {
+                do { return Swift.Result<Result, any Error>.success(try await body(lease)) } catch {
+                    return .failure(error)
+                }
+            }
+            // Read here, where the body has just ended: later the deadline may pass, and nothing would be wrong.
+            return (result, state.lossError(at: Moment.now, effect: .unknown))
+        }
+        state.onLoss { _ in task.cancel() }
+        let (result, loss) = await withTaskCancellationHandler { await task.value } onCancel: { task.cancel() }
+        try? await lease.release()
+        guard let loss else {
+            metrics.releases.increment()
+            metrics.hold.recordNanoseconds(max(0, Moment.now - state.grantedAt))
+            return try result.get()
+        }
+        if case .failure(let error) = result, !(error is CancellationError), !(error is RingfenceError) { throw error }
+        throw loss
+    }
+
+    // MARK: The handle
+
+    /// Takes the lock if it is free now.
+    ///
+    /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last copy of
+    ///   it goes away unreleased, the lock is released.
+    /// - Throws: ``RingfenceError``; whatever its effect, nothing is held afterwards: a request in doubt is withdrawn.
+    public func tryAcquire(
+        _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
+    ) async throws -> Lease? {
+        try await tryAcquire(names, ttl: ttl, options: options)
+    }
+
+    /// Takes all of `names` at once if all are free now; nil if any is not.
+    ///
+    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    public func tryAcquire(
+        _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
+    ) async throws -> Lease? {
+        let request = try request(names, ttl: ttl, wait: nil, owner: options.owner)
+        switch try await outcome(of: request, options) {
+        case .lease(let state): return Lease(handle: LeaseHandle(state: state, keeper: keeper, table: table))
+        case .busy, .elsewhere: return nil
+        }
+    }
+
+    /// Takes the lock, waiting for it up to `wait`, first come, first served.
+    ///
+    /// Cancelling the task ends the wait at once, and what was asked of Redis is withdrawn.
+    ///
+    /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released.
+    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.wouldDeadlock` when the same task holds
+    ///   it, and others; nothing is held afterwards.
+    public func acquire(
+        _ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
+        options: LockOptions = LockOptions()
+    ) async throws -> Lease {
+        try await acquire(names, ttl: ttl, wait: wait, options: options)
+    }
+
+    /// Takes all of `names` at once, under one fence, waiting for them up to `wait`.
+    ///
+    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    public func acquire(
+        _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
+        options: LockOptions = LockOptions()
+    ) async throws -> Lease {
+        let request = try request(names, ttl: ttl, wait: wait, owner: options.owner)
+        if let held = CurrentHolds.heldByThisTask(names) {
+            throw RingfenceError(
+                .wouldDeadlock, effect: .none,
+                "this task holds '\(held)' already, so waiting for it would never end; pass the lease down instead")
+        }
+        switch try await outcome(of: request, options) {
+        case .lease(let state):
+            let lease = Lease(handle: LeaseHandle(state: state, keeper: keeper, table: table))
+            guard Task.isCancelled else { return lease }
+            try? await lease.release()
+            throw RingfenceError.cancelledWait
+        case .busy(let milliseconds, let owner):
+            throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
+        case .elsewhere:
+            preconditionFailure("a lease was asked for, and a grant for elsewhere came: \(names)")
+        }
+    }
+
+    // MARK: Grants for holders outside this process
+
+    /// Takes the lock for a holder outside this process: nothing renews it here. The holder has its token.
+    ///
+    /// - Parameter wait: 0 to one day; with 0 it does not wait.
+    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    public func acquireGrant(
+        _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
+    ) async throws -> LockGrant {
+        let request = try request(names, ttl: ttl, wait: wait == .zero ? nil : wait, owner: owner)
+        if request.giveUpAt != nil { heed() }
+        let outcome = try await table.acquire(
+            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: nil, use: .elsewhere)
+        switch outcome {
+        case .elsewhere(let grant):
+            guard !Task.isCancelled else {
+                table.giveBack(request.names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
+                throw RingfenceError.cancelledWait
+            }
+            return LockGrant(names: request.names, grant.value, deadline: grant.terms.deadline(sentAt: grant.sentAt))
+        case .busy(let milliseconds, let owner):
+            throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
+        case .lease:
+            preconditionFailure("a grant for elsewhere was asked for, and a lease came: \(names)")
+        }
+    }
+
+    /// Renews a grant, or a lease held by another process, for `ttl` from now.
+    ///
+    /// - Parameter token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
+    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
+    public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
+        let request = try request(names, ttl: ttl, wait: nil, owner: nil)
+        let value = try value(of: token)
+        let sentAt = Moment.now
+        let reply = try await run(
+            scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]), "renewing \(describe(names))")
+        guard let renewed = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
+        guard renewed[0] else { throw RingfenceError.notHeld(names, owner: try await holder(of: request.names)) }
+        return LockGrant(names: request.names, value, deadline: request.terms.deadline(sentAt: sentAt))
+    }
+
+    /// Releases a grant, or a lease held by another process, and hands the lock to who waits first.
+    ///
+    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
+    ///   After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it was done.
+    public func release(_ names: [String], token: String) async throws {
+        let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
+        let value = try value(of: token)
+        let reply = try await run(
+            scripts.release(request.names, value, successor: nil), "releasing \(describe(names))")
+        switch LockScripts.answer(reply) {
+        case .done: metrics.releases.increment()
+        case .busy(_, let owner): throw RingfenceError.notHeld(names, owner: owner)
+        default: throw RingfenceError.unexpected(reply)
+        }
+    }
+
+    // MARK: The common part
+
+    private struct Request {
+        var names: [String]
+        var terms: LockTerms
+        var giveUpAt: Nanos?
+    }
+
+    /// Checks the arguments. Names are put in one order, so that the same set is the same lock here and in Redis.
+    private func request(_ names: [String], ttl: Duration, wait: Duration?, owner: String?) throws -> Request {
+        do {
+            try Limits.check(names: names)
+            let ttl = Nanos(saturating: ttl)
+            try Limits.check(ttl, "ttl", Limits.ttl)
+            if let owner { try Limits.check(owner: owner) }
+            var giveUpAt: Nanos?
+            if let wait {
+                let wait = Nanos(saturating: wait)
+                try Limits.check(wait, "wait", Limits.wait)
+                giveUpAt = wait == 0 ? nil : Moment.now + wait
+            }
+            return Request(
+                names: names.count == 1 ? names : names.sortedByBytes,
+                terms: LockTerms(owner: owner ?? configuration.owner, ttl: ttl), giveUpAt: giveUpAt)
+        } catch {
+            throw RingfenceError(error)
+        }
+    }
+
+    private func outcome(of request: Request, _ options: LockOptions) async throws -> LockTable.Outcome {
+        let maximumHold = Nanos(saturating: options.maximumHold)
+        do {
+            try Limits.check(maximumHold, "maximumHold", Limits.maximumHold)
+            if let confirmation = options.durability.confirmation {
+                guard (1...1000).contains(confirmation.replicas) else {
+                    throw InvalidArgument("durability.replicas", "must be 1 to 1000")
+                }
+                guard (1...60_000).contains(confirmation.milliseconds) else {
+                    throw InvalidArgument("durability.within", "must be 1 ms to 60 s")
+                }
+            }
+        } catch let error as InvalidArgument {
+            throw RingfenceError(error)
+        }
+        if request.giveUpAt != nil { heed() }
+        return try await table.acquire(
+            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: options.durability.confirmation,
+            use: .lease(maximumHold: maximumHold, renews: options.renews))
+    }
+
+    private func value(of token: String) throws -> LockValue {
+        guard token.utf8.count <= 512, let value = LockValue(parsing: token) else {
+            throw RingfenceError(
+                .invalidArgument, effect: .none,
+                "token is not one that an acquire returned (fence:nonce:owner, up to 512 bytes)")
+        }
+        return value
+    }
+
+    private func holder(of names: [String]) async throws -> String {
+        for name in names {
+            if let holder = try await inspect(name).holder { return holder.owner }
+        }
+        return ""
+    }
+
+    /// Runs a script for a caller that waits, with its errors put in this library's words.
+    func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
+        do { return try await courier.run(call) } catch { throw RingfenceError(error, doing) }
+    }
+}
+
+/// A lock held for somebody outside this process.
+public struct LockGrant: Sendable {
+    /// What is locked, in a fixed order.
+    public var names: [String]
+    /// A number that only grows from grant to grant of a lock.
+    public var fence: Int64
+    /// Who holds, for people.
+    public var owner: String
+    /// A unique, public id of this hold; no secret.
+    public var id: String
+    /// The right to renew and release. A secret: never log it.
+    public var token: String
+    /// When the holder must stop, on this machine's clock.
+    public var deadline: ContinuousClock.Instant
+
+    init(names: [String], _ value: LockValue, deadline: Nanos) {
+        self.names = names
+        fence = value.fence
+        owner = value.owner
+        id = value.id
+        token = value.text
+        self.deadline = Moment.instant(deadline)
+    }
+
+    /// Time left until ``deadline``; never negative.
+    public var remaining: Duration { max(.zero, ContinuousClock.now.duration(to: deadline)) }
+}
+
+/// What the running task holds by `withLock`, to refuse the one wait that can never end: for itself.
+///
+/// Only the very task that runs the body is refused, and only while the lease lives. A task that the body started may well
+/// wait for the lock, for the body need not wait for it.
+enum CurrentHolds {
+    struct Hold: Sendable {
+        var state: LeaseState
+        var task: Int
+    }
+
+    @TaskLocal static var stack: [Hold] = []
+
+    private static var task: Int { withUnsafeCurrentTask { $0?.hashValue ?? 0 } }
+
+    static func adding(_ state: LeaseState) -> [Hold] { stack + [Hold(state: state, task: task)] }
+
+    static func heldByThisTask(_ names: [String]) -> String? {
+        let stack = stack
+        guard !stack.isEmpty else { return nil }
+        let task = task
+        let now = Moment.now
+        for hold in stack where hold.task == task && hold.state.isHeld(at: now) {
+            for name in names where hold.state.names.contains(where: { $0.hasSameBytes(as: name) }) { return name }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What operators and dashboards ask: who holds what, who waits, who held it; and the one thing they may do, take a lock
+// away. Nothing here shows a secret: holders appear by owner and by the public id of their hold.
+
+import Hiredis
+import Logging
+import RingfenceCore
+
+/// Who holds a lock.
+public struct LockHolder: Sendable, Hashable {
+    /// The lock.
+    public var name: String
+    /// Who holds, for people.
+    public var owner: String
+    /// The public id of the hold; no secret.
+    public var id: String
+    /// The fence it was granted under.
+    public var fence: Int64
+    /// Until Redis lets it expire, unless it is renewed.
+    public var remaining: Duration
+}
+
+/// One lock, seen in one atomic look.
+public struct LockStatus: Sendable {
+    /// One that waits.
+    public struct Waiter: Sendable, Hashable {
+        /// Who waits, for people. Waiters of one process share a place, so this is the first of them.
+        public var owner: String
+        /// The public id of its place.
+        public var id: String
+        /// Since it came, by Redis' clock.
+        public var waiting: Duration
+        /// All it waits for.
+        public var names: [String]
+    }
+
+    /// The lock.
+    public var name: String
+    /// Who holds it; nil if nobody does.
+    public var holder: LockHolder?
+    /// The last fence given for it in the last 24 hours; nil if none was.
+    public var lastFence: Int64?
+    /// How many places its queue has.
+    public var queueLength: Int
+    /// The first 100 of them, first come first.
+    public var queue: [Waiter]
+}
+
+/// A page of held locks.
+public struct LockPage: Sendable {
+    /// In no particular order. May be empty although more follow.
+    public var locks: [LockHolder]
+    /// The cursor of the next page; nil if this was the last.
+    public var next: String?
+}
+
+/// A lock that was taken away.
+public struct ForcedRelease: Sendable {
+    /// Who had it.
+    public var previous: LockHolder
+    /// Every fence up to this one is dead. Raise the guards of the resource to it to refuse the former holder at once.
+    public var fence: Int64
+}
+
+/// One entry of the audit: something that happened to a lock.
+public struct AuditRecord: Sendable, Hashable {
+    /// What happened: `grant`, `release`, `cancel` (a wait that was given up had been granted) or `force`.
+    public var action: String
+    /// Milliseconds since 1970, by Redis' clock.
+    public var at: Int64
+    /// Of which locks, taken together.
+    public var names: [String]
+    /// Who held, for people.
+    public var owner: String
+    /// Under which fence.
+    public var fence: Int64
+    /// How long it was held, to the millisecond; nil for a grant.
+    public var held: Duration?
+    /// How long it was waited for in Redis' queue; nil if it was not.
+    public var waited: Duration?
+    /// Who took it away and why.
+    public var reason: String?
+}
+
+extension RingfenceClient {
+    /// Who holds the lock and who waits for it.
+    ///
+    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    public func inspect(_ name: String) async throws -> LockStatus {
+        do { try Limits.check(name: name) } catch { throw RingfenceError(error) }
+        let reply = try await run(scripts.inspect(name, waiters: 100), "inspecting '\(name)'")
+        guard case .array(let items) = reply, items.count == 6, case .integer(let ms) = items[1],
+            case .integer(let length) = items[3], let now = items[4].text.flatMap({ Int64($0) }),
+            case .array(let places) = items[5]
+        else { throw RingfenceError.unexpected(reply) }
+        var queue: [LockStatus.Waiter] = []
+        for index in stride(from: 0, to: places.count - 1, by: 2) {
+            guard let place = places[index].text.flatMap({ Place(parsing: $0) }),
+                let arrival = places[index + 1].text.flatMap({ Double($0) })
+            else { continue }
+            queue.append(
+                LockStatus.Waiter(
+                    owner: place.owner, id: LockValue.id(of: place.nonce),
+                    waiting: .microseconds(max(0, now - Int64(arrival))), names: place.names))
+        }
+        return LockStatus(
+            name: name, holder: items[0].text.flatMap { LockHolder(name: name, value: $0, milliseconds: ms) },
+            lastFence: items[2].text.flatMap { Int64($0) }, queueLength: Int(length), queue: queue)
+    }
+
+    /// A page of the locks that are held and whose names start with `prefix`.
+    ///
+    /// Pages are a walk, not a snapshot: a lock that is held from the first page to the last is seen at least once; one that
+    /// comes or goes meanwhile may be.
+    ///
+    /// - Parameters:
+    ///   - cursor: ``LockPage/next`` of the page before; nil to begin.
+    ///   - limit: 1 to 1000, about how many keys Redis looks at for a page.
+    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    public func locks(prefix: String = "", cursor: String? = nil, limit: Int = 100) async throws -> LockPage {
+        let position = try checked(prefix: prefix, cursor: cursor, limit: limit)
+        let scan = try await send("listing locks") { [keys] writer in
+            writer.begin(6)
+            for word in ["SCAN", position, "MATCH", keys.lock.globEscaped + prefix.globEscaped + "*", "COUNT"] {
+                writer.argument(word)
+            }
+            writer.argument(Int64(limit))
+        }
+        guard case .array(let page) = scan, page.count == 2, let next = page[0].text, case .array(let found) = page[1]
+        else { throw RingfenceError.unexpected(scan) }
+        let lockKeys = found.compactMap { $0.text }
+        var locks: [LockHolder] = []
+        if !lockKeys.isEmpty {
+            let replies: [RedisReply]
+            do {
+                replies = try await courier.main.pipeline(count: lockKeys.count * 2) { writer in
+                    for key in lockKeys {
+                        for command in ["GET", "PTTL"] {
+                            writer.begin(2)
+                            writer.argument(command)
+                            writer.argument(key)
+                        }
+                    }
+                }
+            } catch { throw RingfenceError(error, "listing locks") }
+            for (index, key) in lockKeys.enumerated() {
+                guard let value = replies[index * 2].text, case .integer(let ms) = replies[index * 2 + 1], ms >= 0
+                else { continue }
+                let name = String(decoding: key.utf8.dropFirst(keys.lock.utf8.count), as: UTF8.self)
+                if let holder = LockHolder(name: name, value: value, milliseconds: ms) { locks.append(holder) }
+            }
+        }
+        return LockPage(locks: locks, next: next == "0" ? nil : next)
+    }
+
+    /// Takes the lock away from whoever holds it and hands it to who waits first.
+    ///
+    /// The holder is told at once, its lease is lost, and the next fence is larger than any before. Its work may still be
+    /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it and why.
+    ///
+    /// - Parameter actor: who does this; 1 to 128 bytes.
+    /// - Returns: what was taken away; nil if nobody held it.
+    /// - Throws: ``RingfenceError``; with effect `unknown` it may have been done.
+    public func forceRelease(_ name: String, actor: String, reason: String = "") async throws -> ForcedRelease? {
+        do {
+            try Limits.check(name: name)
+            try Limits.check(owner: actor, field: "actor")
+            try Limits.check(reason: reason)
+        } catch { throw RingfenceError(error) }
+        let reply = try await run(scripts.force(name, actor: actor, reason: reason), "taking '\(name)' away")
+        if case .null = reply { return nil }
+        guard case .array(let items) = reply, items.count == 3, case .string(let fence) = items[0],
+            let fence = LockScripts.fence(fence), let value = items[1].text, case .integer(let ms) = items[2],
+            let previous = LockHolder(name: name, value: value, milliseconds: ms)
+        else { throw RingfenceError.unexpected(reply) }
+        logger.notice(
+            "lock taken away",
+            metadata: [
+                LoggingKeys.lock: "\(name)", LoggingKeys.owner: "\(previous.owner)", LoggingKeys.reason: "\(reason)",
+            ])
+        return ForcedRelease(previous: previous, fence: fence)
+    }
+
+    /// The newest entries of the audit, newest first.
+    ///
+    /// The audit is bounded (``RingfenceConfiguration/auditLength``) and never stands in the way of a lock: with Redis out
+    /// of memory an entry may be missing. A lock that expired has a grant and no release.
+    ///
+    /// - Parameter limit: 1 to 1000.
+    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    public func audit(limit: Int = 100) async throws -> [AuditRecord] {
+        _ = try checked(prefix: "", cursor: nil, limit: limit)
+        let reply = try await send("reading the audit") { [keys] writer in
+            writer.begin(6)
+            for word in ["XREVRANGE", keys.audit, "+", "-", "COUNT"] { writer.argument(word) }
+            writer.argument(Int64(limit))
+        }
+        guard case .array(let entries) = reply else { throw RingfenceError.unexpected(reply) }
+        return entries.compactMap { AuditRecord($0) }
+    }
+
+    private func checked(prefix: String, cursor: String?, limit: Int) throws -> String {
+        do {
+            try Limits.check(reason: prefix, field: "prefix")
+            guard Limits.page.contains(limit) else { throw InvalidArgument("limit", "must be 1 to 1000, not \(limit)") }
+            guard let cursor else { return "0" }
+            guard UInt64(cursor) != nil, cursor.utf8.count <= 20 else {
+                throw InvalidArgument("cursor", "is not one that a page gave as next")
+            }
+            return cursor
+        } catch let error as InvalidArgument {
+            throw RingfenceError(error)
+        }
+    }
+
+    private func send(_ doing: String, _ encode: (inout CommandWriter) -> Void) async throws -> RedisReply {
+        do { return try await courier.main.send(encode) } catch { throw RingfenceError(error, doing) }
+    }
+}
+
+extension LockHolder {
+    /// From a lock key's value; a value that Ringfence did not write is shown as it is, as the owner.
+    init?(name: String, value: String, milliseconds: Int64) {
+        let parsed = LockValue(parsing: value)
+        self.init(
+            name: name, owner: parsed?.owner ?? value, id: parsed?.id ?? "", fence: parsed?.fence ?? 0,
+            remaining: .milliseconds(max(0, milliseconds)))
+    }
+}
+
+extension AuditRecord {
+    init?(_ entry: RedisReply) {
+        guard case .array(let parts) = entry, parts.count == 2, let id = parts[0].text,
+            let at = id.split(separator: "-").first.flatMap({ Int64($0) }), case .array(let fields) = parts[1]
+        else { return nil }
+        var values: [String: String] = [:]
+        for index in stride(from: 0, to: fields.count - 1, by: 2) {
+            if let field = fields[index].text, let value = fields[index + 1].text { values[field] = value }
+        }
+        guard let action = values["action"], let names = values["names"], let owner = values["owner"],
+            let fence = values["fence"].flatMap({ Int64($0) })
+        else { return nil }
+        // A fence is the server's µs at the grant.
+        let held = action == "grant" ? nil : Duration.milliseconds(max(0, at - fence / 1000))
+        self.init(
+            action: action, at: at, names: names.split(separator: "\n").map { String($0) }, owner: owner, fence: fence,
+            held: held, waited: values["waitedUs"].flatMap { Int64($0) }.map { .microseconds($0) },
+            reason: values["reason"])
+    }
+}
+
+extension String {
+    /// For MATCH: everything stands for itself.
+    var globEscaped: String {
+        var escaped = ""
+        for character in unicodeScalars {
+            if "*?[]\\^".unicodeScalars.contains(character) { escaped.unicodeScalars.append("\\") }
+            escaped.unicodeScalars.append(character)
+        }
+        return escaped
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Every metadata key this library logs, in one place; what is logged under them never holds secrets.
+enum LoggingKeys {
+    static let lock = "ringfence.lock"
+    static let fence = "ringfence.fence"
+    static let owner = "ringfence.owner"
+    static let lease = "ringfence.lease"
+    static let reason = "ringfence.reason"
+    static let error = "ringfence.error"
+    static let process = "ringfence.process"
+    static let namespace = "ringfence.namespace"
+}

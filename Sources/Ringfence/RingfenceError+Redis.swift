@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Hiredis
+import RingfenceCore
+
+extension RingfenceError {
+    /// A failure of the connection or a refusal of Redis, while `doing` something.
+    init(_ error: RedisError, _ doing: String) {
+        let code: Code =
+            switch error.code {
+            case .invalidConfiguration: .invalidArgument
+            case .overloaded: .overloaded
+            case .cancelled: .cancelled
+            case .closed: .shutDown
+            case .server: error.isTransient ? .unavailable : .refused
+            default: .unavailable
+            }
+        let effect: Effect =
+            switch error.effect {
+            case .none: .none
+            case .applied: .applied
+            case .unknown: .unknown
+            }
+        self.init(
+            code, effect: effect, isRetriable: error.isTransient, underlying: error, "\(doing) failed: \(error.message)")
+    }
+
+    init(_ invalid: InvalidArgument) {
+        self.init(.invalidArgument, effect: .none, "\(invalid)")
+    }
+
+    static func unexpected(_ reply: RedisReply) -> RingfenceError {
+        RingfenceError(RedisError.shape(reply), "reading Redis' answer")
+    }
+
+    static func busy(_ names: [String], milliseconds: Int64, owner: String, waited: Duration) -> RingfenceError {
+        let holder = owner.isEmpty ? "others wait for it" : "'\(owner)' holds it for up to \(milliseconds) ms more"
+        return RingfenceError(
+            .lockBusy, effect: .none, isRetriable: true,
+            "\(describe(names)) was not free within \(waited): \(holder)")
+    }
+
+    static func noAnswer(_ names: [String]) -> RingfenceError {
+        RingfenceError(
+            .unavailable, effect: .unknown, isRetriable: true,
+            "acquiring \(describe(names)): Redis did not answer in the time to wait; the request is being withdrawn")
+    }
+
+    static func notConfirmed(_ names: [String], _ confirmation: Courier.Confirmation?) -> RingfenceError {
+        RingfenceError(
+            .notConfirmed, effect: .none, isRetriable: true,
+            "\(describe(names)): fewer than \(confirmation?.replicas ?? 0) replicas acknowledged the grant within "
+                + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
+    }
+
+    static func notHeld(_ names: [String], owner: String) -> RingfenceError {
+        let state = owner.isEmpty ? "nobody holds it now: it was released or has expired" : "'\(owner)' holds it now"
+        return RingfenceError(
+            .notHeld, effect: .none,
+            "the token does not hold \(describe(names)): \(state), or the token is of another lock")
+    }
+
+    static let shutDown = RingfenceError(
+        .shutDown, effect: .none, "the client was shut down; make a new one")
+
+    static let cancelledWait = RingfenceError(
+        .cancelled, effect: .none, "the task was cancelled; nothing is held, and what was asked for is withdrawn")
+}
+
+extension RedisError {
+    /// Whether the same call, repeated, may get through. The scripts recognise a repetition by its nonce or value, so for
+    /// them that holds where the effect is unknown too.
+    var isTransient: Bool {
+        switch code {
+        case .connectFailed, .notConnected, .timedOut, .connectionLost, .overloaded: true
+        case .server: isRetriable
+        default: false
+        }
+    }
+
+    static func shape(_ reply: RedisReply) -> RedisError {
+        RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give: \(reply)")
+    }
+}

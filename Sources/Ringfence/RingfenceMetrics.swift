@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every metric of the library, made once a client from the metrics factory in force then. Dimensions are fixed and few: a
+// lock's name is never one, for there may be millions.
+
+import CoreMetrics
+
+struct RingfenceMetrics: Sendable {
+    /// Grants to callers of this process.
+    let grants = Counter(label: "ringfence_lock_grants_total")
+    /// Grants that came from a local predecessor, without a place in Redis' queue.
+    let passes = Counter(label: "ringfence_lock_passes_total")
+    /// Acquires that ended because others held the lock for as long as the caller would wait.
+    let busy = Counter(label: "ringfence_lock_busy_total")
+    /// Acquires that failed: no answer, a refusal, too few replicas.
+    let failures = Counter(label: "ringfence_lock_failures_total")
+    /// Leases given back by their holder in time.
+    let releases = Counter(label: "ringfence_lock_releases_total")
+    /// Leases that ended before their holder was done, whatever the reason: watch this one.
+    let lost = Counter(label: "ringfence_lock_lost_total")
+    /// Renewals that did not get through (each is tried again until the deadline).
+    let renewalFailures = Counter(label: "ringfence_lock_renewal_failures_total")
+    /// From asking to being granted.
+    let wait = Timer(label: "ringfence_lock_wait_seconds")
+    /// From grant to release.
+    let hold = Timer(label: "ringfence_lock_hold_seconds")
+    /// What was left of a lease when its renewal arrived: near zero means leases too short or a Redis too slow.
+    let margin = Timer(label: "ringfence_lease_margin_seconds")
+    /// Leases held by this process now.
+    let held = Gauge(label: "ringfence_leases_held")
+}

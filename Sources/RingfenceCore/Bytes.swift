@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Strings as Redis sees them: bytes. Swift's `==`, `<` and hash follow Unicode's canonical equivalence, under which two
+// different keys of Redis can be equal.
+
+extension String {
+    package func hasSameBytes(as other: String) -> Bool {
+        utf8.count == other.utf8.count && utf8.elementsEqual(other.utf8)
+    }
+
+    package func isBefore(_ other: String) -> Bool { utf8.lexicographicallyPrecedes(other.utf8) }
+}
+
+extension Hasher {
+    /// Feeds the bytes of `text` and their number.
+    package mutating func combineBytes(of text: String) {
+        let utf8 = text.utf8
+        combine(utf8.count)
+        let fed: Void? = utf8.withContiguousStorageIfAvailable { combine(bytes: UnsafeRawBufferPointer($0)) }
+        if fed == nil { for byte in utf8 { combine(byte) } }
+    }
+}
+
+extension [String] {
+    /// In the order of their bytes.
+    package var sortedByBytes: [String] { sorted { $0.isBefore($1) } }
+}
