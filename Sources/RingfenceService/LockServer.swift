@@ -17,6 +17,14 @@ package import Ringfence
 import ServiceLifecycle
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 /// Serves locks over HTTP until graceful shutdown.
 package struct LockServer: Service {
     static let connectionsMaximum = 10_000
@@ -75,10 +83,16 @@ package struct LockServer: Service {
             eventLoopGroup: MultiThreadedEventLoopGroup.singleton, logger: Self.quiet,
             responder: responder.respond,
             onServerRunning: { [onRunning, port] channel in onRunning(channel.localAddress?.port ?? port) })
-        try await withGracefulShutdownHandler {
-            try await service.run()
-        } onGracefulShutdown: { [draining] in
-            draining.happen()
+        do {
+            try await withGracefulShutdownHandler {
+                try await service.run()
+            } onGracefulShutdown: { [draining] in
+                draining.happen()
+            }
+        } catch let error as IOError {
+            let reason = String(cString: strerror(error.errnoCode))
+            throw Settings.Failure(
+                description: "cannot listen on \(host), port \(port): \(reason). Choose others with --host and --port")
         }
     }
 
