@@ -31,6 +31,7 @@ static void close_others(int kept) {
 static void become(const ringfence_spawn_options *options, pid_t parent) {
     struct sigaction standard = {.sa_handler = SIG_DFL};
     for (int number = 1; number < NSIG; number++) sigaction(number, &standard, NULL);
+    if (options->ignores_hangup) signal(SIGHUP, SIG_IGN);
 #ifdef __linux__
     if (options->parent_death_signal != 0) {
         if (prctl(PR_SET_PDEATHSIG, options->parent_death_signal) != 0) return;
@@ -38,8 +39,6 @@ static void become(const ringfence_spawn_options *options, pid_t parent) {
     }
 #endif
     if (options->group && setpgid(0, 0) != 0) return;
-    // SIGTTOU is blocked here, so a background group may take the terminal.
-    if (options->terminal >= 0) tcsetpgrp(options->terminal, getpid());
     if (options->input >= 0 && dup2(options->input, 0) < 0) return;
     if (options->output >= 0 && dup2(options->output, 1) < 0) return;
     if (options->error >= 0 && dup2(options->error, 2) < 0) return;

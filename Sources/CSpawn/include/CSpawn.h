@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Starts a program with what posix_spawn cannot do: make the child die with its parent, and give it the terminal.
+// Starts a program with what posix_spawn cannot do: make the child die with its parent.
 //
 // Between fork and exec only async-signal-safe calls are allowed, which rules out Swift: its runtime may allocate or
 // take a lock at any line. Hence this one function in C. On Linux the child asks for `parent_death_signal` and then
@@ -24,8 +24,8 @@ typedef struct {
     int kept;
     /// Not 0: the child leads a process group of its own.
     int group;
-    /// A terminal whose foreground group the child's group becomes; -1: none.
-    int terminal;
+    /// Not 0: SIGHUP stays ignored, as nohup wants it; all other signals are set to their defaults.
+    int ignores_hangup;
     /// The signal the child gets when the spawning thread ends (Linux); 0: none.
     int parent_death_signal;
 } ringfence_spawn_options;

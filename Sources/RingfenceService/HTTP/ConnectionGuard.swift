@@ -47,6 +47,17 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         }.get()
     }
 
+    /// Answers a connection's current request with `problem` and closes; returns when it is closed.
+    static func refuse(_ problem: Problem, _ channel: any Channel) async {
+        channel.eventLoop.execute {
+            guard let context = try? channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self),
+                let handler = context.handler as? ConnectionGuard
+            else { return channel.close(promise: nil) }
+            handler.refuse(problem, context)
+        }
+        try? await channel.closeFuture.get()
+    }
+
     func handlerAdded(context: ChannelHandlerContext) {
         try? context.pipeline.syncOperations.addHandler(ByteWatch(owner: self), position: .first)
     }
@@ -132,8 +143,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         guard refusal == nil else { return }
         refusal = problem
         // The request at fault may be with its handler already, which waits for its body and will get no answer out.
-        let before = isReceiving ? inProgress - 1 : inProgress
-        if before <= 0, !isAnswering { answer(problem, context) }
+        if inProgress <= 1, !isAnswering, isReceiving || inProgress == 0 { answer(problem, context) }
     }
 
     private func answer(_ problem: Problem, _ context: ChannelHandlerContext) {

@@ -78,8 +78,8 @@ extension JSONObject {
     /// `token`: checked for its length only, as what is in it is between the library and Redis.
     func token() throws -> String {
         let token = try requiredText("token")
-        guard (1...1_024).contains(token.utf8.count) else {
-            throw InvalidArgument("token", "must be 1 to 1024 bytes")
+        guard (1...512).contains(token.utf8.count) else {
+            throw InvalidArgument("token", "must be 1 to 512 bytes")
         }
         return token
     }

@@ -202,7 +202,7 @@ struct LockRoutes: Sendable {
         let result = await withTaskCancellationHandler { await task.result } onCancel: { task.cancel() }
         if hangUp.hasHappened, case .success(let grant) = result {
             try? await client.release(names, token: grant.token)
-            throw HungUp()
+            throw ConnectionEnded()
         }
         return try result.get()
     }
@@ -237,6 +237,3 @@ struct LockRoutes: Sendable {
         return Reply(JSONWriter.describing(forced))
     }
 }
-
-/// The client is gone: there is nobody to answer.
-struct HungUp: Error {}

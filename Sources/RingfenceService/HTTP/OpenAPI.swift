@@ -130,7 +130,7 @@ enum OpenAPI {
         "Owner":{"type":"string","minLength":1,"maxLength":128,"description":"Who holds, for people. Default: http/ and the client's address"},
         "TtlMs":{"type":"integer","minimum":100,"maximum":86400000,"description":"How long the hold lasts without renewal"},
         "WaitMs":{"type":"integer","minimum":0,"maximum":300000,"default":0,"description":"How long to wait in line. The wait ends when the connection closes"},
-        "Token":{"type":"string","minLength":1,"maxLength":1024,"description":"The right to renew and release. A secret"},
+        "Token":{"type":"string","minLength":1,"maxLength":512,"description":"The right to renew and release. A secret"},
         "Fence":{"type":"string","pattern":"^[0-9]{1,19}$","description":"A signed 64-bit number in decimal; it only grows for a lock"},
         "DeadlineMs":{"type":"integer","minimum":0,"description":"The hold ends this many milliseconds after you SENT the request, on your monotonic clock; waiting is included"},
         "Milliseconds":{"type":"integer","minimum":0},

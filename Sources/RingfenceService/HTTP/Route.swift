@@ -8,7 +8,7 @@
 // names in the body, for whom a proxy in between rewrites %2F.)
 import HTTPTypes
 import NIOCore
-import Ringfence
+import RingfenceCore
 
 /// An answer.
 struct Reply: Sendable {
@@ -77,6 +77,11 @@ struct Route: Sendable {
         guard let open = path.firstRange(of: "{name}") else { return (path, nil) }
         return (String(path[..<open.lowerBound]), String(path[open.upperBound...]))
     }
+}
+
+extension Route {
+    /// The limits of a lock's name, before anything is sent to Redis.
+    static func check(name: String) throws { try Limits.check(name: name) }
 }
 
 /// Looks routes up.

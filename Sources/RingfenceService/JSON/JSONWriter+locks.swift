@@ -74,7 +74,8 @@ extension JSONWriter {
         }
     }
 
-    private mutating func holder(_ holder: LockHolder, named: Bool) {
+    /// Who holds a lock; with the lock's name where it is not clear from around.
+    package mutating func holder(_ holder: LockHolder, named: Bool) {
         object { json in
             if named { json.field("name", holder.name) }
             json.field("owner", holder.owner)

@@ -47,10 +47,10 @@ package final class ChildProcess: Sendable {
         package var error: Int32 = -1
         /// One further descriptor the child keeps open; -1: none.
         package var kept: Int32 = -1
-        /// A process group of its own, so that signals reach its children too and a terminal's Ctrl-C only it.
+        /// A process group of its own, so that signals reach its children too.
         package var hasOwnGroup = false
-        /// The terminal whose foreground group it becomes; -1: none.
-        package var terminal: Int32 = -1
+        /// Started under nohup: it goes on ignoring SIGHUP.
+        package var ignoresHangup = false
         /// What it gets when this process dies first.
         package var parentDeathSignal: Int32 = SIGKILL
 
@@ -162,7 +162,7 @@ package final class ChildProcess: Sendable {
         options.error = launch.error
         options.kept = launch.kept
         options.group = launch.hasOwnGroup ? 1 : 0
-        options.terminal = launch.terminal
+        options.ignores_hangup = launch.ignoresHangup ? 1 : 0
         options.parent_death_signal = launch.parentDeathSignal
         var pid: pid_t = 0
         let number = arguments.withUnsafeBufferPointer { arguments in

@@ -57,7 +57,7 @@ package struct SettingKey: Sendable, Hashable {
     package static let stateDirectory = SettingKey(
         "state-dir", .path, "~/.local/state/ringfence", "Where the embedded Redis keeps its data and socket.")
     package static let logLevel = SettingKey(
-        "log-level", .logLevel, "info", "trace, debug, info, notice, warning, error or critical.")
+        "log-level", .logLevel, "info for serve, else warning", "trace, debug, info, notice, warning, error or critical.")
     package static let host = SettingKey(
         "host", .text, "127.0.0.1", "Address to listen on. Beyond loopback a token file is required.")
     package static let port = SettingKey("port", .port, "7420", "TCP port to listen on; 0 takes a free one.")

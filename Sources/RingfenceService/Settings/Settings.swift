@@ -26,7 +26,8 @@ package struct Settings: Sendable {
     package var commandTimeout: Duration = .seconds(2)
     /// nil: neither given nor known from XDG_STATE_HOME or HOME.
     package var stateDirectory: String?
-    package var logLevel: Logger.Level = .info
+    /// nil: the command's own default.
+    package var logLevel: Logger.Level?
     package var host = "127.0.0.1"
     package var port = 7420
     package var tokenFile: String?
