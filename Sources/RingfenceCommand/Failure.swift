@@ -3,6 +3,7 @@
 // Exit codes follow sysexits.h where it has one, so that schedulers which know them do the right thing: 75 means try
 // again later. A command run under a lock passes its own code on; 79 is none of sysexits', and rare among programs.
 import ArgumentParser
+import Hiredis
 import Ringfence
 import RingfenceService
 
@@ -51,6 +52,8 @@ struct Failure {
         case let error as EmbeddedRedis.Failure: (message, code) = (error.description, .unavailable)
         case let error as ChildProcess.StartFailure:
             (message, code) = (error.description, error.number == ENOENT ? .notFound : .notExecutable)
+        case let error as RedisError: (message, code) = (error.message, .unavailable)
+        case let error as CommandFailure: (message, code) = (error.description, .failure)
         case is CancellationError: (message, code) = ("interrupted", .failure)
         default: return nil
         }

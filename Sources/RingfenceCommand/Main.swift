@@ -27,7 +27,7 @@ struct Main: AsyncParsableCommand {
               ringfence lock payout/nightly -- ./pay.sh    a job that runs on one machine only
               ringfence locks                              who holds what
             """,
-        subcommands: [],
+        subcommands: [DemoWorkerCommand.self],
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
             CommandGroup(
@@ -35,7 +35,7 @@ struct Main: AsyncParsableCommand {
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
     /// Benchmarks and demonstrations.
-    private static let trials: [any ParsableCommand.Type] = []
+    private static let trials: [any ParsableCommand.Type] = [DemoCommand.self, BenchCommand.self]
 
     /// Every failure is one readable sentence on standard error and a documented exit code.
     static func main() async {

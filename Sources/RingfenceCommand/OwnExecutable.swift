@@ -15,12 +15,3 @@ enum OwnExecutable {
         access("/proc/self/exe", X_OK) == 0 ? "/proc/self/exe" : CommandLine.arguments[0]
     }
 }
-
-/// Writes out what `print` has kept back, so that a reader at a pipe sees each line when it was made.
-func flushOutput() { fflush(nil) }
-
-/// Writes a line to standard error.
-func complain(_ text: String) {
-    let line = text + "\n"
-    _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
-}

@@ -4,6 +4,7 @@
 // that is gone with the command. Private is the default, because both write a lot, and a benchmark on a server that
 // others use too measures the others.
 
+import ArgumentParser
 import FoundationEssentials
 import Hiredis
 import Logging
@@ -39,6 +40,12 @@ struct CommandRedis: Sendable {
             await redis.stop()
             throw error
         }
+    }
+
+    /// Refuses a `--redis` that cannot be right, before anything is started.
+    static func check(url: String?) throws {
+        guard let url else { return }
+        do { _ = try RedisConfiguration(url: url) } catch { throw ValidationError("--redis: \(error.message)") }
     }
 
     /// A new directory of this user only. In /tmp and not in TMPDIR, whose path may be too long for a unix socket.

@@ -53,6 +53,7 @@ struct BenchOptions: ParsableArguments {
         guard (0.1...60).contains(seconds) else { throw ValidationError("--seconds must be 0.1 to 60, not \(seconds)") }
         guard (5...99).contains(rounds) else { throw ValidationError("--rounds must be 5 to 99, not \(rounds)") }
         guard (2...1024).contains(tasks) else { throw ValidationError("--tasks must be 2 to 1024, not \(tasks)") }
+        try CommandRedis.check(url: redis)
     }
 }
 

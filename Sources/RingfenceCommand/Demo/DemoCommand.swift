@@ -57,6 +57,7 @@ struct DemoCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard (2...64).contains(workers) else { throw ValidationError("--workers must be 2 to 64, not \(workers)") }
+        try CommandRedis.check(url: redis)
     }
 
     func run() async throws {
@@ -73,7 +74,7 @@ struct DemoCommand: AsyncParsableCommand {
                 return try await DemoRun(settings, transfers, printer, logger: logger).run()
             }
         } catch {
-            complain("ringfence demo: \(error)")
+            say("ringfence: the demo could not be finished: \(Failure(error)?.message ?? "\(error)")")
             throw ExitCode(70)
         }
         if json { print(report.json) } else { printer.line(report.text) }
@@ -88,9 +89,9 @@ struct DemoCommand: AsyncParsableCommand {
         do {
             return try TransferFile(contents: [UInt8](Data(contentsOf: URL(filePath: path))))
         } catch let problem as TransferFile.Problem {
-            complain("\(path): \(problem)")
+            say("\(path): \(problem)")
         } catch {
-            complain("cannot read \(path): no such file, or no permission to read it")
+            say("cannot read \(path): no such file, or no permission to read it")
         }
         throw ExitCode(65)
     }
@@ -108,7 +109,7 @@ struct DemoCommand: AsyncParsableCommand {
 
     private static func write(_ text: String, to path: String) throws {
         do { try Data(text.utf8).write(to: URL(filePath: path)) } catch {
-            complain("cannot write \(path)")
+            say("cannot write \(path)")
             throw ExitCode(70)
         }
     }

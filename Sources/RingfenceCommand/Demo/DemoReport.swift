@@ -153,7 +153,8 @@ struct DemoReport: Sendable {
         lines.append("  late writes refused     \(settings.isUnsafe ? "none: no guard" : count(refused))")
         lines.append("")
         let harm =
-            "\(count(tally.killed)) workers were killed and \(count(tally.paused)) paused past their lease "
+            "\(count(tally.killed)) workers were killed and \(count(tally.paused)) paused"
+            + (settings.isUnsafe ? " " : " past their lease ")
             + "(\(count(tally.redelivered)) transfers delivered twice)"
         let pace = "\(DemoPrinter.decimal(seconds)) s, \(count(perSecond)) a second"
         if books.isBalanced {

@@ -18,6 +18,8 @@ struct DemoRun: Sendable {
         var workers: Int
         var isUnsafe: Bool
         var ttl: Duration = .seconds(1)
+        /// How long a worker sleeps at least: past its lease, where there is one.
+        var pause: Duration { isUnsafe ? .milliseconds(100) : ttl }
         var lanes = 4
         var kills = 8
         var pauses = 6
@@ -146,7 +148,7 @@ struct DemoRun: Sendable {
         let redelivered = try await redeliver(victim)
         while true {
             let paused = ContinuousClock.now - start
-            if paused > settings.ttl, try await store.isApplied(transfer) { break }
+            if paused > settings.pause, try await store.isApplied(transfer) { break }
             guard paused < .seconds(30) else {
                 pool.resume(victim)
                 throw CommandFailure("nobody applied \(transfer) within 30 s of its worker's pause")
