@@ -155,7 +155,10 @@ let package = Package(
         ),
         .testTarget(
             name: "RingfenceCommandTests",
-            dependencies: ["RingfenceCommand"],
+            dependencies: [
+                "RingfenceCommand", "CBenchReference", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ],
             swiftSettings: strict
         ),
     ]
