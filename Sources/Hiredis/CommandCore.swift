@@ -56,8 +56,8 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
         var isKicked = false
         var isClosed = false
         var connection: ConnectionInfo?
-        /// Why there is no connection.
-        var failure: RedisError?
+        /// Why there is no connection; nil while there is one.
+        var absence: RedisError? = RedisError(.notConnected, effect: .none, "the first attempt has not ended yet")
     }
 
     private static let sweepInterval = TimeAmount.milliseconds(10)
@@ -140,7 +140,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     private func flush() {
         let now = monotonicNow()
         var ended: [CommandQueue<Waiter>.Ended] = []
-        var failure: RedisError?
+        var absence: RedisError?
         outgoing.clear()
         let (isClosed, isIdle) = state.withLock { state in
             state.isKicked = false
@@ -150,7 +150,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 if state.queue.needsSweep(now: now) { ended = state.queue.sweep(now: now) { $0.isCancelled } }
                 state.queue.takeUnwritten { outgoing.writeBytes($0) }
             }
-            failure = state.failure
+            absence = state.absence
             return (false, state.queue.live == 0)
         }
         if isClosed { return }
@@ -158,7 +158,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
             driver.write(outgoing)
             if outgoing.capacity > 1 << 20 { outgoing = ByteBuffer() }
         }
-        finish(ended, failure)
+        finish(ended, absence)
         driver.start(self)
         if !isIdle { sweepLater() }
     }
@@ -172,28 +172,28 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     private func sweep() {
         isSweeping = false
         let now = monotonicNow()
-        var failure: RedisError?
+        var absence: RedisError?
         var isIdle = true
         let ended = state.withLock { state in
             let ended = state.queue.sweep(now: now) { $0.isCancelled }
-            failure = state.failure
+            absence = state.absence
             isIdle = state.queue.live == 0
             return ended
         }
-        finish(ended, failure)
+        finish(ended, absence)
         if !isIdle { sweepLater() }
     }
 
-    private func finish(_ ended: [CommandQueue<Waiter>.Ended], _ failure: RedisError?) {
+    private func finish(_ ended: [CommandQueue<Waiter>.Ended], _ absence: RedisError?) {
         for slot in ended {
             let effect: RedisError.Effect = slot.wasWritten ? .unknown : .none
             let error =
                 if !slot.isLate {
                     RedisError(.cancelled, effect: effect, "the task was cancelled while it waited for the answer")
-                } else if !slot.wasWritten, let failure {
+                } else if !slot.wasWritten, let absence {
                     RedisError(
-                        .notConnected, effect: .none, "no connection within the deadline; last: \(failure.message)",
-                        server: failure.server)
+                        .notConnected, effect: .none, "no connection within the deadline; last: \(absence.message)",
+                        server: absence.server)
                 } else {
                     RedisError(.timedOut, effect: effect, "no answer within the deadline")
                 }
@@ -206,7 +206,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     func connectionIsReady(_ info: ConnectionInfo) {
         state.withLock { state in
             state.connection = info
-            state.failure = nil
+            state.absence = nil
         }
         flush()
     }
@@ -225,7 +225,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     func connectionWasLost(_ error: RedisError) -> Bool {
         let (ended, hadUnanswered) = state.withLock { state in
             state.connection = nil
-            state.failure = error
+            state.absence = error
             // Tombstones count: a command that timed out may still be on its way to the server.
             let hadUnanswered = state.queue.written > 0
             return (state.queue.loseWritten(), hadUnanswered)

@@ -16,8 +16,7 @@ struct RedisURL {
         let scheme = url[..<separator.lowerBound]
         var rest = url[separator.upperBound...]
         var credentials: Substring?
-        // A password may hold an unencoded "@"; a host or a path rarely does. The last one before the path counts.
-        let authority = scheme == "unix" ? rest.prefix { $0 != "?" } : rest.prefix { $0 != "/" && $0 != "?" }
+        let authority = rest.prefix { $0 != "/" && $0 != "?" }
         if let at = authority.lastIndex(of: "@") {
             credentials = rest[..<at]
             rest = rest[rest.index(after: at)...]

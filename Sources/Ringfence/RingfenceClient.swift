@@ -57,7 +57,8 @@ public final class RingfenceClient: Service, Sendable {
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
         inbox = Inbox(
-            redis, channel: keys.inbox(nonces.process), table: table, keeper: keeper, logger: logger)
+            redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
+            keeper: keeper, logger: logger)
         keeper.onLoss { [table] lease in table.forget(lease) }
         ticker.onTick { [table, keeper] now in
             keeper.tick(now: now)

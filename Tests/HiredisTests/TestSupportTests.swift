@@ -28,6 +28,7 @@ import Testing
         try await withRedis { server in
             let proxy = try await TCPProxy.start(to: server)
             #expect(try await redisCLI(["-p", "\(proxy.port)", "SET", "k", "1"]) == "OK")
+            try await eventually { proxy.open == 0 }
             proxy.update { $0.clientToServer.isStalled = true }
             let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
                 .connect(host: "127.0.0.1", port: proxy.port).get()

@@ -5,6 +5,7 @@
 
 import Hiredis
 import Logging
+import NIOCore
 import RingfenceCore
 import Synchronization
 
@@ -13,12 +14,15 @@ final class Inbox: Sendable {
     private let isStarted = Atomic<Bool>(false)
 
     init(
-        _ configuration: RedisConfiguration, channel: String, table: LockTable, keeper: LeaseKeeper, logger: Logger
+        _ configuration: RedisConfiguration, channel: String, eventLoop: any EventLoop, table: LockTable,
+        keeper: LeaseKeeper, logger: Logger
     ) {
-        subscriber = RedisSubscriber(configuration, channels: [channel], logger: logger) { event in
+        subscriber = RedisSubscriber(
+            configuration, channels: [channel], eventLoop: eventLoop, logger: logger
+        ) { event in
             switch event {
             case .subscribed: table.inbox(isHeard: true)
-            case .disconnected: table.inbox(isHeard: false)
+            case .disconnected, .overflowed: table.inbox(isHeard: false)
             case .message(_, let payload):
                 let lines = String(decoding: payload, as: UTF8.self)
                     .split(separator: "\n", omittingEmptySubsequences: false).map { String($0) }

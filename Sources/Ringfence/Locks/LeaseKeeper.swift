@@ -39,7 +39,8 @@ final class LeaseKeeper: Sendable {
     /// Called with every lease that is lost, before its holder is told.
     func onLoss(_ handler: @escaping @Sendable (LeaseState) -> Void) { lossHandler.withLock { $0 = handler } }
 
-    var isEmpty: Bool { state.withLock { $0.leases.isEmpty } }
+    var count: Int { state.withLock { $0.leases.count } }
+    var isEmpty: Bool { count == 0 }
 
     func add(_ lease: LeaseState) {
         let wakeAt = lease.wakeAt
@@ -89,8 +90,9 @@ final class LeaseKeeper: Sendable {
         var batches: [[LeaseState]] = []
         var keys = 0
         for lease in leases {
-            let joins = batches.last?[0].key.confirmation == lease.key.confirmation
-            if joins, keys + lease.names.count <= Self.keysPerCall {
+            if let last = batches.last, last[0].key.confirmation == lease.key.confirmation,
+                keys + lease.names.count <= Self.keysPerCall
+            {
                 batches[batches.count - 1].append(lease)
                 keys += lease.names.count
             } else {

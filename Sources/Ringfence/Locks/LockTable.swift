@@ -191,6 +191,9 @@ final class LockTable: Sendable {
         for key in due { _ = handle(key, .tick) }
     }
 
+    /// How many wait here now.
+    var waiterCount: Int { state.withLock { $0.waiting.count } }
+
     // MARK: The machine's turn
 
     private func leave(_ key: Key, _ id: LockMachine.WaiterID, _ error: RingfenceError) {

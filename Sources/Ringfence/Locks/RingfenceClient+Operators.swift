@@ -84,6 +84,12 @@ public struct AuditRecord: Sendable, Hashable {
 }
 
 extension RingfenceClient {
+    /// How many acquires of this process wait for an answer or a grant now.
+    public var waiterCount: Int { table.waiterCount }
+
+    /// How many leases this process holds now.
+    public var leaseCount: Int { keeper.count }
+
     /// Who holds the lock and who waits for it.
     ///
     /// - Throws: ``RingfenceError``; nothing is changed by asking.

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import Ringfence
+import RingfenceCore
+import Synchronization
+import TestSupport
+
+/// Quiet, but for what a failing test wants to show.
+let testLogger: Logger = {
+    var logger = Logger(label: "test")
+    logger.logLevel = .error
+    return logger
+}()
+
+/// Makes a client, hands it out, and shuts it down however the body ends.
+func withClient<Result: Sendable>(
+    _ url: String, owner: String? = nil, _ configure: (inout RingfenceConfiguration) -> Void = { _ in },
+    _ body: @Sendable (RingfenceClient) async throws -> Result
+) async throws -> Result {
+    var configuration = RingfenceConfiguration(url: url, owner: owner)
+    configure(&configuration)
+    let client = try RingfenceClient(configuration, logger: testLogger)
+    do {
+        let result = try await body(client)
+        await client.shutdown()
+        return result
+    } catch {
+        await client.shutdown()
+        throw error
+    }
+}
+
+/// A Redis of its own and a client on it.
+func withRingfence<Result: Sendable>(
+    _ configure: (inout RingfenceConfiguration) -> Void = { _ in },
+    _ body: @Sendable (RedisServer, RingfenceClient) async throws -> Result
+) async throws -> Result {
+    try await withRedis { server in
+        try await withClient(server.unixURL, configure) { client in try await body(server, client) }
+    }
+}
+
+extension RedisServer {
+    /// The keys of locks and queues: what a released lock must not leave behind.
+    func remains() async throws -> [String] {
+        try await cli("KEYS", "*").split(separator: "\n").map { String($0) }
+            .filter { $0.contains(":lock:") || $0.contains(":queue:") }
+    }
+}
+
+/// The error of a call that must fail with a RingfenceError.
+func failure<Result>(_ body: () async throws -> Result) async -> RingfenceError? {
+    do {
+        _ = try await body()
+        return nil
+    } catch { return error as? RingfenceError }
+}
+
+/// A value that many tasks change.
+final class Shared<Value: Sendable>: Sendable {
+    private let mutex: Mutex<Value>
+    init(_ value: Value) { mutex = Mutex(value) }
+    var value: Value { mutex.withLock { $0 } }
+    func change<Result: Sendable>(_ body: (inout Value) -> Result) -> Result { mutex.withLock { body(&$0) } }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Ringfence
+import RingfenceCore
+import TestSupport
+import Testing
+
+@Suite struct LockTests {
+    @Test func `a body runs under the lock, with a fence, and leaves nothing behind`() async throws {
+        try await withRingfence { server, client in
+            let fence = try await client.withLock("account/4711") { lease in
+                #expect(lease.isHeld)
+                let value = try await server.cli("GET", "ringfence:{default}:lock:account/4711")
+                #expect(value == lease.token)
+                return lease.fence
+            }
+            #expect(fence > 1_700_000_000_000_000)
+            #expect(try await server.remains() == [])
+        }
+    }
+
+    @Test func `a held lock is busy for everybody else, and fences grow`() async throws {
+        try await withRingfence { server, one in
+            try await withClient(server.url, owner: "other") { other in
+                let first = try #require(try await one.tryAcquire("a"))
+                #expect(try await other.tryAcquire("a") == nil)
+                #expect(try await one.tryAcquire("a") == nil)
+                let error = await failure { try await other.acquire("a", wait: .milliseconds(50)) }
+                #expect(error?.code == .lockBusy)
+                #expect(error?.effect == RingfenceError.Effect.none)
+                try await first.release()
+                let second = try #require(try await other.tryAcquire("a"))
+                #expect(second.fence > first.fence)
+                try await second.release()
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `a waiter in another process is handed the lock when it is released`() async throws {
+        try await withRingfence { server, one in
+            try await withClient(server.url) { other in
+                let first = try await one.acquire("a", ttl: .seconds(30))
+                async let second = other.acquire("a", ttl: .seconds(30), wait: .seconds(30))
+                try await eventually { try await one.inspect("a").queueLength == 1 }
+                try await first.release()
+                let lease = try await second
+                #expect(lease.fence > first.fence)
+                try await lease.release()
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `tasks of one process get the lock in the order in which they asked`() async throws {
+        try await withRingfence { server, client in
+            let order = Shared<[Int]>([])
+            try await withThrowingTaskGroup { group in
+                let first = try await client.acquire("a")
+                for number in 0..<40 {
+                    group.addTask {
+                        try await client.withLock("a", wait: .seconds(60)) { _ in order.change { $0.append(number) } }
+                    }
+                    try await eventually { client.waiterCount == number + 1 }
+                }
+                try await first.release()
+                try await group.waitForAll()
+            }
+            #expect(order.value == Array(0..<40))
+            #expect(try await server.remains() == [])
+        }
+    }
+
+    @Test func `several names are taken at once, under one fence, whatever their order`() async throws {
+        try await withRingfence { server, client in
+            try await withClient(server.url) { other in
+                let both = try await client.acquire(["b", "a"])
+                #expect(both.names == ["a", "b"])
+                #expect(try await other.tryAcquire("a") == nil)
+                #expect(try await other.tryAcquire("b") == nil)
+                #expect(try await other.tryAcquire(["c", "a"]) == nil)
+                let free = try #require(try await other.tryAcquire("c"))
+                try await free.release()
+                async let next = other.acquire(["a", "c"], wait: .seconds(30))
+                try await eventually { try await client.inspect("a").queueLength == 1 }
+                try await both.release()
+                try await next.release()
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `a body that takes pairs in opposite orders never deadlocks`() async throws {
+        try await withRingfence { server, client in
+            try await withClient(server.url) { other in
+                let total = Shared(0)
+                try await withThrowingTaskGroup { group in
+                    for (index, each) in [client, other, client, other].enumerated() {
+                        group.addTask {
+                            for round in 0..<50 {
+                                let pair = ["x", "y", "z"].shuffledBy(index * 50 + round).prefix(2)
+                                try await each.withLock(Array(pair), wait: .seconds(60)) { _ in total.change { $0 += 1 } }
+                            }
+                        }
+                    }
+                    try await group.waitForAll()
+                }
+                #expect(total.value == 200)
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `the body's own error passes through unchanged and the lock is free`() async throws {
+        struct Mine: Error, Equatable {}
+        try await withRingfence { server, client in
+            await #expect(throws: Mine()) { try await client.withLock("a") { _ in throw Mine() } }
+            let remains = try await server.remains()
+            #expect(remains == [])
+        }
+    }
+
+    @Test func `a lease that lives longer than its ttl was renewed`() async throws {
+        try await withRingfence { server, client in
+            let lease = try await client.acquire("a", ttl: .milliseconds(300))
+            let first = lease.deadline
+            try await eventually { lease.deadline > first.advanced(by: .milliseconds(600)) }
+            #expect(lease.isHeld)
+            try await lease.release()
+        }
+    }
+
+    @Test func `a lease with the last copy gone is released`() async throws {
+        try await withRingfence { server, client in
+            do { _ = try await client.acquire("a", ttl: .seconds(60)) }
+            try await eventually { try await server.remains() == [] }
+        }
+    }
+
+    @Test func `waiting for what the same task holds is refused at once`() async throws {
+        try await withRingfence { _, client in
+            let error = await failure {
+                try await client.withLock(["a", "b"]) { _ in
+                    try await client.withLock("b", wait: .seconds(60)) { _ in }
+                }
+            }
+            #expect(error?.code == .wouldDeadlock)
+        }
+    }
+
+    @Test func `names that differ only in how an accent is written are two locks`() async throws {
+        try await withRingfence { server, client in
+            let composed = try #require(try await client.tryAcquire("caf\u{E9}"))
+            let decomposed = try #require(try await client.tryAcquire("cafe\u{301}"))
+            #expect(try await server.remains().count == 2)
+            try await composed.release()
+            try await decomposed.release()
+        }
+    }
+
+    @Test func `what a lock leaves behind is its last fence, for a day`() async throws {
+        try await withRingfence { server, client in
+            try await client.withLock("a") { _ in }
+            let ttl = try await server.cli("PTTL", "ringfence:{default}:fence:a")
+            #expect((Int(ttl) ?? 0) > 86_000_000)
+        }
+    }
+}
+
+extension Array {
+    /// A fixed shuffle of few elements: the permutation of that number.
+    func shuffledBy(_ number: Int) -> [Element] {
+        var rest = self
+        var number = number
+        var result: [Element] = []
+        while !rest.isEmpty {
+            result.append(rest.remove(at: number % rest.count))
+            number /= 2
+        }
+        return result
+    }
+}
