@@ -113,6 +113,7 @@ let package = Package(
         .target(
             name: "TestSupport",
             dependencies: [
+                "RingfenceCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
