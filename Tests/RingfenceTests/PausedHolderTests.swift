@@ -72,7 +72,7 @@ import Testing
         _ server: RedisServer, late: [String], next: (Lease) async throws -> Void
     ) async throws -> (status: Int32, output: String) {
         let name = "account/4711"
-        let old = try await StoppedHolder(redis: server.unixURL, lock: name, ttlMilliseconds: 500, command: late)
+        let old = try await StoppedHolder(redis: server.unixURL, lock: name, ttlMilliseconds: 1_000, command: late)
         let client = try RingfenceClient(.init(url: server.unixURL))
         // Granted once the stopped holder's lease is over, although that holder never gave it back.
         let lease = try await client.acquire(name, ttl: .seconds(30), wait: .seconds(30))

@@ -13,12 +13,13 @@ import Ringfence
         let arguments = CommandLine.arguments
         let client = try RingfenceClient(.init(url: arguments[1]))
         let ttl = Duration.milliseconds(Int(arguments[3])!)
-        guard let lease = try await client.tryAcquire(arguments[2], ttl: ttl) else { exit(75) }
+        var lease = try await client.acquire(arguments[2], ttl: ttl)
+        // On a machine under load even this may come too late. Only a holder that found its lease good is of interest.
+        while (try? lease.check()) == nil { lease = try await client.acquire(arguments[2], ttl: ttl) }
+        kill(getpid(), SIGSTOP)
+
         setenv("FENCE", "\(lease.fence)", 1)
         setenv("HOLDER", lease.id, 1)
-
-        try lease.check()
-        kill(getpid(), SIGSTOP)
         var command = arguments[4...].map { strdup($0) }
         command.append(nil)
         execvp(arguments[4], command)
