@@ -52,6 +52,12 @@ package struct LockMachine: Sendable {
         package var terms: LockTerms
         /// Queue behind others' waiters instead of passing on at once.
         package var yields: Bool
+
+        package init(nonce: String, terms: LockTerms, yields: Bool) {
+            self.nonce = nonce
+            self.terms = terms
+            self.yields = yields
+        }
     }
 
     package enum Event: Sendable {
