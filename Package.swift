@@ -154,7 +154,10 @@ let package = Package(
         .testTarget(
             name: "RingfenceServiceTests",
             dependencies: [
+                // The program itself is started by the tests.
+                "RingfenceCommand",
                 "RingfenceService", "Ringfence", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
