@@ -123,7 +123,8 @@ struct LockBench: AsyncParsableCommand {
             lock.plain.pairs.64   SET NX PX and compare-and-delete on one connection, beside hiredis' async API
             lock.plain.pairs.1    the same by one task, beside blocking hiredis
             lock.pairs.64         the public API with fence, queue and audit, beside the same scripts from C
-            lock.cpu.64           this process' CPU time for a command in that run
+            lock.cpu.64           this process' CPU time for a command in that run, beside the C loop's
+            lock.scoped.pairs.64  the same by withLock, whose body is a task of its own
 
             EXAMPLE
               ringfence bench lock --json --rounds 7

@@ -73,6 +73,8 @@ struct DemoCommand: AsyncParsableCommand {
                 printer.line(introduction(transfers, redis))
                 return try await DemoRun(settings, transfers, printer, logger: logger).run()
             }
+        } catch is CancellationError {
+            throw CancellationError()
         } catch {
             say("ringfence: the demo could not be finished: \(Failure(error)?.message ?? "\(error)")")
             throw ExitCode(70)
