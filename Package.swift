@@ -103,6 +103,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             // For people and `--file`; the executable makes the same bytes itself (TransferGenerator.swift).
             exclude: ["Demo/transfers.jsonl"],
@@ -154,7 +155,10 @@ let package = Package(
         .testTarget(
             name: "RingfenceServiceTests",
             dependencies: [
+                // The program itself is started by the tests.
+                "RingfenceCommand",
                 "RingfenceService", "Ringfence", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -164,7 +168,7 @@ let package = Package(
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
-                "RingfenceCommand", "CBenchReference", "Ringfence", "Hiredis", "TestSupport",
+                "RingfenceCommand", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict

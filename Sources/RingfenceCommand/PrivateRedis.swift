@@ -9,6 +9,7 @@ import FoundationEssentials
 import Hiredis
 import Logging
 import RingfenceService
+import UnixSignals
 
 #if canImport(Glibc)
     import Glibc
@@ -25,20 +26,42 @@ struct CommandRedis: Sendable {
     let isPrivate: Bool
 
     /// Runs `body` on the Redis at `url`, or on a private one when that is nil, and ends the private one after it.
+    /// Ctrl-C and SIGTERM cancel `body`, so that nothing is left behind.
     static func with<Result: Sendable>(
-        url: String?, logger: Logger, _ body: (CommandRedis) async throws -> Result
+        url: String?, logger: Logger, _ body: @Sendable @escaping (CommandRedis) async throws -> Result
     ) async throws -> Result {
-        if let url { return try await body(CommandRedis(url: url, isPrivate: false)) }
+        if let url { return try await interruptible { try await body(CommandRedis(url: url, isPrivate: false)) } }
         let directory = try temporaryDirectory()
         defer { try? FileManager.default.removeItem(atPath: directory) }
-        let redis = try await EmbeddedRedis.start(directory: directory, logger: logger)
-        do {
-            let result = try await body(CommandRedis(url: redis.url, isPrivate: true))
-            await redis.stop()
-            return result
-        } catch {
-            await redis.stop()
-            throw error
+        return try await interruptible {
+            let redis = try await EmbeddedRedis.start(directory: directory, logger: logger)
+            do {
+                let result = try await body(CommandRedis(url: redis.url, isPrivate: true))
+                await redis.stop()
+                return result
+            } catch {
+                await redis.stop()
+                throw error
+            }
+        }
+    }
+
+    /// Runs `body`, and cancels it at the first SIGINT or SIGTERM.
+    private static func interruptible<Result: Sendable>(
+        _ body: @Sendable @escaping () async throws -> Result
+    ) async throws -> Result {
+        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        return try await withThrowingTaskGroup(of: Result?.self) { group in
+            group.addTask { try await body() }
+            group.addTask {
+                for await _ in signals { throw CancellationError() }
+                return nil
+            }
+            defer { group.cancelAll() }
+            while let result = try await group.next() {
+                if let result { return result }
+            }
+            throw CancellationError()
         }
     }
 
@@ -55,6 +78,15 @@ struct CommandRedis: Sendable {
             throw CommandFailure("cannot make a directory in /tmp: \(String(cString: strerror(errno)))")
         }
         return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}
+
+extension Logger {
+    /// A logger for a command that speaks for itself.
+    static func command(_ label: String, level: Logger.Level = .error) -> Logger {
+        var logger = Logger(label: label)
+        logger.logLevel = level
+        return logger
     }
 }
 

@@ -72,15 +72,14 @@ extension BenchOptions {
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
-        var logger = Logger(label: "ringfence.bench")
-        logger.logLevel = .error
+        let logger = Logger.command("ringfence.bench")
         if !json {
             #if DEBUG
                 print("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
             #endif
             print(Figure.header)
         }
-        try await CommandRedis.with(url: redis, logger: logger) { redis in
+        try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
             let configuration = try RedisConfiguration(url: redis.url)
             if redis.isPrivate { try await Self.keepOffDisk(configuration, logger) }
             let settings = BenchSettings(
@@ -123,7 +122,8 @@ struct LockBench: AsyncParsableCommand {
             lock.plain.pairs.64   SET NX PX and compare-and-delete on one connection, beside hiredis' async API
             lock.plain.pairs.1    the same by one task, beside blocking hiredis
             lock.pairs.64         the public API with fence, queue and audit, beside the same scripts from C
-            lock.cpu.64           this process' CPU time for a command in that run
+            lock.cpu.64           this process' CPU time for a command in that run, beside the C loop's
+            lock.scoped.pairs.64  the same by withLock, whose body is a task of its own
 
             EXAMPLE
               ringfence bench lock --json --rounds 7

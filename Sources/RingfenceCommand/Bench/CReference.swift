@@ -44,9 +44,26 @@ struct CReference: Sendable {
         self.configuration = configuration
     }
 
-    /// Pairs a second over `seconds`.
-    func pairsPerSecond(_ pair: Pair, _ loop: Loop, seconds: Double) async throws -> Double {
-        let result = try await Self.onThread {
+    /// What a run did.
+    struct Outcome: Sendable {
+        var pairs: UInt64
+        var seconds: Double
+        var cpuSeconds: Double
+
+        var perSecond: Double { seconds > 0 ? Double(pairs) / seconds : 0 }
+        /// User and system time for one of the two commands of a pair.
+        var microsecondsPerCommand: Double { cpuSeconds * 1e6 / Double(max(1, pairs * 2)) }
+
+        fileprivate init(_ result: reference_result) {
+            pairs = result.pairs
+            seconds = result.seconds
+            cpuSeconds = result.cpu_seconds
+        }
+    }
+
+    /// Runs pairs for about `seconds`.
+    func run(_ pair: Pair, _ loop: Loop, seconds: Double) async throws -> Outcome {
+        try await Self.onThread {
             try withAddress { address in
                 try pair.withC { pair in
                     var address = address
@@ -59,11 +76,10 @@ struct CReference: Sendable {
                         case .blocking: reference_run_blocking(&address, &pair, seconds, &result)
                         }
                     try Self.check(failed, result.problem)
-                    return Outcome(pairs: result.pairs, seconds: result.seconds)
+                    return Outcome(result)
                 }
             }
         }
-        return result.perSecond
     }
 
     /// Loads a script at the server and returns its SHA-1.
@@ -87,19 +103,13 @@ struct CReference: Sendable {
             var result = reference_result()
             let failed = reference_run_http("127.0.0.1", Int32(port), nil, Int32(connections), seconds, &result)
             try check(failed, result.problem)
-            return Outcome(pairs: result.pairs, seconds: result.seconds).perSecond
+            return Outcome(result).perSecond
         }
     }
 
     /// One HTTP request with a JSON body; its status, 0 without an answer.
     static func httpStatus(port: Int, _ method: String, _ path: String, body: String) -> Int {
         Int(reference_http_request("127.0.0.1", Int32(port), nil, method, path, body))
-    }
-
-    private struct Outcome: Sendable {
-        var pairs: UInt64
-        var seconds: Double
-        var perSecond: Double { seconds > 0 ? Double(pairs) / seconds : 0 }
     }
 
     private static func onThread<Result: Sendable>(

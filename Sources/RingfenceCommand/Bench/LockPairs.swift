@@ -19,26 +19,26 @@ struct LockPairs: Sendable {
     func run(report: (Figure) -> Void) async throws {
         let reference = try CReference(configuration)
         let pair = try await Self.pair(reference)
+        let loop = CReference.Loop.async(clients: settings.tasks)
         var sampled: [Double] = []
-        var microseconds: [Double] = []
+        var cpu = Rounds()
         let rounds = try await Rounds.alternate(settings.rounds) {
-            try await reference.pairsPerSecond(pair, .async(clients: settings.tasks), seconds: settings.seconds)
+            let outcome = try await reference.run(pair, loop, seconds: settings.seconds)
+            cpu.references.append(outcome.microsecondsPerCommand)
+            return outcome.perSecond
         } ours: {
             let outcome = try await acquireAndRelease()
             sampled += outcome.sampled
-            microseconds.append(outcome.cpuSeconds * 1e6 / Double(outcome.count * 2))
+            cpu.values.append(outcome.cpuSeconds * 1e6 / Double(outcome.count * 2))
             return outcome.perSecond
         }
         report(
             Figure(
                 name: "lock.pairs.\(settings.tasks)", unit: "pairs/s", rounds: rounds, latencies: sampled,
                 bar: .ratioAtLeast(0.60)))
-        report(
-            Figure(
-                name: "lock.cpu.\(settings.tasks)", unit: "us/command", value: Statistics.median(microseconds),
-                trials: microseconds.count, bar: .valueAtMost(3)))
+        report(Figure(name: "lock.cpu.\(settings.tasks)", unit: "us/command", rounds: cpu, bar: .valueAtMost(3)))
         let scoped = try await Rounds.alternate(settings.rounds) {
-            try await reference.pairsPerSecond(pair, .async(clients: settings.tasks), seconds: settings.seconds)
+            try await reference.run(pair, loop, seconds: settings.seconds).perSecond
         } ours: {
             try await withLock().perSecond
         }

@@ -24,8 +24,8 @@ struct PlainPairs: Sendable {
         for (tasks, least) in [(settings.tasks, 0.70), (1, 0.60)] {
             var sampled: [Double] = []
             let rounds = try await Rounds.alternate(settings.rounds) {
-                try await reference.pairsPerSecond(
-                    pair, tasks == 1 ? .blocking : .async(clients: tasks), seconds: settings.seconds)
+                let loop = tasks == 1 ? CReference.Loop.blocking : .async(clients: tasks)
+                return try await reference.run(pair, loop, seconds: settings.seconds).perSecond
             } ours: {
                 let outcome = try await ours(tasks: tasks)
                 sampled += outcome.sampled

@@ -48,7 +48,7 @@ struct ServicePairs: Sendable {
         try await withService { service in
             _ = try await service.millisecondsToFirstGrant(0)
             let rounds = try await Rounds.alternate(settings.rounds) {
-                try await reference.pairsPerSecond(pair, .async(clients: settings.tasks), seconds: settings.seconds)
+                try await reference.run(pair, .async(clients: settings.tasks), seconds: settings.seconds).perSecond
             } ours: {
                 try await CReference.httpPairsPerSecond(
                     port: service.port, connections: settings.tasks, seconds: settings.seconds)

@@ -63,16 +63,17 @@ struct DemoCommand: AsyncParsableCommand {
     func run() async throws {
         if let generate { return try Self.write(TransferGenerator.contents(), to: generate) }
         let transfers = try readFile()
-        var logger = Logger(label: "ringfence.demo")
-        logger.logLevel = .error
+        let logger = Logger.command("ringfence.demo")
         let printer = DemoPrinter(isSilent: json)
         let report: DemoReport
         do {
-            report = try await CommandRedis.with(url: redis, logger: logger) { redis in
+            report = try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
                 let settings = DemoRun.Settings(url: redis.url, workers: workers, isUnsafe: unsafe)
                 printer.line(introduction(transfers, redis))
                 return try await DemoRun(settings, transfers, printer, logger: logger).run()
             }
+        } catch is CancellationError {
+            throw CancellationError()
         } catch {
             say("ringfence: the demo could not be finished: \(Failure(error)?.message ?? "\(error)")")
             throw ExitCode(70)

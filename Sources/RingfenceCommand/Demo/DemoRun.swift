@@ -71,8 +71,11 @@ struct DemoRun: Sendable {
             return report
         } catch {
             await pool.killAll()
-            try? await store.remove(file.accounts, lanes: pool.allLanes)
-            await store.close()
+            // A task of its own, because this one may have been cancelled.
+            await Task {
+                try? await store.remove(file.accounts, lanes: pool.allLanes)
+                await store.close()
+            }.value
             throw error
         }
     }

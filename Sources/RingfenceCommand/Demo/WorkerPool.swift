@@ -46,6 +46,8 @@ final class WorkerPool: Sendable {
                 + ["--ttl-ms", String(Int(ttl.seconds * 1000))] + (isUnsafe ? ["--unsafe"] : []))
         launch.environment =
             Environment.current.filter { !$0.hasPrefix("RINGFENCE_") } + ["\(DemoWorkerCommand.urlVariable)=\(url)"]
+        // Ctrl-C is for the parent, which ends them in order.
+        launch.hasOwnGroup = true
         launch.input = input.reader
         launch.output = notices.pipe.writer
         self.launch = launch

@@ -12,8 +12,8 @@
 //   one answer     each waiter is given the lock or refused, once, and nothing after it left
 //   no stall       in the calm, a free lock goes to who waits for it, at the latest when the last holder's time would have
 //                  been over, and a second
-//   no ghost       in the calm, no key and no place of a living process stays that nothing in it answers for; in the end
-//                  nothing stays at all
+//   no ghost       no key and no place of a living process stays that nothing in it answers for for more than a second;
+//                  in the end nothing stays at all
 import RingfenceCore
 import TestSupport
 
@@ -93,7 +93,8 @@ final class Checker {
         beliefs.removeAll { $0.until <= world.now || $0.holding === holding }
         for other in beliefs where other.holding.slot.names.contains(where: holding.slot.names.contains) {
             if void.contains(other.holding.value) || void.contains(holding.value) { continue }
-            world.fail("\(holding.value.text) and \(other.holding.value.text) both believe to hold \(holding.slot.names)")
+            world.fail(
+                "\(holding.value.text) and \(other.holding.value.text) both believe to hold \(holding.slot.names)")
         }
         beliefs.append(Belief(holding: holding, until: until))
     }
@@ -159,7 +160,9 @@ final class Checker {
         }
         highestFence[name] = value.fence
         if grants[value] == nil { grants[value] = grants.count + 1 }
-        guard let names = namesOf[value.nonce] else { return world.fail("\(value.text) was granted but never asked for") }
+        guard let names = namesOf[value.nonce] else {
+            return world.fail("\(value.text) was granted but never asked for")
+        }
         for other in names where after.locks[other]?.value != value {
             world.fail("\(value.text) was granted \(name) but not \(other)")
         }
@@ -178,7 +181,7 @@ final class Checker {
         }
     }
 
-    // MARK: In the calm
+    // MARK: Ghosts and stalls
 
     private func process(of nonce: String) -> SimulatedProcess? {
         let name = LockServerModel.process(of: nonce)
@@ -194,10 +197,12 @@ final class Checker {
             guard let process = process(of: nonce), !process.answersFor(nonce) else { continue }
             let since = orphanSince[nonce] ?? world.now
             orphans[nonce] = since
-            if world.now - since > 1 * .second { world.fail("a ghost: \(nonce) stays in Redis and nobody stands for it") }
+            if world.now - since > 1 * .second {
+                world.fail("a ghost: \(nonce) stays in Redis and nobody stands for it")
+            }
         }
         orphanSince = orphans
-        lookForStalls(model)
+        if world.isCalm { lookForStalls(model) }
     }
 
     private func lookForStalls(_ model: LockServerModel) {
@@ -230,7 +235,9 @@ final class Checker {
         for process in world.processes where !process.isQuiet { world.fail("not idle in the end:\(process.summary)") }
         for (id, outcome) in outcomes where outcome == .waiting { world.fail("waiter \(id) was never answered") }
         var model = world.server.current()
-        for nonce in model.locks.values.map(\.value.nonce) + model.queues.values.flatMap({ $0.value.map(\.place.nonce) }) {
+        for nonce in model.locks.values.map(\.value.nonce)
+            + model.queues.values.flatMap({ $0.value.map(\.place.nonce) })
+        {
             if process(of: nonce) != nil { world.fail("a ghost in the end: \(nonce)") }
         }
         // Who died left a key until its time is over, and places until somebody comes by.

@@ -192,7 +192,7 @@ final class SimulatedProcess {
         holdings.append(holding)
         world.checker.delivered(holding, by: self)
         user.process = self
-        if slot.solo != nil { // somebody else's to renew and release from now on, by its value
+        if slot.solo != nil {  // somebody else's to renew and release from now on, by its value
             world.after(0) { self.react { self.forget(holding) } }
         }
         react { self.world.workload.delivered(holding, by: self) }
@@ -297,7 +297,7 @@ final class SimulatedProcess {
 
     func send(_ command: Command, isCleanUp: Bool, over: @escaping (Reply?) -> Void) {
         let request = Request(isCleanUp: isCleanUp, over: over)
-        guard let wire else { // no connection: it fails, but never inside the call that sent it
+        guard let wire else {  // no connection: it fails, but never inside the call that sent it
             world.after(world.dice(0...5 * .millisecond)) { self.react { self.finish(request, nil) } }
             return
         }
@@ -305,7 +305,8 @@ final class SimulatedProcess {
         world.server.send(command, on: wire) { reply in
             self.react { if self.wire === wire { self.finish(request, reply) } }
         }
-        let patience = world.faults.contains(.timeouts) ? world.dice(1 * .millisecond...500 * .millisecond) : 2 * .second
+        let patience =
+            world.faults.contains(.timeouts) ? world.dice(1 * .millisecond...500 * .millisecond) : 2 * .second
         if !world.isCalm { world.after(patience) { self.react { self.finish(request, nil) } } }
     }
 
@@ -490,7 +491,7 @@ final class Inbox {
             self.world.server.subscribe(self)
             if self.world.server.isUp {
                 self.world.after(self.world.travelTime(), ready)
-            } else { // tries again as long as Redis is away
+            } else {  // tries again as long as Redis is away
                 self.world.after(20 * .millisecond) { self.open(ready: ready) }
             }
         }
@@ -501,7 +502,7 @@ final class Inbox {
         if isStormy, world.random.chance(10) { return }
         lastArrival = max(lastArrival, world.now + world.travelTime())
         world.at(lastArrival) { self.process.heard(push, on: self) }
-        if isStormy, world.random.chance(10) { // again, much later
+        if isStormy, world.random.chance(10) {  // again, much later
             world.after(world.dice(0...2 * .second)) { self.process.heard(push, on: self) }
         }
     }

@@ -82,7 +82,7 @@ final class SimulatedServer {
         if let left = wire.stillToCome {
             guard left > 0 else { return }
             wire.stillToCome = left - 1
-            if world.random.chance(50) { // still in a buffer on the way
+            if world.random.chance(50) {  // still in a buffer on the way
                 wire.stillToCome = left
                 wire.lastArrival = max(wire.lastArrival, world.now + world.dice(1 * .millisecond...1500 * .millisecond))
                 world.at(wire.lastArrival) { self.read(command, on: wire, answered) }

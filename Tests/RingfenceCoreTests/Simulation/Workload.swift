@@ -110,7 +110,7 @@ final class Workload {
     func delivered(_ holding: Holding, by process: SimulatedProcess) {
         holding.user.holding = holding
         let time = holdTime(holding)
-        for _ in 0..<2 { // unaware of anything that happened to its lease: the resource must refuse it then
+        for _ in 0..<2 {  // unaware of anything that happened to its lease: the resource must refuse it then
             world.after(world.dice(0...time)) { process.react { self.world.checker.write(holding) } }
         }
         world.after(time) { process.react { process.release(holding) } }
@@ -143,7 +143,9 @@ final class Workload {
         switch world.random.pick(world.faults) {
         case .cutWire: process.cutWire()
         case .cutInbox: process.cutInbox()
-        case .pause: process.pause(for: world.random.chance(70) ? world.dice(0...300 * .millisecond) : world.dice(0...4 * .second))
+        case .pause:
+            process.pause(
+                for: world.random.chance(70) ? world.dice(0...300 * .millisecond) : world.dice(0...4 * .second))
         case .kill:
             guard process.isAlive, world.random.chance(50) else { return }
             process.kill()
@@ -160,8 +162,9 @@ final class Workload {
                 process.send(.force(self.world.random.pick(names)), isCleanUp: false) { _ in }
             }
         case .slowWires:
-            world.latency = world.random.chance(50) ? 2 * .millisecond : world.dice(2 * .millisecond...120 * .millisecond)
-        case .errorReplies, .timeouts, .loseConfirmations: break // these are always on where they were drawn
+            world.latency =
+                world.random.chance(50) ? 2 * .millisecond : world.dice(2 * .millisecond...120 * .millisecond)
+        case .errorReplies, .timeouts, .loseConfirmations: break  // these are always on where they were drawn
         }
     }
 }

@@ -29,7 +29,8 @@ final class World {
     }
 
     enum Fault: CaseIterable {
-        case cutWire, cutInbox, pause, kill, restartRedis, pauseRedis, stepClock, force, slowWires, errorReplies, timeouts
+        case cutWire, cutInbox, pause, kill, restartRedis, pauseRedis, stepClock, force, slowWires, errorReplies,
+            timeouts
         case loseConfirmations
     }
 
@@ -80,13 +81,16 @@ final class World {
             workload = nil
         }
         workload.begin()
+        inspectAgain()
         after(Self.stormLength) { self.becomeCalm() }
         while violation == nil, let (time, action) = agenda.popFirst() {
             now = time
             steps += 1
             action()
             if now > Self.stormLength + Self.patience {
-                fail("somebody is still busy \(Self.patience / .second) s after the storm: " + processes.map(\.summary).joined())
+                fail(
+                    "somebody is still busy \(Self.patience / .second) s after the storm: "
+                        + processes.map(\.summary).joined())
             }
         }
         if violation == nil { checker.checkTheEnd() }
@@ -113,12 +117,11 @@ final class World {
         latency = 2 * .millisecond
         server.heal()
         for process in processes { process.heal() }
-        inspectAgain()
     }
 
-    /// Looks for ghosts and stalls while it is calm, as long as anything goes on.
+    /// Looks for ghosts and stalls as long as anything goes on.
     private func inspectAgain() {
         checker.inspect()
-        if !agenda.isEmpty { after(100 * .millisecond) { self.inspectAgain() } }
+        if !agenda.isEmpty || !isCalm { after(100 * .millisecond) { self.inspectAgain() } }
     }
 }

@@ -293,7 +293,7 @@ extension LockServerModel {
                 if !isHeard {
                     leave(head.place, head.place.names)
                     dropped += 1
-                    names += head.place.names.filter { $0 != name } // whoever stood behind may be first there now
+                    names += head.place.names.filter { $0 != name }  // whoever stood behind may be first there now
                     continue
                 }
                 guard isServable(head) else { break }
@@ -306,8 +306,13 @@ extension LockServerModel {
         return callersFence
     }
 
+    /// None of its names held, and first in every queue; one that lost its place in a queue (the key is gone) is not kept
+    /// from the lock by that.
     private func isServable(_ entry: Entry) -> Bool {
-        entry.place.names.allSatisfy { locks[$0] == nil && queues[$0]?.value.first?.text == entry.text }
+        entry.place.names.allSatisfy { name in
+            guard locks[name] == nil else { return false }
+            return (queues[name]?.value.firstIndex { $0.text == entry.text } ?? 0) == 0
+        }
     }
 
     private mutating func serve(_ place: Place, isCaller: Bool) -> Int64 {
