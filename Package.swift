@@ -114,10 +114,18 @@ let package = Package(
         .target(
             name: "TestSupport",
             dependencies: [
+                "RingfenceCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             path: "Tests/TestSupport",
+            swiftSettings: strict
+        ),
+        // A lock holder in a process of its own, to be stopped in the middle of its work.
+        .executableTarget(
+            name: "StoppedHolder",
+            dependencies: ["Ringfence"],
+            path: "Tests/StoppedHolder",
             swiftSettings: strict
         ),
         .testTarget(
@@ -138,7 +146,7 @@ let package = Package(
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
@@ -147,7 +155,10 @@ let package = Package(
         .testTarget(
             name: "RingfenceServiceTests",
             dependencies: [
+                // The program itself is started by the tests.
+                "RingfenceCommand",
                 "RingfenceService", "Ringfence", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

@@ -81,7 +81,7 @@ package final class PostgresServer: Sendable {
     /// Makes an empty database; a test owns one, so tests run side by side.
     package func makeDatabase() async throws -> PostgresDatabase {
         let name = "test_\(UInt64.random(in: 0...UInt64.max))"
-        let administrator = try PostgresSession(directory: directory, database: "postgres")
+        let administrator = try PostgresSession(socketDirectory: directory.path, database: "postgres")
         try await administrator.run("CREATE DATABASE \(name)")
         return PostgresDatabase(directory: directory, name: name)
     }
@@ -111,11 +111,10 @@ package struct PostgresDatabase: Sendable {
     package let directory: TemporaryDirectory
     package let name: String
 
-    /// The arguments that make psql talk to this database.
-    package var psqlArguments: [String] { PostgresSession.psqlArguments(directory, name) }
-
     /// Opens a session, which stays in the transaction it is in from one `run` to the next.
-    package func session() throws -> PostgresSession { try PostgresSession(directory: directory, database: name) }
+    package func session() throws -> PostgresSession {
+        try PostgresSession(socketDirectory: directory.path, database: name)
+    }
 }
 
 /// What PostgreSQL refused.
@@ -139,7 +138,8 @@ package actor PostgresSession {
     private let output: Int32
     private var count = 0
 
-    init(directory: TemporaryDirectory, database: String) throws {
+    /// A session with the server whose socket is in that directory.
+    package init(socketDirectory: String, database: String) throws {
         let input = try Subprocess.pipe()
         let output = try Subprocess.pipe()
         defer {
@@ -147,7 +147,7 @@ package actor PostgresSession {
             close(output.writing)
         }
         pid = try Subprocess.spawn(
-            "psql", Self.psqlArguments(directory, database), input: input.reading, output: output.writing)
+            "psql", Self.psqlArguments(socketDirectory, database), input: input.reading, output: output.writing)
         Watchdog.add(pid)
         self.input = input.writing
         self.output = output.reading
@@ -164,9 +164,9 @@ package actor PostgresSession {
         Watchdog.remove(pid)
     }
 
-    static func psqlArguments(_ directory: TemporaryDirectory, _ database: String) -> [String] {
+    private static func psqlArguments(_ directory: String, _ database: String) -> [String] {
         [
-            "--host", directory.path, "--username", "postgres", "--dbname", database, "--no-psqlrc", "--quiet",
+            "--host", directory, "--username", "postgres", "--dbname", database, "--no-psqlrc", "--quiet",
             "--tuples-only", "--no-align",
         ]
     }

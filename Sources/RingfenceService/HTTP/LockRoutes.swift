@@ -160,6 +160,7 @@ struct LockRoutes: Sendable {
         json.object { json in
             names(&json)
             json.field("owner", grant.owner)
+            json.field("id", grant.id)
             json.field("fence", String(grant.fence))
             json.field("token", grant.token)
             json.field("deadlineMs", deadline.wholeMilliseconds)
