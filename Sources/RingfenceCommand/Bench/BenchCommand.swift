@@ -79,7 +79,7 @@ extension BenchOptions {
             #endif
             print(Figure.header)
         }
-        try await CommandRedis.with(url: redis, logger: logger) { redis in
+        try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
             let configuration = try RedisConfiguration(url: redis.url)
             // The private server of a benchmark measures Redis, not this machine's disk.
             if redis.isPrivate { try await Self.send(["CONFIG", "SET", "appendonly", "no"], configuration, logger) }
