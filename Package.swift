@@ -105,6 +105,13 @@ let package = Package(
             path: "Tests/TestSupport",
             swiftSettings: strict
         ),
+        // A process that holds a lock, to be killed and frozen by tests.
+        .executableTarget(
+            name: "TestHolder",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestHolder",
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "RingfenceCoreTests",
             dependencies: ["RingfenceCore", "TestSupport"],
@@ -123,7 +130,9 @@ let package = Package(
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "TestHolder",
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],

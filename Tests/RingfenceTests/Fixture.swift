@@ -31,6 +31,17 @@ func withClient<Result: Sendable>(
     }
 }
 
+/// Several clients, each with connections of its own, as processes have.
+func withClients<Result: Sendable>(
+    _ url: String, _ count: Int, _ made: [RingfenceClient] = [],
+    _ body: @Sendable ([RingfenceClient]) async throws -> Result
+) async throws -> Result {
+    if made.count == count { return try await body(made) }
+    return try await withClient(url, owner: "client \(made.count)") { client in
+        try await withClients(url, count, made + [client], body)
+    }
+}
+
 /// A Redis of its own and a client on it.
 func withRingfence<Result: Sendable>(
     _ configure: (inout RingfenceConfiguration) -> Void = { _ in },
