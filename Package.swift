@@ -4,7 +4,7 @@
 // The arrows point one way:
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
-//                   RingfenceCore <- Ringfence
+//                   RingfenceCore <- Ringfence        CSpawn <- RingfenceService
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable.
@@ -28,6 +28,8 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -64,16 +66,25 @@ let package = Package(
             resources: [.embedInCode("Scripts")],
             swiftSettings: strict
         ),
+        // fork and exec with what posix_spawn cannot do: a child that dies with its parent.
+        .target(name: "CSpawn"),
         .target(
             name: "RingfenceService",
             dependencies: [
+                "CSpawn",
+                "Hiredis",
                 "Ringfence",
-                .product(name: "Hummingbird", package: "hummingbird"),
+                "RingfenceCore",
+                .product(name: "HummingbirdCore", package: "hummingbird"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict
@@ -92,24 +103,36 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
+            // For people and `--file`; the executable makes the same bytes itself (TransferGenerator.swift).
+            exclude: ["Demo/transfers.jsonl"],
+            resources: [.embedInCode("Demo/Scripts")],
             swiftSettings: strict
         ),
         // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
         .target(
             name: "TestSupport",
             dependencies: [
+                "RingfenceCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             path: "Tests/TestSupport",
             swiftSettings: strict
         ),
-        // A process that holds a lock, to be killed and frozen by tests.
+        // A lock holder that does what it is told, to be killed and frozen.
         .executableTarget(
             name: "TestHolder",
             dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestHolder",
+            swiftSettings: strict
+        ),
+        // A lock holder in a process of its own, to be stopped in the middle of its work.
+        .executableTarget(
+            name: "StoppedHolder",
+            dependencies: ["Ringfence"],
+            path: "Tests/StoppedHolder",
             swiftSettings: strict
         ),
         .testTarget(
@@ -130,7 +153,7 @@ let package = Package(
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "TestHolder",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
@@ -141,9 +164,21 @@ let package = Package(
         .testTarget(
             name: "RingfenceServiceTests",
             dependencies: [
+                // The program itself is started by the tests.
+                "RingfenceCommand",
                 "RingfenceService", "Ringfence", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceCommandTests",
+            dependencies: [
+                "RingfenceCommand", "CBenchReference", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
         ),

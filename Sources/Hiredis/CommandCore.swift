@@ -25,11 +25,24 @@ import Synchronization
     }
 #endif
 
+/// Looks at a task from outside, without owning it.
+///
+/// An `UnsafeCurrentTask` retains its task, and the release comes after the task was resumed. But an `async let` task
+/// lives in its parent's memory, which is gone by then: the release would write into whatever is there now (seen as a
+/// crash in the task allocator). So only the bits are kept.
+// SAFETY: `isCancelled` is asked only while the slot is live, under the queue's lock: until it is popped nobody resumes
+// the continuation beside it, so the task is alive.
+struct TaskReference: Sendable {
+    private let bits: UInt
+
+    init(_ task: UnsafeCurrentTask) { bits = unsafeBitCast(task, to: UInt.self) }
+
+    var isCancelled: Bool { unsafeBitCast(bits, to: UnsafeCurrentTask.self).isCancelled }
+}
+
 /// Who waits for a reply.
-// SAFETY: an UnsafeCurrentTask is asked `isCancelled` only while its slot is live, and then its task is suspended in the
-// continuation beside it.
-enum Waiter: @unchecked Sendable {
-    case task(ReplyContinuation, UnsafeCurrentTask?)
+enum Waiter: Sendable {
+    case task(ReplyContinuation, TaskReference?)
     /// Called on the event loop.
     case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
     /// Our own PING.
@@ -95,7 +108,9 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                         .cancelled, effect: .none, "the task was cancelled before the command was sent")
                     return continuation.resume(returning: .failure(error))
                 }
-                submit(.task(continuation, task), replies: replies, isSingle: isSingle, deadline: deadline, encode)
+                submit(
+                    .task(continuation, task.map(TaskReference.init)), replies: replies, isSingle: isSingle,
+                    deadline: deadline, encode)
             }
         }
     }

@@ -81,7 +81,7 @@ struct ConnectionMachine {
     /// The transport is there.
     mutating func opened() -> Action {
         guard state == .connecting else { return .none }
-        info = ConnectionInfo(generation: info.generation + 1)
+        info = ConnectionInfo(generation: info.generation)
         warnings = []
         var steps: [Step] = []
         var commands: [[String]] = []
@@ -117,6 +117,10 @@ struct ConnectionMachine {
         switch step {
         case .identify: info.clientID = reply.error == nil ? reply.int : nil
         case .inform: reply.text.map { inform($0) }
+        case .ping where reply.error == nil && reply != .status("PONG"):
+            // Also how a TCP connection to itself is noticed: it echoes (a refused port in the ephemeral range can).
+            let error = RedisError(.protocolViolation, effect: .none, "what answers at this address is not Redis")
+            return .drop(error, isRefusal: false)
         case .authenticate, .select, .setName, .ping, .kill: break
         }
         guard steps.isEmpty else { return .none }
@@ -149,6 +153,7 @@ struct ConnectionMachine {
 
     private mutating func ready(_ now: Int64) -> Action {
         suspect = nil
+        info.generation += 1
         state = .ready(since: now)
         return .ready(info, warnings: warnings)
     }

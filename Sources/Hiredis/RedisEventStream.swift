@@ -38,6 +38,9 @@ package final class RedisEventStream: AsyncSequence, Sendable {
         buffer.finish()
     }
 
+    /// Events that wait for the consumer, an `overflowed` among them counted as one.
+    package var buffered: Int { buffer.count }
+
     package func makeAsyncIterator() -> Iterator { Iterator(stream: self) }
 
     package struct Iterator: AsyncIteratorProtocol {
@@ -79,6 +82,8 @@ final class EventBuffer: Sendable {
         precondition(limit > 0)
         self.limit = limit
     }
+
+    var count: Int { state.withLock { $0.events.count - $0.head } }
 
     func add(_ event: RedisSubscriber.Event) {
         let consumer = state.withLock { state -> CheckedContinuation<RedisSubscriber.Event?, Never>? in

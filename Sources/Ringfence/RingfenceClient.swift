@@ -116,16 +116,20 @@ public final class RingfenceClient: Service, Sendable {
     }
 
     /// Ends every wait with `client.shutDown`, tells holders that their leases are lost (which cancels the bodies of
-    /// `withLock`), releases those leases, and closes the connections. Takes at most about two command timeouts when Redis
-    /// does not answer. Further calls do nothing.
+    /// `withLock`), releases those leases, and closes the connections. A body has one command timeout to end before its lock
+    /// goes to the next, and Redis another one to answer. Further calls do nothing.
     public func shutdown() async {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         table.shutDown()
-        for lease in keeper.all {
-            keeper.lose(lease, .shutDown)
-            if lease.claimLostRelease() { table.releaseInBackground(lease) }
+        let leases = keeper.all
+        for lease in leases { keeper.lose(lease, .shutDown) }
+        let end = Moment.now.adding(Nanos(saturating: configuration.commandTimeout))
+        while leases.contains(where: \.isWindingUp), Moment.now < end {
+            // Not `Task.sleep`: the task may be cancelled, that being why the client is shut down.
+            try? await courier.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }
+        for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
         await inbox.close()
         await courier.close()

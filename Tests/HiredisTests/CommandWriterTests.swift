@@ -102,8 +102,8 @@ import Testing
 
     @Test func `SHA-1 is what SCRIPT LOAD answers, for every length around a block`() async throws {
         #expect(SHA1.hexadecimal("abc".utf8) == "a9993e364706816aba3e25717850c26c9cd0d89d")
-        try await withRedis { server in
-            try await withClient(server.unixURL) { client in
+        try await withRedis { server async throws in
+            try await withClient(server.unixURL) { client async throws in
                 let sources = (0..<200).map {
                     "return 1 --" + String(repeating: "é", count: $0 / 2) + "x" + "\($0 % 2)"
                 }

@@ -11,6 +11,25 @@ extension CommandWriter {
     }
 }
 
+extension RedisClient {
+    /// Sends one command of text arguments.
+    ///
+    /// Use this inside `#expect`, never `send { … }`: closures in a macro's arguments and closures around it can get the
+    /// same symbol (Swift 6.3.1), and then one command silently is another.
+    @discardableResult
+    func call(_ arguments: String..., deadline: Duration? = nil) async throws -> RedisReply {
+        try await call(arguments, deadline: deadline)
+    }
+
+    @discardableResult
+    func call(_ arguments: [String], deadline: Duration? = nil) async throws -> RedisReply {
+        try await send(deadline: deadline) { writer in
+            writer.begin(arguments.count)
+            for argument in arguments { writer.argument(argument) }
+        }
+    }
+}
+
 let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
 /// A client for `body`, closed after it.

@@ -11,7 +11,7 @@ import Testing
 /// The scaffolding itself: a test that leans on a server or a fault must know that they are real.
 @Suite struct TestSupportTests {
     @Test func `a server answers, dies by kill -9, and comes back empty on the same port`() async throws {
-        try await withRedis { server in
+        try await withRedis { server async throws in
             #expect(try await server.cli("SET", "k", "v") == "OK")
             #expect(try await redisCLI(["-p", "\(server.port)", "GET", "k"]) == "v")
             let first = server.pid
@@ -25,7 +25,7 @@ import Testing
     }
 
     @Test func `a stalled proxy holds bytes back and delivers them after its client has gone`() async throws {
-        try await withRedis { server in
+        try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)
             #expect(try await redisCLI(["-p", "\(proxy.port)", "SET", "k", "1"]) == "OK")
             try await eventually { proxy.open == 0 }
@@ -45,7 +45,7 @@ import Testing
     }
 
     @Test func `a proxy cuts after exactly so many bytes`() async throws {
-        try await withRedis { server in
+        try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)
             let commands = "SET a 1\r\nSET b 1\r\n"
             for length in [0, 8, 9, 17, 18] {

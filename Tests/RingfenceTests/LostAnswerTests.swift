@@ -24,7 +24,8 @@ import Testing
         case onTheWayBack
         /// The server sleeps.
         case inTheServer
-        /// The commands wait on the way, and their connection is lost behind them: they arrive from a client long gone.
+        /// The commands wait on the way, and their connection is lost: they arrive from a client that has connected anew
+        /// and cleaned up.
         case behindALostConnection
     }
 
@@ -32,9 +33,9 @@ import Testing
     func `200 acquires without an answer leave no ghost`(_ stall: Stall) async throws {
         try await withObservedRedis { server, observer in
             let proxy = try await TCPProxy.start(to: server)
-            try await withClient(proxy.url, { $0.commandTimeout = .milliseconds(100) }) { client in
-                try await eventually { (try? await client.ping()) != nil }
-                try await client.withLock("warm", wait: .zero) { _ in } // the script is loaded
+            try await withClient(proxy.url, { $0.commandTimeout = .milliseconds(300) }) { client in
+                // The script is loaded.
+                try await eventually { (try? await client.withLock("warm", wait: .zero) { _ in }) != nil }
                 switch stall {
                 case .onTheWay, .behindALostConnection: proxy.update { $0.clientToServer.isStalled = true }
                 case .onTheWayBack: proxy.update { $0.serverToClient.isStalled = true }
@@ -49,7 +50,12 @@ import Testing
                         }
                     }
                 }
-                if stall == .behindALostConnection { proxy.cutClients() }
+                if stall == .behindALostConnection {
+                    proxy.passNewConnections()
+                    proxy.cutClients()
+                    try await eventually { (try? await client.ping()) != nil }
+                    try await eventually("cleaned up") { try await commands(observer) >= 200 }
+                }
                 await server.kill(SIGCONT)
                 proxy.update { faults in
                     faults.clientToServer.isStalled = false
@@ -58,13 +64,20 @@ import Testing
                 try await eventually("no ghosts") { try await server.remains() == [] }
                 // Not for a moment only: the client has nothing more under way, and it still is so.
                 for number in 0..<200 {
-                    let lease = try #require(try await client.tryAcquire("lock \(number)", ttl: .seconds(60)))
+                    let lease = try await client.acquire("lock \(number)", ttl: .seconds(60), wait: .seconds(60))
                     try await lease.release()
                 }
                 #expect(try await server.remains() == [])
             }
             await proxy.close()
         }
+    }
+
+    /// Scripts run so far.
+    private func commands(_ observer: Observer) async throws -> Int {
+        let lines = try await observer.send("INFO", "commandstats").text?.split(whereSeparator: \.isNewline) ?? []
+        let line = lines.first { $0.hasPrefix("cmdstat_evalsha:calls=") }
+        return line.flatMap { Int($0.dropFirst(22).prefix { $0 != "," }) } ?? 0
     }
 
     @Test func `a wait outlives a silent Redis, and ends with the lock`() async throws {

@@ -20,7 +20,7 @@ import Testing
             for _ in 0..<3 { try await client.withLock("a") { _ in } }
             #expect(total("lock_grants") == 3)
             #expect(total("lock_releases") == 3)
-            let lease = try await client.acquire("a", ttl: .milliseconds(200))
+            let lease = try await client.acquire("a", ttl: .milliseconds(900))
             #expect(try await client.tryAcquire("a") == nil)
             #expect(total("lock_busy") == 1)
             try await eventually("renewed") { (try? metrics.expectTimer("ringfence_lease_margin_seconds").values.count) ?? 0 > 0 }

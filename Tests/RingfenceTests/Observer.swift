@@ -9,7 +9,10 @@ final class Observer: Sendable {
     private let client: RedisClient
 
     init(_ url: String) throws {
-        client = RedisClient(try RedisConfiguration(url: url), logger: testLogger)
+        var configuration = try RedisConfiguration(url: url)
+        configuration.commandTimeout = .seconds(60)
+        configuration.connectTimeout = .seconds(20)
+        client = RedisClient(configuration, logger: testLogger)
     }
 
     func close() async { await client.close() }

@@ -29,6 +29,8 @@ package final class TCPProxy: Sendable {
         var faults = Faults()
         var links: [ObjectIdentifier: Link] = [:]
         var accepted = 0
+        /// Connections with a higher number are not stalled.
+        var stallsUpTo = Int.max
         var passed = (clientToServer: 0, serverToClient: 0)
         var listener: (any Channel)?
     }
@@ -68,7 +70,7 @@ package final class TCPProxy: Sendable {
         for _ in 0..<8 {
             do {
                 let proxy = TCPProxy(port: try freePort(), target: target, listener: nil)
-                try await proxy.listen()
+                try await proxy.bind()
                 return proxy
             } catch { failure = error }
         }
@@ -94,6 +96,11 @@ package final class TCPProxy: Sendable {
         for link in state.withLock({ Array($0.links.values) }) { link.client.close(promise: nil) }
     }
 
+    /// From here the stalls of now hold for the connections of now only.
+    package func passNewConnections() {
+        state.withLock { $0.stallsUpTo = $0.accepted }
+    }
+
     /// Stops listening, so that new connections are refused; existing ones stay.
     package func refuse() async {
         let listener = state.withLock { state in
@@ -103,8 +110,13 @@ package final class TCPProxy: Sendable {
         try? await listener?.close()
     }
 
-    /// Listens (again) on the same port.
+    /// Listens again on the same port.
     package func listen() async throws {
+        // A process that a parallel test is just spawning may hold a copy of the closed listener until it execs.
+        try await eventually("port \(port) is free again") { (try? await bind()) != nil }
+    }
+
+    private func bind() async throws {
         let target = self.target
         let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -116,10 +128,11 @@ package final class TCPProxy: Sendable {
                     .channelOption(.autoRead, value: false)
                     .connect(to: target)
                     .flatMapThrowing { server in
-                        let link = Link(client: client, server: server, proxy: self)
-                        self.state.withLock {
-                            $0.links[ObjectIdentifier(link)] = link
-                            $0.accepted += 1
+                        let link = self.state.withLock { state in
+                            state.accepted += 1
+                            let link = Link(client: client, server: server, proxy: self, number: state.accepted)
+                            state.links[ObjectIdentifier(link)] = link
+                            return link
                         }
                         try client.pipeline.syncOperations.addHandler(End(link: link, isClient: true))
                         try server.pipeline.syncOperations.addHandler(End(link: link, isClient: false))
@@ -149,10 +162,13 @@ private final class Link: Sendable {
 
     let client: any Channel
     let server: any Channel
+    private let number: Int
     private let proxy: TCPProxy
     private let lanes = Mutex((clientToServer: Lane(), serverToClient: Lane()))
 
-    init(client: any Channel, server: any Channel, proxy: TCPProxy) {
+    /// `number` counts the connections of the proxy, from 1.
+    init(client: any Channel, server: any Channel, proxy: TCPProxy, number: Int) {
+        self.number = number
         self.client = client
         self.server = server
         self.proxy = proxy
@@ -210,7 +226,7 @@ private final class Link: Sendable {
         lanes.withLock { lanes in
             proxy.state.withLock { state in
                 let fault = state.faults[keyPath: direction]
-                guard !fault.isStalled, !lanes[keyPath: lane].isCut else { return }
+                guard !fault.isStalled || number > state.stallsUpTo, !lanes[keyPath: lane].isCut else { return }
                 delay = fault.delay
                 let count = min(lanes[keyPath: lane].held.readableBytes, fault.cutAfter ?? .max)
                 if count > 0 {

@@ -101,6 +101,8 @@ final class LeaseState: Sendable {
     private struct Guarded {
         var machine: LeaseMachine
         var onLoss: [@Sendable (LeaseMachine.LossReason) -> Void] = []
+        /// Somebody was or will be told of a loss, and will then end its work and release.
+        var isHeeded = false
         var lostReleased = false
     }
 
@@ -149,6 +151,14 @@ final class LeaseState: Sendable {
         }
     }
 
+    /// Lost, and the body that was told so is not through yet.
+    var isWindingUp: Bool {
+        guarded.withLock { guarded in
+            guard case .lost = guarded.machine.state else { return false }
+            return guarded.isHeeded && !guarded.lostReleased
+        }
+    }
+
     /// Runs when the lease is lost, or at once if it has been; on the thread that notices, so it must not block.
     func onLoss(_ action: @escaping @Sendable (LeaseMachine.LossReason) -> Void) {
         let lost: LeaseMachine.LossReason? = guarded.withLock { guarded in
@@ -157,6 +167,7 @@ final class LeaseState: Sendable {
             case .ended: return nil
             case .held, .renewing:
                 guarded.onLoss.append(action)
+                guarded.isHeeded = true
                 return nil
             }
         }

@@ -15,6 +15,7 @@ final class LeaseKeeper: Sendable {
     private struct State {
         var leases: [String: LeaseState] = [:]
         var wakeAt = Nanos.never
+        var reported = 0
     }
 
     /// Keys in one renewal call: enough to make renewals cheap, few enough not to hold Redis up.
@@ -71,13 +72,18 @@ final class LeaseKeeper: Sendable {
 
     /// Renews what is due and ends what is over; on the event loop.
     func tick(now: Nanos) {
+        let changed = state.withLock { state -> Int? in
+            guard state.leases.count != state.reported else { return nil }
+            state.reported = state.leases.count
+            return state.reported
+        }
+        if let changed { metrics.held.record(changed) }
         let due = state.withLock { state -> [LeaseState] in
             guard now >= state.wakeAt else { return [] }
             state.wakeAt = .never // what is added or renewed from here on lowers it again
             return Array(state.leases.values)
         }
         guard !due.isEmpty else { return }
-        metrics.held.record(due.count)
         var renewals: [LeaseState] = []
         for lease in due where lease.wakeAt <= now {
             if apply(lease, { $0.tick(now: now) }) == .renew { renewals.append(lease) }

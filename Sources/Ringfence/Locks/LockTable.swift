@@ -39,7 +39,7 @@ final class LockTable: Sendable {
     }
 
     private struct Entry {
-        var machine = LockMachine()
+        var machine: LockMachine
         var lastError: RedisError?
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
     }
@@ -59,6 +59,8 @@ final class LockTable: Sendable {
         /// Places that cannot be found by their names alone, by nonce.
         var special: [String: Key] = [:]
         var wakeAt = Nanos.never
+        /// The newest ticket of any machine that was dropped: answers to its commands may still come.
+        var lastTicket: LockMachine.Ticket = 0
         var isShutDown = false
     }
 
@@ -163,15 +165,11 @@ final class LockTable: Sendable {
         for key in state.withLock({ Array($0.entries.keys) }) { _ = handle(key, .inboxReady) }
     }
 
-    /// A grant was pushed. One that nobody here waits for any more is given back at once.
+    /// A grant was pushed. One that nobody here waits for any more is left to its claim time: a push may be late, and of a
+    /// lock that is held by now, here or (by its token) elsewhere; giving it back would take it from its holder.
     func pushed(nonce: String, fence: Int64, names: [String]) {
         let key = state.withLock { state in state.special[nonce] ?? Key(names: names) }
-        let refused = handle(key, .pushed(nonce: nonce, fence: fence)) { state in
-            state.entries[key]?.machine.nonce == nonce
-        }
-        guard refused else { return }
-        cleanUp.perform(
-            scripts.cancel(names, nonce: nonce, place: nil), confirmation: key.confirmation, holdMilliseconds: 1000)
+        _ = handle(key, .pushed(nonce: nonce, fence: fence))
     }
 
     /// Whether there is anybody the clock matters to.
@@ -215,7 +213,7 @@ final class LockTable: Sendable {
         let now = Moment.now
         let afterwards: [Afterwards]? = state.withLock { state in
             guard prepare(&state) else { return nil }
-            guard let index = Self.index(of: key, making: making, in: &state.entries) else { return nil }
+            guard let index = Self.index(of: key, making: making, in: &state) else { return nil }
             if let error { state.entries.values[index].lastError = error }
             if let busy { state.entries.values[index].lastBusy = busy }
             let actions = state.entries.values[index].machine.handle(
@@ -224,6 +222,7 @@ final class LockTable: Sendable {
             for action in actions { perform(action, key, index, &state, now, &afterwards) }
             // A grant used elsewhere is forgotten in `perform`, so look only now.
             if state.entries.values[index].machine.isIdle {
+                state.lastTicket = max(state.lastTicket, state.entries.values[index].machine.lastTicket)
                 state.entries.remove(at: index)
             } else {
                 state.wakeAt = min(state.wakeAt, state.entries.values[index].machine.wakeAt)
@@ -241,12 +240,12 @@ final class LockTable: Sendable {
     }
 
     private static func index(
-        of key: Key, making: Bool, in entries: inout [Key: Entry]
+        of key: Key, making: Bool, in state: inout State
     ) -> Dictionary<Key, Entry>.Index? {
-        if let index = entries.index(forKey: key) { return index }
+        if let index = state.entries.index(forKey: key) { return index }
         guard making else { return nil }
-        entries[key] = Entry()
-        return entries.index(forKey: key)
+        state.entries[key] = Entry(machine: LockMachine(ticketsAfter: state.lastTicket))
+        return state.entries.index(forKey: key)
     }
 
     private func perform(

@@ -23,6 +23,8 @@ extension RingfenceClient {
     ///   - name: 1 to 512 bytes of UTF-8 without control characters.
     ///   - ttl: 100 ms to one day: how long the lock outlives a holder that dies.
     ///   - wait: 0 to one day: how long to wait for it.
+    ///   - options: owner, renewal, maximum hold and durability.
+    ///   - body: the work to do under the lock.
     /// - Returns: what `body` returned.
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`: the
     ///   body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled` and others.
@@ -38,7 +40,12 @@ extension RingfenceClient {
     /// They are granted all or nothing: nothing is held while waiting, so there is no deadlock in whatever order they are
     /// named. Everything else is as with one name.
     ///
-    /// - Parameter names: 1 to 64 different names.
+    /// - Parameters:
+    ///   - names: 1 to 64 different names.
+    ///   - ttl: 100 ms to one day: how long the locks outlive a holder that dies.
+    ///   - wait: 0 to one day: how long to wait for them.
+    ///   - options: owner, renewal, maximum hold and durability.
+    ///   - body: the work to do under the locks.
     public func withLock<Result: Sendable>(
         _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(), _ body: @Sendable @escaping (Lease) async throws -> Result
@@ -138,7 +145,11 @@ extension RingfenceClient {
 
     /// Takes the lock for a holder outside this process: nothing renews it here. The holder has its token.
     ///
-    /// - Parameter wait: 0 to one day; with 0 it does not wait.
+    /// - Parameters:
+    ///   - names: 1 to 64 different names.
+    ///   - owner: who holds, for people; nil for the configuration's.
+    ///   - ttl: 100 ms to one day.
+    ///   - wait: 0 to one day; with 0 it does not wait.
     /// - Throws: ``RingfenceError``; nothing is held afterwards.
     public func acquireGrant(
         _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
@@ -163,7 +174,10 @@ extension RingfenceClient {
 
     /// Renews a grant, or a lease held by another process, for `ttl` from now.
     ///
-    /// - Parameter token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
+    /// - Parameters:
+    ///   - names: what is locked.
+    ///   - token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
+    ///   - ttl: 100 ms to one day.
     /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)

@@ -121,6 +121,7 @@ extension RingfenceClient {
     /// comes or goes meanwhile may be.
     ///
     /// - Parameters:
+    ///   - prefix: up to 512 bytes; empty for all.
     ///   - cursor: ``LockPage/next`` of the page before; nil to begin.
     ///   - limit: 1 to 1000, about how many keys Redis looks at for a page.
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
@@ -165,7 +166,10 @@ extension RingfenceClient {
     /// The holder is told at once, its lease is lost, and the next fence is larger than any before. Its work may still be
     /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it and why.
     ///
-    /// - Parameter actor: who does this; 1 to 128 bytes.
+    /// - Parameters:
+    ///   - name: the lock.
+    ///   - actor: who does this; 1 to 128 bytes.
+    ///   - reason: why; up to 512 bytes.
     /// - Returns: what was taken away; nil if nobody held it.
     /// - Throws: ``RingfenceError``; with effect `unknown` it may have been done.
     public func forceRelease(_ name: String, actor: String, reason: String = "") async throws -> ForcedRelease? {

@@ -52,6 +52,12 @@ package struct LockMachine: Sendable {
         package var terms: LockTerms
         /// Queue behind others' waiters instead of passing on at once.
         package var yields: Bool
+
+        package init(nonce: String, terms: LockTerms, yields: Bool) {
+            self.nonce = nonce
+            self.terms = terms
+            self.yields = yields
+        }
     }
 
     package enum Event: Sendable {
@@ -149,11 +155,14 @@ package struct LockMachine: Sendable {
 
     package private(set) var state: State = .idle
     package private(set) var waiters: [Waiter] = []
-    private var lastTicket: Ticket = 0
+    /// The newest ticket given out.
+    package private(set) var lastTicket: Ticket
 
-    package init() {}
+    /// A machine whose tickets begin above `ticket`. The answer to a command that was turned away from may come after its
+    /// machine was dropped, to the next one of the same names: that must not have given the same ticket again.
+    package init(ticketsAfter ticket: Ticket = 0) { lastTicket = ticket }
 
-    /// Nothing is going on: the shell may drop the machine.
+    /// Nothing is going on: the shell may drop the machine, if it makes the next one with tickets after its last.
     package var isIdle: Bool { state == .idle && waiters.isEmpty }
 
     /// When `tick` has something to do next.
@@ -187,8 +196,8 @@ package struct LockMachine: Sendable {
                 deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
             }
         case .claimRefused(let ticket):
-            // It slept too long: the grant is gone. It queues up again as a new acquire.
-            if case .claiming(let ask, _, _) = state, ask.ticket == ticket { state = .idle }
+            // The grant is gone, or the push was of an older one. Its place may still stand, so the same is asked again.
+            if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .lettingGo(let going) = state, going.ticket == ticket {
                 finish(going, held: true, &step)
@@ -366,8 +375,10 @@ extension LockMachine {
             if waiters.isEmpty {
                 state = .idle
             } else if step.inboxHeard {
-                // Only tried so far, for one that does not wait or for want of an inbox: now queue.
-                var ask = Ask(ticket: 0, nonce: ask.nonce, terms: waiters[0].terms)
+                // Only tried this time, for one that does not wait or for want of an inbox: now queue. On the same terms,
+                // though the waiter may be another, for a place may stand from before (rule 2); `deliver` sees to it.
+                var ask = ask
+                ask.failures = 0
                 ask.foundBusy = true
                 self.ask(ask, &step)
             } else {

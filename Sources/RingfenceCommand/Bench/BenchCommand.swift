@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `ringfence bench`: is it fast enough here? Each figure is measured beside its reference, turn about, in this very
+// invocation, because the pace of a machine changes from minute to minute and its ratios hardly do.
+
+import ArgumentParser
+import Hiredis
+import Logging
+
+/// `ringfence bench`.
+struct BenchCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Measure how fast locks are on this machine, beside plain C.",
+        discussion: """
+            Each figure is measured in rounds, turn about with its reference: the same commands by a C program on \
+            hiredis, or PING on the same connection. Value and reference are medians; the ratio is the median of the \
+            rounds' ratios. Every answer is checked: a pair counts only if it was granted and released.
+
+            Without --redis a private redis-server is started on a unix socket and ended after it, with nothing \
+            written to disk. A named Redis should be idle. Run nothing else meanwhile, and use a release build.
+
+            EXAMPLES
+              ringfence bench lock                          all figures of taking and releasing locks
+              ringfence bench handoff --json                hand-offs, one JSON object a line
+              ringfence bench all --seconds 5 --rounds 9    everything, at length
+              ringfence bench lock --redis redis://127.0.0.1:6379
+
+            JSON: {"figure","unit","value","reference","ratio","trials","p50","p99"}; what does not apply is left \
+            out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
+            """,
+        subcommands: [LockBench.self, HandoffBench.self, ServiceBench.self, AllBench.self])
+}
+
+/// What all benchmarks share on the command line.
+struct BenchOptions: ParsableArguments {
+    @Flag(help: "Print one JSON object a line instead of a table.")
+    var json = false
+
+    @Option(help: ArgumentHelp("The Redis to use, instead of a private one.", valueName: "url"))
+    var redis: String?
+
+    @Option(help: "Seconds a round takes, for each of the two sides (0.1 to 60).")
+    var seconds = 1.0
+
+    @Option(help: "Rounds, 5 to 99.")
+    var rounds = 5
+
+    @Option(help: "Tasks, connections or waiters at once (2 to 1024). The bars are meant for 64.")
+    var tasks = 64
+
+    func validate() throws {
+        guard (0.1...60).contains(seconds) else { throw ValidationError("--seconds must be 0.1 to 60, not \(seconds)") }
+        guard (5...99).contains(rounds) else { throw ValidationError("--rounds must be 5 to 99, not \(rounds)") }
+        guard (2...1024).contains(tasks) else { throw ValidationError("--tasks must be 2 to 1024, not \(tasks)") }
+        try CommandRedis.check(url: redis)
+    }
+}
+
+/// What a benchmark has to know.
+struct BenchSettings: Sendable {
+    var redis: CommandRedis
+    var seconds: Double
+    var rounds: Int
+    var tasks: Int
+    var logger: Logger
+}
+
+extension BenchOptions {
+    /// Which benchmarks to run.
+    enum Part: Sendable { case lock, handoff, service }
+
+    /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
+    func run(_ parts: [Part]) async throws {
+        var logger = Logger(label: "ringfence.bench")
+        logger.logLevel = .error
+        if !json {
+            #if DEBUG
+                print("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
+            #endif
+            print(Figure.header)
+        }
+        try await CommandRedis.with(url: redis, logger: logger) { redis in
+            let configuration = try RedisConfiguration(url: redis.url)
+            if redis.isPrivate { try await Self.keepOffDisk(configuration, logger) }
+            let settings = BenchSettings(
+                redis: redis, seconds: seconds, rounds: rounds, tasks: tasks, logger: logger)
+            let report: (Figure) -> Void = { figure in
+                print(json ? figure.json : figure.row)
+                flushOutput()
+            }
+            for part in parts {
+                switch part {
+                case .lock:
+                    try await PlainPairs(settings: settings, configuration: configuration).run(report: report)
+                    try await LockPairs(settings: settings, configuration: configuration).run(report: report)
+                case .handoff:
+                    try await Handoff(settings: settings, configuration: configuration).run(report: report)
+                case .service:
+                    try await ServicePairs(settings: settings, configuration: configuration).run(report: report)
+                }
+            }
+        }
+    }
+
+    /// The private server of a benchmark measures Redis, not this machine's disk.
+    private static func keepOffDisk(_ configuration: RedisConfiguration, _ logger: Logger) async throws {
+        let client = RedisClient(configuration, logger: logger)
+        _ = try await client.send { writer in
+            writer.begin(4)
+            for word in ["CONFIG", "SET", "appendonly", "no"] { writer.argument(word) }
+        }
+        await client.close()
+    }
+}
+
+/// `ringfence bench lock`.
+struct LockBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lock",
+        abstract: "Pairs of acquire and release a second, plain and fenced, and the CPU they cost.",
+        discussion: """
+            lock.plain.pairs.64   SET NX PX and compare-and-delete on one connection, beside hiredis' async API
+            lock.plain.pairs.1    the same by one task, beside blocking hiredis
+            lock.pairs.64         the public API with fence, queue and audit, beside the same scripts from C
+            lock.cpu.64           this process' CPU time for a command in that run, beside the C loop's
+            lock.scoped.pairs.64  the same by withLock, whose body is a task of its own
+
+            EXAMPLE
+              ringfence bench lock --json --rounds 7
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.lock]) }
+}
+
+/// `ringfence bench handoff`.
+struct HandoffBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "handoff",
+        abstract: "What it costs to hand one lock from waiter to waiter, and whether the order is kept.",
+        discussion: """
+            handoff.commands.64   commands that this client sent to Redis for a hand-off, as Redis counted them
+            handoff.rtts.64       the time of a hand-off, in PING round trips on the same connection
+            handoff.broadcast.64  the usual way for comparison: tell all waiters, and all of them try again
+
+            Ends with an error if the lock was ever granted out of order.
+
+            EXAMPLE
+              ringfence bench handoff --tasks 64 --seconds 2
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.handoff]) }
+}
+
+/// `ringfence bench service`.
+struct ServiceBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "service",
+        abstract: "Pairs over HTTP, and what the service takes to start and to idle.",
+        discussion: """
+            service.lock.pairs.64  acquire and release over 64 keep-alive connections, beside the scripts from C
+            service.start          from starting the process to the first lock granted over HTTP
+            service.memory         resident memory of the idle service
+
+            EXAMPLE
+              ringfence bench service --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.service]) }
+}
+
+/// `ringfence bench all`.
+struct AllBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "all", abstract: "All benchmarks, one after the other.",
+        discussion: """
+            EXAMPLE
+              ringfence bench all --json > figures.jsonl
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.lock, .handoff, .service]) }
+}

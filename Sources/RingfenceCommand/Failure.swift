@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Exit codes follow sysexits.h where it has one, so that schedulers which know them do the right thing: 75 means try
+// again later. A command run under a lock passes its own code on; 79 is none of sysexits', and rare among programs.
+import ArgumentParser
+import Hiredis
+import Ringfence
+import RingfenceService
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+extension ExitCode {
+    /// Bad flags, arguments or settings (EX_USAGE).
+    static let usage = ExitCode(64)
+    /// Redis cannot be reached or refused (EX_UNAVAILABLE).
+    static let unavailable = ExitCode(69)
+    /// The lock was not free in time (EX_TEMPFAIL).
+    static let busy = ExitCode(75)
+    /// The lease was lost while the command ran.
+    static let leaseLost = ExitCode(79)
+    /// The command exists but cannot be run.
+    static let notExecutable = ExitCode(126)
+    /// The command was not found.
+    static let notFound = ExitCode(127)
+}
+
+/// An error as the person at the terminal sees it; nil for those that ArgumentParser words itself.
+struct Failure {
+    var message: String
+    var code: ExitCode
+
+    init?(_ error: any Error) {
+        switch error {
+        case let error as RingfenceError:
+            message = error.message
+            switch error.code {
+            case .lockBusy: code = .busy
+            case .leaseLost: code = .leaseLost
+            case .invalidArgument, .wouldDeadlock: code = .usage
+            case .unavailable, .refused, .overloaded:
+                code = .unavailable
+                if error.effect == .unknown { message += ". It may have been done: look before you do it again" }
+            default: code = .failure
+            }
+        case let error as Settings.Failure: (message, code) = (error.description, .usage)
+        case let error as EmbeddedRedis.Failure: (message, code) = (error.description, .unavailable)
+        case let error as ChildProcess.StartFailure:
+            (message, code) = (error.description, error.number == ENOENT ? .notFound : .notExecutable)
+        case let error as RedisError: (message, code) = (error.message, .unavailable)
+        case let error as CommandFailure: (message, code) = (error.description, .failure)
+        case is CancellationError: (message, code) = ("interrupted", .failure)
+        default: return nil
+        }
+    }
+}
+
+/// Writes a line to standard error.
+func say(_ line: String) {
+    var text = line + "\n"
+    text.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
+}

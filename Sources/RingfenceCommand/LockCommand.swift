@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import RingfenceService
+
+struct LockCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lock",
+        abstract: "Run a command while holding a lock.",
+        usage: "ringfence lock <name> ... [--ttl <duration>] [--wait <duration>] [<options>] -- <command> ...",
+        discussion: """
+            Waits in line for the lock (for all locks at once, if several are named), runs the command, and releases \
+            the lock as soon as the command has ended, however it ended. The lock is renewed meanwhile.
+
+            If the lock cannot be renewed, the command gets SIGTERM a third of --ttl (at most 5 s) before the lock ends, \
+            and SIGKILL before it ends: nobody else holds the lock while the command lives. If somebody takes the lock \
+            away (ringfence unlock --force) it gets SIGTERM at once and SIGKILL after 1 s.
+
+            The command finds in its environment
+              RINGFENCE_FENCE   the fence: hand it to what you protect, which refuses older ones
+              RINGFENCE_LOCK    the (first) name
+              RINGFENCE_LOCKS   all names, one a line
+              RINGFENCE_OWNER   who holds
+              RINGFENCE_HOLD    the unique id of this hold
+
+            Signals and Ctrl-C are passed on to the command and its children. If ringfence itself is killed (kill -9), \
+            the kernel kills the command.
+
+            EXIT CODES
+              the command's own, or 128 + the signal that ended it
+              64   bad usage              69   Redis cannot be reached, or refused
+              75   the lock was not free  79   the lock was lost while the command ran
+              126  cannot run it          127  command not found
+
+            EXAMPLES
+              ringfence lock payout/nightly -- ./payout.sh
+              ringfence lock payout/nightly --wait 0s -- ./payout.sh || [ $? = 75 ]     # skip if another runs it
+              ringfence lock account/17 account/42 --ttl 30s --wait 1m -- ./transfer 17 42 100.00
+              ringfence lock ledger -- sh -c 'psql -v fence=$RINGFENCE_FENCE -f close-day.sql'
+            """)
+
+    /// Names before `--`, the command after it. One list, because the parser takes no second one behind a first.
+    @Argument(help: ArgumentHelp("Names (several are held together, all or none), --, the command.", valueName: "name"))
+    var words: [String]
+    @Option(help: ArgumentHelp("How long the lock outlives a machine that dies. 100ms to 1d.", valueName: "duration"))
+    var ttl = DurationArgument(.seconds(10))
+    @Option(help: ArgumentHelp("How long to wait for the lock; 0s does not wait. At most 1d.", valueName: "duration"))
+    var wait = DurationArgument(.seconds(30))
+    @Option(
+        help: ArgumentHelp(
+            "The longest the command may run: then its lock is not renewed any more. At most 30d.",
+            valueName: "duration"))
+    var maximumHold = DurationArgument(.seconds(86_400))
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    private var commandCount: Int {
+        let all = CommandLine.arguments
+        return all.firstIndex(of: "--").map { all.count - $0 - 1 } ?? 0
+    }
+    private var names: [String] { words.dropLast(commandCount) }
+    private var command: [String] { words.suffix(commandCount) }
+
+    func validate() throws {
+        if names.isEmpty { throw ValidationError("the lock's name is missing: ringfence lock NAME -- COMMAND …") }
+        if command.isEmpty {
+            throw ValidationError("the command is missing: ringfence lock \(names.joined(separator: " ")) -- COMMAND …")
+        }
+    }
+
+    func run() async throws {
+        LockRunner.prepareSignals()
+        let runner = LockRunner(
+            names: names, command: command, ttl: ttl.duration, wait: wait.duration, owner: redis.owner,
+            maximumHold: maximumHold.duration, say: { say("ringfence: " + $0) })
+        switch try await redis.withClient({ try await runner.run(with: $0) }) {
+        case .ended(let exit): throw ExitCode(exit.shellCode)
+        case .interrupted(let signal): throw ExitCode(128 + signal)
+        case .leaseLost(let reason):
+            say("ringfence: \(reason). What the command did may be incomplete; the fence keeps late writes out")
+            throw ExitCode.leaseLost
+        }
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The program `ringfence`: parse, call, print. Each subcommand is one file; to add one, write it and name it below.
+import ArgumentParser
+import RingfenceService
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@main
+struct Main: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ringfence",
+        abstract: "Fenced locks on Redis, for work that must not be done twice.",
+        discussion: """
+            A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the fence \
+            to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder was \
+            paused and woke up late.
+
+            EXAMPLES
+              ringfence serve                              a lock service, with its own Redis
+              ringfence lock payout/nightly -- ./pay.sh    a job that runs on one machine only
+              ringfence locks                              who holds what
+            """,
+        subcommands: [DemoWorkerCommand.self],
+        groupedSubcommands: [
+            CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
+            CommandGroup(
+                name: "Operating", subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self]),
+        ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
+
+    /// Benchmarks and demonstrations.
+    private static let trials: [any ParsableCommand.Type] = [DemoCommand.self, BenchCommand.self]
+
+    /// Every failure is one readable sentence on standard error and a documented exit code.
+    static func main() async {
+        do {
+            var command = try parseAsRoot()
+            if var command = command as? any AsyncParsableCommand {
+                try await command.run()
+            } else {
+                try command.run()
+            }
+        } catch {
+            guard let failure = Failure(error) else { exit(withError: error) }
+            say("ringfence: " + failure.message)
+            Self.exit(withError: failure.code)
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What operators ask at three in the morning: who holds it, who waits, who had it, take it away.
+import ArgumentParser
+import Ringfence
+import RingfenceService
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+struct LocksCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "locks",
+        abstract: "Show held locks, or one lock with its queue.",
+        discussion: """
+            Without a name: all held locks, or those whose name starts with --prefix. With a name: its holder, last \
+            fence and queue, in one atomic look.
+
+            EXAMPLES
+              ringfence locks
+              ringfence locks --prefix account/
+              ringfence locks payout/nightly
+              ringfence locks --json | jq -r '.name'          # one JSON object a line
+            """)
+
+    @Argument(help: "Show this lock, whether held or not.")
+    var name: String?
+    @Option(help: "Only names that start with this.")
+    var prefix = ""
+    @Flag(help: "Print JSON, one object a line.")
+    var json = false
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func validate() throws {
+        if name != nil, !prefix.isEmpty { throw ValidationError("give a name or --prefix, not both") }
+    }
+
+    func run() async throws {
+        try await redis.withClient { client in
+            if let name {
+                show(try await client.inspect(name))
+            } else {
+                try await list(client)
+            }
+        }
+    }
+
+    private func show(_ status: LockStatus) {
+        if json { return print(JSONWriter.describing(status).text) }
+        print("name        \(status.name)")
+        if let holder = status.holder {
+            print("holder      \(holder.owner)")
+            print("hold        \(holder.id)")
+            print("fence       \(holder.fence)")
+            print("time left   \(holder.remaining.shortText)")
+        } else {
+            print("holder      nobody")
+            print("last fence  \(status.lastFence.map { String($0) } ?? "none in the last 24 h")")
+        }
+        print("waiting     \(status.queueLength)")
+        for (place, waiter) in status.queue.enumerated() {
+            let others = waiter.names.filter { $0 != status.name }
+            let also = others.isEmpty ? "" : "  also for \(others.joined(separator: ", "))"
+            print("  \(place + 1). \(waiter.owner), for \(waiter.waiting.shortText)\(also)")
+        }
+    }
+
+    private func list(_ client: RingfenceClient) async throws {
+        // A walk may see a lock twice; the set is as large as what is held.
+        var seen: Set<String> = []
+        var rows: [[String]] = []
+        var cursor: String?
+        repeat {
+            let page = try await client.locks(prefix: prefix, cursor: cursor, limit: 500)
+            for lock in page.locks where seen.insert(lock.name).inserted {
+                if json {
+                    var line = JSONWriter()
+                    line.holder(lock, named: true)
+                    print(line.text)
+                } else {
+                    rows.append([lock.name, lock.owner, String(lock.fence), lock.remaining.shortText])
+                }
+            }
+            cursor = page.next
+        } while cursor != nil
+        guard !json else { return }
+        if rows.isEmpty { return print("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)")) }
+        rows.sort { $0[0] < $1[0] }
+        printTable(["NAME", "HOLDER", "FENCE", "TIME LEFT"], rows)
+    }
+}
+
+struct UnlockCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "unlock",
+        abstract: "Take a lock away from whoever holds it.",
+        discussion: """
+            The holder is told at once and its work is cancelled, the next in line gets the lock, and the audit keeps \
+            who did this and why. The former holder's work may still be running: the printed fence is dead, and so is \
+            every older one, so raise the guards of what the lock protects to it.
+
+            Look first (ringfence locks NAME). A holder that died needs none of this: its lock ends by itself.
+            Exits with 1 when nobody held the lock.
+
+            EXAMPLES
+              ringfence unlock payout/nightly --force --reason 'ticket 4711: worker hangs'
+            """)
+
+    @Argument(help: "The lock's name.")
+    var name: String
+    @Flag(help: "Required: says that you know that somebody holds it.")
+    var force = false
+    @Option(help: "Why, for the audit. Up to 512 bytes.")
+    var reason = ""
+    @Option(help: ArgumentHelp("Who does this, for the audit.", valueName: "label"))
+    var actor: String?
+    @Flag(help: "Print JSON.")
+    var json = false
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func validate() throws {
+        if !force { throw ValidationError("somebody may be working under this lock: add --force if you are sure") }
+    }
+
+    func run() async throws {
+        let actor = actor ?? getenv("USER").map { String(cString: $0) } ?? "uid \(getuid())"
+        guard let forced = try await redis.withClient({ try await $0.forceRelease(name, actor: actor, reason: reason) })
+        else {
+            say("ringfence: nobody holds \(name)")
+            throw ExitCode.failure
+        }
+        if json { return print(JSONWriter.describing(forced).text) }
+        print("taken from \(forced.previous.owner), which had \(forced.previous.remaining.shortText) left")
+        print("every fence up to \(forced.fence) is dead: raise your guards to it")
+    }
+}
+
+struct AuditCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "audit",
+        abstract: "Show the newest grants and releases.",
+        discussion: """
+            Newest first, by Redis' clock, in UTC. The audit is bounded (about 10,000 records a namespace). A lock that \
+            expired has a grant and no release.
+
+            EXAMPLES
+              ringfence audit
+              ringfence audit --limit 1000 --json | jq 'select(.action == "force")'
+            """)
+
+    @Option(help: "How many records at most, 1 to 1000.")
+    var limit = 50
+    @Flag(help: "Print JSON, one object a line.")
+    var json = false
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func run() async throws {
+        let records = try await redis.withClient { try await $0.audit(limit: limit) }
+        guard !json else {
+            for record in records {
+                var line = JSONWriter()
+                line.record(record)
+                print(line.text)
+            }
+            return
+        }
+        if records.isEmpty { return print("the audit is empty") }
+        printTable(
+            ["AT", "ACTION", "LOCK", "HOLDER", "FENCE", "HELD", "WAITED", "REASON"],
+            records.map { record in
+                [
+                    utcText(record.at), record.action, record.names.joined(separator: " "), record.owner,
+                    String(record.fence), record.held?.shortText ?? "", record.waited?.shortText ?? "",
+                    record.reason ?? "",
+                ]
+            })
+    }
+}

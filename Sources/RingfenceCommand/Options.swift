@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Flags shared by all commands that talk to Redis. Names, help and defaults come from the table of settings.
+import ArgumentParser
+import Logging
+import Ringfence
+import RingfenceService
+
+/// A duration on the command line: 500ms, 10s, 5m, 2h, 1d.
+struct DurationArgument: ExpressibleByArgument {
+    var duration: Duration
+
+    init(_ duration: Duration) { self.duration = duration }
+
+    init?(argument: String) {
+        guard let duration = Duration(text: argument) else { return nil }
+        self.duration = duration
+    }
+
+    var defaultValueDescription: String {
+        let milliseconds = duration.wholeMilliseconds
+        return milliseconds % 1_000 == 0 ? "\(milliseconds / 1_000)s" : "\(milliseconds)ms"
+    }
+}
+
+extension ArgumentHelp {
+    /// The help of a setting.
+    static func setting(_ key: SettingKey, _ placeholder: String) -> ArgumentHelp {
+        ArgumentHelp("\(key.help) (default: \(key.fallback))", valueName: placeholder)
+    }
+}
+
+/// Where Redis is and who we are there.
+struct RedisOptions: ParsableArguments {
+    @Option(name: .customLong("redis"), help: .setting(.redis, "url"))
+    var redis: String?
+    @Option(name: .customLong("redis-ca"), help: .setting(.redisAuthority, "file"))
+    var redisAuthority: String?
+    @Option(name: .customLong("redis-cert"), help: .setting(.redisCertificate, "file"))
+    var redisCertificate: String?
+    @Option(name: .customLong("redis-key"), help: .setting(.redisKey, "file"))
+    var redisKey: String?
+    @Option(name: .customLong("redis-server-name"), help: .setting(.redisServerName, "name"))
+    var redisServerName: String?
+    @Option(name: .customLong("namespace"), help: .setting(.namespace, "name"))
+    var namespace: String?
+    @Option(name: .customLong("owner"), help: .setting(.owner, "label"))
+    var owner: String?
+    @Option(name: .customLong("command-timeout"), help: .setting(.commandTimeout, "duration"))
+    var commandTimeout: String?
+    @Option(name: .customLong("state-dir"), help: .setting(.stateDirectory, "directory"))
+    var stateDirectory: String?
+    @Option(name: .customLong("log-level"), help: .setting(.logLevel, "level"))
+    var logLevel: String?
+    @Option(name: .customLong("config"), help: "A JSON file of settings; flags and RINGFENCE_* variables win over it.")
+    var config: String?
+
+    /// The settings from flags, environment and file.
+    /// - Parameter more: flags of the command itself.
+    func settings(_ more: [SettingKey: String?] = [:]) throws -> Settings {
+        var flags: [String: String] = [:]
+        let own: [SettingKey: String?] = [
+            .redis: redis, .redisAuthority: redisAuthority, .redisCertificate: redisCertificate, .redisKey: redisKey,
+            .redisServerName: redisServerName, .namespace: namespace, .owner: owner, .commandTimeout: commandTimeout,
+            .stateDirectory: stateDirectory, .logLevel: logLevel,
+        ]
+        for (key, value) in own.merging(more, uniquingKeysWith: { $1 }) { flags[key.name] = value }
+        return try Settings(flags: flags, environment: Environment.values, file: config)
+    }
+
+    /// Runs `body` with a client, and closes it.
+    func withClient<Result: Sendable>(
+        _ body: @Sendable (RingfenceClient) async throws -> Result
+    ) async throws -> Result {
+        let settings = try settings()
+        let client = try RingfenceClient(
+            settings.configuration(url: settings.clientURL), logger: makeLogger(settings, default: .warning))
+        do {
+            let result = try await body(client)
+            await client.shutdown()
+            return result
+        } catch {
+            await client.shutdown()
+            throw error
+        }
+    }
+}
+
+/// A logger to standard error, one line a record.
+func makeLogger(_ settings: Settings, default level: Logger.Level) -> Logger {
+    var logger = Logger(label: "ringfence") { StreamLogHandler.standardError(label: $0) }
+    logger.logLevel = settings.logLevel ?? level
+    return logger
+}

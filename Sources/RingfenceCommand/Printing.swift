@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Prints rows under a heading, each column as wide as its widest cell. Cells hold no line breaks: the library lets no
+/// control character into names, owners or reasons.
+func printTable(_ heading: [String], _ rows: [[String]]) {
+    let widths = heading.indices.map { column in ([heading] + rows).map { $0[column].count }.max() ?? 0 }
+    for row in [heading] + rows {
+        var line = ""
+        for (column, cell) in row.enumerated() {
+            line += column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 2)
+        }
+        print(line)
+    }
+}
+
+/// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.
+func utcText(_ milliseconds: Int64) -> String {
+    var seconds = time_t(milliseconds / 1_000)
+    var parts = tm()
+    gmtime_r(&seconds, &parts)
+    var text = [CChar](repeating: 0, count: 32)
+    let length = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &parts)
+    let digits = String(1_000 + milliseconds % 1_000).dropFirst()
+    return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits
+}
+
+/// What was printed reaches a pipe's reader now.
+func flushOutput() { fflush(nil) }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which Redis `bench` and `demo` work on: the one the user names, or a private redis-server in a temporary directory
+// that is gone with the command. Private is the default, because both write a lot, and a benchmark on a server that
+// others use too measures the others.
+
+import ArgumentParser
+import FoundationEssentials
+import Hiredis
+import Logging
+import RingfenceService
+import UnixSignals
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// The Redis a command works on.
+struct CommandRedis: Sendable {
+    let url: String
+    /// Nobody else uses it: its counters are ours, and what is left in it does not matter.
+    let isPrivate: Bool
+
+    /// Runs `body` on the Redis at `url`, or on a private one when that is nil, and ends the private one after it.
+    /// Ctrl-C and SIGTERM cancel `body`, so that nothing is left behind.
+    static func with<Result: Sendable>(
+        url: String?, logger: Logger, _ body: @Sendable @escaping (CommandRedis) async throws -> Result
+    ) async throws -> Result {
+        if let url { return try await interruptible { try await body(CommandRedis(url: url, isPrivate: false)) } }
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        return try await interruptible {
+            let redis = try await EmbeddedRedis.start(directory: directory, logger: logger)
+            do {
+                let result = try await body(CommandRedis(url: redis.url, isPrivate: true))
+                await redis.stop()
+                return result
+            } catch {
+                await redis.stop()
+                throw error
+            }
+        }
+    }
+
+    /// Runs `body`, and cancels it at the first SIGINT or SIGTERM.
+    private static func interruptible<Result: Sendable>(
+        _ body: @Sendable @escaping () async throws -> Result
+    ) async throws -> Result {
+        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        return try await withThrowingTaskGroup(of: Result?.self) { group in
+            group.addTask { try await body() }
+            group.addTask {
+                for await _ in signals { throw CancellationError() }
+                return nil
+            }
+            defer { group.cancelAll() }
+            while let result = try await group.next() {
+                if let result { return result }
+            }
+            throw CancellationError()
+        }
+    }
+
+    /// Refuses a `--redis` that cannot be right, before anything is started.
+    static func check(url: String?) throws {
+        guard let url else { return }
+        do { _ = try RedisConfiguration(url: url) } catch { throw ValidationError("--redis: \(error.message)") }
+    }
+
+    /// A new directory of this user only. In /tmp and not in TMPDIR, whose path may be too long for a unix socket.
+    private static func temporaryDirectory() throws -> String {
+        var template = Array("/tmp/ringfence-XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else {
+            throw CommandFailure("cannot make a directory in /tmp: \(String(cString: strerror(errno)))")
+        }
+        return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}
+
+/// A command cannot go on; the text is for the user.
+struct CommandFailure: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import Logging
+import RingfenceService
+
+struct ServeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Serve locks over HTTP.",
+        discussion: """
+            Without --redis it starts a private redis-server of its own: append-only file in --state-dir, unix socket \
+            only, ended with the service. Every instance is stateless, so several may serve the same Redis.
+
+            Every setting may also be given as an environment variable (--token-file is RINGFENCE_TOKEN_FILE) or in a \
+            JSON file named by --config or RINGFENCE_CONFIG ({"port": 7420, "log-level": "debug"}). A flag wins over a \
+            variable, a variable over the file. Put passwords in a variable or the file: flags show in the process list.
+
+            SIGTERM and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
+            exits with 0 within 10 s.
+
+            EXAMPLES
+              ringfence serve
+              ringfence serve --redis rediss://user@redis.internal:6380/0 --redis-ca ca.pem
+              ringfence serve --host 0.0.0.0 --token-file /run/secrets/ringfence-tokens
+
+              curl -s localhost:7420/v1/locks/payout%2Fnightly/acquire \\
+                   -H 'Content-Type: application/json' -d '{"ttlMs":10000,"waitMs":5000}'
+              curl -s localhost:7420/openapi.json
+            """)
+
+    @Option(help: .setting(.host, "address"))
+    var host: String?
+    @Option(help: .setting(.port, "number"))
+    var port: String?
+    @Option(help: .setting(.tokenFile, "file"))
+    var tokenFile: String?
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func run() async throws {
+        let settings = try redis.settings([.host: host, .port: port, .tokenFile: tokenFile])
+        try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
+            print(lines, terminator: "")
+            flushOutput()
+        }
+    }
+}

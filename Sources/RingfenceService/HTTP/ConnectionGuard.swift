@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a connection may do to the service, and for how long. The HTTP decoder bounds the headers and refuses what is
+// not HTTP/1.1 (both Content-Length and Transfer-Encoding, folded headers, broken chunks); the request loop bounds the
+// body; this pair of handlers adds the two things neither sees:
+//
+//  - time: a request must have come in whole within 10 s of its first byte (and its headers within 5 s). Without this,
+//    a client that sends one byte a second holds a connection for ever;
+//  - hanging up: a request that waits for a lock reads nothing, so nothing would tell it that its client has gone and
+//    that the lock must not be granted to it. A half-closed connection counts as hung up.
+//
+// It also turns what the decoder refuses into the same problem+json as every other error.
+import HTTPTypes
+import NIOCore
+import NIOHTTP1
+import NIOHTTPTypes
+
+/// Sits behind the HTTP decoder of one connection; confined to its event loop.
+final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
+    typealias InboundIn = HTTPRequestPart
+    typealias InboundOut = HTTPRequestPart
+    typealias OutboundIn = HTTPResponsePart
+    typealias OutboundOut = HTTPResponsePart
+
+    static let headTimeout: TimeAmount = .seconds(5)
+    static let requestTimeout: TimeAmount = .seconds(10)
+
+    /// The client has gone.
+    let hangUp = OneShot()
+    /// When the request being received must be here; looked at by one timer, because setting and cancelling a timer
+    /// for each request is felt in the throughput.
+    private var deadline: NIODeadline = .distantFuture
+    private var timer: Scheduled<Void>?
+    /// Between a request's first byte and its end.
+    fileprivate var isReceiving = false
+    /// Requests whose answer is not complete.
+    private var inProgress = 0
+    /// Between the head and the end of an answer.
+    private var isAnswering = false
+    /// What is wrong with this connection; from then on nothing is read.
+    private var refusal: Problem?
+
+    /// The hang-up of a connection this guard watches.
+    static func hangUp(of channel: any Channel) async throws -> OneShot {
+        try await channel.eventLoop.submit {
+            try channel.pipeline.syncOperations.handler(type: ConnectionGuard.self).hangUp
+        }.get()
+    }
+
+    /// Answers a connection's current request with `problem` and closes; returns when it is closed.
+    static func refuse(_ problem: Problem, _ channel: any Channel) async {
+        channel.eventLoop.execute {
+            guard let context = try? channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self),
+                let handler = context.handler as? ConnectionGuard
+            else { return channel.close(promise: nil) }
+            handler.refuse(problem, context)
+        }
+        try? await channel.closeFuture.get()
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        try? context.pipeline.syncOperations.addHandler(ByteWatch(owner: self), position: .first)
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        timer?.cancel()
+        hangUp.happen()
+    }
+
+    /// The first byte of a request, before the decoder makes anything of it.
+    fileprivate func began() {
+        isReceiving = true
+        deadline = .now() + Self.headTimeout
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        guard refusal == nil else { return }
+        switch unwrapInboundIn(data) {
+        case .head(let head):
+            isReceiving = true
+            deadline = .now() + Self.requestTimeout
+            // A second Host could make a proxy before us and us see two different targets.
+            guard head.authority != nil, head.headerFields[values: .host].count <= 1 else {
+                return refuse(Problem(.badRequest, "exactly one Host header is needed", field: "Host"), context)
+            }
+            inProgress += 1
+        case .body: break
+        case .end: isReceiving = false
+        }
+        context.fireChannelRead(data)
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        if isReceiving, timer == nil { watch(context) }
+        context.fireChannelReadComplete()
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        switch unwrapOutboundIn(data) {
+        case .head(let head): isAnswering = head.status.kind != .informational
+        case .body: break
+        case .end:
+            isAnswering = false
+            inProgress -= 1
+        }
+        context.write(data, promise: promise)
+        if !isAnswering, inProgress == 0, let refusal { answer(refusal, context) }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if let event = event as? ChannelEvent, event == .inputClosed { hangUp.happen() }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        timer?.cancel()
+        hangUp.happen()
+        context.fireChannelInactive()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        switch error {
+        case HTTPParserError.headerOverflow:
+            refuse(Problem(.headersTooLarge, "the headers are larger than 16 KiB or more than 100"), context)
+        case let error as HTTPParserError:
+            refuse(Problem(.badRequest, "the request cannot be read: \(error)"), context)
+        case is IOError: context.close(promise: nil)
+        default: refuse(Problem(.badRequest, "the request cannot be read"), context)
+        }
+    }
+
+    private func watch(_ context: ChannelHandlerContext) {
+        timer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) {
+            self.timer = nil
+            guard self.isReceiving, self.refusal == nil else { return }
+            guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
+            self.refuse(Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s"), context)
+        }
+    }
+
+    /// Answers once the requests before this one have their answers, and closes; what else comes in is thrown away.
+    private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
+        guard refusal == nil else { return }
+        refusal = problem
+        // The request at fault may be with its handler already, which waits for its body and will get no answer out.
+        if inProgress <= 1, !isAnswering, isReceiving || inProgress == 0 { answer(problem, context) }
+    }
+
+    private func answer(_ problem: Problem, _ context: ChannelHandlerContext) {
+        let reply = problem.reply
+        var head = HTTPResponse(status: reply.status)
+        head.headerFields = [
+            .contentType: reply.type, .contentLength: String(reply.body.readableBytes), .connection: "close",
+        ]
+        context.write(wrapOutboundOut(.head(head)), promise: nil)
+        context.write(wrapOutboundOut(.body(reply.body)), promise: nil)
+        context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+        // Closing at once with unread bytes would reset the connection and might destroy the answer on its way.
+        context.close(mode: .output, promise: nil)
+        let channel = context.channel
+        context.eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
+    }
+}
+
+extension HTTPField.Name {
+    static let host = HTTPField.Name("Host")!
+}
+
+/// Sees a request's first byte.
+private final class ByteWatch: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    private let owner: ConnectionGuard
+
+    init(owner: ConnectionGuard) { self.owner = owner }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        if !owner.isReceiving { owner.began() }
+        context.fireChannelRead(data)
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From the fields of a request body to checked values. The limits are those of the library (`Limits`), checked here
+// already so that the problem can name the field as the client wrote it (`ttlMs`), before anything is sent to Redis.
+import NIOCore
+import RingfenceCore
+
+/// The largest body that is read.
+let bodyBytesMaximum = 65_536
+/// The longest a request may wait for a lock: beyond it proxies and clients have given up long ago.
+let waitMsMaximum: Int64 = 300_000
+
+extension JSONObject {
+    /// Reads a request's body.
+    /// - Throws: ``JSONError``.
+    init(_ body: ByteBuffer, _ schema: Route.Schema) throws {
+        if body.readableBytes == 0 { throw JSONError(message: "the body must be a JSON object", offset: 0) }
+        try self.init(body.readableBytesView, allowed: schema.fields)
+    }
+
+    func text(_ name: String) throws -> String? {
+        switch self[name] {
+        case nil: return nil
+        case .string(let text)?: return text
+        case let value?: throw InvalidArgument(name, "must be a string, not \(value.kind)")
+        }
+    }
+
+    func requiredText(_ name: String) throws -> String {
+        guard let text = try text(name) else { throw InvalidArgument(name, "is missing") }
+        return text
+    }
+
+    func integer(_ name: String, _ range: ClosedRange<Int64>) throws -> Int64? {
+        switch self[name] {
+        case nil: return nil
+        case .integer(let number)?:
+            guard range.contains(number) else {
+                throw InvalidArgument(name, "must be \(range.lowerBound) to \(range.upperBound), not \(number)")
+            }
+            return number
+        case .otherNumber?:
+            throw InvalidArgument(name, "must be an integer from \(range.lowerBound) to \(range.upperBound)")
+        case let value?: throw InvalidArgument(name, "must be an integer, not \(value.kind)")
+        }
+    }
+
+    /// `ttlMs`, which has no default: only the caller knows how long its work may take.
+    func ttl() throws -> Duration {
+        let range = (Limits.ttl.lowerBound / .millisecond)...(Limits.ttl.upperBound / .millisecond)
+        guard let ttl = try integer("ttlMs", range) else {
+            throw InvalidArgument("ttlMs", "is missing: milliseconds, \(range.lowerBound) to \(range.upperBound)")
+        }
+        return .milliseconds(ttl)
+    }
+
+    /// `waitMs`; without it the answer comes at once.
+    func wait() throws -> Duration {
+        .milliseconds(try integer("waitMs", 0...waitMsMaximum) ?? 0)
+    }
+
+    func owner() throws -> String? {
+        guard let owner = try text("owner") else { return nil }
+        try Limits.check(owner: owner)
+        return owner
+    }
+
+    func names() throws -> [String] {
+        switch self["names"] {
+        case nil: throw InvalidArgument("names", "is missing")
+        case .strings(let names)?:
+            try Limits.check(names: names)
+            return names
+        case let value?: throw InvalidArgument("names", "must be an array of strings, not \(value.kind)")
+        }
+    }
+
+    /// `token`: checked for its length only, as what is in it is between the library and Redis.
+    func token() throws -> String {
+        let token = try requiredText("token")
+        guard (1...512).contains(token.utf8.count) else {
+            throw InvalidArgument("token", "must be 1 to 512 bytes")
+        }
+        return token
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The OpenAPI 3.1 document, made from the table of routes: what is served is what is described. Only the schemas are
+// written out, once each.
+import HTTPTypes
+
+enum OpenAPI {
+    /// What any request may meet, whatever its route.
+    static let commonProblems: [Problem.Code] = [.invalidArgument, .badRequest, .timeout, .bodyTooLarge, .headersTooLarge]
+    /// What a request that reads or changes locks may meet as well.
+    static let redisProblems: [Problem.Code] = [.internal, .overloaded, .unavailable, .refused, .draining]
+
+    static func document(of routes: [Route]) -> JSONWriter {
+        var json = JSONWriter(capacity: 16_384)
+        json.object { json in
+            json.field("openapi", "3.1.0")
+            json.key("info")
+            json.raw(information)
+            json.key("servers")
+            json.raw(#"[{"url":"/"}]"#)
+            json.key("paths")
+            json.object { json in
+                var paths: [String] = []
+                for route in routes where !paths.contains(route.path) { paths.append(route.path) }
+                for path in paths {
+                    json.key(path)
+                    json.object { json in
+                        for route in routes where route.path == path { describe(route, &json) }
+                    }
+                }
+            }
+            json.key("components")
+            json.object { json in
+                json.key("securitySchemes")
+                json.raw(#"{"token":{"type":"http","scheme":"bearer"}}"#)
+                json.key("schemas")
+                json.raw(schemas)
+            }
+        }
+        return json
+    }
+
+    private static func describe(_ route: Route, _ json: inout JSONWriter) {
+        json.key(route.method.rawValue.lowercased())
+        json.object { json in
+            json.field("operationId", route.operation)
+            json.field("summary", route.summary)
+            json.key("security")
+            // An empty requirement beside the token: without a token file the service asks for none.
+            json.raw(route.isOpen ? "[]" : #"[{"token":[]},{}]"#)
+            json.key("parameters")
+            json.array(parameters(of: route)) { json, parameter in describe(parameter, &json) }
+            if let request = route.request {
+                json.key("requestBody")
+                json.object { json in
+                    json.field("required", !route.requestIsOptional)
+                    content("application/json", request.name, &json)
+                }
+            }
+            json.key("responses")
+            json.object { json in answers(of: route, &json) }
+        }
+    }
+
+    private struct Parameter {
+        var name: String
+        var isInPath: Bool
+        var schema: String
+        var help: String
+    }
+
+    private static func parameters(of route: Route) -> [Parameter] {
+        let name = Parameter(
+            name: "name", isInPath: true, schema: ##"{"$ref":"#/components/schemas/Name"}"##,
+            help: "The lock's name, percent-encoded: a slash in it is %2F.")
+        let query = route.query.map { Parameter(name: $0.name, isInPath: false, schema: $0.schema, help: $0.help) }
+        return (route.path.contains("{name}") ? [name] : []) + query
+    }
+
+    private static func describe(_ parameter: Parameter, _ json: inout JSONWriter) {
+        json.object { json in
+            json.field("name", parameter.name)
+            json.field("in", parameter.isInPath ? "path" : "query")
+            json.field("required", parameter.isInPath)
+            json.field("description", parameter.help)
+            json.key("schema")
+            json.raw(parameter.schema)
+        }
+    }
+
+    private static func answers(of route: Route, _ json: inout JSONWriter) {
+        json.key("200")
+        json.object { json in
+            json.field("description", "Done")
+            content(route.response == nil ? "text/plain" : "application/json", route.response ?? "Text", &json)
+        }
+        var codes = route.problems + commonProblems
+        if !route.isOpen { codes += [.unauthorized] + redisProblems }
+        if route.request != nil { codes.append(.unsupportedMedia) }
+        var statuses: [Int] = []
+        for code in codes where !statuses.contains(code.status) { statuses.append(code.status) }
+        for status in statuses.sorted() {
+            json.key("\(status)")
+            json.object { json in
+                let names = codes.filter { $0.status == status }.map(\.name)
+                json.field("description", names.joined(separator: ", "))
+                content("application/problem+json", "Problem", &json)
+            }
+        }
+    }
+
+    private static func content(_ type: String, _ schema: String, _ json: inout JSONWriter) {
+        json.key("content")
+        json.object { json in
+            json.key(type)
+            json.object { json in
+                json.key("schema")
+                json.raw(##"{"$ref":"#/components/schemas/\##(schema)"}"##)
+            }
+        }
+    }
+
+    private static let information = #"""
+        {"title":"Ringfence","version":"1","license":{"name":"Apache-2.0","identifier":"Apache-2.0"},"description":"Fenced locks on Redis. A lock is held until a deadline and carries a fence, a number that only grows for that lock: hand it to the resource you protect, which refuses older ones. deadlineMs counts from the moment you sent the request. The token is the right to renew and release; it is a secret. Every failure is application/problem+json with a stable code."}
+        """#
+
+    private static let schemas = #"""
+        {"Name":{"type":"string","minLength":1,"maxLength":512,"description":"1 to 512 bytes of UTF-8 without control characters"},
+        "Names":{"type":"array","items":{"$ref":"#/components/schemas/Name"},"minItems":1,"maxItems":64,"uniqueItems":true},
+        "Owner":{"type":"string","minLength":1,"maxLength":128,"description":"Who holds, for people. Default: http/ and the client's address"},
+        "TtlMs":{"type":"integer","minimum":100,"maximum":86400000,"description":"How long the hold lasts without renewal"},
+        "WaitMs":{"type":"integer","minimum":0,"maximum":300000,"default":0,"description":"How long to wait in line. The wait ends when the connection closes"},
+        "Token":{"type":"string","minLength":1,"maxLength":512,"description":"The right to renew and release. A secret"},
+        "Fence":{"type":"string","pattern":"^[0-9]{1,19}$","description":"A signed 64-bit number in decimal; it only grows for a lock"},
+        "DeadlineMs":{"type":"integer","minimum":0,"description":"The hold ends this many milliseconds after you SENT the request, on your monotonic clock; waiting is included"},
+        "Milliseconds":{"type":"integer","minimum":0},
+        "AcquireRequest":{"type":"object","additionalProperties":false,"required":["ttlMs"],"properties":{"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"}}},
+        "RenewRequest":{"type":"object","additionalProperties":false,"required":["token","ttlMs"],"properties":{"token":{"$ref":"#/components/schemas/Token"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"}}},
+        "ReleaseRequest":{"type":"object","additionalProperties":false,"required":["token"],"properties":{"token":{"$ref":"#/components/schemas/Token"}}},
+        "AcquireAllRequest":{"type":"object","additionalProperties":false,"required":["names","ttlMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"}}},
+        "RenewAllRequest":{"type":"object","additionalProperties":false,"required":["names","token","ttlMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"token":{"$ref":"#/components/schemas/Token"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"}}},
+        "ReleaseAllRequest":{"type":"object","additionalProperties":false,"required":["names","token"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"token":{"$ref":"#/components/schemas/Token"}}},
+        "ForceRequest":{"type":"object","additionalProperties":false,"properties":{"actor":{"type":"string","minLength":1,"maxLength":128},"reason":{"type":"string","maxLength":512}}},
+        "Hold":{"type":"object","required":["name","owner","id","fence","token","deadlineMs"],"properties":{"name":{"$ref":"#/components/schemas/Name"},"owner":{"$ref":"#/components/schemas/Owner"},"id":{"type":"string","description":"Public id of the hold, the guards' holder argument"},"fence":{"$ref":"#/components/schemas/Fence"},"token":{"$ref":"#/components/schemas/Token"},"deadlineMs":{"$ref":"#/components/schemas/DeadlineMs"}}},
+        "HoldAll":{"type":"object","required":["names","owner","id","fence","token","deadlineMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"owner":{"$ref":"#/components/schemas/Owner"},"id":{"type":"string","description":"Public id of the hold, the guards' holder argument"},"fence":{"$ref":"#/components/schemas/Fence"},"token":{"$ref":"#/components/schemas/Token"},"deadlineMs":{"$ref":"#/components/schemas/DeadlineMs"}}},
+        "Released":{"type":"object","required":["released"],"properties":{"released":{"const":true}}},
+        "Holder":{"type":"object","required":["owner","fence","remainingMs"],"properties":{"name":{"$ref":"#/components/schemas/Name"},"owner":{"$ref":"#/components/schemas/Owner"},"id":{"type":"string","description":"Public id of the hold, the guards' holder argument"},"fence":{"$ref":"#/components/schemas/Fence"},"remainingMs":{"$ref":"#/components/schemas/Milliseconds"}}},
+        "Waiter":{"type":"object","required":["owner","waitingMs","names"],"properties":{"owner":{"$ref":"#/components/schemas/Owner"},"waitingMs":{"$ref":"#/components/schemas/Milliseconds"},"names":{"$ref":"#/components/schemas/Names"}}},
+        "Lock":{"type":"object","required":["name","holder","lastFence","queueLength","queue"],"properties":{"name":{"$ref":"#/components/schemas/Name"},"holder":{"anyOf":[{"$ref":"#/components/schemas/Holder"},{"type":"null"}]},"lastFence":{"anyOf":[{"$ref":"#/components/schemas/Fence"},{"type":"null"}]},"queueLength":{"type":"integer","minimum":0},"queue":{"type":"array","items":{"$ref":"#/components/schemas/Waiter"},"maxItems":100}}},
+        "LockPage":{"type":"object","required":["locks","next"],"properties":{"locks":{"type":"array","items":{"$ref":"#/components/schemas/Holder"}},"next":{"type":["string","null"],"description":"The cursor of the next page; null at the end"}}},
+        "ForcedRelease":{"type":"object","required":["previous","fence"],"properties":{"previous":{"$ref":"#/components/schemas/Holder"},"fence":{"$ref":"#/components/schemas/Fence","description":"Every fence up to this one is dead: raise your guards to it"}}},
+        "AuditRecord":{"type":"object","required":["at","action","names","owner","fence"],"properties":{"at":{"type":"integer","description":"Milliseconds since 1970 on Redis' clock"},"action":{"type":"string","examples":["grant","release","pass","force","cancel"]},"names":{"$ref":"#/components/schemas/Names"},"owner":{"type":"string"},"fence":{"$ref":"#/components/schemas/Fence"},"heldMs":{"$ref":"#/components/schemas/Milliseconds"},"waitedMs":{"$ref":"#/components/schemas/Milliseconds"},"reason":{"type":"string"}}},
+        "Audit":{"type":"object","required":["records"],"properties":{"records":{"type":"array","items":{"$ref":"#/components/schemas/AuditRecord"}}}},
+        "Health":{"type":"object","required":["status"],"properties":{"status":{"type":"string","examples":["alive","ready"]},"redisRoundTripMs":{"type":"number"}}},
+        "Document":{"type":"object"},
+        "Text":{"type":"string"},
+        "Problem":{"type":"object","required":["type","title","status","code","detail","effect"],"properties":{"type":{"type":"string"},"title":{"type":"string"},"status":{"type":"integer"},"code":{"type":"string","description":"Stable; branch on this"},"detail":{"type":"string"},"field":{"type":"string","description":"The field at fault"},"effect":{"enum":["none","applied","unknown"],"description":"What is known of the request's work: with none it is safe to ask again"},"retryAfterMs":{"$ref":"#/components/schemas/Milliseconds"},"holder":{"$ref":"#/components/schemas/Holder"}}}}
+        """#
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The routes as one table: method, path, what is read, what is answered, who answers. The server looks requests up in
+// it and the OpenAPI document is made from it, so neither can know a route the other does not.
+//
+// A lock's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split before it is
+// decoded, so a name can hold anything a lock's name may hold and never reach another route. (The plural routes take
+// names in the body, for whom a proxy in between rewrites %2F.)
+import HTTPTypes
+import NIOCore
+import RingfenceCore
+
+/// An answer.
+struct Reply: Sendable {
+    var status: HTTPResponse.Status
+    var type: String
+    var body: ByteBuffer
+    /// Beside Content-Type and Content-Length.
+    var headers: [HTTPField] = []
+    /// Takes back what the request did, if the answer cannot be delivered.
+    var undo: (@Sendable () async -> Void)?
+
+    init(_ json: JSONWriter, status: HTTPResponse.Status = .ok, type: String = "application/json") {
+        self.status = status
+        self.type = type
+        self.body = json.bytes
+    }
+
+    init(text: String, type: String, status: HTTPResponse.Status = .ok) {
+        self.status = status
+        self.type = type
+        self.body = ByteBuffer(string: text)
+    }
+}
+
+/// One request on its way through a handler.
+struct Exchange: Sendable {
+    /// When its head was read: at or after the client sent it.
+    let arrived: ContinuousClock.Instant
+    /// The decoded `{name}` of the path.
+    var name = ""
+    /// After the question mark, undecoded.
+    var query = ""
+    var body = ByteBuffer()
+    let channel: any Channel
+}
+
+/// One operation of the service.
+struct Route: Sendable {
+    /// A type of the OpenAPI document, by its name there; with the fields a body of it may have.
+    struct Schema: Sendable {
+        var name: String
+        var fields: [String]
+    }
+
+    let method: HTTPRequest.Method
+    /// With `{name}` for a lock's name.
+    let path: String
+    /// `operationId`, and the route's name in metrics.
+    let operation: String
+    let summary: String
+    /// Names of the query's parameters, and what each means.
+    var query: [(name: String, schema: String, help: String)] = []
+    var request: Schema?
+    /// Whether a body may be left out.
+    var requestIsOptional = false
+    /// The schema of the answer; nil: not JSON.
+    var response: String?
+    /// What may go wrong beside what may always.
+    var problems: [Problem.Code] = []
+    /// Reached without a token even when tokens are set.
+    var isOpen = false
+    let handle: @Sendable (inout Exchange) async throws -> Reply
+
+    /// Before and after `{name}`; the second is nil when the path has none.
+    fileprivate var parts: (head: String, tail: String?) {
+        guard let open = path.firstRange(of: "{name}") else { return (path, nil) }
+        return (String(path[..<open.lowerBound]), String(path[open.upperBound...]))
+    }
+}
+
+extension Route {
+    /// The limits of a lock's name, before anything is sent to Redis.
+    static func check(name: String) throws { try Limits.check(name: name) }
+}
+
+/// Looks routes up.
+struct RouteTable: Sendable {
+    enum Match {
+        /// The route's place in `routes`, and the undecoded name.
+        case route(Int, name: Substring.UTF8View?)
+        /// The path is known, but not with this method: the methods it has.
+        case otherMethods([String])
+        case none
+    }
+
+    let routes: [Route]
+    private let patterns: [(head: [UInt8], tail: [UInt8]?)]
+
+    init(_ routes: [Route]) {
+        self.routes = routes
+        self.patterns = routes.map { (Array($0.parts.head.utf8), $0.parts.tail.map { Array($0.utf8) }) }
+    }
+
+    /// Finds the route of a path without its query. About 15 comparisons of a few bytes: no tree pays here.
+    func match(_ method: HTTPRequest.Method, _ path: Substring) -> Match {
+        var others: [String] = []
+        for (index, pattern) in patterns.enumerated() {
+            guard let name = Self.name(in: path.utf8, pattern) else { continue }
+            if routes[index].method == method { return .route(index, name: pattern.tail == nil ? nil : name) }
+            others.append(routes[index].method.rawValue)
+        }
+        return others.isEmpty ? .none : .otherMethods(others)
+    }
+
+    /// The segment that stands for `{name}`, empty for a pattern without one; nil when the path is another.
+    private static func name(
+        in path: Substring.UTF8View, _ pattern: (head: [UInt8], tail: [UInt8]?)
+    ) -> Substring.UTF8View? {
+        guard path.count >= pattern.head.count + (pattern.tail?.count ?? 0), path.starts(with: pattern.head) else {
+            return nil
+        }
+        let rest = path.dropFirst(pattern.head.count)
+        guard let tail = pattern.tail else { return rest.isEmpty ? rest : nil }
+        let name = rest.prefix { $0 != UInt8(ascii: "/") }
+        guard rest.count == name.count + tail.count, rest.dropFirst(name.count).elementsEqual(tail) else { return nil }
+        return name
+    }
+}
+
+/// Undoes percent-encoding; nil when it is broken or the bytes are not UTF-8.
+func percentDecoded(_ text: some Sequence<UInt8>, plusIsSpace: Bool = false) -> String? {
+    var bytes: [UInt8] = []
+    var iterator = text.makeIterator()
+    while let byte = iterator.next() {
+        if byte == UInt8(ascii: "%") {
+            guard let high = iterator.next().flatMap(hexDigit), let low = iterator.next().flatMap(hexDigit) else {
+                return nil
+            }
+            bytes.append(high << 4 | low)
+        } else {
+            bytes.append(plusIsSpace && byte == UInt8(ascii: "+") ? UInt8(ascii: " ") : byte)
+        }
+    }
+    return String(validating: bytes, as: UTF8.self)
+}
+
+/// The parameters after the question mark; unknown and repeated ones are refused.
+/// - Throws: ``Problem``.
+func queryParameters(_ query: String, allowed: [String]) throws -> [String: String] {
+    var parameters: [String: String] = [:]
+    for pair in query.utf8.split(separator: UInt8(ascii: "&")) {
+        let name = pair.prefix { $0 != UInt8(ascii: "=") }
+        guard let key = percentDecoded(name, plusIsSpace: true),
+            let value = percentDecoded(pair.dropFirst(name.count + 1), plusIsSpace: true)
+        else { throw Problem(.invalidArgument, "the query is not percent-encoded UTF-8", field: "query") }
+        guard allowed.contains(key) else {
+            let hint = allowed.isEmpty ? "none are taken here" : "they are \(allowed.joined(separator: ", "))"
+            throw Problem(.invalidArgument, "unknown query parameter \(quoted(key)); \(hint)", field: key)
+        }
+        guard parameters.updateValue(value, forKey: key) == nil else {
+            throw Problem(.invalidArgument, "query parameter \(key) is given twice", field: key)
+        }
+    }
+    return parameters
+}

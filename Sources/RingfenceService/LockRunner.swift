@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `ringfence lock`: a command that runs only while its lock is held.
+//
+// The promise to the next holder is that this command is dead when the lease ends. So when renewals fail, the command is
+// told to end (SIGTERM) a third of the ttl before the deadline, at most 5 s, and is killed before the deadline, not at
+// it. When the lock is taken away by force there is no such warning time: SIGTERM at once, SIGKILL a second later; the
+// fence protects that second.
+//
+// The command has a process group of its own, so that its children end with it. Signals that this process gets, Ctrl-C
+// among them, are forwarded to that group. A command that wants the terminal (an editor, a password prompt) is stopped
+// by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither of
+// them can be suspended: a suspended holder would lose its lock, and a suspended ringfence could not enforce that.
+package import Ringfence
+import Synchronization
+import UnixSignals
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Runs one command under a lock.
+package struct LockRunner: Sendable {
+    /// How it ended, and so the exit code.
+    package enum Outcome: Sendable, Hashable {
+        /// The command ended by itself.
+        case ended(ChildProcess.Exit)
+        /// A signal ended the wait for the lock.
+        case interrupted(Int32)
+        /// The lease was lost, and the command ended because of that, or worked on without the lock for a while.
+        case leaseLost(String)
+    }
+
+    package var names: [String]
+    package var command: [String]
+    package var ttl: Duration
+    package var wait: Duration
+    package var owner: String?
+    package var maximumHold: Duration
+    /// Tells the person at the terminal.
+    package var say: @Sendable (String) -> Void
+
+    package init(
+        names: [String], command: [String], ttl: Duration, wait: Duration, owner: String?, maximumHold: Duration,
+        say: @Sendable @escaping (String) -> Void
+    ) {
+        self.names = names
+        self.command = command
+        self.ttl = ttl
+        self.wait = wait
+        self.owner = owner
+        self.maximumHold = maximumHold
+        self.say = say
+    }
+
+    /// What a signal finds: nothing yet, the running command, or a wait it has ended.
+    private final class Stage: Sendable {
+        let child = Mutex<ChildProcess?>(nil)
+        let interruption = Mutex<Int32?>(nil)
+    }
+
+    /// Waits for the lock, runs the command, releases the lock. A signal ends the wait, or goes to the command.
+    /// - Throws: `RingfenceError` (`lock.busy`, `coordinator.unavailable`, …) when it was not acquired, and
+    ///   ``ChildProcess/StartFailure``.
+    package func run(with client: RingfenceClient) async throws -> Outcome {
+        let stage = Stage()
+        let outcome = Mutex<Outcome?>(nil)
+        let ignoresHangup = Self.isHangupIgnored
+        let signals = await UnixSignalsSequence(trapping: Self.forwarded)
+        let work = Task {
+            try await client.withLock(
+                names, ttl: ttl, wait: wait, options: .init(owner: owner, maximumHold: maximumHold)
+            ) { lease in
+                let result = try await self.run(under: lease, stage)
+                outcome.withLock { $0 = result }
+            }
+        }
+        let forwarding = Task {
+            for await signal in signals where !(signal == .sighup && ignoresHangup) {
+                if let child = stage.child.withLock({ $0 }) {
+                    child.signal(signal.rawValue)
+                } else {
+                    stage.interruption.withLock { $0 = signal.rawValue }
+                    work.cancel()
+                }
+            }
+        }
+        defer { forwarding.cancel() }
+        do {
+            try await work.value
+        } catch let error as RingfenceError {
+            if let result = outcome.withLock({ $0 }) {
+                // It ended by itself, but its lease was over by then.
+                if case .leaseLost = result { return result }
+                return .leaseLost(error.message)
+            }
+            if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
+            throw error
+        }
+        return outcome.withLock { $0 } ?? .leaseLost("the lock was lost before the command started")
+    }
+
+    private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {
+        var launch = ChildProcess.Launch(command)
+        launch.environment = environment(of: lease)
+        launch.hasOwnGroup = true
+        launch.ignoresHangup = Self.isHangupIgnored
+        let terminal = Terminal()
+        let child = try await ChildProcess.start(launch) { child, number in
+            terminal.stopped(child, by: number, say: say)
+        }
+        stage.child.withLock { $0 = child }
+        let lost = Mutex<String?>(nil)
+        let watching = Task { await watch(child, lease) { reason in lost.withLock { $0 = $0 ?? reason } } }
+        let exit = await withTaskCancellationHandler {
+            await child.wait()
+        } onCancel: {
+            lost.withLock { $0 = $0 ?? "the lock was taken away" }
+            say("the lock is lost: ending the command")
+            child.signal(SIGTERM)
+            Task {
+                try await Task.sleep(for: .seconds(1))
+                child.signal(SIGKILL)
+            }
+        }
+        watching.cancel()
+        terminal.takeBack(from: child)
+        if let reason = lost.withLock({ $0 }) { return .leaseLost(reason) }
+        return .ended(exit)
+    }
+
+    /// Ends the command in time if the lease is not renewed.
+    private func watch(_ child: ChildProcess, _ lease: Lease, _ lose: @Sendable (String) -> Void) async {
+        let lastWarning = min(ttl / 3, .seconds(5))
+        let lastMoment = min(ttl / 10, .milliseconds(500))
+        var isTold = false
+        while child.isRunning, !Task.isCancelled {
+            let remaining = lease.remaining
+            if remaining <= lastMoment {
+                lose("Redis did not renew the lock in time")
+                say("killing the command before its lock ends")
+                child.signal(SIGKILL)
+                return
+            }
+            if remaining <= lastWarning, !isTold {
+                isTold = true
+                lose("Redis did not renew the lock in time")
+                say("the lock is not renewed and ends in \(remaining.shortText): ending the command")
+                child.signal(SIGTERM)
+            }
+            // Looks again when something is due; a renewal in between only makes it look in vain.
+            try? await Task.sleep(for: remaining - (isTold ? lastMoment : lastWarning) + .milliseconds(1))
+        }
+    }
+
+    private func environment(of lease: Lease) -> [String] {
+        let added = [
+            "RINGFENCE_FENCE": String(lease.fence),
+            "RINGFENCE_LOCK": names[0],
+            "RINGFENCE_LOCKS": names.joined(separator: "\n"),
+            "RINGFENCE_OWNER": lease.owner,
+            "RINGFENCE_HOLD": lease.id,
+        ]
+        let kept = Environment.current.filter { added[String($0.prefix { $0 != "=" })] == nil }
+        return kept + added.map { "\($0.key)=\($0.value)" }.sorted()
+    }
+
+    private static let forwarded: [UnixSignal] = [.sigint, .sigterm, .sighup, .sigquit]
+
+    /// Whether this process was started with SIGHUP ignored (nohup). Read before any signal is trapped.
+    private static let isHangupIgnored: Bool = {
+        var action = sigaction()
+        guard sigaction(SIGHUP, nil, &action) == 0 else { return false }
+        return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
+    }()
+
+    /// Keeps Ctrl-Z from suspending this process, and lets it take the terminal back. Call once, before `run`.
+    package static func prepareSignals() {
+        _ = isHangupIgnored
+        signal(SIGTSTP, SIG_IGN)
+        signal(SIGTTOU, SIG_IGN)
+    }
+}
+
+/// The controlling terminal, lent to the command when it asks.
+private struct Terminal: Sendable {
+    private let descriptor = open("/dev/tty", O_RDWR | O_CLOEXEC)
+
+    /// The child was stopped: by the kernel, because it wants the terminal, or by Ctrl-Z, or on purpose by somebody.
+    func stopped(_ child: ChildProcess, by number: Int32, say: (String) -> Void) {
+        switch number {
+        case SIGTTIN, SIGTTOU:
+            guard descriptor >= 0, tcgetpgrp(descriptor) == getpgrp(), tcsetpgrp(descriptor, child.pid) == 0 else {
+                return say("the command wants the terminal, which is not ours to give: it is stopped")
+            }
+            child.signal(SIGCONT)
+        case SIGTSTP:
+            say("a command that holds a lock is not suspended")
+            child.signal(SIGCONT)
+        default: break
+        }
+    }
+
+    func takeBack(from child: ChildProcess) {
+        guard descriptor >= 0 else { return }
+        if tcgetpgrp(descriptor) == child.pid { _ = tcsetpgrp(descriptor, getpgrp()) }
+        close(descriptor)
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The whole of `ringfence serve`: check what could break the promises, start what is needed, serve, end in order.
+//
+// The order of the end is the reverse of the start: the HTTP server answers what is in progress, then the client gives
+// back what it holds, then the embedded Redis writes its last second and goes. All of it within 10 s: what is not done
+// after 8 s is cancelled.
+import CoreMetrics
+package import Logging
+import NIOPosix
+import Ringfence
+import ServiceLifecycle
+import Synchronization
+import UnixSignals
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+package enum Serve {
+    /// Serves until SIGTERM or SIGINT, then drains and returns.
+    /// - Parameter announce: gets the lines for the person who started it, once connections are accepted.
+    /// - Throws: ``Settings/Failure``, ``EmbeddedRedis/Failure``, `RingfenceError`, or the error of binding the port.
+    package static func run(
+        _ settings: Settings, logger: Logger, announce: @Sendable @escaping (String) -> Void
+    ) async throws {
+        let tokens = try settings.tokenFile.map { try BearerTokens(file: $0) }
+        if tokens?.isWorldReadable == true {
+            logger.warning("everyone on this host can read the token file: chmod 640 it")
+        }
+        guard tokens != nil || isLoopback(settings.host) else {
+            throw Settings.Failure(
+                description: """
+                    host is \(settings.host), which others can reach, and there is no token-file: without one anybody \
+                    could take or free locks. Give --token-file FILE, or --host 127.0.0.1
+                    """)
+        }
+        raiseDescriptorLimit()
+        let registry = PrometheusRegistry()
+        MetricsSystem.bootstrap(registry)
+
+        var embedded: EmbeddedRedis?
+        if settings.redis == nil {
+            guard let directory = settings.stateDirectory else {
+                throw Settings.Failure(description: "neither HOME nor XDG_STATE_HOME is set: give --state-dir DIRECTORY")
+            }
+            embedded = try await EmbeddedRedis.start(directory: directory, logger: logger)
+        }
+        do {
+            try await serve(settings, embedded, tokens, registry, logger, announce)
+        } catch {
+            await embedded?.stop()
+            throw error
+        }
+        await embedded?.stop()
+    }
+
+    private static func serve(
+        _ settings: Settings, _ embedded: EmbeddedRedis?, _ tokens: BearerTokens?, _ registry: PrometheusRegistry,
+        _ logger: Logger, _ announce: @Sendable @escaping (String) -> Void
+    ) async throws {
+        let url = embedded?.url ?? settings.redis ?? ""
+        let configuration = settings.configuration(url: url)
+        let client = try RingfenceClient(configuration, logger: logger)
+        if embedded == nil { try await RedisCheck.run(configuration, logger: logger) }
+        let shown = Settings.redacted(url) + (embedded == nil ? "" : " (embedded)")
+        let host = settings.host.contains(":") ? "[\(settings.host)]" : settings.host
+        let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
+        let server = LockServer(
+            client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry, logger: logger
+        ) { port in
+            announce(
+                """
+                ringfence serves http://\(host):\(port) on Redis \(shown)
+                try: curl -s http://\(host):\(port)/v1/locks/demo/acquire\(header) \
+                -H 'Content-Type: application/json' -d '{"ttlMs":10000}'
+
+                """)
+        }
+        let isEnding = Atomic<Bool>(false)
+        var services: [any Service] = [client, server, EndMark { isEnding.store(true, ordering: .relaxed) }]
+        if let embedded { services.insert(embedded, at: 0) }
+        var group = ServiceGroupConfiguration(
+            services: services.map { .init(service: $0) }, gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet)
+        group.maximumGracefulShutdownDuration = .seconds(8)
+        do {
+            try await ServiceGroup(configuration: group).run()
+        } catch is CancellationError where isEnding.load(ordering: .relaxed) {
+            logger.warning("some connections did not end within 8 s and were cut")
+        }
+        await client.shutdown()
+        logger.info("ended")
+    }
+
+    /// The lifecycle library tells each step at info; here only errors count, and those are thrown.
+    private static let quiet = Logger(label: "ringfence.lifecycle") { _ in SwiftLogNoOpLogHandler() }
+
+    /// Whether only this host can reach an address.
+    static func isLoopback(_ host: String) -> Bool {
+        if host == "localhost" || host == "::1" { return true }
+        let parts = host.split(separator: ".", omittingEmptySubsequences: false)
+        return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
+    }
+
+    /// Connections are descriptors, and the usual soft limit of 1024 is for programs that use select().
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = min(limit.rlim_max, 65_536)
+        _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}
+
+/// Notes that the end has begun. The last to start, so the first to be told.
+private struct EndMark: Service {
+    let note: @Sendable () -> Void
+
+    func run() async throws {
+        try await gracefulShutdown()
+        note()
+    }
+}

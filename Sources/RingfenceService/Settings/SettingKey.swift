@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The one list of settings. Flag, environment variable, name in the file, help text and check all come from a line of
+// this table, so none can be forgotten or drift apart.
+
+/// One setting: its names, type, default and meaning.
+package struct SettingKey: Sendable, Hashable {
+    /// How a value is written.
+    package enum Kind: String, Sendable {
+        case text
+        /// A path; relative ones start at the working directory.
+        case path
+        /// `500ms`, `10s`, `5m`, `2h`, `1d`.
+        case duration
+        /// 0 to 65535.
+        case port
+        /// One of swift-log's levels.
+        case logLevel = "log level"
+    }
+
+    /// The name in the file; `--name` is the flag.
+    package let name: String
+    package let kind: Kind
+    /// The default as help shows it.
+    package let fallback: String
+    package let help: String
+
+    /// The environment variable: `RINGFENCE_` and the name in capitals.
+    package var variable: String {
+        "RINGFENCE_" + name.uppercased().map { $0 == "-" ? "_" : String($0) }.joined()
+    }
+
+    private init(_ name: String, _ kind: Kind, _ fallback: String, _ help: String) {
+        self.name = name
+        self.kind = kind
+        self.fallback = fallback
+        self.help = help
+    }
+
+    package static let redis = SettingKey(
+        "redis", .text, "an embedded one",
+        "Redis: redis://[user:password@]host[:6379][/database], rediss:// for TLS, or unix:///path/to.sock.")
+    package static let redisAuthority = SettingKey(
+        "redis-ca", .path, "the system's", "PEM file of the authorities to trust for rediss://.")
+    package static let redisCertificate = SettingKey(
+        "redis-cert", .path, "none", "PEM file of the client certificate for rediss://.")
+    package static let redisKey = SettingKey(
+        "redis-key", .path, "none", "PEM file of the private key of redis-cert.")
+    package static let redisServerName = SettingKey(
+        "redis-server-name", .text, "the URL's host", "Name to verify in Redis' certificate.")
+    package static let namespace = SettingKey(
+        "namespace", .text, "default", "All keys live under ringfence:{namespace}:. 1 to 64 of A-Z a-z 0-9 . _ -.")
+    package static let owner = SettingKey(
+        "owner", .text, "host/process id", "Who holds, for people: shown by locks, audit and plain GET. 1 to 128 bytes.")
+    package static let commandTimeout = SettingKey(
+        "command-timeout", .duration, "2s", "How long one Redis command may take, connecting included. 10ms to 60s.")
+    package static let stateDirectory = SettingKey(
+        "state-dir", .path, "~/.local/state/ringfence", "Where the embedded Redis keeps its data and socket.")
+    package static let logLevel = SettingKey(
+        "log-level", .logLevel, "info for serve, else warning", "trace, debug, info, notice, warning, error or critical.")
+    package static let host = SettingKey(
+        "host", .text, "127.0.0.1", "Address to listen on. Beyond loopback a token file is required.")
+    package static let port = SettingKey("port", .port, "7420", "TCP port to listen on; 0 takes a free one.")
+    package static let tokenFile = SettingKey(
+        "token-file", .path, "none", "Bearer tokens, one a line, # comments. Without it everyone on the host may lock.")
+
+    /// Settings of every command that talks to Redis.
+    package static let client: [SettingKey] = [
+        redis, redisAuthority, redisCertificate, redisKey, redisServerName, namespace, owner, commandTimeout,
+        stateDirectory, logLevel,
+    ]
+    /// All settings, as the file takes them.
+    package static let all = client + [host, port, tokenFile]
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Where a setting comes from: a flag, else RINGFENCE_* in the environment, else the JSON file named by --config or
+// RINGFENCE_CONFIG, else its default. Everything is read once, at the start, and a bad value ends the start with its
+// name and its place: a lock service that ran on a misread setting would be found out in the worst hour.
+//
+// Passwords belong in the environment or the file; a flag is visible to everyone in the list of processes.
+package import Logging
+package import Ringfence
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// All settings, checked.
+package struct Settings: Sendable {
+    /// Redis' URL; nil: none was given.
+    package var redis: String?
+    package var tls = RingfenceConfiguration.TLS()
+    package var namespace = "default"
+    package var owner: String?
+    package var commandTimeout: Duration = .seconds(2)
+    /// nil: neither given nor known from XDG_STATE_HOME or HOME.
+    package var stateDirectory: String?
+    /// nil: the command's own default.
+    package var logLevel: Logger.Level?
+    package var host = "127.0.0.1"
+    package var port = 7420
+    package var tokenFile: String?
+
+    /// A setting that cannot be used; the text names it, its place and what is allowed.
+    package struct Failure: Error, Sendable, CustomStringConvertible {
+        package var description: String
+    }
+
+    /// The defaults alone.
+    package init() {}
+
+    /// Merges the three sources.
+    /// - Parameters:
+    ///   - flags: by setting name; absent ones were not given.
+    ///   - environment: all variables of the process.
+    ///   - file: the path given with `--config`, which wins over `RINGFENCE_CONFIG`.
+    /// - Throws: ``Failure``.
+    package init(flags: [String: String], environment: [String: String], file: String?) throws {
+        let path = file ?? environment["RINGFENCE_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
+        let object = try path.map { try Self.read($0) }
+        stateDirectory = EmbeddedRedis.defaultDirectory(environment)
+        for key in SettingKey.all {
+            if let text = flags[key.name] {
+                try set(key, text, "--\(key.name)")
+            } else if let text = environment[key.variable], !text.isEmpty {
+                try set(key, text, key.variable)
+            } else if let value = object?[key.name] {
+                let place = "\(key.name) in \(path ?? "")"
+                switch (value, key.kind) {
+                case (.integer(let number), .port): try set(key, String(number), place)
+                case (_, .port): throw Failure(description: "\(place) must be an integer, not \(value.kind)")
+                case (.string(let text), _): try set(key, text, place)
+                default: throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
+                }
+            }
+        }
+    }
+
+    private mutating func set(_ key: SettingKey, _ text: String, _ place: String) throws {
+        guard !text.isEmpty else { throw Failure(description: "\(place) is empty") }
+        switch key {
+        case .redis: redis = text
+        case .redisAuthority: tls.authorityFile = text
+        case .redisCertificate: tls.certificateFile = text
+        case .redisKey: tls.privateKeyFile = text
+        case .redisServerName: tls.serverName = text
+        case .namespace: namespace = text
+        case .owner: owner = text
+        case .stateDirectory: stateDirectory = text
+        case .host: host = text
+        case .tokenFile: tokenFile = text
+        case .commandTimeout:
+            guard let duration = Duration(text: text), duration >= .milliseconds(10), duration <= .seconds(60) else {
+                throw Failure(description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
+            }
+            commandTimeout = duration
+        case .port:
+            guard let number = UInt16(text) else {
+                throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")
+            }
+            port = Int(number)
+        case .logLevel:
+            guard let level = Logger.Level(rawValue: text.lowercased()) else {
+                let levels = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
+                throw Failure(description: "\(place) must be one of \(levels), not \(quoted(text))")
+            }
+            logLevel = level
+        default: preconditionFailure("setting \(key.name) is in the table but set nowhere")
+        }
+    }
+
+    private static func read(_ path: String) throws -> JSONObject {
+        let bytes = try readFile(path, limit: 65_536)
+        do {
+            return try JSONObject(bytes, allowed: SettingKey.all.map(\.name))
+        } catch let error {
+            let before = bytes.prefix(error.offset)
+            let line = before.count { $0 == 0x0A } + 1
+            throw Failure(description: "\(path), line \(line): \(error.message)")
+        }
+    }
+
+    /// The configuration of a client for `url`.
+    package func configuration(url: String) -> RingfenceConfiguration {
+        RingfenceConfiguration(
+            url: url, tls: tls, namespace: namespace, owner: owner, commandTimeout: commandTimeout,
+            connectTimeout: min(commandTimeout, .seconds(1)))
+    }
+
+    /// The Redis of a command that starts none itself: the one given, else that of a `ringfence serve` on this machine
+    /// if its socket is there, else the usual local address.
+    package var clientURL: String {
+        if let redis { return redis }
+        if let stateDirectory, access(stateDirectory + "/redis.sock", R_OK | W_OK) == 0 {
+            return "unix://\(stateDirectory)/redis.sock"
+        }
+        return "redis://127.0.0.1:6379"
+    }
+
+    /// `url` without its password, for people.
+    package static func redacted(_ url: String) -> String {
+        guard let scheme = url.firstRange(of: "://"), let at = url.lastIndex(of: "@"), at >= scheme.upperBound else {
+            return url
+        }
+        let user = url[scheme.upperBound..<at].prefix { $0 != ":" }
+        return "\(url[..<scheme.upperBound])\(user)\(user.isEmpty ? "" : ":")***\(url[at...])"
+    }
+}
+
+/// Reads a small file whole; a longer one than `limit` bytes is refused.
+/// - Throws: ``Settings/Failure``.
+func readFile(_ path: String, limit: Int) throws -> [UInt8] {
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else {
+        throw Settings.Failure(description: "cannot read \(path): \(String(cString: strerror(errno)))")
+    }
+    defer { close(descriptor) }
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 16_384)
+    while true {
+        let count = read(descriptor, &chunk, chunk.count)
+        if count < 0, errno == EINTR { continue }
+        guard count >= 0 else {
+            throw Settings.Failure(description: "cannot read \(path): \(String(cString: strerror(errno)))")
+        }
+        if count == 0 { return bytes }
+        bytes += chunk[..<count]
+        guard bytes.count <= limit else {
+            throw Settings.Failure(description: "\(path) is longer than \(limit) bytes")
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+import Hiredis
+import NIOCore
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#endif
+
+/// Each prefix provoked on a real server, and what is then known of the command.
+@Suite struct ServerErrorTests {
+    private func failure(_ client: RedisClient, _ arguments: String...) async -> RedisError? {
+        await redisError { try await client.call(arguments) }
+    }
+
+    private func expect(
+        _ error: RedisError?, _ prefix: RedisServerError.Prefix, _ effect: RedisError.Effect,
+        _ location: SourceLocation = #_sourceLocation
+    ) {
+        #expect(error?.code == .server, sourceLocation: location)
+        #expect(error?.server?.prefix == prefix, sourceLocation: location)
+        #expect(error?.effect == effect, sourceLocation: location)
+    }
+
+    @Test func `replies of every kind come through`() async throws {
+        try await withRedis { server async throws in
+            try await withClient(server.url) { client async throws in
+                #expect(try await client.call("SET", "k", "v") == .ok)
+                #expect(try await client.call("GET", "k").text == "v")
+                #expect(try await client.call("GET", "none") == .null)
+                #expect(try await client.call("INCR", "n") == .integer(1))
+                #expect(try await client.call("LRANGE", "none", "0", "-1") == .array([]))
+                let binary = (0...255).map { UInt8($0) } + [13, 10, 0]
+                let stored = try await client.pipeline(count: 2) { writer in
+                    writer.begin(3)
+                    writer.argument("SET")
+                    writer.argument(binary)
+                    writer.argument(binary)
+                    writer.begin(2)
+                    writer.argument("GET")
+                    writer.argument(binary)
+                }
+                #expect(stored == [.ok, .string(binary)])
+                let nested = try await client.call("EVAL", "return {1,{'a',{false}},redis.error_reply('MINE x')}", "0")
+                #expect(
+                    nested
+                        == .array([
+                            .integer(1), .array([.string([97]), .array([.null])]),
+                            .error(RedisServerError(message: "MINE x")),
+                        ]))
+            }
+        }
+    }
+
+    @Test func `an error reply of one command in a pipeline leaves the others alone`() async throws {
+        try await withRedis { server async throws in
+            try await withClient(server.url) { client async throws in
+                let replies = try await client.pipeline(count: 3) { writer in
+                    writer.command("SET", "k", "v")
+                    writer.command("INCR", "k")
+                    writer.command("GET", "k")
+                }
+                #expect(replies[0] == .ok)
+                #expect(replies[1].error?.prefix == .err)
+                #expect(replies[2].text == "v")
+            }
+        }
+    }
+
+    @Test func `NOSCRIPT, ERR and WRONGTYPE say what they know`() async throws {
+        try await withRedis { server async throws in
+            try await withClient(server.url) { client async throws in
+                let unknown = String(repeating: "0", count: 40)
+                expect(await failure(client, "EVALSHA", unknown, "0"), .noScript, .none)
+                expect(await failure(client, "NONSENSE"), .err, .unknown)
+                _ = try await client.call("LPUSH", "list", "x")
+                expect(await failure(client, "GET", "list"), .wrongType, .none)
+                // The same prefix from inside a script, after it has written: not none.
+                let script = "redis.call('SET','written','1') return redis.call('GET','list')"
+                expect(await failure(client, "EVAL", script, "0"), .wrongType, .unknown)
+                #expect(try await server.cli("GET", "written") == "1")
+            }
+        }
+    }
+
+    @Test func `OOM refuses and writes nothing`() async throws {
+        try await withRedis(["--maxmemory", "1", "--maxmemory-policy", "noeviction"]) { server async throws in
+            try await withClient(server.url) { client async throws in
+                expect(await failure(client, "SET", "k", "v"), .outOfMemory, .none)
+                expect(await failure(client, "EVAL", "return redis.call('SET','s','1')", "0"), .outOfMemory, .none)
+                #expect(try await server.cli("DBSIZE") == "0")
+            }
+        }
+    }
+
+    @Test func `BUSY is retriable and ends with the script`() async throws {
+        try await withRedis(["--busy-reply-threshold", "50"]) { server async throws in
+            try await withClient(server.url) { client async throws in
+                async let endless = failure(client, "EVAL", "while true do end", "0")
+                try await withClient(server.url) { other async throws in
+                    // A new connection waits until Redis is free again rather than handing out a half-working one.
+                    try await eventually { try await server.cli("PING").hasPrefix("BUSY") }
+                    let waiting = await redisError {
+                        _ = try await other.call("GET", "k", deadline: .milliseconds(200))
+                    }
+                    #expect(waiting?.code == .notConnected)
+                    #expect(waiting?.effect == RedisError.Effect.none)
+                    #expect(waiting?.server?.prefix == .busy)
+                    try await server.cli("SCRIPT", "KILL")
+                    #expect(try await other.call("GET", "k") == .null)
+                }
+                expect(await endless, .err, .unknown)
+            }
+            // An established connection gets the reply itself.
+            try await withClient(server.url) { client async throws in
+                _ = try await client.call("PING")
+                async let busy = redisCLI(["-s", server.socketPath, "EVAL", "while true do end", "0"])
+                try await eventually { await failure(client, "GET", "k")?.server?.prefix == .busy }
+                let error = await failure(client, "SET", "k", "v")
+                expect(error, .busy, .none)
+                #expect(error?.isRetriable == true)
+                try await server.cli("SCRIPT", "KILL")
+                _ = try await busy
+            }
+        }
+    }
+
+    @Test func `READONLY has no effect and connects again`() async throws {
+        try await withRedis { primary async throws in
+            try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { replica async throws in
+                try await eventually { try await replica.cli("INFO", "replication").contains("master_link_status:up") }
+                try await withClient(replica.url) { client async throws in
+                    let error = await failure(client, "SET", "k", "v")
+                    expect(error, .readOnly, .none)
+                    #expect(error?.isRetriable == true)
+                    try await eventually { client.connection.map { $0.generation > 1 } ?? false }
+                    try await replica.cli("REPLICAOF", "NO", "ONE")
+                    #expect(try await client.call("SET", "k", "v") == .ok)
+                }
+            }
+        }
+    }
+
+    @Test func `MASTERDOWN is surfaced and new connections wait`() async throws {
+        try await withRedis { primary async throws in
+            let arguments = ["--replicaof", "127.0.0.1", "\(primary.port)", "--replica-serve-stale-data", "no"]
+            let replica = try await RedisServer.start(arguments)
+            try await eventually { try await replica.cli("GET", "k") == "" }
+            try await withClient(replica.url) { client async throws in
+                #expect(try await client.call("GET", "k") == .null)
+                await primary.stop()
+                try await eventually { await failure(client, "GET", "k")?.server?.prefix == .masterDown }
+                expect(await failure(client, "GET", "k"), .masterDown, .none)
+                try await withClient(replica.url) { other async throws in
+                    let error = await redisError {
+                        _ = try await other.call("GET", "k", deadline: .milliseconds(200))
+                    }
+                    #expect(error?.server?.prefix == .masterDown)
+                    #expect(error?.effect == RedisError.Effect.none)
+                }
+            }
+            await replica.stop()
+        }
+    }
+
+    @Test func `a server that loads its data is waited for`() async throws {
+        try await withRedis(["--appendonly", "yes", "--key-load-delay", "2000"]) { server async throws in
+            try await server.cli("EVAL", "for i=1,1500 do redis.call('SET','k'..i,'v') end return 1", "0")
+            await server.kill(SIGKILL)
+            try server.launchWithoutWaiting()
+            try await withClient(server.url) { client async throws in
+                var early: [RedisError?] = []
+                while early.count < 500, client.connection == nil {
+                    early.append(
+                        await redisError {
+                            _ = try await client.call("GET", "k1500", deadline: .milliseconds(20))
+                        })
+                }
+                #expect(early.contains { $0?.server?.prefix == .loading })
+                #expect(early.allSatisfy { $0 == nil || $0?.effect == RedisError.Effect.none })
+                #expect(try await client.call("GET", "k1500").text == "v")
+            }
+        }
+    }
+}

@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One process that uses locks: the shell around the machines, as the library writes it, but over simulated wires. It
+// performs actions, hands answers back under their ticket, keeps what must be cleaned up until Redis has answered, renews
+// leases, and passes pushes on. Its clock runs up to 1 % fast or slow beside Redis', its timers are late, and it can be
+// paused (everything it would have heard waits in its sockets) or killed.
+import RingfenceCore
+import TestSupport
+
+/// One machine: a set of names. A waiter whose lock will be held outside the process has one for itself (`solo`).
+final class Slot {
+    let names: [String]
+    let solo: LockMachine.WaiterID?
+    var machine: LockMachine
+    init(_ names: [String], solo: LockMachine.WaiterID?, _ machine: LockMachine) {
+        self.names = names
+        self.solo = solo
+        self.machine = machine
+    }
+}
+
+/// A user's hold on a lock, from its delivery to its release.
+final class Holding {
+    let user: User
+    let slot: Slot
+    let value: LockValue
+    var lease: LeaseMachine
+
+    init(user: User, slot: Slot, value: LockValue, lease: LeaseMachine) {
+        self.user = user
+        self.slot = slot
+        self.value = value
+        self.lease = lease
+    }
+}
+
+final class SimulatedProcess {
+    /// A command on its way. Whatever happens, `over` is called once: with the answer, or nil if it was lost.
+    private final class Request {
+        let isCleanUp: Bool
+        let over: (Reply?) -> Void
+        var isOver = false
+        init(isCleanUp: Bool, over: @escaping (Reply?) -> Void) {
+            self.isCleanUp = isCleanUp
+            self.over = over
+        }
+    }
+
+    private final class CleanUp {
+        let command: Command
+        let nonce: String
+        init(_ command: Command, nonce: String) {
+            self.command = command
+            self.nonce = nonce
+        }
+    }
+
+    let name: String
+    private unowned let world: World
+    private let driftPPM: Int64
+    private let clockOffset: Nanos
+    private(set) var isAlive = true
+    private(set) var isPaused = false
+    private var heardWhilePaused: [() -> Void] = []
+
+    private(set) var wire: Wire?
+    var formerWires: [Wire] = []
+    private var requests: [Request] = []
+    private var cleanUps: [CleanUp] = []
+    private var inbox: Inbox?
+    private(set) var inboxHeard = false
+
+    private(set) var slots: [Slot] = []
+    private(set) var holdings: [Holding] = []
+    private var lastNonce = 0
+    private var lastTicket: LockMachine.Ticket = 0
+    private var nextWake: Nanos = .never
+
+    init(_ world: World, name: String) {
+        self.world = world
+        self.name = name
+        driftPPM = world.dice(-10_000...10_000)
+        clockOffset = world.dice(0...1_000_000 * .second)
+        connect()
+        openInbox()
+    }
+
+    // MARK: Time
+
+    var clock: Nanos { clockOffset + world.now + world.now * driftPPM / 1_000_000 }
+
+    /// The first true moment at which the clock shows `local`.
+    func trueTime(of local: Nanos) -> Nanos {
+        let here = local - clockOffset
+        guard here < 1_000 * .second else { return .never }
+        return here * 1_000_000 / (1_000_000 + driftPPM) + 1
+    }
+
+    /// Runs `action` in this process: at once, on waking up, or never.
+    func react(_ action: @escaping () -> Void) {
+        guard isAlive else { return }
+        if isPaused { heardWhilePaused.append(action) } else { action() }
+    }
+
+    private func planWake() {
+        guard isAlive, !isPaused else { return }
+        var at = Nanos.never
+        for slot in slots { at = min(at, slot.machine.wakeAt) }
+        for holding in holdings { at = min(at, holding.lease.wakeAt) }
+        let due = trueTime(of: at)
+        guard due != .never else { return }
+        let when = max(due, world.now) + world.dice(0...2 * .millisecond)
+        guard when < nextWake || nextWake <= world.now else { return }
+        nextWake = when
+        world.at(when) {
+            guard self.nextWake == when else { return }
+            self.nextWake = .never
+            if !self.isPaused { self.tick() }
+        }
+    }
+
+    private func tick() {
+        guard isAlive else { return }
+        for slot in slots where slot.machine.wakeAt <= clock { handle(.tick, slot) }
+        var due: [Holding] = []
+        for holding in holdings {
+            switch holding.lease.tick(now: clock) {
+            case .none: break
+            case .renew: due.append(holding)
+            case .lose(let reason): lost(holding, reason)
+            }
+        }
+        if !due.isEmpty { renew(due) }
+        planWake()
+    }
+
+    // MARK: The machines
+
+    func slot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot {
+        if let slot = existingSlot(names, solo: solo) { return slot }
+        let slot = Slot(names, solo: solo, LockMachine(ticketsAfter: world.flaws.reusesTickets ? 0 : lastTicket))
+        slots.append(slot)
+        return slot
+    }
+
+    private func existingSlot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot? {
+        slots.first { $0.names == names && $0.solo == solo }
+    }
+
+    func handle(_ event: LockMachine.Event, _ slot: Slot) {
+        guard isAlive else { return }
+        world.note("\(name) \(slot.names) \(event)")
+        let actions = slot.machine.handle(event, now: clock, inboxHeard: inboxHeard) {
+            lastNonce += 1
+            return "\(name)-\(lastNonce)-s"
+        }
+        for action in actions { perform(action, slot) }
+        if slot.machine.isIdle {
+            lastTicket = max(lastTicket, slot.machine.lastTicket)
+            slots.removeAll { $0 === slot }
+        }
+        planWake()
+    }
+
+    private func perform(_ action: LockMachine.Action, _ slot: Slot) {
+        world.note("\(name) \(slot.names)   => \(action)")
+        switch action {
+        case .ask(let ticket, let nonce, let terms, let queue):
+            send(.acquire(slot.names, nonce: nonce, terms, queue: queue), slot, ticket)
+        case .claim(let ticket, let value, let terms):
+            send(.renew([(slot.names, value, terms.holdMilliseconds)]), slot, ticket, fence: value.fence)
+        case .letGo(let ticket, let value, let successor):
+            send(.release(slot.names, value, successor), slot, ticket)
+        case .deliver(let id, let grant): deliver(id, grant, slot)
+        case .refuse(let id, let refusal):
+            world.checker.refused(id)
+            world.workload.refused(id, refusal)
+        case .releaseDone: break
+        case .cleanUp(let nonce, let terms):
+            cleanUp(CleanUp(.cancel(slot.names, nonce: nonce, terms), nonce: nonce))
+        case .cleanUpValue(let value):
+            cleanUp(CleanUp(.release(slot.names, value, nil), nonce: value.nonce))
+        }
+    }
+
+    private func deliver(_ id: LockMachine.WaiterID, _ grant: LockMachine.Grant, _ slot: Slot) {
+        let user = world.workload.users[Int(id)]
+        let sentAt = world.flaws.countsDeadlineFromReceipt ? clock : grant.sentAt
+        let lease = LeaseMachine(
+            terms: grant.terms, sentAt: sentAt, maximumHold: user.maximumHold, renews: user.renews)
+        let holding = Holding(user: user, slot: slot, value: grant.value, lease: lease)
+        holdings.append(holding)
+        world.checker.delivered(holding, by: self)
+        user.process = self
+        if slot.solo != nil {  // somebody else's to renew and release from now on, by its value
+            world.after(0) { self.react { self.forget(holding) } }
+        }
+        react { self.world.workload.delivered(holding, by: self) }
+    }
+
+    private func send(_ command: Command, _ slot: Slot, _ ticket: LockMachine.Ticket, fence: Int64 = 0) {
+        let (names, solo) = (slot.names, slot.solo)
+        send(command, isCleanUp: false) { reply in
+            let event = self.event(of: reply, ticket, fence)
+            // Idle machines are dropped: by now it may be another one of the same names.
+            if let slot = self.existingSlot(names, solo: solo) { self.handle(event, slot) }
+        }
+    }
+
+    private func event(of reply: Reply?, _ ticket: LockMachine.Ticket, _ claimed: Int64) -> LockMachine.Event {
+        let isConfirmed = !(world.faults.contains(.loseConfirmations) && !world.isCalm && world.random.chance(10))
+        switch reply {
+        case nil, .hello: return .failed(ticket, retriable: true)
+        case .refused: return .failed(ticket, retriable: world.random.chance(70))
+        case .answer(let answer):
+            switch answer {
+            case .fence(let fence):
+                return isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence)
+            case .queued(let position, let milliseconds):
+                return .queued(ticket, position: position, milliseconds: milliseconds)
+            case .busy(let milliseconds, _): return .busy(ticket, milliseconds: milliseconds)
+            case .renewed([true]): return isConfirmed ? .claimed(ticket) : .unconfirmed(ticket, fence: claimed)
+            case .renewed: return .claimRefused(ticket)
+            case .done, .forced, .free: return .released(ticket)
+            }
+        }
+    }
+
+    // MARK: Leases
+
+    /// The user lets go. True if it still held.
+    func release(_ holding: Holding) {
+        guard isAlive, let index = holdings.firstIndex(where: { $0 === holding }) else { return }
+        holdings.remove(at: index)
+        _ = holding.lease.end()
+        world.checker.ended(holding)
+        handle(.release(holding.value), slot(holding.slot.names, solo: holding.slot.solo))
+    }
+
+    private func forget(_ holding: Holding) {
+        guard let slot = existingSlot(holding.slot.names, solo: holding.slot.solo) else { return }
+        handle(.forget(holding.value), slot)
+    }
+
+    private func lost(_ holding: Holding, _ reason: LeaseMachine.LossReason) {
+        world.note("\(name) lost \(holding.value.text): \(reason)")
+        world.checker.ended(holding)
+        forget(holding)
+        world.workload.lost(holding, by: self)
+    }
+
+    private func renew(_ due: [Holding]) {
+        let sentAt = clock
+        let leases = due.map { ($0.slot.names, $0.value, $0.lease.terms.holdMilliseconds) }
+        send(.renew(leases), isCleanUp: false) { reply in
+            for (index, holding) in due.enumerated() {
+                var action = LeaseMachine.Action.none
+                if case .answer(.renewed(let results)) = reply {
+                    if results[index] {
+                        action = holding.lease.renewed(sentAt: sentAt, now: self.clock)
+                        if action == .none, holding.lease.isLive { self.world.checker.extended(holding, by: self) }
+                    } else {
+                        action = holding.lease.lose(.notHeld)
+                    }
+                } else {
+                    action = holding.lease.renewalFailed(now: self.clock)
+                }
+                switch action {
+                case .lose(let reason): self.lost(holding, reason)
+                case .renew: self.renew([holding])
+                case .none: break
+                }
+            }
+            self.planWake()
+        }
+    }
+
+    // MARK: Commands
+
+    private func cleanUp(_ work: CleanUp) {
+        guard !world.flaws.cleansNothingUp else { return }
+        cleanUps.append(work)
+        tryCleanUp(work)
+    }
+
+    /// Until Redis has answered. A wire that breaks is no answer: it is sent again on the next one.
+    private func tryCleanUp(_ work: CleanUp) {
+        guard isAlive, wire != nil else { return }
+        send(work.command, isCleanUp: true) { reply in
+            if case .answer = reply {
+                self.cleanUps.removeAll { $0 === work }
+            } else if self.wire != nil {
+                self.tryCleanUp(work)
+            }
+        }
+    }
+
+    func send(_ command: Command, isCleanUp: Bool, over: @escaping (Reply?) -> Void) {
+        let request = Request(isCleanUp: isCleanUp, over: over)
+        guard let wire else {  // no connection: it fails, but never inside the call that sent it
+            world.after(world.dice(0...5 * .millisecond)) { self.react { self.finish(request, nil) } }
+            return
+        }
+        requests.append(request)
+        world.server.send(command, on: wire) { reply in
+            self.react { if self.wire === wire { self.finish(request, reply) } }
+        }
+        let patience =
+            world.faults.contains(.timeouts) ? world.dice(1 * .millisecond...500 * .millisecond) : 2 * .second
+        if !world.isCalm { world.after(patience) { self.react { self.finish(request, nil) } } }
+    }
+
+    private func finish(_ request: Request, _ reply: Reply?) {
+        guard isAlive, !request.isOver else { return }
+        request.isOver = true
+        requests.removeAll { $0 === request }
+        request.over(reply)
+    }
+
+    // MARK: Wires
+
+    private func connect() {
+        guard isAlive, wire == nil else { return }
+        guard world.server.isUp else {
+            world.after(world.dice(5 * .millisecond...100 * .millisecond)) { self.react { self.connect() } }
+            return
+        }
+        // Its hello is the first thing on the wire; the clean-ups, behind it, the next.
+        let fresh = Wire(self, predecessors: formerWires)
+        wire = fresh
+        world.server.send(.hello, on: fresh) { _ in }
+        for work in cleanUps { tryCleanUp(work) }
+    }
+
+    /// The client's end is gone; what was written may arrive up to some byte, soon or late.
+    func cutWire() {
+        guard isAlive, let old = wire else { return }
+        world.note("\(name) loses its wire")
+        old.stillToCome = Int(world.dice(0...4))
+        formerWires.append(old)
+        react { self.wireIsGone(old) }
+    }
+
+    private func wireIsGone(_ old: Wire) {
+        guard wire === old else { return }
+        wire = nil
+        let lost = requests
+        requests = []
+        for request in lost { finish(request, nil) }
+        world.after(world.dice(1 * .millisecond...300 * .millisecond)) { self.react { self.connect() } }
+    }
+
+    func serverDied() {
+        for old in formerWires { old.isKilled = true }
+        if let old = wire {
+            old.isKilled = true
+            world.after(world.dice(0...20 * .millisecond)) { self.react { self.wireIsGone(old) } }
+        }
+        if let old = inbox { world.after(world.dice(0...50 * .millisecond)) { self.react { self.inboxIsGone(old) } } }
+    }
+}
+
+// MARK: The inbox, and being paused or killed
+
+extension SimulatedProcess {
+    private func openInbox() {
+        guard isAlive, inbox == nil else { return }
+        let fresh = Inbox(self, world)
+        inbox = fresh
+        fresh.open {
+            self.react {
+                guard self.inbox === fresh else { return }
+                self.inboxHeard = true
+                for slot in self.slots { self.handle(.inboxReady, slot) }
+            }
+        }
+    }
+
+    func cutInbox() {
+        guard isAlive, let inbox else { return }
+        world.note("\(name) loses its inbox")
+        inbox.cut { self.react { self.inboxIsGone(inbox) } }
+    }
+
+    private func inboxIsGone(_ old: Inbox) {
+        guard inbox === old else { return }
+        inbox = nil
+        inboxHeard = false
+        world.after(world.dice(1 * .millisecond...500 * .millisecond)) { self.react { self.openInbox() } }
+    }
+
+    func heard(_ push: LockServerModel.Push, on inbox: Inbox) {
+        react {
+            guard self.inbox === inbox else { return }
+            switch push.kind {
+            case .grant:
+                // One that nobody here waits for may be late, and of a lock that is held by now: never give it back.
+                guard let slot = self.slots.first(where: { $0.machine.nonce == push.nonce }) else { return }
+                self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
+            case .revoked:
+                for holding in self.holdings where holding.value.nonce == push.nonce {
+                    if case .lose(let reason) = holding.lease.lose(.revoked) { self.lost(holding, reason) }
+                }
+            }
+        }
+    }
+
+    func pause(for length: Nanos) {
+        guard isAlive, !isPaused else { return }
+        world.note("\(name) is paused for \(length / .millisecond) ms")
+        isPaused = true
+        world.after(length) { self.resume() }
+    }
+
+    private func resume() {
+        guard isAlive, isPaused else { return }
+        world.note("\(name) wakes up")
+        isPaused = false
+        nextWake = .never
+        let heard = heardWhilePaused
+        heardWhilePaused = []
+        // Timers or sockets first: an event loop may do either.
+        let ticksAfter = world.random.chance(50) ? 0 : Int(world.dice(0...Int64(heard.count)))
+        for (index, action) in heard.enumerated() {
+            if index == ticksAfter { tick() }
+            react(action)
+        }
+        tick()
+    }
+
+    /// kill -9. The kernel may still deliver what was written; its inbox falls silent at once or a little later.
+    func kill() {
+        guard isAlive else { return }
+        world.note("\(name) is killed")
+        for holding in holdings { world.checker.ended(holding) }
+        wire?.stillToCome = Int(world.dice(0...4))
+        if let wire { formerWires.append(wire) }
+        isAlive = false
+        if let inbox {
+            let delay = world.random.chance(50) ? 0 : world.dice(0...2 * .second)
+            world.after(delay) { self.world.server.unsubscribe(inbox) }
+        }
+        wire = nil
+        inbox = nil
+        requests = []
+        cleanUps = []
+        slots = []
+        holdings = []
+        heardWhilePaused = []
+    }
+
+    func heal() { if isPaused { resume() } }
+
+    /// Whether anything here still stands for this nonce.
+    func answersFor(_ nonce: String) -> Bool {
+        if cleanUps.contains(where: { $0.nonce == nonce }) { return true }
+        if holdings.contains(where: { $0.value.nonce == nonce }) { return true }
+        return slots.contains { slot in
+            switch slot.machine.state {
+            case .idle: false
+            case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
+                ask.nonce == nonce
+            case .held(let value, _): value.nonce == nonce
+            case .lettingGo(let going): going.value.nonce == nonce || going.successor?.nonce == nonce
+            }
+        }
+    }
+
+    var isQuiet: Bool { !isAlive || (slots.isEmpty && holdings.isEmpty && cleanUps.isEmpty) }
+
+    var summary: String {
+        guard isAlive, !isQuiet else { return "" }
+        let machines = slots.map { "\($0.names) \($0.machine.state) waiters \($0.machine.waiters.count)" }
+        return "\n\(name): \(machines.joined(separator: "; ")); holds \(holdings.count), cleans up \(cleanUps.count)"
+    }
+}
+
+/// One subscription to a process' inbox: pushes arrive in order, mostly.
+final class Inbox {
+    let process: SimulatedProcess
+    private let world: World
+    private var lastArrival: Nanos = 0
+
+    init(_ process: SimulatedProcess, _ world: World) {
+        self.process = process
+        self.world = world
+    }
+
+    func open(ready: @escaping () -> Void) {
+        world.after(world.travelTime()) {
+            self.world.server.subscribe(self)
+            if self.world.server.isUp {
+                self.world.after(self.world.travelTime(), ready)
+            } else {  // tries again as long as Redis is away
+                self.world.after(20 * .millisecond) { self.open(ready: ready) }
+            }
+        }
+    }
+
+    func carry(_ push: LockServerModel.Push) {
+        let isStormy = !world.isCalm && world.faults.contains(.cutInbox)
+        if isStormy, world.random.chance(10) { return }
+        lastArrival = max(lastArrival, world.now + world.travelTime())
+        world.at(lastArrival) { self.process.heard(push, on: self) }
+        if isStormy, world.random.chance(10) {  // again, much later
+            world.after(world.dice(0...2 * .second)) { self.process.heard(push, on: self) }
+        }
+    }
+
+    /// Either end may notice first: Redis counts a dead peer as a listener, or the client thinks it still is one.
+    func cut(noticed: @escaping () -> Void) {
+        let serverFirst = world.random.chance(50)
+        let gap = world.dice(0...1 * .second)
+        world.after(serverFirst ? 0 : gap) { self.world.server.unsubscribe(self) }
+        world.after(serverFirst ? gap : 0, noticed)
+    }
+}

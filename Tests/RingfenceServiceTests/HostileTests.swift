@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+import Testing
+import TestSupport
+
+@Suite struct HostileTests {
+    @Test func `what is not plain HTTP/1.1 is refused, and the connection ends`() async throws {
+        let post = "POST /v1/locks/x/acquire HTTP/1.1\r\nContent-Type: application/json\r\n"
+        let requests: [(String, Int)] = [
+            (post + "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n", 400),
+            (post + "Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ", 400),
+            (post + "Host: a\r\nContent-Length: -5\r\n\r\n", 400),
+            (post + "Host: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n folded\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nX Y: a\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: a\u{0}b\r\n\r\n", 400),
+            ("\u{1}\u{2}garbage\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\n"
+                + (0..<200).map { "X\($0): y\r\n" }.joined() + "\r\n", 431),
+            ("GET /\(String(repeating: "u", count: 70_000)) HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+        ]
+        try await withService { service, redis in
+            for (request, status) in requests {
+                let connection = try await service.connect()
+                try await connection.send(request)
+                let answer = try await connection.answer()
+                #expect(answer?.status == status, "\(request.prefix(120)): \(answer.map { "\($0)" } ?? "closed")")
+                #expect(answer?["code"] != nil, "\(request.prefix(120))")
+                try await eventually("the connection ends: \(request.prefix(80))") { connection.isClosed }
+                #expect(try await connection.answer() == nil, "a second answer to \(request.prefix(120))")
+                connection.close()
+            }
+            #expect(try await redis.cli("DBSIZE") == "0")
+            #expect(try await service.request("GET", "/livez").status == 200)
+        }
+    }
+
+    @Test func `an endless body is cut off at the limit`() async throws {
+        try await withService { service, _ in
+            let connection = try await service.connect()
+            try await connection.send(
+                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                    + "Transfer-Encoding: chunked\r\n\r\n")
+            let chunk = "4000\r\n" + String(repeating: " ", count: 16_384) + "\r\n"
+            for _ in 0..<64 where !connection.isClosed { try? await connection.send(chunk) }
+            #expect(try await connection.answer()?.status == 413)
+            try await eventually("the connection ends") { connection.isClosed }
+        }
+    }
+
+    @Test func `a slow head and a slow body are given up`() async throws {
+        try await withService { service, redis in
+            let head = try await service.connect()
+            try await head.send("GET /livez HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+            let body = try await service.connect()
+            try await body.send(
+                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                    + "Content-Length: 100\r\n\r\n{")
+            let dripping = Task {
+                while !head.isClosed || !body.isClosed {
+                    if !head.isClosed { try? await head.send("x") }
+                    if !body.isClosed { try? await body.send(" ") }
+                    try await Task.sleep(for: .milliseconds(200))
+                }
+            }
+            #expect(try await head.answer()?["code"] == "request.timeout")
+            #expect(try await body.answer()?.status == 408)
+            try await eventually("both connections end") { head.isClosed && body.isClosed }
+            dripping.cancel()
+            #expect(try await redis.cli("DBSIZE") == "0")
+        }
+    }
+
+    @Test func `10,000 pipelined requests get 10,000 answers in order`() async throws {
+        try await withService { service, _ in
+            let connection = try await service.connect()
+            let count = 10_000
+            let sending = Task {
+                var batch = ""
+                for index in 0..<count {
+                    let method = index.isMultiple(of: 2) ? "GET /livez" : "GET /missing"
+                    batch += "\(method) HTTP/1.1\r\nHost: a\r\n\r\n"
+                    if batch.utf8.count > 60_000 {
+                        try await connection.send(batch)
+                        batch = ""
+                    }
+                }
+                try await connection.send(batch)
+            }
+            for index in 0..<count {
+                let status = try await connection.answer()?.status
+                guard status == (index.isMultiple(of: 2) ? 200 : 404) else {
+                    Issue.record("answer \(index) is \(status.map { "\($0)" } ?? "missing")")
+                    break
+                }
+            }
+            try await sending.value
+        }
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+import Ringfence
+import Testing
+import TestSupport
+
+@testable import RingfenceService
+
+@Suite struct SettingsTests {
+    @Test func `a flag wins over a variable, a variable over the file, the file over the default`() throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/ringfence.json"
+        try writeFile(file, #"{"port": 1001, "host": "127.0.0.2", "namespace": "file", "command-timeout": "300ms"}"#)
+        let environment = [
+            "RINGFENCE_CONFIG": file, "RINGFENCE_PORT": "1002", "RINGFENCE_HOST": "127.0.0.3", "HOME": "/home/me",
+        ]
+        let settings = try Settings(flags: ["port": "1003"], environment: environment, file: nil)
+        #expect(settings.port == 1003)
+        #expect(settings.host == "127.0.0.3")
+        #expect(settings.namespace == "file")
+        #expect(settings.commandTimeout == .milliseconds(300))
+        #expect(settings.redis == nil)
+        #expect(settings.stateDirectory == "/home/me/.local/state/ringfence")
+        #expect(throws: Settings.Failure.self) {
+            try Settings(flags: [:], environment: environment, file: directory.path + "/none.json")
+        }
+    }
+
+    @Test func `every setting in the table is set from each source`() throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/s.json"
+        for key in SettingKey.all {
+            let text =
+                switch key.kind {
+                case .port: "5"
+                case .duration: "1s"
+                case .logLevel: "debug"
+                case .text, .path: "value"
+                }
+            _ = try Settings(flags: [key.name: text], environment: [:], file: nil)
+            _ = try Settings(flags: [:], environment: [key.variable: text], file: nil)
+            try writeFile(file, "{\"\(key.name)\": \(key.kind == .port ? text : "\"\(text)\"")}")
+            _ = try Settings(flags: [:], environment: [:], file: file)
+        }
+    }
+
+    @Test(arguments: [
+        (#"{"prot": 1}"#, ["prot", "line 1", "port"]),
+        ("{\n\"port\": 1,\n\"port\": 2}", ["port", "line 3", "twice"]),
+        (#"{"port": "80"}"#, ["port", "integer"]),
+        (#"{"port": 70000}"#, ["port", "65535"]),
+        (#"{"host": 5}"#, ["host", "string"]),
+        (#"{"command-timeout": "5"}"#, ["command-timeout", "500ms"]),
+        (#"{"command-timeout": "1h"}"#, ["command-timeout", "60s"]),
+        (#"{"log-level": "loud"}"#, ["log-level", "trace"]),
+        (#"{"redis": ""}"#, ["redis", "empty"]),
+        (#"{"port": 1"#, ["line 1"]),
+        ("", ["line 1"]),
+    ])
+    func `a bad file is an error that names the setting and the place`(text: String, says: [String]) throws {
+        let directory = try TemporaryDirectory()
+        try writeFile(directory.path + "/s.json", text)
+        let failure = #expect(throws: Settings.Failure.self) {
+            try Settings(flags: [:], environment: [:], file: directory.path + "/s.json")
+        }
+        for word in says + ["s.json"] {
+            #expect(failure?.description.contains(word) == true, "\(failure?.description ?? "")")
+        }
+    }
+
+    @Test func `a bad flag or variable is named`() {
+        let flag = #expect(throws: Settings.Failure.self) {
+            try Settings(flags: ["port": "x"], environment: [:], file: nil)
+        }
+        #expect(flag?.description.contains("--port") == true)
+        let variable = #expect(throws: Settings.Failure.self) {
+            try Settings(flags: [:], environment: ["RINGFENCE_LOG_LEVEL": "x"], file: nil)
+        }
+        #expect(variable?.description.contains("RINGFENCE_LOG_LEVEL") == true)
+    }
+
+    @Test func `a password in a URL is not shown`() {
+        #expect(Settings.redacted("redis://user:secret@host:1/0") == "redis://user:***@host:1/0")
+        #expect(Settings.redacted("redis://:sec@ret@host") == "redis://***@host")
+        #expect(Settings.redacted("unix:///a/b.sock") == "unix:///a/b.sock")
+    }
+
+    @Test func `durations need a unit`() {
+        #expect(Duration(text: "500ms") == .milliseconds(500))
+        #expect(Duration(text: "5m") == .seconds(300))
+        #expect(Duration(text: "2h") == .seconds(7_200))
+        #expect(Duration(text: "1d") == .seconds(86_400))
+        for wrong in ["", "5", "s", "-5s", "1.5s", "5 s", "5S", "9999999999999s", "٣s"] {
+            #expect(Duration(text: wrong) == nil, "\(wrong)")
+        }
+    }
+
+    @Test(arguments: ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+    func `loopback is known`(host: String) { #expect(Serve.isLoopback(host)) }
+
+    @Test(arguments: ["0.0.0.0", "::", "", "127.0.0.1.evil.com", "127", "127.0.0.256", "10.0.0.1"])
+    func `everything else is not loopback`(host: String) { #expect(!Serve.isLoopback(host)) }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lock.lua and renew.lua on a real redis-server against the reference model: the same random calls to both, and after each
+// the answer, every key with its time left, and what was pushed to whom must be the same.
+//
+// The scripts read the clock, so a few lines of Lua before their text answer TIME from one more argument: the model and
+// the script then see the same moment, which can also stand still or step back. Nothing else of Redis is faked. Holds are
+// long, so that no key ends by itself; a key's end is an explicit DEL. Pushes go to real subscribers, which come and go.
+// The calls are encoded and sent, many in one write, by the library's own code.
+import Hiredis
+import Logging
+import Synchronization
+import TestSupport
+import Testing
+
+@testable import Ringfence
+@testable import RingfenceCore
+
+@Suite struct LockScriptFuzzTests {
+    @Test(arguments: [1, 2, 3, 4] as [UInt64])
+    func `the scripts and the model agree on every step`(seed: UInt64) async throws {
+        try await withRedis { server in
+            let fuzz = try await LockScriptFuzz(server, seed: seed)
+            for _ in 0..<130 { try await fuzz.play(steps: 200) }
+            await fuzz.close()
+            #expect(fuzz.steps >= 25_000)
+            #expect(fuzz.verbs.count == 8, "not every verb was tried: \(fuzz.verbs)")
+        }
+    }
+
+    @Test func `more than a thousand dead waiters are dropped over several calls`() async throws {
+        try await withRedis { server in
+            let fuzz = try await LockScriptFuzz(server, seed: 5)
+            try await fuzz.play(deadWaiters: 1100)
+            await fuzz.close()
+        }
+    }
+}
+
+/// The model and the server side by side.
+final class LockScriptFuzz {
+    private struct Ask {
+        var nonce: String
+        var names: [String]
+        var terms: LockTerms
+        var place: Place {
+            Place(nonce: nonce, owner: terms.owner, holdMilliseconds: terms.holdMilliseconds, names: names)
+        }
+    }
+
+    private enum Step {
+        case acquire(Ask, queues: Bool)
+        case release([String], LockValue, LockMachine.Successor?)
+        case cancel(Ask, knowsPlace: Bool)
+        case force(String)
+        case renew([(names: [String], value: LockValue, milliseconds: Int64)])
+        case expireLock(String), expireFence(String), expireQueue(String)
+
+        var verb: String { String("\(self)".prefix { $0 != "(" }) }
+    }
+
+    private struct Expected {
+        var step: Step
+        var answer: LockServerModel.Answer
+        var model: LockServerModel
+    }
+
+    private static let names = ["a", "b", "ä:c"]
+    private static let claimMilliseconds: Int64 = 3_600_000
+    /// Real time and the fed clock run apart by less than this within a run.
+    private static let tolerance: Int64 = 300_000
+
+    private let server: RedisServer
+    private let client: RedisClient
+    private let scripts = LockScripts(keys: Keyspace(namespace: "fuzz"), auditLength: 100)
+    private let lockSHA: String
+    private let renewSHA: String
+    private let dumpSHA: String
+    private let seed: UInt64
+    private var random: SplitMix64
+    private var model: LockServerModel
+    private var recent: [Ask] = []
+    private var values: [(names: [String], value: LockValue)] = []
+    private var counter = 0
+    private var subscribers: [String: RedisSubscriber] = [:]
+    private(set) var steps = 0
+    private(set) var verbs: Set<String> = []
+
+    private final class Condition: Sendable {
+        let isMet = Mutex(false)
+    }
+
+    init(_ server: RedisServer, seed: UInt64) async throws {
+        self.server = server
+        self.seed = seed
+        random = SplitMix64(seed: seed)
+        model = LockServerModel(now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds)
+        client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
+        lockSHA = try await Self.load(
+            "local time = table.remove(ARGV); ARGV[3] = '\(Self.claimMilliseconds)'\n" + Self.fedClock
+                + LockScripts.lock.source, client)
+        renewSHA = try await Self.load(LockScripts.renew.source, client)
+        dumpSHA = try await Self.load(Self.dump, client)
+    }
+
+    private static let fedClock = """
+        local redis = setmetatable({ call = function(command, ...)
+            if command == 'TIME' then return { string.sub(time, 1, -7), string.sub(time, -6) } end
+            return redis.call(command, ...)
+        end }, { __index = redis })
+
+        """
+
+    private static let dump = """
+        local state = {}
+        for _, name in ipairs(ARGV) do
+            local lock, fence, queue = KEYS[1] .. name, KEYS[2] .. name, KEYS[3] .. name
+            state[#state + 1] = redis.call('GET', lock)
+            state[#state + 1] = redis.call('PTTL', lock)
+            state[#state + 1] = redis.call('GET', fence)
+            state[#state + 1] = redis.call('PTTL', fence)
+            state[#state + 1] = redis.call('ZRANGE', queue, 0, -1, 'WITHSCORES')
+            state[#state + 1] = redis.call('PTTL', queue)
+        end
+        return state
+        """
+
+    private static func load(_ source: String, _ client: RedisClient) async throws -> String {
+        let reply = try await client.send { writer in
+            writer.begin(3)
+            writer.argument("SCRIPT")
+            writer.argument("LOAD")
+            writer.argument(source)
+        }
+        return try #require(reply.text)
+    }
+
+    func close() async {
+        for subscriber in subscribers.values { await subscriber.close() }
+        await client.close()
+    }
+
+    // MARK: Playing
+
+    func play(steps count: Int) async throws {
+        try await changeSubscribers()
+        try await play((0..<count).map { _ in nil })
+    }
+
+    /// So many waiters of a process that nobody hears, and then one that comes to stay.
+    func play(deadWaiters: Int) async throws {
+        func ask(_ process: String) -> Ask {
+            counter += 1
+            return Ask(
+                nonce: "\(process)-\(counter)-s", names: ["a"], terms: LockTerms(owner: "o", ttl: 1000 * .second))
+        }
+        var plan: [Step] = [.acquire(ask("holder"), queues: false)]
+        for _ in 0..<deadWaiters { plan.append(.acquire(ask("dead"), queues: true)) }
+        plan.append(.expireLock("a"))
+        let last = ask("alive")
+        plan += [.acquire(last, queues: true), .acquire(last, queues: true)]
+        try await play(plan)
+        #expect(model.locks["a"]?.value.nonce == last.nonce && model.queues.isEmpty)
+    }
+
+    /// Plays the given steps, or random ones for nil: in the model first, then all in one write on Redis.
+    private func play(_ plan: [Step?]) async throws {
+        var expected: [Expected] = []
+        var clocks: [Int64] = []
+        for planned in plan {
+            passTime()
+            let step = planned ?? randomStep()
+            verbs.insert(step.verb)
+            let answer = runInModel(step)
+            clocks.append(model.now)
+            expected.append(Expected(step: step, answer: answer, model: model))
+        }
+        let replies = try await client.pipeline(count: 2 * expected.count, deadline: .seconds(60)) { writer in
+            for (step, clock) in zip(expected, clocks) {
+                encode(step.step, clock, &writer)
+                encodeDump(&writer)
+            }
+        }
+        for (index, expected) in expected.enumerated() {
+            steps += 1
+            try compare(expected.answer, replies[2 * index], expected, steps)
+            try compareState(expected.model, try #require(replies[2 * index + 1].array), expected, steps)
+        }
+        try await comparePushes()
+    }
+
+    private func complain(_ text: String, _ expected: Expected, _ step: Int) throws {
+        throw Disagreement(description: "seed \(seed), step \(step), after \(expected.step): \(text)")
+    }
+
+    private struct Disagreement: Error, CustomStringConvertible {
+        var description: String
+    }
+
+    private func passTime() {
+        switch random.pick(0...99) {
+        case 0...9: break
+        case 10...12: model.now -= random.pick(0...5_000_000)
+        case 13...15: model.now += random.pick(0...5_000_000)
+        default: model.now += random.pick(1...900)
+        }
+    }
+
+    // MARK: Random steps
+
+    private func randomAsk() -> Ask {
+        if !recent.isEmpty, random.chance(45) { return random.pick(recent) }
+        counter += 1
+        var names = Self.names.shuffled(using: &random)
+        names.removeLast(Int(random.pick([0, 1, 1, 2, 2, 2])))
+        let ask = Ask(
+            nonce: "p\(random.pick(1...4))-\(counter)-s", names: names,
+            terms: LockTerms(
+                owner: random.pick(["one", "two:2", "dr\u{F6}i"]), ttl: random.pick(1...5) * 1000 * .second))
+        recent.append(ask)
+        if recent.count > 12 { recent.removeFirst() }
+        return ask
+    }
+
+    /// A value that is held, mostly.
+    private func randomValue() -> (names: [String], value: LockValue)? {
+        if let name = model.locks.keys.sorted().randomElement(using: &random), random.chance(80) {
+            let value = model.locks[name]!.value
+            return values.last { $0.value == value }
+        }
+        return values.randomElement(using: &random)
+    }
+
+    private func randomStep() -> Step {
+        switch random.pick(0...99) {
+        case 0...39: return .acquire(randomAsk(), queues: random.chance(80))
+        case 40...69:
+            guard let held = randomValue() else { return .acquire(randomAsk(), queues: false) }
+            var successor: LockMachine.Successor?
+            if random.chance(50) {
+                let ask = random.chance(70) ? newAsk(of: held.names) : (recent.first { $0.names == held.names })
+                successor = ask.map { .init(nonce: $0.nonce, terms: $0.terms, yields: random.chance(50)) }
+            }
+            return .release(held.names, held.value, successor)
+        case 70...79: return .cancel(randomAsk(), knowsPlace: random.chance(80))
+        case 80...82: return .force(random.pick(Self.names))
+        case 83...91:
+            let leases = (0..<random.pick(1...3)).compactMap { _ in randomValue() }
+            guard !leases.isEmpty else { return .force(random.pick(Self.names)) }
+            return .renew(leases.map { ($0.names, $0.value, random.pick(1...5) * 1_000_000) })
+        case 92...95: return .expireLock(random.pick(Self.names))
+        case 96...97: return .expireFence(random.pick(Self.names))
+        default: return .expireQueue(random.pick(Self.names))
+        }
+    }
+
+    private func newAsk(of names: [String]) -> Ask {
+        var ask = randomAsk()
+        counter += 1
+        ask.nonce = "p\(random.pick(1...4))-\(counter)-s"
+        ask.names = names
+        recent.append(ask)
+        return ask
+    }
+
+    // MARK: In the model
+
+    private func runInModel(_ step: Step) -> LockServerModel.Answer {
+        defer { learnValues() }
+        switch step {
+        case .acquire(let ask, let queues):
+            return model.acquire(
+                ask.names, nonce: ask.nonce, owner: ask.terms.owner, holdMilliseconds: ask.terms.holdMilliseconds,
+                place: queues ? ask.place : nil)
+        case .release(let names, let value, let successor):
+            return model.release(
+                names, value,
+                to: successor.map { next in
+                    let ask = Ask(nonce: next.nonce, names: names, terms: next.terms)
+                    return LockServerModel.Successor(
+                        nonce: next.nonce, owner: next.terms.owner, holdMilliseconds: next.terms.holdMilliseconds,
+                        place: next.yields ? ask.place : nil)
+                })
+        case .cancel(let ask, let knowsPlace):
+            return model.cancel(ask.names, nonce: ask.nonce, place: knowsPlace ? ask.place : nil)
+        case .force(let name): return model.force(name)
+        case .renew(let leases): return model.renew(leases.map { ($0.names, $0.value, $0.milliseconds) })
+        case .expireLock(let name):
+            model.expireLock(name)
+            return .done
+        case .expireFence(let name):
+            model.expireFence(name)
+            return .done
+        case .expireQueue(let name):
+            model.expireQueue(name)
+            return .done
+        }
+    }
+
+    /// Remembers what is held under which names, to release and renew it later.
+    private func learnValues() {
+        for name in model.locks.keys.sorted() {
+            let value = model.locks[name]!.value
+            guard !values.contains(where: { $0.value == value }) else { continue }
+            let names = model.locks.filter { $0.value.value == value }.keys.sorted()
+            values.append((recent.last { $0.nonce == value.nonce }?.names ?? names, value))
+            if values.count > 12 { values.removeFirst() }
+        }
+    }
+
+    // MARK: On Redis
+
+    private func encode(_ step: Step, _ clock: Int64, _ writer: inout CommandWriter) {
+        let keys = scripts.keys
+        switch step {
+        case .acquire(let ask, let queues):
+            let place = queues ? ask.place.text : nil
+            encode(scripts.acquire(ask.names, nonce: ask.nonce, ask.terms, place: place), clock, &writer)
+        case .release(let names, let value, let successor):
+            encode(scripts.release(names, value, successor: successor), clock, &writer)
+        case .cancel(let ask, let knowsPlace):
+            let place = knowsPlace ? ask.place.text : nil
+            encode(scripts.cancel(ask.names, nonce: ask.nonce, place: place), clock, &writer)
+        case .force(let name): encode(scripts.force(name, actor: "admin", reason: "fuzz"), clock, &writer)
+        case .renew(let leases):
+            let call = scripts.renew(leases.map { ($0.names, $0.value.text, $0.milliseconds) })
+            encode(call, nil, &writer)
+        case .expireLock(let name): encodeDelete(keys.lock + name, &writer)
+        case .expireFence(let name): encodeDelete(keys.fence + name, &writer)
+        case .expireQueue(let name): encodeDelete(keys.queue + name, &writer)
+        }
+    }
+
+    private func encode(_ call: ScriptCall, _ clock: Int64?, _ writer: inout CommandWriter) {
+        writer.begin(3 + call.keys + call.arguments + (clock == nil ? 0 : 1))
+        writer.argument("EVALSHA")
+        writer.argument(clock == nil ? renewSHA : lockSHA)
+        writer.argument(Int64(call.keys))
+        call.encode(&writer)
+        if let clock { writer.argument(clock) }
+    }
+
+    private func encodeDelete(_ key: String, _ writer: inout CommandWriter) {
+        writer.begin(2)
+        writer.argument("DEL")
+        writer.argument(key)
+    }
+
+    private func encodeDump(_ writer: inout CommandWriter) {
+        writer.begin(6 + Self.names.count)
+        writer.argument("EVALSHA")
+        writer.argument(dumpSHA)
+        writer.argument(Int64(3))
+        writer.argument(scripts.keys.lock)
+        writer.argument(scripts.keys.fence)
+        writer.argument(scripts.keys.queue)
+        for name in Self.names { writer.argument(name) }
+    }
+
+    // MARK: Comparing
+
+    private func isNear(_ one: Int64, _ other: Int64?) -> Bool {
+        guard let other else { return false }
+        return abs(one - other) <= Self.tolerance
+    }
+
+    private func compare(_ answer: LockServerModel.Answer, _ reply: RedisReply, _ expected: Expected, _ step: Int)
+        throws
+    {
+        let parts = reply.array ?? []
+        let agrees =
+            switch answer {
+            case .fence(let fence): reply.text == "\(fence)"
+            case .queued(let position, let milliseconds):
+                parts.count == 3 && parts[0].int == 2 && parts[1].int == position && isNear(milliseconds, parts[2].int)
+            case .busy(let milliseconds, let owner):
+                parts.count == 3 && parts[0].int == 0 && isNear(milliseconds, parts[1].int) && parts[2].text == owner
+            case .done: expected.step.verb.hasPrefix("expire") ? reply.int != nil : reply == .integer(1)
+            case .forced(let fence, let value, let milliseconds):
+                parts.count == 3 && parts[0].text == "\(fence)" && parts[1].text == value.text
+                    && isNear(milliseconds, parts[2].int)
+            case .free: reply.isNull
+            case .renewed(let results): parts.map(\.int) == results.map { $0 ? 1 : 0 }
+            }
+        if !agrees { try complain("the model answers \(answer), Redis \(reply)", expected, step) }
+    }
+
+    private func compareState(_ model: LockServerModel, _ state: [RedisReply], _ expected: Expected, _ step: Int) throws
+    {
+        for (index, name) in Self.names.enumerated() {
+            let at = 6 * index
+            let lock = model.locks[name]
+            if state[at].text != lock?.value.text {
+                try complain(
+                    "lock \(name): \(state[at].text ?? "nil") not \(lock?.value.text ?? "nil")", expected, step)
+            }
+            try compareEnd("lock \(name)", lock?.expiresAt, state[at + 1], expected, step)
+            let fence = model.fences[name]
+            if state[at + 2].text != fence.map({ "\($0.value)" }) {
+                try complain("fence \(name): \(state[at + 2]) not \(fence as Any)", expected, step)
+            }
+            try compareEnd("fence \(name)", fence?.expiresAt, state[at + 3], expected, step)
+            let queue = model.queues[name]
+            let entries = (queue?.value ?? []).flatMap { [$0.text, "\($0.arrival)"] }
+            let real = (state[at + 4].array ?? []).map { $0.text ?? "" }
+            if real != entries { try complain("queue \(name): \(real) not \(entries)", expected, step) }
+            try compareEnd("queue \(name)", queue?.expiresAt, state[at + 5], expected, step)
+        }
+    }
+
+    private func compareEnd(
+        _ what: String, _ expiresAt: Int64?, _ left: RedisReply, _ expected: Expected, _ step: Int
+    ) throws {
+        let agrees = expiresAt.map { isNear(($0 - expected.model.now) / 1000, left.int) } ?? (left.int == -2)
+        if !agrees { try complain("the end of \(what): \(left) not \(expiresAt as Any)", expected, step) }
+    }
+
+    // MARK: Inboxes
+
+    /// One process starts or stops to listen.
+    private func changeSubscribers() async throws {
+        let process = "p\(random.pick(1...4))"
+        let channel = scripts.keys.inbox(process)
+        if let old = subscribers.removeValue(forKey: process) {
+            await old.close()
+            model.listeners[process] = 0
+        } else {
+            let condition = Condition()
+            let heard = Heard(condition: condition, inbox: self.inbox)
+            let subscriber = RedisSubscriber(
+                try RedisConfiguration(url: server.unixURL), channels: [channel], logger: testLogger
+            ) { event in heard.take(event, process) }
+            subscriber.start()
+            subscribers[process] = subscriber
+            try await eventually("subscribed") { condition.isMet.withLock { $0 } }
+            model.listeners[process] = 1
+        }
+        let count = Int64(model.listeners[process] ?? 0)
+        try await eventually("Redis counts the listeners of \(process)") {
+            let reply = try await self.client.send { writer in
+                writer.begin(3)
+                writer.argument("PUBSUB")
+                writer.argument("NUMSUB")
+                writer.argument(channel)
+            }
+            return reply.array?.last?.int == count
+        }
+    }
+
+    private final class InboxLog: Sendable {
+        let messages = Mutex<[String: [String]]>([:])
+    }
+    private let inbox = InboxLog()
+
+    private struct Heard: Sendable {
+        let condition: Condition
+        let inbox: InboxLog
+        func take(_ event: RedisSubscriber.Event, _ process: String) {
+            switch event {
+            case .subscribed: condition.isMet.withLock { $0 = true }
+            case .message(_, let payload):
+                inbox.messages.withLock { $0[process, default: []].append(String(decoding: payload, as: UTF8.self)) }
+            case .disconnected, .overflowed: break
+            }
+        }
+    }
+
+    private func comparePushes() async throws {
+        var expected: [String: [String]] = [:]
+        for push in model.pushes { expected[push.process, default: []].append(push.text) }
+        model.pushes = []
+        try await eventually("all pushes came") {
+            self.inbox.messages.withLock { messages in
+                messages.values.reduce(0) { $0 + $1.count } >= expected.values.reduce(0) { $0 + $1.count }
+            }
+        }
+        let real = inbox.messages.withLock { messages in
+            defer { messages = [:] }
+            return messages
+        }
+        #expect(real == expected, "seed \(seed), pushes before step \(steps)")
+    }
+}
