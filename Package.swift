@@ -177,7 +177,7 @@ let package = Package(
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
-                "RingfenceCommand", "CBenchReference", "Ringfence", "Hiredis", "TestSupport",
+                "RingfenceCommand", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict

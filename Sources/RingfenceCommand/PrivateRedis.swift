@@ -81,6 +81,15 @@ struct CommandRedis: Sendable {
     }
 }
 
+extension Logger {
+    /// A logger for a command that speaks for itself.
+    static func command(_ label: String, level: Logger.Level = .error) -> Logger {
+        var logger = Logger(label: label)
+        logger.logLevel = level
+        return logger
+    }
+}
+
 /// A command cannot go on; the text is for the user.
 struct CommandFailure: Error, CustomStringConvertible {
     let description: String

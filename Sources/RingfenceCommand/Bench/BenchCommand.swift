@@ -72,8 +72,7 @@ extension BenchOptions {
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
-        var logger = Logger(label: "ringfence.bench")
-        logger.logLevel = .error
+        let logger = Logger.command("ringfence.bench")
         if !json {
             #if DEBUG
                 print("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")

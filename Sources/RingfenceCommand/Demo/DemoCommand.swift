@@ -63,8 +63,7 @@ struct DemoCommand: AsyncParsableCommand {
     func run() async throws {
         if let generate { return try Self.write(TransferGenerator.contents(), to: generate) }
         let transfers = try readFile()
-        var logger = Logger(label: "ringfence.demo")
-        logger.logLevel = .error
+        let logger = Logger.command("ringfence.demo")
         let printer = DemoPrinter(isSilent: json)
         let report: DemoReport
         do {

@@ -42,8 +42,7 @@ struct DemoWorkerCommand: AsyncParsableCommand {
         guard let url = getenv(Self.urlVariable).map({ String(cString: $0) }) else {
             throw CommandFailure("demo-worker is started by ringfence demo, not by hand")
         }
-        var logger = Logger(label: "ringfence.demo")
-        logger.logLevel = .critical
+        let logger = Logger.command("ringfence.demo", level: .critical)
         let worker = DemoWorker(
             name: name, ttl: .milliseconds(ttlMs), isUnsafe: unsafe,
             store: try DemoStore(url: url, run: run, logger: logger),
