@@ -21,9 +21,9 @@ import Testing
 
     /// A holder that has the lock `a`, and its fence.
     private func withHolder<Result: Sendable>(
-        _ server: RedisServer, _ body: (ChildProcess, Int64) async throws -> Result
+        _ server: RedisServer, _ body: (TalkingProcess, Int64) async throws -> Result
     ) async throws -> Result {
-        let holder = try ChildProcess.start("TestHolder", [server.url, "a", "\(Self.ttl)"])
+        let holder = try TalkingProcess.start("TestHolder", [server.url, "a", "\(Self.ttl)"])
         do {
             let said = try #require(try await holder.line()).split(separator: " ")
             try #require(said.first == "held")
@@ -87,7 +87,7 @@ import Testing
 
     @Test func `a holder frozen for less than its lease goes on holding`() async throws {
         try await withObservedRedis { server, observer in
-            let holder = try ChildProcess.start("TestHolder", [server.url, "a", "60000"])
+            let holder = try TalkingProcess.start("TestHolder", [server.url, "a", "60000"])
             try #require(try await holder.line()?.hasPrefix("held ") == true)
             holder.signal(SIGSTOP)
             let value = try await observer.value(of: "a")
@@ -132,7 +132,7 @@ import Testing
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let first = try await client.acquire("a", ttl: .seconds(30))
-                let dead = try ChildProcess.start("TestHolder", [server.url, "a", "30000"])
+                let dead = try TalkingProcess.start("TestHolder", [server.url, "a", "30000"])
                 try await eventually { try await client.inspect("a").queueLength == 1 }
                 try await withClient(server.unixURL) { other in
                     async let waiting = other.acquire("a", ttl: .seconds(30), wait: .seconds(60))
@@ -155,7 +155,7 @@ import Testing
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let first = try await client.acquire("a", ttl: .seconds(30))
-                let frozen = try ChildProcess.start("TestHolder", [server.url, "a", "30000"])
+                let frozen = try TalkingProcess.start("TestHolder", [server.url, "a", "30000"])
                 try await eventually { try await client.inspect("a").queueLength == 1 }
                 try await withClient(server.unixURL) { other in
                     async let waiting = other.acquire("a", ttl: .seconds(30), wait: .seconds(60))

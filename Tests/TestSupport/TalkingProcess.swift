@@ -10,7 +10,7 @@ import Synchronization
 #endif
 
 /// A program of this package that a test starts, talks to line by line, freezes and kills.
-package final class ChildProcess: Sendable {
+package final class TalkingProcess: Sendable {
     private struct State {
         var pid: Int32
         var unread: [UInt8] = []
@@ -23,7 +23,7 @@ package final class ChildProcess: Sendable {
     package var pid: Int32 { state.withLock { $0.pid } }
 
     /// Starts the executable `name` that was built beside the tests.
-    package static func start(_ name: String, _ arguments: [String]) throws -> ChildProcess {
+    package static func start(_ name: String, _ arguments: [String]) throws -> TalkingProcess {
         // Beside the test bundle, which is the program that runs.
         var path = [CChar](repeating: 0, count: 4096)
         let count = readlink("/proc/self/exe", &path, path.count)
@@ -31,7 +31,7 @@ package final class ChildProcess: Sendable {
         let bundle = String(decoding: path[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
         let program = bundle.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/" + name
         guard access(program, X_OK) == 0 else { throw TestSupportError("no executable \(program)") }
-        return try ChildProcess(program, arguments)
+        return try TalkingProcess(program, arguments)
     }
 
     private init(_ program: String, _ arguments: [String]) throws {
