@@ -153,7 +153,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         attemptTimer?.cancel()
         lastLogged = nil
         for warning in warnings { logger.warning("redis \(configuration): \(warning)") }
-        logger.info("connected to redis \(configuration)", metadata: ["redis.generation": "\(info.generation)"])
+        logger.debug("connected to redis \(configuration)", metadata: ["redis.generation": "\(info.generation)"])
         (heardSinceTick, isProbing) = (true, false)
         tickLater()
         owner?.connectionIsReady(info)
