@@ -121,6 +121,13 @@ let package = Package(
             path: "Tests/TestSupport",
             swiftSettings: strict
         ),
+        // A lock holder that does what it is told, to be killed and frozen.
+        .executableTarget(
+            name: "TestHolder",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestHolder",
+            swiftSettings: strict
+        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -146,7 +153,9 @@ let package = Package(
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],

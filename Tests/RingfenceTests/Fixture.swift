@@ -14,11 +14,14 @@ let testLogger: Logger = {
 }()
 
 /// Makes a client, hands it out, and shuts it down however the body ends.
+///
+/// Its timeouts are for a machine full of tests; a test in which Redis is gone shortens them.
 func withClient<Result: Sendable>(
     _ url: String, owner: String? = nil, _ configure: (inout RingfenceConfiguration) -> Void = { _ in },
     _ body: @Sendable (RingfenceClient) async throws -> Result
 ) async throws -> Result {
-    var configuration = RingfenceConfiguration(url: url, owner: owner)
+    var configuration = RingfenceConfiguration(
+        url: url, owner: owner, commandTimeout: .seconds(20), connectTimeout: .seconds(20))
     configure(&configuration)
     let client = try RingfenceClient(configuration, logger: testLogger)
     do {
@@ -28,6 +31,17 @@ func withClient<Result: Sendable>(
     } catch {
         await client.shutdown()
         throw error
+    }
+}
+
+/// Several clients, each with connections of its own, as processes have.
+func withClients<Result: Sendable>(
+    _ url: String, _ count: Int, _ made: [RingfenceClient] = [],
+    _ body: @Sendable ([RingfenceClient]) async throws -> Result
+) async throws -> Result {
+    if made.count == count { return try await body(made) }
+    return try await withClient(url, owner: "client \(made.count)") { client in
+        try await withClients(url, count, made + [client], body)
     }
 }
 

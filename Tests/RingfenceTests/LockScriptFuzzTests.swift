@@ -51,7 +51,7 @@ final class LockScriptFuzz {
     private enum Step {
         case acquire(Ask, queues: Bool)
         case release([String], LockValue, LockMachine.Successor?)
-        case cancel(Ask, knowsPlace: Bool)
+        case cancel(Ask)
         case force(String)
         case renew([(names: [String], value: LockValue, milliseconds: Int64)])
         case expireLock(String), expireFence(String), expireQueue(String)
@@ -186,9 +186,11 @@ final class LockScriptFuzz {
         var next = replies[...]
         for (index, expected) in expected.enumerated() {
             steps += 1
-            try compare(expected.answer, try #require(next.popFirst()), expected, steps)
+            let reply = next.popFirst()
+            try compare(expected.answer, try #require(reply), expected, steps)
             guard index >= quiet else { continue }
-            try compareState(expected.model, try #require(next.popFirst()?.array), expected, steps)
+            let dump = next.popFirst()?.array
+            try compareState(expected.model, try #require(dump), expected, steps)
         }
         try await comparePushes()
     }
@@ -246,7 +248,7 @@ final class LockScriptFuzz {
                 successor = ask.map { .init(nonce: $0.nonce, terms: $0.terms, yields: random.chance(50)) }
             }
             return .release(held.names, held.value, successor)
-        case 70...79: return .cancel(randomAsk(), knowsPlace: random.chance(80))
+        case 70...79: return .cancel(randomAsk())
         case 80...82: return .force(random.pick(Self.names))
         case 83...91:
             let leases = (0..<random.pick(1...3)).compactMap { _ in randomValue() }
@@ -285,8 +287,8 @@ final class LockScriptFuzz {
                         nonce: next.nonce, owner: next.terms.owner, holdMilliseconds: next.terms.holdMilliseconds,
                         place: next.yields ? ask.place : nil)
                 })
-        case .cancel(let ask, let knowsPlace):
-            return model.cancel(ask.names, nonce: ask.nonce, place: knowsPlace ? ask.place : nil)
+        case .cancel(let ask):
+            return model.cancel(ask.names, nonce: ask.nonce, place: ask.place)
         case .force(let name): return model.force(name)
         case .renew(let leases): return model.renew(leases.map { ($0.names, $0.value, $0.milliseconds) })
         case .expireLock(let name):
@@ -318,13 +320,11 @@ final class LockScriptFuzz {
         let keys = scripts.keys
         switch step {
         case .acquire(let ask, let queues):
-            let place = queues ? ask.place.text : nil
-            encode(scripts.acquire(ask.names, nonce: ask.nonce, ask.terms, place: place), clock, &writer)
+            encode(scripts.acquire(ask.names, nonce: ask.nonce, ask.terms, queues: queues), clock, &writer)
         case .release(let names, let value, let successor):
             encode(scripts.release(names, value, successor: successor), clock, &writer)
-        case .cancel(let ask, let knowsPlace):
-            let place = knowsPlace ? ask.place.text : nil
-            encode(scripts.cancel(ask.names, nonce: ask.nonce, place: place), clock, &writer)
+        case .cancel(let ask):
+            encode(scripts.cancel(ask.names, nonce: ask.nonce, ask.terms), clock, &writer)
         case .force(let name): encode(scripts.force(name, actor: "admin", reason: "fuzz"), clock, &writer)
         case .renew(let leases):
             let call = scripts.renew(leases.map { ($0.names, $0.value.text, $0.milliseconds) })

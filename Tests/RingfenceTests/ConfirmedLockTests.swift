@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Hiredis
+import Ringfence
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@Suite struct ConfirmedLockTests {
+    private let one = LockOptions(durability: .confirmed(replicas: 1, within: .seconds(20)))
+    private let oneSoon = LockOptions(durability: .confirmed(replicas: 1, within: .milliseconds(50)))
+
+    /// A primary with a replica in step.
+    private func withReplica(
+        _ body: @Sendable (RedisServer, RedisServer, Observer) async throws -> Void
+    ) async throws {
+        try await withObservedRedis { primary, observer in
+            try await withRedis(["--replicaof", "127.0.0.1 \(primary.port)"]) { replica in
+                try await eventually("replica in step") { try await observer.send("WAIT", "1", "10") == .integer(1) }
+                try await body(primary, replica, observer)
+            }
+        }
+    }
+
+    @Test func `a confirmed lock is on the replica before its holder hears of it`() async throws {
+        try await withReplica { primary, replica, observer in
+            try await withClient(primary.unixURL) { client in
+                for _ in 0..<20 {
+                    let lease = try await client.acquire("a", options: one)
+                    #expect(try await replica.cli("GET", "ringfence:{default}:lock:a") == lease.token)
+                    try await lease.renew()
+                    try await lease.release()
+                }
+                #expect(try await observer.isClean("a"))
+            }
+        }
+    }
+
+    @Test func `confirmed hand-offs and passes are on the replica too`() async throws {
+        try await withReplica { primary, replica, observer in
+            try await withClients(primary.unixURL, 2) { clients in
+                let order = Shared<[Int64]>([])
+                let options = one
+                try await withThrowingTaskGroup { group in
+                    for task in 0..<12 {
+                        group.addTask {
+                            try await clients[task % 2].withLock("a", wait: .seconds(60), options: options) { lease in
+                                let value = try await replica.cli("GET", "ringfence:{default}:lock:a")
+                                #expect(value == lease.token)
+                                order.change { $0.append(lease.fence) }
+                            }
+                        }
+                    }
+                    try await group.waitForAll()
+                }
+                #expect(order.value.count == 12)
+                #expect(order.value == order.value.sorted())
+                #expect(try await observer.isClean("a"))
+            }
+        }
+    }
+
+    @Test func `without a replica a confirmed lock is refused and leaves nothing`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                for wait in [Duration.zero, .seconds(60)] {
+                    let error = await failure { try await client.acquire("a", wait: wait, options: oneSoon) }
+                    #expect(error?.code == .notConfirmed)
+                    #expect(error?.effect == RingfenceError.Effect.none)
+                    try await eventually { try await observer.isClean("a") }
+                }
+            }
+        }
+    }
+
+    @Test func `with its replica frozen a confirmed lock is refused, leaves nothing, and works when it thaws`() async throws {
+        try await withReplica { primary, replica, observer in
+            try await withClient(primary.unixURL) { client in
+                try await client.withLock("a", options: one) { _ in }
+                await replica.kill(SIGSTOP)
+                let error = await failure { try await client.acquire("a", wait: .seconds(60), options: oneSoon) }
+                #expect(error?.code == .notConfirmed)
+                try await eventually { try await observer.isClean("a") }
+                // Others' locks go on meanwhile: WAIT stops only what stands behind it on its own connection.
+                try await client.withLock("b") { _ in }
+                await replica.kill(SIGCONT)
+                try await client.withLock("a", options: one) { _ in }
+                #expect(try await observer.isClean("a"))
+            }
+        }
+    }
+
+    @Test func `a hand-off or a pass that is not confirmed is refused, and the next waiter is asked`() async throws {
+        try await withReplica { primary, replica, observer in
+            try await withClients(primary.unixURL, 2) { clients in
+                let first = try await clients[0].acquire("a", wait: .seconds(60), options: one)
+                let (soon, plain) = (oneSoon, LockOptions())
+                async let passed = failure { try await clients[0].acquire("a", wait: .seconds(60), options: soon) }
+                try await eventually { clients[0].waiterCount == 1 }
+                async let handed = failure { try await clients[1].acquire("a", wait: .seconds(60), options: soon) }
+                try await eventually { try await observer.send("ZCARD", "ringfence:{default}:queue:a") == .integer(1) }
+                await replica.kill(SIGSTOP)
+                try await first.release()
+                #expect(await passed?.code == .notConfirmed)
+                #expect(await handed?.code == .notConfirmed)
+                try await eventually { try await observer.isClean("a") }
+                let last = try await clients[1].acquire("a", wait: .seconds(60), options: plain)
+                try await last.release()
+                await replica.kill(SIGCONT)
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// A program of this package that a test starts, talks to line by line, freezes and kills.
+package final class TalkingProcess: Sendable {
+    private struct State {
+        var pid: Int32
+        var unread: [UInt8] = []
+    }
+
+    private let input: Int32
+    private let output: Int32
+    private let state: Mutex<State>
+
+    package var pid: Int32 { state.withLock { $0.pid } }
+
+    /// Starts the executable `name` that was built beside the tests.
+    package static func start(_ name: String, _ arguments: [String]) throws -> TalkingProcess {
+        // Beside the test bundle, which is the program that runs.
+        var path = [CChar](repeating: 0, count: 4096)
+        let count = readlink("/proc/self/exe", &path, path.count)
+        guard count > 0 else { throw TestSupportError("cannot tell where the tests run from") }
+        let bundle = String(decoding: path[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        let program = bundle.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/" + name
+        guard access(program, X_OK) == 0 else { throw TestSupportError("no executable \(program)") }
+        return try TalkingProcess(program, arguments)
+    }
+
+    private init(_ program: String, _ arguments: [String]) throws {
+        let orders = try Subprocess.pipe()
+        let says = try Subprocess.pipe()
+        let pid = try Subprocess.spawn(program, arguments, input: orders.reading, output: says.writing)
+        Watchdog.add(pid)
+        close(orders.reading)
+        close(says.writing)
+        input = orders.writing
+        output = says.reading
+        _ = fcntl(output, F_SETFL, O_NONBLOCK)
+        state = Mutex(State(pid: pid))
+    }
+
+    deinit {
+        close(input)
+        close(output)
+    }
+
+    /// Puts one line into its standard input.
+    package func tell(_ line: String) {
+        let bytes = Array((line + "\n").utf8)
+        _ = send(input, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+    }
+
+    /// The next line it says; nil when it has ended and said all.
+    package func line() async throws -> String? {
+        var line: String?
+        try await eventually("a line from process \(pid)") {
+            var isAtEnd = false
+            var chunk = [UInt8](repeating: 0, count: 4096)
+            let count = recv(self.output, &chunk, chunk.count, 0)
+            if count == 0 { isAtEnd = true }
+            line = self.state.withLock { state in
+                if count > 0 { state.unread += chunk[..<count] }
+                guard let end = state.unread.firstIndex(of: UInt8(ascii: "\n")) else { return nil }
+                defer { state.unread.removeFirst(end + 1) }
+                return String(decoding: state.unread[..<end], as: UTF8.self)
+            }
+            return line != nil || isAtEnd
+        }
+        return line
+    }
+
+    package func signal(_ signal: Int32) { _ = kill(pid, signal) }
+
+    /// Kills it if it still runs, and waits until it is gone.
+    package func end() async throws {
+        let pid = self.pid
+        guard pid != 0 else { return }
+        _ = kill(pid, SIGKILL)
+        try await eventually("process \(pid) is gone") {
+            var status: Int32 = 0
+            return waitpid(pid, &status, WNOHANG) != 0
+        }
+        Watchdog.remove(pid)
+        state.withLock { $0.pid = 0 }
+    }
+}
