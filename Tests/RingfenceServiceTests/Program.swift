@@ -201,5 +201,6 @@ final class RawConnection: Sendable {
     /// Whether the server has closed its side.
     var isClosed: Bool { received.isClosed }
     func close() { channel.close(promise: nil) }
+    func closeNow() async throws { try await channel.close() }
     func closeOutput() { channel.close(mode: .output, promise: nil) }
 }

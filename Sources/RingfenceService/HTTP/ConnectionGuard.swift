@@ -33,6 +33,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var timer: Scheduled<Void>?
     /// Between a request's first byte and its end.
     fileprivate var isReceiving = false
+    /// The request being received names more than one host.
+    fileprivate var hasTwoHosts = false
     /// Requests whose answer is not complete.
     private var inProgress = 0
     /// Between the head and the end of an answer.
@@ -59,7 +61,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
-        try? context.pipeline.syncOperations.addHandler(ByteWatch(owner: self), position: .first)
+        let pipeline = context.pipeline.syncOperations
+        try? pipeline.addHandler(ByteWatch(owner: self), position: .first)
+        if let decoder = try? pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self) {
+            try? pipeline.addHandler(HostWatch(owner: self), position: .after(decoder))
+        }
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {
@@ -80,7 +86,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             isReceiving = true
             deadline = .now() + Self.requestTimeout
             // A second Host could make a proxy before us and us see two different targets.
-            guard head.authority != nil, head.headerFields[values: .host].count <= 1 else {
+            guard head.authority != nil, !hasTwoHosts else {
                 return refuse(Problem(.badRequest, "exactly one Host header is needed", field: "Host"), context)
             }
             inProgress += 1
@@ -162,8 +168,17 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
 }
 
-extension HTTPField.Name {
-    static let host = HTTPField.Name("Host")!
+/// Counts Host headers before they become one authority.
+private final class HostWatch: ChannelInboundHandler {
+    typealias InboundIn = HTTPServerRequestPart
+    private let owner: ConnectionGuard
+
+    init(owner: ConnectionGuard) { self.owner = owner }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        if case .head(let head) = unwrapInboundIn(data) { owner.hasTwoHosts = head.headers["Host"].count > 1 }
+        context.fireChannelRead(data)
+    }
 }
 
 /// Sees a request's first byte.
