@@ -81,6 +81,7 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
     mutating func submit(
         _ waiter: Waiter, replies: Int, isSingle: Bool, deadline: Int64, _ encode: (inout CommandWriter) -> Void
     ) -> Refusal? {
+        precondition(replies > 0, "a group needs at least one command: nothing would ever answer it")
         guard count < limits.commands else { return .tooManyCommands }
         let start = writer.count
         writer.restart()

@@ -192,7 +192,9 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
 
     private mutating func put(_ number: UInt64, digits: Int) {
         var rest = number
-        for index in stride(from: count + digits - 1, through: count, by: -1) {
+        var index = count + digits
+        while index > count {
+            index -= 1
             let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: 10)
             base[index] = 48 + UInt8(truncatingIfNeeded: remainder)
             rest = quotient

@@ -18,6 +18,7 @@ package final class RedisClient: Sendable {
     package let eventLoop: any EventLoop
     private let core: CommandCore
 
+    /// `eventLoop` must outlive the client.
     package init(
         _ configuration: RedisConfiguration,
         eventLoop: any EventLoop = MultiThreadedEventLoopGroup.singleton.any(),

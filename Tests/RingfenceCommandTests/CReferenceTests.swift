@@ -63,8 +63,12 @@ import Testing
             let locks = try RingfenceClient(
                 RingfenceConfiguration(
                     url: redis.unixURL, namespace: LockPairs.namespace, owner: LockPairs.owner))
-            try await locks.acquire("bench-0").release()
-            let ours = try await calls(client)
+            // The first acquires of a process, before it hears its inbox, do not queue and say so.
+            var ours: [String: [String]] = [:]
+            for _ in 0..<1000 where ours["acquire"]?.last?.isEmpty ?? true {
+                try await locks.acquire("bench-0").release()
+                ours = try await calls(client)
+            }
 
             let reference = try CReference(configuration)
             let pair = try await LockPairs.pair(reference)
@@ -83,7 +87,7 @@ import Testing
         }
     }
 
-    /// One call of the lock script for each verb, as Redis logged it, with every number and nonce made alike.
+    /// The newest call of the lock script for each verb, as Redis logged it, with every number and nonce made alike.
     private func calls(_ client: RedisClient) async throws -> [String: [String]] {
         let log = try await client.send { writer in
             writer.begin(3)
@@ -94,7 +98,7 @@ import Testing
         var calls: [String: [String]] = [:]
         for entry in log.array ?? [] {
             let words = (entry.array?[3].array ?? []).compactMap(\.text)
-            guard words.first == "EVALSHA", words.count > 8 else { continue }
+            guard words.first == "EVALSHA", words.count > 8, calls[words[7]] == nil else { continue }
             calls[words[7]] = words.enumerated().map { index, word in
                 index < 10 ? word : word.replacing(/-[0-9]+-/, with: "-n-").replacing(/[0-9a-f]{4,}/, with: "#")
             }

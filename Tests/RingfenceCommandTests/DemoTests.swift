@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import FoundationEssentials
+import Hiredis
+import Logging
 import RingfenceService
 import TestSupport
 import Testing
@@ -54,17 +56,39 @@ import Testing
         return (exit, try Data(contentsOf: URL(filePath: path)))
     }
 
-    @Test func `every transfer is applied once, whatever happens to the workers`() async throws {
+    @Test func `every transfer is applied once, whatever happens to the workers, and nothing stays behind`()
+        async throws
+    {
         let directory = try TemporaryDirectory()
         let file = directory.path + "/transfers.jsonl"
         try Data(TransferGenerator.contents(count: 1500).utf8).write(to: URL(filePath: file))
-        let (exit, output) = try await run(["demo", "--json", "--workers", "4", "--file", file])
-        #expect(exit == .code(0))
-        let result = try JSONDecoder().decode(Result.self, from: output)
-        #expect(result.mode == "safe")
-        #expect(result.balanced)
-        #expect(result.appliedOnce == 1500)
-        #expect(result.totalAfter == result.totalBefore)
+        try await withRedis { redis in
+            let (exit, output) = try await run(
+                ["demo", "--json", "--workers", "4", "--file", file, "--redis", redis.unixURL])
+            #expect(exit == .code(0))
+            let result = try JSONDecoder().decode(Result.self, from: output)
+            #expect(result.mode == "safe")
+            #expect(result.balanced)
+            #expect(result.appliedOnce == 1500)
+            #expect(result.totalAfter == result.totalBefore)
+            #expect(try await keysWithoutEnd(redis) == [])
+        }
+    }
+
+    /// The keys that would stay in Redis for ever.
+    private func keysWithoutEnd(_ redis: RedisServer) async throws -> [String] {
+        let client = RedisClient(try RedisConfiguration(url: redis.unixURL), logger: Logger(label: "test"))
+        let script = RedisScript(
+            """
+            local lasting = {}
+            for _, key in ipairs(redis.call('KEYS', '*')) do
+                if redis.call('TTL', key) == -1 then lasting[#lasting + 1] = key end
+            end
+            return lasting
+            """)
+        let reply = try await client.run(script, keys: 0, arguments: 0) { _ in }
+        await client.close()
+        return reply.array?.compactMap(\.text) ?? ["no answer"]
     }
 
     @Test func `without locks the same demo ends with wrong books and says so`() async throws {

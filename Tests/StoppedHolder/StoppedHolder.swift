@@ -16,7 +16,8 @@ import Ringfence
         var lease = try await client.acquire(arguments[2], ttl: ttl)
         // On a machine under load even this may come too late. Only a holder that found its lease good is of interest.
         while (try? lease.check()) == nil { lease = try await client.acquire(arguments[2], ttl: ttl) }
-        kill(getpid(), SIGSTOP)
+        // To this very thread: sent to the process, another thread may take the signal while this one runs on.
+        raise(SIGSTOP)
 
         setenv("FENCE", "\(lease.fence)", 1)
         setenv("HOLDER", lease.id, 1)

@@ -26,6 +26,14 @@ package struct TestSupportError: Error, CustomStringConvertible {
 }
 
 enum Subprocess {
+    /// Its own threads: a test may run a program that blocks until another program ends it, and the shared pool has as
+    /// few threads as the machine has cores.
+    private static let pool: NIOThreadPool = {
+        let pool = NIOThreadPool(numberOfThreads: 32)
+        pool.start()
+        return pool
+    }()
+
     /// Starts `program` (searched in PATH) and returns its process id; the caller reaps it.
     static func spawn(
         _ program: String, _ arguments: [String], input: Int32? = nil, output: Int32? = nil
@@ -67,7 +75,7 @@ enum Subprocess {
 
     /// Runs `program` to its end and returns its exit code and all it printed.
     static func run(_ program: String, _ arguments: [String]) async throws -> (status: Int32, output: String) {
-        try await NIOThreadPool.singleton.runIfActive {
+        try await pool.runIfActive {
             let (reading, writing) = try pipe()
             defer { close(reading) }
             let pid: Int32

@@ -53,14 +53,12 @@ struct LockScripts: Sendable {
 
     // MARK: Calls
 
-    func acquire(
-        _ names: [String], nonce: String, _ terms: LockTerms, place: String?
-    ) -> ScriptCall {
+    func acquire(_ names: [String], nonce: String, _ terms: LockTerms, queues: Bool) -> ScriptCall {
         call("acquire", names, arguments: 7) { writer in
             writer.argument(nonce)
             writer.argument(terms.owner)
             writer.argument(terms.holdMilliseconds)
-            writer.argument(place ?? "")
+            writer.argument(queues ? "queue" : "")
         }
     }
 
@@ -74,19 +72,15 @@ struct LockScripts: Sendable {
             writer.argument(successor.nonce)
             writer.argument(successor.terms.owner)
             writer.argument(successor.terms.holdMilliseconds)
-            writer.argument(
-                successor.yields
-                    ? Place(
-                        nonce: successor.nonce, owner: successor.terms.owner,
-                        holdMilliseconds: successor.terms.holdMilliseconds, names: names
-                    ).text : "")
+            writer.argument(successor.yields ? "queue" : "")
         }
     }
 
-    func cancel(_ names: [String], nonce: String, place: String?) -> ScriptCall {
-        call("cancel", names, arguments: 5) { writer in
+    func cancel(_ names: [String], nonce: String, _ terms: LockTerms) -> ScriptCall {
+        call("cancel", names, arguments: 6) { writer in
             writer.argument(nonce)
-            writer.argument(place ?? "")
+            writer.argument(terms.owner)
+            writer.argument(terms.holdMilliseconds)
         }
     }
 

@@ -254,12 +254,9 @@ final class LockTable: Sendable {
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            var place: String?
-            if queue {
-                place = self.place(nonce, terms, key)
-                if key.solo != 0 || key.confirmation != nil { state.special[nonce] = key }
-            }
-            send(scripts.acquire(key.names, nonce: nonce, terms, place: place), key, ticket, asked: (nonce, terms))
+            if queue, key.solo != 0 || key.confirmation != nil { state.special[nonce] = key }
+            let call = scripts.acquire(key.names, nonce: nonce, terms, queues: queue)
+            send(call, key, ticket, asked: (nonce, terms))
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
@@ -294,17 +291,12 @@ final class LockTable: Sendable {
         case .cleanUp(let nonce, let terms):
             state.special[nonce] = nil
             cleanUp.perform(
-                scripts.cancel(key.names, nonce: nonce, place: place(nonce, terms, key)),
-                confirmation: key.confirmation, holdMilliseconds: terms.holdMilliseconds)
+                scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation, holdMilliseconds: terms.holdMilliseconds)
         case .cleanUpValue(let value):
             cleanUp.perform(
                 scripts.release(key.names, value, successor: nil), confirmation: key.confirmation,
                 holdMilliseconds: 0)
         }
-    }
-
-    private func place(_ nonce: String, _ terms: LockTerms, _ key: Key) -> String {
-        Place(nonce: nonce, owner: terms.owner, holdMilliseconds: terms.holdMilliseconds, names: key.names).text
     }
 
     private func result(of refusal: LockMachine.Refusal, _ key: Key, _ entry: Entry) -> Result<Outcome, any Error> {
@@ -396,7 +388,7 @@ final class LockTable: Sendable {
         let isLate = handle(key, event) { $0.entries[key]?.machine.awaits(ticket) ?? false }
         guard isLate, let asked else { return }
         cleanUp.perform(
-            scripts.cancel(key.names, nonce: asked.nonce, place: place(asked.nonce, asked.terms, key)),
+            scripts.cancel(key.names, nonce: asked.nonce, asked.terms),
             confirmation: key.confirmation, holdMilliseconds: asked.terms.holdMilliseconds)
     }
 

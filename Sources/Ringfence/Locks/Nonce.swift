@@ -12,23 +12,58 @@ final class NonceSource: Sendable {
 
     init() {
         var generator = SystemRandomNumberGenerator()
-        process = Self.hex(generator.next(), 0, digits: 16)
+        let random: UInt64 = generator.next()
+        process = String(unsafeUninitializedCapacity: 16) { Self.write(UInt128(random), digits: 16, to: $0, at: 0) }
     }
 
+    /// Made in one piece, with one call for randomness: one is made for every acquire.
     func next() -> String {
-        var generator = SystemRandomNumberGenerator()
         let number = counter.add(1, ordering: .relaxed).newValue
-        return "\(process)-\(number)-" + Self.hex(generator.next(), generator.next(), digits: 32)
+        var generator = SystemRandomNumberGenerator()
+        let secret: UInt128 = generator.next()
+        var process = process
+        return process.withUTF8 { process in
+            String(unsafeUninitializedCapacity: process.count + 54) { buffer in
+                var end = buffer[...].update(fromContentsOf: process)
+                end = Self.write("-", to: buffer, at: end)
+                end = Self.write(number, to: buffer, at: end)
+                end = Self.write("-", to: buffer, at: end)
+                return Self.write(secret, digits: 32, to: buffer, at: end)
+            }
+        }
     }
 
-    private static func hex(_ high: UInt64, _ low: UInt64, digits: Int) -> String {
-        String(unsafeUninitializedCapacity: digits) { buffer in
-            for position in 0..<digits {
-                let word = position < 16 ? high : low
-                let digit = UInt8(truncatingIfNeeded: word >> UInt64(60 - 4 * (position & 15))) & 15
-                buffer[position] = digit < 10 ? digit + UInt8(ascii: "0") : digit - 10 + UInt8(ascii: "a")
-            }
-            return digits
+    private static func write(
+        _ character: Unicode.Scalar, to buffer: UnsafeMutableBufferPointer<UInt8>, at start: Int
+    ) -> Int {
+        buffer[start] = UInt8(ascii: character)
+        return start + 1
+    }
+
+    /// In decimal.
+    private static func write(_ number: UInt64, to buffer: UnsafeMutableBufferPointer<UInt8>, at start: Int) -> Int {
+        var digits = 1
+        var rest = number
+        while rest >= 10 {
+            rest /= 10
+            digits += 1
         }
+        rest = number
+        for position in stride(from: start + digits - 1, through: start, by: -1) {
+            buffer[position] = UInt8(ascii: "0") + UInt8(rest % 10)
+            rest /= 10
+        }
+        return start + digits
+    }
+
+    /// In hexadecimal.
+    private static func write(
+        _ number: UInt128, digits: Int, to buffer: UnsafeMutableBufferPointer<UInt8>, at start: Int
+    ) -> Int {
+        for position in 0..<digits {
+            let digit = UInt8(truncatingIfNeeded: number >> UInt128(4 * (digits - 1 - position))) & 15
+            buffer[start + position] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
+        }
+        return start + digits
     }
 }

@@ -3,9 +3,9 @@
 --
 -- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit key
 -- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, then by verb
---   acquire  4 nonce, 5 owner, 6 hold in ms, 7 place ('' to try only)
---   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 its place ('' to pass on at once)
---   cancel   4 nonce, 5 place ('' for none)
+--   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue' to wait for it, '' to try only
+--   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or '' at once
+--   cancel   4 nonce, 5 owner, 6 hold in ms, as they were asked for
 --   force    4 actor, 5 reason
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
@@ -40,6 +40,10 @@ local function names()
     local all = {}
     for i = 1, n do all[i] = name_of(i) end
     return table.concat(all, '\n')
+end
+
+local function place_of(nonce, owner, hold_ms)
+    return nonce .. '\n' .. owner .. '\n' .. hold_ms .. '\n' .. names()
 end
 
 -- The audit tells of a change, it never fails one: hence pcall (full memory, a key of the wrong type).
@@ -110,12 +114,12 @@ if verb == 'acquire' then
         return fence
     end
 elseif verb == 'release' then
-    local value, successor, place = ARGV[4], ARGV[5] or '', ARGV[8] or ''
+    local value, successor, queue = ARGV[4], ARGV[5], ARGV[8]
     local held = true
     for i = 1, n do held = held and values[i] == value end
     if held then
         local fence, _, owner = split_value(value)
-        if successor ~= '' and (place == '' or queues == 0) then
+        if successor ~= '' and (queue == '' or queues == 0) then
             local next = next_fence(now_us(), values, n + 1, 2 * n)
             write_grant(next, successor, ARGV[6], ARGV[7])
             audit('release', names(), owner, fence)
@@ -255,8 +259,8 @@ local function holder()
 end
 
 if verb == 'acquire' then
-    local place = ARGV[7] or ''
-    if place ~= '' then
+    if ARGV[7] ~= '' then
+        local place = place_of(ARGV[4], ARGV[5], ARGV[6])
         enqueue(place)
         return settle(place) or queued(place)
     end
@@ -271,7 +275,7 @@ if verb == 'acquire' then
 end
 
 if verb == 'release' then
-    local value, place = ARGV[4], ARGV[8] or ''
+    local value = ARGV[4]
     local held = true
     for i = 1, n do -- a part of several may have been taken away by force: let go of the rest
         if values[i] ~= value then
@@ -280,7 +284,8 @@ if verb == 'release' then
             redis.call('DEL', KEYS[i])
         end
     end
-    if held and place ~= '' then
+    if held and ARGV[8] ~= '' then
+        local place = place_of(ARGV[5], ARGV[6], ARGV[7])
         enqueue(place)
         return settle(place) or queued(place)
     end
@@ -290,14 +295,15 @@ if verb == 'release' then
 end
 
 if verb == 'cancel' then
-    local nonce, place = ARGV[4], ARGV[5] or ''
+    local nonce = ARGV[4]
+    local place = place_of(nonce, ARGV[5], ARGV[6])
     for i = 1, n do
         local fence, held_by, owner = split_value(values[i] or '')
         if held_by == nonce then
             redis.call('DEL', KEYS[i])
             audit('cancel', name_of(i), owner, fence)
         end
-        if place ~= '' then redis.call('ZREM', KEYS[2 * n + i], place) end
+        redis.call('ZREM', KEYS[2 * n + i], place)
     end
     settle(nil)
     return 1

@@ -79,9 +79,10 @@ extension BenchOptions {
             #endif
             print(Figure.header)
         }
-        try await CommandRedis.with(url: redis, logger: logger) { redis in
+        try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
             let configuration = try RedisConfiguration(url: redis.url)
-            if redis.isPrivate { try await Self.keepOffDisk(configuration, logger) }
+            // The private server of a benchmark measures Redis, not this machine's disk.
+            if redis.isPrivate { try await Self.send(["CONFIG", "SET", "appendonly", "no"], configuration, logger) }
             let settings = BenchSettings(
                 redis: redis, seconds: seconds, rounds: rounds, tasks: tasks, logger: logger)
             let report: (Figure) -> Void = { figure in
@@ -99,17 +100,25 @@ extension BenchOptions {
                     try await ServicePairs(settings: settings, configuration: configuration).run(report: report)
                 }
             }
+            // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
+            let audits = [LockPairs.namespace, ServiceProcess.namespace].map { "ringfence:{\($0)}:audit" }
+            if !redis.isPrivate { try await Self.send(["UNLINK"] + audits, configuration, logger) }
         }
     }
 
-    /// The private server of a benchmark measures Redis, not this machine's disk.
-    private static func keepOffDisk(_ configuration: RedisConfiguration, _ logger: Logger) async throws {
+    /// Sends one command on a connection of its own.
+    private static func send(_ words: [String], _ configuration: RedisConfiguration, _ logger: Logger) async throws {
         let client = RedisClient(configuration, logger: logger)
-        _ = try await client.send { writer in
-            writer.begin(4)
-            for word in ["CONFIG", "SET", "appendonly", "no"] { writer.argument(word) }
+        do {
+            _ = try await client.send { writer in
+                writer.begin(words.count)
+                for word in words { writer.argument(word) }
+            }
+            await client.close()
+        } catch {
+            await client.close()
+            throw error
         }
-        await client.close()
     }
 }
 

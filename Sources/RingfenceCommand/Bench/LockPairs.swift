@@ -57,7 +57,7 @@ struct LockPairs: Sendable {
         return CReference.Pair(
             acquire: .init(
                 arguments: call
-                    + ["acquire", "10000", "1000", nonce, owner, "10110", "\(nonce)\n\(owner)\n10110\n\(name)"],
+                    + ["acquire", "10000", "1000", nonce, owner, "10110", "queue"],
                 expected: nil),
             release: .init(
                 arguments: call + ["release", "10000", "1000", "{fence}:\(nonce):\(owner)", "", "", "", ""],

@@ -74,6 +74,8 @@ struct ServicePairs: Sendable {
 
 /// A `ringfence serve` started by this process.
 struct ServiceProcess: Sendable {
+    static let namespace = "bench-service"
+
     let port: Int
     private let process: ChildProcess
     private let startedAt: ContinuousClock.Instant
@@ -82,7 +84,7 @@ struct ServiceProcess: Sendable {
     static func start(redis url: String) async throws -> ServiceProcess {
         let port = try freePort()
         var launch = ChildProcess.Launch([
-            OwnExecutable.path, "serve", "--redis", url, "--port", String(port), "--namespace", "bench-service",
+            OwnExecutable.path, "serve", "--redis", url, "--port", String(port), "--namespace", namespace,
             "--log-level", "error",
         ])
         launch.environment = Environment.current.filter { !$0.hasPrefix("RINGFENCE_") }

@@ -67,7 +67,7 @@ struct DemoCommand: AsyncParsableCommand {
         let printer = DemoPrinter(isSilent: json)
         let report: DemoReport
         do {
-            report = try await CommandRedis.with(url: redis, logger: logger) { redis in
+            report = try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
                 let settings = DemoRun.Settings(url: redis.url, workers: workers, isUnsafe: unsafe)
                 printer.line(introduction(transfers, redis))
                 return try await DemoRun(settings, transfers, printer, logger: logger).run()

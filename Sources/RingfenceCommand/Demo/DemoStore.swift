@@ -32,10 +32,13 @@ struct DemoStore: Sendable {
 
     let redis: RedisClient
     private let prefix: String
+    /// What the keys of this run's locks begin with.
+    private let lockPrefix: String
 
     init(url: String, run: String, logger: Logger) throws {
         redis = RedisClient(try RedisConfiguration(url: url), logger: logger)
         prefix = "ringfence-demo:{\(run)}:"
+        lockPrefix = "ringfence:{\(Self.namespace(run: run))}:"
     }
 
     /// The namespace of the locks of a run.
@@ -215,11 +218,13 @@ extension DemoStore {
         return balances
     }
 
-    /// Removes the run from a Redis that outlives it. What the locks left expires by itself within a day.
+    /// Removes the run from a Redis that outlives it. Locks and places of killed workers expire by themselves.
     func remove(_ accounts: [String], lanes: [String]) async throws {
         try await inChunks(accounts) { ["UNLINK", balanceKey($0), guardKey($0)] }
+        try await inChunks(accounts) { ["UNLINK", lockPrefix + "fence:" + $0] }
         try await inChunks(lanes) { ["UNLINK", laneKey($0)] }
         _ = try await commands([["UNLINK", todoKey, appliedKey, journalKey, refusedKey]])
+        _ = try await commands([["UNLINK", lockPrefix + "audit"]])
     }
 
     /// One command for each item, a thousand in a write.

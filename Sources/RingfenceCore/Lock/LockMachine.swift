@@ -323,6 +323,10 @@ extension LockMachine {
             state = .idle
             return
         }
+        if first.waits, ask.terms.deadline(sentAt: sentAt) <= step.now {
+            // The answer took longer than the lease, or this process slept. Asked again, Redis finds it held or queues.
+            return self.ask(ask, &step)
+        }
         guard first.terms == ask.terms else {
             // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new fence.
             let successor = Successor(nonce: makeNonce(), terms: first.terms, yields: false)

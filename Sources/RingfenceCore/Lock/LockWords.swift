@@ -54,7 +54,7 @@ package struct Place: Hashable, Sendable {
             nonce: String(lines[0]), owner: String(lines[1]), holdMilliseconds: hold, names: lines[3...].map { String($0) })
     }
 
-    /// The queue member.
+    /// The queue member, as lock.lua makes it.
     package var text: String {
         if names.count == 1 { return "\(nonce)\n\(owner)\n\(holdMilliseconds)\n\(names[0])" }
         return "\(nonce)\n\(owner)\n\(holdMilliseconds)\n\(names.joined(separator: "\n"))"

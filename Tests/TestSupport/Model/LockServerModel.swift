@@ -163,10 +163,10 @@ extension LockServerModel {
         return .queued(position: position(of: place), milliseconds: timeLeft(names))
     }
 
-    package mutating func cancel(_ names: [String], nonce: String, place: Place?) -> Answer {
+    package mutating func cancel(_ names: [String], nonce: String, place: Place) -> Answer {
         expire()
         for name in names where locks[name]?.value.nonce == nonce { locks[name] = nil }
-        if let place { leave(place, names) }
+        leave(place, names)
         handOn(names, caller: nil)
         return .done
     }
