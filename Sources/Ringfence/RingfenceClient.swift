@@ -59,7 +59,9 @@ public final class RingfenceClient: Service, Sendable {
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
-        keeper.onLoss { [table] lease in table.forget(lease) }
+        // Weak: the table has the keeper, and a client that is dropped unclosed must let go of its connections. While
+        // there is a lease to lose, its handle has the table.
+        keeper.onLoss { [weak table] lease in table?.forget(lease) }
         ticker.onTick { [table, keeper] now in
             keeper.tick(now: now)
             table.tick(now: now)
@@ -136,7 +138,7 @@ public final class RingfenceClient: Service, Sendable {
         ticker.stop()
     }
 
-    /// Starts to hear the inbox, before the first wait.
+    /// Starts to hear the inbox, before the first wait and with the first lease.
     func heed() { inbox.start() }
 
     /// Asks Redis whether it is there.

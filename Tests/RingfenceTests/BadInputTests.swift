@@ -119,7 +119,7 @@ import Testing
             let odd = ["{}", "a:b", "a b", "*", "🔒", "ringfence:{default}:lock:a", " ", "a\u{A0}b", "\\"]
             for name in odd { try await client.withLock(name) { _ in } }
             try await client.withLock(odd) { _ in }
-            #expect(try await server.remains() == [])
+            try await eventually { try await server.remains() == [] }
         }
     }
 
@@ -168,7 +168,6 @@ import Testing
                 try await eventually { try await observer.isClean("c") }
                 let calls: [@Sendable () async throws -> Void] = [
                     { try await client.release(["a"], token: b.token) },
-                    { try await client.release(["a", "b"], token: b.token) },
                     { try await client.release(["c"], token: over.token) },
                     { _ = try await client.renew(["a"], token: b.token, ttl: .seconds(60)) },
                     { _ = try await client.renew(["a", "b"], token: a.token, ttl: .seconds(60)) },

@@ -40,6 +40,7 @@ final class Inbox: Sendable {
 
     /// Subscribes, at the first use.
     func start() {
+        guard !isStarted.load(ordering: .relaxed) else { return }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else { return }
         subscriber.start()
     }

@@ -266,6 +266,9 @@ final class LockTable: Sendable {
             state.special[grant.value.nonce] = nil
             guard let waiting = state.waiting.removeValue(forKey: id) else { return }
             metrics.grants.increment()
+            if case .held(_, let passes) = state.entries.values[index].machine.state, passes > 0 {
+                metrics.passes.increment()
+            }
             metrics.wait.recordNanoseconds(now - waiting.since)
             switch waiting.use {
             case .lease(let maximumHold, let renews):

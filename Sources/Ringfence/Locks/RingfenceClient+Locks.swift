@@ -250,7 +250,8 @@ extension RingfenceClient {
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
-        if request.giveUpAt != nil { heed() }
+        // Not only before a wait: a holder that never waited is told at once too when its lock is taken away.
+        heed()
         return try await table.acquire(
             request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: options.durability.confirmation,
             use: .lease(maximumHold: maximumHold, renews: options.renews))
