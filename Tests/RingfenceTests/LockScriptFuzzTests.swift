@@ -19,20 +19,24 @@ import Testing
 @Suite struct LockScriptFuzzTests {
     @Test(arguments: [1, 2, 3, 4] as [UInt64])
     func `the scripts and the model agree on every step`(seed: UInt64) async throws {
-        try await withRedis { server in
-            let fuzz = try await LockScriptFuzz(server, seed: seed)
-            for _ in 0..<130 { try await fuzz.play(steps: 200) }
-            await fuzz.close()
-            #expect(fuzz.steps >= 25_000)
-            #expect(fuzz.verbs.count == 8, "not every verb was tried: \(fuzz.verbs)")
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await LockScriptFuzz(server, seed: seed)
+                for _ in 0..<130 { try await fuzz.play(steps: 200) }
+                await fuzz.close()
+                #expect(fuzz.steps >= 25_000)
+                #expect(fuzz.verbs.count == 8, "not every verb was tried: \(fuzz.verbs)")
+            }
         }
     }
 
     @Test func `more than a thousand dead waiters are dropped over several calls`() async throws {
-        try await withRedis { server in
-            let fuzz = try await LockScriptFuzz(server, seed: 5)
-            try await fuzz.play(deadWaiters: 1100)
-            await fuzz.close()
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await LockScriptFuzz(server, seed: 5)
+                try await fuzz.play(deadWaiters: 1100)
+                await fuzz.close()
+            }
         }
     }
 }
