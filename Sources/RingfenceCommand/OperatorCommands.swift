@@ -90,7 +90,9 @@ struct LocksCommand: AsyncParsableCommand {
             cursor = page.next
         } while cursor != nil
         guard !json else { return }
-        if rows.isEmpty { return print("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)")) }
+        if rows.isEmpty {
+            return print("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)"))
+        }
         rows.sort { $0[0] < $1[0] }
         printTable(["NAME", "HOLDER", "FENCE", "TIME LEFT"], rows)
     }

@@ -15,7 +15,8 @@ func printTable(_ heading: [String], _ rows: [[String]]) {
     for row in [heading] + rows {
         var line = ""
         for (column, cell) in row.enumerated() {
-            line += column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 2)
+            line +=
+                column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 2)
         }
         print(line)
     }

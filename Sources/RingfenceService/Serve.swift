@@ -46,7 +46,8 @@ package enum Serve {
         var embedded: EmbeddedRedis?
         if settings.redis == nil {
             guard let directory = settings.stateDirectory else {
-                throw Settings.Failure(description: "neither HOME nor XDG_STATE_HOME is set: give --state-dir DIRECTORY")
+                throw Settings.Failure(
+                    description: "neither HOME nor XDG_STATE_HOME is set: give --state-dir DIRECTORY")
             }
             embedded = try await EmbeddedRedis.start(directory: directory, logger: logger)
         }

@@ -1,9 +1,9 @@
+import TestSupport
 // SPDX-License-Identifier: Apache-2.0
 //
 // Bad input: a clear problem that names the field and the limit, and nothing changed. That nothing was even sent is
 // seen in Redis' own count of script calls.
 import Testing
-import TestSupport
 
 @Suite struct BadInputTests {
     struct Case: Sendable, CustomTestStringConvertible {
@@ -66,7 +66,8 @@ import TestSupport
         Case(path: "/v1/locks:acquire", body: #"{"names":"a","ttlMs":1000}"#, field: "names", mentions: "array"),
         Case(path: "/v1/locks:acquire", body: #"{"names":["a",1],"ttlMs":1000}"#, field: "names", mentions: "strings"),
         Case(
-            path: "/v1/locks:acquire", body: #"{"names":["a","a"],"ttlMs":1000}"#, field: "names", mentions: "different"),
+            path: "/v1/locks:acquire", body: #"{"names":["a","a"],"ttlMs":1000}"#, field: "names", mentions: "different"
+        ),
         Case(path: "/v1/locks?limit=0", field: "limit", mentions: "1 to 1000", method: "GET"),
         Case(path: "/v1/locks?limit=x", field: "limit", mentions: "1 to 1000", method: "GET"),
         Case(path: "/v1/locks?page=2", field: "page", mentions: "unknown query", method: "GET"),
@@ -149,7 +150,8 @@ import TestSupport
             #expect(charset.status == 200)
             let spaces = String(repeating: " ", count: 65_536)
             let large = try await service.request("POST", "/v1/locks/b/acquire", #"{"ttlMs":1000}"# + spaces)
-            #expect(large.status == 413 && large["code"] == "body.tooLarge" && large["detail"]?.contains("65536") == true)
+            #expect(
+                large.status == 413 && large["code"] == "body.tooLarge" && large["detail"]?.contains("65536") == true)
             let fits = #"{"ttlMs":1000}"#
             let padded = fits + String(repeating: " ", count: 65_536 - fits.utf8.count)
             #expect(try await service.request("POST", "/v1/locks/c/acquire", padded).status == 200)

@@ -1,12 +1,16 @@
+import TestSupport
 // SPDX-License-Identifier: Apache-2.0
 import Testing
-import TestSupport
 
 @Suite struct HostileTests {
     @Test func `what is not plain HTTP/1.1 is refused, and the connection ends`() async throws {
         let post = "POST /v1/locks/x/acquire HTTP/1.1\r\nContent-Type: application/json\r\n"
         let requests: [(String, Int)] = [
-            (post + "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n", 400),
+            (
+                post
+                    + "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n",
+                400
+            ),
             (post + "Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ", 400),
             (post + "Host: a\r\nContent-Length: -5\r\n\r\n", 400),
             (post + "Host: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400),
@@ -17,8 +21,10 @@ import TestSupport
             ("GET /livez HTTP/1.1\r\nHost: a\r\nX: a\u{0}b\r\n\r\n", 400),
             ("\u{1}\u{2}garbage\r\n\r\n", 400),
             ("GET /livez HTTP/1.1\r\nHost: a\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\n"
-                + (0..<200).map { "X\($0): y\r\n" }.joined() + "\r\n", 431),
+            (
+                "GET /livez HTTP/1.1\r\nHost: a\r\n"
+                    + (0..<200).map { "X\($0): y\r\n" }.joined() + "\r\n", 431
+            ),
             ("GET /\(String(repeating: "u", count: 70_000)) HTTP/1.1\r\nHost: a\r\n\r\n", 431),
         ]
         try await withService { service, redis in

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceService
-import Testing
 import TestSupport
+import Testing
 
 #if canImport(Glibc)
     import Glibc
@@ -130,7 +130,8 @@ import TestSupport
             #expect(refused.code == 64 && refused.error.contains("token-file"), "\(refused)")
         }
         let directory = try TemporaryDirectory()
-        for (text, says) in [("", "holds no token"), ("short\n", "16 bytes"), ("# only a comment\n", "holds no token")] {
+        for (text, says) in [("", "holds no token"), ("short\n", "16 bytes"), ("# only a comment\n", "holds no token")]
+        {
             try writeFile(directory.path + "/tokens", text)
             let refused = try await Program.run(
                 ["serve", "--host", "0.0.0.0", "--token-file", directory.path + "/tokens"])

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceService
-import Testing
 import TestSupport
+import Testing
 
 #if canImport(Glibc)
     import Glibc
@@ -69,7 +69,10 @@ import TestSupport
             #expect(unit.code == 64, "\(unit)")
         }
         let away = try await Program.run(
-            ["lock", "job", "--redis", "redis://127.0.0.1:1", "--wait", "0s", "--command-timeout", "200ms", "--", "true"])
+            [
+                "lock", "job", "--redis", "redis://127.0.0.1:1", "--wait", "0s", "--command-timeout", "200ms", "--",
+                "true",
+            ])
         #expect(away.code == 69 && !away.error.contains("Swift"), "\(away)")
     }
 

@@ -2,8 +2,8 @@
 import HTTPTypes
 import Logging
 import Ringfence
-import Testing
 import TestSupport
+import Testing
 
 @testable import RingfenceService
 

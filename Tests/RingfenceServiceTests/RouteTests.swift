@@ -1,6 +1,6 @@
+import TestSupport
 // SPDX-License-Identifier: Apache-2.0
 import Testing
-import TestSupport
 
 @Suite struct RouteTests {
     @Test func `a lock is acquired, renewed, seen and released over HTTP`() async throws {
@@ -166,7 +166,8 @@ import TestSupport
                 }
                 #expect(words.count == 2 && Double(words[1]) != nil, "\(line)")
                 let name = line.prefix { $0 != "{" && $0 != " " }
-                let family = types.keys.contains(String(name)) ? String(name) : String(name[..<name.lastIndex(of: "_")!])
+                let family =
+                    types.keys.contains(String(name)) ? String(name) : String(name[..<name.lastIndex(of: "_")!])
                 #expect(types[family] != nil, "\(line)")
             }
             let prefix = #"ringfence_http_requests_total{route="acquireLock",status=""#

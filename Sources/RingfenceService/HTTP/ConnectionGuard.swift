@@ -140,7 +140,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             self.timer = nil
             guard self.isReceiving, self.refusal == nil else { return }
             guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
-            self.refuse(Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s"), context)
+            self.refuse(
+                Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s"), context)
         }
     }
 

@@ -200,7 +200,11 @@ struct LockRoutes: Sendable {
             hangUp.forget(onHangUp)
             draining.forget(onDraining)
         }
-        let result = await withTaskCancellationHandler { await task.result } onCancel: { task.cancel() }
+        let result = await withTaskCancellationHandler {
+            await task.result
+        } onCancel: {
+            task.cancel()
+        }
         // A client that closed before the grant may not have been noticed yet: its end of file lies in the socket. The
         // loop looks at the socket before it runs this. (A client that closes later has its grant until the ttl ends:
         // nobody can know whether it read the answer.)

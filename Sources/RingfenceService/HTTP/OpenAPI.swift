@@ -6,7 +6,9 @@ import HTTPTypes
 
 enum OpenAPI {
     /// What any request may meet, whatever its route.
-    static let commonProblems: [Problem.Code] = [.invalidArgument, .badRequest, .timeout, .bodyTooLarge, .headersTooLarge]
+    static let commonProblems: [Problem.Code] = [
+        .invalidArgument, .badRequest, .timeout, .bodyTooLarge, .headersTooLarge,
+    ]
     /// What a request that reads or changes locks may meet as well.
     static let redisProblems: [Problem.Code] = [.internal, .overloaded, .unavailable, .refused, .draining]
 

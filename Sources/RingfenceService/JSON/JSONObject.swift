@@ -140,7 +140,8 @@ private struct JSONReader {
         }
     }
 
-    private mutating func word(_ text: StaticString, _ value: JSONValue, _ field: String) throws(JSONError) -> JSONValue {
+    private mutating func word(_ text: StaticString, _ value: JSONValue, _ field: String) throws(JSONError) -> JSONValue
+    {
         let end = at + text.utf8CodeUnitCount
         guard end <= bytes.count, bytes[at..<end].elementsEqual(text.withUTF8Buffer { Array($0) }) else {
             throw error("the value of \(field) is not JSON", field)
@@ -174,7 +175,9 @@ private struct JSONReader {
             try skipDigits(field)
         }
         guard isInteger else { return .otherNumber }
-        if isNegative { return magnitude <= 1 << 63 ? .integer(Int64(truncatingIfNeeded: 0 &- magnitude)) : .otherNumber }
+        if isNegative {
+            return magnitude <= 1 << 63 ? .integer(Int64(truncatingIfNeeded: 0 &- magnitude)) : .otherNumber
+        }
         return magnitude <= UInt64(Int64.max) ? .integer(Int64(magnitude)) : .otherNumber
     }
 

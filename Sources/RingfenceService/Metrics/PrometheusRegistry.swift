@@ -13,7 +13,9 @@ import Synchronization
 package final class PrometheusRegistry: MetricsFactory {
     static let seriesMaximum = 1_000
     /// Upper bounds in seconds: 100 µs to 60 s, about two a decade.
-    static let secondsBounds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 15, 60]
+    static let secondsBounds = [
+        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 15, 60,
+    ]
     static let valueBounds = [1.0, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000, 100_000]
 
     private struct Key: Hashable {

@@ -51,13 +51,15 @@ package struct SettingKey: Sendable, Hashable {
     package static let namespace = SettingKey(
         "namespace", .text, "default", "All keys live under ringfence:{namespace}:. 1 to 64 of A-Z a-z 0-9 . _ -.")
     package static let owner = SettingKey(
-        "owner", .text, "host/process id", "Who holds, for people: shown by locks, audit and plain GET. 1 to 128 bytes.")
+        "owner", .text, "host/process id", "Who holds, for people: shown by locks, audit and plain GET. 1 to 128 bytes."
+    )
     package static let commandTimeout = SettingKey(
         "command-timeout", .duration, "2s", "How long one Redis command may take, connecting included. 10ms to 60s.")
     package static let stateDirectory = SettingKey(
         "state-dir", .path, "~/.local/state/ringfence", "Where the embedded Redis keeps its data and socket.")
     package static let logLevel = SettingKey(
-        "log-level", .logLevel, "info for serve, else warning", "trace, debug, info, notice, warning, error or critical.")
+        "log-level", .logLevel, "info for serve, else warning",
+        "trace, debug, info, notice, warning, error or critical.")
     package static let host = SettingKey(
         "host", .text, "127.0.0.1", "Address to listen on. Beyond loopback a token file is required.")
     package static let port = SettingKey("port", .port, "7420", "TCP port to listen on; 0 takes a free one.")

@@ -61,7 +61,8 @@ package struct Settings: Sendable {
                 case (.integer(let number), .port): try set(key, String(number), place)
                 case (_, .port): throw Failure(description: "\(place) must be an integer, not \(value.kind)")
                 case (.string(let text), _): try set(key, text, place)
-                default: throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
+                default:
+                    throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
                 }
             }
         }
@@ -82,7 +83,8 @@ package struct Settings: Sendable {
         case .tokenFile: tokenFile = text
         case .commandTimeout:
             guard let duration = Duration(text: text), duration >= .milliseconds(10), duration <= .seconds(60) else {
-                throw Failure(description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
+                throw Failure(
+                    description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
             }
             commandTimeout = duration
         case .port:
