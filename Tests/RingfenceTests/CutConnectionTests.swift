@@ -4,7 +4,7 @@
 // be true (a lease is in Redis, a failure's effect is what happened), and nothing may be left over that nobody knows of.
 //
 // Positions are shared out among a few lanes, each on a lock of its own, so that all of them take seconds. Acquire and release
-// are cut at every byte; the longer exchange of a wait, its push and its claim at every third.
+// are cut at every byte; the longer exchange of a wait, its push and its claim at every seventh.
 
 import Hiredis
 import Ringfence
@@ -61,10 +61,10 @@ import Testing
         }
     }
 
-    /// Runs `body` for every position of the exchange that `measure` runs whole, each time with a new client: one that was
+    /// Runs `body` for every position of the exchange whose bytes `measure` counts, each time with a new client: one that was
     /// cut again and again would wait longer and longer before it connects.
     private func everywhere(
-        _ way: Way, every step: Int = 1, measure: @escaping @Sendable (Lane) async throws -> Void,
+        _ way: Way, every step: Int = 1, measure: @escaping @Sendable (Lane) async throws -> Int,
         _ body: @escaping @Sendable (Lane, Int) async throws -> Void
     ) async throws {
         try await withObservedRedis { server, observer in
@@ -73,9 +73,7 @@ import Testing
                 let bytes = try await withClient(proxy.url) { client in
                     let lane = Lane(proxy: proxy, client: client, other: other, observer: observer, name: "lane 9")
                     try await lane.connect()
-                    let start = lane.passed(way)
-                    try await measure(lane)
-                    return lane.passed(way) - start
+                    return try await measure(lane)
                 }
                 await proxy.close()
                 try await withThrowingTaskGroup { group in
@@ -105,7 +103,10 @@ import Testing
     @Test(arguments: Way.allCases)
     func `an acquire cut anywhere is a lease or a failure that left nothing`(_ way: Way) async throws {
         try await everywhere(way) { lane in
-            try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))?.release()
+            let start = lane.passed(way)
+            let lease = try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))
+            defer { withExtendedLifetime(lease) {} }
+            return lane.passed(way) - start
         } _: { lane, position in
             lane.cut(way, after: position)
             do {
@@ -125,7 +126,10 @@ import Testing
     @Test(arguments: Way.allCases)
     func `a release cut anywhere sets the lock free`(_ way: Way) async throws {
         try await everywhere(way) { lane in
-            try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))?.release()
+            let lease = try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))
+            let start = lane.passed(way)
+            try await lease?.release()
+            return lane.passed(way) - start
         } _: { lane, position in
             let lease = try #require(try await lane.client.tryAcquire(lane.name, ttl: .seconds(30)))
             lane.cut(way, after: position)
@@ -135,8 +139,10 @@ import Testing
 
     @Test(arguments: Way.allCases)
     func `a wait cut anywhere ends with the lock`(_ way: Way) async throws {
-        try await everywhere(way, every: 3) { lane in
+        try await everywhere(way, every: 7) { lane in
+            let start = lane.passed(way)
             try await handOff(lane) {}
+            return lane.passed(way) - start
         } _: { lane, position in
             lane.cut(way, after: position)
             try await handOff(lane) {}
@@ -145,8 +151,10 @@ import Testing
 
     @Test(arguments: Way.allCases)
     func `a push and a claim cut anywhere end with the lock`(_ way: Way) async throws {
-        try await everywhere(way, every: 3) { lane in
+        try await everywhere(way, every: 7) { lane in
+            let start = lane.passed(way)
             try await handOff(lane) {}
+            return lane.passed(way) - start
         } _: { lane, position in
             try await handOff(lane) { lane.cut(way, after: position) }
         }
