@@ -11,7 +11,8 @@ import Ringfence
 import TestSupport
 import Testing
 
-@Suite struct CutConnectionTests {
+// Serialized: it has lanes of its own, and leaves some of the machine to the tests whose leases run.
+@Suite(.serialized) struct CutConnectionTests {
     enum Way: CaseIterable { case toServer, toClient }
 
     /// One client behind a proxy that cuts.

@@ -25,7 +25,7 @@ import Testing
                 let first = try #require(try await one.tryAcquire("a"))
                 #expect(try await other.tryAcquire("a") == nil)
                 #expect(try await one.tryAcquire("a") == nil)
-                let error = await failure { try await other.acquire("a", wait: .milliseconds(50)) }
+                let error = await failure { try await other.acquire("a", wait: .milliseconds(500)) }
                 #expect(error?.code == .lockBusy)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 try await first.release()
