@@ -99,7 +99,8 @@ import Testing
                         group.addTask {
                             for round in 0..<50 {
                                 let pair = ["x", "y", "z"].shuffledBy(index * 50 + round).prefix(2)
-                                try await each.withLock(Array(pair), wait: .seconds(60)) { _ in total.change { $0 += 1 } }
+                                try await each.withLock(Array(pair), wait: .seconds(60)) { _ in total.change { $0 += 1 }
+                                }
                             }
                         }
                     }
