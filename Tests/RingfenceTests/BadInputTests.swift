@@ -44,7 +44,9 @@ import Testing
         Case("wait", "0 to 86400000 ms", "negative") { _ = try await $0.acquire("a", wait: .milliseconds(-1)) },
         Case("wait", "0 to 86400000 ms", "a day and more") { _ = try await $0.acquire("a", wait: .seconds(86_401)) },
         Case("wait", "0 to 86400000 ms", "for ever") { _ = try await $0.acquire("a", wait: .seconds(Int64.max)) },
-        Case("wait", "0 to 86400000 ms", "below all") { _ = try await $0.withLock("a", wait: .seconds(Int64.min)) { _ in } },
+        Case("wait", "0 to 86400000 ms", "below all") {
+            _ = try await $0.withLock("a", wait: .seconds(Int64.min)) { _ in }
+        },
         Case("maximumHold", "100 to", "0") {
             _ = try await $0.acquire("a", options: .init(maximumHold: .zero))
         },
@@ -62,8 +64,12 @@ import Testing
         Case("owner", "1 to 128 bytes", "long") {
             _ = try await $0.acquire("a", options: .init(owner: String(repeating: "o", count: 129)))
         },
-        Case("owner", "control characters", "of two lines") { _ = try await $0.acquire("a", options: .init(owner: "a\nb")) },
-        Case("owner", "1 to 128 bytes", "of a grant") { _ = try await $0.acquireGrant(["a"], owner: "", ttl: .seconds(1)) },
+        Case("owner", "control characters", "of two lines") {
+            _ = try await $0.acquire("a", options: .init(owner: "a\nb"))
+        },
+        Case("owner", "1 to 128 bytes", "of a grant") {
+            _ = try await $0.acquireGrant(["a"], owner: "", ttl: .seconds(1))
+        },
         Case("durability.replicas", "1 to 1000", "0") {
             _ = try await $0.acquire("a", options: .init(durability: .confirmed(replicas: 0, within: .seconds(1))))
         },
@@ -72,7 +78,9 @@ import Testing
         },
         Case("token", "512 bytes", "empty") { try await $0.release(["a"], token: "") },
         Case("token", "512 bytes", "no fence") { try await $0.release(["a"], token: "x:y:z") },
-        Case("token", "512 bytes", "long") { try await $0.release(["a"], token: "1:a-1-b:" + String(repeating: "x", count: 505)) },
+        Case("token", "512 bytes", "long") {
+            try await $0.release(["a"], token: "1:a-1-b:" + String(repeating: "x", count: 505))
+        },
         Case("token", "512 bytes", "of a renewal") { _ = try await $0.renew(["a"], token: "-1:a:b", ttl: .seconds(1)) },
         Case("name", "1 to 512 bytes", "of a release") { try await $0.release([""], token: "1:a-1-b:c") },
         Case("name", "1 to 512 bytes", "of inspect") { _ = try await $0.inspect("") },
@@ -111,11 +119,12 @@ import Testing
         try await withRingfence { server, client in
             let name = String(repeating: "n", count: 512)
             let owner = String(repeating: "é", count: 64)
-            let lease = try await client.acquire(name, ttl: .seconds(86_400), wait: .seconds(86_400), options: .init(owner: owner))
+            let lease = try await client.acquire(
+                name, ttl: .seconds(86_400), wait: .seconds(86_400), options: .init(owner: owner))
             #expect(try await client.inspect(name).holder?.owner == owner)
             try await lease.release()
             let many = try await client.acquire((0..<64).map { "\($0)" }, ttl: .milliseconds(100), wait: .zero)
-            try? await many.release() // on a slow machine it may be over
+            try? await many.release()  // on a slow machine it may be over
             let odd = ["{}", "a:b", "a b", "*", "🔒", "ringfence:{default}:lock:a", " ", "a\u{A0}b", "\\"]
             for name in odd { try await client.withLock(name) { _ in } }
             try await client.withLock(odd) { _ in }

@@ -80,7 +80,9 @@ import Testing
         }
     }
 
-    @Test func `with its replica frozen a confirmed lock is refused, leaves nothing, and works when it thaws`() async throws {
+    @Test func `with its replica frozen a confirmed lock is refused, leaves nothing, and works when it thaws`()
+        async throws
+    {
         try await withReplica { primary, replica, observer in
             try await withClient(primary.unixURL) { client in
                 try await client.withLock("a", options: one) { _ in }

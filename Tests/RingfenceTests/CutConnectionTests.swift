@@ -3,15 +3,16 @@
 // A connection that breaks at every byte of every command of a lock, in both directions. Whatever the caller is told must
 // be true (a lease is in Redis, a failure's effect is what happened), and nothing may be left over that nobody knows of.
 //
-// Positions are shared out among a few lanes, each a client behind a proxy of its own on a lock of its own, so that all of
-// them take seconds.
+// Positions are shared out among a few lanes, each on a lock of its own, so that all of them take seconds. Acquire and release
+// are cut at every byte; the longer exchange of a wait, its push and its claim at every seventh.
 
 import Hiredis
 import Ringfence
 import TestSupport
 import Testing
 
-@Suite struct CutConnectionTests {
+// Serialized: it has lanes of its own, and leaves some of the machine to the tests whose leases run.
+@Suite(.serialized) struct CutConnectionTests {
     enum Way: CaseIterable { case toServer, toClient }
 
     /// One client behind a proxy that cuts.
@@ -41,9 +42,14 @@ import Testing
 
         func passed(_ way: Way) -> Int { way == .toServer ? proxy.bytesToServer : proxy.bytesToClient }
 
-        /// The connections stand: the next bytes are those of the next call.
+        /// Both connections stand and the scripts are loaded: the next bytes are those of the next call.
         func connect() async throws {
-            try await eventually("connected") { (try? await client.ping()) != nil }
+            let lease = try await client.acquire(name, ttl: .seconds(30), wait: .seconds(30))
+            let inbox = "ringfence:{default}:inbox:\(lease.id.prefix { $0 != "-" })"
+            try await lease.release()
+            try await eventually("the inbox is heard") {
+                try await observer.send("PUBSUB", "NUMSUB", inbox).array?.last == .integer(1)
+            }
         }
 
         /// Nothing is left, and the lock can be had: what every cut must end in.
@@ -56,34 +62,37 @@ import Testing
         }
     }
 
-    /// Runs `body` for every position in `0...bytes` of the exchange that `measure` runs whole.
+    /// Runs `body` for every position of the exchange whose bytes `measure` counts, each time with a new client: one that was
+    /// cut again and again would wait longer and longer before it connects.
     private func everywhere(
-        _ way: Way, measure: @escaping @Sendable (Lane) async throws -> Void,
+        _ way: Way, every step: Int = 1, measure: @escaping @Sendable (Lane) async throws -> Int,
         _ body: @escaping @Sendable (Lane, Int) async throws -> Void
     ) async throws {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { other in
+                let proxy = try await TCPProxy.start(to: server)
+                let bytes = try await withClient(proxy.url) { client in
+                    let lane = Lane(proxy: proxy, client: client, other: other, observer: observer, name: "lane 9")
+                    try await lane.connect()
+                    return try await measure(lane)
+                }
+                await proxy.close()
                 try await withThrowingTaskGroup { group in
-                    let lanes = 6
+                    let lanes = 4
                     for number in 0..<lanes {
                         group.addTask {
-                            let proxy = try await TCPProxy.start(to: server)
-                            try await withClient(proxy.url) { client in
-                                let lane = Lane(
-                                    proxy: proxy, client: client, other: other, observer: observer,
-                                    name: "lane \(number)")
-                                try await lane.connect()
-                                try await measure(lane) // loads the scripts
-                                let start = lane.passed(way)
-                                try await measure(lane)
-                                let bytes = lane.passed(way) - start
-                                for position in stride(from: number, through: bytes + 1, by: lanes) {
+                            for position in stride(from: number * step, through: bytes + 1, by: lanes * step) {
+                                let proxy = try await TCPProxy.start(to: server)
+                                try await withClient(proxy.url) { client in
+                                    let lane = Lane(
+                                        proxy: proxy, client: client, other: other, observer: observer,
+                                        name: "lane \(number)")
                                     try await lane.connect()
                                     try await body(lane, position)
                                     try await lane.isWhole()
                                 }
+                                await proxy.close()
                             }
-                            await proxy.close()
                         }
                     }
                     try await group.waitForAll()
@@ -95,7 +104,10 @@ import Testing
     @Test(arguments: Way.allCases)
     func `an acquire cut anywhere is a lease or a failure that left nothing`(_ way: Way) async throws {
         try await everywhere(way) { lane in
-            try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))?.release()
+            let start = lane.passed(way)
+            let lease = try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))
+            defer { withExtendedLifetime(lease) {} }
+            return lane.passed(way) - start
         } _: { lane, position in
             lane.cut(way, after: position)
             do {
@@ -115,7 +127,10 @@ import Testing
     @Test(arguments: Way.allCases)
     func `a release cut anywhere sets the lock free`(_ way: Way) async throws {
         try await everywhere(way) { lane in
-            try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))?.release()
+            let lease = try await lane.client.tryAcquire(lane.name, ttl: .seconds(30))
+            let start = lane.passed(way)
+            try await lease?.release()
+            return lane.passed(way) - start
         } _: { lane, position in
             let lease = try #require(try await lane.client.tryAcquire(lane.name, ttl: .seconds(30)))
             lane.cut(way, after: position)
@@ -125,8 +140,10 @@ import Testing
 
     @Test(arguments: Way.allCases)
     func `a wait cut anywhere ends with the lock`(_ way: Way) async throws {
-        try await everywhere(way) { lane in
+        try await everywhere(way, every: 7) { lane in
+            let start = lane.passed(way)
             try await handOff(lane) {}
+            return lane.passed(way) - start
         } _: { lane, position in
             lane.cut(way, after: position)
             try await handOff(lane) {}
@@ -135,8 +152,10 @@ import Testing
 
     @Test(arguments: Way.allCases)
     func `a push and a claim cut anywhere end with the lock`(_ way: Way) async throws {
-        try await everywhere(way) { lane in
+        try await everywhere(way, every: 7) { lane in
+            let start = lane.passed(way)
             try await handOff(lane) {}
+            return lane.passed(way) - start
         } _: { lane, position in
             try await handOff(lane) { lane.cut(way, after: position) }
         }

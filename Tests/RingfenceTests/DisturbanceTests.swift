@@ -24,8 +24,12 @@ import Testing
                             group.addTask {
                                 for round in 0..<rounds {
                                     let index = (task + round) % 3
-                                    try await client.withLock("lock \(index)", ttl: .seconds(60), wait: .seconds(60)) { lease in
-                                        #expect(inside.change { $0[index] += 1; return $0[index] } == 1)
+                                    try await client.withLock("lock \(index)", ttl: .seconds(60), wait: .seconds(60)) {
+                                        lease in
+                                        #expect(
+                                            inside.change {
+                                                $0[index] += 1; return $0[index]
+                                            } == 1)
                                         fences.change { $0[index].append(lease.fence) }
                                         await Task.yield()
                                         inside.change { $0[index] -= 1 }
@@ -85,7 +89,10 @@ import Testing
                                     order.change { $0.append(number) }
                                 }
                             }
-                            try await eventually { try await observer.send("ZCARD", "ringfence:{default}:queue:a") == .integer(Int64(number + 1)) }
+                            try await eventually {
+                                try await observer.send("ZCARD", "ringfence:{default}:queue:a")
+                                    == .integer(Int64(number + 1))
+                            }
                         }
                         try await observer.send("CLIENT", "KILL", "TYPE", type, "SKIPME", "yes")
                         // All inboxes are heard again: nobody is dropped for want of one.

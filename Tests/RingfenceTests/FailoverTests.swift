@@ -22,7 +22,8 @@ import Testing
         func role() async throws -> String {
             let info = try await observer.send("INFO", "replication").text ?? ""
             func field(_ name: String) -> Substring {
-                info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }?.dropFirst(name.count + 1) ?? ""
+                info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }?.dropFirst(name.count + 1)
+                    ?? ""
             }
             return "\(field("role")) \(field("master_link_status")) \(field("master_repl_offset"))"
         }
@@ -60,7 +61,8 @@ import Testing
                     try await replica.follow(primary)
                     try await eventually("replica in step") {
                         let (first, second) = (try await primary.role(), try await replica.role())
-                        return second.hasPrefix("slave up") && first.split(separator: " ").last == second.split(separator: " ").last
+                        return second.hasPrefix("slave up")
+                            && first.split(separator: " ").last == second.split(separator: " ").last
                     }
                     // Replication is cut, and the primary goes on granting: writes that will be lost.
                     try await replica.promote()
@@ -68,7 +70,8 @@ import Testing
                         try await primary.client.withLock("a", wait: .zero) { _ in }
                         counter.append(try await primary.incrementalFence())
                     }
-                    let lost = try #require(try await primary.client.tryAcquire("a", ttl: .seconds(60), options: .init(renews: false)))
+                    let lost = try #require(
+                        try await primary.client.tryAcquire("a", ttl: .seconds(60), options: .init(renews: false)))
                     fences.append(lost.fence)
                     counter.append(try await primary.incrementalFence())
                     // The primary is gone; its holder does not know. The next one asks the promoted replica.

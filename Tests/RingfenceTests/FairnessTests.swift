@@ -12,7 +12,9 @@ import Testing
         return sum * sum / (Double(shares.count) * shares.reduce(0) { $0 + Double($1) * Double($1) })
     }
 
-    @Test func `under steady contention every client and every task gets its share, at two commands a grant`() async throws {
+    @Test func `under steady contention every client and every task gets its share, at two commands a grant`()
+        async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 4) { clients in
                 let (tasks, grants) = (16, 3000)
@@ -43,7 +45,9 @@ import Testing
                 #expect(jain(shares.value.map { $0.reduce(0, +) }) >= 0.99, "\(shares.value.map { $0.reduce(0, +) })")
                 #expect(jain(shares.value.flatMap { $0 }) >= 0.98, "\(shares.value)")
                 let statistics = try await observer.send("INFO", "commandstats").text ?? ""
-                let calls = statistics.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_evalsha:calls=") }
+                let calls = statistics.split(whereSeparator: \.isNewline).first {
+                    $0.hasPrefix("cmdstat_evalsha:calls=")
+                }
                 let count = calls.flatMap { Int($0.dropFirst(22).prefix { $0 != "," }) } ?? .max
                 #expect(count <= fences.value.count * 2, "\(count) calls for \(fences.value.count) grants")
                 #expect(try await observer.isClean("a"))

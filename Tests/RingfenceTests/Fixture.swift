@@ -59,7 +59,11 @@ extension RedisServer {
     /// The keys of locks and queues: what a released lock must not leave behind.
     func remains() async throws -> [String] {
         try await cli("KEYS", "*").split(separator: "\n").map { String($0) }
-            .filter { $0.contains(":lock:") || $0.contains(":queue:") }
+            .filter { key in
+                // What follows the namespace; a name may look like a key itself.
+                let rest = key.split(separator: "}", maxSplits: 1).last ?? ""
+                return rest.hasPrefix(":lock:") || rest.hasPrefix(":queue:")
+            }
     }
 }
 

@@ -103,7 +103,9 @@ import Testing
         }
     }
 
-    @Test func `a body is cancelled before its lock can be another's, with every thread of the pool blocked`() async throws {
+    @Test func `a body is cancelled before its lock can be another's, with every thread of the pool blocked`()
+        async throws
+    {
         // On a busy machine a thread may wake late by more than the margin, once; it is always late if it must wait for
         // the pool, which stays blocked until the body is cancelled.
         let lateness = Shared<[Int]>([])
@@ -151,7 +153,9 @@ import Testing
         }
     }
 
-    @Test func `a waiter that is frozen when its turn comes keeps nobody longer than its predecessor could have`() async throws {
+    @Test func `a waiter that is frozen when its turn comes keeps nobody longer than its predecessor could have`()
+        async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let first = try await client.acquire("a", ttl: .seconds(4))

@@ -63,7 +63,8 @@ import Testing
                 let next = try await clients[1].acquire("a", ttl: .seconds(60), wait: .seconds(60))
                 #expect(!lease.isHeld)
                 #expect(lease.remaining == .zero)
-                for call in [{ try await lease.renew() }, { try lease.check() }] as [@Sendable () async throws -> Void] {
+                for call in [{ try await lease.renew() }, { try lease.check() }] as [@Sendable () async throws -> Void]
+                {
                     let error = await failure(call)
                     #expect(error?.code == .leaseLost)
                     #expect(error?.effect == RingfenceError.Effect.none)
@@ -139,12 +140,16 @@ import Testing
     @Test func `many leases are renewed together, each for itself`() async throws {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
-                var leases: [Lease] = []
-                for number in 0..<250 { leases.append(try await client.acquire("\(number)", ttl: .seconds(4))) }
+                let leases = try await withThrowingTaskGroup { group in
+                    for number in 0..<250 { group.addTask { try await client.acquire("\(number)", ttl: .seconds(9)) } }
+                    return try await group.reduce(into: [Lease]()) { $0.append($1) }
+                }
                 // One is taken away behind the client's back: that one is lost, and no other.
                 try await observer.send("DEL", "ringfence:{default}:lock:100")
                 let start = ContinuousClock.now
-                try await eventually { leases.allSatisfy { $0.deadline > start.advanced(by: .milliseconds(4500)) || !$0.isHeld } }
+                try await eventually {
+                    leases.allSatisfy { $0.deadline > start.advanced(by: .milliseconds(9500)) || !$0.isHeld }
+                }
                 let lost = leases.filter { !$0.isHeld }.map { $0.names[0] }
                 #expect(lost == ["100"])
                 for lease in leases where lease.isHeld { try await lease.release() }

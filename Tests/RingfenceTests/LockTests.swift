@@ -25,7 +25,7 @@ import Testing
                 let first = try #require(try await one.tryAcquire("a"))
                 #expect(try await other.tryAcquire("a") == nil)
                 #expect(try await one.tryAcquire("a") == nil)
-                let error = await failure { try await other.acquire("a", wait: .milliseconds(50)) }
+                let error = await failure { try await other.acquire("a", wait: .milliseconds(500)) }
                 #expect(error?.code == .lockBusy)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 try await first.release()
@@ -99,7 +99,8 @@ import Testing
                         group.addTask {
                             for round in 0..<50 {
                                 let pair = ["x", "y", "z"].shuffledBy(index * 50 + round).prefix(2)
-                                try await each.withLock(Array(pair), wait: .seconds(60)) { _ in total.change { $0 += 1 } }
+                                try await each.withLock(Array(pair), wait: .seconds(60)) { _ in total.change { $0 += 1 }
+                                }
                             }
                         }
                     }

@@ -44,7 +44,9 @@ import Testing
                 await withTaskGroup { group in
                     for number in 0..<200 {
                         group.addTask {
-                            let error = await failure { try await client.tryAcquire("lock \(number)", ttl: .seconds(60)) }
+                            let error = await failure {
+                                try await client.tryAcquire("lock \(number)", ttl: .seconds(60))
+                            }
                             #expect(error?.code == .unavailable)
                             #expect(error?.effect == .unknown)
                         }
@@ -96,7 +98,9 @@ import Testing
         }
     }
 
-    @Test func `a wait that ends while Redis is silent says that Redis was silent, not that the lock was busy`() async throws {
+    @Test func `a wait that ends while Redis is silent says that Redis was silent, not that the lock was busy`()
+        async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL, { $0.commandTimeout = .seconds(60) }) { client in
                 try await client.withLock("a") { _ in }

@@ -23,7 +23,9 @@ import Testing
             let lease = try await client.acquire("a", ttl: .milliseconds(900))
             #expect(try await client.tryAcquire("a") == nil)
             #expect(total("lock_busy") == 1)
-            try await eventually("renewed") { (try? metrics.expectTimer("ringfence_lease_margin_seconds").values.count) ?? 0 > 0 }
+            try await eventually("renewed") {
+                (try? metrics.expectTimer("ringfence_lease_margin_seconds").values.count) ?? 0 > 0
+            }
             try await observer.send("DEL", "ringfence:{default}:lock:a")
             try await eventually { !lease.isHeld }
             #expect(total("lock_lost") == 1)
@@ -85,7 +87,10 @@ import Testing
                 await client.shutdown()
 
                 let lines = log.value
-                #expect(lines.contains { $0.contains("lease lost") && $0.contains("account/1") && $0.contains("\(lease.fence)") })
+                #expect(
+                    lines.contains {
+                        $0.contains("lease lost") && $0.contains("account/1") && $0.contains("\(lease.fence)")
+                    })
                 #expect(lines.contains { $0.contains("taken away") && $0.contains("account/2") })
                 #expect(lines.allSatisfy { $0.contains("ringfence.process") && $0.contains("ringfence.namespace") })
                 for line in lines {

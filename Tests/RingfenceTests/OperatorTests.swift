@@ -32,7 +32,8 @@ import Testing
         }
     }
 
-    @Test func `taken away by force, a lock goes to who waits first, and the body under it is cancelled`() async throws {
+    @Test func `taken away by force, a lock goes to who waits first, and the body under it is cancelled`() async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 3) { clients in
                 let isRunning = Shared(false)
@@ -45,7 +46,8 @@ import Testing
                 try await eventually { isRunning.value }
                 async let waiting = clients[1].acquire("a", ttl: .seconds(60), wait: .seconds(60))
                 try await eventually { try await clients[2].inspect("a").queueLength == 1 }
-                let forced = try #require(try await clients[2].forceRelease("a", actor: "ops/anna", reason: "deploy 12"))
+                let forced = try #require(
+                    try await clients[2].forceRelease("a", actor: "ops/anna", reason: "deploy 12"))
                 #expect(await body?.code == .leaseLost)
                 let lease = try await waiting
                 #expect(lease.fence > forced.fence)
@@ -100,7 +102,9 @@ import Testing
                 let lease = try await clients[0].acquire("a", ttl: .seconds(60))
                 try await withThrowingTaskGroup { group in
                     for number in 1...3 {
-                        group.addTask { try await clients[number].withLock(["a", "z\(number)"], wait: .seconds(60)) { _ in } }
+                        group.addTask {
+                            try await clients[number].withLock(["a", "z\(number)"], wait: .seconds(60)) { _ in }
+                        }
                         try await eventually { try await clients[0].inspect("a").queueLength == number }
                     }
                     let status = try await clients[0].inspect("a")
@@ -145,7 +149,10 @@ import Testing
                 } while cursor != nil
                 #expect(seen == names)
                 #expect(pages > 10)
-                #expect(try await client.locks(prefix: "batch/7/", limit: 1000).locks.allSatisfy { $0.name.hasPrefix("batch/7/") })
+                #expect(
+                    try await client.locks(prefix: "batch/7/", limit: 1000).locks.allSatisfy {
+                        $0.name.hasPrefix("batch/7/")
+                    })
                 for lease in leases { try await lease.release() }
                 let empty = try await client.locks(limit: 1000)
                 #expect(empty.locks.isEmpty)
@@ -157,7 +164,8 @@ import Testing
     func `a prefix stands for itself, whatever Redis' patterns make of it`(_ prefix: String) async throws {
         try await withObservedRedis { server, _ in
             try await withClient(server.unixURL) { client in
-                let lease = try await client.acquire([prefix, prefix + "/1", "x" + prefix, "aab", "b"], ttl: .seconds(60))
+                let lease = try await client.acquire(
+                    [prefix, prefix + "/1", "x" + prefix, "aab", "b"], ttl: .seconds(60))
                 var (seen, cursor) = ([String](), String?.none)
                 repeat {
                     let page = try await client.locks(prefix: prefix, cursor: cursor)

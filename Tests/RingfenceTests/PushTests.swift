@@ -96,7 +96,10 @@ import Testing
             try await withClient(server.unixURL) { client in
                 let lease = try await client.acquire("a")
                 let process = lease.id.prefix { $0 != "-" }
-                for message in ["", "grant", "grant\n\n\n", "revoked\n\(lease.id)\n1\na", "grant\nx\n-1\na", "\n\n\n\n", "x\ny\n1\nz"] {
+                for message in [
+                    "", "grant", "grant\n\n\n", "revoked\n\(lease.id)\n1\na", "grant\nx\n-1\na", "\n\n\n\n",
+                    "x\ny\n1\nz",
+                ] {
                     _ = try await observer.send("PUBLISH", "ringfence:{default}:inbox:\(process)", message)
                 }
                 try await settle(client, observer)

@@ -146,7 +146,9 @@ import Testing
         }
     }
 
-    @Test func `a lease that Redis lost in a restart is lost at the next renewal, and the lock is another's`() async throws {
+    @Test func `a lease that Redis lost in a restart is lost at the next renewal, and the lock is another's`()
+        async throws
+    {
         try await withRedis { server in
             try await withClients(server.url, 2) { clients in
                 let lease = try await clients[0].acquire("a", ttl: .milliseconds(600))

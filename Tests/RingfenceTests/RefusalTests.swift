@@ -79,7 +79,8 @@ import Testing
                         let error = await failure { try await client.acquire("a", wait: wait) }
                         #expect(error?.code == .unavailable)
                         #expect(error?.effect == RingfenceError.Effect.none)
-                        #expect(error?.message.contains("READONLY") == true || error?.message.contains("read-only") == true)
+                        #expect(
+                            error?.message.contains("READONLY") == true || error?.message.contains("read-only") == true)
                     }
                     let remains = try await server.remains()
                     #expect(remains == [])
@@ -105,7 +106,8 @@ import Testing
 
     @Test func `a user without permission is refused at once, with the reason`() async throws {
         try await withObservedRedis { server, observer in
-            try await observer.send("ACL", "SETUSER", "nobody", "on", ">secret-password", "~*", "&*", "+@connection", "+info")
+            try await observer.send(
+                "ACL", "SETUSER", "nobody", "on", ">secret-password", "~*", "&*", "+@connection", "+info")
             try await withClient("redis://nobody:secret-password@127.0.0.1:\(server.port)") { client in
                 for wait in [Duration.zero, .seconds(60)] {
                     let error = await failure { try await client.acquire("a", wait: wait) }
@@ -159,7 +161,9 @@ import Testing
         }
     }
 
-    @Test func `a Redis that cannot save refuses locks with effect none, and grants them when it can again`() async throws {
+    @Test func `a Redis that cannot save refuses locks with effect none, and grants them when it can again`()
+        async throws
+    {
         try await withObservedRedis(["--enable-protected-configs", "yes"]) { server, observer in
             try await withClient(server.unixURL) { client in
                 try await client.withLock("a") { _ in }
