@@ -22,7 +22,8 @@ extension RingfenceError {
             case .unknown: .unknown
             }
         self.init(
-            code, effect: effect, isRetriable: error.isTransient, underlying: error, "\(doing) failed: \(error.message)")
+            code, effect: effect, isRetriable: error.isTransient, underlying: error, "\(doing) failed: \(error.message)"
+        )
     }
 
     init(_ invalid: InvalidArgument) {

@@ -59,7 +59,8 @@ package enum Limits {
     /// The names of one lock: 1 to 64, all different.
     package static func check(names list: [String]) throws(InvalidArgument) {
         guard names.contains(list.count) else {
-            throw InvalidArgument("names", "must be \(names.lowerBound) to \(names.upperBound) names, not \(list.count)")
+            throw InvalidArgument(
+                "names", "must be \(names.lowerBound) to \(names.upperBound) names, not \(list.count)")
         }
         for name in list { try check(name: name, field: list.count == 1 ? "name" : "names") }
         guard list.count > 1 else { return }

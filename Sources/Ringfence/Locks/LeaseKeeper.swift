@@ -80,7 +80,7 @@ final class LeaseKeeper: Sendable {
         if let changed { metrics.held.record(changed) }
         let due = state.withLock { state -> [LeaseState] in
             guard now >= state.wakeAt else { return [] }
-            state.wakeAt = .never // what is added or renewed from here on lowers it again
+            state.wakeAt = .never  // what is added or renewed from here on lowers it again
             return Array(state.leases.values)
         }
         guard !due.isEmpty else { return }
@@ -177,7 +177,8 @@ final class LeaseKeeper: Sendable {
     // MARK: Loss
 
     @discardableResult
-    private func apply(_ lease: LeaseState, _ event: (inout LeaseMachine) -> LeaseMachine.Action) -> LeaseMachine.Action {
+    private func apply(_ lease: LeaseState, _ event: (inout LeaseMachine) -> LeaseMachine.Action) -> LeaseMachine.Action
+    {
         let (action, tell) = lease.apply(event)
         guard case .lose(let reason) = action else { return action }
         remove(lease)

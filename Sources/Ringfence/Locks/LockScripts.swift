@@ -150,7 +150,8 @@ struct LockScripts: Sendable {
             }
             switch (kind, items[2]) {
             case (2, .integer(let milliseconds)): return .queued(position: second, milliseconds: milliseconds)
-            case (0, .string(let owner)): return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self))
+            case (0, .string(let owner)):
+                return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self))
             default: return nil
             }
         default:

@@ -291,7 +291,8 @@ final class LockTable: Sendable {
         case .cleanUp(let nonce, let terms):
             state.special[nonce] = nil
             cleanUp.perform(
-                scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation, holdMilliseconds: terms.holdMilliseconds)
+                scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation,
+                holdMilliseconds: terms.holdMilliseconds)
         case .cleanUpValue(let value):
             cleanUp.perform(
                 scripts.release(key.names, value, successor: nil), confirmation: key.confirmation,
@@ -358,7 +359,8 @@ final class LockTable: Sendable {
         if let confirmation = key.confirmation {
             courier.runConfirmed(call, confirmation, completion: finish)
         } else {
-            courier.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) }) }
+            courier.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) })
+            }
         }
     }
 

@@ -29,7 +29,8 @@ extension RingfenceClient {
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`: the
     ///   body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled` and others.
     public func withLock<Result: Sendable>(
-        _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
+        options: LockOptions = LockOptions(),
         _ body: @Sendable @escaping (Lease) async throws -> Result
     ) async throws -> Result {
         try await withLock([name], ttl: ttl, wait: wait, options: options, body)
@@ -64,7 +65,11 @@ extension RingfenceClient {
             return (result, state.lossError(at: Moment.now, effect: .unknown))
         }
         state.onLoss { _ in task.cancel() }
-        let (result, loss) = await withTaskCancellationHandler { await task.value } onCancel: { task.cancel() }
+        let (result, loss) = await withTaskCancellationHandler {
+            await task.value
+        } onCancel: {
+            task.cancel()
+        }
         try? await lease.release()
         guard let loss else {
             metrics.releases.increment()

@@ -51,7 +51,8 @@ package struct Place: Hashable, Sendable {
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         guard lines.count >= 4, let hold = Int64(lines[2]) else { return nil }
         self.init(
-            nonce: String(lines[0]), owner: String(lines[1]), holdMilliseconds: hold, names: lines[3...].map { String($0) })
+            nonce: String(lines[0]), owner: String(lines[1]), holdMilliseconds: hold,
+            names: lines[3...].map { String($0) })
     }
 
     /// The queue member, as lock.lua makes it.

@@ -104,6 +104,8 @@ import Testing
     }
 
     @Test func `tickets used again for a name are found as a grant that never was`() async throws {
-        try await Self.expectFound(["never granted", "both believe"], [.slowWires, .cutInbox]) { $0.reusesTickets = true }
+        try await Self.expectFound(["never granted", "both believe"], [.slowWires, .cutInbox]) {
+            $0.reusesTickets = true
+        }
     }
 }
