@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// A Lua script, known to the server by the SHA-1 of its text.
-package struct RedisScript: Sendable {
+package final class RedisScript: Sendable {
     package let source: String
     /// 40 lower-case hexadecimal digits.
     package let sha1: String

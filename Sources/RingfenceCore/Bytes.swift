@@ -5,7 +5,11 @@
 
 extension String {
     package func hasSameBytes(as other: String) -> Bool {
-        utf8.count == other.utf8.count && utf8.elementsEqual(other.utf8)
+        guard utf8.count == other.utf8.count else { return false }
+        let same = utf8.withContiguousStorageIfAvailable { mine in
+            other.utf8.withContiguousStorageIfAvailable { others in mine.elementsEqual(others) }
+        }
+        return (same ?? nil) ?? utf8.elementsEqual(other.utf8)
     }
 
     package func isBefore(_ other: String) -> Bool { utf8.lexicographicallyPrecedes(other.utf8) }

@@ -13,9 +13,14 @@ import Synchronization
 
 final class LeaseKeeper: Sendable {
     private struct State {
-        var leases: [String: LeaseState] = [:]
+        var leases: [ObjectIdentifier: LeaseState] = [:]
         var wakeAt = Nanos.never
         var reported = 0
+    }
+
+    /// A struct, because a bare closure in a generic `Mutex` would be wrapped once more at every access.
+    private struct Listener {
+        var lost: @Sendable (LeaseState) -> Void = { _ in }
     }
 
     /// Keys in one renewal call: enough to make renewals cheap, few enough not to hold Redis up.
@@ -26,7 +31,7 @@ final class LeaseKeeper: Sendable {
     private let metrics: RingfenceMetrics
     private let logger: Logger
     private let ticker: Ticker
-    private let lossHandler = Mutex<(@Sendable (LeaseState) -> Void)?>(nil)
+    private let listener = Mutex(Listener())
     private let state = Mutex(State())
 
     init(courier: Courier, scripts: LockScripts, ticker: Ticker, metrics: RingfenceMetrics, logger: Logger) {
@@ -38,7 +43,7 @@ final class LeaseKeeper: Sendable {
     }
 
     /// Called with every lease that is lost, before its holder is told.
-    func onLoss(_ handler: @escaping @Sendable (LeaseState) -> Void) { lossHandler.withLock { $0 = handler } }
+    func onLoss(_ handler: @escaping @Sendable (LeaseState) -> Void) { listener.withLock { $0.lost = handler } }
 
     var count: Int { state.withLock { $0.leases.count } }
     var isEmpty: Bool { count == 0 }
@@ -46,21 +51,21 @@ final class LeaseKeeper: Sendable {
     func add(_ lease: LeaseState) {
         let wakeAt = lease.wakeAt
         state.withLock { state in
-            state.leases[lease.value.nonce] = lease
+            state.leases[ObjectIdentifier(lease)] = lease
             if wakeAt < state.wakeAt { state.wakeAt = wakeAt }
         }
         ticker.start()
     }
 
     func remove(_ lease: LeaseState) {
-        _ = state.withLock { $0.leases.removeValue(forKey: lease.value.nonce) }
+        _ = state.withLock { $0.leases.removeValue(forKey: ObjectIdentifier(lease)) }
     }
 
     var all: [LeaseState] { state.withLock { Array($0.leases.values) } }
 
     /// The push said that this hold was taken away.
     func revoke(nonce: String) {
-        guard let lease = state.withLock({ $0.leases[nonce] }) else { return }
+        guard let lease = state.withLock({ $0.leases.values.first { $0.value.nonce == nonce } }) else { return }
         apply(lease) { $0.lose(.revoked) }
     }
 
@@ -189,7 +194,7 @@ final class LeaseKeeper: Sendable {
                 LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
                 LoggingKeys.lease: "\(lease.value.id)", LoggingKeys.reason: "\(reason.rawValue)",
             ])
-        lossHandler.withLock { $0 }?(lease)
+        listener.withLock { $0 }.lost(lease)
         tell?()
         return action
     }

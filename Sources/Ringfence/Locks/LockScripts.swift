@@ -6,8 +6,8 @@
 import Hiredis
 import RingfenceCore
 
-/// The keys of a namespace.
-struct Keyspace: Sendable {
+/// The keys of a namespace. A class, because every call carries it.
+final class Keyspace: Sendable {
     let namespace: String
     let prefix: String
     let lock: String

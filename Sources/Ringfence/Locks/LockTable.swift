@@ -7,6 +7,9 @@
 // connection gets them is then the order in which the machines decided, which is what makes a clean-up run behind the
 // command that it undoes. Submitting only appends to the connection's buffer, and answers come later, on the event loop.
 // Callers are resumed after the lock is let go.
+//
+// The table is split by names into shards, each with a lock of its own: with one lock for all, two threads of callers and
+// the event loop spent a fifth of their time waiting for it.
 
 import CoreMetrics
 import Hiredis
@@ -20,7 +23,18 @@ final class LockTable: Sendable {
         var names: [String]
         var confirmation: Courier.Confirmation?
         /// Not 0: a waiter that shares its place with nobody, because what it gets is held outside this process.
-        var solo: UInt64 = 0
+        var solo: UInt64
+        /// Which shard it belongs to: the same for the same names.
+        let shard: Int
+
+        init(names: [String], confirmation: Courier.Confirmation? = nil, solo: UInt64 = 0) {
+            self.names = names
+            self.confirmation = confirmation
+            self.solo = solo
+            var sum: UInt = 0
+            for name in names { for byte in name.utf8 { sum = sum &* 31 &+ UInt(byte) } }
+            shard = Int(sum % UInt(LockTable.shardCount))
+        }
     }
 
     /// What becomes of a grant.
@@ -38,10 +52,13 @@ final class LockTable: Sendable {
         case busy(milliseconds: Int64, owner: String)
     }
 
-    private struct Entry {
+    /// Touched under its shard's lock only.
+    private final class Entry {
         var machine: LockMachine
         var lastError: RedisError?
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
+
+        init(ticketsAfter ticket: LockMachine.Ticket) { machine = LockMachine(ticketsAfter: ticket) }
     }
 
     private struct Waiting {
@@ -56,13 +73,17 @@ final class LockTable: Sendable {
         var waiting: [LockMachine.WaiterID: Waiting] = [:]
         /// Releases under way whose callers wait, by nonce.
         var releasing: [String: CheckedContinuation<Void, Never>] = [:]
-        /// Places that cannot be found by their names alone, by nonce.
-        var special: [String: Key] = [:]
         var wakeAt = Nanos.never
         /// The newest ticket of any machine that was dropped: answers to its commands may still come.
         var lastTicket: LockMachine.Ticket = 0
         var isShutDown = false
     }
+
+    private final class Shard: Sendable {
+        let state = Mutex(State())
+    }
+
+    private static let shardCount = 31
 
     /// Something to do once the lock is let go.
     private enum Afterwards {
@@ -79,7 +100,7 @@ final class LockTable: Sendable {
     private let metrics: RingfenceMetrics
     private let inboxIsHeard = Atomic<Bool>(false)
     private let ids = Atomic<UInt64>(0)
-    private let state = Mutex(State())
+    private let shards = (0..<shardCount).map { _ in Shard() }
 
     init(
         courier: Courier, scripts: LockScripts, cleanUp: CleanUp, keeper: LeaseKeeper, ticker: Ticker,
@@ -101,12 +122,12 @@ final class LockTable: Sendable {
         _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: Courier.Confirmation?, use: Use
     ) async throws -> Outcome {
         let id = ids.add(1, ordering: .relaxed).newValue
-        var key = Key(names: names, confirmation: confirmation)
-        if case .elsewhere = use { key.solo = id }
+        let isShared = if case .lease = use { true } else { false }
+        let key = Key(names: names, confirmation: confirmation, solo: isShared ? 0 : id)
         let waiter = LockMachine.Waiter(
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
         ticker.start()
-        return try await withTaskCancellationHandler { [key] in
+        return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 let waiting = Waiting(key: key, use: use, since: Moment.now, continuation: continuation)
                 let refused: Bool = handle(key, .wait(waiter), making: true) { state in
@@ -118,7 +139,7 @@ final class LockTable: Sendable {
                 // A cancellation before the waiter stood in the table found nobody to withdraw.
                 if Task.isCancelled { leave(key, id, .cancelledWait) }
             }
-        } onCancel: { [key] in
+        } onCancel: {
             leave(key, id, .cancelledWait)
         }
     }
@@ -150,11 +171,13 @@ final class LockTable: Sendable {
 
     /// Ends every wait; new ones are refused.
     func shutDown() {
-        let waiting = state.withLock { state in
-            state.isShutDown = true
-            return state.waiting.map { ($0.value.key, $0.key) }
+        for shard in shards {
+            let waiting = shard.state.withLock { state in
+                state.isShutDown = true
+                return state.waiting.map { ($0.value.key, $0.key) }
+            }
+            for (key, id) in waiting { leave(key, id, .shutDown) }
         }
-        for (key, id) in waiting { leave(key, id, .shutDown) }
     }
 
     // MARK: What the inbox and the clock say
@@ -162,35 +185,43 @@ final class LockTable: Sendable {
     func inbox(isHeard: Bool) {
         inboxIsHeard.store(isHeard, ordering: .releasing)
         guard isHeard else { return }
-        for key in state.withLock({ Array($0.entries.keys) }) { _ = handle(key, .inboxReady) }
+        for shard in shards {
+            for key in shard.state.withLock({ Array($0.entries.keys) }) { _ = handle(key, .inboxReady) }
+        }
     }
 
     /// A grant was pushed. One that nobody here waits for any more is left to its claim time: a push may be late, and of a
     /// lock that is held by now, here or (by its token) elsewhere; giving it back would take it from its holder.
     func pushed(nonce: String, fence: Int64, names: [String]) {
-        let key = state.withLock { state in state.special[nonce] ?? Key(names: names) }
-        _ = handle(key, .pushed(nonce: nonce, fence: fence))
+        let shared = Key(names: names)
+        let key = shards[shared.shard].state.withLock { state -> Key? in
+            if state.entries[shared]?.machine.nonce == nonce { return shared }
+            return state.entries.first { $0.value.machine.nonce == nonce }?.key
+        }
+        if let key { _ = handle(key, .pushed(nonce: nonce, fence: fence)) }
     }
 
     /// Whether there is anybody the clock matters to.
-    var isEmpty: Bool { state.withLock { $0.entries.isEmpty } }
+    var isEmpty: Bool { shards.allSatisfy { $0.state.withLock { $0.entries.isEmpty } } }
 
     func tick(now: Nanos) {
-        let due = state.withLock { state -> [Key] in
-            guard now >= state.wakeAt else { return [] }
-            state.wakeAt = .never
-            var due: [Key] = []
-            for (key, entry) in state.entries {
-                let wakeAt = entry.machine.wakeAt
-                if wakeAt <= now { due.append(key) } else { state.wakeAt = min(state.wakeAt, wakeAt) }
+        for shard in shards {
+            let due = shard.state.withLock { state -> [Key] in
+                guard now >= state.wakeAt else { return [] }
+                state.wakeAt = .never
+                var due: [Key] = []
+                for (key, entry) in state.entries {
+                    let wakeAt = entry.machine.wakeAt
+                    if wakeAt <= now { due.append(key) } else { state.wakeAt = min(state.wakeAt, wakeAt) }
+                }
+                return due
             }
-            return due
+            for key in due { _ = handle(key, .tick) }
         }
-        for key in due { _ = handle(key, .tick) }
     }
 
     /// How many wait here now.
-    var waiterCount: Int { state.withLock { $0.waiting.count } }
+    var waiterCount: Int { shards.reduce(0) { $0 + $1.state.withLock { $0.waiting.count } } }
 
     // MARK: The machine's turn
 
@@ -204,28 +235,35 @@ final class LockTable: Sendable {
     }
 
     /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock, and
-    /// may refuse. True if the event was refused or found no machine.
+    /// may refuse; so does a machine that does not await the answer to `ticket` any more. True if the event was refused or
+    /// found no machine.
     private func handle(
-        _ key: Key, _ event: LockMachine.Event, making: Bool = false,
+        _ key: Key, _ event: LockMachine.Event, making: Bool = false, awaited ticket: LockMachine.Ticket? = nil,
         error: RedisError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
         prepare: (inout State) -> Bool = { _ in true }
     ) -> Bool {
         let now = Moment.now
-        let afterwards: [Afterwards]? = state.withLock { state in
+        let afterwards: [Afterwards]? = shards[key.shard].state.withLock { state in
             guard prepare(&state) else { return nil }
-            guard let index = Self.index(of: key, making: making, in: &state) else { return nil }
-            if let error { state.entries.values[index].lastError = error }
-            if let busy { state.entries.values[index].lastBusy = busy }
-            let actions = state.entries.values[index].machine.handle(
+            var found = state.entries[key]
+            if found == nil, making {
+                found = Entry(ticketsAfter: state.lastTicket)
+                state.entries[key] = found
+            }
+            guard let entry = found else { return nil }
+            if let ticket, !entry.machine.awaits(ticket) { return nil }
+            if let error { entry.lastError = error }
+            if let busy { entry.lastBusy = busy }
+            let actions = entry.machine.handle(
                 event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: nonces.next)
             var afterwards: [Afterwards] = []
-            for action in actions { perform(action, key, index, &state, now, &afterwards) }
+            for action in actions { perform(action, key, entry, &state, now, &afterwards) }
             // A grant used elsewhere is forgotten in `perform`, so look only now.
-            if state.entries.values[index].machine.isIdle {
-                state.lastTicket = max(state.lastTicket, state.entries.values[index].machine.lastTicket)
-                state.entries.remove(at: index)
+            if entry.machine.isIdle {
+                state.lastTicket = max(state.lastTicket, entry.machine.lastTicket)
+                state.entries[key] = nil
             } else {
-                state.wakeAt = min(state.wakeAt, state.entries.values[index].machine.wakeAt)
+                state.wakeAt = min(state.wakeAt, entry.machine.wakeAt)
             }
             return afterwards
         }
@@ -239,22 +277,12 @@ final class LockTable: Sendable {
         return false
     }
 
-    private static func index(
-        of key: Key, making: Bool, in state: inout State
-    ) -> Dictionary<Key, Entry>.Index? {
-        if let index = state.entries.index(forKey: key) { return index }
-        guard making else { return nil }
-        state.entries[key] = Entry(machine: LockMachine(ticketsAfter: state.lastTicket))
-        return state.entries.index(forKey: key)
-    }
-
     private func perform(
-        _ action: LockMachine.Action, _ key: Key, _ index: Dictionary<Key, Entry>.Index, _ state: inout State,
+        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ state: inout State,
         _ now: Nanos, _ afterwards: inout [Afterwards]
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            if queue, key.solo != 0 || key.confirmation != nil { state.special[nonce] = key }
             let call = scripts.acquire(key.names, nonce: nonce, terms, queues: queue)
             send(call, key, ticket, asked: (nonce, terms))
         case .claim(let ticket, let value, let terms):
@@ -263,10 +291,9 @@ final class LockTable: Sendable {
             let call = scripts.release(key.names, value, successor: successor)
             send(call, key, ticket, confirms: successor != nil)
         case .deliver(let id, let grant):
-            state.special[grant.value.nonce] = nil
             guard let waiting = state.waiting.removeValue(forKey: id) else { return }
             metrics.grants.increment()
-            if case .held(_, let passes) = state.entries.values[index].machine.state, passes > 0 {
+            if case .held(_, let passes) = entry.machine.state, passes > 0 {
                 metrics.passes.increment()
             }
             metrics.wait.recordNanoseconds(now - waiting.since)
@@ -276,26 +303,26 @@ final class LockTable: Sendable {
                 keeper.add(lease)
                 afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
             case .elsewhere:
-                _ = state.entries.values[index].machine.handle(
+                _ = entry.machine.handle(
                     .forget(grant.value), now: now, inboxHeard: false, makeNonce: nonces.next)
                 afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
             }
         case .refuse(let id, let refusal):
             guard let waiting = state.waiting.removeValue(forKey: id) else { return }
-            let entry = state.entries.values[index]
             afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
         case .releaseDone(let value, _):
             if let continuation = state.releasing.removeValue(forKey: value.nonce) {
                 afterwards.append(.released(continuation))
             }
         case .cleanUp(let nonce, let terms):
-            state.special[nonce] = nil
             cleanUp.perform(
                 scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation,
                 holdMilliseconds: terms.holdMilliseconds)
         case .cleanUpValue(let value):
+            // By its nonce: of several names a part may be gone. It stands in no queue, so the hold does not matter.
+            let terms = LockTerms(owner: value.owner, ttl: 0)
             cleanUp.perform(
-                scripts.release(key.names, value, successor: nil), confirmation: key.confirmation,
+                scripts.cancel(key.names, nonce: value.nonce, terms), confirmation: key.confirmation,
                 holdMilliseconds: 0)
         }
     }
@@ -387,7 +414,7 @@ final class LockTable: Sendable {
         _ key: Key, _ ticket: LockMachine.Ticket, _ event: LockMachine.Event,
         _ asked: (nonce: String, terms: LockTerms)?
     ) {
-        let isLate = handle(key, event) { $0.entries[key]?.machine.awaits(ticket) ?? false }
+        let isLate = handle(key, event, awaited: ticket)
         guard isLate, let asked else { return }
         cleanUp.perform(
             scripts.cancel(key.names, nonce: asked.nonce, asked.terms),

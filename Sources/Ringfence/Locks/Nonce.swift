@@ -5,10 +5,19 @@
 
 import Synchronization
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 final class NonceSource: Sendable {
     /// 64 random bits, once a client.
     let process: String
     private let counter = Atomic<UInt64>(0)
+    private let secrets = Mutex(Secrets())
 
     init() {
         var generator = SystemRandomNumberGenerator()
@@ -16,11 +25,10 @@ final class NonceSource: Sendable {
         process = String(unsafeUninitializedCapacity: 16) { Self.write(UInt128(random), digits: 16, to: $0, at: 0) }
     }
 
-    /// Made in one piece, with one call for randomness: one is made for every acquire.
+    /// Made in one piece: one is made for every acquire.
     func next() -> String {
         let number = counter.add(1, ordering: .relaxed).newValue
-        var generator = SystemRandomNumberGenerator()
-        let secret: UInt128 = generator.next()
+        let secret = secrets.withLock { $0.next() }
         var process = process
         return process.withUTF8 { process in
             String(unsafeUninitializedCapacity: process.count + 54) { buffer in
@@ -30,6 +38,24 @@ final class NonceSource: Sendable {
                 end = Self.write("-", to: buffer, at: end)
                 return Self.write(secret, digits: 32, to: buffer, at: end)
             }
+        }
+    }
+
+    /// The system's randomness, fetched 16 secrets at a time: a system call for each acquire is felt.
+    private struct Secrets {
+        private var unused: [UInt128] = []
+
+        mutating func next() -> UInt128 {
+            if unused.isEmpty {
+                unused = Array(repeating: 0, count: 16)  // 256 bytes, the most getentropy gives
+                unused.withUnsafeMutableBytes { Self.fill($0) }
+            }
+            return unused.removeLast()
+        }
+
+        private static func fill(_ bytes: UnsafeMutableRawBufferPointer) {
+            // getentropy fails for no reason but a wrong size; anything else would be a secret that is none.
+            precondition(getentropy(bytes.baseAddress!, bytes.count) == 0, "getentropy failed: errno \(errno)")
         }
     }
 

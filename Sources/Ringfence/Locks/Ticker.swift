@@ -15,12 +15,12 @@ final class Ticker: Sendable {
 
     private let eventLoop: any EventLoop
     private let isRunning = Atomic<Bool>(false)
-    private let work = Mutex<(@Sendable (Nanos) -> Bool)?>(nil)
+    private let work = Mutex<Work?>(nil)
 
     init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
 
     /// What to do at each tick; it returns whether there is anything left to watch.
-    func onTick(_ work: @escaping @Sendable (Nanos) -> Bool) { self.work.withLock { $0 = work } }
+    func onTick(_ work: @escaping @Sendable (Nanos) -> Bool) { self.work.withLock { $0 = Work(run: work) } }
 
     /// Makes sure that it ticks. Cheap when it does.
     func start() {
@@ -30,16 +30,22 @@ final class Ticker: Sendable {
         let idle = IdleCount()
         eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { [weak self] task in
             guard let self, let work = self.work.withLock({ $0 }) else { return task.cancel() }
-            if work(Moment.now) { return idle.reset() }
+            if work.run(Moment.now) { return idle.reset() }
             guard idle.increment() >= Self.idleTicks else { return }
             task.cancel()
             self.isRunning.store(false, ordering: .sequentiallyConsistent)
             // What came between the look and the stop found it running.
-            if work(Moment.now) { self.start() }
+            if work.run(Moment.now) { self.start() }
         }
     }
 
     func stop() { work.withLock { $0 = nil } }
+}
+
+/// A closure in a box. Bare in a generic `Mutex`, it would be wrapped once more at every access.
+private final class Work: Sendable {
+    let run: @Sendable (Nanos) -> Bool
+    init(run: @escaping @Sendable (Nanos) -> Bool) { self.run = run }
 }
 
 /// Counts on one event loop; an atomic only because the closure that holds it must be Sendable.

@@ -10,7 +10,8 @@
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
 --   {2, position, ms}              acquire, release: queued; ask again after that many ms if no grant was pushed
---   {0, ms, owner}                 acquire: busy for about that many ms; release: the value does not hold ('' as owner: free)
+--   {0, ms, owner}                 acquire: busy for about that many ms; release: the value does not hold all the names, and
+--                                  nothing was done ('' as owner: nobody holds the first of them)
 --   1                              release, cancel: done
 --   {fence, value, ms}             force: every fence up to this one is dead; what was taken away, and its time left (nil: free)
 --
@@ -275,23 +276,16 @@ if verb == 'acquire' then
 end
 
 if verb == 'release' then
-    local value = ARGV[4]
-    local held = true
-    for i = 1, n do -- a part of several may have been taken away by force: let go of the rest
-        if values[i] ~= value then
-            held = false
-        else
-            redis.call('DEL', KEYS[i])
-        end
+    for i = 1, n do -- all or nothing: the value may be of other names, or a part of them was taken away
+        if values[i] ~= ARGV[4] then return { 0, held_ms(), holder() } end
     end
-    if held and ARGV[8] ~= '' then
+    if ARGV[8] ~= '' then
         local place = place_of(ARGV[5], ARGV[6], ARGV[7])
         enqueue(place)
         return settle(place) or queued(place)
     end
     settle(nil)
-    if held then return 1 end
-    return { 0, held_ms(), holder() }
+    return 1
 end
 
 if verb == 'cancel' then

@@ -363,7 +363,9 @@ extension LockMachine {
     /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
     /// stands further back asks a little later, so that the first finds it done.
     private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
-        let held = min(max(milliseconds, 5), 60_000) * .millisecond
+        // Who stands behind others looks sooner: those may be granted, sleep, and lose it after their short claim time.
+        let longest = position > 0 ? min(position, 5) * 1000 : 60_000
+        let held = min(max(milliseconds, 5), longest) * .millisecond
         let stagger = (1 + min(max(position, 0), 25) * 4) * Nanos.millisecond
         var ask = ask
         ask.failures = 0
@@ -389,7 +391,9 @@ extension LockMachine {
                 wait(ask, 0, min(milliseconds, 1000), &step)
             }
         case .lettingGo(let going) where going.ticket == ticket:
-            // Not ours any more, so nothing was passed on either. The nonce of the successor is asked for itself.
+            // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of the
+            // successor is asked for itself.
+            step.actions.append(.cleanUpValue(going.value))
             finish(going, held: false, &step)
             if let ask = going.ask { self.ask(ask, &step) }
         default: break

@@ -179,7 +179,8 @@ final class SimulatedProcess {
         case .cleanUp(let nonce, let terms):
             cleanUp(CleanUp(.cancel(slot.names, nonce: nonce, terms), nonce: nonce))
         case .cleanUpValue(let value):
-            cleanUp(CleanUp(.release(slot.names, value, nil), nonce: value.nonce))
+            let terms = LockTerms(owner: value.owner, ttl: 0)
+            cleanUp(CleanUp(.cancel(slot.names, nonce: value.nonce, terms), nonce: value.nonce))
         }
     }
 

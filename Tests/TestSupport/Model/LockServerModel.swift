@@ -145,7 +145,6 @@ extension LockServerModel {
         guard names.allSatisfy({ locks[$0]?.value == value }) else {
             // Passed on before and the answer was lost; or not the caller's any more, except perhaps for a part.
             if let successor, let fence = fenceHeld(by: successor.nonce, names) { return .fence(fence) }
-            for name in names where locks[name]?.value == value { locks[name] = nil }
             handOn(names, caller: nil)
             return .busy(milliseconds: timeLeft(names), owner: holder(names))
         }
