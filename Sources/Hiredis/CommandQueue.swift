@@ -67,7 +67,7 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
     }
 
     deinit {
-        for index in 0..<count { (slots + (head + index & capacity - 1)).deinitialize(count: 1) }
+        for index in 0..<count { slot(index).deinitialize(count: 1) }
         slots.deallocate()
     }
 

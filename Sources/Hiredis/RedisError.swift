@@ -126,7 +126,22 @@ package struct RedisServerError: Error, Sendable, Equatable {
 
     package init(message: String) { self.message = message }
 
-    package var prefix: Prefix { Prefix(rawValue: String(message.prefix { $0 != " " })) }
+    package var prefix: Prefix {
+        var words = message.utf8[...]
+        // Before Redis 7 an error that a command inside a script met stands behind the script's own words, after ": -".
+        if message.hasPrefix("ERR Error running script") {
+            let mark = Array(": -".utf8)
+            var rest = words
+            while rest.count > mark.count {
+                if rest.starts(with: mark) {
+                    words = rest.dropFirst(mark.count)
+                    break
+                }
+                rest = rest.dropFirst()
+            }
+        }
+        return Prefix(rawValue: String(decoding: words.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self))
+    }
 
     var effect: RedisError.Effect {
         let prefix = self.prefix

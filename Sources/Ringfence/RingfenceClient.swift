@@ -95,6 +95,8 @@ public final class RingfenceClient: Service, Sendable {
                     privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
             redis.clientName = "ringfence"
             redis.commandTimeout = configuration.commandTimeout
+            // A dead connection must be noticed while the leases on it can still be renewed on another.
+            redis.probeInterval = min(.seconds(5), max(.milliseconds(500), configuration.commandTimeout))
             redis.connectTimeout = configuration.connectTimeout
             redis.maximumCommandsInFlight = configuration.maximumCommandsInFlight
             return redis
@@ -127,7 +129,7 @@ public final class RingfenceClient: Service, Sendable {
         let leases = keeper.all
         for lease in leases { keeper.lose(lease, .shutDown) }
         let end = Moment.now.adding(Nanos(saturating: configuration.commandTimeout))
-        while leases.contains(where: \.isWindingUp), Moment.now < end {
+        while leases.contains(where: \.isWindingUp) || table.isReleasing, Moment.now < end {
             // Not `Task.sleep`: the task may be cancelled, that being why the client is shut down.
             try? await courier.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }

@@ -79,3 +79,10 @@ public struct RingfenceConfiguration: Sendable {
         return "\(name)/\(getpid())"
     }
 }
+
+extension RingfenceConfiguration: CustomStringConvertible, CustomReflectable {
+    /// Namespace and owner; not the URL, which may hold a password.
+    public var description: String { "RingfenceConfiguration(namespace \(namespace) owner \(owner))" }
+    /// Nothing beyond the description.
+    public var customMirror: Mirror { Mirror(self, children: [:]) }
+}

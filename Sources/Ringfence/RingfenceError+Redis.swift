@@ -54,7 +54,13 @@ extension RingfenceError {
                 + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
     }
 
-    static func notHeld(_ names: [String], owner: String) -> RingfenceError {
+    /// `owner`: who holds it now, empty for nobody, nil if that is not known.
+    static func notHeld(_ names: [String], owner: String?) -> RingfenceError {
+        guard let owner else {
+            return RingfenceError(
+                .notHeld, effect: .none,
+                "the token does not hold \(describe(names)): it was released, has expired, or is of another lock")
+        }
         let state = owner.isEmpty ? "nobody holds it now: it was released or has expired" : "'\(owner)' holds it now"
         return RingfenceError(
             .notHeld, effect: .none,
@@ -80,6 +86,6 @@ extension RedisError {
     }
 
     static func shape(_ reply: RedisReply) -> RedisError {
-        RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give: \(reply)")
+        RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give")
     }
 }

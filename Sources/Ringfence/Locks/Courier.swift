@@ -17,6 +17,7 @@ final class Courier: Sendable {
     private let configuration: RedisConfiguration
     private let logger: Logger
     private let confirming = Mutex<RedisClient?>(nil)
+    private let isClosed = Atomic<Bool>(false)
 
     init(_ configuration: RedisConfiguration, logger: Logger) {
         self.configuration = configuration
@@ -28,6 +29,10 @@ final class Courier: Sendable {
         guard confirmation != nil else { return main }
         return confirming.withLock { client in
             if let client { return client }
+            guard !isClosed.load(ordering: .acquiring) else { return main }
+            var configuration = configuration
+            // A WAIT of up to 5 s keeps a probe waiting too; that is no dead connection.
+            configuration.probeInterval = .seconds(10)
             let made = RedisClient(configuration, logger: logger)
             client = made
             return made
@@ -61,6 +66,7 @@ final class Courier: Sendable {
     }
 
     func close() async {
+        isClosed.store(true, ordering: .releasing)
         await main.close()
         let confirming = confirming.withLock { client in
             defer { client = nil }

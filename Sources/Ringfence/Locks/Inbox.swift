@@ -21,11 +21,13 @@ final class Inbox: Sendable {
             configuration, channels: [channel], eventLoop: eventLoop, logger: logger
         ) { event in
             switch event {
-            case .subscribed: table.inbox(isHeard: true)
+            case .subscribed(let first):
+                table.inbox(isHeard: true)
+                if !first { keeper.lookAtAll(now: Moment.now) }
             case .disconnected, .overflowed: table.inbox(isHeard: false)
             case .message(_, let payload):
-                let lines = String(decoding: payload, as: UTF8.self)
-                    .split(separator: "\n", omittingEmptySubsequences: false).map { String($0) }
+                let lines = payload.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+                    .map { String(decoding: $0, as: UTF8.self) }
                 guard lines.count >= 4, let fence = Int64(lines[2]) else {
                     return logger.warning("a message on the inbox is not from lock.lua; ignored")
                 }

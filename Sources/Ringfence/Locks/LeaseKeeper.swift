@@ -69,6 +69,17 @@ final class LeaseKeeper: Sendable {
         apply(lease) { $0.lose(.revoked) }
     }
 
+    /// Pushes may have been missed, a revocation among them: look at every lease now.
+    func lookAtAll(now: Nanos) {
+        for lease in all {
+            apply(lease) { machine in
+                machine.renewSoon(now: now)
+                return .none
+            }
+        }
+        wake(at: now)
+    }
+
     func lose(_ lease: LeaseState, _ reason: LeaseMachine.LossReason) {
         apply(lease) { $0.lose(reason) }
     }
@@ -101,9 +112,7 @@ final class LeaseKeeper: Sendable {
         var batches: [[LeaseState]] = []
         var keys = 0
         for lease in leases {
-            if let last = batches.last, last[0].key.confirmation == lease.key.confirmation,
-                keys + lease.names.count <= Self.keysPerCall
-            {
+            if !batches.isEmpty, keys + lease.names.count <= Self.keysPerCall {
                 batches[batches.count - 1].append(lease)
                 keys += lease.names.count
             } else {
@@ -121,7 +130,9 @@ final class LeaseKeeper: Sendable {
     }
 
     private func renew(_ leases: [LeaseState], sentAt: Nanos) {
-        courier.run(call(leases), confirmation: leases[0].key.confirmation) { [self] result in
+        // Of confirmed ones too on the plain connection: the other may wait for replicas, and a renewal only compares and
+        // lengthens, so its order does not matter.
+        courier.run(call(leases), confirmation: nil) { [self] result in
             let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
             if answers == nil {
                 metrics.renewalFailures.increment()
@@ -165,18 +176,20 @@ final class LeaseKeeper: Sendable {
                 ?? RingfenceError(.notHeld, effect: .none, "the lease on \(describe(lease.names)) was released")
         }
         let call = call([lease])
+        var wasRenewed = false
         let result: Result<RedisReply, RedisError> = await withCheckedContinuation { continuation in
-            courier.run(call, confirmation: lease.key.confirmation) { continuation.resume(returning: $0) }
+            courier.run(call, confirmation: nil) { continuation.resume(returning: $0) }
         }
         switch result {
         case .success(let reply):
             guard let answer = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
+            wasRenewed = answer[0]
             renewed(lease, answer[0], sentAt: sentAt)
         case .failure(let error):
             renewed(lease, nil, sentAt: sentAt)
             throw RingfenceError(error, "renewing the lease on \(describe(lease.names))")
         }
-        if let loss = lease.lossError(at: Moment.now, effect: .applied) { throw loss }
+        if let loss = lease.lossError(at: Moment.now, effect: wasRenewed ? .applied : .none) { throw loss }
     }
 
     // MARK: Loss

@@ -17,7 +17,7 @@ public struct LockOptions: Sendable {
 
         /// At least `replicas` replicas acknowledged the grant within that time; else the lock is given back and the call
         /// throws `lock.notConfirmed`. The acknowledgement is asked for in the same write as the lock (`WAIT`), on a
-        /// connection of its own.
+        /// connection of its own. `within` is 1 ms to a third of the ttl, and at most 5 s.
         ///
         /// It makes losing the lock in a failover rarer, not impossible: Redis may promote a replica that did not
         /// acknowledge. See <https://redis.io/docs/latest/commands/wait/>.

@@ -126,7 +126,6 @@ final class LockTable: Sendable {
         let key = Key(names: names, confirmation: confirmation, solo: isShared ? 0 : id)
         let waiter = LockMachine.Waiter(
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
-        ticker.start()
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 let waiting = Waiting(key: key, use: use, since: Moment.now, continuation: continuation)
@@ -136,6 +135,7 @@ final class LockTable: Sendable {
                     return true
                 }
                 if refused { return continuation.resume(throwing: RingfenceError.shutDown) }
+                ticker.start()  // after the waiter stands in the table: a ticker about to stop looks once more
                 // A cancellation before the waiter stood in the table found nobody to withdraw.
                 if Task.isCancelled { leave(key, id, .cancelledWait) }
             }
@@ -220,6 +220,15 @@ final class LockTable: Sendable {
         }
     }
 
+    /// Whether a release has not been answered yet.
+    var isReleasing: Bool {
+        shards.contains { shard in
+            shard.state.withLock { state in
+                state.entries.values.contains { if case .lettingGo = $0.machine.state { true } else { false } }
+            }
+        }
+    }
+
     /// How many wait here now.
     var waiterCount: Int { shards.reduce(0) { $0 + $1.state.withLock { $0.waiting.count } } }
 
@@ -255,7 +264,7 @@ final class LockTable: Sendable {
             if let error { entry.lastError = error }
             if let busy { entry.lastBusy = busy }
             let actions = entry.machine.handle(
-                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: nonces.next)
+                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: { nonces.next(names: key.names.count) })
             var afterwards: [Afterwards] = []
             for action in actions { perform(action, key, entry, &state, now, &afterwards) }
             // A grant used elsewhere is forgotten in `perform`, so look only now.
@@ -283,6 +292,7 @@ final class LockTable: Sendable {
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
+            entry.lastError = nil
             let call = scripts.acquire(key.names, nonce: nonce, terms, queues: queue)
             send(call, key, ticket, asked: (nonce, terms))
         case .claim(let ticket, let value, let terms):
@@ -304,7 +314,7 @@ final class LockTable: Sendable {
                 afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
             case .elsewhere:
                 _ = entry.machine.handle(
-                    .forget(grant.value), now: now, inboxHeard: false, makeNonce: nonces.next)
+                    .forget(grant.value), now: now, inboxHeard: false, makeNonce: { "" })
                 afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
             }
         case .refuse(let id, let refusal):
@@ -323,7 +333,7 @@ final class LockTable: Sendable {
             let terms = LockTerms(owner: value.owner, ttl: 0)
             cleanUp.perform(
                 scripts.cancel(key.names, nonce: value.nonce, terms), confirmation: key.confirmation,
-                holdMilliseconds: 0)
+                holdMilliseconds: Limits.ttl.upperBound / .millisecond)
         }
     }
 
@@ -352,7 +362,7 @@ final class LockTable: Sendable {
             return courier.run(call, confirmation: key.confirmation) { [self] result in
                 switch result {
                 case .success(let reply): answered(key, ticket, reply, acknowledged: .max, asked)
-                case .failure(let error): failed(key, ticket, error)
+                case .failure(let error): failed(key, ticket, error, asked)
                 }
             }
         }
@@ -360,7 +370,7 @@ final class LockTable: Sendable {
             switch result {
             case .success(let confirmed):
                 answered(key, ticket, confirmed.reply, acknowledged: confirmed.acknowledged, asked)
-            case .failure(let error): failed(key, ticket, error)
+            case .failure(let error): failed(key, ticket, error, asked)
             }
         }
     }
@@ -415,14 +425,20 @@ final class LockTable: Sendable {
         _ asked: (nonce: String, terms: LockTerms)?
     ) {
         let isLate = handle(key, event, awaited: ticket)
-        guard isLate, let asked else { return }
-        cleanUp.perform(
-            scripts.cancel(key.names, nonce: asked.nonce, asked.terms),
-            confirmation: key.confirmation, holdMilliseconds: asked.terms.holdMilliseconds)
+        if isLate, let asked { withdrawAgain(key, asked) }
     }
 
-    private func failed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) {
-        _ = handle(key, .failed(ticket, retriable: error.isTransient), error: error)
+    private func failed(
+        _ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError, _ asked: (nonce: String, terms: LockTerms)? = nil
+    ) {
+        let isLate = handle(key, .failed(ticket, retriable: error.isTransient), awaited: ticket, error: error)
+        if isLate, error.effect == .unknown, let asked { withdrawAgain(key, asked) }
+    }
+
+    private func withdrawAgain(_ key: Key, _ asked: (nonce: String, terms: LockTerms)) {
+        cleanUp.perform(
+            scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
+            holdMilliseconds: asked.terms.holdMilliseconds)
     }
 }
 

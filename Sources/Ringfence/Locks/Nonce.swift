@@ -25,16 +25,20 @@ final class NonceSource: Sendable {
         process = String(unsafeUninitializedCapacity: 16) { Self.write(UInt128(random), digits: 16, to: $0, at: 0) }
     }
 
-    /// Made in one piece: one is made for every acquire.
-    func next() -> String {
+    /// Made in one piece: one is made for every acquire of `names` names.
+    func next(names: Int) -> String {
         let number = counter.add(1, ordering: .relaxed).newValue
         let secret = secrets.withLock { $0.next() }
         var process = process
         return process.withUTF8 { process in
-            String(unsafeUninitializedCapacity: process.count + 54) { buffer in
+            String(unsafeUninitializedCapacity: process.count + 75) { buffer in
                 var end = buffer[...].update(fromContentsOf: process)
                 end = Self.write("-", to: buffer, at: end)
                 end = Self.write(number, to: buffer, at: end)
+                if names > 1 {
+                    end = Self.write("x", to: buffer, at: end)
+                    end = Self.write(UInt64(names), to: buffer, at: end)
+                }
                 end = Self.write("-", to: buffer, at: end)
                 return Self.write(secret, digits: 32, to: buffer, at: end)
             }

@@ -56,6 +56,8 @@ extension RingfenceClient {
         // The body runs in a task of its own so that the loss of the lease can cancel it from the event loop, while the
         // cooperative pool may be blocked. Cancellation of the caller, priority and task-locals are passed on.
         let task = Task { () -> (Swift.Result<Result, any Error>, RingfenceError?) in
+            // The grant may be old: this process may have slept since, or the pool been full.
+            if let loss = state.lossError(at: Moment.now, effect: .none) { return (.failure(loss), loss) }
             let result = await CurrentHolds.$stack.withValue(CurrentHolds.adding(state)) {
                 do { return Swift.Result<Result, any Error>.success(try await body(lease)) } catch {
                     return .failure(error)
@@ -76,7 +78,12 @@ extension RingfenceClient {
             metrics.hold.recordNanoseconds(max(0, Moment.now - state.grantedAt))
             return try result.get()
         }
-        if case .failure(let error) = result, !(error is CancellationError), !(error is RingfenceError) { throw error }
+        // The body's own error, unless it only says what the loss brought about.
+        if case .failure(let error) = result, !(error is CancellationError),
+            (error as? RingfenceError)?.code != .leaseLost, (error as? RingfenceError)?.code != .cancelled
+        {
+            throw error
+        }
         throw loss
     }
 
@@ -186,12 +193,12 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
-        let value = try value(of: token)
+        let value = try value(of: token, names)
         let sentAt = Moment.now
         let reply = try await run(
             scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]), "renewing \(describe(names))")
         guard let renewed = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
-        guard renewed[0] else { throw RingfenceError.notHeld(names, owner: try await holder(of: request.names)) }
+        guard renewed[0] else { throw RingfenceError.notHeld(names, owner: try? await holder(of: request.names)) }
         return LockGrant(names: request.names, value, deadline: request.terms.deadline(sentAt: sentAt))
     }
 
@@ -201,7 +208,7 @@ extension RingfenceClient {
     ///   After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it was done.
     public func release(_ names: [String], token: String) async throws {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
-        let value = try value(of: token)
+        let value = try value(of: token, names)
         let reply = try await run(
             scripts.release(request.names, value, successor: nil), "releasing \(describe(names))")
         switch LockScripts.answer(reply) {
@@ -248,8 +255,9 @@ extension RingfenceClient {
                 guard (1...1000).contains(confirmation.replicas) else {
                     throw InvalidArgument("durability.replicas", "must be 1 to 1000")
                 }
-                guard (1...60_000).contains(confirmation.milliseconds) else {
-                    throw InvalidArgument("durability.within", "must be 1 ms to 60 s")
+                let longest = min(5000, request.terms.ttl / 3 / .millisecond)
+                guard (1...longest).contains(confirmation.milliseconds) else {
+                    throw InvalidArgument("durability.within", "must be 1 ms to a third of the ttl, and at most 5 s")
                 }
             }
         } catch let error as InvalidArgument {
@@ -262,11 +270,16 @@ extension RingfenceClient {
             use: .lease(maximumHold: maximumHold, renews: options.renews))
     }
 
-    private func value(of token: String) throws -> LockValue {
+    private func value(of token: String, _ names: [String]) throws -> LockValue {
         guard token.utf8.count <= 512, let value = LockValue(parsing: token) else {
             throw RingfenceError(
                 .invalidArgument, effect: .none,
                 "token is not one that an acquire returned (fence:nonce:owner, up to 512 bytes)")
+        }
+        guard value.nameCount == names.count else {
+            throw RingfenceError(
+                .notHeld, effect: .none,
+                "the token is of \(value.nameCount) names taken together, not of \(names.count): name exactly those")
         }
         return value
     }
@@ -310,6 +323,15 @@ public struct LockGrant: Sendable {
 
     /// Time left until ``deadline``; never negative.
     public var remaining: Duration { max(.zero, ContinuousClock.now.duration(to: deadline)) }
+}
+
+extension LockGrant: CustomStringConvertible, CustomReflectable {
+    /// Names, owner, id and fence; never the token.
+    public var description: String {
+        "LockGrant(\(names.joined(separator: ", ")) owner \(owner) id \(id) fence \(fence))"
+    }
+    /// Nothing beyond the description.
+    public var customMirror: Mirror { Mirror(self, children: [:]) }
 }
 
 /// What the running task holds by `withLock`, to refuse the one wait that can never end: for itself.

@@ -230,11 +230,11 @@ extension RingfenceClient {
 }
 
 extension LockHolder {
-    /// From a lock key's value; a value that Ringfence did not write is shown as it is, as the owner.
+    /// From a lock key's value; a value that Ringfence did not write is not shown, it may be a secret.
     init?(name: String, value: String, milliseconds: Int64) {
         let parsed = LockValue(parsing: value)
         self.init(
-            name: name, owner: parsed?.owner ?? value, id: parsed?.id ?? "", fence: parsed?.fence ?? 0,
+            name: name, owner: parsed?.owner ?? "(written by somebody else)", id: parsed?.id ?? "", fence: parsed?.fence ?? 0,
             remaining: .milliseconds(max(0, milliseconds)))
     }
 }

@@ -253,7 +253,7 @@ local function holder()
         local value = redis.call('GET', KEYS[i])
         if value then
             local _, _, owner = split_value(value)
-            return owner or value
+            return owner or '(written by somebody else)'
         end
     end
     return ''
@@ -315,7 +315,7 @@ if verb == 'force' then
         local message = { 'revoked', nonce, held, name_of(1) }
         redis.call('PUBLISH', prefix .. 'inbox:' .. string.match(nonce, '^[^-]*'), table.concat(message, '\n'))
     end
-    audit('force', name_of(1), owner or value, held or '0', 'reason', ARGV[4] .. ': ' .. ARGV[5])
+    audit('force', name_of(1), owner or '(written by somebody else)', held or '0', 'reason', ARGV[4] .. ': ' .. ARGV[5])
     settle(nil)
     return { fence, value, ms }
 end

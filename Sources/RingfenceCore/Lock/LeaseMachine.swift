@@ -76,6 +76,11 @@ package struct LeaseMachine: Sendable {
         return .none
     }
 
+    /// Asks Redis at the next tick whether it is still held.
+    package mutating func renewSoon(now: Nanos) {
+        if case .held = state, renews { renewAt = min(renewAt, now) }
+    }
+
     /// A renewal asked for by the holder itself; false if the lease is over.
     package mutating func beginRenewal(now: Nanos) -> Bool {
         guard isHeld(at: now) else { return false }

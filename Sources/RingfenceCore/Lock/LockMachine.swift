@@ -436,9 +436,10 @@ extension LockMachine {
             return
         }
         var successor: Successor?
-        if let first = waiters.first {
-            let yields = passes >= Self.maximumPasses && step.inboxHeard
-            successor = Successor(nonce: makeNonce(), terms: first.terms, yields: yields)
+        // Without an inbox it cannot queue: it yields by letting go, and asks again like everybody else.
+        let mustYield = passes >= Self.maximumPasses
+        if let first = waiters.first, step.inboxHeard || !mustYield {
+            successor = Successor(nonce: makeNonce(), terms: first.terms, yields: mustYield)
         }
         letGo(value, successor, passes: passes, &step)
     }

@@ -6,7 +6,8 @@
 /// The value of a lock key, `<fence>:<nonce>:<owner>`. Holding it is the right to renew and release.
 package struct LockValue: Hashable, Sendable {
     package var fence: Int64
-    /// Random, one per logical acquire: `<process>-<counter>-<secret>`.
+    /// Random, one per logical acquire: `<process>-<counter>-<secret>`; for several names the counter is
+    /// followed by `x` and their number.
     package var nonce: String
     package var owner: String
 
@@ -17,9 +18,12 @@ package struct LockValue: Hashable, Sendable {
     }
 
     package init?(parsing text: some StringProtocol) {
-        let parts = text.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
+        // By bytes: a colon and a combining mark behind it, as an owner may begin, are one character to Swift.
+        let parts = text.utf8.split(
+            separator: UInt8(ascii: ":"), maxSplits: 2, omittingEmptySubsequences: false
+        ).map { String(decoding: $0, as: UTF8.self) }
         guard parts.count == 3, let fence = Int64(parts[0]), fence > 0, !parts[1].isEmpty else { return nil }
-        self.init(fence: fence, nonce: String(parts[1]), owner: String(parts[2]))
+        self.init(fence: fence, nonce: parts[1], owner: parts[2])
     }
 
     package var text: String { "\(fence):\(nonce):\(owner)" }
@@ -30,6 +34,13 @@ package struct LockValue: Hashable, Sendable {
     package static func id(of nonce: String) -> String {
         let parts = nonce.split(separator: "-", maxSplits: 2)
         return parts.count == 3 ? "\(parts[0])-\(parts[1])" : nonce
+    }
+
+    /// How many names were taken together under this nonce: its counter says so, if there were several.
+    package var nameCount: Int {
+        let parts = nonce.split(separator: "-", maxSplits: 2)
+        guard parts.count == 3, let mark = parts[1].lastIndex(of: "x") else { return 1 }
+        return Int(parts[1][parts[1].index(after: mark)...]) ?? 1
     }
 }
 
@@ -48,11 +59,11 @@ package struct Place: Hashable, Sendable {
     }
 
     package init?(parsing text: some StringProtocol) {
-        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+            .map { String(decoding: $0, as: UTF8.self) }
         guard lines.count >= 4, let hold = Int64(lines[2]) else { return nil }
         self.init(
-            nonce: String(lines[0]), owner: String(lines[1]), holdMilliseconds: hold,
-            names: lines[3...].map { String($0) })
+            nonce: lines[0], owner: lines[1], holdMilliseconds: hold, names: Array(lines[3...]))
     }
 
     /// The queue member, as lock.lua makes it.

@@ -143,9 +143,8 @@ extension LockServerModel {
     package mutating func release(_ names: [String], _ value: LockValue, to successor: Successor?) -> Answer {
         expire()
         guard names.allSatisfy({ locks[$0]?.value == value }) else {
-            // Passed on before and the answer was lost; or not the caller's any more, except perhaps for a part.
+            // Passed on before and the answer was lost; or not the caller's any more, all of it: nothing is done.
             if let successor, let fence = fenceHeld(by: successor.nonce, names) { return .fence(fence) }
-            handOn(names, caller: nil)
             return .busy(milliseconds: timeLeft(names), owner: holder(names))
         }
         if let successor, successor.place == nil || !isWanted(names) {
