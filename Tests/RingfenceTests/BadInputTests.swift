@@ -73,7 +73,7 @@ import Testing
         Case("durability.replicas", "1 to 1000", "0") {
             _ = try await $0.acquire("a", options: .init(durability: .confirmed(replicas: 0, within: .seconds(1))))
         },
-        Case("durability.within", "1 ms to 60 s", "0") {
+        Case("durability.within", "1 ms to a third of the ttl, and at most 5 s", "0") {
             _ = try await $0.acquire("a", options: .init(durability: .confirmed(replicas: 1, within: .zero)))
         },
         Case("token", "512 bytes", "empty") { try await $0.release(["a"], token: "") },

@@ -14,7 +14,7 @@ import Testing
 #endif
 
 @Suite struct ConfirmedLockTests {
-    private let one = LockOptions(durability: .confirmed(replicas: 1, within: .seconds(20)))
+    private let one = LockOptions(durability: .confirmed(replicas: 1, within: .seconds(3)))
     private let oneSoon = LockOptions(durability: .confirmed(replicas: 1, within: .milliseconds(50)))
 
     /// A primary with a replica in step.

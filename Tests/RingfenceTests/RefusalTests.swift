@@ -78,7 +78,8 @@ import Testing
                     for wait in [Duration.zero, .milliseconds(150)] {
                         let error = await failure { try await client.acquire("a", wait: wait) }
                         #expect(error?.code == .unavailable)
-                        #expect(error?.effect == RingfenceError.Effect.none)
+                        // A wait may end while the next try is under way, and then nobody knows of that one.
+                        if wait == .zero { #expect(error?.effect == RingfenceError.Effect.none) }
                         #expect(
                             error?.message.contains("READONLY") == true || error?.message.contains("read-only") == true)
                     }

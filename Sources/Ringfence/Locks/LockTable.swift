@@ -56,6 +56,8 @@ final class LockTable: Sendable {
     private final class Entry {
         var machine: LockMachine
         var lastError: RedisError?
+        /// An acquire is under way of which nothing is known yet.
+        var isAsking = false
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
 
         init(ticketsAfter ticket: LockMachine.Ticket) { machine = LockMachine(ticketsAfter: ticket) }
@@ -261,7 +263,10 @@ final class LockTable: Sendable {
             }
             guard let entry = found else { return nil }
             if let ticket, !entry.machine.awaits(ticket) { return nil }
-            if let error { entry.lastError = error }
+            if ticket != nil {
+                entry.isAsking = false
+                entry.lastError = error
+            }
             if let busy { entry.lastBusy = busy }
             let actions = entry.machine.handle(
                 event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: { nonces.next(names: key.names.count) })
@@ -292,7 +297,7 @@ final class LockTable: Sendable {
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            entry.lastError = nil
+            entry.isAsking = true
             let call = scripts.acquire(key.names, nonce: nonce, terms, queues: queue)
             send(call, key, ticket, asked: (nonce, terms))
         case .claim(let ticket, let value, let terms):
@@ -344,8 +349,13 @@ final class LockTable: Sendable {
             return .success(.busy(milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner))
         case .failed:
             metrics.failures.increment()
-            guard let error = entry.lastError else { return .failure(RingfenceError.noAnswer(key.names)) }
-            return .failure(RingfenceError(error, "acquiring \(describe(key.names))"))
+            guard let last = entry.lastError else { return .failure(RingfenceError.noAnswer(key.names)) }
+            var error = RingfenceError(last, "acquiring \(describe(key.names))")
+            if entry.isAsking {
+                error.effect = .unknown
+                error.message += "; the newest try had no answer yet and is being withdrawn"
+            }
+            return .failure(error)
         case .unconfirmed:
             metrics.failures.increment()
             return .failure(RingfenceError.notConfirmed(key.names, key.confirmation))
@@ -412,8 +422,9 @@ final class LockTable: Sendable {
         case .queued(let position, let milliseconds):
             took(key, ticket, .queued(ticket, position: position, milliseconds: milliseconds), asked)
         case .busy(let milliseconds, let owner):
-            _ = handle(key, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
-        case .done: _ = handle(key, .released(ticket))
+            _ = handle(
+                key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))
+        case .done: _ = handle(key, .released(ticket), awaited: ticket)
         case nil: failed(key, ticket, .shape(reply))
         }
     }
