@@ -7,7 +7,8 @@
 //                   RingfenceCore <- Ringfence        CSpawn <- RingfenceService
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
-// ArgumentParser belong to the service and the executable.
+// ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
+// what only the service needs is named only where Ringfence is the package at hand and not somebody's dependency.
 import PackageDescription
 
 let strict: [SwiftSetting] = [
@@ -22,19 +23,14 @@ let package = Package(
     name: "ringfence",
     platforms: [.macOS(.v15)],
     products: [
-        .library(name: "Ringfence", targets: ["Ringfence"]),
-        .executable(name: "ringfence", targets: ["RingfenceCommand"]),
+        .library(name: "Ringfence", targets: ["Ringfence"])
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
-        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.0"),
-        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
-        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     ],
     targets: [
         .target(
@@ -66,6 +62,20 @@ let package = Package(
             resources: [.embedInCode("Scripts")],
             swiftSettings: strict
         ),
+    ]
+)
+
+// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
+let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
+if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
+    package.products.append(.executable(name: "ringfence", targets: ["RingfenceCommand"]))
+    package.dependencies += [
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    ]
+    package.targets += [
         // fork and exec with what posix_spawn cannot do: a child that dies with its parent.
         .target(name: "CSpawn"),
         .target(
@@ -183,4 +193,4 @@ let package = Package(
             swiftSettings: strict
         ),
     ]
-)
+}

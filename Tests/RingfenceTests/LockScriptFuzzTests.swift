@@ -444,7 +444,7 @@ final class LockScriptFuzz {
             model.listeners[process] = 1
         }
         let count = Int64(model.listeners[process] ?? 0)
-        try await eventually("Redis counts the listeners of \(process)") {
+        try await eventually("Redis counts the listeners of \(process)", within: .seconds(90)) {
             let reply = try await self.client.send { writer in
                 writer.begin(3)
                 writer.argument("PUBSUB")

@@ -269,7 +269,8 @@ final class LockTable: Sendable {
             }
             if let busy { entry.lastBusy = busy }
             let actions = entry.machine.handle(
-                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring), makeNonce: { nonces.next(names: key.names.count) })
+                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring),
+                makeNonce: { nonces.next(names: key.names.count) })
             var afterwards: [Afterwards] = []
             for action in actions { perform(action, key, entry, &state, now, &afterwards) }
             // A grant used elsewhere is forgotten in `perform`, so look only now.

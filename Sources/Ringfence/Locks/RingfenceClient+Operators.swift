@@ -234,8 +234,8 @@ extension LockHolder {
     init?(name: String, value: String, milliseconds: Int64) {
         let parsed = LockValue(parsing: value)
         self.init(
-            name: name, owner: parsed?.owner ?? "(written by somebody else)", id: parsed?.id ?? "", fence: parsed?.fence ?? 0,
-            remaining: .milliseconds(max(0, milliseconds)))
+            name: name, owner: parsed?.owner ?? "(written by somebody else)", id: parsed?.id ?? "",
+            fence: parsed?.fence ?? 0, remaining: .milliseconds(max(0, milliseconds)))
     }
 }
 
