@@ -140,10 +140,11 @@ package struct LockRunner: Sendable {
 
     /// Ends the command in time if the lease is not renewed.
     private func watch(_ child: ChildProcess, _ lease: Lease, _ lose: @Sendable (String) -> Void) async {
-        let lastWarning = min(ttl / 3, .seconds(5))
-        let lastMoment = min(ttl / 10, .milliseconds(500))
+        let length = min(ttl, maximumHold)
+        let lastWarning = min(length / 3, .seconds(5))
+        let lastMoment = min(length / 10, .milliseconds(500))
         // A little early, because the library counts from before the grant, and the grant took its way.
-        let hardEnd = ContinuousClock.now + maximumHold - .seconds(1)
+        let hardEnd = ContinuousClock.now + maximumHold - min(maximumHold / 3, .seconds(1))
         var isTold = false
         while child.isRunning, !Task.isCancelled {
             let remaining = lease.remaining
