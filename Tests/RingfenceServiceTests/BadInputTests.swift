@@ -1,8 +1,8 @@
-import TestSupport
 // SPDX-License-Identifier: Apache-2.0
 //
 // Bad input: a clear problem that names the field and the limit, and nothing changed. That nothing was even sent is
 // seen in Redis' own count of script calls.
+import TestSupport
 import Testing
 
 @Suite struct BadInputTests {
