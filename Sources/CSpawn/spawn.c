@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -42,6 +43,7 @@ static void become(const ringfence_spawn_options *options, pid_t parent) {
     if (options->input >= 0 && dup2(options->input, 0) < 0) return;
     if (options->output >= 0 && dup2(options->output, 1) < 0) return;
     if (options->error >= 0 && dup2(options->error, 2) < 0) return;
+    if (options->file_mask >= 0) umask((mode_t)options->file_mask);
     if (options->directory && chdir(options->directory) != 0) return;
     close_others(options->kept);
     sigset_t none;

@@ -12,8 +12,8 @@ struct LockCommand: AsyncParsableCommand {
             the lock as soon as the command has ended, however it ended. The lock is renewed meanwhile.
 
             If the lock cannot be renewed, the command gets SIGTERM a third of --ttl (at most 5 s) before the lock ends, \
-            and SIGKILL before it ends: nobody else holds the lock while the command lives. If somebody takes the lock \
-            away (ringfence unlock --force) it gets SIGTERM at once and SIGKILL after 1 s.
+            and SIGKILL before it ends, its children with it: nobody else holds the lock while they live. If somebody \
+            takes the lock away (ringfence unlock --force) they get SIGTERM at once and SIGKILL after 1 s.
 
             The command finds in its environment
               RINGFENCE_FENCE   the fence: hand it to what you protect, which refuses older ones
@@ -23,7 +23,8 @@ struct LockCommand: AsyncParsableCommand {
               RINGFENCE_HOLD    the unique id of this hold
 
             Signals and Ctrl-C are passed on to the command and its children. If ringfence itself is killed (kill -9), \
-            the kernel kills the command.
+            Linux kills the command, but not its children: they work on, and --ttl later without the lock. So does the \
+            command itself where the machine or ringfence is paused. What keeps their writes out then is the fence.
 
             EXIT CODES
               the command's own, or 128 + the signal that ended it
@@ -33,19 +34,25 @@ struct LockCommand: AsyncParsableCommand {
 
             EXAMPLES
               ringfence lock payout/nightly -- ./payout.sh
-              ringfence lock payout/nightly --wait 0s -- ./payout.sh || [ $? = 75 ]     # skip if another runs it
-              ringfence lock account/17 account/42 --ttl 30s --wait 1m -- ./transfer 17 42 100.00
-              ringfence lock ledger -- sh -c 'psql -v fence=$RINGFENCE_FENCE -f close-day.sql'
+              # Skip it if another runs it:
+              ringfence lock payout/nightly --wait 0s -- ./payout.sh || [ $? = 75 ]
+              ringfence lock account/17 account/42 --ttl 30s -- ./transfer 17 42 9.50
+              ringfence lock ledger -- sh -c 'psql -v fence=$RINGFENCE_FENCE -f x.sql'
             """)
 
     /// Names before `--`, the command after it. One list, because the parser takes no second one behind a first.
     @Argument(help: ArgumentHelp("Names (several are held together, all or none), --, the command.", valueName: "name"))
     var words: [String]
-    @Option(help: ArgumentHelp("How long the lock outlives a machine that dies. 100ms to 1d.", valueName: "duration"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("How long the lock outlives a machine that dies. 100ms to 1d.", valueName: "duration"))
     var ttl = DurationArgument(.seconds(10))
-    @Option(help: ArgumentHelp("How long to wait for the lock; 0s does not wait. At most 1d.", valueName: "duration"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("How long to wait for the lock; 0s does not wait. At most 1d.", valueName: "duration"))
     var wait = DurationArgument(.seconds(30))
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "The longest the command may run: then its lock is not renewed any more. At most 30d.",
             valueName: "duration"))

@@ -23,9 +23,9 @@ struct Main: AsyncParsableCommand {
             paused and woke up late.
 
             EXAMPLES
-              ringfence serve                              a lock service, with its own Redis
-              ringfence lock payout/nightly -- ./pay.sh    a job that runs on one machine only
-              ringfence locks                              who holds what
+              ringfence serve                             a lock service with its Redis
+              ringfence lock payout/nightly -- ./pay.sh   a job on one machine only
+              ringfence locks                             who holds what
             """,
         subcommands: [DemoWorkerCommand.self],
         groupedSubcommands: [

@@ -154,7 +154,7 @@ struct AuditCommand: AsyncParsableCommand {
 
             EXAMPLES
               ringfence audit
-              ringfence audit --limit 1000 --json | jq 'select(.action == "force")'
+              ringfence audit --limit 1000 --json | jq 'select(.action=="force")'
             """)
 
     @Option(help: "How many records at most, 1 to 1000.")

@@ -19,6 +19,8 @@ struct DurationArgument: ExpressibleByArgument {
 
     var defaultValueDescription: String {
         let milliseconds = duration.wholeMilliseconds
+        // Minutes and hours are seldom clearer than seconds; a day is.
+        if milliseconds > 0, milliseconds % 86_400_000 == 0 { return "\(milliseconds / 86_400_000)d" }
         return milliseconds % 1_000 == 0 ? "\(milliseconds / 1_000)s" : "\(milliseconds)ms"
     }
 }

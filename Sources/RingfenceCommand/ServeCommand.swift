@@ -20,7 +20,7 @@ struct ServeCommand: AsyncParsableCommand {
 
             EXAMPLES
               ringfence serve
-              ringfence serve --redis rediss://user@redis.internal:6380/0 --redis-ca ca.pem
+              ringfence serve --redis rediss://user@redis.internal:6380 --redis-ca ca.pem
               ringfence serve --host 0.0.0.0 --token-file /run/secrets/ringfence-tokens
 
               curl -s localhost:7420/v1/locks/payout%2Fnightly/acquire \\

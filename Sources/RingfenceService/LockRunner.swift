@@ -93,18 +93,21 @@ package struct LockRunner: Sendable {
         do {
             try await work.value
         } catch let error as RingfenceError {
+            // First, because the interruption cancels the work, which then looks as if the lease were lost.
+            if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
             if let result = outcome.withLock({ $0 }) {
                 // It ended by itself, but its lease was over by then.
                 if case .leaseLost = result { return result }
                 return .leaseLost(error.message)
             }
-            if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
             throw error
         }
+        if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
         return outcome.withLock { $0 } ?? .leaseLost("the lock was lost before the command started")
     }
 
     private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {
+        if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
         var launch = ChildProcess.Launch(command)
         launch.environment = environment(of: lease)
         launch.hasOwnGroup = true
@@ -119,8 +122,10 @@ package struct LockRunner: Sendable {
         let exit = await withTaskCancellationHandler {
             await child.wait()
         } onCancel: {
-            lost.withLock { $0 = $0 ?? "the lock was taken away" }
-            say("the lock is lost: ending the command")
+            if stage.interruption.withLock({ $0 }) == nil {
+                lost.withLock { $0 = $0 ?? "the lock was taken away" }
+                say("the lock is lost: ending the command")
+            }
             child.signal(SIGTERM)
             Task {
                 try await Task.sleep(for: .seconds(1))
@@ -135,21 +140,28 @@ package struct LockRunner: Sendable {
 
     /// Ends the command in time if the lease is not renewed.
     private func watch(_ child: ChildProcess, _ lease: Lease, _ lose: @Sendable (String) -> Void) async {
-        let lastWarning = min(ttl / 3, .seconds(5))
-        let lastMoment = min(ttl / 10, .milliseconds(500))
+        let length = min(ttl, maximumHold)
+        let lastWarning = min(length / 3, .seconds(5))
+        let lastMoment = min(length / 10, .milliseconds(500))
+        // A little early, because the library counts from before the grant, and the grant took its way.
+        let hardEnd = ContinuousClock.now + maximumHold - min(maximumHold / 3, .seconds(1))
         var isTold = false
         while child.isRunning, !Task.isCancelled {
             let remaining = lease.remaining
+            let isHeldTooLong = ContinuousClock.now + remaining >= hardEnd
+            let reason =
+                isHeldTooLong ? "the command ran for its --maximum-hold" : "Redis did not renew the lock in time"
+            let told = isHeldTooLong ? "--maximum-hold is over" : "the lock is not renewed"
             if remaining <= lastMoment {
-                lose("Redis did not renew the lock in time")
+                lose(reason)
                 say("killing the command before its lock ends")
                 child.signal(SIGKILL)
                 return
             }
             if remaining <= lastWarning, !isTold {
                 isTold = true
-                lose("Redis did not renew the lock in time")
-                say("the lock is not renewed and ends in \(remaining.shortText): ending the command")
+                lose(reason)
+                say("\(told) and the lock ends in \(remaining.shortText): ending the command")
                 child.signal(SIGTERM)
             }
             // Looks again when something is due; a renewal in between only makes it look in vain.

@@ -2,9 +2,8 @@
 //
 // The HTTP server as a service: Hummingbird's accept loop, connection handling and quiescing, our routes.
 //
-// One connection's work runs on its event loop's thread (a task executor), from the first byte to the last: measured
-// on two cores, handing each request to the cooperative pool and back cost a third of the throughput. Nothing here
-// blocks, so nothing else is delayed by that.
+// One connection's work runs on its event loop's thread (a task executor), from the first byte to the last, so that no
+// request is handed to the cooperative pool and back. Nothing here blocks, so nothing else is delayed by that.
 //
 // Shutting down, in this order: waits for locks end with 503 and /readyz says no; no connection is accepted any more;
 // idle connections close; requests in progress are answered, and their connections close.

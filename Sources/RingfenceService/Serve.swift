@@ -4,7 +4,8 @@
 //
 // The order of the end is the reverse of the start: the HTTP server answers what is in progress, then the client gives
 // back what it holds, then the embedded Redis writes its last second and goes. All of it within 10 s: what is not done
-// after 8 s is cancelled.
+// after 8 s is cancelled, and after 9.5 s the process ends, whatever hangs. Nothing is lost by that: what a client
+// holds is the client's, and the embedded Redis has written each command to its file before it answered.
 import CoreMetrics
 package import Logging
 import NIOPosix
@@ -83,7 +84,11 @@ package enum Serve {
                 """)
         }
         let isEnding = Atomic<Bool>(false)
-        var services: [any Service] = [client, server, EndMark { isEnding.store(true, ordering: .relaxed) }]
+        let mark = EndMark { isGraceful in
+            isEnding.store(isGraceful, ordering: .relaxed)
+            endProcess(in: .milliseconds(9_500), code: isGraceful ? 0 : 1, embedded, logger)
+        }
+        var services: [any Service] = [client, server, mark]
         if let embedded { services.insert(embedded, at: 0) }
         var group = ServiceGroupConfiguration(
             services: services.map { .init(service: $0) }, gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet)
@@ -95,6 +100,18 @@ package enum Serve {
         }
         await client.shutdown()
         logger.info("ended")
+    }
+
+    /// The last resort: ends this process and its Redis, unless the process has ended by then.
+    private static func endProcess(
+        in delay: Duration, code: Int32, _ embedded: EmbeddedRedis?, _ logger: Logger
+    ) {
+        Task.detached {
+            try await Task.sleep(for: delay)
+            logger.error("the end hung and was cut short")
+            embedded?.kill()
+            _exit(code)
+        }
     }
 
     /// The lifecycle library tells each step at info; here only errors count, and those are thrown.
@@ -116,12 +133,15 @@ package enum Serve {
     }
 }
 
-/// Notes that the end has begun. The last to start, so the first to be told.
+/// Notes that the end has begun, and whether by request. The last to start, so the first to be told.
 private struct EndMark: Service {
-    let note: @Sendable () -> Void
+    let note: @Sendable (_ isGraceful: Bool) -> Void
 
     func run() async throws {
-        try await gracefulShutdown()
-        note()
+        do { try await gracefulShutdown() } catch {
+            note(false)
+            throw error
+        }
+        note(true)
     }
 }

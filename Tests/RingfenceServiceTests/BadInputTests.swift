@@ -1,8 +1,8 @@
-import TestSupport
 // SPDX-License-Identifier: Apache-2.0
 //
 // Bad input: a clear problem that names the field and the limit, and nothing changed. That nothing was even sent is
 // seen in Redis' own count of script calls.
+import TestSupport
 import Testing
 
 @Suite struct BadInputTests {
@@ -17,8 +17,8 @@ import Testing
 
     static let acquire = "/v1/locks/x/acquire"
     static let cases: [Case] = [
-        Case(path: acquire, body: "", field: nil, mentions: "object"),
-        Case(path: acquire, body: "[]", field: nil, mentions: "object"),
+        Case(path: acquire, body: "", field: "body", mentions: "object"),
+        Case(path: acquire, body: "[]", field: "body", mentions: "object"),
         Case(path: acquire, body: "{}", field: "ttlMs", mentions: "100 to 86400000"),
         Case(path: acquire, body: #"{"ttlMs":0}"#, field: "ttlMs", mentions: "100 to 86400000"),
         Case(path: acquire, body: #"{"ttlMs":86400001}"#, field: "ttlMs", mentions: "100 to 86400000"),
@@ -72,7 +72,7 @@ import Testing
         Case(path: "/v1/locks?limit=x", field: "limit", mentions: "1 to 1000", method: "GET"),
         Case(path: "/v1/locks?page=2", field: "page", mentions: "unknown query", method: "GET"),
         Case(path: "/v1/locks?prefix=a&prefix=b", field: "prefix", mentions: "twice", method: "GET"),
-        Case(path: "/v1/locks?cursor=zzz", field: nil, mentions: "cursor", method: "GET"),
+        Case(path: "/v1/locks?cursor=zzz", field: "cursor", mentions: "cursor", method: "GET"),
         Case(path: "/v1/audit?limit=1001", field: "limit", mentions: "1 to 1000", method: "GET"),
         Case(path: "/v1/locks/x?actor=", field: "actor", mentions: "1 to 128", method: "DELETE"),
         Case(path: "/v1/locks/x", body: #"{"why":"?"}"#, field: "why", mentions: "unknown field", method: "DELETE"),

@@ -42,6 +42,25 @@ import Testing
         await first.stop()
     }
 
+    @Test func `nobody else can read what it writes, and a directory others may write to is refused`() async throws {
+        let state = try TemporaryDirectory()
+        let path = state.path + "/open"
+        mkdir(path, 0o755)
+        chmod(path, 0o755)
+        let redis = try await EmbeddedRedis.start(directory: path, logger: logger)
+        #expect(try await redisCLI(["-s", redis.directory + "/redis.sock", "SET", "k", "v"]) == "OK")
+        var status = stat()
+        for name in ["appendonlydir", "appendonlydir/appendonly.aof.1.incr.aof", "redis.log", "lock"] {
+            #expect(stat(path + "/" + name, &status) == 0 && status.st_mode & 0o077 == 0, "\(name)")
+        }
+        await redis.stop()
+        chmod(path, 0o777)
+        let error = await #expect(throws: EmbeddedRedis.Failure.self) {
+            _ = try await EmbeddedRedis.start(directory: path, logger: logger)
+        }
+        #expect(error?.description.contains("chmod 700") == true)
+    }
+
     @Test func `a directory too long for a unix socket is refused by name and limit`() async throws {
         let state = try TemporaryDirectory()
         let long = state.path + "/" + String(repeating: "x", count: 100)

@@ -1,5 +1,6 @@
-import TestSupport
 // SPDX-License-Identifier: Apache-2.0
+import RingfenceService
+import TestSupport
 import Testing
 
 @Suite struct HostileTests {
@@ -53,6 +54,29 @@ import Testing
             for _ in 0..<64 where !connection.isClosed { try? await connection.send(chunk) }
             #expect(try await connection.answer()?.status == 413)
             try await eventually("the connection ends") { connection.isClosed }
+        }
+    }
+
+    @Test func `a body one byte too long that is here at once is answered, and SIGTERM still ends the service`()
+        async throws
+    {
+        try await withRedis { redis in
+            let service = try await Service.start(["--redis", redis.unixURL])
+            let head = "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            let spaces = String(repeating: " ", count: 65_537)
+            for request in [
+                head + "Transfer-Encoding: chunked\r\n\r\n10001\r\n\(spaces)\r\n0\r\n\r\n",
+                head + "Content-Length: 65537\r\n\r\n\(spaces)",
+            ] {
+                let connection = try await service.connect()
+                try await connection.send(request)
+                let answer = try await connection.answer()
+                #expect(answer?.status == 413 && answer?["code"] == "body.tooLarge")
+                try await eventually("the connection ends") { connection.isClosed }
+            }
+            let start = ContinuousClock.now
+            #expect(await service.stop() == .code(0))
+            #expect(ContinuousClock.now - start < .seconds(10))
         }
     }
 

@@ -33,27 +33,84 @@ import Testing
         }
     }
 
-    @Test func `200 clients that hang up around the moment of their grant leave no lock behind`() async throws {
-        try await withService { service, redis in
-            for round in 0..<200 {
-                let hold = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":60000,"waitMs":10000}"#)
-                let token = try #require(hold["token"], "\(hold.body)")
-                let connection = try await service.connect()
-                try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":60000,"waitMs":60000}"#)
-                try await waits(redis, 1)
-                let releasing = try await service.connect()
-                try await releasing.send("GET", "/livez")
-                _ = try await releasing.answer()
-                // It closes just before the release that would grant to it: the service may see either first.
-                try await connection.closeNow()
-                for _ in 0..<(round % 20) { await Task.yield() }
+    /// 200 waiters, each of which hangs up as `release`, which would grant to it, is sent.
+    private func hangUps(
+        _ service: Service, _ redis: RedisServer, ttlMs: Int,
+        _ hangUpAndRelease: (RawConnection, () async throws -> Void) async throws -> Void
+    ) async throws {
+        for _ in 0..<200 {
+            let hold = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":60000,"waitMs":60000}"#)
+            let token = try #require(hold["token"], "\(hold.body)")
+            let connection = try await service.connect()
+            try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":\#(ttlMs),"waitMs":60000}"#)
+            try await waits(redis, 1)
+            let releasing = try await service.connect()
+            try await hangUpAndRelease(connection) {
                 try await releasing.send("POST", "/v1/locks/x/release", #"{"token":"\#(token)"}"#)
-                #expect(try await releasing.answer()?.status == 200)
-                releasing.close()
             }
-            try await eventually("the lock is free") {
-                try await redis.cli("EXISTS", "ringfence:{default}:lock:x") == "0"
+            #expect(try await releasing.answer()?.status == 200)
+            releasing.close()
+        }
+        try await eventually("the lock is free") {
+            try await redis.cli("EXISTS", "ringfence:{default}:lock:x") == "0"
+        }
+    }
+
+    @Test func `200 clients that hang up before the release leave no lock behind`() async throws {
+        try await withService { service, redis in
+            // An hour: a lock left behind would stop the next round.
+            try await hangUps(service, redis, ttlMs: 3_600_000) { connection, release in
+                try await connection.closeNow()
+                try await waits(redis, 0)
+                try await release()
             }
+        }
+    }
+
+    @Test func `200 clients that hang up at the release leave the lock no longer than its ttl`() async throws {
+        try await withService { service, redis in
+            // Which of the two the service sees first is open, and nobody can know whether an answer was read. The next
+            // round gets the lock within the ttl.
+            try await hangUps(service, redis, ttlMs: 200) { connection, release in
+                try await release()
+                try await connection.closeNow()
+            }
+        }
+    }
+
+    @Test func `a client that hangs up behind pipelined requests, many or few, is not granted the lock`() async throws {
+        try await withService { service, redis in
+            for count in [6, 2_000] {
+                let hold = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
+                let connection = try await service.connect()
+                try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000,"waitMs":60000}"#)
+                try await waits(redis, 1)
+                let request = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+                try await connection.send(String(repeating: request, count: count))
+                connection.close()
+                try await waits(redis, 0)
+                let token = try #require(hold["token"], "\(hold.body)")
+                _ = try await service.request("POST", "/v1/locks/x/release", #"{"token":"\#(token)"}"#)
+                #expect(try await redis.cli("EXISTS", "ringfence:{default}:lock:x") == "0")
+            }
+        }
+    }
+
+    @Test func `SIGTERM answers a request half received with 503 after 2 s, and ends`() async throws {
+        try await withRedis { redis in
+            let service = try await Service.start(["--redis", redis.unixURL])
+            let half = try await service.connect()
+            try await half.send(
+                "POST /v1/locks/y/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                    + "Content-Length: 50\r\n\r\n{")
+            // Behind it, so the first is with its handler once this is answered.
+            #expect(try await service.request("GET", "/livez").status == 200)
+            let start = ContinuousClock.now
+            service.program.process.signal(SIGTERM)
+            #expect(try await half.answer()?["code"] == "service.draining")
+            #expect(await service.program.process.wait() == .code(0))
+            #expect(ContinuousClock.now - start < .seconds(8))
+            #expect(!service.program.error.contains("unexpectedly"), "\(service.program.error)")
         }
     }
 

@@ -78,6 +78,12 @@ import Testing
         #expect(variable?.description.contains("RINGFENCE_LOG_LEVEL") == true)
     }
 
+    @Test func `a relative path starts at the working directory`() throws {
+        let settings = try Settings(flags: ["state-dir": "s1", "token-file": "/t"], environment: [:], file: nil)
+        #expect(settings.stateDirectory?.hasPrefix("/") == true && settings.stateDirectory?.hasSuffix("/s1") == true)
+        #expect(settings.tokenFile == "/t")
+    }
+
     @Test func `a password in a URL is not shown`() {
         #expect(Settings.redacted("redis://user:secret@host:1/0") == "redis://user:***@host:1/0")
         #expect(Settings.redacted("redis://:sec@ret@host") == "redis://***@host")

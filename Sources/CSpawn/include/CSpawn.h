@@ -26,6 +26,8 @@ typedef struct {
     int group;
     /// Not 0: SIGHUP stays ignored, as nohup wants it; all other signals are set to their defaults.
     int ignores_hangup;
+    /// The child's umask; -1: the parent's.
+    int file_mask;
     /// The signal the child gets when the spawning thread ends (Linux); 0: none.
     int parent_death_signal;
 } ringfence_spawn_options;

@@ -21,8 +21,8 @@ struct BenchCommand: AsyncParsableCommand {
             written to disk. A named Redis should be idle. Run nothing else meanwhile, and use a release build.
 
             EXAMPLES
-              ringfence bench lock                          all figures of taking and releasing locks
-              ringfence bench handoff --json                hand-offs, one JSON object a line
+              ringfence bench lock                          taking and releasing
+              ringfence bench handoff --json                hand-offs, as JSON lines
               ringfence bench all --seconds 5 --rounds 9    everything, at length
               ringfence bench lock --redis redis://127.0.0.1:6379
 

@@ -23,13 +23,13 @@ struct DemoCommand: AsyncParsableCommand {
             --unsafe runs the same without locks and guard, and shows what happens then.
 
             EXAMPLES
-              ringfence demo                              20,000 transfers over 500 accounts, about 20 seconds
-              ringfence demo --unsafe                     the same without locks: money is lost
+              ringfence demo                              20,000 transfers, about 20 s
+              ringfence demo --unsafe                     without locks: money is lost
               ringfence demo --file my-transfers.jsonl    your own file
               ringfence demo --redis redis://127.0.0.1:6379 --json
 
             FILE: one JSON object a line.
-              {"id":"t-1","from":"alice","to":"bob","amount":1250,"currency":"EUR","memo":"rent"}
+              {"id":"t-1","from":"alice","to":"bob","amount":1250,"currency":"EUR"}
             id, from and to are texts of 1 to 128 bytes, id unique in the file; amount is in minor units (cents), 1 to \
             1000000000000; currency is optional, but only one a file; other fields are passed over.
 

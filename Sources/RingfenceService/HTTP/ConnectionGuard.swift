@@ -7,7 +7,9 @@
 //  - time: a request must have come in whole within 10 s of its first byte (and its headers within 5 s). Without this,
 //    a client that sends one byte a second holds a connection for ever;
 //  - hanging up: a request that waits for a lock reads nothing, so nothing would tell it that its client has gone and
-//    that the lock must not be granted to it. A half-closed connection counts as hung up.
+//    that the lock must not be granted to it. A half-closed connection counts as hung up. An end of file is seen only
+//    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure; a client
+//    that sends more behind its waiting request than anybody needs to is hung up on.
 //
 // It also turns what the decoder refuses into the same problem+json as every other error.
 import HTTPTypes
@@ -24,6 +26,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     static let headTimeout: TimeAmount = .seconds(5)
     static let requestTimeout: TimeAmount = .seconds(10)
+    /// How long a request half received may take once the service shuts down.
+    static let drainTimeout: TimeAmount = .seconds(2)
+    /// What may lie behind a request that waits for a lock.
+    static let requestsBehindMaximum = 16
+    static let bytesBehindMaximum = 65_536
 
     /// The client has gone.
     let hangUp = OneShot()
@@ -33,6 +40,13 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var timer: Scheduled<Void>?
     /// Between a request's first byte and its end.
     fileprivate var isReceiving = false
+    /// The head of the request being received has come: it is with its handler, and counted in `inProgress`.
+    private var hasHead = false
+    /// The request whose answer is due waits for a lock, and this many bytes came in meanwhile.
+    private var isWaiting = false
+    private var bytesBehind = 0
+    /// When the service shuts down: until then a request half received may still come.
+    private var drainDeadline: NIODeadline?
     /// The request being received names more than one host.
     fileprivate var hasTwoHosts = false
     /// Requests whose answer is not complete.
@@ -41,23 +55,39 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var isAnswering = false
     /// What is wrong with this connection; from then on nothing is read.
     private var refusal: Problem?
+    /// The refusal is on its way; the connection closes behind it.
+    private var isRefused = false
 
-    /// The hang-up of a connection this guard watches.
-    static func hangUp(of channel: any Channel) async throws -> OneShot {
+    /// Says that the request whose answer is due waits for a lock, from now until its answer begins.
+    /// - Returns: the connection's hang-up, which is noticed whatever the client sent before it.
+    static func wait(on channel: any Channel) async throws -> OneShot {
         try await channel.eventLoop.submit {
-            try channel.pipeline.syncOperations.handler(type: ConnectionGuard.self).hangUp
+            let context = try channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self)
+            guard let handler = context.handler as? ConnectionGuard else { throw ConnectionEnded() }
+            handler.isWaiting = true
+            handler.bytesBehind = 0
+            handler.readOn(context)
+            return handler.hangUp
         }.get()
     }
 
-    /// Answers a connection's current request with `problem` and closes; returns when it is closed.
+    /// Answers the request whose answer is due with `problem` and closes; returns when the connection is closed. It
+    /// closes a second later at the latest, and at once when the task is cancelled.
     static func refuse(_ problem: Problem, _ channel: any Channel) async {
         channel.eventLoop.execute {
             guard let context = try? channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self),
                 let handler = context.handler as? ConnectionGuard
             else { return channel.close(promise: nil) }
-            handler.refuse(problem, context)
+            // Requests are handled one after the other, so the one at fault is the next to be answered, whether its
+            // body has come in whole or not.
+            handler.refusal = problem
+            handler.answer(problem, context)
         }
-        try? await channel.closeFuture.get()
+        await withTaskCancellationHandler {
+            try? await channel.closeFuture.get()
+        } onCancel: {
+            channel.close(promise: nil)
+        }
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -76,22 +106,28 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// The first byte of a request, before the decoder makes anything of it.
     fileprivate func began() {
         isReceiving = true
-        deadline = .now() + Self.headTimeout
+        hasHead = false
+        deadline = limited(.now() + Self.headTimeout)
     }
+
+    fileprivate func received(_ bytes: Int) { if isWaiting { bytesBehind += bytes } }
+
+    private func limited(_ deadline: NIODeadline) -> NIODeadline { min(deadline, drainDeadline ?? deadline) }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard refusal == nil else { return }
         switch unwrapInboundIn(data) {
         case .head(let head):
             isReceiving = true
-            deadline = .now() + Self.requestTimeout
+            deadline = limited(.now() + Self.requestTimeout)
             // A second Host could make a proxy before us and us see two different targets.
             guard head.authority != nil, !hasTwoHosts else {
                 return refuse(Problem(.badRequest, "exactly one Host header is needed", field: "Host"), context)
             }
             inProgress += 1
+            hasHead = true
         case .body: break
-        case .end: isReceiving = false
+        case .end: (isReceiving, hasHead) = (false, false)
         }
         context.fireChannelRead(data)
     }
@@ -99,22 +135,45 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     func channelReadComplete(context: ChannelHandlerContext) {
         if isReceiving, timer == nil { watch(context) }
         context.fireChannelReadComplete()
+        if isWaiting { readOn(context) }
+    }
+
+    /// Reads although nobody takes what is read, for the end of file behind it; up to a limit.
+    private func readOn(_ context: ChannelHandlerContext) {
+        guard inProgress <= Self.requestsBehindMaximum + 1, bytesBehind <= Self.bytesBehindMaximum else {
+            hangUp.happen()
+            return context.close(promise: nil)
+        }
+        context.read()
     }
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
         switch unwrapOutboundIn(data) {
-        case .head(let head): isAnswering = head.status.kind != .informational
+        case .head(let head):
+            isAnswering = head.status.kind != .informational
+            if isAnswering { isWaiting = false }
         case .body: break
         case .end:
             isAnswering = false
             inProgress -= 1
         }
         context.write(data, promise: promise)
-        if !isAnswering, inProgress == 0, let refusal { answer(refusal, context) }
+        if isDue, let refusal { answer(refusal, context) }
     }
+
+    /// The requests before the one being received have their answers. (That one is with its handler already if its
+    /// head has come; its handler waits for its body and will get no answer out.)
+    private var isDue: Bool { !isAnswering && inProgress == (isReceiving && hasHead ? 1 : 0) }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if let event = event as? ChannelEvent, event == .inputClosed { hangUp.happen() }
+        if event is ChannelShouldQuiesceEvent, drainDeadline == nil {
+            drainDeadline = .now() + Self.drainTimeout
+            deadline = limited(deadline)
+            timer?.cancel()
+            timer = nil
+            if isReceiving { watch(context) }
+        }
         context.fireUserInboundEventTriggered(event)
     }
 
@@ -141,7 +200,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             guard self.isReceiving, self.refusal == nil else { return }
             guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
             self.refuse(
-                Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s"), context)
+                self.drainDeadline == nil
+                    ? Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s")
+                    : Problem(.draining, "the service is shutting down", retryAfterMs: 1_000),
+                context)
         }
     }
 
@@ -149,11 +211,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
         guard refusal == nil else { return }
         refusal = problem
-        // The request at fault may be with its handler already, which waits for its body and will get no answer out.
-        if inProgress <= 1, !isAnswering, isReceiving || inProgress == 0 { answer(problem, context) }
+        if isDue { answer(problem, context) }
     }
 
     private func answer(_ problem: Problem, _ context: ChannelHandlerContext) {
+        guard !isRefused else { return }
+        isRefused = true
         let reply = problem.reply
         var head = HTTPResponse(status: reply.status)
         head.headerFields = [
@@ -191,6 +254,7 @@ private final class ByteWatch: ChannelInboundHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         if !owner.isReceiving { owner.began() }
+        owner.received(unwrapInboundIn(data).readableBytes)
         context.fireChannelRead(data)
     }
 }

@@ -113,6 +113,11 @@ struct LockRoutes: Sendable {
                 response: "LockPage",
                 handle: { exchange in
                     let query = try queryParameters(exchange.query, allowed: ["prefix", "cursor", "limit"])
+                    try Limits.check(reason: query["prefix"] ?? "", field: "prefix")
+                    // Whether Redis gave it is not to be known; what it cannot have given is refused by its name.
+                    if let cursor = query["cursor"], cursor.utf8.count > 20 || UInt64(cursor) == nil {
+                        throw InvalidArgument("cursor", "is not one that a page gave as next")
+                    }
                     let page = try await client.locks(
                         prefix: query["prefix"] ?? "", cursor: query["cursor"], limit: try Self.limit(query))
                     return Reply(JSONWriter.describing(page))
@@ -192,7 +197,7 @@ struct LockRoutes: Sendable {
     private func acquire(
         _ names: [String], owner: String, ttl: Duration, wait: Duration, _ exchange: Exchange
     ) async throws -> LockGrant {
-        let hangUp = try await ConnectionGuard.hangUp(of: exchange.channel)
+        let hangUp = try await ConnectionGuard.wait(on: exchange.channel)
         let task = Task { try await client.acquireGrant(names, owner: owner, ttl: ttl, wait: wait) }
         let onHangUp = hangUp.observe { task.cancel() }
         let onDraining = draining.observe { task.cancel() }

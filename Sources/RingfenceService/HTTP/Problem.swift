@@ -72,8 +72,12 @@ struct Problem: Error {
         switch error {
         case let problem as Problem: self = problem
         case let error as InvalidArgument: self.init(error)
-        case let error as JSONError: self.init(.invalidArgument, error.message, field: error.field)
+        case let error as JSONError: self.init(.invalidArgument, error.message, field: error.field ?? "body")
         case let error as RingfenceError: self.init(error)
+        case is CancellationError:
+            // Nothing but the end of the service cancels a handler.
+            self.init(.draining, "the service is shutting down", retryAfterMs: 1_000)
+            effect = "unknown"
         default: self.init(.internal, "the service failed unexpectedly; its log says more")
         }
     }

@@ -51,6 +51,8 @@ package final class ChildProcess: Sendable {
         package var hasOwnGroup = false
         /// Started under nohup: it goes on ignoring SIGHUP.
         package var ignoresHangup = false
+        /// Its umask; -1: this process' own.
+        package var fileMask: Int32 = -1
         /// What it gets when this process dies first.
         package var parentDeathSignal: Int32 = SIGKILL
 
@@ -138,11 +140,12 @@ package final class ChildProcess: Sendable {
             break
         }
         let waiters = state.withLock { state in
+            // Members of its group may have outlived it: nothing of it works on without its lock. Before it is reaped:
+            // after that, the group's number may be another's if nobody is left in it.
+            if hasOwnGroup { _ = kill(-pid, SIGKILL) }
             var status: Int32 = 0
             while waitpid(pid, &status, 0) < 0, errno == EINTR {}
             let exit: Exit = status & 0x7f == 0 ? .code((status >> 8) & 0xff) : .signal(status & 0x7f)
-            // Members of its group may have outlived it: nothing of it works on without its lock.
-            if hasOwnGroup { _ = kill(-pid, SIGKILL) }
             state.exit = exit
             defer { state.waiters = [] }
             return state.waiters.map { ($0, exit) }
@@ -162,6 +165,7 @@ package final class ChildProcess: Sendable {
         options.error = launch.error
         options.kept = launch.kept
         options.group = launch.hasOwnGroup ? 1 : 0
+        options.file_mask = launch.fileMask
         options.ignores_hangup = launch.ignoresHangup ? 1 : 0
         options.parent_death_signal = launch.parentDeathSignal
         var pid: pid_t = 0

@@ -2,8 +2,9 @@
 //
 // A private redis-server for whoever has none: started with the service, ended with it, its data kept in one directory.
 //
-// It listens on a unix socket in that directory and on no TCP port, so nobody but this user reaches it. An append-only
-// file, flushed every second, keeps locks and fences over a restart; a power cut may cost the last second. Eviction is
+// It listens on a unix socket in that directory and on no TCP port, and all it writes is readable by this user only,
+// because the append-only file holds the tokens that renew and release. A directory that others may write to is refused,
+// not repaired: it may be /tmp. The append-only file, flushed every second, keeps locks and fences over a restart; a power cut may cost the last second. Eviction is
 // off, because an evicted key is a lock given away.
 //
 // One directory has one live instance. The proof is a lock (flock) on the file `lock`, held by the service and handed
@@ -83,6 +84,7 @@ package final class EmbeddedRedis: Service {
         launch.kept = lock
         // Ctrl-C in a terminal is for the service, which ends redis-server after its last request.
         launch.hasOwnGroup = true
+        launch.fileMask = 0o077
         // A graceful end writes the last second of the append-only file, which a kill would lose.
         launch.parentDeathSignal = SIGTERM
         let process: ChildProcess
@@ -128,6 +130,9 @@ package final class EmbeddedRedis: Service {
         killer.cancel()
     }
 
+    /// Ends redis-server at once, without waiting for it.
+    func kill() { process.signal(SIGKILL) }
+
     private func waitUntilReady() async throws {
         var nextNote = ContinuousClock.now + .seconds(5)
         while true {
@@ -170,6 +175,19 @@ extension EmbeddedRedis {
                 """)
         }
         guard access(path, R_OK | W_OK | X_OK) == 0 else { throw Failure.system("cannot use \(path)") }
+        var status = stat()
+        guard stat(path, &status) == 0 else { throw Failure.system("cannot use \(path)") }
+        guard status.st_mode & 0o022 == 0 else {
+            throw Failure(
+                """
+                others may write to \(path), and so take or free every lock: chmod 700 it, or choose another \
+                --state-dir
+                """)
+        }
+        // Earlier versions made what is in it readable by others.
+        if chmod(path + "/appendonlydir", 0o700) != 0, errno != ENOENT {
+            throw Failure.system("cannot use \(path)/appendonlydir")
+        }
         return path
     }
 

@@ -70,6 +70,8 @@ package struct Settings: Sendable {
 
     private mutating func set(_ key: SettingKey, _ text: String, _ place: String) throws {
         guard !text.isEmpty else { throw Failure(description: "\(place) is empty") }
+        // A path goes into URLs and to other processes, where a relative one would mean something else or nothing.
+        let text = key.kind == .path ? try Self.absolute(text, place) : text
         switch key {
         case .redis: redis = text
         case .redisAuthority: tls.authorityFile = text
@@ -100,6 +102,15 @@ package struct Settings: Sendable {
             logLevel = level
         default: preconditionFailure("setting \(key.name) is in the table but set nowhere")
         }
+    }
+
+    private static func absolute(_ path: String, _ place: String) throws -> String {
+        if path.hasPrefix("/") { return path }
+        guard let directory = getcwd(nil, 0) else {
+            throw Failure(description: "\(place) is relative, and there is no working directory")
+        }
+        defer { free(directory) }
+        return String(cString: directory) + "/" + path
     }
 
     private static func read(_ path: String) throws -> JSONObject {
