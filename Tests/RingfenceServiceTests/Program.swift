@@ -35,7 +35,8 @@ struct Program: Sendable {
         let directory = try directory ?? TemporaryDirectory()
         var launch = ChildProcess.Launch([try programPath()] + arguments)
         let path = Environment.values["PATH"] ?? "/usr/bin:/bin"
-        launch.environment = ["PATH=\(path)", "HOME=\(directory.path)"] + environment
+        // The first of a name counts.
+        launch.environment = environment + ["PATH=\(path)", "HOME=\(directory.path)"]
         launch.input = open("/dev/null", O_RDONLY | O_CLOEXEC)
         launch.output = open(directory.path + "/out", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
         launch.error = open(directory.path + "/err", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
