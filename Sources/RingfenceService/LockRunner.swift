@@ -57,10 +57,56 @@ package struct LockRunner: Sendable {
         self.say = say
     }
 
-    /// What a signal finds: nothing yet, the running command, or a wait it has ended.
+    /// What a signal finds. One value, so that none falls between the grant and the start of the command.
     private final class Stage: Sendable {
-        let child = Mutex<ChildProcess?>(nil)
-        let interruption = Mutex<Int32?>(nil)
+        private enum State: Sendable {
+            case waiting
+            case interrupted(Int32)
+            /// The command may run already; what came meanwhile is passed on as soon as it can be.
+            case starting([Int32])
+            case running(ChildProcess)
+        }
+        private let state = Mutex(State.waiting)
+
+        /// The signal that ended the wait.
+        var interruption: Int32? {
+            state.withLock { if case .interrupted(let signal) = $0 { signal } else { nil } }
+        }
+
+        /// Takes a signal; true if it ended the wait for the lock.
+        func take(_ signal: Int32) -> Bool {
+            let (interrupts, child): (Bool, ChildProcess?) = state.withLock { state in
+                switch state {
+                case .waiting:
+                    state = .interrupted(signal)
+                    return (true, nil)
+                case .interrupted: return (true, nil)
+                case .starting(let signals):
+                    state = .starting(signals + [signal])
+                    return (false, nil)
+                case .running(let child): return (false, child)
+                }
+            }
+            child?.signal(signal)
+            return interrupts
+        }
+
+        /// The lock is held: the command is started, unless a signal came first.
+        func begin() -> Bool {
+            state.withLock { state in
+                guard case .waiting = state else { return false }
+                state = .starting([])
+                return true
+            }
+        }
+
+        func began(_ child: ChildProcess) {
+            let signals: [Int32] = state.withLock { state in
+                defer { state = .running(child) }
+                return if case .starting(let signals) = state { signals } else { [] }
+            }
+            for signal in signals { child.signal(signal) }
+        }
     }
 
     /// Waits for the lock, runs the command, releases the lock. A signal ends the wait, or goes to the command.
@@ -81,12 +127,7 @@ package struct LockRunner: Sendable {
         }
         let forwarding = Task {
             for await signal in signals where !(signal == .sighup && ignoresHangup) {
-                if let child = stage.child.withLock({ $0 }) {
-                    child.signal(signal.rawValue)
-                } else {
-                    stage.interruption.withLock { $0 = signal.rawValue }
-                    work.cancel()
-                }
+                if stage.take(signal.rawValue) { work.cancel() }
             }
         }
         defer { forwarding.cancel() }
@@ -94,7 +135,7 @@ package struct LockRunner: Sendable {
             try await work.value
         } catch let error as RingfenceError {
             // First, because the interruption cancels the work, which then looks as if the lease were lost.
-            if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
+            if let signal = stage.interruption { return .interrupted(signal) }
             if let result = outcome.withLock({ $0 }) {
                 // It ended by itself, but its lease was over by then.
                 if case .leaseLost = result { return result }
@@ -102,12 +143,12 @@ package struct LockRunner: Sendable {
             }
             throw error
         }
-        if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
+        if let signal = stage.interruption { return .interrupted(signal) }
         return outcome.withLock { $0 } ?? .leaseLost("the lock was lost before the command started")
     }
 
     private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {
-        if let signal = stage.interruption.withLock({ $0 }) { return .interrupted(signal) }
+        guard stage.begin() else { return .interrupted(stage.interruption ?? SIGTERM) }
         var launch = ChildProcess.Launch(command)
         launch.environment = environment(of: lease)
         launch.hasOwnGroup = true
@@ -116,13 +157,13 @@ package struct LockRunner: Sendable {
         let child = try await ChildProcess.start(launch) { child, number in
             terminal.stopped(child, by: number, say: say)
         }
-        stage.child.withLock { $0 = child }
+        stage.began(child)
         let lost = Mutex<String?>(nil)
         let watching = Task { await watch(child, lease) { reason in lost.withLock { $0 = $0 ?? reason } } }
         let exit = await withTaskCancellationHandler {
             await child.wait()
         } onCancel: {
-            if stage.interruption.withLock({ $0 }) == nil {
+            if stage.interruption == nil {
                 lost.withLock { $0 = $0 ?? "the lock was taken away" }
                 say("the lock is lost: ending the command")
             }
