@@ -48,7 +48,7 @@ public struct Lease: Sendable {
     }
 
     /// Gives the lock back, and hands it to who waits first. Returns when Redis has answered; if it does not answer, the
-    /// release goes on in the background until the lease would have expired anyway. Releasing again does nothing.
+    /// release goes on in the background until it does, for up to a day. Releasing again does nothing.
     /// Cancellation of the calling task does not stop a release.
     ///
     /// - Throws: ``RingfenceError`` with code `lease.lost` if it had been lost before: what was done under it may have

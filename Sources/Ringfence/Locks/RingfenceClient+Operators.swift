@@ -65,7 +65,8 @@ public struct ForcedRelease: Sendable {
 
 /// One entry of the audit: something that happened to a lock.
 public struct AuditRecord: Sendable, Hashable {
-    /// What happened: `grant`, `release`, `cancel` (a wait that was given up had been granted) or `force`.
+    /// What happened: `grant`, `release`, `force`, or `cancel`: a grant withdrawn because its wait was given up, or let go
+    /// because its release was in doubt.
     public var action: String
     /// Milliseconds since 1970, by Redis' clock.
     public var at: Int64
@@ -163,8 +164,9 @@ extension RingfenceClient {
 
     /// Takes the lock away from whoever holds it and hands it to who waits first.
     ///
-    /// The holder is told at once, its lease is lost, and the next fence is larger than any before. Its work may still be
-    /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it and why.
+    /// The holder's process is told at once, or learns it at its next renewal if that push is missed; one that holds by a
+    /// ``LockGrant`` learns it when it renews. The next fence is larger than any before. The work may still be running: raise
+    /// the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it and why.
     ///
     /// - Parameters:
     ///   - name: the lock.
