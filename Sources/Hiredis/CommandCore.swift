@@ -45,6 +45,8 @@ enum Waiter: Sendable {
     case task(ReplyContinuation, TaskReference?)
     /// Called on the event loop.
     case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
+    /// Called on the event loop.
+    case script(ScriptRun)
     /// Our own PING.
     case probe
 
@@ -56,6 +58,7 @@ enum Waiter: Sendable {
         switch self {
         case .task(let continuation, _): continuation.resume(returning: result)
         case .callback(let completion): completion(result)
+        case .script(let run): run.finish(result)
         case .probe: break
         }
     }
@@ -149,8 +152,10 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     }
 
     private func fail(_ waiter: Waiter, _ error: RedisError) {
-        guard case .callback = waiter else { return waiter.finish(.failure(error)) }
-        eventLoop.execute { waiter.finish(.failure(error)) }
+        switch waiter {
+        case .task, .probe: waiter.finish(.failure(error))
+        case .callback, .script: eventLoop.execute { waiter.finish(.failure(error)) }
+        }
     }
 
     func kick() { eventLoop.execute { self.flush() } }

@@ -138,19 +138,10 @@ extension RedisClient {
         _ encode: @escaping @Sendable (inout CommandWriter) -> Void,
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
-        let core = self.core
-        @Sendable func submit(whole: Bool, _ waiter: Waiter) {
-            core.submit(waiter, replies: 1, isSingle: true, deadline: deadline) { writer in
-                script.begin(&writer, keys: keys, arguments: arguments, whole: whole)
-                encode(&writer)
-            }
-        }
-        submit(
-            whole: false,
-            .callback { result in
-                guard result.isUnknownScript else { return completion(result.throwingErrorReply()) }
-                submit(whole: true, .callback { completion($0.throwingErrorReply()) })
-            })
+        ScriptRun(
+            core: core, script: script, keys: keys, arguments: arguments, deadline: deadline, encode: encode,
+            completion: completion
+        ).submit(whole: false)
     }
 
     /// What a script followed by WAIT gave.
@@ -212,6 +203,44 @@ extension RedisClient {
                 guard result.isUnknownScript else { return completion(result.confirmed) }
                 submit(whole: true, .callback { completion($0.confirmed) })
             })
+    }
+}
+
+/// A script under way for a callback. One object and not closures in closures: each is an allocation a command.
+final class ScriptRun: Sendable {
+    private let core: CommandCore
+    private let script: RedisScript
+    private let keys: Int
+    private let arguments: Int
+    private let deadline: Duration?
+    private let encode: @Sendable (inout CommandWriter) -> Void
+    private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void
+
+    init(
+        core: CommandCore, script: RedisScript, keys: Int, arguments: Int, deadline: Duration?,
+        encode: @escaping @Sendable (inout CommandWriter) -> Void,
+        completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
+    ) {
+        self.core = core
+        self.script = script
+        self.keys = keys
+        self.arguments = arguments
+        self.deadline = deadline
+        self.encode = encode
+        self.completion = completion
+    }
+
+    /// `whole`: by its text, the last resort.
+    func submit(whole: Bool) {
+        let waiter: Waiter = whole ? .callback { [self] in completion($0.throwingErrorReply()) } : .script(self)
+        core.submit(waiter, replies: 1, isSingle: true, deadline: deadline) { writer in
+            script.begin(&writer, keys: keys, arguments: arguments, whole: whole)
+            encode(&writer)
+        }
+    }
+
+    func finish(_ result: Result<RedisReply, RedisError>) {
+        if result.isUnknownScript { submit(whole: true) } else { completion(result.throwingErrorReply()) }
     }
 }
 

@@ -5,6 +5,14 @@ import RingfenceCore
 import TestSupport
 import Testing
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 @Suite struct LockTests {
     @Test func `a body runs under the lock, with a fence, and leaves nothing behind`() async throws {
         try await withRingfence { server, client in
@@ -15,6 +23,40 @@ import Testing
                 return lease.fence
             }
             #expect(fence > 1_700_000_000_000_000)
+            #expect(try await server.remains() == [])
+        }
+    }
+
+    @Test func `tasks on the client's own loop lock, wait and are cancelled there as anywhere else`() async throws {
+        try await withRingfence { server, client in
+            let (threads, inside) = (Shared<Set<pthread_t>>([]), Shared(0))
+            try await withThrowingTaskGroup { group in
+                for _ in 0..<8 {
+                    group.addTask(executorPreference: client.taskExecutor) {
+                        for _ in 0..<20 {
+                            let lease = try await client.acquire("a", wait: .seconds(60))
+                            threads.change { _ = $0.insert(pthread_self()) }
+                            #expect(
+                                inside.change {
+                                    $0 += 1; return $0
+                                } == 1)
+                            inside.change { $0 -= 1 }
+                            try await lease.release()
+                        }
+                    }
+                }
+                try await group.waitForAll()
+            }
+            #expect(threads.value.count == 1)
+            let lease = try await client.acquire("a")
+            let waiting = Task(executorPreference: client.taskExecutor) {
+                try await client.acquire("a", wait: .seconds(60))
+            }
+            try await eventually { client.waiterCount == 1 }
+            waiting.cancel()
+            let error = await failure { try await waiting.value }
+            #expect(error?.code == .cancelled)
+            try await lease.release()
             #expect(try await server.remains() == [])
         }
     }

@@ -17,6 +17,29 @@ import Logging
 import RingfenceCore
 import Synchronization
 
+#if DEBUG
+    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
+    typealias WaitContinuation = CheckedContinuation<LockTable.Outcome, any Error>
+    typealias ReleaseContinuation = CheckedContinuation<Void, Never>
+    func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws -> LockTable.Outcome {
+        try await withCheckedThrowingContinuation(body)
+    }
+    func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+        await withCheckedContinuation(body)
+    }
+#else
+    typealias WaitContinuation = UnsafeContinuation<LockTable.Outcome, any Error>
+    typealias ReleaseContinuation = UnsafeContinuation<Void, Never>
+    @inline(__always)
+    func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws -> LockTable.Outcome {
+        try await withUnsafeThrowingContinuation(body)
+    }
+    @inline(__always)
+    func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+        await withUnsafeContinuation(body)
+    }
+#endif
+
 final class LockTable: Sendable {
     /// Who shares a place in Redis' queue: the same names, on the same connection.
     struct Key: Sendable {
@@ -67,14 +90,14 @@ final class LockTable: Sendable {
         var key: Key
         var use: Use
         var since: Nanos
-        var continuation: CheckedContinuation<Outcome, any Error>
+        var continuation: WaitContinuation
     }
 
     private struct State {
         var entries: [Key: Entry] = [:]
         var waiting: [LockMachine.WaiterID: Waiting] = [:]
         /// Releases under way whose callers wait, by nonce.
-        var releasing: [String: CheckedContinuation<Void, Never>] = [:]
+        var releasing: [String: ReleaseContinuation] = [:]
         var wakeAt = Nanos.never
         /// The newest ticket of any machine that was dropped: answers to its commands may still come.
         var lastTicket: LockMachine.Ticket = 0
@@ -89,8 +112,8 @@ final class LockTable: Sendable {
 
     /// Something to do once the lock is let go.
     private enum Afterwards {
-        case resume(CheckedContinuation<Outcome, any Error>, Result<Outcome, any Error>)
-        case released(CheckedContinuation<Void, Never>)
+        case resume(WaitContinuation, Result<Outcome, any Error>)
+        case released(ReleaseContinuation)
     }
 
     private let courier: Courier
@@ -129,7 +152,7 @@ final class LockTable: Sendable {
         let waiter = LockMachine.Waiter(
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
         return try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { continuation in
+            try await withWaitContinuation { continuation in
                 let waiting = Waiting(key: key, use: use, since: Moment.now, continuation: continuation)
                 let refused: Bool = handle(key, .wait(waiter), making: true) { state in
                     guard !state.isShutDown else { return false }
@@ -148,7 +171,7 @@ final class LockTable: Sendable {
 
     /// Releases and returns when Redis has answered, or did not in time.
     func release(_ lease: LeaseState) async {
-        await withCheckedContinuation { continuation in
+        await withReleaseContinuation { continuation in
             _ = handle(lease.key, .release(lease.value), making: true) { state in
                 state.releasing[lease.value.nonce] = continuation
                 return true
@@ -237,7 +260,7 @@ final class LockTable: Sendable {
     // MARK: The machine's turn
 
     private func leave(_ key: Key, _ id: LockMachine.WaiterID, _ error: RingfenceError) {
-        var continuation: CheckedContinuation<Outcome, any Error>?
+        var continuation: WaitContinuation?
         _ = handle(key, .leave(id)) { state in
             continuation = state.waiting.removeValue(forKey: id)?.continuation
             return continuation != nil

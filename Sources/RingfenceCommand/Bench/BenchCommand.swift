@@ -130,8 +130,11 @@ struct LockBench: AsyncParsableCommand {
         discussion: """
             lock.plain.pairs.64   SET NX PX and compare-and-delete on one connection, beside hiredis' async API
             lock.plain.pairs.1    the same by one task, beside blocking hiredis
-            lock.pairs.64         the public API with fence, queue and audit, beside the same scripts from C
+            lock.pairs.64         the public API with fence, queue and audit, beside the same scripts from C;
+                                  tasks that prefer the client's taskExecutor, as those that do little but lock should
             lock.cpu.64           this process' CPU time for a command in that run, beside the C loop's
+            lock.pool.pairs.64    the same by tasks of the default executor, a pool of threads
+            lock.pool.cpu.64
             lock.scoped.pairs.64  the same by withLock, whose body is a task of its own
 
             EXAMPLE

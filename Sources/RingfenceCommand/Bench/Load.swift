@@ -33,9 +33,10 @@ struct Load: Sendable {
     private static let rusageSelf: Int32 = 0
 
     /// Runs `body` in `tasks` tasks for about `seconds`; `body` gets the task's number and a number that is new each
-    /// time, in all tasks. The first error ends all. `whenOver` is called when the time is over, to wake who waits.
+    /// time, in all tasks, which prefer `executor`. The first error ends all. `whenOver` is called when the time is over, to wake who waits.
     static func run(
-        tasks: Int, seconds: Double, _ body: @Sendable @escaping (_ task: Int, _ serial: Int64) async throws -> Void,
+        tasks: Int, seconds: Double, executor: (any TaskExecutor)? = nil,
+        _ body: @Sendable @escaping (_ task: Int, _ serial: Int64) async throws -> Void,
         whenOver: @Sendable @escaping () -> Void = {}
     ) async throws -> Outcome {
         let isOver = Shared(false)
@@ -43,7 +44,7 @@ struct Load: Sendable {
         let cpu = processCPUSeconds()
         return try await withThrowingTaskGroup(of: (Int, [Double]).self) { group in
             for task in 0..<tasks {
-                group.addTask {
+                group.addTask(executorPreference: executor) {
                     var count = 0
                     var sampled: [Double] = []
                     var serial = Int64(task) << 40

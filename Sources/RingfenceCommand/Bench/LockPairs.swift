@@ -20,23 +20,29 @@ struct LockPairs: Sendable {
         let reference = try CReference(configuration)
         let pair = try await Self.pair(reference)
         let loop = CReference.Loop.async(clients: settings.tasks)
-        var sampled: [Double] = []
-        var cpu = Rounds()
-        let rounds = try await Rounds.alternate(settings.rounds) {
-            let outcome = try await reference.run(pair, loop, seconds: settings.seconds)
-            cpu.references.append(outcome.microsecondsPerCommand)
-            return outcome.perSecond
-        } ours: {
-            let outcome = try await acquireAndRelease()
-            sampled += outcome.sampled
-            cpu.values.append(outcome.cpuSeconds * 1e6 / Double(outcome.count * 2))
-            return outcome.perSecond
+        for onLoop in [true, false] {
+            var sampled: [Double] = []
+            var cpu = Rounds()
+            let rounds = try await Rounds.alternate(settings.rounds) {
+                let outcome = try await reference.run(pair, loop, seconds: settings.seconds)
+                cpu.references.append(outcome.microsecondsPerCommand)
+                return outcome.perSecond
+            } ours: {
+                let outcome = try await acquireAndRelease(onLoop: onLoop)
+                sampled += outcome.sampled
+                cpu.values.append(outcome.cpuSeconds * 1e6 / Double(outcome.count * 2))
+                return outcome.perSecond
+            }
+            let name = onLoop ? "lock" : "lock.pool"
+            report(
+                Figure(
+                    name: "\(name).pairs.\(settings.tasks)", unit: "pairs/s", rounds: rounds, latencies: sampled,
+                    bar: .ratioAtLeast(0.60)))
+            report(
+                Figure(
+                    name: "\(name).cpu.\(settings.tasks)", unit: "us/command", rounds: cpu,
+                    bar: onLoop ? .valueAtMost(3) : nil))
         }
-        report(
-            Figure(
-                name: "lock.pairs.\(settings.tasks)", unit: "pairs/s", rounds: rounds, latencies: sampled,
-                bar: .ratioAtLeast(0.60)))
-        report(Figure(name: "lock.cpu.\(settings.tasks)", unit: "us/command", rounds: cpu, bar: .valueAtMost(3)))
         let scoped = try await Rounds.alternate(settings.rounds) {
             try await reference.run(pair, loop, seconds: settings.seconds).perSecond
         } ours: {
@@ -64,10 +70,12 @@ struct LockPairs: Sendable {
                 expected: "1"))
     }
 
-    private func acquireAndRelease() async throws -> Load.Outcome {
+    /// `onLoop`: in tasks on the client's own event loop, as tasks that do little but lock should be; else in the pool.
+    private func acquireAndRelease(onLoop: Bool) async throws -> Load.Outcome {
         try await Self.withClient(settings) { client in
             let names = (0..<settings.tasks).map { "bench-\($0)" }
-            return try await Load.run(tasks: settings.tasks, seconds: settings.seconds) { task, _ in
+            let executor = onLoop ? client.taskExecutor : nil
+            return try await Load.run(tasks: settings.tasks, seconds: settings.seconds, executor: executor) { task, _ in
                 let lease = try await client.acquire(names[task])
                 // Throws unless Redis held the lease to the end.
                 try await lease.release()

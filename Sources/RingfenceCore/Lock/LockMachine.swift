@@ -153,8 +153,8 @@ package struct LockMachine: Sendable {
     /// In a row within one process, before it yields to other processes' waiters.
     package static let maximumPasses = 16
 
-    package private(set) var state: State = .idle
-    package private(set) var waiters: [Waiter] = []
+    @usableFromInline package internal(set) var state: State = .idle
+    @usableFromInline package internal(set) var waiters: [Waiter] = []
     /// The newest ticket given out.
     package private(set) var lastTicket: Ticket
 
@@ -163,9 +163,15 @@ package struct LockMachine: Sendable {
     package init(ticketsAfter ticket: Ticket = 0) { lastTicket = ticket }
 
     /// Nothing is going on: the shell may drop the machine, if it makes the next one with tickets after its last.
-    package var isIdle: Bool { state == .idle && waiters.isEmpty }
+    @inlinable
+    package var isIdle: Bool { isAtRest && waiters.isEmpty }
+
+    // Not `state == .idle`: the comparison of the whole state copies it.
+    @inlinable
+    package var isAtRest: Bool { if case .idle = state { true } else { false } }
 
     /// When `tick` has something to do next.
+    @inlinable
     package var wakeAt: Nanos {
         var at = Nanos.never
         switch state {
@@ -209,7 +215,7 @@ package struct LockMachine: Sendable {
             if case .queued(let ask, _) = state { self.ask(ask, &step) }
         case .tick: tick(&step)
         }
-        if state == .idle, let first = waiters.first {
+        if isAtRest, let first = waiters.first {
             ask(Ask(ticket: 0, nonce: makeNonce(), terms: first.terms), &step)
         }
         return step.actions
@@ -227,7 +233,7 @@ extension LockMachine {
 
     private mutating func wait(_ waiter: Waiter, _ step: inout Step) {
         // Somebody here holds it or waits for it already: who does not wait is refused without a round trip.
-        guard waiter.waits || (state == .idle && waiters.isEmpty) else {
+        guard waiter.waits || isIdle else {
             step.actions.append(.refuse(waiter.id, .busy))
             return
         }
@@ -526,6 +532,7 @@ extension LockMachine {
     }
 
     /// Whether the answer to this command still counts.
+    @inlinable
     package func awaits(_ ticket: Ticket) -> Bool {
         switch state {
         case .asking(let ask, _, _), .claiming(let ask, _, _): ask.ticket == ticket
