@@ -47,16 +47,19 @@ final class LockTable: Sendable {
         var confirmation: Courier.Confirmation?
         /// Not 0: a waiter that shares its place with nobody, because what it gets is held outside this process.
         var solo: UInt64
+        /// Of the names; taken once, as a key is looked up several times for each command.
+        let hash: Int
+
         /// Which shard it belongs to: the same for the same names.
-        let shard: Int
+        var shard: Int { Int(UInt(bitPattern: hash) % UInt(LockTable.shardCount)) }
 
         init(names: [String], confirmation: Courier.Confirmation? = nil, solo: UInt64 = 0) {
             self.names = names
             self.confirmation = confirmation
             self.solo = solo
-            var sum: UInt = 0
-            for name in names { for byte in name.utf8 { sum = sum &* 31 &+ UInt(byte) } }
-            shard = Int(sum % UInt(LockTable.shardCount))
+            var hasher = Hasher()
+            for name in names { hasher.combineBytes(of: name) }
+            hash = hasher.finalize()
         }
     }
 
@@ -481,12 +484,13 @@ final class LockTable: Sendable {
 // the same; these would be two locks to everybody else.
 extension LockTable.Key: Hashable {
     static func == (one: Self, other: Self) -> Bool {
-        one.solo == other.solo && one.confirmation == other.confirmation && one.names.count == other.names.count
+        one.hash == other.hash && one.solo == other.solo && one.confirmation == other.confirmation
+            && one.names.count == other.names.count
             && zip(one.names, other.names).allSatisfy { $0.hasSameBytes(as: $1) }
     }
 
     func hash(into hasher: inout Hasher) {
         hasher.combine(solo)
-        for name in names { hasher.combineBytes(of: name) }
+        hasher.combine(hash)
     }
 }
