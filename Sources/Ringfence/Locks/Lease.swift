@@ -53,7 +53,7 @@ public struct Lease: Sendable {
     ///
     /// - Throws: ``RingfenceError`` with code `lease.lost` if it had been lost before: what was done under it may have
     ///   overlapped with another holder's work (effect `unknown`).
-    public func release() async throws {
+    public nonisolated(nonsending) func release() async throws {
         try await handle.release()
     }
 }
@@ -82,7 +82,7 @@ final class LeaseHandle: Sendable {
         }
     }
 
-    func release() async throws {
+    nonisolated(nonsending) func release() async throws {
         let loss = state.lossError(at: Moment.now, effect: .unknown)
         let wasLive = state.end()
         if wasLive {

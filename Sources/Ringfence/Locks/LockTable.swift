@@ -21,21 +21,25 @@ import Synchronization
     // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
     typealias WaitContinuation = CheckedContinuation<LockTable.Outcome, any Error>
     typealias ReleaseContinuation = CheckedContinuation<Void, Never>
-    func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws -> LockTable.Outcome {
+    nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
+        -> LockTable.Outcome
+    {
         try await withCheckedThrowingContinuation(body)
     }
-    func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
         await withCheckedContinuation(body)
     }
 #else
     typealias WaitContinuation = UnsafeContinuation<LockTable.Outcome, any Error>
     typealias ReleaseContinuation = UnsafeContinuation<Void, Never>
     @inline(__always)
-    func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws -> LockTable.Outcome {
+    nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
+        -> LockTable.Outcome
+    {
         try await withUnsafeThrowingContinuation(body)
     }
     @inline(__always)
-    func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
         await withUnsafeContinuation(body)
     }
 #endif
@@ -146,7 +150,7 @@ final class LockTable: Sendable {
     // MARK: What callers do
 
     /// Waits for the lock until `giveUpAt`; does not wait at all if it is nil. Cancelling the task withdraws the wait.
-    func acquire(
+    nonisolated(nonsending) func acquire(
         _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: Courier.Confirmation?, use: Use
     ) async throws -> Outcome {
         let id = ids.add(1, ordering: .relaxed).newValue
@@ -173,7 +177,7 @@ final class LockTable: Sendable {
     }
 
     /// Releases and returns when Redis has answered, or did not in time.
-    func release(_ lease: LeaseState) async {
+    nonisolated(nonsending) func release(_ lease: LeaseState) async {
         await withReleaseContinuation { continuation in
             _ = handle(lease.key, .release(lease.value), making: true) { state in
                 state.releasing[lease.value.nonce] = continuation
@@ -288,23 +292,23 @@ final class LockTable: Sendable {
                 state.entries[key] = found
             }
             guard let entry = found else { return nil }
-            if let ticket, !entry.machine.awaits(ticket) { return nil }
+            let heard = inboxIsHeard.load(ordering: .acquiring)
+            let turn = entry.machine.turn(event, awaited: ticket, now: now, inboxHeard: heard) {
+                nonces.next(names: key.names.count)
+            }
+            guard var turn else { return nil }
             if ticket != nil {
                 entry.isAsking = false
                 entry.lastError = error
             }
             if let busy { entry.lastBusy = busy }
-            let actions = entry.machine.handle(
-                event, now: now, inboxHeard: inboxIsHeard.load(ordering: .acquiring),
-                makeNonce: { nonces.next(names: key.names.count) })
             var afterwards: [Afterwards] = []
-            for action in actions { perform(action, key, entry, &state, now, &afterwards) }
-            // A grant used elsewhere is forgotten in `perform`, so look only now.
-            if entry.machine.isIdle {
+            for action in turn.actions { perform(action, key, entry, &state, &turn, now, &afterwards) }
+            if turn.isIdle {
                 state.lastTicket = max(state.lastTicket, entry.machine.lastTicket)
                 state.entries[key] = nil
             } else {
-                state.wakeAt = min(state.wakeAt, entry.machine.wakeAt)
+                state.wakeAt = min(state.wakeAt, turn.wakeAt)
             }
             return afterwards
         }
@@ -319,7 +323,7 @@ final class LockTable: Sendable {
     }
 
     private func perform(
-        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ state: inout State,
+        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ state: inout State, _ turn: inout LockMachine.Turn,
         _ now: Nanos, _ afterwards: inout [Afterwards]
     ) {
         switch action {
@@ -335,9 +339,7 @@ final class LockTable: Sendable {
         case .deliver(let id, let grant):
             guard let waiting = state.waiting.removeValue(forKey: id) else { return }
             metrics.grants.increment()
-            if case .held(_, let passes) = entry.machine.state, passes > 0 {
-                metrics.passes.increment()
-            }
+            if turn.passes > 0 { metrics.passes.increment() }
             metrics.wait.recordNanoseconds(now - waiting.since)
             switch waiting.use {
             case .lease(let maximumHold, let renews):
@@ -345,8 +347,9 @@ final class LockTable: Sendable {
                 keeper.add(lease)
                 afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
             case .elsewhere:
-                _ = entry.machine.handle(
-                    .forget(grant.value), now: now, inboxHeard: false, makeNonce: { "" })
+                let forget = LockMachine.Event.forget(grant.value)
+                let later = entry.machine.turn(forget, awaited: nil, now: now, inboxHeard: false) { "" }
+                if let later { (turn.isIdle, turn.wakeAt) = (later.isIdle, later.wakeAt) }
                 afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
             }
         case .refuse(let id, let refusal):

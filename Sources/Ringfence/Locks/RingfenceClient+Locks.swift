@@ -94,7 +94,7 @@ extension RingfenceClient {
     /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last copy of
     ///   it goes away unreleased, the lock is released.
     /// - Throws: ``RingfenceError``; whatever its effect, nothing is held afterwards: a request in doubt is withdrawn.
-    public func tryAcquire(
+    public nonisolated(nonsending) func tryAcquire(
         _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
     ) async throws -> Lease? {
         try await tryAcquire(names, ttl: ttl, options: options)
@@ -103,7 +103,7 @@ extension RingfenceClient {
     /// Takes all of `names` at once if all are free now; nil if any is not.
     ///
     /// - Throws: ``RingfenceError``; nothing is held afterwards.
-    public func tryAcquire(
+    public nonisolated(nonsending) func tryAcquire(
         _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
     ) async throws -> Lease? {
         let request = try request(names, ttl: ttl, wait: nil, owner: options.owner)
@@ -120,7 +120,7 @@ extension RingfenceClient {
     /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released.
     /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.wouldDeadlock` when the same task holds
     ///   it, and others; nothing is held afterwards.
-    public func acquire(
+    public nonisolated(nonsending) func acquire(
         _ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions()
     ) async throws -> Lease {
@@ -130,7 +130,7 @@ extension RingfenceClient {
     /// Takes all of `names` at once, under one fence, waiting for them up to `wait`.
     ///
     /// - Throws: ``RingfenceError``; nothing is held afterwards.
-    public func acquire(
+    public nonisolated(nonsending) func acquire(
         _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions()
     ) async throws -> Lease {
@@ -247,7 +247,9 @@ extension RingfenceClient {
         }
     }
 
-    private func outcome(of request: Request, _ options: LockOptions) async throws -> LockTable.Outcome {
+    private nonisolated(nonsending) func outcome(of request: Request, _ options: LockOptions) async throws
+        -> LockTable.Outcome
+    {
         let maximumHold = Nanos(saturating: options.maximumHold)
         do {
             try Limits.check(maximumHold, "maximumHold", Limits.maximumHold)

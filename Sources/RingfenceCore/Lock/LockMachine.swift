@@ -153,8 +153,8 @@ package struct LockMachine: Sendable {
     /// In a row within one process, before it yields to other processes' waiters.
     package static let maximumPasses = 16
 
-    @usableFromInline package internal(set) var state: State = .idle
-    @usableFromInline package internal(set) var waiters: [Waiter] = []
+    package private(set) var state: State = .idle
+    package private(set) var waiters: [Waiter] = []
     /// The newest ticket given out.
     package private(set) var lastTicket: Ticket
 
@@ -163,15 +163,12 @@ package struct LockMachine: Sendable {
     package init(ticketsAfter ticket: Ticket = 0) { lastTicket = ticket }
 
     /// Nothing is going on: the shell may drop the machine, if it makes the next one with tickets after its last.
-    @inlinable
     package var isIdle: Bool { isAtRest && waiters.isEmpty }
 
     // Not `state == .idle`: the comparison of the whole state copies it.
-    @inlinable
-    package var isAtRest: Bool { if case .idle = state { true } else { false } }
+    private var isAtRest: Bool { if case .idle = state { true } else { false } }
 
     /// When `tick` has something to do next.
-    @inlinable
     package var wakeAt: Nanos {
         var at = Nanos.never
         switch state {
@@ -181,6 +178,24 @@ package struct LockMachine: Sendable {
         }
         for waiter in waiters where waiter.giveUpAt < at { at = waiter.giveUpAt }
         return at
+    }
+
+    /// What one event leads to, and all that the shell wants to know of the machine after it.
+    package struct Turn {
+        package var actions: [Action]
+        package var isIdle: Bool
+        package var wakeAt: Nanos
+        package var passes: Int
+    }
+
+    /// `handle`, unless the event answers a command whose answer does not count any more: then nil. In one access, because
+    /// each look at a machine within an object copies it.
+    package mutating func turn(
+        _ event: Event, awaited ticket: Ticket?, now: Nanos, inboxHeard: Bool, makeNonce: () -> String
+    ) -> Turn? {
+        if let ticket, !awaits(ticket) { return nil }
+        let actions = handle(event, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
+        return Turn(actions: actions, isIdle: isIdle, wakeAt: wakeAt, passes: passes)
     }
 
     /// Takes one event, and says what to do. `inboxHeard`: pushes reach this process now, so that queueing makes sense.
@@ -531,13 +546,14 @@ extension LockMachine {
         }
     }
 
-    /// Whether the answer to this command still counts.
-    @inlinable
+    /// Whether the answer to this command still counts. Only the newest ticket's may: who waits for an answer holds it.
     package func awaits(_ ticket: Ticket) -> Bool {
         switch state {
-        case .asking(let ask, _, _), .claiming(let ask, _, _): ask.ticket == ticket
-        case .lettingGo(let going): going.ticket == ticket
+        case .asking, .claiming, .lettingGo: ticket == lastTicket
         case .idle, .backingOff, .queued, .held: false
         }
     }
+
+    /// How often in a row the lock held here was passed on within the process.
+    package var passes: Int { if case .held(_, let passes) = state { passes } else { 0 } }
 }

@@ -26,7 +26,17 @@ package struct LockValue: Hashable, Sendable {
         self.init(fence: fence, nonce: parts[1], owner: parts[2])
     }
 
-    package var text: String { "\(fence):\(nonce):\(owner)" }
+    package var text: String {
+        // Not interpolated: that grows step by step, and this is made for each release.
+        var text = ""
+        text.reserveCapacity(24 + nonce.utf8.count + owner.utf8.count)
+        text += String(fence)
+        text += ":"
+        text += nonce
+        text += ":"
+        text += owner
+        return text
+    }
 
     /// What may be shown and stored: the nonce without its secret.
     package var id: String { Self.id(of: nonce) }
