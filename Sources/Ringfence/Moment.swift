@@ -18,7 +18,9 @@ enum Moment {
 
     static var now: Nanos { reading() - origin.reading }
 
-    static func instant(_ moment: Nanos) -> ContinuousClock.Instant { origin.instant.advanced(by: .nanoseconds(moment)) }
+    static func instant(_ moment: Nanos) -> ContinuousClock.Instant {
+        origin.instant.advanced(by: .nanoseconds(moment))
+    }
 
     private static func reading() -> Nanos {
         #if canImport(Glibc) || canImport(Musl)
