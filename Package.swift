@@ -101,7 +101,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
-        // The reference of the benchmarks: C on hiredis' own loop and blocking calls.
+        // The reference of the benchmarks: C on hiredis' own loop and blocking calls, and Envoy's ring.
         .target(name: "CBenchReference", dependencies: ["CHiredis"]),
         .executableTarget(
             name: "RingfenceCommand",
@@ -147,6 +147,14 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/StoppedHolder",
             swiftSettings: strict
         ),
+        // Counts what a ring allocates.
+        .target(name: "MallocCounter", path: "Tests/MallocCounter"),
+        .executableTarget(
+            name: "RingAllocations",
+            dependencies: ["MallocCounter", "Ringfence"],
+            path: "Tests/RingAllocations",
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "RingfenceCoreTests",
             dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
@@ -166,6 +174,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceTests",
             dependencies: [
                 "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
+                "RingAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

@@ -106,3 +106,13 @@ import Testing
         return calls
     }
 }
+
+@Suite struct ReferenceRingTests {
+    @Test func `Envoy's ring in C gives every host its part, and times the lookups it answers`() throws {
+        let ring = try ReferenceRing(10, points: 128)
+        var counts = [Int](repeating: 0, count: 10)
+        for number in 0..<5_000 { counts[ring.owner(of: "txn:\(number)")] += 1 }
+        #expect(counts.allSatisfy { (250...800).contains($0) })
+        #expect(ring.lookups(Array(repeating: 7, count: RingLookups.keyLength * 100), seconds: 0.01) > 0)
+    }
+}

@@ -40,6 +40,13 @@ extension HashRing {
             public let giver: String?
             /// Whose they will be; nil: nobody's.
             public let taker: String?
+
+            /// A move.
+            public init(range: KeyRange, giver: String?, taker: String?) {
+                self.range = range
+                self.giver = giver
+                self.taker = taker
+            }
         }
 
         /// All that one member hands to another.

@@ -144,7 +144,7 @@ struct RingZones: Sendable {
     /// Zones there are numbers for.
     var count: Int { names.count }
     /// Zones with a live member.
-    var liveZones: Int { deeperThan.first.map(Int.init) ?? 0 }
+    var liveZones: Int { deeperThan.count == 0 ? 0 : Int(deeperThan[0]) }
 
     mutating func add(_ member: RingMember, slot: UInt16) {
         let name = Name(text: member.zone)
