@@ -107,7 +107,7 @@ double reference_ring_lookups(const reference_ring *ring, const uint8_t *keys, s
     do {
         uint64_t pass = 0;
         for (size_t key = 0; key < count; key++) {
-            pass += *choose_host(ring, XXH64(keys + key * length, length, 0));
+            pass += *choose_host(ring, XXH64(keys + key, length, 0));
         }
         *sum = pass;
         lookups += count;

@@ -11,6 +11,8 @@
 #define RINGFENCE_CXXHASH_H
 
 #define XXH_INLINE_ALL
+// Swift reads this header as if nothing were to be optimised, and xxhash.h would then mark nothing to be inlined.
+#define XXH_NO_INLINE_HINTS 0
 #include <xxhash.h>
 
 #include <stddef.h>
@@ -27,9 +29,20 @@
 #error "XXH3 is final since xxHash 0.8.0: install a newer libxxhash-dev"
 #endif
 
-/// XXH3-64 of `length` bytes, which may be none.
-static inline uint64_t rf_xxh3_64(const void *bytes, size_t length, uint64_t seed) {
+static __attribute__((noinline)) uint64_t rf_xxh3_64_long(const void *bytes, size_t length, uint64_t seed) {
     return XXH3_64bits_withSeed(bytes, length, seed);
+}
+
+/// XXH3-64 of `length` bytes, which may be none. Short inputs, as keys are, go straight to their part of XXH3 (in the versions
+/// that are known to have it under this name): the long ones need a frame that the short ones would pay for.
+static inline __attribute__((always_inline)) uint64_t rf_xxh3_64(const void *bytes, size_t length, uint64_t seed) {
+#if XXH_VERSION_NUMBER <= 803
+    if (length <= 16) return XXH3_len_0to16_64b((const xxh_u8 *)bytes, length, XXH3_kSecret, seed);
+    if (length <= 128) {
+        return XXH3_len_17to128_64b((const xxh_u8 *)bytes, length, XXH3_kSecret, sizeof XXH3_kSecret, seed);
+    }
+#endif
+    return rf_xxh3_64_long(bytes, length, seed);
 }
 
 /// What `rf_block_lane` answers when sixteen bits of a position are too few to tell.

@@ -57,9 +57,13 @@ package final class Ring: Sendable {
     // MARK: Owners
 
     /// The id of the member that `position` belongs to; nil when no member has points.
+    @inline(__always)
     package func owner(at position: UInt64) -> String? {
-        let slot = points.owner(at: position)
-        guard slot != RingPoints.undecided else { return nil }
+        var slot = points.ownerInBlock(at: position)
+        if slot == RingPoints.undecided {
+            slot = ownerByBisection(at: position)
+            if slot == RingPoints.undecided { return nil }
+        }
         return ids.withUnsafeBufferPointer { $0[Int(slot)] }
     }
 
@@ -69,14 +73,24 @@ package final class Ring: Sendable {
     }
 
     /// The place in `members` of the member that `position` belongs to; -1 when no member has points.
+    @inline(__always)
     package func ownerIndex(at position: UInt64) -> Int {
-        let slot = points.owner(at: position)
-        guard slot != RingPoints.undecided else { return -1 }
+        var slot = points.ownerInBlock(at: position)
+        if slot == RingPoints.undecided {
+            slot = ownerByBisection(at: position)
+            if slot == RingPoints.undecided { return -1 }
+        }
         return ranks.withUnsafeBufferPointer { Int($0[Int(slot)]) }
     }
 
     package func ownerIndex(of bytes: UnsafeRawBufferPointer) -> Int {
         ownerIndex(at: RingHash.position(of: bytes, seed: seed))
+    }
+
+    /// Kept out of the way of those above: the few positions that a block cannot tell.
+    @inline(never)
+    private func ownerByBisection(at position: UInt64) -> UInt16 {
+        points.count == 0 ? RingPoints.undecided : points.owners[points.index(at: position)]
     }
 
     // MARK: Members

@@ -40,8 +40,9 @@ struct RingPoints: Sendable {
 
     var count: Int { points.count }
 
-    /// A block's number is a position shifted right by this.
-    private var shift: UInt64 { UInt64(truncatingIfNeeded: 64 &- bits) }
+    /// A block's number is a position shifted right by this; what tells its points apart, by 16 less.
+    private let shift: UInt64
+    private let suffixShift: UInt64
 
     /// What one member adds.
     struct Source {
@@ -59,22 +60,22 @@ struct RingPoints: Sendable {
 
     // MARK: Lookup
 
-    /// The slot of whom `position` belongs to; `undecided` when there are no points.
+    /// The slot of whom `position` belongs to; `undecided` where its block cannot tell.
     @inline(__always)
-    func owner(at position: UInt64) -> UInt16 {
-        let owner = blocks.withUnsafeBytes { words in
+    func ownerInBlock(at position: UInt64) -> UInt16 {
+        blocks.withUnsafeBytes { words in
             let block =
-                words.baseAddress.unsafelyUnwrapped + (blocksAt &+ Int(truncatingIfNeeded: position &>> shift) &* 64)
+                words.baseAddress.unsafelyUnwrapped
+                + (blocksAt &+ Int(truncatingIfNeeded: position &>> shift) &* 64)
             let lane = rf_block_lane(block, suffix(of: position))
             guard lane >= 0 else { return Self.undecided }
             return (block + 32).load(fromByteOffset: Int(lane) &* 2, as: UInt16.self)
         }
-        return owner != Self.undecided ? owner : ownerByBisection(at: position)
     }
 
-    /// The index of the first point at or after `position`, round the circle. There must be one.
+    /// The index of the first point at or after `position`, `count` if it is behind the last; -1 where its block cannot tell.
     @inline(__always)
-    func index(at position: UInt64) -> Int {
+    func indexInBlock(at position: UInt64) -> Int {
         let number = Int(truncatingIfNeeded: position &>> shift)
         let lane = blocks.withUnsafeBytes { words in
             let block = words.baseAddress.unsafelyUnwrapped + (blocksAt &+ number &* 64)
@@ -82,21 +83,14 @@ struct RingPoints: Sendable {
             guard lane >= 0, (block + 32).load(as: UInt16.self) != Self.undecided else { return -1 }
             return Int(lane)
         }
-        guard lane >= 0 else { return indexByBisection(at: position) }
-        let index = starts.withUnsafeBufferPointer { Int($0[number]) } &+ lane
-        return index == count ? 0 : index
+        return lane < 0 ? -1 : starts.withUnsafeBufferPointer { Int($0[number]) } &+ lane
     }
 
     @inline(__always)
-    private func suffix(of position: UInt64) -> UInt16 { UInt16(truncatingIfNeeded: position &>> (shift &- 16)) }
+    private func suffix(of position: UInt64) -> UInt16 { UInt16(truncatingIfNeeded: position &>> suffixShift) }
 
-    @inline(never)
-    private func ownerByBisection(at position: UInt64) -> UInt16 {
-        points.isEmpty ? Self.undecided : owners[indexByBisection(at: position)]
-    }
-
-    @inline(never)
-    private func indexByBisection(at position: UInt64) -> Int {
+    /// The index of the first point at or after `position`, round the circle. There must be one.
+    func index(at position: UInt64) -> Int {
         let index = lowerBound(position)
         return index == count ? 0 : index
     }
@@ -170,6 +164,8 @@ struct RingPoints: Sendable {
     /// From what is sorted.
     private init(bits: Int, points: [UInt64], owners: [UInt16], starts: [UInt32]) {
         self.bits = bits
+        shift = UInt64(64 - bits)
+        suffixShift = shift - 16
         self.points = points
         self.owners = owners
         self.starts = starts
@@ -186,6 +182,8 @@ struct RingPoints: Sendable {
         let keeps = count <= 10 << old.bits && (old.bits == 1 || count >= 3 << old.bits)
         guard keeps else {
             bits = Self.bits(for: count)
+            shift = UInt64(64 - bits)
+            suffixShift = shift - 16
             starts = Self.starts(of: points, bits: bits)
             let (bits, points, owners, starts) = (bits, points, owners, starts)
             (blocks, blocksAt) = Self.makeBlocks(bits) { blocks in
@@ -194,7 +192,8 @@ struct RingPoints: Sendable {
             return
         }
         bits = old.bits
-        let shift = UInt64(64 - bits)
+        shift = old.shift
+        suffixShift = old.suffixShift
         // In which blocks the number of points has changed, and by how much.
         var changes: [(block: Int, by: Int)] = []
         changes.reserveCapacity(removed.count + added.count)

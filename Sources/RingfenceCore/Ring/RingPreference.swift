@@ -12,47 +12,65 @@
 // later than the one its predecessor had: so a zone's choice grows or shrinks at its end only.)
 //
 // A list of at most eight, as nearly all are, is found by walking the points and comparing with what was taken so far,
-// without allocating. A longer one marks the members met in a table.
+// without allocating. Whether a point is taken is a toss-up that no processor can foresee, and a wrong guess costs more than
+// several points. So where there are at most 64 zones the walk has no branch for it: every point is written down behind the
+// last taken one, the count grows by one or by none, and it is looked at after eight points only. A longer list marks the
+// members met in a table.
 
 /// The slots of a preference list.
 package struct RingPreference: Sendable {
-    package private(set) var count = 0
-    private var few = SIMD8<UInt16>(repeating: RingPoints.undecided)
-    private var many: [UInt16] = []
+    /// A list of more than `few`. No empty array in its place: to copy and drop one costs more than a lookup.
+    private final class Many: Sendable {
+        let slots: [UInt16]
+        init(_ slots: [UInt16]) { self.slots = slots }
+    }
+
+    package let count: Int
+    private let few: SIMD8<UInt16>
+    private let many: Many?
 
     /// A list of this many at most is kept without allocating.
     static let few = 8
 
-    init() {}
+    init(count: Int, few: SIMD8<UInt16>) {
+        self.count = count
+        self.few = few
+        many = nil
+    }
 
     init(_ slots: [UInt16]) {
         count = slots.count
-        many = slots
+        few = .zero
+        many = Many(slots)
     }
 
     @inline(__always)
-    mutating func append(_ slot: UInt16) {
-        few[count] = slot
-        count &+= 1
-    }
-
-    @inline(__always)
-    func contains(_ slot: UInt16) -> Bool {
-        for place in 0..<count where few[place] == slot { return true }
-        return false
-    }
-
-    func slot(_ place: Int) -> UInt16 { many.isEmpty ? few[place] : many[place] }
+    func slot(_ place: Int) -> UInt16 { many?.slots[place] ?? few[place] }
 }
 
 extension Ring {
     /// The `count` best members for a position, or all live ones if they are fewer.
     package func preference(at position: UInt64, count: Int) -> RingPreference {
         let wanted = min(count, zones.liveCount)
-        guard wanted > 0 else { return RingPreference() }
-        let start = points.index(at: position)
-        if wanted > RingPreference.few { return RingPreference(manyMembers(from: start, wanted)) }
-        return zones.liveZones == 1 ? members(from: start, wanted) : spread(from: start, wanted)
+        guard wanted > 0 else { return RingPreference(count: 0, few: .zero) }
+        var start = points.indexInBlock(at: position)
+        if start < 0 { start = indexByBisection(at: position) }
+        if start == points.count { start = 0 }
+        guard wanted <= RingPreference.few else { return RingPreference(manyMembers(from: start, wanted)) }
+        // Twice as many places as members, for what a walk writes down and does not take.
+        return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 16) { taken in
+            taken.initialize(repeating: 0)
+            let taken = taken.baseAddress.unsafelyUnwrapped
+            if zones.liveZones == 1 {
+                walk(from: start, wanted, taken)
+            } else if wanted <= zones.liveZones, zones.count <= 64 {
+                walkZones(from: start, wanted, taken)
+            } else {
+                walkRounds(from: start, wanted, taken)
+            }
+            let few = UnsafeRawPointer(taken).loadUnaligned(as: SIMD8<UInt16>.self)
+            return RingPreference(count: wanted, few: few)
+        }
     }
 
     /// The id of a place of a preference list of this ring.
@@ -63,43 +81,74 @@ extension Ring {
         Int(ranks[Int(preference.slot(place))])
     }
 
+    @inline(never)
+    private func indexByBisection(at position: UInt64) -> Int { points.index(at: position) }
+
     /// All in one zone: whoever is met.
-    private func members(from start: Int, _ wanted: Int) -> RingPreference {
-        var taken = RingPreference()
+    private func walk(from start: Int, _ wanted: Int, _ taken: UnsafeMutablePointer<UInt16>) {
         points.owners.withUnsafeBufferPointer { owners in
+            var count = 0
             var index = start
-            while taken.count < wanted {
+            while count < wanted {
                 let slot = owners[index]
-                if !taken.contains(slot) { taken.append(slot) }
+                taken[count] = slot
+                var isNew = 1
+                var place = 0
+                while place < count {
+                    isNew &= taken[place] == slot ? 0 : 1
+                    place &+= 1
+                }
+                count &+= isNew
                 index &+= 1
                 if index == owners.count { index = 0 }
             }
         }
-        return taken
     }
 
-    /// Zone after zone, then round again for the second of each zone.
-    private func spread(from start: Int, _ wanted: Int) -> RingPreference {
-        var taken = RingPreference()
-        // The zone of each taken member.
-        var zonesTaken = RingPreference()
+    /// One from each zone, as there are enough.
+    private func walkZones(from start: Int, _ wanted: Int, _ taken: UnsafeMutablePointer<UInt16>) {
         points.owners.withUnsafeBufferPointer { owners in
             zones.bySlot.withUnsafeBufferPointer { zoneOf in
+                var count = 0
+                var index = start
+                var used: UInt64 = 0
+                while count < wanted {
+                    // At most eight too many are taken; they are behind those that are wanted.
+                    for _ in 0..<8 {
+                        let slot = owners[index]
+                        let zone = UInt64(truncatingIfNeeded: zoneOf[Int(slot)])
+                        taken[count] = slot
+                        count &+= Int(truncatingIfNeeded: ~(used &>> zone) & 1)
+                        used |= 1 &<< zone
+                        index &+= 1
+                        if index == owners.count { index = 0 }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One from each zone, then round again for the second of each, and so on.
+    private func walkRounds(from start: Int, _ wanted: Int, _ taken: UnsafeMutablePointer<UInt16>) {
+        points.owners.withUnsafeBufferPointer { owners in
+            zones.bySlot.withUnsafeBufferPointer { zoneOf in
+                var count = 0
                 var round = 0
-                while taken.count < wanted {
-                    let end = min(wanted, taken.count &+ Int(zones.deeperThan[round]))
+                while count < wanted {
+                    let end = min(wanted, count &+ Int(zones.deeperThan[round]))
                     var index = start
-                    while taken.count < end {
+                    while count < end {
                         let slot = owners[index]
                         let zone = zoneOf[Int(slot)]
                         var before = 0
-                        for place in 0..<taken.count where zonesTaken.slot(place) == zone {
-                            before &+= taken.slot(place) == slot ? 8 : 1
+                        var place = 0
+                        while place < count {
+                            let other = taken[place]
+                            if zoneOf[Int(other)] == zone { before &+= other == slot ? RingPreference.few : 1 }
+                            place &+= 1
                         }
-                        if before == round {
-                            taken.append(slot)
-                            zonesTaken.append(zone)
-                        }
+                        taken[count] = slot
+                        count &+= before == round ? 1 : 0
                         index &+= 1
                         if index == owners.count { index = 0 }
                     }
@@ -107,7 +156,6 @@ extension Ring {
                 }
             }
         }
-        return taken
     }
 
     /// Any number of members: each has its place in the list as soon as its rank is known.
