@@ -83,6 +83,7 @@ public final class RingfenceClient: Service, Sendable {
             guard (0...100_000_000).contains(configuration.auditLength) else {
                 throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
             }
+            try Limits.check(configuration.eventLength, "eventLength", Limits.eventLength)
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
