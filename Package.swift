@@ -37,10 +37,13 @@ let package = Package(
             name: "CHiredis",
             linkerSettings: [.linkedLibrary("hiredis")]
         ),
+        // A reference that is replaced while others read it.
+        .target(name: "CPublished"),
         .target(
             name: "Hiredis",
             dependencies: [
                 "CHiredis",
+                "CPublished",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),
@@ -140,6 +143,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestHolder",
             swiftSettings: strict
         ),
+        // A member of a group that does what it is told, to be killed and frozen.
+        .executableTarget(
+            name: "TestMember",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestMember",
+            swiftSettings: strict
+        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -166,6 +176,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceTests",
             dependencies: [
                 "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
+                "TestMember",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
