@@ -67,8 +67,10 @@ package struct MembershipMachine: Sendable {
 
     private var callAt: Nanos { min(soonAt, calledAt + pace) }
 
-    /// The lease less 1 %, for clocks that run apart.
-    package static func deadline(_ sentAt: Nanos, _ lease: Nanos) -> Nanos { sentAt + lease - lease / 100 }
+    /// The lease less 1 %, for clocks that run apart, and 1 ms, for Redis counts in whole ones.
+    package static func deadline(_ sentAt: Nanos, _ lease: Nanos) -> Nanos {
+        sentAt + lease - lease / 100 - .millisecond
+    }
 
     /// Whether the member may act at `now`.
     package func isMember(at now: Nanos) -> Bool { state == .member && now < deadline }
