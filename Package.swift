@@ -37,10 +37,13 @@ let package = Package(
             name: "CHiredis",
             linkerSettings: [.linkedLibrary("hiredis")]
         ),
+        // A reference that is replaced while others read it.
+        .target(name: "CPublished"),
         .target(
             name: "Hiredis",
             dependencies: [
                 "CHiredis",
+                "CPublished",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),
@@ -131,6 +134,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
             path: "Tests/TestSupport",
+            // Compiled by the tests that preload it.
+            exclude: ["ClockShim/clockshim.c"],
             swiftSettings: strict
         ),
         // A lock holder that does what it is told, to be killed and frozen.
@@ -138,6 +143,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "TestHolder",
             dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestHolder",
+            swiftSettings: strict
+        ),
+        // A member of a group that does what it is told, to be killed and frozen.
+        .executableTarget(
+            name: "TestMember",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestMember",
             swiftSettings: strict
         ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
@@ -174,7 +186,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceTests",
             dependencies: [
                 "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
-                "RingAllocations",
+                "TestMember", "RingAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
