@@ -23,6 +23,22 @@ package struct RingView: Sendable {
         self.ring = ring
     }
 
+    /// The ring of a group as this process has it: no round trip. Ring and version are read one after the other, so again
+    /// until both are of one version.
+    package init(of group: Group) {
+        var snapshot = group.snapshot
+        while true {
+            let ring = group.ring
+            let after = group.snapshot
+            if after.version == snapshot.version, after.gen == snapshot.gen {
+                self.init(
+                    group: group.name, version: after.version, isStale: after.isStale, age: after.age, ring: ring)
+                return
+            }
+            snapshot = after
+        }
+    }
+
     /// The part of all keys that a member would own if points divided the circle evenly.
     package func fairShare(of member: HashRing.Member) -> Double {
         ring.pointCount == 0 ? 0 : Double(member.weight * ring.unit) / Double(ring.pointCount)

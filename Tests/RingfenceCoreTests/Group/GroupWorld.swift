@@ -49,9 +49,10 @@ final class GroupWorld {
     ) {
         self.seed = seed
         self.isTracing = isTracing
-        random = SplitMix64(seed: seed)
+        var random = SplitMix64(seed: seed)
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
+        self.random = random
         model = GroupServerModel(clock: 0, flaws: flaws)
         checker.world = self
     }
