@@ -32,7 +32,8 @@ struct Main: AsyncParsableCommand {
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
             CommandGroup(
-                name: "Operating", subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self, RingCommand.self]),
+                name: "Operating",
+                subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self, RingCommand.self]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
     /// Benchmarks and demonstrations.
