@@ -40,6 +40,8 @@ public final class RingfenceClient: Service, Sendable {
     let scripts: LockScripts
     let table: LockTable
     let keeper: LeaseKeeper
+    let groupScripts: GroupScripts
+    let hub: GroupHub
     let cleanUp: CleanUp
     let nonces = NonceSource()
     let metrics = RingfenceMetrics()
@@ -68,6 +70,10 @@ public final class RingfenceClient: Service, Sendable {
         table = LockTable(
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
+        groupScripts = GroupScripts(keys: keys, eventLength: configuration.eventLength, nonces: nonces)
+        hub = GroupHub(
+            courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
+            commandTimeout: Nanos(saturating: configuration.commandTimeout), logger: logger)
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
@@ -95,6 +101,7 @@ public final class RingfenceClient: Service, Sendable {
             guard (0...100_000_000).contains(configuration.auditLength) else {
                 throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
             }
+            try Limits.check(configuration.eventLength, "eventLength", Limits.eventLength)
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
@@ -117,7 +124,10 @@ public final class RingfenceClient: Service, Sendable {
         }
     }
 
-    deinit { ticker.stop() }
+    deinit {
+        hub.abandon()
+        ticker.stop()
+    }
 
     /// Stays until graceful shutdown or cancellation of the task, then releases what the client holds and closes it.
     /// The client works before `run()` is called and without it; returning means that it is shut down.
@@ -131,13 +141,14 @@ public final class RingfenceClient: Service, Sendable {
         await shutdown()
     }
 
-    /// Ends every wait with `client.shutDown`, tells holders that their leases are lost (which cancels the bodies of
+    /// Ends every wait with `client.shutDown`, leaves the groups it joined, tells holders that their leases are lost (which cancels the bodies of
     /// `withLock`), releases those leases, and closes the connections. A body has one command timeout to end before its lock
     /// goes to the next, and Redis another one to answer. Further calls do nothing.
     public func shutdown() async {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         table.shutDown()
+        async let left: Void = hub.shutDown()
         let leases = keeper.all
         for lease in leases { keeper.lose(lease, .shutDown) }
         let end = Moment.now.adding(Nanos(saturating: configuration.commandTimeout))
@@ -146,6 +157,7 @@ public final class RingfenceClient: Service, Sendable {
             try? await courier.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }
         for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
+        await left
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
         await inbox.close()
         await courier.close()

@@ -49,6 +49,8 @@ public struct RingfenceConfiguration: Sendable {
     public var maximumCommandsInFlight: Int
     /// How many of the newest grants and releases the audit stream keeps (about); 0 turns the audit off.
     public var auditLength: Int
+    /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should agree.
+    public var eventLength: Int
 
     /// A configuration for the Redis at `url`. `owner` defaults to `host/process-id`.
     public init(
@@ -59,7 +61,8 @@ public struct RingfenceConfiguration: Sendable {
         commandTimeout: Duration = .seconds(2),
         connectTimeout: Duration = .seconds(1),
         maximumCommandsInFlight: Int = 65_536,
-        auditLength: Int = 10_000
+        auditLength: Int = 10_000,
+        eventLength: Int = 10_000
     ) {
         self.url = url
         self.tls = tls
@@ -69,6 +72,7 @@ public struct RingfenceConfiguration: Sendable {
         self.connectTimeout = connectTimeout
         self.maximumCommandsInFlight = maximumCommandsInFlight
         self.auditLength = auditLength
+        self.eventLength = eventLength
     }
 
     /// `host/process-id`, cut to the limit of an owner.

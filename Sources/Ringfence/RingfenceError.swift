@@ -26,6 +26,15 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let wouldDeadlock = Code("lock.wouldDeadlock")
         /// Too few replicas acknowledged the grant in time; the lock was given back.
         public static let notConfirmed = Code("lock.notConfirmed")
+        /// This process is not, or not for sure, a member of the group any more: its lease ran out on its own clock, or Redis
+        /// took it out of the group.
+        public static let membershipExpired = Code("membership.expired")
+        /// Another process joined under the same member id.
+        public static let membershipReplaced = Code("membership.replaced")
+        /// The member left the group by itself.
+        public static let membershipLeft = Code("membership.left")
+        /// The group was made with another seed or unit of its ring than was asked for.
+        public static let policyMismatch = Code("group.policyMismatch")
         /// Redis cannot be reached, or did not answer in time.
         public static let unavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.

@@ -8,18 +8,24 @@
     import Darwin
 #endif
 
-/// Prints rows under a heading, each column as wide as its widest cell. Cells hold no line breaks: the library lets no
-/// control character into names, owners or reasons.
-func printTable(_ heading: [String], _ rows: [[String]]) {
+/// Rows under a heading, each column as wide as its widest cell. Cells hold no line breaks: the library lets no control
+/// character into names, owners or reasons.
+func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
     let widths = heading.indices.map { column in ([heading] + rows).map { $0[column].count }.max() ?? 0 }
-    for row in [heading] + rows {
+    return ([heading] + rows).map { row in
         var line = ""
         for (column, cell) in row.enumerated() {
             line +=
                 column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 2)
         }
-        print(line)
+        while line.last == " " { line.removeLast() }
+        return line
     }
+}
+
+/// Prints rows under a heading.
+func printTable(_ heading: [String], _ rows: [[String]]) {
+    for line in tableLines(heading, rows) { print(line) }
 }
 
 /// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.

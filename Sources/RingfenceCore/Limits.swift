@@ -25,6 +25,12 @@ extension Nanos {
         let (sum, overflow) = addingReportingOverflow(other)
         return overflow ? .max : sum
     }
+
+    /// `self * factor`, at the ends of the range if it does not fit.
+    package func multipliedClamping(by factor: Nanos) -> Nanos {
+        let (product, overflow) = multipliedReportingOverflow(by: factor)
+        return overflow ? ((self < 0) == (factor < 0) ? .max : .min) : product
+    }
 }
 
 /// An argument outside its limits: which field, and what is allowed.
@@ -50,6 +56,21 @@ package enum Limits {
     package static let wait: ClosedRange<Nanos> = 0...86_400 * .second
     package static let maximumHold: ClosedRange<Nanos> = 100 * .millisecond...30 * 86_400 * .second
     package static let page = 1...1000
+    package static let zoneBytes = 0...64
+    package static let addressBytes = 0...512
+    package static let sessionBytes = 1...64
+    package static let weight = 0...1000
+    package static let priority = -1000...1000
+    package static let capabilities = 0...16
+    package static let capabilityBytes = 1...64
+    package static let metadataPairs = 0...32
+    package static let metadataKeyBytes = 1...64
+    package static let metadataValueBytes = 0...1024
+    package static let recordBytes = 8192
+    package static let memberLease: ClosedRange<Nanos> = 200 * .millisecond...3600 * .second
+    /// Points of a ring for each unit of weight.
+    package static let unit = 1...4096
+    package static let eventLength = 100...10_000_000
 
     /// A lock's name: UTF-8, 1 to 512 bytes, no control characters.
     package static func check(name: String, field: String = "name") throws(InvalidArgument) {
@@ -78,18 +99,73 @@ package enum Limits {
         try check(text: reason, field: field, bytes: reasonBytes)
     }
 
+    /// A group's name: as a lock's.
+    package static func check(group: String, field: String = "group") throws(InvalidArgument) {
+        try check(text: group, field: field, bytes: nameBytes)
+    }
+
+    /// A member's id: as a lock's name.
+    package static func check(member: String, field: String = "member") throws(InvalidArgument) {
+        try check(text: member, field: field, bytes: nameBytes)
+    }
+
+    /// A session: 1 to 64 of `A-Z a-z 0-9 . _ -`, so that it needs no escape in a record.
+    package static func check(session: String, field: String = "session") throws(InvalidArgument) {
+        guard isPlain(session), sessionBytes.contains(session.utf8.count) else {
+            throw InvalidArgument(field, "must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        }
+    }
+
+    /// All of a member: each field, and the record as a whole.
+    package static func check(_ record: MemberRecord) throws(InvalidArgument) {
+        try check(member: record.id)
+        try check(session: record.session)
+        try check(record.leaseMilliseconds.multipliedClamping(by: .millisecond), "lease", memberLease)
+        try check(text: record.address, field: "address", bytes: addressBytes)
+        try check(text: record.zone, field: "zone", bytes: zoneBytes)
+        try check(record.weight, "weight", weight)
+        try check(record.priority, "priority", priority)
+        guard capabilities.contains(record.capability.count) else {
+            throw InvalidArgument(
+                "capability", "must be at most \(capabilities.upperBound) words, not \(record.capability.count)")
+        }
+        for word in record.capability { try check(text: word, field: "capability", bytes: capabilityBytes) }
+        guard metadataPairs.contains(record.metadata.count) else {
+            throw InvalidArgument(
+                "metadata", "must be at most \(metadataPairs.upperBound) pairs, not \(record.metadata.count)")
+        }
+        for (key, value) in record.metadata {
+            try check(text: key, field: "metadata", bytes: metadataKeyBytes)
+            try check(text: value, field: "metadata", bytes: metadataValueBytes)
+        }
+        let bytes = record.json.count
+        guard bytes <= recordBytes else {
+            throw InvalidArgument(
+                "metadata", "makes the member's record \(bytes) bytes long; \(recordBytes) are allowed")
+        }
+    }
+
+    package static func check(_ value: Int, _ field: String, _ range: ClosedRange<Int>) throws(InvalidArgument) {
+        guard range.contains(value) else {
+            throw InvalidArgument(field, "must be \(range.lowerBound) to \(range.upperBound), not \(value)")
+        }
+    }
+
     /// A namespace: 1 to 64 of `A-Z a-z 0-9 . _ -`, so that it can stand between the braces of a hash tag.
     package static func check(namespace: String) throws(InvalidArgument) {
-        let allowed = namespace.utf8.allSatisfy { byte in
+        guard isPlain(namespace), namespaceBytes.contains(namespace.utf8.count) else {
+            throw InvalidArgument("namespace", "must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        }
+    }
+
+    private static func isPlain(_ text: String) -> Bool {
+        text.utf8.allSatisfy { byte in
             switch byte {
             case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
                 UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"):
                 true
             default: false
             }
-        }
-        guard allowed, namespaceBytes.contains(namespace.utf8.count) else {
-            throw InvalidArgument("namespace", "must be 1 to 64 of A-Z a-z 0-9 . _ -")
         }
     }
 

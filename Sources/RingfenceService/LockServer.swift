@@ -37,6 +37,7 @@ package struct LockServer: Service {
     let logger: Logger
     let onRunning: @Sendable (Int) -> Void
     private let draining = OneShot()
+    private let groups: GroupShelf
 
     /// - Parameters:
     ///   - port: 0 takes a free one; `onRunning` is told which.
@@ -47,6 +48,7 @@ package struct LockServer: Service {
         logger: Logger, onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
+        self.groups = GroupShelf(client)
         self.host = host
         self.port = port
         self.tokens = tokens
@@ -59,6 +61,7 @@ package struct LockServer: Service {
     var routes: [Route] {
         let routes =
             LockRoutes(client: client, draining: draining).routes
+            + RingRoutes(groups: groups).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes
         return routes + [HealthRoutes.openAPI(of: routes)]
     }

@@ -106,3 +106,19 @@ import Testing
         return calls
     }
 }
+
+@Suite struct ReferenceRingTests {
+    @Test func `Envoy's ring in C gives every host its part, and looks many keys up as it does one`() throws {
+        let ring = try ReferenceRing(10, points: 128)
+        var counts = [Int](repeating: 0, count: 10)
+        for number in 0..<5_000 { counts[ring.owner(of: "txn:\(number)")] += 1 }
+        #expect(counts.allSatisfy { (250...800).contains($0) })
+        // Keys that overlap, as the benchmark has them.
+        let text = (0..<200).map { String(UInt8(ascii: "0") + UInt8($0 * $0 % 10)) }.joined().prefix(200)
+        let bytes = Array(text.utf8)
+        let one = (50..<150).reduce(0) { sum, start in
+            sum + ring.owner(of: String(decoding: bytes[start..<(start + RingLookups.keyLength)], as: UTF8.self))
+        }
+        #expect(bytes.withUnsafeBytes { ring.lookups($0, 50..<150) } == one)
+    }
+}

@@ -51,7 +51,8 @@ import Testing
 
     @Test(arguments: [
         (Figure.Bar.ratioAtLeast(0.7), true), (.ratioAtLeast(0.8), false), (.valueAtMost(10), true),
-        (.valueAtMost(9.9), false),
+        (.valueAtMost(9.9), false), (.bothAtMost(value: 10, ratio: 0.7), true),
+        (.bothAtMost(value: 9.9, ratio: 0.7), false), (.bothAtMost(value: 10, ratio: 0.6), false),
     ])
     func `a bar is passed at its limit and failed beyond it`(bar: Figure.Bar, passes: Bool) {
         let figure = Figure(name: "x", unit: "y", value: 10, reference: 14, ratio: 0.7, trials: 5, bar: bar)

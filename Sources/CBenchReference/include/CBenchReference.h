@@ -11,6 +11,7 @@
 //   connection.c   connects, logs in, PING, SCRIPT LOAD
 //   pairs.c        the pairs: hiredis' async API on a poll loop, and hiredis' blocking API
 //   http.c         the same pairs over HTTP keep-alive connections, for the service
+//   ring.c         the hash ring of Envoy
 
 #ifndef RINGFENCE_CBENCHREFERENCE_H
 #define RINGFENCE_CBENCHREFERENCE_H
@@ -80,5 +81,19 @@ int reference_run_http(const char *host, int port, const char *token, int connec
 /// answer (nobody listens yet, closed, or nothing came for a second).
 int reference_http_request(const char *host, int port, const char *token, const char *method, const char *path,
                            const char *body);
+
+/// Envoy's ring.
+typedef struct reference_ring reference_ring;
+
+/// A ring of `hosts` hosts ("node-0", …) with `points` points each; NULL when out of memory.
+reference_ring *reference_ring_create(uint32_t hosts, uint32_t points);
+void reference_ring_free(reference_ring *ring);
+
+/// The number of the host that owns a key. The ring must have a point.
+uint32_t reference_ring_owner(const reference_ring *ring, const void *key, size_t length);
+
+/// Looks `count` keys of `length` bytes up; each begins a byte behind the one before it, so there must be `count + length`
+/// bytes. Returns the sum of the owners' numbers. The caller takes the time.
+uint64_t reference_ring_lookups(const reference_ring *ring, const uint8_t *keys, size_t length, size_t count);
 
 #endif

@@ -6,27 +6,6 @@
 import Hiredis
 import RingfenceCore
 
-/// The keys of a namespace. A class, because every call carries it.
-final class Keyspace: Sendable {
-    let namespace: String
-    let prefix: String
-    let lock: String
-    let fence: String
-    let queue: String
-    let audit: String
-
-    init(namespace: String) {
-        self.namespace = namespace
-        prefix = "ringfence:{\(namespace)}:"
-        lock = prefix + "lock:"
-        fence = prefix + "fence:"
-        queue = prefix + "queue:"
-        audit = prefix + "audit"
-    }
-
-    func inbox(_ process: String) -> String { prefix + "inbox:" + process }
-}
-
 struct LockScripts: Sendable {
     enum Answer: Equatable {
         case granted(fence: Int64)

@@ -11,7 +11,7 @@ import Logging
 struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measure how fast locks are on this machine, beside plain C.",
+        abstract: "Measure how fast locks and the ring are on this machine, beside plain C.",
         discussion: """
             Each figure is measured in rounds, turn about with its reference: the same commands by a C program on \
             hiredis, or PING on the same connection. Value and reference are medians; the ratio is the median of the \
@@ -23,13 +23,14 @@ struct BenchCommand: AsyncParsableCommand {
             EXAMPLES
               ringfence bench lock                          taking and releasing
               ringfence bench handoff --json                hand-offs, as JSON lines
+              ringfence bench ring                          finding owners; needs no Redis
               ringfence bench all --seconds 5 --rounds 9    everything, at length
               ringfence bench lock --redis redis://127.0.0.1:6379
 
             JSON: {"figure","unit","value","reference","ratio","trials","p50","p99"}; what does not apply is left \
             out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
             """,
-        subcommands: [LockBench.self, HandoffBench.self, ServiceBench.self, AllBench.self])
+        subcommands: [LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, AllBench.self])
 }
 
 /// What all benchmarks share on the command line.
@@ -68,7 +69,7 @@ struct BenchSettings: Sendable {
 
 extension BenchOptions {
     /// Which benchmarks to run.
-    enum Part: Sendable { case lock, handoff, service }
+    enum Part: Sendable { case lock, handoff, service, ring }
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
@@ -79,16 +80,19 @@ extension BenchOptions {
             #endif
             print(Figure.header)
         }
+        let report: @Sendable (Figure) -> Void = { [json] figure in
+            print(json ? figure.json : figure.row)
+            flushOutput()
+        }
+        if parts.contains(.ring) { try await RingLookups(seconds: seconds, rounds: rounds).run(report: report) }
+        let parts = parts.filter { $0 != .ring }
+        if parts.isEmpty { return }
         try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
             let configuration = try RedisConfiguration(url: redis.url)
             // The private server of a benchmark measures Redis, not this machine's disk.
             if redis.isPrivate { try await Self.send(["CONFIG", "SET", "appendonly", "no"], configuration, logger) }
             let settings = BenchSettings(
                 redis: redis, seconds: seconds, rounds: rounds, tasks: tasks, logger: logger)
-            let report: (Figure) -> Void = { figure in
-                print(json ? figure.json : figure.row)
-                flushOutput()
-            }
             for part in parts {
                 switch part {
                 case .lock:
@@ -98,6 +102,7 @@ extension BenchOptions {
                     try await Handoff(settings: settings, configuration: configuration).run(report: report)
                 case .service:
                     try await ServicePairs(settings: settings, configuration: configuration).run(report: report)
+                case .ring: break  // Done above: it needs no Redis.
                 }
             }
             // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
@@ -180,6 +185,27 @@ struct ServiceBench: AsyncParsableCommand {
     func run() async throws { try await options.run([.service]) }
 }
 
+/// `ringfence bench ring`.
+struct RingBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ring",
+        abstract: "How long it takes to find the owner of a key, and to change the ring.",
+        discussion: """
+            ring.lookup.10 .100 .1000 .10000   the owner of a key of 20 bytes on a ring of that many members of 128 \
+            points, hash included, beside Envoy's ring in C
+            ring.preference3.1000              three members in three zones
+            ring.join.1000                     a new ring after one member joined, beside building it as Envoy does
+            ring.plan.1000                     which ranges one join moves
+
+            Needs no Redis; --redis and --tasks mean nothing to it.
+
+            EXAMPLE
+              ringfence bench ring --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.ring]) }
+}
+
 /// `ringfence bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -189,5 +215,5 @@ struct AllBench: AsyncParsableCommand {
               ringfence bench all --json > figures.jsonl
             """)
     @OptionGroup var options: BenchOptions
-    func run() async throws { try await options.run([.lock, .handoff, .service]) }
+    func run() async throws { try await options.run([.lock, .handoff, .service, .ring]) }
 }

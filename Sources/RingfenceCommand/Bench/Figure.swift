@@ -11,6 +11,7 @@ struct Figure: Sendable {
         case ratioAtLeast(Double)
         case valueAtMost(Double)
         case ratioAtMost(Double)
+        case bothAtMost(value: Double, ratio: Double)
     }
 
     var name: String
@@ -29,6 +30,7 @@ struct Figure: Sendable {
         case .ratioAtLeast(let least): ratio.map { $0 >= least }
         case .ratioAtMost(let most): ratio.map { $0 <= most }
         case .valueAtMost(let most): value <= most
+        case .bothAtMost(let most, let mostRatio): ratio.map { value <= most && $0 <= mostRatio }
         case nil: nil
         }
     }
@@ -60,6 +62,7 @@ struct Figure: Sendable {
             case .ratioAtLeast(let least): "ratio >= \(Self.number(least))"
             case .ratioAtMost(let most): "ratio <= \(Self.number(most))"
             case .valueAtMost(let most): "<= \(Self.number(most)) \(unit)"
+            case .bothAtMost(let most, let mostRatio): "<= \(Self.number(most)), \(Self.number(mostRatio))"
             case nil: "reported"
             }
         return Self.columns(

@@ -62,7 +62,7 @@ struct Responder: Sendable {
             problem.allow = methods.joined(separator: ", ")
             reply = isAuthorized(request) ? problem.reply : Self.unauthorized.reply
         case .none:
-            let hint = "a slash in a lock's name is %2F in the path; the routes are in /openapi.json"
+            let hint = "a slash in a name is %2F in the path; the routes are in /openapi.json"
             reply = isAuthorized(request) ? Problem(.routeNotFound, hint).reply : Self.unauthorized.reply
         }
         metrics.record(reply.status, since: arrived)

@@ -3,8 +3,8 @@
 // The routes as one table: method, path, what is read, what is answered, who answers. The server looks requests up in
 // it and the OpenAPI document is made from it, so neither can know a route the other does not.
 //
-// A lock's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split before it is
-// decoded, so a name can hold anything a lock's name may hold and never reach another route. (The plural routes take
+// A lock's or group's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split before it
+// is decoded, so a name can hold anything such a name may hold and never reach another route. (The plural routes take
 // names in the body, for whom a proxy in between rewrites %2F.)
 import HTTPTypes
 import NIOCore
@@ -54,7 +54,7 @@ struct Route: Sendable {
     }
 
     let method: HTTPRequest.Method
-    /// With `{name}` for a lock's name.
+    /// With `{name}` for a lock's or group's name.
     let path: String
     /// `operationId`, and the route's name in metrics.
     let operation: String
@@ -80,7 +80,7 @@ struct Route: Sendable {
 }
 
 extension Route {
-    /// The limits of a lock's name, before anything is sent to Redis.
+    /// The limits of a name, before anything is sent to Redis.
     static func check(name: String) throws { try Limits.check(name: name) }
 }
 

@@ -7,6 +7,7 @@
 // Passwords belong in the environment or the file; a flag is visible to everyone in the list of processes.
 package import Logging
 package import Ringfence
+import RingfenceCore
 
 #if canImport(Glibc)
     import Glibc

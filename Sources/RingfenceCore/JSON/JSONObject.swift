@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A strict reader for the only JSON this service takes: one flat object of strings, integers, booleans and lists of
-// strings. Request bodies and the settings file both pass through it.
+// A strict reader for the only JSON Ringfence takes: one object of strings, integers, booleans and lists of strings.
+// Request bodies, the settings file, members' records and events all pass through it.
 //
 // Not a general decoder, because each thing a general one lets through is a way to be misunderstood about money: a
 // misspelt field silently ignored, the second of two equal names silently winning, 1e3 or 10.0 silently becoming an
-// integer. Here each of these is an error that names the field. Nested values are not read at all, so no input makes
-// it recurse, and its time is linear in the body's length (at most 64 KiB over HTTP).
+// integer. Here each of these is an error that names the field. Objects inside the object are read only where the caller
+// says how deep (a record holds its metadata, an event holds a record), so no input makes it recurse further than that,
+// and its time is linear in the length.
 
 /// A value of a field.
 package enum JSONValue: Sendable, Hashable {
@@ -14,17 +15,19 @@ package enum JSONValue: Sendable, Hashable {
     case integer(Int64)
     case bool(Bool)
     case strings([String])
+    case object(JSONObject)
     case null
     /// A number that is not a 64-bit integer: a fraction, an exponent, or too large.
     case otherNumber
 
     /// The kind as a message names it.
-    var kind: String {
+    package var kind: String {
         switch self {
         case .string: "a string"
         case .integer: "an integer"
         case .bool: "a boolean"
         case .strings: "an array"
+        case .object: "an object"
         case .null: "null"
         case .otherNumber: "a number that is not a 64-bit integer"
         }
@@ -40,11 +43,22 @@ package struct JSONError: Error, Sendable, CustomStringConvertible {
     /// Offset of the byte at fault.
     package var offset: Int
     package var description: String { message }
+
+    package init(field: String? = nil, message: String, offset: Int) {
+        self.field = field
+        self.message = message
+        self.offset = offset
+    }
 }
 
 /// The fields of one JSON object, in order.
-package struct JSONObject: Sendable {
-    package private(set) var fields: [(name: String, value: JSONValue)] = []
+package struct JSONObject: Sendable, Hashable {
+    package struct Field: Sendable, Hashable {
+        package var name: String
+        package var value: JSONValue
+    }
+
+    package private(set) var fields: [Field] = []
 
     /// The value of a field; nil when it is absent.
     package subscript(_ name: String) -> JSONValue? {
@@ -52,22 +66,30 @@ package struct JSONObject: Sendable {
         return nil
     }
 
-    /// Reads `bytes`; names outside `allowed` are refused.
+    /// Reads `bytes`.
+    ///
+    /// - Parameters:
+    ///   - allowed: Other names are refused; nil: any name is taken. Names in inner objects are free.
+    ///   - depth: How deep objects may lie in it.
     /// - Throws: ``JSONError``.
-    package init(_ bytes: some Collection<UInt8>, allowed: [String]) throws(JSONError) {
-        let found: Result<[(name: String, value: JSONValue)], JSONError>? =
-            bytes.withContiguousStorageIfAvailable { storage in Self.read(storage, allowed) }
-        switch found ?? Array(bytes).withUnsafeBufferPointer({ Self.read($0, allowed) }) {
+    package init(_ bytes: some Collection<UInt8>, allowed: [String]?, depth: Int = 0) throws(JSONError) {
+        let found: Result<[Field], JSONError>? =
+            bytes.withContiguousStorageIfAvailable { storage in Self.read(storage, allowed, depth) }
+        switch found ?? Array(bytes).withUnsafeBufferPointer({ Self.read($0, allowed, depth) }) {
         case .success(let fields): self.fields = fields
         case .failure(let error): throw error
         }
     }
 
+    fileprivate init(fields: [Field]) { self.fields = fields }
+
     private static func read(
-        _ bytes: UnsafeBufferPointer<UInt8>, _ allowed: [String]
-    ) -> Result<[(name: String, value: JSONValue)], JSONError> {
+        _ bytes: UnsafeBufferPointer<UInt8>, _ allowed: [String]?, _ depth: Int
+    ) -> Result<[Field], JSONError> {
         var reader = JSONReader(bytes: bytes)
-        do throws(JSONError) { return .success(try reader.object(allowed: allowed)) } catch { return .failure(error) }
+        do throws(JSONError) {
+            return .success(try reader.document(allowed: allowed, depth: depth))
+        } catch { return .failure(error) }
     }
 }
 
@@ -76,46 +98,53 @@ private struct JSONReader {
     let bytes: UnsafeBufferPointer<UInt8>
     var at = 0
 
-    mutating func object(allowed: [String]) throws(JSONError) -> [(name: String, value: JSONValue)] {
-        var fields: [(name: String, value: JSONValue)] = []
+    mutating func document(allowed: [String]?, depth: Int) throws(JSONError) -> [JSONObject.Field] {
         skipSpace()
-        guard take("{") else { throw error("the body must be a JSON object") }
-        skipSpace()
-        if !take("}") {
-            while true {
-                skipSpace()
-                let start = at
-                guard peek == UInt8(ascii: "\"") else { throw error("a field name in double quotes is missing") }
-                let name = try string(field: nil)
-                guard allowed.contains(name) else {
-                    let list = allowed.joined(separator: ", ")
-                    let hint = allowed.isEmpty ? "no fields are taken here" : "the fields are \(list)"
-                    throw JSONError(field: name, message: "unknown field \(quoted(name)); \(hint)", offset: start)
-                }
-                guard !fields.contains(where: { $0.name == name }) else {
-                    throw JSONError(field: name, message: "field \(name) is given twice", offset: start)
-                }
-                skipSpace()
-                guard take(":") else { throw error("a colon is missing after \"\(name)\"", name) }
-                skipSpace()
-                fields.append((name, try value(name)))
-                skipSpace()
-                if take(",") { continue }
-                if take("}") { break }
-                throw error("a comma or } is missing after the value of \(name)", name)
-            }
-        }
+        guard peek == UInt8(ascii: "{") else { throw error("the body must be a JSON object") }
+        let fields = try object(allowed: allowed, depth: depth)
         skipSpace()
         guard at == bytes.count else { throw error("there is more after the JSON object") }
         return fields
     }
 
-    private mutating func value(_ field: String) throws(JSONError) -> JSONValue {
+    /// At an opening brace.
+    private mutating func object(allowed: [String]?, depth: Int) throws(JSONError) -> [JSONObject.Field] {
+        var fields: [JSONObject.Field] = []
+        at += 1
+        skipSpace()
+        if take("}") { return fields }
+        while true {
+            skipSpace()
+            let start = at
+            guard peek == UInt8(ascii: "\"") else { throw error("a field name in double quotes is missing") }
+            let name = try string(field: nil)
+            if let allowed, !allowed.contains(name) {
+                let list = allowed.joined(separator: ", ")
+                let hint = allowed.isEmpty ? "no fields are taken here" : "the fields are \(list)"
+                throw JSONError(field: name, message: "unknown field \(quoted(name)); \(hint)", offset: start)
+            }
+            guard !fields.contains(where: { $0.name.hasSameBytes(as: name) }) else {
+                throw JSONError(field: name, message: "field \(name) is given twice", offset: start)
+            }
+            skipSpace()
+            guard take(":") else { throw error("a colon is missing after \"\(name)\"", name) }
+            skipSpace()
+            fields.append(JSONObject.Field(name: name, value: try value(name, depth)))
+            skipSpace()
+            if take(",") { continue }
+            if take("}") { return fields }
+            throw error("a comma or } is missing after the value of \(name)", name)
+        }
+    }
+
+    private mutating func value(_ field: String, _ depth: Int) throws(JSONError) -> JSONValue {
         guard let next = peek else { throw error("the JSON ends early", field) }
         switch next {
         case UInt8(ascii: "\""): return .string(try string(field: field))
         case UInt8(ascii: "["): return .strings(try list(field))
-        case UInt8(ascii: "{"): throw error("\(field) must not be an object", field)
+        case UInt8(ascii: "{"):
+            guard depth > 0 else { throw error("\(field) must not be an object", field) }
+            return .object(JSONObject(fields: try object(allowed: nil, depth: depth - 1)))
         case UInt8(ascii: "t"): return try word("true", .bool(true), field)
         case UInt8(ascii: "f"): return try word("false", .bool(false), field)
         case UInt8(ascii: "n"): return try word("null", .null, field)
@@ -271,7 +300,7 @@ private struct JSONReader {
 }
 
 /// The value of one hexadecimal digit.
-func hexDigit(_ byte: UInt8) -> UInt8? {
+package func hexDigit(_ byte: UInt8) -> UInt8? {
     switch byte {
     case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
     case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
@@ -281,7 +310,7 @@ func hexDigit(_ byte: UInt8) -> UInt8? {
 }
 
 /// What a stranger sent, short and printable, for an error message.
-func quoted(_ text: String) -> String {
+package func quoted(_ text: String) -> String {
     let shown = text.unicodeScalars.prefix(64).map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : String($0) }
     return "\"" + shown.joined() + (text.unicodeScalars.count > 64 ? "…" : "") + "\""
 }

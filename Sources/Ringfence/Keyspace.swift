@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The keys of a namespace. A class, because every call carries it.
+final class Keyspace: Sendable {
+    let namespace: String
+    let prefix: String
+    let lock: String
+    let fence: String
+    let queue: String
+    let audit: String
+    /// Member by lease end, in the group's time.
+    let leases: String
+    /// Member -> record.
+    let members: String
+    /// A group's version and time.
+    let state: String
+    /// What is fixed when a group is made.
+    let policy: String
+    /// The names of all groups.
+    let groups: String
+    /// The event log: a stream, and the channel of the same name.
+    let events: String
+    /// Generation and last number of the event log.
+    let log: String
+
+    init(namespace: String) {
+        self.namespace = namespace
+        prefix = "ringfence:{\(namespace)}:"
+        lock = prefix + "lock:"
+        fence = prefix + "fence:"
+        queue = prefix + "queue:"
+        audit = prefix + "audit"
+        leases = prefix + "leases:"
+        members = prefix + "members:"
+        state = prefix + "state:"
+        policy = prefix + "policy:"
+        groups = prefix + "groups"
+        events = prefix + "events"
+        log = prefix + "log"
+    }
+
+    func inbox(_ process: String) -> String { prefix + "inbox:" + process }
+}

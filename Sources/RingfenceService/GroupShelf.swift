@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The groups that somebody asked for. A group keeps its view current as long as it is held, and serves the last view when
+// Redis is away; so the service holds those that were asked for lately, and lets go of the others: each held one looks at Redis
+// once a second, and names come from strangers.
+import Ringfence
+import Synchronization
+
+/// Holds groups for a while after they were asked for.
+final class GroupShelf: Sendable {
+    static let most = 256
+    static let kept: Duration = .seconds(600)
+
+    private struct Entry {
+        var group: Group
+        var asked: ContinuousClock.Instant
+    }
+
+    private let client: RingfenceClient
+    private let entries = Mutex<[[UInt8]: Entry]>([:])
+
+    init(_ client: RingfenceClient) { self.client = client }
+
+    /// The group of this name, as this process last saw it.
+    /// - Throws: ``RingfenceError`` when it is not known here yet and Redis cannot be asked.
+    func group(_ name: String) async throws -> Group {
+        let key = Array(name.utf8)
+        if let group = held(key, now: .now) { return group }
+        let group = try await client.group(name)
+        // One that never had a member is made up for all we know: it is asked for again next time.
+        if group.snapshot.version > 0 { hold(group, key, now: .now) }
+        return group
+    }
+
+    private func held(_ key: [UInt8], now: ContinuousClock.Instant) -> Group? {
+        entries.withLock { entries in
+            entries[key]?.asked = now
+            return entries[key]?.group
+        }
+    }
+
+    private func hold(_ group: Group, _ key: [UInt8], now: ContinuousClock.Instant) {
+        // Let go outside of the lock: a group's end does work.
+        let dropped = entries.withLock { entries in
+            var dropped = entries.filter { $0.value.asked + Self.kept < now }
+            if entries.count - dropped.count >= Self.most,
+                let oldest = entries.min(by: { $0.value.asked < $1.value.asked })
+            {
+                dropped[oldest.key] = oldest.value
+            }
+            for key in dropped.keys { entries[key] = nil }
+            entries[key] = Entry(group: group, asked: now)
+            return dropped
+        }
+        _ = dropped
+    }
+}

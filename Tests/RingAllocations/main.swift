@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Asks a ring many things and says how often memory was allocated meanwhile. A process of its own, because it counts by
+// standing in for malloc, and what runs beside it must not be counted.
+import MallocCounter
+import Ringfence
+
+/// Prints the allocations of a hundred thousand calls, after some that may set things up. The loops here are plain ones,
+/// because in a debug build the iteration over a range or a collection allocates itself.
+func count(_ name: String, _ body: (UInt64) -> Int) {
+    var sum = 0
+    var number: UInt64 = 0
+    while number < 20_000 {
+        sum &+= body(number)
+        number += 1
+    }
+    let before = malloc_counter_count()
+    number = 0
+    while number < 100_000 {
+        sum &+= body(number)
+        number += 1
+    }
+    let allocations = malloc_counter_count() - before
+    print("\(name) \(allocations)")
+    precondition(sum != 0)
+}
+
+/// Reads all of a list.
+func length(_ list: HashRing.PreferenceList) -> Int {
+    var length = 0
+    var place = 0
+    while place < list.count {
+        length &+= list[place].utf8.count
+        place += 1
+    }
+    return length
+}
+
+let members = (0..<300).map { HashRing.Member(id: "a-member-with-a-long-name-\($0)", zone: "zone-\($0 % 3)") }
+let ring = try HashRing(members, unit: 128)
+let text = String(repeating: "key:", count: 5)
+let bytes = Array(text.utf8)
+
+count("owner-of-text") { _ in ring.owner(of: text)?.utf8.count ?? 0 }
+count("owner-of-number") { ring.owner(of: $0)?.utf8.count ?? 0 }
+count("owner-of-bytes") { _ in ring.owner(of: bytes)?.utf8.count ?? 0 }
+count("index") { ring.ownerIndex(of: $0) ?? 0 }
+count("list-of-three") { length(ring.preferenceList(for: $0, count: 3)) }
+count("list-of-eight") { length(ring.preferenceList(for: $0, count: 8)) }
+// And a control, to show that the counter counts.
+count("array") { number in [number, number].map { Int($0 & 1) + 1 }.count }
