@@ -138,6 +138,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestHolder",
             swiftSettings: strict
         ),
+        // A subscriber of the event log, to be killed.
+        .executableTarget(
+            name: "TestSubscriber",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestSubscriber",
+            swiftSettings: strict
+        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -163,7 +170,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestSubscriber",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

@@ -33,6 +33,7 @@ public final class RingfenceClient: Service, Sendable {
     let nonces = NonceSource()
     let metrics = RingfenceMetrics()
     let logger: Logger
+    let feed: EventFeed
     private let inbox: Inbox
     private let ticker: Ticker
     private let isShutDown = Atomic<Bool>(false)
@@ -59,6 +60,7 @@ public final class RingfenceClient: Service, Sendable {
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
+        feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         // Weak: the table has the keeper, and a client that is dropped unclosed must let go of its connections. While
         // there is a lease to lose, its handle has the table.
         keeper.onLoss { [weak table] lease in table?.forget(lease) }
@@ -136,6 +138,7 @@ public final class RingfenceClient: Service, Sendable {
         }
         for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
+        await feed.close()
         await inbox.close()
         await courier.close()
         ticker.stop()

@@ -31,7 +31,7 @@ package struct EventReaderMachine<Entry: LogEntry>: Sendable {
         case resume
     }
 
-    private enum Break { case gone, missing }
+    private enum Break { case gone, trimmed, hole }
 
     /// Behind the last event given out, or behind what a filter left out; nil before the first state.
     package private(set) var position: LogPosition?
@@ -70,7 +70,7 @@ package struct EventReaderMachine<Entry: LogEntry>: Sendable {
         guard let position else { return [] }
         switch page.head.judge(position) {
         case .gone: broken = .gone
-        case .trimmed: broken = .missing
+        case .trimmed: broken = .trimmed
         case .good:
             self.era = era
             if let last = page.entries.last {
@@ -79,7 +79,7 @@ package struct EventReaderMachine<Entry: LogEntry>: Sendable {
                 return page.entries
             }
             if page.isBroken {
-                broken = .missing
+                broken = .hole
             } else {
                 // The same place under the name that the log itself gives it.
                 self.position = page.head.position
@@ -96,7 +96,8 @@ package struct EventReaderMachine<Entry: LogEntry>: Sendable {
         self.era = era
         broken = nil
         emptyAt = nil
-        if let former, reason == .gone, head.judge(former) == .good { return .resume }
+        // Redis has stepped back meanwhile, to where it was good.
+        if let former, reason != .hole, head.judge(former) == .good { return .resume }
         position = head.position
         guard let former else { return .begin }
         return .reset(lost: head.contains(former) ? head.seq - former.seq : nil)
