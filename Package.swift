@@ -4,7 +4,7 @@
 // The arrows point one way:
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
-//                   RingfenceCore <- Ringfence        CSpawn <- RingfenceService
+//        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
@@ -37,10 +37,13 @@ let package = Package(
             name: "CHiredis",
             linkerSettings: [.linkedLibrary("hiredis")]
         ),
+        // A reference that is replaced while others read it.
+        .target(name: "CPublished"),
         .target(
             name: "Hiredis",
             dependencies: [
                 "CHiredis",
+                "CPublished",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),
@@ -48,7 +51,9 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
-        .target(name: "RingfenceCore", swiftSettings: strict),
+        // Header only: XXH3 from libxxhash-dev, and the ring's comparison of a block.
+        .target(name: "CXXHash"),
+        .target(name: "RingfenceCore", dependencies: ["CXXHash"], swiftSettings: strict),
         .target(
             name: "Ringfence",
             dependencies: [
@@ -145,6 +150,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestSubscriber",
             swiftSettings: strict
         ),
+        // A member of a group that does what it is told, to be killed and frozen.
+        .executableTarget(
+            name: "TestMember",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestMember",
+            swiftSettings: strict
+        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -154,7 +166,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         ),
         .testTarget(
             name: "RingfenceCoreTests",
-            dependencies: ["RingfenceCore", "TestSupport"],
+            dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
             swiftSettings: strict
         ),
         .testTarget(
@@ -170,12 +182,15 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestSubscriber",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
+                "TestSubscriber",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            // The ring in another language, and what it says: read where they are.
+            exclude: ["Ring/ring.py", "Ring/vectors.json"],
             swiftSettings: strict
         ),
         .testTarget(

@@ -8,6 +8,9 @@ enum LoggingKeys {
     static let lease = "ringfence.lease"
     static let reason = "ringfence.reason"
     static let error = "ringfence.error"
+    static let group = "ringfence.group"
+    static let member = "ringfence.member"
+    static let session = "ringfence.session"
     static let process = "ringfence.process"
     static let namespace = "ringfence.namespace"
 }

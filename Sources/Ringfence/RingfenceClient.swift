@@ -29,6 +29,8 @@ public final class RingfenceClient: Service, Sendable {
     let scripts: LockScripts
     let table: LockTable
     let keeper: LeaseKeeper
+    let groupScripts: GroupScripts
+    let hub: GroupHub
     let cleanUp: CleanUp
     let nonces = NonceSource()
     let metrics = RingfenceMetrics()
@@ -57,10 +59,14 @@ public final class RingfenceClient: Service, Sendable {
         table = LockTable(
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
+        groupScripts = GroupScripts(keys: keys, eventLength: configuration.eventLength, nonces: nonces)
+        feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
+        hub = GroupHub(
+            feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
+            commandTimeout: Nanos(saturating: configuration.commandTimeout), logger: logger)
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
-        feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         // Weak: the table has the keeper, and a client that is dropped unclosed must let go of its connections. While
         // there is a lease to lose, its handle has the table.
         keeper.onLoss { [weak table] lease in table?.forget(lease) }
@@ -108,7 +114,10 @@ public final class RingfenceClient: Service, Sendable {
         }
     }
 
-    deinit { ticker.stop() }
+    deinit {
+        hub.abandon()
+        ticker.stop()
+    }
 
     /// Stays until graceful shutdown or cancellation of the task, then releases what the client holds and closes it.
     /// The client works before `run()` is called and without it; returning means that it is shut down.
@@ -122,13 +131,14 @@ public final class RingfenceClient: Service, Sendable {
         await shutdown()
     }
 
-    /// Ends every wait with `client.shutDown`, tells holders that their leases are lost (which cancels the bodies of
+    /// Ends every wait with `client.shutDown`, leaves the groups it joined, tells holders that their leases are lost (which cancels the bodies of
     /// `withLock`), releases those leases, and closes the connections. A body has one command timeout to end before its lock
     /// goes to the next, and Redis another one to answer. Further calls do nothing.
     public func shutdown() async {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         table.shutDown()
+        async let left: Void = hub.shutDown()
         let leases = keeper.all
         for lease in leases { keeper.lose(lease, .shutDown) }
         let end = Moment.now.adding(Nanos(saturating: configuration.commandTimeout))
@@ -137,6 +147,7 @@ public final class RingfenceClient: Service, Sendable {
             try? await courier.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }
         for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
+        await left
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
         await feed.close()
         await inbox.close()

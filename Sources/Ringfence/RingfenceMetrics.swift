@@ -36,4 +36,21 @@ struct RingfenceMetrics: Sendable {
     let eventResets = Counter(label: "ringfence_event_resets_total")
     /// Who follows the event log now.
     let eventSubscribers = Gauge(label: "ringfence_event_subscribers")
+
+    /// Beats, and joins repeated by members.
+    let beats = Counter(label: "ringfence_group_beats_total")
+    /// Those that did not get through (each is tried again).
+    let beatFailures = Counter(label: "ringfence_group_beat_failures_total")
+    /// What was left of a member's lease when its beat was answered: near zero means leases too short or a Redis too slow.
+    let memberMargin = Timer(label: "ringfence_group_lease_margin_seconds")
+    /// Memberships of this process now.
+    let memberships = Gauge(label: "ringfence_group_memberships")
+    /// Memberships whose own deadline passed: they may not act until Redis is heard of.
+    let membershipsSuspended = Counter(label: "ringfence_group_memberships_suspended_total")
+    /// Memberships that Redis took out of their group: watch this one.
+    let membershipsExpired = Counter(label: "ringfence_group_memberships_expired_total")
+    /// How old a view was when its group was asked for again, or could not be.
+    let snapshotAge = Timer(label: "ringfence_group_snapshot_age_seconds")
+    /// Times nobody could reach a group, or Redis lost data of it, and so nobody is taken out for a while.
+    let groupGaps = Counter(label: "ringfence_group_gaps_total")
 }

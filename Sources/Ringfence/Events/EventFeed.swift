@@ -165,6 +165,8 @@ final class EventFeed: Sendable {
 
     /// Some answer showed that the log has come so far. What it shows may be on its way to us.
     func heard(gen: String, seq: Int64) {
+        // Before the first event there is nothing to miss.
+        guard !gen.isEmpty else { return }
         let now = Moment.now
         change { state in
             state.machine.heard(LogPosition(gen: gen, seq: seq), now: now)

@@ -187,7 +187,7 @@ extension EventState {
         let now = ContinuousClock.now
         let groups = state.groups.map { group in
             GroupSnapshot(
-                group: group.name, gen: state.head.gen, version: group.version,
+                group: group.name, gen: group.gen, version: group.version,
                 members: group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) },
                 sequence: state.head.seq, confirmedAt: now, isStale: false)
         }
@@ -218,6 +218,18 @@ public struct EventStatus: Sendable, Hashable {
     public var replayed: Int
     /// How often the log stepped back: Redis had lost events that were published.
     public var breaks: Int
+}
+
+extension Group {
+    /// The state of this group, and every event of it from now on.
+    public var events: Events { events(after: nil) }
+
+    /// The events of this group.
+    ///
+    /// - Parameter cursor: as in ``RingfenceClient/events(after:)``.
+    public func events(after cursor: EventCursor?) -> Events {
+        Events(feed: hub.feed, metrics: hub.metrics, group: name, cursor: cursor)
+    }
 }
 
 extension RingfenceClient {

@@ -41,11 +41,12 @@ final class Courier: Sendable {
 
     /// Runs the call; `completion` comes exactly once, on an event loop, never before this returns.
     func run(
-        _ call: ScriptCall, confirmation: Confirmation?,
+        _ call: ScriptCall, confirmation: Confirmation?, deadline: Duration? = nil,
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
         client(for: confirmation).run(
-            call.script, keys: call.keys, arguments: call.arguments, call.encode, completion: completion)
+            call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode,
+            completion: completion)
     }
 
     /// Runs the call and asks, in the same write, how many replicas have it.

@@ -45,6 +45,19 @@ final class NonceSource: Sendable {
         }
     }
 
+    /// 128 random bits in hexadecimal: a session of a member. No secret, but never given twice.
+    func session() -> String {
+        let secret = secrets.withLock { $0.next() }
+        return String(unsafeUninitializedCapacity: 32) { Self.write(secret, digits: 32, to: $0, at: 0) }
+    }
+
+    /// A name for a generation of the event log, should this call be the one to begin it. Of a generation only one is
+    /// ever begun at a time, so what must not repeat is process and number.
+    func generation() -> String {
+        let number = counter.add(1, ordering: .relaxed).newValue
+        return process + "g" + String(number, radix: 36)
+    }
+
     /// The system's randomness, fetched 16 secrets at a time: a system call for each acquire is felt.
     private struct Secrets {
         private var unused: [UInt128] = []

@@ -226,7 +226,7 @@ extension RingfenceClient {
         }
     }
 
-    private func send(_ doing: String, _ encode: (inout CommandWriter) -> Void) async throws -> RedisReply {
+    func send(_ doing: String, _ encode: (inout CommandWriter) -> Void) async throws -> RedisReply {
         do { return try await courier.main.send(encode) } catch { throw RingfenceError(error, doing) }
     }
 }

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Hiredis
+import NIOCore
+import RingfenceCore
+
+extension Group {
+    /// Joins the group, and stays in it by beating until it leaves, the client is shut down, or the process dies: then it is
+    /// out of the group when its lease has run out.
+    ///
+    /// Joining under an id that is in the group already replaces it: the one before is told so at its next beat, and does not
+    /// come back. Repeating a join whose answer was lost is done here, and makes one event.
+    ///
+    /// - Parameters:
+    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control characters.
+    ///   - address: where it can be reached, up to 512 bytes.
+    ///   - zone: what fails together with it, up to 64 bytes.
+    ///   - weight: its share, 0 to 1000; 0: it is a member, but gets nothing.
+    ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.
+    ///   - capability: what it can do: up to 16 words of 1 to 64 bytes.
+    ///   - metadata: up to 32 pairs; keys of 1 to 64 bytes, values of up to 1024. The whole record has at most 8 KiB.
+    ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a group
+    ///     sets the pace of all its members and watchers, a fifth of it.
+    ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
+    /// - Returns: the membership; it beats already.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.replaced` when another process joined
+    ///   under this id meanwhile; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
+    ///   member: what may have been done is undone in the background.
+    public func join(
+        _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
+        capability: [String] = [], metadata: [String: String] = [:], lease: Duration = .seconds(3),
+        rejoins: Bool = false
+    ) async throws -> Membership {
+        let record: MemberRecord
+        do {
+            record = MemberRecord(
+                id: id, session: hub.nonces.session(), leaseMilliseconds: try Self.milliseconds(of: lease),
+                address: address, zone: zone, weight: weight, priority: priority, capability: capability,
+                metadata: metadata)
+            try Limits.check(record)
+        } catch { throw RingfenceError(error) }
+        guard !hub.isShutDown else { throw RingfenceError.shutDown }
+        let (answer, sentAt) = try await join(record, again: false)
+        guard answer.status == .member else {
+            throw RingfenceError(
+                .membershipReplaced, effect: .none,
+                "another process joined the group '\(name)' as '\(id)' at the same time; give each an id of its own")
+        }
+        let membership = Membership(
+            group: self, record: record, joined: answer.mark, sentAt: sentAt,
+            pace: answer.paceMilliseconds * .millisecond, rejoins: rejoins)
+        guard !Task.isCancelled else {
+            takeBack(record)
+            throw RingfenceError(
+                .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
+        }
+        guard hub.add(membership) else {
+            takeBack(record)
+            throw RingfenceError.shutDown
+        }
+        add(membership)
+        return membership
+    }
+
+    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join.
+    private func join(_ record: MemberRecord, again: Bool) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+        let end = Moment.now.adding(hub.commandTimeout)
+        var mayBeDone = false
+        while true {
+            let sentAt = Moment.now
+            let call = hub.scripts.join(
+                name, knowledge(now: sentAt), record, again: again, policy ?? wantedPolicy)
+            let result: Result<RedisReply, RedisError>
+            do {
+                result = .success(try await hub.courier.run(call))
+            } catch {
+                result = .failure(error)
+            }
+            switch took(result, sentAt: sentAt) {
+            case .success(let answer): return (answer, sentAt)
+            case .failure(let error):
+                if error.effect != .none { mayBeDone = true }
+                if error.isTransient, !Task.isCancelled, Moment.now < end {
+                    try? await hub.eventLoop.scheduleTask(in: .milliseconds(20)) {}.futureResult.get()
+                    continue
+                }
+                if mayBeDone { takeBack(record) }
+                var failure = RingfenceError(error, "joining the group '\(name)' as '\(record.id)'")
+                if mayBeDone { failure.effect = .unknown }
+                throw failure
+            }
+        }
+    }
+
+    /// Leaves, in the background, what nobody wants any more.
+    private func takeBack(_ record: MemberRecord) {
+        let call = hub.scripts.leave(
+            name, .none, id: record.id, session: record.session, reason: "join given up", actor: "")
+        hub.cleanUp.perform(call, confirmation: nil, holdMilliseconds: record.leaseMilliseconds)
+    }
+
+    /// A lease in whole milliseconds.
+    static func milliseconds(of lease: Duration) throws(InvalidArgument) -> Int64 {
+        let lease = Nanos(saturating: lease)
+        try Limits.check(lease, "lease", Limits.memberLease)
+        return lease / .millisecond
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A group as this process sees it: the machine that keeps the view, the calls it asks for, and the view for readers.
+//
+// Everything goes on on the connection's event loop: one alarm for the group's next look and the next beat of each
+// membership of it. An answer to any call, whichever, is news of the group. What is shown is published as one object, snapshot
+// and ring together, which readers load without waiting for anybody (Published.swift).
+
+import CoreMetrics
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+/// A named set of members that stay in it by renewing a lease.
+///
+/// ```swift
+/// let group = try await ringfence.group("ledger")
+/// let membership = try await group.join("node-1", address: "10.0.0.1:7000", zone: "a")
+/// let owner = group.ring.owner(of: "account/4711")
+/// ```
+///
+/// The object keeps its view of the group current as long as it is held: from the answers to its own calls, at
+/// least one a second, and a look at the moment the next member would die, so a death is found one
+/// round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and waits for nobody.
+public final class Group: Sendable {
+    /// What readers see.
+    struct Shown: Sendable {
+        /// A class, so that the ring of a snapshot is made once, by whoever asks first.
+        final class LazyRing: Sendable {
+            let made = AtomicLazyReference<Made>()
+            final class Made: Sendable {
+                let ring: HashRing
+                init(_ ring: HashRing) { self.ring = ring }
+            }
+        }
+
+        var view: GroupMachine.View
+        var members: [Member]
+        var seq: Int64
+        let ring = LazyRing()
+    }
+
+    private struct State {
+        var machine = GroupMachine()
+        var isLooking = false
+        var looksAgain = false
+        var dice: Nanos = 0
+        var memberships: [ObjectIdentifier: Membership] = [:]
+        var wanted = GroupOptions()
+        var isStopped = false
+    }
+
+    /// The group's name.
+    public let name: String
+    let hub: GroupHub
+    private let state = Mutex(State())
+    private let shown = Published(Shown(view: GroupMachine().shown, members: [], seq: 0))
+    private let confirmedAt = Atomic<Int64>(Int64.min)
+    private let staleAt = Atomic<Int64>(Int64.min)
+    private let wantsRing = Atomic<Bool>(false)
+    private let alarm: Alarm
+
+    init(name: String, hub: GroupHub) {
+        self.name = name
+        self.hub = hub
+        let target = Target()
+        alarm = Alarm(eventLoop: hub.eventLoop) { now in target.group.withLock { $0.group }?.tick(now: now) }
+        target.group.withLock { $0.group = self }
+    }
+
+    /// Whom the alarm wakes, as long as it is there.
+    private final class Target: Sendable {
+        struct Reference { weak var group: Group? }
+        let group = Mutex(Reference())
+    }
+
+    deinit {
+        alarm.stop()
+        let (hub, name) = (hub, name)
+        // Not from in here: the table may be the one that is looking at us.
+        hub.eventLoop.execute { hub.forget(name) }
+    }
+
+    func stop() {
+        alarm.stop()
+        state.withLock { state in
+            state.isStopped = true
+            state.memberships = [:]
+        }
+    }
+
+    // MARK: What readers see
+
+    /// The group as it was last seen. Local: no round trip, and no wait for whoever is just changing it.
+    public var snapshot: GroupSnapshot {
+        let shown = shown.load()
+        let confirmed = confirmedAt.load(ordering: .acquiring)
+        let isStale = shown.view.isRecovering || Moment.now > staleAt.load(ordering: .acquiring)
+        return GroupSnapshot(
+            group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members, sequence: shown.seq,
+            confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale)
+    }
+
+    /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just changing it.
+    /// (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
+    public var ring: HashRing {
+        let shown = shown.load()
+        if let made = shown.ring.made.load() { return made.ring }
+        wantsRing.store(true, ordering: .relaxed)
+        return Self.ring(of: shown, after: nil, logger: hub.logger)
+    }
+
+    /// Makes the ring of what is shown, of the ring before it if that is given.
+    @discardableResult
+    private static func ring(of shown: Shown, after previous: HashRing?, logger: Logger) -> HashRing {
+        let policy = shown.view.policy ?? GroupScripts.defaultPolicy
+        let members = shown.view.members.map { HashRing.Member(id: $0.id, zone: $0.zone, weight: $0.weight) }
+        do {
+            let ring: HashRing
+            if let previous, previous.seed == policy.seed, previous.unit == policy.unit {
+                ring = try previous.changed(to: members)
+            } else {
+                ring = try HashRing(members, seed: policy.seed, unit: policy.unit)
+            }
+            return shown.ring.made.storeIfNil(.init(ring)).ring
+        } catch {
+            // Each member is within its limits; together they may have more points than a ring takes.
+            logger.error(
+                "no ring can be made of the group's members; the one before stays",
+                metadata: [LoggingKeys.error: "\(error)"])
+            return shown.ring.made.storeIfNil(.init(previous ?? none)).ring
+        }
+    }
+
+    private static let none: HashRing = {
+        do { return try HashRing() } catch { preconditionFailure("a ring without members: \(error)") }
+    }()
+
+    private func publish(_ machine: GroupMachine) {
+        let before = shown.load()
+        let next = Shown(view: machine.shown, members: machine.shown.members.map { Member($0) }, seq: machine.seq)
+        if wantsRing.load(ordering: .relaxed) {
+            Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
+        }
+        shown.store(next)
+    }
+
+    // MARK: Time
+
+    private func tick(now: Nanos) {
+        let (memberships, action) = state.withLock { state -> ([Membership], GroupMachine.Action) in
+            let action = state.machine.tick(now: now)
+            if action == .show { publish(state.machine) }
+            let isDue = !state.isLooking && state.machine.wakeAt(dice: state.dice) <= now
+            return (Array(state.memberships.values), isDue ? .look : .none)
+        }
+        // Beats first: they are looks too.
+        for membership in memberships { membership.tick(now: now) }
+        if action == .look, state.withLock({ $0.machine.wakeAt(dice: $0.dice) <= now }) { look() }
+        setAlarm()
+    }
+
+    private func setAlarm() {
+        let now = Moment.now
+        let at = state.withLock { state -> Nanos in
+            guard !state.isStopped else { return .never }
+            let look = state.isLooking ? Nanos.never : state.machine.wakeAt(dice: state.dice)
+            return state.memberships.values.reduce(look) { min($0, $1.wakeAt) }
+        }
+        alarm.set(at, now: now)
+    }
+
+    /// A membership has something to do at another time than before.
+    func wakeUp() { setAlarm() }
+
+    // MARK: Looking
+
+    /// Asks Redis, unless it is being asked.
+    func look() {
+        let call = state.withLock { state -> (ScriptCall, Nanos)? in
+            guard !state.isStopped else { return nil }
+            guard !state.isLooking else {
+                state.looksAgain = true
+                return nil
+            }
+            state.isLooking = true
+            let now = Moment.now
+            state.machine.asks(now: now)
+            return (hub.scripts.watch(name, state.machine.knowledge), now)
+        }
+        guard let (call, sentAt) = call else { return }
+        hub.courier.run(call, confirmation: nil) { [self] result in
+            let again = state.withLock { state in
+                state.isLooking = false
+                defer { state.looksAgain = false }
+                return state.looksAgain
+            }
+            _ = took(result, sentAt: sentAt)
+            if again { look() }
+            setAlarm()
+        }
+    }
+
+    /// What is known of the group, for a call that is being written now.
+    func knowledge(now: Nanos) -> GroupKnowledge {
+        state.withLock { state in
+            state.machine.asks(now: now)
+            return state.machine.knowledge
+        }
+    }
+
+    /// Whether Redis has ever been heard of.
+    var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
+
+    func want(_ options: GroupOptions) {
+        state.withLock { state in
+            state.wanted.seed = options.seed ?? state.wanted.seed
+            state.wanted.unit = options.unit ?? state.wanted.unit
+        }
+    }
+
+    /// What the group is made with, if a join makes it.
+    var wantedPolicy: RingPolicy {
+        let wanted = state.withLock { $0.wanted }
+        return RingPolicy(
+            seed: wanted.seed ?? GroupScripts.defaultPolicy.seed, unit: wanted.unit ?? GroupScripts.defaultPolicy.unit)
+    }
+
+    var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
+    var pace: Nanos { state.withLock { $0.machine.pace } }
+
+    /// The answer to any call of this group, or that none came.
+    func took(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
+        let now = Moment.now
+        let decoded = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
+            GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
+        }
+        switch decoded {
+        case .failure(let error):
+            state.withLock { $0.machine.failed(now: now) }
+            if error.code == .protocolViolation {
+                hub.logger.error(
+                    "a group's answer cannot be read: a member's record is not one",
+                    metadata: [LoggingKeys.group: "\(name)", LoggingKeys.error: "\(error)"])
+            }
+            if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
+                hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
+            }
+        case .success(let answer): took(answer, sentAt: sentAt, now: now)
+        }
+        return decoded
+    }
+
+    private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
+        // Who follows the log learns here that it has gone on, should the message be lost.
+        hub.feed.heard(gen: answer.gen, seq: answer.seq)
+        let (action, isNewGap) = state.withLock { state in
+            let wasHeld = state.machine.isHeld
+            let action = state.machine.answered(answer, sentAt: sentAt, now: now)
+            state.dice = Nanos.random(in: 0...3 * .millisecond)
+            if action == .show { publish(state.machine) }
+            if let confirmed = state.machine.confirmedAt {
+                confirmedAt.store(confirmed, ordering: .releasing)
+                staleAt.store(confirmed + GroupMachine.patience(state.machine.pace), ordering: .releasing)
+            }
+            return (action, !wasHeld && state.machine.isHeld)
+        }
+        hub.metrics.snapshotAge.recordNanoseconds(max(0, now - sentAt))
+        if isNewGap { hub.metrics.groupGaps.increment() }
+        if action == .look { look() }
+    }
+
+    /// An event of the log about this group.
+    func happened(_ event: GroupEvent) {
+        let action = state.withLock { state in
+            let action = state.machine.happened(event, now: Moment.now)
+            if action == .show { publish(state.machine) }
+            return action
+        }
+        if action == .look { look() }
+        setAlarm()
+    }
+
+    /// Events of the log were missed.
+    func missedEvents() {
+        _ = state.withLock { $0.machine.look(now: Moment.now) }
+        look()
+        setAlarm()
+    }
+
+    /// Returns once Redis has been heard of since it was called.
+    func refresh() async throws {
+        let sentAt = Moment.now
+        let call = hub.scripts.watch(name, knowledge(now: sentAt))
+        let result: Result<RedisReply, RedisError>
+        do {
+            result = .success(try await hub.courier.run(call))
+        } catch {
+            result = .failure(error)
+        }
+        if case .failure(let error) = took(result, sentAt: sentAt) {
+            var failure = RingfenceError(error, "reading the group '\(name)'")
+            failure.effect = .none
+            throw failure
+        }
+        setAlarm()
+    }
+
+    // MARK: Memberships
+
+    func add(_ membership: Membership) {
+        state.withLock { $0.memberships[ObjectIdentifier(membership)] = membership }
+        setAlarm()
+    }
+
+    func remove(_ membership: Membership) {
+        state.withLock { $0.memberships[ObjectIdentifier(membership)] = nil }
+        hub.remove(membership)
+    }
+}
+
+extension HashRing {
+    /// The ring of exactly these members, made of this one by what differs.
+    fileprivate func changed(to members: [Member]) throws -> HashRing {
+        let before = self.members
+        var joining: [Member] = []
+        var leaving: [String] = []
+        var old = before[...]
+        for member in members {
+            while let first = old.first, first.id.isBefore(member.id) {
+                leaving.append(first.id)
+                old.removeFirst()
+            }
+            if let first = old.first, first.id.hasSameBytes(as: member.id) {
+                old.removeFirst()
+                if first != member { joining.append(member) }
+            } else {
+                joining.append(member)
+            }
+        }
+        leaving += old.map(\.id)
+        return try applying(joining: joining, leaving: leaving)
+    }
+}

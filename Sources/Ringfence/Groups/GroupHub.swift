@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What all groups of a client share: the way to Redis, the metrics, the table of groups, and the memberships, which the
+// client keeps alive until they are over, whether their handles are held or not, and ends when it is shut down.
+
+import CoreMetrics
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+final class GroupHub: Sendable {
+    private struct Weak {
+        weak var group: Group?
+    }
+
+    /// A group's name by its bytes, as Redis compares it.
+    private struct Name: Hashable {
+        var text: String
+        static func == (one: Self, other: Self) -> Bool { one.text.hasSameBytes(as: other.text) }
+        func hash(into hasher: inout Hasher) { hasher.combineBytes(of: text) }
+    }
+
+    private struct State {
+        var groups: [Name: Weak] = [:]
+        var memberships: [ObjectIdentifier: Membership] = [:]
+        var isShutDown = false
+    }
+
+    let feed: EventFeed
+    let courier: Courier
+    let scripts: GroupScripts
+    let cleanUp: CleanUp
+    let nonces: NonceSource
+    let metrics: RingfenceMetrics
+    let logger: Logger
+    let commandTimeout: Nanos
+    private let state = Mutex(State())
+
+    init(
+        feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource, metrics: RingfenceMetrics,
+        commandTimeout: Nanos, logger: Logger
+    ) {
+        self.feed = feed
+        self.courier = courier
+        self.scripts = scripts
+        self.cleanUp = cleanUp
+        self.nonces = nonces
+        self.metrics = metrics
+        self.commandTimeout = commandTimeout
+        self.logger = logger
+    }
+
+    var eventLoop: any EventLoop { courier.main.eventLoop }
+    var isShutDown: Bool { state.withLock { $0.isShutDown } }
+
+    /// The group of this name: the same object as long as somebody holds it.
+    func group(_ name: String) -> Group {
+        state.withLock { state in
+            if let group = state.groups[Name(text: name)]?.group { return group }
+            let group = Group(name: name, hub: self)
+            state.groups[Name(text: name)] = Weak(group: group)
+            return group
+        }
+    }
+
+    /// A group's last holder let go of it.
+    func forget(_ name: String) {
+        state.withLock { state in
+            guard let entry = state.groups[Name(text: name)], entry.group == nil else { return }
+            state.groups[Name(text: name)] = nil
+        }
+    }
+
+    var groups: [Group] { state.withLock { $0.groups.values.compactMap(\.group) } }
+
+    // MARK: Memberships
+
+    /// False if the client is shut down.
+    func add(_ membership: Membership) -> Bool {
+        let count = state.withLock { state -> Int? in
+            guard !state.isShutDown else { return nil }
+            state.memberships[ObjectIdentifier(membership)] = membership
+            return state.memberships.count
+        }
+        if let count { metrics.memberships.record(count) }
+        return count != nil
+    }
+
+    func remove(_ membership: Membership) {
+        let count = state.withLock { state in
+            state.memberships[ObjectIdentifier(membership)] = nil
+            return state.memberships.count
+        }
+        metrics.memberships.record(count)
+    }
+
+    /// Leaves all groups, within one command timeout, and stops looking at them.
+    func shutDown() async {
+        let (memberships, groups) = state.withLock { state in
+            state.isShutDown = true
+            return (Array(state.memberships.values), state.groups.values.compactMap(\.group))
+        }
+        await withTaskGroup(of: Void.self) { tasks in
+            for membership in memberships {
+                tasks.addTask { try? await membership.leave(reason: "shutdown") }
+            }
+        }
+        for group in groups { group.stop() }
+        state.withLock { $0.memberships = [:] }
+    }
+
+    /// The client was dropped: nothing is beaten for any more, and what has joined expires.
+    func abandon() {
+        let groups = state.withLock { state in
+            state.isShutDown = true
+            state.memberships = [:]
+            return state.groups.values.compactMap(\.group)
+        }
+        for group in groups { group.stop() }
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// group.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
+// cannot have made is an error, never a guess, and so is a member whose record cannot be read, for a group shown without one
+// of its members would be another ring than everybody else's.
+
+import Hiredis
+import RingfenceCore
+
+struct GroupScripts: Sendable {
+    static let script = RedisScript(String(decoding: PackageResources.group_lua, as: UTF8.self))
+
+    /// The seed and unit of a group made by somebody who asked for none.
+    static let defaultPolicy = RingPolicy(seed: 0, unit: 256)
+
+    let keys: Keyspace
+    let eventLength: String
+    let nonces: NonceSource
+
+    init(keys: Keyspace, eventLength: Int, nonces: NonceSource) {
+        self.keys = keys
+        self.eventLength = String(eventLength)
+        self.nonces = nonces
+    }
+
+    // MARK: Calls
+
+    func watch(_ group: String, _ known: GroupKnowledge, leases: Bool = false) -> ScriptCall {
+        call("watch", group, known, arguments: 1) { $0.argument(leases ? "leases" : "") }
+    }
+
+    /// `joined`: the mark of its join.
+    func beat(
+        _ group: String, _ known: GroupKnowledge, id: String, session: String, leaseMilliseconds: Int64, joined: String
+    ) -> ScriptCall {
+        call("beat", group, known, arguments: 4) { writer in
+            writer.argument(id)
+            writer.argument(session)
+            writer.argument(leaseMilliseconds)
+            writer.argument(joined)
+        }
+    }
+
+    /// `again`: it was a member before; it takes the id from nobody.
+    func join(
+        _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, again: Bool, _ policy: RingPolicy
+    ) -> ScriptCall {
+        let json = record.json
+        return call("join", group, known, arguments: 7) { writer in
+            writer.argument(record.id)
+            writer.argument(record.session)
+            writer.argument(record.leaseMilliseconds)
+            writer.argument(json)
+            writer.argument(again ? "again" : "first")
+            writer.argument("\(policy.seed)")
+            writer.argument(Int64(policy.unit))
+        }
+    }
+
+    /// `session`: empty for whoever is there.
+    func leave(
+        _ group: String, _ known: GroupKnowledge, id: String, session: String, reason: String, actor: String
+    ) -> ScriptCall {
+        call("leave", group, known, arguments: 4) { writer in
+            writer.argument(id)
+            writer.argument(session)
+            writer.argument(reason)
+            writer.argument(actor)
+        }
+    }
+
+    private func call(
+        _ verb: String, _ group: String, _ known: GroupKnowledge, arguments: Int,
+        _ more: @escaping @Sendable (inout CommandWriter) -> Void
+    ) -> ScriptCall {
+        let keys = keys
+        let eventLength = eventLength
+        let generation = nonces.generation()
+        return ScriptCall(script: Self.script, keys: 7, arguments: 7 + arguments) { writer in
+            writer.argument(keys.leases, group)
+            writer.argument(keys.members, group)
+            writer.argument(keys.state, group)
+            writer.argument(keys.policy, group)
+            writer.argument(keys.groups)
+            writer.argument(keys.events)
+            writer.argument(keys.log)
+            writer.argument(verb)
+            writer.argument(group)
+            writer.argument(generation)
+            writer.argument(eventLength)
+            writer.argument(known.version)
+            writer.argument(known.mark)
+            writer.argument(known.longestLeaseMilliseconds)
+            more(&writer)
+        }
+    }
+
+    // MARK: Answers
+
+    /// nil if the script cannot have made it, or a member's record cannot be read.
+    static func answer(_ reply: RedisReply) -> GroupAnswer? {
+        guard case .array(let items) = reply, items.count == 9 || items.count == 13,
+            let status = items[0].text.flatMap({ GroupAnswer.Status(rawValue: $0) }), let gen = items[1].text,
+            case .integer(let seq) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
+            case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let held) = items[7],
+            case .integer(let recovery) = items[8], pace > 0
+        else { return nil }
+        var content: GroupAnswer.Content?
+        if items.count == 13 {
+            guard let decoded = Self.content(items[9...]) else { return nil }
+            content = decoded
+        }
+        return GroupAnswer(
+            status: status, gen: gen, seq: seq, version: version, mark: mark, nextMilliseconds: next < 0 ? nil : next,
+            paceMilliseconds: pace, heldMilliseconds: held, recoveryMilliseconds: recovery, content: content)
+    }
+
+    private static func content(_ items: ArraySlice<RedisReply>) -> GroupAnswer.Content? {
+        let items = Array(items)
+        guard case .array(let pairs) = items[0], case .array(let ends) = items[1], let seed = items[2].text,
+            let unit = items[3].text, pairs.count % 2 == 0, ends.count % 2 == 0
+        else { return nil }
+        var members: [MemberRecord] = []
+        members.reserveCapacity(pairs.count / 2)
+        for index in stride(from: 0, to: pairs.count, by: 2) {
+            guard let id = pairs[index].text, case .string(let json) = pairs[index + 1],
+                let record = try? MemberRecord(id: id, json: json)
+            else { return nil }
+            members.append(record)
+        }
+        members.sort { $0.id.isBefore($1.id) }
+        var left: [(id: String, milliseconds: Int64)] = []
+        for index in stride(from: 0, to: ends.count, by: 2) {
+            guard let id = ends[index].text, case .integer(let milliseconds) = ends[index + 1] else { return nil }
+            left.append((id, milliseconds))
+        }
+        left.sort { $0.id.isBefore($1.id) }
+        guard left.isEmpty || left.count == members.count else { return nil }
+        for (lease, member) in zip(left, members) where !lease.id.hasSameBytes(as: member.id) { return nil }
+        var policy: RingPolicy?
+        if !seed.isEmpty {
+            guard let seed = UInt64(seed), let unit = Int(unit), Limits.unit.contains(unit) else { return nil }
+            policy = RingPolicy(seed: seed, unit: unit)
+        }
+        return GroupAnswer.Content(members: members, leases: left.map(\.milliseconds), policy: policy)
+    }
+}

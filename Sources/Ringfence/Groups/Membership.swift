@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A membership of this process: the machine that judges it, the calls the machine asks for, and those who want to be told.
+// Its beats run on the event loop, woken by the group's alarm.
+
+import CoreMetrics
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+/// This process' place in a group, from ``Group/join(_:address:zone:weight:priority:capability:metadata:lease:rejoins:)`` until
+/// it leaves, expires or is replaced.
+///
+/// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a member
+/// may take: it is local, and it says no from the moment on at which others may have taken over, before Redis or anybody
+/// has said so. The client keeps a membership alive; letting go of this object does not end it, ``leave(reason:)`` does.
+public final class Membership: Sendable {
+    /// What has become of a membership.
+    ///
+    /// `member` → `suspended` → `member` again or `expired`; `member` → `expired`, `replaced` or `left`. `expired`, `replaced` and
+    /// `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new session.
+    public enum State: String, Sendable, Hashable {
+        /// In the group.
+        case member
+        /// Its lease may have run out: its own deadline passed, because Redis was not reached in time or the process was
+        /// paused. It may not act. What Redis says next makes it a member again or tells that it has expired.
+        case suspended
+        /// Redis took it out of the group: its lease had run out, or somebody removed it. Others know.
+        case expired
+        /// Another process joined under the same member id.
+        case replaced
+        /// It left.
+        case left
+    }
+
+    private struct Update {
+        var revision: Int
+        var number: Int
+        var continuation: CheckedContinuation<RingfenceError?, Never>
+    }
+
+    private struct Guarded {
+        var machine: MembershipMachine
+        var record: MemberRecord
+        /// The mark of its join: whether Redis lost it is told by whether the log still has this.
+        var joined: String
+        /// Redis does not have it: the next write joins anew.
+        var isOut = false
+        var reason = ""
+        var listeners: [Int: AsyncStream<State>.Continuation] = [:]
+        var updates: [Update] = []
+        var leavers: [(number: Int, continuation: CheckedContinuation<Bool, Never>)] = []
+        var lastNumber = 0
+    }
+
+    private let group: Group
+    private let rejoins: Bool
+    private let guarded: Mutex<Guarded>
+    private var hub: GroupHub { group.hub }
+
+    init(group: Group, record: MemberRecord, joined: String, sentAt: Nanos, pace: Nanos, rejoins: Bool) {
+        self.group = group
+        self.rejoins = rejoins
+        guarded = Mutex(
+            Guarded(
+                machine: MembershipMachine(lease: record.lease, pace: pace, sentAt: sentAt, rejoins: rejoins),
+                record: record, joined: joined))
+    }
+
+    // MARK: What the member sees
+
+    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:lease:)`` changed last.
+    public var member: Member { Member(guarded.withLock { $0.record }) }
+    /// Its id in the group.
+    public var id: String { member.id }
+    /// The session it is a member under. It changes only when it rejoins.
+    public var session: String { member.session }
+    /// What has become of it, by now. Local.
+    public var state: State {
+        let now = Moment.now
+        return State(guarded.withLock { $0.machine.state(at: now) })
+    }
+    /// Whether it may act as a member now. Local, no round trip.
+    public var isMember: Bool {
+        let now = Moment.now
+        return guarded.withLock { $0.machine.isMember(at: now) }
+    }
+    /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat was
+    /// written, less 1 % for clocks that run apart.
+    public var deadline: ContinuousClock.Instant { Moment.instant(guarded.withLock { $0.machine.deadline }) }
+
+    /// Throws unless it may act as a member now. Local, no round trip.
+    ///
+    /// A process can be paused between any check and its next act: what must not be done twice needs a fence as well.
+    ///
+    /// - Throws: ``RingfenceError`` with effect `none`: `membership.expired`, retriable as long as it is only suspended;
+    ///   `membership.replaced`; `membership.left`.
+    public func check() throws {
+        let now = Moment.now
+        if let error = guarded.withLock({ Self.error($0.machine.state(at: now), $0.record.id, group.name) }) { throw error }
+    }
+
+    private static func error(_ state: MembershipMachine.State, _ id: String, _ group: String) -> RingfenceError? {
+        switch state {
+        case .member: nil
+        case .suspended:
+            RingfenceError(
+                .membershipExpired, effect: .none, isRetriable: true,
+                "'\(id)' may not act for the group '\(group)': its lease ran out on its own clock (Redis unreachable, or this "
+                    + "process paused), and Redis has not said yet what became of it")
+        case .expired:
+            RingfenceError(
+                .membershipExpired, effect: .none,
+                "'\(id)' was taken out of the group '\(group)': its lease had run out, or somebody removed it; join anew")
+        case .replaced:
+            RingfenceError(
+                .membershipReplaced, effect: .none,
+                "another process joined the group '\(group)' as '\(id)'; give each process an id of its own")
+        case .left: RingfenceError(.membershipLeft, effect: .none, "'\(id)' left the group '\(group)'")
+        }
+    }
+
+    /// Its states from now on: the present one, then each change. It ends with the membership.
+    public var states: AsyncStream<State> {
+        let (stream, continuation) = AsyncStream<State>.makeStream()
+        let number = guarded.withLock { guarded -> Int? in
+            continuation.yield(State(guarded.machine.state))
+            guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
+            guarded.lastNumber += 1
+            guarded.listeners[guarded.lastNumber] = continuation
+            return guarded.lastNumber
+        }
+        guard let number else {
+            continuation.finish()
+            return stream
+        }
+        continuation.onTermination = { [weak self] _ in
+            _ = self?.guarded.withLock { $0.listeners.removeValue(forKey: number) }
+        }
+        return stream
+    }
+
+    // MARK: What the member does
+
+    /// Changes what the group knows of this member; what is nil stays. Returns once Redis has it.
+    ///
+    /// A weight of 0 drains it: it stays a member, and gets nothing new.
+    ///
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.expired`, `.replaced` or `.left` if it is
+    ///   no member any more; `coordinator.unavailable` with effect `unknown` when Redis did not answer in time: the change is
+    ///   then made with the next beat that gets through.
+    public func update(
+        address: String? = nil, zone: String? = nil, weight: Int? = nil, priority: Int? = nil,
+        capability: [String]? = nil, metadata: [String: String]? = nil, lease: Duration? = nil
+    ) async throws {
+        let now = Moment.now
+        let number: Int
+        let revision: Int
+        do {
+            (number, revision) = try guarded.withLock { guarded throws -> (Int, Int) in
+                var record = guarded.record
+                if let address { record.address = address }
+                if let zone { record.zone = zone }
+                if let weight { record.weight = weight }
+                if let priority { record.priority = priority }
+                if let capability { record.capability = capability }
+                if let metadata { record.metadata = metadata }
+                if let lease { record.leaseMilliseconds = try Group.milliseconds(of: lease) }
+                try Limits.check(record)
+                let state = guarded.machine.state
+                if state == .expired || state == .replaced || state == .left {
+                    throw Self.error(state, record.id, group.name)!
+                }
+                guarded.record = record
+                guarded.machine.update(lease: record.lease, now: now)
+                guarded.lastNumber += 1
+                return (guarded.lastNumber, guarded.machine.revision)
+            }
+        } catch let error as InvalidArgument {
+            throw RingfenceError(error)
+        }
+        let failure: RingfenceError? = await withCheckedContinuation { continuation in
+            let isDone = guarded.withLock { guarded in
+                if guarded.machine.written >= revision { return true }
+                guarded.updates.append(Update(revision: revision, number: number, continuation: continuation))
+                return false
+            }
+            if isDone { return continuation.resume(returning: nil) }
+            hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
+                let late = guarded.withLock { guarded in
+                    let index = guarded.updates.firstIndex { $0.number == number }
+                    return index.map { guarded.updates.remove(at: $0) }
+                }
+                late?.continuation.resume(returning: Self.noAnswer("changing '\(id)' in the group '\(group.name)'"))
+            }
+            tick(now: Moment.now)
+            group.wakeUp()
+        }
+        if let failure { throw failure }
+    }
+
+    /// Leaves the group. Others hear of it at once. Leaving again, or after it has expired, does nothing.
+    ///
+    /// - Parameter reason: for the event, up to 512 bytes.
+    /// - Throws: ``RingfenceError`` with `coordinator.unavailable`, effect `unknown`, when Redis did not answer in time: it is
+    ///   told in the background as soon as it can be, and else the membership ends with its lease.
+    public func leave(reason: String = "") async throws {
+        do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
+        let now = Moment.now
+        let (tell, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
+            guarded.reason = reason
+            let until = max(guarded.machine.deadline, now).adding(60 * .second)
+            guard guarded.machine.leave(now: now, until: until) else { return ([], !guarded.leavers.isEmpty) }
+            for listener in guarded.listeners.values { listener.yield(.left) }
+            defer { guarded.listeners = [:] }
+            return (Array(guarded.listeners.values), true)
+        }
+        for listener in tell { listener.finish() }
+        guard isLeaving else { return }
+        let isDone: Bool = await withCheckedContinuation { continuation in
+            let number = guarded.withLock { guarded -> Int? in
+                if guarded.machine.isOver { return nil }
+                guarded.lastNumber += 1
+                guarded.leavers.append((guarded.lastNumber, continuation))
+                return guarded.lastNumber
+            }
+            guard let number else { return continuation.resume(returning: true) }
+            hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
+                let late = guarded.withLock { guarded in
+                    let index = guarded.leavers.firstIndex { $0.number == number }
+                    return index.map { guarded.leavers.remove(at: $0).continuation }
+                }
+                late?.resume(returning: false)
+            }
+            tick(now: Moment.now)
+            group.wakeUp()
+        }
+        if !isDone { throw Self.noAnswer("leaving the group '\(group.name)'") }
+    }
+
+    private static func noAnswer(_ doing: String) -> RingfenceError {
+        RingfenceError(
+            .unavailable, effect: .unknown, isRetriable: true,
+            "\(doing): Redis did not answer in time; it goes on being tried")
+    }
+
+    // MARK: The machine
+
+    var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
+
+    func tick(now: Nanos) {
+        perform(guarded.withLock { $0.machine.tick(now: now) })
+    }
+
+    private func perform(_ output: MembershipMachine.Output) {
+        if let state = output.tell { tell(state) }
+        if let call = output.call { send(call) }
+        let (isOver, updates, leavers, listeners) = guarded.withLock { guarded in
+            let isOver = guarded.machine.isOver
+            let state = guarded.machine.state
+            let isEnded = isOver || state == .left || state == .expired
+            let done = guarded.updates.filter { isEnded || $0.revision <= guarded.machine.written }
+            guarded.updates.removeAll { isEnded || $0.revision <= guarded.machine.written }
+            let error = Self.error(state, guarded.record.id, group.name)
+            let updates = done.map { ($0.continuation, $0.revision <= guarded.machine.written ? nil : error) }
+            guard isOver else {
+                return (false, updates, [CheckedContinuation<Bool, Never>](), [AsyncStream<State>.Continuation]())
+            }
+            defer {
+                guarded.leavers = []
+                guarded.listeners = [:]
+            }
+            return (true, updates, guarded.leavers.map(\.continuation), Array(guarded.listeners.values))
+        }
+        for (continuation, error) in updates { continuation.resume(returning: error) }
+        for leaver in leavers { leaver.resume(returning: true) }
+        for listener in listeners { listener.finish() }
+        if isOver { group.remove(self) }
+    }
+
+    private func tell(_ state: MembershipMachine.State) {
+        let (id, session) = guarded.withLock { guarded in
+            let told = State(state)
+            for listener in guarded.listeners.values { listener.yield(told) }
+            let session = guarded.record.session
+            // It was told that it has expired. What comes now is another life.
+            if state == .expired, rejoins { guarded.record.session = hub.nonces.session() }
+            return (guarded.record.id, session)
+        }
+        let metadata: Logger.Metadata = [
+            LoggingKeys.group: "\(group.name)", LoggingKeys.member: "\(id)", LoggingKeys.session: "\(session)",
+        ]
+        switch state {
+        case .suspended:
+            hub.metrics.membershipsSuspended.increment()
+            hub.logger.warning("membership suspended: no beat got through in time", metadata: metadata)
+        case .expired:
+            hub.metrics.membershipsExpired.increment()
+            hub.logger.warning("membership expired", metadata: metadata)
+        case .replaced: hub.logger.warning("membership replaced by another session", metadata: metadata)
+        case .member: hub.logger.info("a member again", metadata: metadata)
+        case .left: break
+        }
+    }
+
+    private func send(_ call: MembershipMachine.Call) {
+        let sentAt = Moment.now
+        let known = group.knowledge(now: sentAt)
+        let (record, joined, reason) = guarded.withLock { ($0.record, $0.joined, $0.reason) }
+        let script =
+            switch call {
+            case .beat:
+                hub.scripts.beat(
+                    group.name, known, id: record.id, session: record.session,
+                    leaseMilliseconds: record.leaseMilliseconds, joined: joined)
+            case .write:
+                hub.scripts.join(group.name, known, record, again: true, group.policy ?? GroupScripts.defaultPolicy)
+            case .leave:
+                hub.scripts.leave(
+                    group.name, known, id: record.id, session: record.session, reason: reason, actor: "")
+            }
+        // An answer that comes after the lease is over is worth nothing, and the next call is not to wait for it.
+        let deadline = Duration.nanoseconds(min(hub.commandTimeout, max(record.lease, 500 * .millisecond)))
+        hub.courier.run(script, confirmation: nil, deadline: deadline) { [self] result in
+            answered(call, group.took(result, sentAt: sentAt), session: record.session)
+            group.wakeUp()
+        }
+    }
+
+    private func answered(_ call: MembershipMachine.Call, _ result: Result<GroupAnswer, RedisError>, session: String) {
+        let now = Moment.now
+        if call != .leave {
+            hub.metrics.beats.increment()
+            if case .failure = result { hub.metrics.beatFailures.increment() }
+        }
+        let output = guarded.withLock { guarded -> MembershipMachine.Output in
+            switch result {
+            case .success(let answer):
+                if call != .leave { hub.metrics.memberMargin.recordNanoseconds(max(0, guarded.machine.deadline - now)) }
+                guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
+                switch answer.status {
+                case .unknown, .expired: guarded.isOut = true
+                case .member where call == .write && guarded.isOut:
+                    guarded.isOut = false
+                    guarded.joined = answer.mark
+                default: break
+                }
+                return guarded.machine.answered(answer.status, now: now)
+            case .failure(let error):
+                if error.code == .closed { return .init() }
+                return guarded.machine.failed(now: now)
+            }
+        }
+        perform(output)
+    }
+}
+
+extension Membership.State {
+    fileprivate init(_ state: MembershipMachine.State) {
+        self =
+            switch state {
+            case .member: .member
+            case .suspended: .suspended
+            case .expired: .expired
+            case .replaced: .replaced
+            case .left: .left
+            }
+    }
+}

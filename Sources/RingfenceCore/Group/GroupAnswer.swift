@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What group.lua answers, whatever the verb. Its header says what each part means.
+package struct GroupAnswer: Sendable, Equatable {
+    package enum Status: String, Sendable { case watching, member, replaced, expired, unknown, left, gone }
+
+    /// What is told only to a caller that does not know it already.
+    package struct Content: Sendable, Equatable {
+        /// In the order of their ids' bytes.
+        package var members: [MemberRecord]
+        /// ms left, member by member; empty if not asked for.
+        package var leases: [Int64]
+        package var policy: RingPolicy?
+
+        package init(members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?) {
+            self.members = members
+            self.leases = leases
+            self.policy = policy
+        }
+    }
+
+    package var status: Status
+    package var gen: String
+    package var seq: Int64
+    package var version: Int64
+    package var mark: String
+    /// nil: there are no members.
+    package var nextMilliseconds: Int64?
+    package var paceMilliseconds: Int64
+    package var heldMilliseconds: Int64
+    package var recoveryMilliseconds: Int64
+    package var content: Content?
+
+    package init(
+        status: Status, gen: String, seq: Int64, version: Int64, mark: String, nextMilliseconds: Int64?,
+        paceMilliseconds: Int64, heldMilliseconds: Int64, recoveryMilliseconds: Int64, content: Content?
+    ) {
+        self.status = status
+        self.gen = gen
+        self.seq = seq
+        self.version = version
+        self.mark = mark
+        self.nextMilliseconds = nextMilliseconds
+        self.paceMilliseconds = paceMilliseconds
+        self.heldMilliseconds = heldMilliseconds
+        self.recoveryMilliseconds = recoveryMilliseconds
+        self.content = content
+    }
+}
+
+/// What is fixed of a group's ring when the group is made.
+package struct RingPolicy: Sendable, Hashable {
+    package var seed: UInt64
+    /// Points for each unit of weight.
+    package var unit: Int
+
+    package init(seed: UInt64, unit: Int) {
+        self.seed = seed
+        self.unit = unit
+    }
+}
+
+/// What a caller knows of a group already.
+package struct GroupKnowledge: Sendable, Equatable {
+    package var version: Int64
+    package var mark: String
+    package var longestLeaseMilliseconds: Int64
+
+    package init(version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0) {
+        self.version = version
+        self.mark = mark
+        self.longestLeaseMilliseconds = longestLeaseMilliseconds
+    }
+
+    package static let none = GroupKnowledge()
+}
+
+/// A change of a group, as the event log tells it.
+package struct GroupEvent: Sendable, Equatable {
+    package enum Kind: Sendable, Equatable {
+        case joined(MemberRecord), updated(MemberRecord)
+        case left(String), expired(String)
+        /// Anything else that made a version.
+        case other
+    }
+
+    package var gen: String
+    package var seq: Int64
+    package var version: Int64
+    /// How many events make this version.
+    package var of: Int
+    package var kind: Kind
+
+    package init(gen: String, seq: Int64, version: Int64, of: Int, kind: Kind) {
+        self.gen = gen
+        self.seq = seq
+        self.version = version
+        self.of = of
+        self.kind = kind
+    }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One process' view of a group: what Redis said last, what came in events since, when to ask again, and what to show.
+//
+// Two ways lead here. Answers of group.lua carry the whole group if it changed; they are the truth, at the latest one pace
+// old. Events carry one change set each, and are there at once; they are applied only if they follow upon what is known
+// without a gap, else the group is asked. Both come over different connections and so in any order, which is settled by
+// the version: it never goes back, because whoever asks says which he knows. An answer that is older than what is known
+// was overtaken by an event, and is passed over.
+//
+// Shown is not always what is known. When Redis has lost members (it restarted empty, or an older copy was promoted), they
+// come back one by one within the longest lease. Whoever took the first view after the loss for the group would for a
+// moment have a ring of one. So as long as members shown are missing in such a recovery, and no longer than it lasts, the
+// members of before are shown, as stale.
+
+package struct GroupMachine: Sendable {
+    package struct View: Sendable, Equatable {
+        package var gen: String
+        package var version: Int64
+        package var members: [MemberRecord]
+        package var policy: RingPolicy?
+        package var isRecovering: Bool
+    }
+
+    package enum Action: Equatable {
+        case none
+        /// Another view is to be shown.
+        case show
+        /// Something is missing: ask at once.
+        case look
+    }
+
+    /// Nobody has told how fast to ask.
+    package static let firstPace = Nanos.second
+
+    package private(set) var known = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
+    package private(set) var mark = ""
+    package private(set) var shown = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
+    /// The log had come so far when the known view was current.
+    package private(set) var seq: Int64 = 0
+    package private(set) var logGen = ""
+    /// Before this moment the view was asked for that is known to be current.
+    package private(set) var confirmedAt: Nanos?
+    package private(set) var pace = GroupMachine.firstPace
+    package private(set) var isHeld = false
+    /// When the next member would die, if it is not heard of; `.never` if there is none.
+    package private(set) var deathAt = Nanos.never
+    private var askedAt = -Nanos.second
+    private var askAt: Nanos = 0
+    private var recoverUntil: Nanos = 0
+    /// The events of a change set that is not complete yet.
+    private var pending: [GroupEvent] = []
+
+    package init() {}
+
+    package var knowledge: GroupKnowledge {
+        GroupKnowledge(
+            version: known.version, mark: mark,
+            longestLeaseMilliseconds: known.members.reduce(0) { max($0, $1.leaseMilliseconds) })
+    }
+
+    /// When to ask again. `dice`: 0 to 3 ms, so that not all watchers ask for one death at once.
+    package func wakeAt(dice: Nanos) -> Nanos {
+        let death = deathAt == .never ? Nanos.never : deathAt.adding(dice)
+        return min(askAt, max(death, askedAt + .millisecond))
+    }
+
+    /// Whether Redis has not been heard of for longer than it should, or lost members and does not have them back.
+    package func isStale(at now: Nanos) -> Bool {
+        guard let confirmedAt else { return true }
+        return shown.isRecovering || now - confirmedAt > Self.patience(pace)
+    }
+
+    /// So long after the last confirmation a view is no longer called fresh.
+    package static func patience(_ pace: Nanos) -> Nanos { 3 * pace + 100 * .millisecond }
+
+    // MARK: Asking
+
+    /// A call, of whatever verb, is being written.
+    package mutating func asks(now: Nanos) {
+        askedAt = now
+        askAt = now + pace
+    }
+
+    /// No answer came: ask again soon.
+    package mutating func failed(now: Nanos) {
+        askAt = min(askAt, now + min(pace, 100 * .millisecond))
+    }
+
+    package mutating func answered(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) -> Action {
+        pace = answer.paceMilliseconds * .millisecond
+        askAt = min(askAt, sentAt + pace)
+        deathAt = answer.nextMilliseconds.map { now + $0 * .millisecond } ?? .never
+        isHeld = answer.heldMilliseconds > 0
+        if answer.recoveryMilliseconds > 0 {
+            recoverUntil = max(recoverUntil, now + answer.recoveryMilliseconds * .millisecond)
+        }
+        guard answer.mark != mark else {
+            confirm(answer, sentAt: sentAt)
+            return settle(now: now)
+        }
+        guard answer.version > known.version else { return .none }
+        guard let content = answer.content else { return .look }
+        known = View(
+            gen: Self.gen(of: answer.mark), version: answer.version, members: content.members,
+            policy: content.policy ?? known.policy, isRecovering: false)
+        mark = answer.mark
+        pending = []
+        confirm(answer, sentAt: sentAt)
+        return settle(now: now)
+    }
+
+    private mutating func confirm(_ answer: GroupAnswer, sentAt: Nanos) {
+        confirmedAt = max(confirmedAt ?? sentAt, sentAt)
+        seq = answer.seq
+        logGen = answer.gen
+    }
+
+    // MARK: Events
+
+    /// An event of this group that made a version.
+    package mutating func happened(_ event: GroupEvent, now: Nanos) -> Action {
+        guard confirmedAt != nil else { return .none }
+        guard event.version > known.version else { return .none }
+        guard event.version == known.version + 1, event.kind != .other else { return look(now: now) }
+        if let first = pending.first {
+            guard event.gen == first.gen, event.version == first.version, event.seq == pending.last!.seq + 1 else {
+                return look(now: now)
+            }
+        }
+        pending.append(event)
+        guard pending.count == event.of else { return pending.count < event.of ? .none : look(now: now) }
+        for event in pending { apply(event.kind) }
+        pending = []
+        known.gen = event.gen
+        known.version = event.version
+        mark = "\(event.gen):\(event.seq)"
+        seq = event.seq
+        logGen = event.gen
+        return settle(now: now)
+    }
+
+    /// Events may have been missed: asks at once.
+    package mutating func look(now: Nanos) -> Action {
+        pending = []
+        askAt = min(askAt, now)
+        return .look
+    }
+
+    private mutating func apply(_ kind: GroupEvent.Kind) {
+        switch kind {
+        case .joined(let record), .updated(let record):
+            let index = place(of: record.id)
+            if index < known.members.count, known.members[index].id.hasSameBytes(as: record.id) {
+                known.members[index] = record
+            } else {
+                known.members.insert(record, at: index)
+            }
+            pace = min(pace, record.lease / 5)
+            askAt = min(askAt, askedAt + pace)
+        case .left(let id), .expired(let id):
+            let index = place(of: id)
+            guard index < known.members.count, known.members[index].id.hasSameBytes(as: id) else { return }
+            known.members.remove(at: index)
+        case .other: break
+        }
+    }
+
+    /// Where a member with this id stands or would stand.
+    private func place(of id: String) -> Int {
+        var low = 0
+        var high = known.members.count
+        while low < high {
+            let middle = (low + high) / 2
+            if known.members[middle].id.isBefore(id) { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    // MARK: Showing
+
+    /// Time passed: a recovery may be over.
+    package mutating func tick(now: Nanos) -> Action { settle(now: now) }
+
+    private mutating func settle(now: Nanos) -> Action {
+        var next = known
+        if now < recoverUntil, !shown.members.isEmpty, !hasAll(shown.members) {
+            // Its version is what it was made of; what is known by now is newer, and is not shown yet.
+            next = shown
+            next.isRecovering = true
+            askAt = min(askAt, recoverUntil)
+        }
+        guard next != shown else { return .none }
+        shown = next
+        return .show
+    }
+
+    private func hasAll(_ members: [MemberRecord]) -> Bool {
+        var index = 0
+        for member in members {
+            while index < known.members.count, known.members[index].id.isBefore(member.id) { index += 1 }
+            guard index < known.members.count, known.members[index].id.hasSameBytes(as: member.id) else { return false }
+        }
+        return true
+    }
+
+    private static func gen(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }
+}

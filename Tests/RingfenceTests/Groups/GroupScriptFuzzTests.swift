@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// group.lua on a real redis-server against the reference model: the same random calls to both, and after each the answer,
+// and all that is stored, down to the bytes of every event, must be the same.
+//
+// The script asks for the time and for the name of the server; a few lines of Lua before its text answer both from two more
+// arguments, so that model and script see the same moment, which can also stand still or step by an hour, and the same
+// restart. Data that Redis loses is really lost: keys are deleted, or put back as they were some time ago. The calls are
+// encoded, and their answers decoded, by the library's own code.
+import Hiredis
+import Logging
+import TestSupport
+import Testing
+
+@testable import Ringfence
+@testable import RingfenceCore
+
+@Suite struct GroupScriptFuzzTests {
+    @Test(arguments: [1, 2, 3, 4] as [UInt64])
+    func `group.lua and the model agree on every step`(seed: UInt64) async throws {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: seed)
+                for _ in 0..<65 { try await fuzz.play(steps: 400) }
+                await fuzz.close()
+                #expect(fuzz.steps >= 26_000)
+                #expect(fuzz.statuses.count == 7, "not every answer was met: \(fuzz.statuses)")
+                #expect(
+                    fuzz.types.isSuperset(of: [
+                        "member.joined", "member.updated", "member.left", "member.expired", "coordinator.gap",
+                        "state.rolledBack",
+                    ]), "not every event was met: \(fuzz.types)")
+                #expect(fuzz.forks > 5, "the log forked \(fuzz.forks) times only")
+            }
+        }
+    }
+
+    @Test func `two hundred members that die at once are taken out by four calls, and one more if it is dead itself`()
+        async throws
+    {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: 5)
+                try await fuzz.playManyDead()
+                await fuzz.close()
+            }
+        }
+    }
+}
+
+/// The model and the server side by side.
+final class GroupScriptFuzz {
+    private enum Step {
+        case call(GroupServerModel.Verb, group: String, known: GroupKnowledge)
+        /// The data is gone.
+        case forget
+        /// The data is copied away.
+        case save
+        /// The data is what it was when it was saved.
+        case stepBack
+    }
+
+    private struct Expected {
+        var step: Step
+        var clock: Int64
+        var run: String
+        var answer: GroupAnswer?
+        /// nil: not looked at after this step.
+        var state: String?
+    }
+
+    private struct Disagreement: Error, CustomStringConvertible {
+        var description: String
+    }
+
+    private static let names = ["g", "zwei/\u{E4}"]
+    private static let ids = ["a", "b/\"1\"", "\u{FC}", "e\u{301}", "long-" + String(repeating: "x", count: 60)]
+    private static let policy = RingPolicy(seed: .max, unit: 256)
+
+    private let client: RedisClient
+    private let scripts = GroupScripts(keys: Keyspace(namespace: "fuzz"), eventLength: 1000, nonces: NonceSource())
+    private let scriptSHA: String
+    private let dumpSHA: String
+    private let copySHA: String
+    private let seed: UInt64
+    private var random: SplitMix64
+    private var model: GroupServerModel
+    private var saved: GroupServerModel
+    private var runs = 1
+    private var sessions = 0
+    private var generations = 0
+    private var members: [String: [(id: String, session: String, record: MemberRecord, joined: String)]] = [:]
+    private var views: [String: [GroupKnowledge]] = [:]
+    private(set) var steps = 0
+    private(set) var statuses: Set<String> = []
+    private(set) var types: Set<String> = []
+    private(set) var forks = 0
+
+    init(_ server: RedisServer, seed: UInt64) async throws {
+        self.seed = seed
+        random = SplitMix64(seed: seed)
+        model = GroupServerModel(clock: 1_790_000_000_000)
+        saved = model
+        client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
+        scriptSHA = try await Self.load(Self.fed + GroupScripts.script.source, client)
+        dumpSHA = try await Self.load(Self.dump, client)
+        copySHA = try await Self.load(Self.copy, client)
+    }
+
+    private static let fed = """
+        local fresh_text, clock, run = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
+        ARGV[3] = fresh_text
+        local redis = setmetatable({
+            call = function(command, ...)
+                if command == 'TIME' then
+                    return { string.format('%.0f', math.floor(clock / 1000)), string.format('%.0f', clock % 1000 * 1000) }
+                end
+                return redis.call(command, ...)
+            end,
+            pcall = function(command, section)
+                if section == 'server' then return 'run_id:' .. run .. '\\r\\n' end
+                return '# Replication\\r\\nmaster_replid:x\\r\\n'
+            end
+        }, { __index = redis })
+
+        """
+
+    private static let dump = """
+        local text = {}
+        for i = 1, #KEYS - 3, 4 do
+            local leases = redis.call('ZRANGE', KEYS[i], 0, -1, 'WITHSCORES')
+            for j = 1, #leases, 2 do
+                text[#text + 1] = leases[j] .. ' ' .. leases[j + 1] .. ' ' .. redis.call('HGET', KEYS[i + 1], leases[j])
+                    .. ' ' .. (redis.call('HGET', KEYS[i + 2], 'was:' .. leases[j]) or '')
+            end
+            text[#text + 1] = redis.call('HLEN', KEYS[i + 1])
+            local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
+                'recoverUntil', 'shortest', 'longest')
+            for j = 1, 8 do text[#text + 1] = state[j] or '0' end
+            text[#text + 1] = redis.call('HGET', KEYS[i + 3], 'seed') or ''
+            text[#text + 1] = redis.call('SISMEMBER', KEYS[#KEYS - 2], ARGV[(i + 3) / 4])
+        end
+        for _, field in ipairs({ 'gen', 'seq', 'run', 'forks' }) do
+            text[#text + 1] = redis.call('HGET', KEYS[#KEYS], field) or ''
+        end
+        for _, entry in ipairs(redis.call('XREVRANGE', KEYS[#KEYS - 1], '+', '-', 'COUNT', ARGV[#ARGV])) do
+            text[#text + 1] = entry[1]
+            text[#text + 1] = entry[2][2]
+        end
+        return table.concat(text, '\\n')
+        """
+
+    /// The first half of KEYS becomes what the second half is.
+    private static let copy = """
+        for i = 1, #KEYS / 2 do
+            redis.call('DEL', KEYS[i])
+            redis.call('COPY', KEYS[#KEYS / 2 + i], KEYS[i])
+        end
+        return 'OK'
+        """
+
+    private static func load(_ source: String, _ client: RedisClient) async throws -> String {
+        let reply = try await client.send { writer in
+            writer.begin(3)
+            writer.argument("SCRIPT")
+            writer.argument("LOAD")
+            writer.argument(source)
+        }
+        return try #require(reply.text)
+    }
+
+    func close() async { await client.close() }
+
+    // MARK: Playing
+
+    func play(steps count: Int) async throws {
+        try await play((0..<count).map { _ in nil })
+    }
+
+    func playManyDead() async throws {
+        func join(_ id: String, lease: Int64) -> Step {
+            let record = MemberRecord(id: id, session: "s", leaseMilliseconds: lease)
+            return .call(.join(record, again: false, Self.policy), group: "g", known: .none)
+        }
+        let watch = Step.call(.watch(leases: false), group: "g", known: .none)
+        try await play((0..<200).map { join("dead \($0)", lease: 1000) } + [join("alive", lease: 3000)])
+        #expect(model.groups["g"]?.members.count == 201)
+        for _ in 0..<6 {
+            model.clock += 180
+            let beat = GroupServerModel.Verb.beat(id: "alive", session: "s", leaseMilliseconds: 3000, joined: "")
+            try await play([.call(beat, group: "g", known: .none)])
+        }
+        let before = model.groups["g"]!.members.count
+        #expect(before > 65 && before < 201, "the beats took out some, 64 each")
+        let late = "dead 99"
+        let beat = GroupServerModel.Verb.beat(
+            id: late, session: "s", leaseMilliseconds: 1000, joined: model.groups["g"]!.mark)
+        try await play([.call(beat, group: "g", known: .none)])
+        #expect(model.groups["g"]!.members.count == max(1, before - 65))
+        for _ in 0..<3 { try await play([watch]) }
+        #expect(model.groups["g"]!.members.keys.map { String(decoding: $0, as: UTF8.self) } == ["alive"])
+        let expired = model.events.filter { $0.type == "member.expired" }
+        #expect(expired.count == 200 && Set(expired.map(\.member)).count == 200)
+    }
+
+    /// Plays the given steps, or random ones for nil: in the model first, then all in one write on Redis.
+    private func play(_ plan: [Step?]) async throws {
+        var expected: [Expected] = []
+        for (index, planned) in plan.enumerated() {
+            if planned == nil { passTime() }
+            let step = planned ?? randomStep()
+            let answer = runInModel(step)
+            let isLookedAt = index % 3 == 0 || index == plan.count - 1
+            expected.append(
+                Expected(
+                    step: step, clock: model.clock, run: model.run, answer: answer,
+                    state: isLookedAt ? state(events: index == plan.count - 1 ? 300 : 3) : nil))
+        }
+        let looks = expected.count { $0.state != nil }
+        let count = expected.count + looks
+        let calls = expected.count { $0.answer != nil }
+        let first = generations - calls
+        let replies = try await client.pipeline(count: count, deadline: Duration.seconds(120)) { writer in
+            var generation = first
+            for (index, step) in expected.enumerated() {
+                encode(step, &generation, &writer)
+                if step.state != nil { encodeDump(events: index == expected.count - 1 ? 300 : 3, &writer) }
+            }
+        }
+        var next = replies[...]
+        for expected in expected {
+            steps += 1
+            let reply = next.removeFirst()
+            if let answer = expected.answer {
+                statuses.insert(answer.status.rawValue)
+                guard let real = GroupScripts.answer(reply), real == answer else {
+                    throw complaint("the model answers \(answer), Redis \(reply)", expected)
+                }
+            } else if reply.error != nil {
+                throw complaint("\(reply)", expected)
+            }
+            guard let state = expected.state else { continue }
+            let real = next.popFirst()?.text ?? ""
+            guard real == state else {
+                let lines = zip(real.split(separator: "\n"), state.split(separator: "\n")).first { $0 != $1 }
+                throw complaint("stored is \(lines?.0 ?? "") not \(lines?.1 ?? "")\n\(real)\nnot\n\(state)", expected)
+            }
+        }
+    }
+
+    private func complaint(_ text: String, _ expected: Expected) -> Disagreement {
+        Disagreement(description: "seed \(seed), step \(steps), after \(expected.step) at \(expected.clock): \(text)")
+    }
+
+    private func passTime() {
+        switch random.pick(0...999) {
+        case 0...99: break
+        case 100...109: model.clock -= random.pick([30, 700, 3_600_000])
+        case 110...119: model.clock += random.pick([1500, 4000, 3_600_000])
+        case 120...299: model.clock += random.pick(80...600)
+        default: model.clock += random.pick(1...50)
+        }
+    }
+
+    // MARK: Random steps
+
+    private func randomStep() -> Step {
+        switch random.pick(0...999) {
+        case 0...2: return .forget
+        case 3...9: return .save
+        case 10...14: return .stepBack
+        case 15...19: newRun()
+        default: break
+        }
+        let group = random.chance(85) ? Self.names[0] : Self.names[1]
+        let known = randomKnowledge(group)
+        switch random.pick(0...99) {
+        case 0...24: return .call(.watch(leases: random.chance(20)), group: group, known: known)
+        case 25...69:
+            guard let member = members[group]?.randomElement(using: &random) else { fallthrough }
+            return .call(
+                .beat(
+                    id: member.id, session: member.session, leaseMilliseconds: member.record.leaseMilliseconds,
+                    joined: member.joined), group: group, known: known)
+        case 70...91: return .call(randomJoin(group), group: group, known: known)
+        default:
+            let member = members[group]?.randomElement(using: &random)
+            return .call(
+                .leave(
+                    id: member?.id ?? "a", session: random.chance(20) ? "" : member?.session ?? "s0",
+                    reason: random.pick(["", "bye / \"now\""]), actor: random.pick(["", "m\u{FC}ller"])),
+                group: group, known: known)
+        }
+    }
+
+    private func randomKnowledge(_ group: String) -> GroupKnowledge {
+        guard random.chance(92),
+            let view = random.chance(70) ? views[group]?.last : views[group]?.randomElement(using: &random)
+        else { return .none }
+        return view
+    }
+
+    private func randomJoin(_ group: String) -> GroupServerModel.Verb {
+        if random.chance(50), let member = members[group]?.randomElement(using: &random) {
+            var record = member.record
+            if random.chance(40) { record.weight = Int(random.pick(0...3)) }
+            if random.chance(20) { record.leaseMilliseconds = random.pick([200, 500, 1000]) }
+            remember(record, member.joined, group)
+            return .join(record, again: random.chance(50), Self.policy)
+        }
+        sessions += 1
+        let record = MemberRecord(
+            id: random.pick(Self.ids), session: "s\(sessions)", leaseMilliseconds: random.pick([200, 500, 1000, 6000]),
+            zone: random.pick(["", "a\"b"]), metadata: random.chance(30) ? ["k": "\u{1F600}"] : [:])
+        remember(record, "", group)
+        return .join(record, again: random.chance(20), Self.policy)
+    }
+
+    private func remember(_ record: MemberRecord, _ joined: String, _ group: String) {
+        members[group, default: []].append((record.id, record.session, record, joined))
+        if members[group]!.count > 9 { members[group]!.removeFirst() }
+    }
+
+    private func newRun() {
+        runs += 1
+        model.run = "run\(runs)"
+    }
+
+    // MARK: In the model
+
+    private func runInModel(_ step: Step) -> GroupAnswer? {
+        switch step {
+        case .forget:
+            if random.chance(60) { newRun() }
+            model.forgetEverything()
+            return nil
+        case .save:
+            saved = model
+            return nil
+        case .stepBack:
+            newRun()
+            model.stepBack(to: saved)
+            return nil
+        case .call(let verb, let group, let known):
+            generations += 1
+            let before = model.events.count
+            let gen = model.log?.gen
+            let answer = model.call(verb, group, fresh: "fresh\(generations)", known: known)
+            for event in model.events[before...] { types.insert(event.type) }
+            if let gen, gen != model.log?.gen { forks += 1 }
+            views[group, default: []].append(
+                GroupKnowledge(
+                    version: answer.version, mark: answer.mark, longestLeaseMilliseconds: random.pick(0...7000)))
+            if views[group]!.count > 12 { views[group]!.removeFirst() }
+            if case .join(let record, _, _) = verb, answer.status == .member,
+                let index = members[group]?.lastIndex(where: { $0.session == record.session && $0.joined.isEmpty })
+            {
+                members[group]![index].joined = answer.mark
+            }
+            return answer
+        }
+    }
+
+    private func state(events: Int) -> String {
+        var lines: [String] = []
+        for name in Self.names {
+            let group = model.groups[name] ?? .init()
+            let members = group.members.values.sorted {
+                $0.ends != $1.ends ? $0.ends < $1.ends : $0.record.id.isBefore($1.record.id)
+            }
+            for held in members {
+                let json = String(decoding: held.record.json, as: UTF8.self)
+                lines.append("\(held.record.id) \(held.ends) \(json) \(held.before.joined(separator: " "))")
+            }
+            lines += [
+                "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
+                "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
+                "\(group.longest)", group.policy.map { "\($0.seed)" } ?? "", group.version > 0 ? "1" : "0",
+            ]
+        }
+        if let log = model.log {
+            let forks: [String] = log.forks.map { "\($0.gen)@\($0.kept)" }
+            lines += [log.gen, "\(log.seq)", ".\(log.run).x", forks.joined(separator: " ")]
+        } else {
+            lines += ["", "", "", ""]
+        }
+        for event in model.events.suffix(events).reversed() { lines += ["\(event.seq)-0", event.text] }
+        return lines.joined(separator: "\n")
+    }
+
+    // MARK: On Redis
+
+    private func encode(_ expected: Expected, _ generation: inout Int, _ writer: inout CommandWriter) {
+        let keys = allKeys
+        let copies = keys.map { $0 + ":saved" }
+        switch expected.step {
+        case .forget:
+            writer.begin(1 + keys.count)
+            writer.argument("DEL")
+            for key in keys { writer.argument(key) }
+        case .save: encodeCopy(copies + keys, &writer)
+        case .stepBack: encodeCopy(keys + copies, &writer)
+        case .call(let verb, let group, let known):
+            generation += 1
+            let call =
+                switch verb {
+                case .watch(let leases): scripts.watch(group, known, leases: leases)
+                case .beat(let id, let session, let lease, let joined):
+                    scripts.beat(group, known, id: id, session: session, leaseMilliseconds: lease, joined: joined)
+                case .join(let record, let again, let policy):
+                    scripts.join(group, known, record, again: again, policy)
+                case .leave(let id, let session, let reason, let actor):
+                    scripts.leave(group, known, id: id, session: session, reason: reason, actor: actor)
+                }
+            writer.begin(3 + call.keys + call.arguments + 3)
+            writer.argument("EVALSHA")
+            writer.argument(scriptSHA)
+            writer.argument(Int64(call.keys))
+            call.encode(&writer)
+            writer.argument(expected.run)
+            writer.argument(expected.clock)
+            writer.argument("fresh\(generation)")
+        }
+    }
+
+    private var allKeys: [String] {
+        let keys = scripts.keys
+        return Self.names.flatMap { [keys.leases + $0, keys.members + $0, keys.state + $0, keys.policy + $0] }
+            + [keys.groups, keys.events, keys.log]
+    }
+
+    private func encodeCopy(_ keys: [String], _ writer: inout CommandWriter) {
+        writer.begin(3 + keys.count)
+        writer.argument("EVALSHA")
+        writer.argument(copySHA)
+        writer.argument(Int64(keys.count))
+        for key in keys { writer.argument(key) }
+    }
+
+    private func encodeDump(events: Int, _ writer: inout CommandWriter) {
+        let keys = allKeys
+        writer.begin(3 + keys.count + Self.names.count + 1)
+        writer.argument("EVALSHA")
+        writer.argument(dumpSHA)
+        writer.argument(Int64(keys.count))
+        for key in keys { writer.argument(key) }
+        for name in Self.names { writer.argument(name) }
+        writer.argument(Int64(events))
+    }
+}

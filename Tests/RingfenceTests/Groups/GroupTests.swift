@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Hiredis
+import Ringfence
+import TestSupport
+import Testing
+
+@Suite struct GroupTests {
+    @Test func `a member is seen by others, changed and gone, each time by one event`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                let group = try await clients[0].group("ledger")
+                let other = try await clients[1].group("ledger")
+                #expect(other.snapshot.version == 0 && other.snapshot.members.isEmpty)
+                let membership = try await group.join(
+                    "node-1", address: "10.0.0.1:7000", zone: "a", weight: 2, priority: 5, capability: ["ledger"],
+                    metadata: ["build": "7"])
+                #expect(membership.isMember && membership.state == .member)
+                try membership.check()
+                // The one that joined sees itself at once.
+                #expect(group.snapshot.ids == ["node-1"])
+                try await eventually(other, "the other sees it") { $0.version == 1 }
+                let member = try #require(other.snapshot.member("node-1"))
+                #expect(member.address == "10.0.0.1:7000" && member.zone == "a" && member.weight == 2)
+                #expect(member.priority == 5 && member.capability == ["ledger"] && member.metadata == ["build": "7"])
+                #expect(member.lease == .seconds(3) && member.session == membership.session && !member.isDraining)
+
+                try await membership.update(weight: 0, metadata: [:])
+                #expect(membership.member.isDraining && membership.member.address == "10.0.0.1:7000")
+                try await eventually(other, "the other sees the change") { $0.version == 2 }
+                #expect(other.snapshot.member("node-1")?.isDraining == true)
+                #expect(other.snapshot.member("node-1")?.metadata == [:])
+
+                try await membership.leave(reason: "done")
+                #expect(membership.state == .left && !membership.isMember)
+                #expect(await failure { try membership.check() }?.code == .membershipLeft)
+                try await eventually(other, "the other sees it gone") { $0.version == 3 && $0.members.isEmpty }
+                let events = try await observer.events()
+                #expect(events.map(\.type) == ["member.joined", "member.updated", "member.left"])
+                #expect(events.map(\.reason) == ["new", nil, "done"])
+                try await observer.checkLog()
+                try await membership.leave()
+                let count = try await observer.events().count
+                #expect(count == 3, "leaving again does nothing")
+            }
+        }
+    }
+
+    @Test func `a group is one object as long as it is held`() async throws {
+        try await withRingfence { _, client in
+            let one = try await client.group("g")
+            let two = try await client.group("g")
+            let other = try await client.group("h")
+            #expect(one === two && one !== other)
+        }
+    }
+
+    @Test func `a process that comes back replaces its old self, which is told and never fights back`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                let old = try await clients[0].group("g").join("n", lease: .milliseconds(500), rejoins: true)
+                let states = old.states
+                let new = try await clients[1].group("g").join("n", lease: .milliseconds(500))
+                var told: [Membership.State] = []
+                for await state in states { told.append(state) }
+                #expect(told.last == .replaced && told.first == .member)
+                #expect(await failure { try old.check() }?.code == .membershipReplaced)
+                #expect(new.isMember)
+                let joins = try await observer.events("member.joined")
+                #expect(joins.map(\.reason) == ["new", "replaced"])
+                #expect(joins.last?.previous == old.session)
+                // It beats no more: its client sees the new one only.
+                let seen = try await clients[0].group("g").snapshot.member("n")?.session
+                #expect(seen == new.session)
+            }
+        }
+    }
+
+    @Test func `a member lives for many leases while its process does, though all threads are blocked`() async throws {
+        try await withObservedRedis { server, observer in
+            let member = try TalkingProcess.start("TestMember", [server.unixURL, "g", "n", "1000"])
+            _ = try #require(try await member.line())
+            let state = try await member.line()
+            #expect(state == "state member")
+            member.tell("block")
+            let blocked = try await member.line()
+            #expect(blocked == "blocked")
+            let watcher = try RingfenceClient(.init(url: server.unixURL), logger: testLogger)
+            let group = try await watcher.group("g")
+            let start = ContinuousClock.now
+            try await eventually("five leases are over") { start.duration(to: .now) > .seconds(5) }
+            let ids = group.snapshot.ids
+            let events = try await observer.events()
+            // A machine full of tests may hold its process up for longer than that; then it is out, and rightly.
+            #expect(ids == ["n"] || events.contains { $0.type == "member.expired" })
+            #expect(try await observer.send("ZCARD", "ringfence:{default}:leases:g") == .integer(Int64(ids.count)))
+            try await member.end()
+            await watcher.shutdown()
+        }
+    }
+
+    @Test func `shutting a client down leaves the groups it joined`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { watching in
+                let group = try await watching.group("g")
+                let membership = try await withClient(server.unixURL) { client in
+                    try await client.group("g").join("n")
+                }
+                #expect(membership.state == .left)
+                let left = try await observer.events("member.left")
+                #expect(left.map(\.reason) == ["shutdown"])
+                try await eventually(group, "it is gone") { $0.members.isEmpty && $0.version == 2 }
+            }
+        }
+    }
+
+    @Test func `a group made with another seed or unit is refused, and its own are taken`() async throws {
+        try await withRingfence { server, client in
+            let group = try await client.group("g", options: .init(seed: 7, unit: 64))
+            _ = try await group.join("a")
+            #expect(group.ring.seed == 7 && group.ring.unit == 64)
+            try await withClient(server.unixURL) { other in
+                let seen = try await other.group("g")
+                #expect(seen.ring.seed == 7 && seen.ring.unit == 64)
+                let wrong = await failure { try await other.group("g", options: .init(seed: 8)) }
+                #expect(wrong?.code == .policyMismatch && wrong?.effect == RingfenceError.Effect.none)
+                #expect(await failure { try await other.group("g", options: .init(unit: 65)) }?.code == .policyMismatch)
+                _ = try await other.group("g", options: .init(seed: 7, unit: 64))
+            }
+        }
+    }
+
+    @Test func `the ring is that of the snapshot, in every process`() async throws {
+        try await withRedis { server in
+            try await withClients(server.unixURL, 2) { clients in
+                let group = try await clients[0].group("g")
+                let other = try await clients[1].group("g")
+                #expect(other.ring.isEmpty)
+                var memberships: [Membership] = []
+                for number in 0..<9 {
+                    memberships.append(
+                        try await group.join("n\(number)", zone: "z\(number % 3)", weight: number, lease: .seconds(30)))
+                }
+                try await memberships[3].leave()
+                try await memberships[4].update(zone: "elsewhere")
+                try await eventually(other, "both see it") { $0.version == 11 }
+                #expect(group.snapshot.version == 11 && group.ring == other.ring)
+                let expected = try HashRing(
+                    other.snapshot.members.map { .init(id: $0.id, zone: $0.zone, weight: $0.weight) })
+                #expect(expected == other.ring && expected.memberCount == 8)
+                #expect(group.ring.owner(of: "account/4711") == expected.owner(of: "account/4711"))
+            }
+        }
+    }
+
+    @Test func `operators see groups, members and leases, and take a member out`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let group = try await client.group("g")
+                let membership = try await group.join("n", lease: .seconds(20))
+                _ = try await client.group("h").join("m")
+                _ = try await client.group("empty")
+                #expect(try await client.groupNames() == ["g", "h"])
+                let status = try await client.inspectGroup("g")
+                #expect(status.version == 1 && status.members.map(\.member.id) == ["n"])
+                #expect(status.members[0].remaining > .zero && status.members[0].remaining <= .seconds(20))
+                #expect(status.held == .zero && status.unit == 256 && status.seed == 0)
+                #expect(try await client.inspectGroup("empty").version == 0)
+                let wrong = try await client.removeMember("n", from: "g", session: "other")
+                #expect(!wrong)
+                let states = membership.states
+                let removed = try await client.removeMember("n", from: "g", actor: "me", reason: "why")
+                #expect(removed)
+                var told: [Membership.State] = []
+                for await state in states { told.append(state) }
+                #expect(told.last == .expired)
+                #expect(await failure { try membership.check() }?.code == .membershipExpired)
+                let again = try await client.removeMember("n", from: "g")
+                #expect(!again)
+                let left = try await observer.events("member.left")
+                #expect(left.count == 1 && left[0].reason == "why")
+            }
+        }
+    }
+
+    @Test func `a member that rejoins is told first, and comes back under a new session`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let membership = try await client.group("g").join("n", lease: .milliseconds(500), rejoins: true)
+                let first = membership.session
+                var states = membership.states.makeAsyncIterator()
+                #expect(await states.next() == .member)
+                try await client.removeMember("n", from: "g")
+                var told: [Membership.State] = []
+                while let state = await states.next() {
+                    told.append(state)
+                    if state == .member, told.contains(.expired) { break }
+                }
+                #expect(told.contains(.expired) && membership.session != first)
+                let joins = try await observer.events("member.joined")
+                #expect(joins.map(\.reason) == ["new", "new"])
+            }
+        }
+    }
+}
