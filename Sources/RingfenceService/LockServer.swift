@@ -35,6 +35,8 @@ package struct LockServer: Service {
     let tokens: BearerTokens?
     let registry: PrometheusRegistry
     let logger: Logger
+    /// How often an idle stream of events shows that it lives.
+    let heartbeat: Duration
     let onRunning: @Sendable (Int) -> Void
     private let draining = OneShot()
 
@@ -44,7 +46,7 @@ package struct LockServer: Service {
     ///   - onRunning: called once connections are accepted.
     package init(
         client: RingfenceClient, host: String, port: Int, tokens: BearerTokens?, registry: PrometheusRegistry,
-        logger: Logger, onRunning: @Sendable @escaping (_ port: Int) -> Void
+        logger: Logger, heartbeat: Duration = .seconds(10), onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
         self.host = host
@@ -52,6 +54,7 @@ package struct LockServer: Service {
         self.tokens = tokens
         self.registry = registry
         self.logger = logger
+        self.heartbeat = heartbeat
         self.onRunning = onRunning
     }
 
@@ -59,6 +62,7 @@ package struct LockServer: Service {
     var routes: [Route] {
         let routes =
             LockRoutes(client: client, draining: draining).routes
+            + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes
         return routes + [HealthRoutes.openAPI(of: routes)]
     }

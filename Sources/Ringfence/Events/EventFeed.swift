@@ -274,16 +274,20 @@ final class EventFeed: Sendable {
         state.withLock { state in (reader.step(state.machine), state.machine.era, state.machine.revision) }
     }
 
-    /// Waits until the log has changed since `revision`, the client is shut down or the task is cancelled.
-    func wait(past revision: Int) async {
+    /// Waits until the log has changed since `revision`, the client is shut down, the task is cancelled or `end` is over.
+    func wait(past revision: Int, until end: Nanos = .never) async {
         let number = state.withLock { state in
             state.nextWaiter += 1
             return state.nextWaiter
         }
+        let limit = end == .never ? nil : limit(number, end)
+        defer { limit?.cancel() }
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let mayGo = state.withLock { state in
                     if state.machine.revision != revision || state.isClosed || Task.isCancelled { return true }
+                    // The limit may have struck before there was anybody to wake.
+                    if Moment.now >= end { return true }
                     state.waiters[number] = continuation
                     return false
                 }
@@ -291,6 +295,12 @@ final class EventFeed: Sendable {
             }
         } onCancel: {
             state.withLock { $0.waiters.removeValue(forKey: number) }?.resume()
+        }
+    }
+
+    private func limit(_ waiter: Int, _ end: Nanos) -> Scheduled<Void> {
+        eventLoop.scheduleTask(in: .nanoseconds(max(0, end - Moment.now))) { [weak self] in
+            self?.state.withLock { $0.waiters.removeValue(forKey: waiter) }?.resume()
         }
     }
 

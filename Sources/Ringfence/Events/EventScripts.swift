@@ -62,7 +62,8 @@ struct EventScripts: Sendable {
         var state = State(head: head, groups: [])
         for index in stride(from: 0, to: items.count, by: 4) {
             guard let name = items[index].text, let version = items[index + 1].int,
-                let mark = items[index + 2].text, case .array(let pairs) = items[index + 3], pairs.count.isMultiple(of: 2)
+                let mark = items[index + 2].text, case .array(let pairs) = items[index + 3],
+                pairs.count.isMultiple(of: 2)
             else { return nil }
             var members: [(id: String, record: [UInt8])] = []
             for pair in stride(from: 0, to: pairs.count, by: 2) {

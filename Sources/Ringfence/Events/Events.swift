@@ -85,22 +85,42 @@ public struct Events: AsyncSequence, Sendable {
         /// The next item; nil when the task was cancelled or the client shut down.
         ///
         /// - Throws: ``RingfenceError`` when Redis refuses to be read.
-        public mutating func next() async throws -> Item? { try await advance(isolation: #isolation) }
+        public mutating func next() async throws -> Item? {
+            try await advance(until: .never, isolation: #isolation).item
+        }
 
         /// The next item; nil when the task was cancelled or the client shut down.
         ///
         /// - Throws: ``RingfenceError`` when Redis refuses to be read.
         public mutating func next(isolation: isolated (any Actor)?) async throws -> Item? {
-            try await advance(isolation: isolation)
+            try await advance(until: .never, isolation: isolation).item
         }
 
-        private mutating func advance(isolation: isolated (any Actor)?) async throws -> Item? {
+        /// What `next(within:)` found.
+        package enum Found {
+            case item(Item)
+            /// Nothing came in time; the iteration goes on.
+            case nothing
+            /// The iteration is over.
+            case end
+
+            fileprivate var item: Item? { if case .item(let item) = self { item } else { nil } }
+        }
+
+        /// The next item if it comes within `limit`. With zero: what is here without waiting.
+        package mutating func next(
+            within limit: Duration, isolation: isolated (any Actor)? = #isolation
+        ) async throws -> Found {
+            try await advance(until: Moment.now.adding(Nanos(saturating: limit)), isolation: isolation)
+        }
+
+        private mutating func advance(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
             while !isOver {
                 while next < batch.count {
                     let record = batch[next]
                     next += 1
-                    guard let group = events.group else { return .event(Event(record)) }
-                    if record.group?.hasSameBytes(as: group) == true { return .event(Event(record)) }
+                    guard let group = events.group else { return .item(.event(Event(record))) }
+                    if record.group?.hasSameBytes(as: group) == true { return .item(.event(Event(record))) }
                 }
                 if Task.isCancelled { break }
                 if follower == nil {
@@ -112,11 +132,15 @@ public struct Events: AsyncSequence, Sendable {
                 switch step {
                 case .deliver(let records): take(records, before: position)
                 case .wait(let revision):
-                    await events.feed.wait(past: revision)
+                    if Moment.now >= end { return .nothing }
+                    await events.feed.wait(past: revision, until: end)
                     if events.feed.isClosed { isOver = true }
                 case .page(let position):
                     let call = EventScripts(keys: events.keys).page(after: position.seq, count: EventFeed.pageLength)
-                    guard let reply = try await ask(call, isolation: isolation) else { continue }
+                    guard let reply = try await ask(call, isolation: isolation) else {
+                        if !isOver, Moment.now >= end { return .nothing }
+                        continue
+                    }
                     guard let page = EventScripts.page(reply, after: position.seq) else {
                         throw RingfenceError.unexpected(reply)
                     }
@@ -127,22 +151,23 @@ public struct Events: AsyncSequence, Sendable {
                         let reply = try await ask(
                             EventScripts(keys: events.keys).state(of: events.group), isolation: isolation)
                     else {
+                        if !isOver, Moment.now >= end { return .nothing }
                         continue
                     }
                     guard let state = EventScripts.state(reply) else { throw RingfenceError.unexpected(reply) }
                     let outcome = machine.stated(state.head, era: era)
                     events.feed.heard(gen: state.head.gen, seq: state.head.seq)
                     switch outcome {
-                    case .begin: return .state(try EventState(state))
+                    case .begin: return .item(.state(try EventState(state)))
                     case .reset(let lost):
                         events.metrics.eventResets.increment()
-                        return .reset(try EventState(state), lost: lost.map { Int($0) })
+                        return .item(.reset(try EventState(state), lost: lost.map { Int($0) }))
                     case .resume: break
                     }
                 }
             }
-            end()
-            return nil
+            self.end()
+            return .end
         }
 
         private mutating func take(_ records: [EventRecord], before position: LogPosition?) {

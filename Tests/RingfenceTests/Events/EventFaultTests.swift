@@ -100,6 +100,7 @@ import Testing
                 if gens.count % 2 == 0 { try await live.reaches(end) }
                 await server.kill(SIGKILL)
                 try await server.restart()
+                try await writer.reconnected()
             }
             end = try await writer.append(1)
             slow.resume()
@@ -119,6 +120,7 @@ import Testing
             try await listener.reaches(before)
             await server.kill(SIGKILL)
             try await server.restart()
+            try await writer.reconnected()
             try await eventually("the reset is told", within: .seconds(60)) { listener.resets.count == 1 }
             let end = try await writer.append(100)
             try await listener.reaches(end)

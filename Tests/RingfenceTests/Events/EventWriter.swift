@@ -52,6 +52,17 @@ final class EventWriter: Sendable {
 
     func close() async { await client.close() }
 
+    /// Returns once it is connected again after a restart: what it sends into a connection that is just ending is lost.
+    func reconnected() async throws {
+        try await eventually("the writer is connected again", within: .seconds(60)) {
+            let reply = try? await self.client.send { writer in
+                writer.begin(1)
+                writer.argument("PING")
+            }
+            return reply != nil
+        }
+    }
+
     /// Appends `count` events in one step.
     ///
     /// - Returns: the cursor behind the last.

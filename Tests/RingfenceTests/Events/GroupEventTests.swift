@@ -5,7 +5,8 @@ import TestSupport
 import Testing
 
 @Suite struct GroupEventTests {
-    @Test func `what happens to a group is told once and in order, to its followers and to those of all`() async throws {
+    @Test func `what happens to a group is told once and in order, to its followers and to those of all`() async throws
+    {
         try await withClient3 { server, client, other, third in
             let group = try await client.group("ledger")
             let first = try await other.group("ledger").join("a", zone: "x", lease: .seconds(60))
