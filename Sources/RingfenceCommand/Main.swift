@@ -26,12 +26,14 @@ struct Main: AsyncParsableCommand {
               ringfence serve                             a lock service with its Redis
               ringfence lock payout/nightly -- ./pay.sh   a job on one machine only
               ringfence locks                             who holds what
+              ringfence events --follow                   what happens to groups
             """,
         subcommands: [DemoWorkerCommand.self],
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
             CommandGroup(
-                name: "Operating", subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self]),
+                name: "Operating",
+                subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self, EventsCommand.self]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
     /// Benchmarks and demonstrations.

@@ -40,7 +40,9 @@ struct ServeCommand: AsyncParsableCommand {
     var redis: RedisOptions
 
     func run() async throws {
-        let settings = try redis.settings([.host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat])
+        let settings = try redis.settings([
+            .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
+        ])
         try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
             print(lines, terminator: "")
             flushOutput()
