@@ -15,6 +15,8 @@ final class GroupWorld {
     enum Fault: CaseIterable {
         case cutWire, pause, kill, loseData, stepBack, restart, pauseRedis, stepClock, slowWires, lostAnswers, lostEvents
         case remove
+        /// Another process comes up under the same name.
+        case twin
     }
 
     static let stormLength: Nanos = 8 * .second
@@ -37,7 +39,7 @@ final class GroupWorld {
     private var clockOffset: Int64 = 1_790_000_000_000
     private var runs = 1
     private var copies: [GroupServerModel] = []
-    private var isUp = true
+    private(set) var isUp = true
     private var isPaused = false
     private var unread: [() -> Void] = []
     private var generations = 0
@@ -49,9 +51,10 @@ final class GroupWorld {
     ) {
         self.seed = seed
         self.isTracing = isTracing
-        random = SplitMix64(seed: seed)
+        var random = SplitMix64(seed: seed)
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
+        self.random = random
         model = GroupServerModel(clock: 0, flaws: flaws)
         checker.world = self
     }
@@ -196,6 +199,12 @@ final class GroupWorld {
         case .remove:
             arrive(
                 .leave(id: node.name, session: "", reason: "", actor: "operator"), .none, from: nil, { _ in })
+        case .twin:
+            if nodes.count < 16 {
+                start(node.name, isMember: node.isMember)
+                // And one more, at once: their first joins race.
+                start(node.name, isMember: node.isMember)
+            }
         case .slowWires, .lostAnswers, .lostEvents: break
         }
     }
@@ -304,7 +313,8 @@ final class GroupNode {
         }
         waiting.append((number, { finish(nil) }))
         world.after(timeout) { [weak self] in self?.react { finish(nil) } }
-        guard world.now >= isCutUntil else {
+        // No connection: refused at once.
+        guard world.now >= isCutUntil, world.isUp else {
             world.after(20 * .millisecond) { [weak self] in self?.react { finish(nil) } }
             return
         }
@@ -400,6 +410,7 @@ final class GroupNode {
             }
             guard answer.status == .member else { return }
             self.joined = answer.mark
+            self.world.checker.wasTold(record.session)
             self.membership = MembershipMachine(
                 lease: record.lease, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
                 rejoins: self.rejoins)
@@ -451,7 +462,7 @@ final class GroupNode {
             case .write: .join(record, again: true, RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
-        self.call(verb, timeout: max(record.lease, .second / 2)) { answer, sentAt in
+        self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard var machine = self.membership else { return }
             let output: MembershipMachine.Output
