@@ -316,7 +316,7 @@ public final class Membership: Sendable {
                     group.name, known, id: record.id, session: record.session,
                     leaseMilliseconds: record.leaseMilliseconds, joined: joined)
             case .write:
-                hub.scripts.join(group.name, known, record, again: true, group.policy ?? GroupScripts.defaultPolicy)
+                hub.scripts.join(group.name, known, record, .again, group.policy ?? GroupScripts.defaultPolicy)
             case .leave:
                 hub.scripts.leave(
                     group.name, known, id: record.id, session: record.session, reason: reason, actor: "")

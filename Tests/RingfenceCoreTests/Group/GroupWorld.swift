@@ -26,6 +26,8 @@ final class GroupWorld {
     let seed: UInt64
     let faults: [Fault]
     let isTracing: Bool
+    /// A first join is repeated as it was. For a control.
+    let flawedRetries: Bool
     var random: SplitMix64
     private(set) var now: Nanos = 0
     private var agenda = Agenda()
@@ -51,6 +53,7 @@ final class GroupWorld {
     ) {
         self.seed = seed
         self.isTracing = isTracing
+        flawedRetries = flaws.forgetsTheReplaced
         var random = SplitMix64(seed: seed)
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
@@ -293,7 +296,7 @@ final class GroupNode {
 
     func begin() {
         look()
-        if isMember { join(until: clock + 20 * .second) }
+        if isMember { join(.first, over: nil, until: clock + 20 * .second) }
     }
 
     // MARK: Wires
@@ -399,13 +402,14 @@ final class GroupNode {
         planWake()
     }
 
-    private func join(until end: Nanos) {
+    private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
         let record = record
-        call(.join(record, again: false, RingPolicy(seed: 1, unit: 2)), timeout: 2 * .second) { answer, sentAt in
+        call(.join(record, mode, RingPolicy(seed: 1, unit: 2)), timeout: 2 * .second) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard let answer else {
                 // Its answer is lost, and it is repeated as it was.
-                self.world.after(20 * .millisecond) { self.react { self.join(until: end) } }
+                let mode = self.world.flawedRetries ? JoinMode.first : before.map { .over($0) } ?? .again
+                self.world.after(20 * .millisecond) { self.react { self.join(mode, over: before, until: end) } }
                 return
             }
             guard answer.status == .member else { return }
@@ -459,7 +463,7 @@ final class GroupNode {
             case .beat:
                 .beat(
                     id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined)
-            case .write: .join(record, again: true, RingPolicy(seed: 1, unit: 2))
+            case .write: .join(record, .again, RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
