@@ -48,9 +48,10 @@ final class Observer: Sendable {
 
 /// A Redis of its own and a look at it; clients are the test's business.
 func withObservedRedis<Result: Sendable>(
-    _ arguments: [String] = [], _ body: @Sendable (RedisServer, Observer) async throws -> Result
+    _ arguments: [String] = [], under command: [String] = [],
+    _ body: @Sendable (RedisServer, Observer) async throws -> Result
 ) async throws -> Result {
-    try await withRedis(arguments) { server in
+    try await withRedis(arguments, under: command) { server in
         let observer = try Observer(server.unixURL)
         do {
             let result = try await body(server, observer)

@@ -17,10 +17,10 @@ import Synchronization
 
 /// Starts a server, runs `body` with it, stops it.
 package func withRedis<Result>(
-    _ arguments: [String] = [], tls: RedisServer.TLS? = nil, isolation: isolated (any Actor)? = #isolation,
-    _ body: (RedisServer) async throws -> sending Result
+    _ arguments: [String] = [], tls: RedisServer.TLS? = nil, under command: [String] = [],
+    isolation: isolated (any Actor)? = #isolation, _ body: (RedisServer) async throws -> sending Result
 ) async throws -> sending Result {
-    let server = try await RedisServer.start(arguments, tls: tls)
+    let server = try await RedisServer.start(arguments, tls: tls, under: command)
     do {
         let result = try await body(server)
         await server.stop()
@@ -49,6 +49,8 @@ package final class RedisServer: Sendable {
     /// 0 without TLS.
     package let tlsPort: Int
     private let arguments: [String]
+    /// The command that starts the server, with its arguments; usually none.
+    private let command: [String]
     /// 0 while no process runs.
     private let process = Mutex<Int32>(0)
 
@@ -59,11 +61,12 @@ package final class RedisServer: Sendable {
     package var unixURL: String { "unix://\(socketPath)" }
     package var log: String { (try? readFile(directory.path + "/redis.log")) ?? "" }
 
-    private init(directory: TemporaryDirectory, port: Int, tlsPort: Int, arguments: [String]) {
+    private init(directory: TemporaryDirectory, port: Int, tlsPort: Int, arguments: [String], command: [String]) {
         self.directory = directory
         self.port = port
         self.tlsPort = tlsPort
         self.arguments = arguments
+        self.command = command
     }
 
     deinit {
@@ -73,12 +76,14 @@ package final class RedisServer: Sendable {
     }
 
     /// Starts a server with `arguments` after ours (so they win) and waits until it answers PING.
-    package static func start(_ arguments: [String] = [], tls: TLS? = nil) async throws -> RedisServer {
+    package static func start(
+        _ arguments: [String] = [], tls: TLS? = nil, under command: [String] = []
+    ) async throws -> RedisServer {
         var failure: any Error = TestSupportError("redis-server never tried")
         for _ in 0..<8 {
             let server = RedisServer(
                 directory: try TemporaryDirectory(), port: try freePort(), tlsPort: tls == nil ? 0 : try freePort(),
-                arguments: arguments + Self.arguments(of: tls))
+                arguments: arguments + Self.arguments(of: tls), command: command)
             do {
                 try await server.launch()
                 return server
@@ -133,7 +138,8 @@ package final class RedisServer: Sendable {
             "--repl-diskless-sync-delay", "0",
         ]
         if tlsPort != 0 { all += ["--tls-port", "\(tlsPort)"] }
-        let pid = try Subprocess.spawn("redis-server", all + arguments)
+        let line = command + ["redis-server"] + all + arguments
+        let pid = try Subprocess.spawn(line[0], Array(line.dropFirst()))
         Watchdog.add(pid)
         process.withLock { $0 = pid }
     }

@@ -33,10 +33,10 @@ package final class TCPProxy: Sendable {
         var stallsUpTo = Int.max
         var passed = (clientToServer: 0, serverToClient: 0)
         var listener: (any Channel)?
+        var target: SocketAddress
     }
 
     package let port: Int
-    private let target: SocketAddress
     fileprivate let state: Mutex<State>
 
     package var url: String { "redis://127.0.0.1:\(port)" }
@@ -51,8 +51,13 @@ package final class TCPProxy: Sendable {
 
     private init(port: Int, target: SocketAddress, listener: (any Channel)?) {
         self.port = port
-        self.target = target
-        self.state = Mutex(State(listener: listener))
+        self.state = Mutex(State(listener: listener, target: target))
+    }
+
+    /// Forwards connections that come from now on to another server.
+    package func retarget(to server: RedisServer) throws {
+        let address = try SocketAddress(ipAddress: "127.0.0.1", port: server.port)
+        state.withLock { $0.target = address }
     }
 
     /// Listens on a free port and forwards to `server`.
@@ -117,13 +122,13 @@ package final class TCPProxy: Sendable {
     }
 
     private func bind() async throws {
-        let target = self.target
         let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelOption(.autoRead, value: false)
             .childChannelInitializer { client in
-                ClientBootstrap(group: client.eventLoop)
+                let target = self.state.withLock { $0.target }
+                return ClientBootstrap(group: client.eventLoop)
                     .channelOption(.tcpOption(.tcp_nodelay), value: 1)
                     .channelOption(.autoRead, value: false)
                     .connect(to: target)

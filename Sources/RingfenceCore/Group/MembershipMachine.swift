@@ -67,8 +67,13 @@ package struct MembershipMachine: Sendable {
 
     private var callAt: Nanos { min(soonAt, calledAt + pace) }
 
-    /// The lease less 1 %, for clocks that run apart.
-    package static func deadline(_ sentAt: Nanos, _ lease: Nanos) -> Nanos { sentAt + lease - lease / 100 }
+    /// The lease less 1 %, for clocks that run apart, and 1 ms, for Redis counts in whole ones.
+    package static func deadline(_ sentAt: Nanos, _ lease: Nanos) -> Nanos {
+        sentAt + lease - lease / 100 - .millisecond
+    }
+
+    /// How long a call may wait for its answer: a third of the lease, so that it can be tried again before the lease is over.
+    package static func patience(_ lease: Nanos) -> Nanos { max(lease / 3, 100 * .millisecond) }
 
     /// Whether the member may act at `now`.
     package func isMember(at now: Nanos) -> Bool { state == .member && now < deadline }
