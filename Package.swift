@@ -145,6 +145,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestHolder",
             swiftSettings: strict
         ),
+        // A subscriber of the event log, to be killed.
+        .executableTarget(
+            name: "TestSubscriber",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestSubscriber",
+            swiftSettings: strict
+        ),
         // A member of a group that does what it is told, to be killed and frozen.
         .executableTarget(
             name: "TestMember",
@@ -185,8 +192,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder",
-                "TestMember", "RingAllocations",
+                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
+                "TestSubscriber", "RingAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

@@ -104,17 +104,26 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 
     private func deliver(_ reader: ReplyReader) {
+        // Taken off the reader before anything is done with them: the first write behind the handshake may find the
+        // connection dead, and then the channel's end comes back here, inside it. Whatever lay in the reader then would be
+        // given out as answers to that write (seen: GET answered with the client id).
+        var replies: [RedisReply] = []
+        swap(&replies, &reader.replies)
+        defer {
+            // The memory goes back to the reader, which has read nothing meanwhile.
+            replies.removeAll(keepingCapacity: replies.count < 4096)
+            if reader.replies.isEmpty { swap(&replies, &reader.replies) }
+        }
         var consumed = 0
-        while !machine.isReady, consumed < reader.replies.count, handler != nil {
-            let reply = reader.replies[consumed]
+        while !machine.isReady, consumed < replies.count, handler != nil {
+            let reply = replies[consumed]
             consumed += 1
             perform(machine.received(reply, now: monotonicNow()))
         }
-        guard machine.isReady, handler != nil else { return reader.replies.removeAll() }
-        if consumed > 0 { reader.replies.removeFirst(consumed) }
-        guard !reader.replies.isEmpty else { return }
-        let isMatched = owner?.connectionReceived(reader.replies) ?? true
-        reader.replies.removeAll(keepingCapacity: reader.replies.count < 4096)
+        guard machine.isReady, handler != nil else { return }
+        if consumed > 0 { replies.removeFirst(consumed) }
+        guard !replies.isEmpty else { return }
+        let isMatched = owner?.connectionReceived(replies) ?? true
         if !isMatched {
             lose(RedisError(.protocolViolation, effect: .unknown, "the server sent a reply nobody asked for"))
         }

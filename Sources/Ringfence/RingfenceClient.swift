@@ -46,6 +46,7 @@ public final class RingfenceClient: Service, Sendable {
     let nonces = NonceSource()
     let metrics = RingfenceMetrics()
     let logger: Logger
+    let feed: EventFeed
     private let inbox: Inbox
     private let ticker: Ticker
     private let isShutDown = Atomic<Bool>(false)
@@ -71,8 +72,9 @@ public final class RingfenceClient: Service, Sendable {
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
         groupScripts = GroupScripts(keys: keys, eventLength: configuration.eventLength, nonces: nonces)
+        feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
-            courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
+            feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
             commandTimeout: Nanos(saturating: configuration.commandTimeout), logger: logger)
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
@@ -159,6 +161,7 @@ public final class RingfenceClient: Service, Sendable {
         for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
         await left
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
+        await feed.close()
         await inbox.close()
         await courier.close()
         ticker.stop()

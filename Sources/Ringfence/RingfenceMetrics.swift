@@ -28,6 +28,14 @@ struct RingfenceMetrics: Sendable {
     let margin = Timer(label: "ringfence_lease_margin_seconds")
     /// Leases held by this process now.
     let held = Gauge(label: "ringfence_leases_held")
+    /// Times that published events were missing and were read from the stream instead.
+    let eventGaps = Counter(label: "ringfence_event_gaps_total")
+    /// Events that came from the stream because their message did not.
+    let eventReplays = Counter(label: "ringfence_events_replayed_total")
+    /// Subscribers that were told that events are missing: watch this one.
+    let eventResets = Counter(label: "ringfence_event_resets_total")
+    /// Who follows the event log now.
+    let eventSubscribers = Gauge(label: "ringfence_event_subscribers")
 
     /// Beats, and joins repeated by members.
     let beats = Counter(label: "ringfence_group_beats_total")

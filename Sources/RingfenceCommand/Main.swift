@@ -27,13 +27,16 @@ struct Main: AsyncParsableCommand {
               ringfence lock payout/nightly -- ./pay.sh   a job on one machine only
               ringfence locks                             who holds what
               ringfence ring ledger owner account/4711    where a key belongs
+              ringfence events --follow                   what happens to groups
             """,
         subcommands: [DemoWorkerCommand.self],
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
             CommandGroup(
                 name: "Operating",
-                subcommands: [LocksCommand.self, UnlockCommand.self, AuditCommand.self, RingCommand.self]),
+                subcommands: [
+                    LocksCommand.self, UnlockCommand.self, AuditCommand.self, RingCommand.self, EventsCommand.self,
+                ]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
     /// Benchmarks and demonstrations.

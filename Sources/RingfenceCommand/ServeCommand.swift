@@ -34,11 +34,15 @@ struct ServeCommand: AsyncParsableCommand {
     var port: String?
     @Option(help: .setting(.tokenFile, "file"))
     var tokenFile: String?
+    @Option(help: .setting(.eventHeartbeat, "duration"))
+    var eventHeartbeat: String?
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
     func run() async throws {
-        let settings = try redis.settings([.host: host, .port: port, .tokenFile: tokenFile])
+        let settings = try redis.settings([
+            .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
+        ])
         try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
             print(lines, terminator: "")
             flushOutput()

@@ -35,6 +35,8 @@ package struct LockServer: Service {
     let tokens: BearerTokens?
     let registry: PrometheusRegistry
     let logger: Logger
+    /// How often an idle stream of events shows that it lives.
+    let heartbeat: Duration
     let onRunning: @Sendable (Int) -> Void
     private let draining = OneShot()
     private let groups: GroupShelf
@@ -45,7 +47,7 @@ package struct LockServer: Service {
     ///   - onRunning: called once connections are accepted.
     package init(
         client: RingfenceClient, host: String, port: Int, tokens: BearerTokens?, registry: PrometheusRegistry,
-        logger: Logger, onRunning: @Sendable @escaping (_ port: Int) -> Void
+        logger: Logger, heartbeat: Duration = .seconds(10), onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
         self.groups = GroupShelf(client)
@@ -54,6 +56,7 @@ package struct LockServer: Service {
         self.tokens = tokens
         self.registry = registry
         self.logger = logger
+        self.heartbeat = heartbeat
         self.onRunning = onRunning
     }
 
@@ -62,6 +65,7 @@ package struct LockServer: Service {
         let routes =
             LockRoutes(client: client, draining: draining).routes
             + RingRoutes(groups: groups).routes
+            + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes
         return routes + [HealthRoutes.openAPI(of: routes)]
     }

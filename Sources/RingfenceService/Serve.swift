@@ -73,7 +73,9 @@ package enum Serve {
         let host = settings.host.contains(":") ? "[\(settings.host)]" : settings.host
         let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
         let server = LockServer(
-            client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry, logger: logger
+            client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry,
+            logger: logger,
+            heartbeat: settings.eventHeartbeat
         ) { port in
             announce(
                 """

@@ -40,7 +40,7 @@ extension Group {
             try Limits.check(record)
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
-        let (answer, sentAt) = try await join(record, again: false)
+        let (answer, sentAt) = try await join(record)
         guard answer.status == .member else {
             throw RingfenceError(
                 .membershipReplaced, effect: .none,
@@ -62,14 +62,17 @@ extension Group {
         return membership
     }
 
-    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join.
-    private func join(_ record: MemberRecord, again: Bool) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated, it
+    /// takes the id from nobody but the one who had it before the first call.
+    private func join(_ record: MemberRecord) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
         let end = Moment.now.adding(hub.commandTimeout)
+        let before = snapshot.member(record.id)?.session
+        var mode = JoinMode.first
         var mayBeDone = false
         while true {
             let sentAt = Moment.now
             let call = hub.scripts.join(
-                name, knowledge(now: sentAt), record, again: again, policy ?? wantedPolicy)
+                name, knowledge(now: sentAt), record, mode, policy ?? wantedPolicy)
             let result: Result<RedisReply, RedisError>
             do {
                 result = .success(try await hub.courier.run(call))
@@ -79,7 +82,10 @@ extension Group {
             switch took(result, sentAt: sentAt) {
             case .success(let answer): return (answer, sentAt)
             case .failure(let error):
-                if error.effect != .none { mayBeDone = true }
+                if error.effect != .none {
+                    mayBeDone = true
+                    mode = before.map { .over($0) } ?? .again
+                }
                 if error.isTransient, !Task.isCancelled, Moment.now < end {
                     try? await hub.eventLoop.scheduleTask(in: .milliseconds(20)) {}.futureResult.get()
                     continue

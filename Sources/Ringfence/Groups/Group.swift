@@ -254,6 +254,8 @@ public final class Group: Sendable {
     }
 
     private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
+        // Who follows the log learns here that it has gone on, should the message be lost.
+        hub.feed.heard(gen: answer.gen, seq: answer.seq)
         let (action, isNewGap) = state.withLock { state in
             let wasHeld = state.machine.isHeld
             let action = state.machine.answered(answer, sentAt: sentAt, now: now)

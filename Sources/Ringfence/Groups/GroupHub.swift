@@ -28,6 +28,7 @@ final class GroupHub: Sendable {
         var isShutDown = false
     }
 
+    let feed: EventFeed
     let courier: Courier
     let scripts: GroupScripts
     let cleanUp: CleanUp
@@ -38,9 +39,10 @@ final class GroupHub: Sendable {
     private let state = Mutex(State())
 
     init(
-        courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource, metrics: RingfenceMetrics,
+        feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource, metrics: RingfenceMetrics,
         commandTimeout: Nanos, logger: Logger
     ) {
+        self.feed = feed
         self.courier = courier
         self.scripts = scripts
         self.cleanUp = cleanUp

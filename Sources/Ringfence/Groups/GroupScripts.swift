@@ -41,9 +41,8 @@ struct GroupScripts: Sendable {
         }
     }
 
-    /// `again`: it was a member before; it takes the id from nobody.
     func join(
-        _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, again: Bool, _ policy: RingPolicy
+        _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy
     ) -> ScriptCall {
         let json = record.json
         return call("join", group, known, arguments: 7) { writer in
@@ -51,7 +50,7 @@ struct GroupScripts: Sendable {
             writer.argument(record.session)
             writer.argument(record.leaseMilliseconds)
             writer.argument(json)
-            writer.argument(again ? "again" : "first")
+            writer.argument(mode.text)
             writer.argument("\(policy.seed)")
             writer.argument(Int64(policy.unit))
         }

@@ -316,13 +316,13 @@ public final class Membership: Sendable {
                     group.name, known, id: record.id, session: record.session,
                     leaseMilliseconds: record.leaseMilliseconds, joined: joined)
             case .write:
-                hub.scripts.join(group.name, known, record, again: true, group.policy ?? GroupScripts.defaultPolicy)
+                hub.scripts.join(group.name, known, record, .again, group.policy ?? GroupScripts.defaultPolicy)
             case .leave:
                 hub.scripts.leave(
                     group.name, known, id: record.id, session: record.session, reason: reason, actor: "")
             }
-        // An answer that comes after the lease is over is worth nothing, and the next call is not to wait for it.
-        let deadline = Duration.nanoseconds(min(hub.commandTimeout, max(record.lease, 500 * .millisecond)))
+        // Not so long that there is no time to try again.
+        let deadline = Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience(record.lease)))
         hub.courier.run(script, confirmation: nil, deadline: deadline) { [self] result in
             answered(call, group.took(result, sentAt: sentAt), session: record.session)
             group.wakeUp()

@@ -8,7 +8,8 @@
 --        then by verb
 --   watch  8 'leases' to be told them, else ''
 --   beat   8 member, 9 session, 10 lease in ms, 11 the mark of its join
---   join   8 member, 9 session, 10 lease in ms, 11 record, 12 'first' or 'again', 13 seed, 14 unit, for a group without policy
+--   join   8 member, 9 session, 10 lease in ms, 11 record, 12 from whom it may take the id: 'first' anybody, 'again' nobody,
+--          'over:<session>' that session, 13 seed, 14 unit, for a group without policy
 --   leave  8 member, 9 session ('' for whoever is there), 10 reason, 11 actor
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
 --          members, leases, seed, unit }
@@ -41,9 +42,11 @@
 -- back. Until then (`ms of recovery`) callers that knew more members may go on with those. A member that is missing is
 -- told 'unknown' if the mark of its join is among what was lost, and 'expired' if not.
 --
--- Sessions. A member id belongs to the session that joined last. Sessions replaced by it are remembered (the last four) as
--- long as it is there, so that the repeated call of a first join, whose answer was lost, does not win the id back. A
--- member that joins 'again', because it was lost or has expired, never takes the id from somebody.
+-- Sessions. A member id belongs to the session that joined last: a process that comes up takes the id from the one that
+-- died. But a join whose answer was lost is repeated, and by then somebody may have joined after it, who must not lose the id
+-- to it. So a repeated call says whom it meant ('over:'); and, for callers that just repeat, sessions that were replaced are
+-- remembered (the last four, as long as the member is there) and do not win it back. A member that joins 'again', because it
+-- was lost or has expired, takes the id from nobody.
 --
 -- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
 -- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept (`forks`: a
@@ -295,13 +298,14 @@ if verb == 'beat' then
     end
 elseif verb == 'join' then
     local lease_ms, text, mode, was = tonumber(ARGV[10]), ARGV[11], ARGV[12], {}
+    local may_take = not record or mode == 'first' or mode == 'over:' .. session_of(record)
     if record and not is_mine then
         for old in string.gmatch(redis.call('HGET', KEYS[3], 'was:' .. id) or '', '%S+') do
-            if old == session then mode = 'again' end
+            may_take = may_take and old ~= session
             if #was < 3 then was[#was + 1] = old end
         end
     end
-    if record and not is_mine and mode == 'again' then
+    if record and not is_mine and not may_take then
         status = 'replaced'
     else
         status = 'member'

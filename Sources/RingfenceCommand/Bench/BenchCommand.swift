@@ -30,7 +30,9 @@ struct BenchCommand: AsyncParsableCommand {
             JSON: {"figure","unit","value","reference","ratio","trials","p50","p99"}; what does not apply is left \
             out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
             """,
-        subcommands: [LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, AllBench.self])
+        subcommands: [
+            LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, AllBench.self,
+        ])
 }
 
 /// What all benchmarks share on the command line.
@@ -69,7 +71,7 @@ struct BenchSettings: Sendable {
 
 extension BenchOptions {
     /// Which benchmarks to run.
-    enum Part: Sendable { case lock, handoff, service, ring }
+    enum Part: Sendable { case lock, handoff, service, ring, events }
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
@@ -103,6 +105,8 @@ extension BenchOptions {
                 case .service:
                     try await ServicePairs(settings: settings, configuration: configuration).run(report: report)
                 case .ring: break  // Done above: it needs no Redis.
+                case .events:
+                    try await EventFlow(settings: settings, configuration: configuration).run(report: report)
                 }
             }
             // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
@@ -206,6 +210,25 @@ struct RingBench: AsyncParsableCommand {
     func run() async throws { try await options.run([.ring]) }
 }
 
+/// `ringfence bench events`.
+struct EventBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "events",
+        abstract: "How long a change takes to its subscriber, and a subscriber to catch up.",
+        discussion: """
+            event.publish       from a member's update in one client to the event in another's iteration, beside a plain
+                                PUBLISH between two plain connections
+            event.replay.10000  10,000 missed events, on a new client, beside reading their pages and nothing else
+
+            Ends with an error if an event was lost or came twice.
+
+            EXAMPLE
+              ringfence bench events --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.events]) }
+}
+
 /// `ringfence bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -215,5 +238,5 @@ struct AllBench: AsyncParsableCommand {
               ringfence bench all --json > figures.jsonl
             """)
     @OptionGroup var options: BenchOptions
-    func run() async throws { try await options.run([.lock, .handoff, .service, .ring]) }
+    func run() async throws { try await options.run([.lock, .handoff, .service, .ring, .events]) }
 }

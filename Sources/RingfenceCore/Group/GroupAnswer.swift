@@ -60,6 +60,24 @@ package struct RingPolicy: Sendable, Hashable {
     }
 }
 
+/// From whom a join may take the member's id.
+package enum JoinMode: Sendable, Equatable {
+    /// From anybody: a process that comes up.
+    case first
+    /// From nobody: a member that comes back.
+    case again
+    /// From this session only: a first join, repeated, that means whom it meant before.
+    case over(String)
+
+    package var text: String {
+        switch self {
+        case .first: "first"
+        case .again: "again"
+        case .over(let session): "over:" + session
+        }
+    }
+}
+
 /// What a caller knows of a group already.
 package struct GroupKnowledge: Sendable, Equatable {
     package var version: Int64

@@ -4,7 +4,7 @@
 //
 // Two ways lead here. Answers of group.lua carry the whole group if it changed; they are the truth, at the latest one pace
 // old. Events carry one change set each, and are there at once; they are applied only if they follow upon what is known
-// without a gap, else the group is asked. Both come over different connections and so in any order, which is settled by
+// without a gap and in the same generation of the log, else the group is asked. Both come over different connections and so in any order, which is settled by
 // the version: it never goes back, because whoever asks says which he knows. An answer that is older than what is known
 // was overtaken by an event, and is passed over.
 //
@@ -121,6 +121,8 @@ package struct GroupMachine: Sendable {
     /// An event of this group that made a version.
     package mutating func happened(_ event: GroupEvent, now: Nanos) -> Action {
         guard confirmedAt != nil else { return .none }
+        // In another generation the same version may be another group: data was lost between them.
+        guard event.gen == logGen else { return look(now: now) }
         guard event.version > known.version else { return .none }
         guard event.version == known.version + 1, event.kind != .other else { return look(now: now) }
         if let first = pending.first {
@@ -136,7 +138,6 @@ package struct GroupMachine: Sendable {
         known.version = event.version
         mark = "\(event.gen):\(event.seq)"
         seq = event.seq
-        logGen = event.gen
         return settle(now: now)
     }
 

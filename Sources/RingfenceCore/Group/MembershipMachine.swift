@@ -72,6 +72,9 @@ package struct MembershipMachine: Sendable {
         sentAt + lease - lease / 100 - .millisecond
     }
 
+    /// How long a call may wait for its answer: a third of the lease, so that it can be tried again before the lease is over.
+    package static func patience(_ lease: Nanos) -> Nanos { max(lease / 3, 100 * .millisecond) }
+
     /// Whether the member may act at `now`.
     package func isMember(at now: Nanos) -> Bool { state == .member && now < deadline }
 

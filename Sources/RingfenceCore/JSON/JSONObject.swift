@@ -81,6 +81,21 @@ package struct JSONObject: Sendable, Hashable {
         }
     }
 
+    /// Reads the fields named in `names`, which must be flat, and where the value of the field `raw` lies. All others may be
+    /// any JSON, and are passed over.
+    ///
+    /// - Returns: the fields, and the place of the raw one among `bytes`; nil when it is absent.
+    /// - Throws: ``JSONError``.
+    package static func reading(
+        _ names: [String], raw: String, of bytes: [UInt8]
+    ) throws(JSONError) -> (object: JSONObject, raw: Range<Int>?) {
+        let result = bytes.withUnsafeBufferPointer { storage -> Result<(JSONObject, Range<Int>?), JSONError> in
+            var reader = JSONReader(bytes: storage)
+            do throws(JSONError) { return .success(try reader.parts(names, raw: raw)) } catch { return .failure(error) }
+        }
+        return try result.get()
+    }
+
     fileprivate init(fields: [Field]) { self.fields = fields }
 
     private static func read(
@@ -105,6 +120,74 @@ private struct JSONReader {
         skipSpace()
         guard at == bytes.count else { throw error("there is more after the JSON object") }
         return fields
+    }
+
+    mutating func parts(_ names: [String], raw: String) throws(JSONError) -> (JSONObject, Range<Int>?) {
+        var fields: [JSONObject.Field] = []
+        var range: Range<Int>?
+        skipSpace()
+        guard take("{") else { throw error("not a JSON object") }
+        skipSpace()
+        var isAtEnd = take("}")
+        while !isAtEnd {
+            skipSpace()
+            guard peek == UInt8(ascii: "\"") else { throw error("a field name in double quotes is missing") }
+            let name = try string(field: nil)
+            skipSpace()
+            guard take(":") else { throw error("a colon is missing after \"\(name)\"", name) }
+            skipSpace()
+            let isNew = !fields.contains { $0.name == name } && !(name == raw && range != nil)
+            guard isNew else { throw error("field \(name) is given twice", name) }
+            if names.contains(name) {
+                fields.append(JSONObject.Field(name: name, value: try value(name, 0)))
+            } else {
+                let start = at
+                try skipValue(name, depth: 32)
+                if name == raw { range = start..<at }
+            }
+            skipSpace()
+            if take(",") { continue }
+            guard take("}") else { throw error("a comma or } is missing after the value of \(name)", name) }
+            isAtEnd = true
+        }
+        skipSpace()
+        guard at == bytes.count else { throw error("there is more after the JSON object") }
+        return (JSONObject(fields: fields), range)
+    }
+
+    /// Any JSON value, checked and passed over.
+    private mutating func skipValue(_ field: String, depth: Int) throws(JSONError) {
+        guard depth > 0 else { throw error("\(field) is nested too deep", field) }
+        if take("{") {
+            skipSpace()
+            if take("}") { return }
+            while true {
+                skipSpace()
+                guard peek == UInt8(ascii: "\"") else { throw error("a field name is missing in \(field)", field) }
+                _ = try string(field: field)
+                skipSpace()
+                guard take(":") else { throw error("a colon is missing in \(field)", field) }
+                skipSpace()
+                try skipValue(field, depth: depth - 1)
+                skipSpace()
+                if take(",") { continue }
+                if take("}") { return }
+                throw error("a comma or } is missing in \(field)", field)
+            }
+        }
+        if take("[") {
+            skipSpace()
+            if take("]") { return }
+            while true {
+                skipSpace()
+                try skipValue(field, depth: depth - 1)
+                skipSpace()
+                if take(",") { continue }
+                if take("]") { return }
+                throw error("a comma or ] is missing in \(field)", field)
+            }
+        }
+        _ = try value(field, 0)
     }
 
     /// At an opening brace.

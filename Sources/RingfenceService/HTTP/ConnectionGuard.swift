@@ -44,6 +44,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var hasHead = false
     /// The request whose answer is due waits for a lock, and this many bytes came in meanwhile.
     private var isWaiting = false
+    /// Its answer is a stream: it goes on waiting while it is answered.
+    private var isStreaming = false
     private var bytesBehind = 0
     /// When the service shuts down: until then a request half received may still come.
     private var drainDeadline: NIODeadline?
@@ -60,11 +62,14 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     /// Says that the request whose answer is due waits for a lock, from now until its answer begins.
     /// - Returns: the connection's hang-up, which is noticed whatever the client sent before it.
-    static func wait(on channel: any Channel) async throws -> OneShot {
+    ///
+    /// - Parameter streams: the answer is a stream; the wait is over when that ends.
+    static func wait(on channel: any Channel, streams: Bool = false) async throws -> OneShot {
         try await channel.eventLoop.submit {
             let context = try channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self)
             guard let handler = context.handler as? ConnectionGuard else { throw ConnectionEnded() }
             handler.isWaiting = true
+            handler.isStreaming = streams
             handler.bytesBehind = 0
             handler.readOn(context)
             return handler.hangUp
@@ -151,10 +156,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         switch unwrapOutboundIn(data) {
         case .head(let head):
             isAnswering = head.status.kind != .informational
-            if isAnswering { isWaiting = false }
+            if isAnswering, !isStreaming { isWaiting = false }
         case .body: break
         case .end:
             isAnswering = false
+            (isWaiting, isStreaming) = (false, false)
             inProgress -= 1
         }
         context.write(data, promise: promise)

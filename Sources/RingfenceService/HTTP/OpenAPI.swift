@@ -95,7 +95,11 @@ enum OpenAPI {
         json.key("200")
         json.object { json in
             json.field("description", "Done")
-            content(route.response == nil ? "text/plain" : "application/json", route.response ?? "Text", &json)
+            json.key("content")
+            json.object { json in
+                media(route.response == nil ? "text/plain" : "application/json", route.response ?? "Text", &json)
+                if route.streams { media("text/event-stream", "Text", &json) }
+            }
         }
         var codes = route.problems + commonProblems
         if !route.isOpen { codes += [.unauthorized] + redisProblems }
@@ -114,12 +118,14 @@ enum OpenAPI {
 
     private static func content(_ type: String, _ schema: String, _ json: inout JSONWriter) {
         json.key("content")
+        json.object { media(type, schema, &$0) }
+    }
+
+    private static func media(_ type: String, _ schema: String, _ json: inout JSONWriter) {
+        json.key(type)
         json.object { json in
-            json.key(type)
-            json.object { json in
-                json.key("schema")
-                json.raw(##"{"$ref":"#/components/schemas/\##(schema)"}"##)
-            }
+            json.key("schema")
+            json.raw(##"{"$ref":"#/components/schemas/\##(schema)"}"##)
         }
     }
 
@@ -163,9 +169,12 @@ enum OpenAPI {
         "RingOwner":{"type":"object","required":["group","version","stale","ageMs","digest","key","position","owner","preference"],"properties":{"group":{"$ref":"#/components/schemas/Name"},"version":{"type":"integer"},"stale":{"$ref":"#/components/schemas/Stale"},"ageMs":{"$ref":"#/components/schemas/Milliseconds"},"digest":{"$ref":"#/components/schemas/Digest"},"key":{"type":"string"},"position":{"$ref":"#/components/schemas/Position"},"owner":{"type":["string","null"],"description":"null: no member takes keys"},"preference":{"type":"array","items":{"type":"string"},"description":"Who holds the copies, the owner first"}}},
         "RingAnswer":{"oneOf":[{"$ref":"#/components/schemas/Ring"},{"$ref":"#/components/schemas/RingOwner"}]},
         "RingPlan":{"type":"object","required":["group","version","stale","ageMs","digest","digestAfter","share","positions","ranges","flows"],"properties":{"group":{"$ref":"#/components/schemas/Name"},"version":{"type":"integer"},"stale":{"$ref":"#/components/schemas/Stale"},"ageMs":{"$ref":"#/components/schemas/Milliseconds"},"digest":{"$ref":"#/components/schemas/Digest"},"digestAfter":{"$ref":"#/components/schemas/Digest"},"share":{"$ref":"#/components/schemas/Share"},"positions":{"type":"string","description":"How many positions move, 0 to 2^64, in decimal"},"ranges":{"type":"integer","description":"In how many ranges"},"flows":{"type":"array","items":{"type":"object","required":["giver","taker","share","positions","ranges"],"properties":{"giver":{"type":["string","null"]},"taker":{"type":["string","null"]},"share":{"$ref":"#/components/schemas/Share"},"positions":{"type":"string"},"ranges":{"type":"integer"}}}},"moves":{"type":"array","items":{"type":"object","required":["after","through","giver","taker"],"properties":{"after":{"$ref":"#/components/schemas/Position"},"through":{"$ref":"#/components/schemas/Position"},"giver":{"type":["string","null"]},"taker":{"type":["string","null"]}}}}}},
+        "Cursor":{"type":"string","pattern":"^[A-Za-z0-9._-]{1,64}:[0-9]{1,16}$","description":"A place in the event log, gen:seq; 0:0 is before the first event"},
+        "Event":{"type":"object","required":["gen","seq","at","type"],"properties":{"gen":{"type":"string"},"seq":{"type":"integer","description":"Without gaps; gen:seq is the cursor behind the event"},"at":{"type":"integer","description":"Milliseconds since 1970 on Redis' clock"},"type":{"type":"string","examples":["member.joined","member.updated","member.left","member.expired","coordinator.gap","state.rolledBack"],"description":"Let unknown ones pass"},"group":{"type":"string"},"member":{"type":"string"},"version":{"type":"integer"},"of":{"type":"integer","description":"How many events belong to this change; 1 if absent"},"previous":{"type":"string"},"reason":{"type":"string"},"actor":{"type":"string"},"detail":{}}},
+        "EventPage":{"type":"object","required":["events","next","end","oldest"],"properties":{"events":{"type":"array","items":{"$ref":"#/components/schemas/Event"}},"next":{"$ref":"#/components/schemas/Cursor","description":"Go on here"},"end":{"$ref":"#/components/schemas/Cursor","description":"The end of the log"},"oldest":{"$ref":"#/components/schemas/Cursor","description":"Before the oldest event that is kept"}}},
         "Health":{"type":"object","required":["status"],"properties":{"status":{"type":"string","examples":["alive","ready"]},"redisRoundTripMs":{"type":"number"}}},
         "Document":{"type":"object"},
         "Text":{"type":"string"},
-        "Problem":{"type":"object","required":["type","title","status","code","detail","effect"],"properties":{"type":{"type":"string"},"title":{"type":"string"},"status":{"type":"integer"},"code":{"type":"string","description":"Stable; branch on this"},"detail":{"type":"string"},"field":{"type":"string","description":"The field at fault"},"effect":{"enum":["none","applied","unknown"],"description":"What is known of the request's work: with none it is safe to ask again"},"retryAfterMs":{"$ref":"#/components/schemas/Milliseconds"},"holder":{"$ref":"#/components/schemas/Holder"}}}}
+        "Problem":{"type":"object","required":["type","title","status","code","detail","effect"],"properties":{"type":{"type":"string"},"title":{"type":"string"},"status":{"type":"integer"},"code":{"type":"string","description":"Stable; branch on this"},"detail":{"type":"string"},"field":{"type":"string","description":"The field at fault"},"effect":{"enum":["none","applied","unknown"],"description":"What is known of the request's work: with none it is safe to ask again"},"retryAfterMs":{"$ref":"#/components/schemas/Milliseconds"},"cursor":{"$ref":"#/components/schemas/Cursor","description":"With events.gone: the end of the log"},"oldest":{"$ref":"#/components/schemas/Cursor"},"lost":{"type":["integer","null"],"description":"With events.gone: how many events lie between; null if nobody can know"},"holder":{"$ref":"#/components/schemas/Holder"}}}}
         """#
 }

@@ -23,6 +23,7 @@ struct Problem: Error {
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
         static let busy = Code(name: "lock.busy", status: 409, title: "Somebody else holds the lock")
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
+        static let eventsGone = Code(name: "events.gone", status: 410, title: "The log does not have these events")
         static let bodyTooLarge = Code(name: "body.tooLarge", status: 413, title: "The body is too large")
         static let unsupportedMedia = Code(name: "body.unsupported", status: 415, title: "The body must be JSON")
         static let headersTooLarge = Code(name: "headers.tooLarge", status: 431, title: "The headers are too large")
@@ -34,7 +35,8 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded, unavailable, refused, draining,
+            eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded, unavailable, refused,
+            draining,
         ]
     }
 
@@ -53,6 +55,8 @@ struct Problem: Error {
     var effect = "none"
     var retryAfterMs: Int64?
     var holder: Holder?
+    /// For 410: where the log is, and how many events lie between.
+    var gone: (cursor: String, oldest: String, lost: Int?)?
     /// For 405: the methods that are allowed.
     var allow: String?
 
@@ -108,6 +112,12 @@ struct Problem: Error {
             if let field { json.field("field", field) }
             json.field("effect", effect)
             if let retryAfterMs { json.field("retryAfterMs", retryAfterMs) }
+            if let gone {
+                json.field("cursor", gone.cursor)
+                json.field("oldest", gone.oldest)
+                json.key("lost")
+                if let lost = gone.lost { json.integer(lost) } else { json.null() }
+            }
             if let holder {
                 json.key("holder")
                 json.object { json in

@@ -50,6 +50,7 @@ struct Responder: Sendable {
             metrics = self.metrics[index]
             var exchange = Exchange(arrived: arrived, channel: channel)
             exchange.query = String(target[path.endIndex...].dropFirst())
+            exchange.headers = request.headers
             do {
                 reply = try await handle(table.routes[index], name, request, &exchange)
             } catch let error as ConnectionEnded {
@@ -139,8 +140,11 @@ struct Responder: Sendable {
     private static func write(_ reply: Reply, isHead: Bool, _ writer: consuming ResponseWriter) async throws {
         var head = HTTPResponse(status: reply.status)
         head.headerFields.append(HTTPField(name: .contentType, value: reply.type))
-        head.headerFields.append(HTTPField(name: .contentLength, value: String(reply.body.readableBytes)))
         for field in reply.headers { head.headerFields.append(field) }
+        if let stream = reply.stream, !isHead {
+            return try await stream(try await writer.writeHead(head))
+        }
+        head.headerFields.append(HTTPField(name: .contentLength, value: String(reply.body.readableBytes)))
         if isHead {
             try await writer.writeResponse(head)
         } else {

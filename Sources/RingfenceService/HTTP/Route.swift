@@ -7,6 +7,7 @@
 // is decoded, so a name can hold anything such a name may hold and never reach another route. (The plural routes take
 // names in the body, for whom a proxy in between rewrites %2F.)
 import HTTPTypes
+import HummingbirdCore
 import NIOCore
 import RingfenceCore
 
@@ -19,6 +20,8 @@ struct Reply: Sendable {
     var headers: [HTTPField] = []
     /// Takes back what the request did, if the answer cannot be delivered.
     var undo: (@Sendable () async -> Void)?
+    /// Writes the body piece by piece instead of `body`, for as long as there is anything to write, and ends it.
+    var stream: (@Sendable (any ResponseBodyWriter) async throws -> Void)?
 
     init(_ json: JSONWriter, status: HTTPResponse.Status = .ok, type: String = "application/json") {
         self.status = status
@@ -43,6 +46,7 @@ struct Exchange: Sendable {
     var query = ""
     var body = ByteBuffer()
     let channel: any Channel
+    var headers = HTTPFields()
 }
 
 /// One operation of the service.
@@ -66,6 +70,8 @@ struct Route: Sendable {
     var requestIsOptional = false
     /// The schema of the answer; nil: not JSON.
     var response: String?
+    /// The answer may also be a stream of server-sent events.
+    var streams = false
     /// What may go wrong beside what may always.
     var problems: [Problem.Code] = []
     /// Reached without a token even when tokens are set.

@@ -65,6 +65,8 @@ package struct SettingKey: Sendable, Hashable {
     package static let port = SettingKey("port", .port, "7420", "TCP port to listen on; 0 takes a free one.")
     package static let tokenFile = SettingKey(
         "token-file", .path, "none", "Bearer tokens, one a line, # comments. Without it everyone on the host may lock.")
+    package static let eventHeartbeat = SettingKey(
+        "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
 
     /// Settings of every command that talks to Redis.
     package static let client: [SettingKey] = [
@@ -72,5 +74,5 @@ package struct SettingKey: Sendable, Hashable {
         stateDirectory, logLevel,
     ]
     /// All settings, as the file takes them.
-    package static let all = client + [host, port, tokenFile]
+    package static let all = client + [host, port, tokenFile, eventHeartbeat]
 }

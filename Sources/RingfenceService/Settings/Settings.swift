@@ -32,6 +32,7 @@ package struct Settings: Sendable {
     package var host = "127.0.0.1"
     package var port = 7420
     package var tokenFile: String?
+    package var eventHeartbeat: Duration = .seconds(10)
 
     /// A setting that cannot be used; the text names it, its place and what is allowed.
     package struct Failure: Error, Sendable, CustomStringConvertible {
@@ -90,6 +91,12 @@ package struct Settings: Sendable {
                     description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
             }
             commandTimeout = duration
+        case .eventHeartbeat:
+            guard let duration = Duration(text: text), duration >= .milliseconds(100), duration <= .seconds(300) else {
+                throw Failure(
+                    description: "\(place) must be 100ms to 5m, written like 500ms or 10s, not \(quoted(text))")
+            }
+            eventHeartbeat = duration
         case .port:
             guard let number = UInt16(text) else {
                 throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")

@@ -7,7 +7,8 @@
 //   one event      a session joins once and ends once, by one event, but for what Redis lost
 //   no two         when Redis takes a member out, the member itself does not believe to be one any more
 //   no blame       nobody is taken out who was there all the time: an outage of Redis is not a death
-//   never again    a session that was replaced or has expired is never a member again
+//   never again    a session that was a member, to its own knowledge, and was taken out is never a member again; one that
+//                  was replaced never takes its id back (a first join whose answer was lost may come late)
 //   told first     who was taken out is told so before it is a member again
 //   true views     what a view knows under a mark is what was stored under it; what it shows never goes back
 //   the end        in the calm all who live are members, all who are dead are out, all views are the same and fresh
@@ -21,6 +22,8 @@ final class GroupChecker {
     private var replaced: Set<String> = []
     private var shownVersion: [ObjectIdentifier: Int64] = [:]
     private var dead: Set<String> = []
+    private var known: Set<String> = []
+    private var joinedAt: [String: Nanos] = [:]
     private var lastTold: [ObjectIdentifier: MembershipMachine.State] = [:]
     private var lossAt: Nanos = -1000 * .second
     private(set) var changes = 0
@@ -33,6 +36,9 @@ final class GroupChecker {
         ended = [:]
         replaced = []
     }
+
+    /// It knows that it is a member under this session.
+    func wasTold(_ session: String) { known.insert(session) }
 
     func died(_ node: GroupNode) { dead.insert(node.record.session) }
 
@@ -49,6 +55,7 @@ final class GroupChecker {
         var seq = before.log?.seq ?? 0
         var version = old?.version ?? 0
         var left = 0
+        var members = Self.sessions((old?.members.values.map(\.record)) ?? [])
         for event in events {
             seq += 1
             if event.seq != seq { world.fail("event \(event.seq) follows upon \(seq - 1)") }
@@ -67,17 +74,24 @@ final class GroupChecker {
                     version = its
                     left = event.of - 1
                 }
+                if let record = event.record { members[record.id] = Self.session(record) }
+                if event.type == "member.left" || event.type == "member.expired" { members[event.member!] = nil }
+                if left == 0 { content["\(event.gen):\(event.seq)"] = members }
             }
             look(at: event, before: old)
         }
         if left != 0 { world.fail("a change set that is not told whole") }
         if let new {
             if new.version != version { world.fail("version \(new.version) has no event") }
-            content[new.mark] = Self.sessions(new.members.values.map(\.record))
+            if let told = content[new.mark], told != Self.sessions(new.members.values.map(\.record)) {
+                world.fail("the events tell of \(told), stored is another group")
+            }
         }
         guard let id = verb.id, answer.status == .member, let held = new?.members[Array(id.utf8)] else { return }
-        if replaced.contains(held.record.session) { world.fail("\(held.record.session) was replaced, and is a member again") }
-        if let how = ended[held.record.session] {
+        // Data that was lost after its join may hold the member from before: then nothing tells what became of it.
+        if known.contains(held.record.session), joinedAt[held.record.session] ?? 0 > lossAt,
+            let how = ended[held.record.session]
+        {
             world.fail("\(held.record.session) ended by \(how), and is a member again")
         }
     }
@@ -87,10 +101,13 @@ final class GroupChecker {
         let held = before?.members[Array(member.utf8)]
         switch event.type {
         case "member.joined":
-            if let record = event.record, ended[record.session] != nil {
-                world.fail("\(record.session) joins after its end")
+            if let record = event.record, ended[record.session] == nil { joinedAt[record.session] = world.now }
+            guard let record = event.record, let held, event.text.contains("\"replaced\"") else {
+                if let record = event.record, !known.contains(record.session) { ended[record.session] = nil }
+                return
             }
-            if let held, event.text.contains("\"replaced\"") { replaced.insert(held.record.session) }
+            if replaced.contains(record.session) { world.fail("\(record.session) was replaced, and takes its id back") }
+            replaced.insert(held.record.session)
         case "member.left", "member.expired":
             // (A member that joined within this very call cannot end in it.)
             guard let session = held?.record.session else { return world.fail("\(member) ends and was not there") }
@@ -113,8 +130,10 @@ final class GroupChecker {
     }
 
     private static func sessions(_ records: [MemberRecord]) -> [String: String] {
-        Dictionary(uniqueKeysWithValues: records.map { ($0.id, "\($0.session) \($0.weight)") })
+        Dictionary(uniqueKeysWithValues: records.map { ($0.id, session($0)) })
     }
+
+    private static func session(_ record: MemberRecord) -> String { "\(record.session) \(record.weight)" }
 
     func shows(_ node: GroupNode, before: GroupMachine.View) {
         let view = node.view
@@ -134,6 +153,7 @@ final class GroupChecker {
     }
 
     func told(_ node: GroupNode, _ state: MembershipMachine.State) {
+        if state == .member { known.insert(node.record.session) }
         let key = ObjectIdentifier(node)
         let last = lastTold[key] ?? .member
         lastTold[key] = state

@@ -46,7 +46,7 @@ import Testing
             Issue.record("\(violation)\nAgain, with its trace: RINGFENCE_SIMULATION_SEED=<seed>")
         } else {
             #expect(
-                counts[0] > 20_000 && counts[1] > 500 && counts[2] > 10 && counts[3] > 50, "too little happened: \(counts)")
+                counts[0] > 20_000 && counts[1] > 300 && counts[2] > 10 && counts[3] > 20, "too little happened: \(counts)")
         }
     }
 
@@ -82,11 +82,11 @@ import Testing
     }
 
     @Test func `a dead member found twice is found`() async throws {
-        try await Self.expectFound(["ends twice"], [.kill]) { $0.leavesTheDead = true }
+        try await Self.expectFound(["ends twice", "the events tell of"], [.kill]) { $0.leavesTheDead = true }
     }
 
     @Test func `a late first join that wins its id back is found`() async throws {
-        try await Self.expectFound(["was replaced, and is a member again"], [.cutWire, .lostAnswers, .kill]) {
+        try await Self.expectFound(["was replaced, and takes its id back"], [.lostAnswers, .twin]) {
             $0.forgetsTheReplaced = true
         }
     }

@@ -15,6 +15,8 @@ final class GroupWorld {
     enum Fault: CaseIterable {
         case cutWire, pause, kill, loseData, stepBack, restart, pauseRedis, stepClock, slowWires, lostAnswers, lostEvents
         case remove
+        /// Another process comes up under the same name.
+        case twin
     }
 
     static let stormLength: Nanos = 8 * .second
@@ -24,6 +26,8 @@ final class GroupWorld {
     let seed: UInt64
     let faults: [Fault]
     let isTracing: Bool
+    /// A first join is repeated as it was. For a control.
+    let flawedRetries: Bool
     var random: SplitMix64
     private(set) var now: Nanos = 0
     private var agenda = Agenda()
@@ -37,7 +41,7 @@ final class GroupWorld {
     private var clockOffset: Int64 = 1_790_000_000_000
     private var runs = 1
     private var copies: [GroupServerModel] = []
-    private var isUp = true
+    private(set) var isUp = true
     private var isPaused = false
     private var unread: [() -> Void] = []
     private var generations = 0
@@ -49,6 +53,7 @@ final class GroupWorld {
     ) {
         self.seed = seed
         self.isTracing = isTracing
+        flawedRetries = flaws.forgetsTheReplaced
         var random = SplitMix64(seed: seed)
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
@@ -197,6 +202,12 @@ final class GroupWorld {
         case .remove:
             arrive(
                 .leave(id: node.name, session: "", reason: "", actor: "operator"), .none, from: nil, { _ in })
+        case .twin:
+            if nodes.count < 16 {
+                start(node.name, isMember: node.isMember)
+                // And one more, at once: their first joins race.
+                start(node.name, isMember: node.isMember)
+            }
         case .slowWires, .lostAnswers, .lostEvents: break
         }
     }
@@ -285,7 +296,7 @@ final class GroupNode {
 
     func begin() {
         look()
-        if isMember { join(until: clock + 20 * .second) }
+        if isMember { join(.first, over: nil, until: clock + 20 * .second) }
     }
 
     // MARK: Wires
@@ -305,7 +316,8 @@ final class GroupNode {
         }
         waiting.append((number, { finish(nil) }))
         world.after(timeout) { [weak self] in self?.react { finish(nil) } }
-        guard world.now >= isCutUntil else {
+        // No connection: refused at once.
+        guard world.now >= isCutUntil, world.isUp else {
             world.after(20 * .millisecond) { [weak self] in self?.react { finish(nil) } }
             return
         }
@@ -390,17 +402,19 @@ final class GroupNode {
         planWake()
     }
 
-    private func join(until end: Nanos) {
+    private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
         let record = record
-        call(.join(record, again: false, RingPolicy(seed: 1, unit: 2)), timeout: 2 * .second) { answer, sentAt in
+        call(.join(record, mode, RingPolicy(seed: 1, unit: 2)), timeout: 2 * .second) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard let answer else {
                 // Its answer is lost, and it is repeated as it was.
-                self.world.after(20 * .millisecond) { self.react { self.join(until: end) } }
+                let mode = self.world.flawedRetries ? JoinMode.first : before.map { .over($0) } ?? .again
+                self.world.after(20 * .millisecond) { self.react { self.join(mode, over: before, until: end) } }
                 return
             }
             guard answer.status == .member else { return }
             self.joined = answer.mark
+            self.world.checker.wasTold(record.session)
             self.membership = MembershipMachine(
                 lease: record.lease, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
                 rejoins: self.rejoins)
@@ -449,10 +463,10 @@ final class GroupNode {
             case .beat:
                 .beat(
                     id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined)
-            case .write: .join(record, again: true, RingPolicy(seed: 1, unit: 2))
+            case .write: .join(record, .again, RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
-        self.call(verb, timeout: max(record.lease, .second / 2)) { answer, sentAt in
+        self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard var machine = self.membership else { return }
             let output: MembershipMachine.Output

@@ -180,7 +180,7 @@ final class GroupScriptFuzz {
     func playManyDead() async throws {
         func join(_ id: String, lease: Int64) -> Step {
             let record = MemberRecord(id: id, session: "s", leaseMilliseconds: lease)
-            return .call(.join(record, again: false, Self.policy), group: "g", known: .none)
+            return .call(.join(record, .first, Self.policy), group: "g", known: .none)
         }
         let watch = Step.call(.watch(leases: false), group: "g", known: .none)
         try await play((0..<200).map { join("dead \($0)", lease: 1000) } + [join("alive", lease: 3000)])
@@ -306,14 +306,22 @@ final class GroupScriptFuzz {
             if random.chance(40) { record.weight = Int(random.pick(0...3)) }
             if random.chance(20) { record.leaseMilliseconds = random.pick([200, 500, 1000]) }
             remember(record, member.joined, group)
-            return .join(record, again: random.chance(50), Self.policy)
+            return .join(record, randomMode(group), Self.policy)
         }
         sessions += 1
         let record = MemberRecord(
             id: random.pick(Self.ids), session: "s\(sessions)", leaseMilliseconds: random.pick([200, 500, 1000, 6000]),
             zone: random.pick(["", "a\"b"]), metadata: random.chance(30) ? ["k": "\u{1F600}"] : [:])
         remember(record, "", group)
-        return .join(record, again: random.chance(20), Self.policy)
+        return .join(record, randomMode(group), Self.policy)
+    }
+
+    private func randomMode(_ group: String) -> JoinMode {
+        switch random.pick(0...9) {
+        case 0...4: .first
+        case 5...6: .again
+        default: .over(members[group]?.randomElement(using: &random)?.session ?? "s0")
+        }
     }
 
     private func remember(_ record: MemberRecord, _ joined: String, _ group: String) {
@@ -407,8 +415,8 @@ final class GroupScriptFuzz {
                 case .watch(let leases): scripts.watch(group, known, leases: leases)
                 case .beat(let id, let session, let lease, let joined):
                     scripts.beat(group, known, id: id, session: session, leaseMilliseconds: lease, joined: joined)
-                case .join(let record, let again, let policy):
-                    scripts.join(group, known, record, again: again, policy)
+                case .join(let record, let mode, let policy):
+                    scripts.join(group, known, record, mode, policy)
                 case .leave(let id, let session, let reason, let actor):
                     scripts.leave(group, known, id: id, session: session, reason: reason, actor: actor)
                 }

@@ -28,7 +28,7 @@ package struct GroupServerModel: Sendable {
     package enum Verb: Sendable {
         case watch(leases: Bool)
         case beat(id: String, session: String, leaseMilliseconds: Int64, joined: String)
-        case join(MemberRecord, again: Bool, RingPolicy)
+        case join(MemberRecord, JoinMode, RingPolicy)
         case leave(id: String, session: String, reason: String, actor: String)
     }
 
@@ -185,8 +185,8 @@ package struct GroupServerModel: Sendable {
             guard held.record.session == session else { return .replaced }
             group.members[Array(id.utf8)]!.ends = group.now + lease
             return .member
-        case .join(let record, let again, let policy):
-            return join(record, again: again, policy, &group, name, fresh)
+        case .join(let record, let mode, let policy):
+            return join(record, mode, policy, &group, name, fresh)
         case .leave(let id, let session, let reason, let actor):
             guard let held = group.members[Array(id.utf8)], session.isEmpty || held.record.session == session else {
                 return .gone
@@ -201,7 +201,7 @@ package struct GroupServerModel: Sendable {
     }
 
     private mutating func join(
-        _ record: MemberRecord, again: Bool, _ policy: RingPolicy, _ group: inout Group, _ name: String, _ fresh: String
+        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String, _ fresh: String
     ) -> GroupAnswer.Status {
         let key = Array(record.id.utf8)
         let text = String(decoding: record.json, as: UTF8.self)
@@ -213,7 +213,8 @@ package struct GroupServerModel: Sendable {
             }
             before = held.before
         } else if let held {
-            if again || (held.before.contains(record.session) && !flaws.forgetsTheReplaced) { return .replaced }
+            let isLate = held.before.contains(record.session) && !flaws.forgetsTheReplaced
+            guard mode == .first || mode == .over(held.record.session), !isLate else { return .replaced }
             let more = ",\"previous\":\"\(held.record.session)\",\"reason\":\"replaced\""
             group.policy = group.policy ?? policy
             change(&group, name, fresh, [("member.joined", record.id, record, text, more)])

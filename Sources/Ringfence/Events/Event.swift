@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import RingfenceCore
+
+/// A place in the event log of a namespace: behind one event.
+///
+/// Its text, `gen:seq`, is what to store to go on there later: in the same transaction as the effect of the event, and the
+/// effect happens exactly once. Cursors of different generations cannot be compared; only the log knows how they follow each
+/// other.
+public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
+    package let position: LogPosition
+
+    package init(_ position: LogPosition) { self.position = position }
+
+    /// Before the first event of the log; its text is `0:0`.
+    public static let start = EventCursor(.start)
+
+    /// Reads `gen:seq` as ``description`` writes it; nil for anything else.
+    public init?(_ description: String) {
+        guard let position = LogPosition(parsing: description) else { return nil }
+        self.position = position
+    }
+
+    /// The generation: one life of the log, a random name.
+    public var gen: String { position.gen }
+    /// The number of the event before this place; numbers have no gaps.
+    public var seq: Int64 { position.seq }
+    /// `gen:seq`.
+    public var description: String { position.text }
+}
+
+extension EventCursor: Codable {
+    /// Reads the text of a cursor.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        guard let cursor = EventCursor(try container.decode(String.self)) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "not a cursor: gen:seq")
+        }
+        self = cursor
+    }
+
+    /// Writes the text of the cursor.
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(description)
+    }
+}
+
+/// Something that happened to a group, as it stands in the event log.
+public struct Event: Sendable {
+    /// What happened. Compare with the static members; new ones appear, and a subscriber must let unknown ones pass.
+    public struct Kind: Hashable, Sendable, CustomStringConvertible {
+        /// The stable text, e.g. `member.joined`.
+        public let description: String
+
+        /// The kind with this text.
+        public init(_ description: String) { self.description = description }
+
+        /// A member joined, or came back under a new session (``Event/reason`` is `replaced`).
+        public static let memberJoined = Kind("member.joined")
+        /// A member changed what it says of itself.
+        public static let memberUpdated = Kind("member.updated")
+        /// A member left by itself.
+        public static let memberLeft = Kind("member.left")
+        /// A member's lease ran out.
+        public static let memberExpired = Kind("member.expired")
+        /// Nobody could reach Redis for a while; nobody is expired for that.
+        public static let coordinatorGap = Kind("coordinator.gap")
+        /// Redis had lost what members knew already; the version goes on above what they knew.
+        public static let stateRolledBack = Kind("state.rolledBack")
+    }
+
+    package let record: EventRecord
+
+    package init(_ record: EventRecord) { self.record = record }
+
+    /// The place behind this event: store it with the event's effect.
+    public var cursor: EventCursor { EventCursor(record.position) }
+    /// The generation of the log.
+    public var gen: String { record.position.gen }
+    /// The event's number; without gaps.
+    public var seq: Int64 { record.position.seq }
+    /// When it happened: milliseconds since 1970 by Redis' clock.
+    public var at: Int64 { record.at }
+    /// What happened.
+    public var type: Kind { Kind(record.type) }
+    /// To which group.
+    public var group: String? { record.group }
+    /// To which member.
+    public var member: String? { record.member }
+    /// The group's version after the change. All events of one change have the same.
+    public var version: Int64? { record.version }
+    /// How many events belong to this change; they follow one another.
+    public var changes: Int { record.changes }
+    /// The epoch of the group's primary, where the event is about that.
+    public var epoch: Int64? { record.epoch }
+    /// What was before: the session that was replaced, the former primary.
+    public var previous: String? { record.previous }
+    /// Why.
+    public var reason: String? { record.reason }
+    /// Who did it, where it was somebody.
+    public var actor: String? { record.actor }
+    /// What else there is to say, as JSON text; it depends on the type.
+    public var detail: String? { record.detail.map { String(decoding: $0, as: UTF8.self) } }
+    /// The event as it stands in the log: one line of JSON.
+    public var json: [UInt8] { record.json }
+
+    /// The member as it was after the event, for `member.joined` and `member.updated`.
+    public var joined: Member? {
+        guard type == .memberJoined || type == .memberUpdated, let member = record.member, let detail = record.detail,
+            let record = try? MemberRecord(id: member, json: detail)
+        else { return nil }
+        return Member(record)
+    }
+}
+
+extension Event: Hashable, CustomStringConvertible {
+    /// Whether both are the same event of the same log.
+    public static func == (left: Event, right: Event) -> Bool { left.record.json == right.record.json }
+    /// Feeds the event's place.
+    public func hash(into hasher: inout Hasher) { hasher.combine(record.position) }
+    /// Cursor, type, group and member.
+    public var description: String {
+        let about = [group, member].compactMap { $0 }.joined(separator: "/")
+        return "Event(\(cursor) \(type)\(about.isEmpty ? "" : " ")\(about))"
+    }
+}
+
+/// All groups, or the one that is followed, at one moment of the log.
+public struct EventState: Sendable {
+    /// The moment: every later event comes after it.
+    public var cursor: EventCursor
+    /// Before the oldest event that the log still keeps. Whoever needs the events that a reset stands for, for an audit say,
+    /// reads from here as far as ``cursor``.
+    public var oldest: EventCursor
+    /// By the bytes of their names.
+    public var groups: [GroupSnapshot]
+}
+
+/// A piece of the event log.
+public struct EventPage: Sendable {
+    /// In order, without a gap; empty at the end of the log.
+    public var events: [Event]
+    /// Where the next page goes on.
+    public var next: EventCursor
+    /// The end of the log when the page was read.
+    public var end: EventCursor
+    /// Before the oldest event that was kept then.
+    public var oldest: EventCursor
+    /// What was asked for is not in the log any more, or never was: nothing is given, and ``next`` is the end of the log.
+    public var isReset: Bool
+    /// After a reset: how many events lie between the cursor that was asked for and ``next``; nil if nobody can know.
+    public var lost: Int?
+}

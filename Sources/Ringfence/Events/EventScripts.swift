@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// events.lua as typed calls. Its answers are decoded strictly; only an event that cannot be read is no error of the page: it
+// is a hole in it, which its reader is told of as a loss.
+
+import Hiredis
+import RingfenceCore
+
+struct EventScripts: Sendable {
+    static let events = RedisScript(String(decoding: PackageResources.events_lua, as: UTF8.self))
+
+    /// The log, the names of groups and their members at one moment.
+    struct State: Sendable {
+        var head: LogHead
+        var groups: [(name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])])]
+    }
+
+    let keys: Keyspace
+
+    /// At most `count` events behind the number `seq`; nil: only the head.
+    func page(after seq: Int64?, count: Int) -> ScriptCall {
+        call(arguments: 3) { writer in
+            writer.argument("page")
+            if let seq { writer.argument(seq) } else { writer.argument("") }
+            writer.argument(count)
+        }
+    }
+
+    /// The members of one group, or of all.
+    func state(of group: String?) -> ScriptCall {
+        call(arguments: 2) { writer in
+            writer.argument("state")
+            writer.argument(group ?? "")
+        }
+    }
+
+    private func call(arguments: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void) -> ScriptCall {
+        let keys = keys
+        return ScriptCall(script: Self.events, keys: 3, arguments: arguments) { writer in
+            writer.argument(keys.log)
+            writer.argument(keys.events)
+            writer.argument(keys.groups)
+            encode(&writer)
+        }
+    }
+
+    // MARK: Answers
+
+    /// The page behind `seq`; nil if the script cannot have made it.
+    static func page(_ reply: RedisReply, after seq: Int64?) -> LogPage<EventRecord>? {
+        guard case .array(let parts) = reply, let head = head(parts), case .array(let entries) = parts[4] else {
+            return nil
+        }
+        return LogPage(head: head, after: seq ?? head.seq, read: entries.map { entry($0) })
+    }
+
+    /// The state; nil if the script cannot have made it.
+    static func state(_ reply: RedisReply) -> State? {
+        guard case .array(let parts) = reply, let head = head(parts), case .array(let items) = parts[4],
+            items.count.isMultiple(of: 4)
+        else { return nil }
+        var state = State(head: head, groups: [])
+        for index in stride(from: 0, to: items.count, by: 4) {
+            guard let name = items[index].text, let version = items[index + 1].int,
+                let mark = items[index + 2].text, case .array(let pairs) = items[index + 3],
+                pairs.count.isMultiple(of: 2)
+            else { return nil }
+            var members: [(id: String, record: [UInt8])] = []
+            for pair in stride(from: 0, to: pairs.count, by: 2) {
+                guard let id = pairs[pair].text, let record = pairs[pair + 1].bytes else { return nil }
+                members.append((id, record))
+            }
+            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members))
+        }
+        return state
+    }
+
+    private static func head(_ parts: [RedisReply]) -> LogHead? {
+        guard parts.count == 5, let gen = parts[0].bytes, let seq = parts[1].bytes.flatMap({ LogPosition.seq($0) }),
+            let oldest = parts[2].bytes, let forks = parts[3].text
+        else { return nil }
+        // Before the first event there is no generation; what lies in the stream without one is nobody's.
+        guard !gen.isEmpty else { return LogHead(gen: LogPosition.start.gen, seq: 0, first: 1, forks: []) }
+        guard LogPosition.isGeneration(gen), gen != Array(LogPosition.start.gen.utf8) else { return nil }
+        var first = seq + 1
+        if !oldest.isEmpty {
+            guard let number = self.seq(ofEntry: oldest) else { return nil }
+            first = min(first, number)
+        }
+        return LogHead(gen: String(decoding: gen, as: UTF8.self), seq: seq, first: first, forks: forks)
+    }
+
+    private static func seq(ofEntry id: [UInt8]) -> Int64? {
+        guard id.suffix(2) == Array("-0".utf8) else { return nil }
+        return LogPosition.seq(id.dropLast(2))
+    }
+
+    private static func entry(_ reply: RedisReply) -> EventRecord? {
+        guard case .array(let parts) = reply, parts.count == 2, let seq = parts[0].bytes.flatMap({ seq(ofEntry: $0) }),
+            case .array(let fields) = parts[1], fields.count == 2, fields[0].bytes == Array("e".utf8),
+            let json = fields[1].bytes, let record = try? EventRecord(json), record.position.seq == seq
+        else { return nil }
+        return record
+    }
+}

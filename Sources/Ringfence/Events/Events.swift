@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The event log as an AsyncSequence. An iteration is a position and nothing more: it takes what the feed of the client has,
+// and reads from Redis what it has not. Only the shell is here; each step is decided by `EventReaderMachine`.
+
+import CoreMetrics
+import Hiredis
+import RingfenceCore
+
+/// The events of a namespace or of one group, from a cursor or from now on.
+///
+/// ```swift
+/// for try await item in client.events(after: stored) {
+///     switch item {
+///     case .state(let state): rebuild(state)               // first, when there was no cursor
+///     case .event(let event): try await apply(event)       // store event.cursor together with the effect
+///     case .reset(let state, let lost): rebuild(state)     // `lost` events were not given out
+///     }
+/// }
+/// ```
+///
+/// **What is promised.** Within one iteration every event comes exactly once and in order, or a ``Item/reset(_:lost:)`` stands
+/// where some are missing: over broken connections, a subscriber too slow for Redis, restarts of Redis and lossy failovers,
+/// and a log trimmed meanwhile. Never is anything left out in silence. Across restarts of the subscriber's process that is
+/// exactly once if the cursor is stored together with the event's effect, and at least once if it is stored after it.
+///
+/// While Redis cannot be reached an iteration waits; it goes on where it was. It throws only what waiting does not mend: a
+/// refusal of Redis (``RingfenceError/Code/refused``), such as a missing permission. It ends when its task is cancelled and
+/// when the client is shut down.
+///
+/// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long as
+/// that keeps it (``RingfenceConfiguration/eventLength``).
+public struct Events: AsyncSequence, Sendable {
+    /// What an iteration gives.
+    public enum Item: Sendable {
+        /// How things are, first of all when the iteration began without a cursor. Every event after it comes.
+        case state(EventState)
+        /// The next event.
+        case event(Event)
+        /// How things are now, because events before it cannot be given any more: Redis does not keep them, or lost what the
+        /// cursor had seen. So many were left out; nil if nobody can know.
+        case reset(EventState, lost: Int?)
+
+        /// The place behind it: what to store.
+        public var cursor: EventCursor {
+            switch self {
+            case .state(let state), .reset(let state, _): state.cursor
+            case .event(let event): event.cursor
+            }
+        }
+    }
+
+    let feed: EventFeed
+    let metrics: RingfenceMetrics
+    let group: String?
+    let cursor: EventCursor?
+
+    /// Begins an iteration; several do not disturb each other.
+    public func makeAsyncIterator() -> Iterator { Iterator(self) }
+
+    /// One iteration over the log.
+    public struct Iterator: AsyncIteratorProtocol {
+        private let events: Events
+        private var machine: EventReaderMachine<EventRecord>
+        private var follower: EventFeed.Follower?
+        private var batch: [EventRecord] = []
+        private var next = 0
+        private var isOver = false
+        private var pause: Duration = .zero
+
+        init(_ events: Events) {
+            self.events = events
+            machine = EventReaderMachine(after: events.cursor?.position)
+        }
+
+        /// Behind the last event given out, and behind those of other groups that followed it: with a stored cursor of here,
+        /// a group that was quiet for long causes no reset. nil before the first item.
+        public var cursor: EventCursor? {
+            if next < batch.count, next > 0 { return EventCursor(batch[next - 1].position) }
+            if next < batch.count { return before.map { EventCursor($0) } }
+            return machine.position.map { EventCursor($0) }
+        }
+        private var before: LogPosition?
+
+        /// The next item; nil when the task was cancelled or the client shut down.
+        ///
+        /// - Throws: ``RingfenceError`` when Redis refuses to be read.
+        public mutating func next() async throws -> Item? {
+            try await advance(until: .never, isolation: #isolation).item
+        }
+
+        /// The next item; nil when the task was cancelled or the client shut down.
+        ///
+        /// - Throws: ``RingfenceError`` when Redis refuses to be read.
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> Item? {
+            try await advance(until: .never, isolation: isolation).item
+        }
+
+        /// What `next(within:)` found.
+        package enum Found {
+            case item(Item)
+            /// Nothing came in time; the iteration goes on.
+            case nothing
+            /// The iteration is over.
+            case end
+
+            fileprivate var item: Item? { if case .item(let item) = self { item } else { nil } }
+        }
+
+        /// The next item if it comes within `limit`. With zero: what is here without waiting.
+        package mutating func next(
+            within limit: Duration, isolation: isolated (any Actor)? = #isolation
+        ) async throws -> Found {
+            try await advance(until: Moment.now.adding(Nanos(saturating: limit)), isolation: isolation)
+        }
+
+        private mutating func advance(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
+            while !isOver {
+                while next < batch.count {
+                    let record = batch[next]
+                    next += 1
+                    guard let group = events.group else { return .item(.event(Event(record))) }
+                    if record.group?.hasSameBytes(as: group) == true { return .item(.event(Event(record))) }
+                }
+                if Task.isCancelled { break }
+                if follower == nil {
+                    guard let made = events.feed.follow() else { throw RingfenceError.shutDown }
+                    follower = made
+                }
+                let position = machine.position
+                let (step, era, revision) = events.feed.step(&machine)
+                switch step {
+                case .deliver(let records): take(records, before: position)
+                case .wait(let revision):
+                    if Moment.now >= end { return .nothing }
+                    await events.feed.wait(past: revision, until: end)
+                    if events.feed.isClosed { isOver = true }
+                case .page(let position):
+                    let call = EventScripts(keys: events.keys).page(after: position.seq, count: EventFeed.pageLength)
+                    guard let reply = try await ask(call, isolation: isolation) else {
+                        if !isOver, Moment.now >= end { return .nothing }
+                        continue
+                    }
+                    guard let page = EventScripts.page(reply, after: position.seq) else {
+                        throw RingfenceError.unexpected(reply)
+                    }
+                    take(machine.paged(page, era: era, revision: revision), before: position)
+                    events.feed.heard(gen: page.head.gen, seq: page.head.seq)
+                case .state:
+                    guard
+                        let reply = try await ask(
+                            EventScripts(keys: events.keys).state(of: events.group), isolation: isolation)
+                    else {
+                        if !isOver, Moment.now >= end { return .nothing }
+                        continue
+                    }
+                    guard let state = EventScripts.state(reply) else { throw RingfenceError.unexpected(reply) }
+                    let outcome = machine.stated(state.head, era: era)
+                    events.feed.heard(gen: state.head.gen, seq: state.head.seq)
+                    switch outcome {
+                    case .begin: return .item(.state(try EventState(state)))
+                    case .reset(let lost):
+                        events.metrics.eventResets.increment()
+                        return .item(.reset(try EventState(state), lost: lost.map { Int($0) }))
+                    case .resume: break
+                    }
+                }
+            }
+            self.end()
+            return .end
+        }
+
+        private mutating func take(_ records: [EventRecord], before position: LogPosition?) {
+            before = position
+            batch = records
+            next = 0
+        }
+
+        private mutating func end() {
+            isOver = true
+            follower = nil
+        }
+
+        /// Asks Redis; nil when it must be asked again, after a pause that has passed by then.
+        private mutating func ask(_ call: ScriptCall, isolation: isolated (any Actor)?) async throws -> RedisReply? {
+            do {
+                let reply = try await events.feed.run(call)
+                pause = .zero
+                return reply
+            } catch {
+                switch error.code {
+                case .closed, .cancelled:
+                    isOver = events.feed.isClosed || Task.isCancelled
+                    return nil
+                case _ where error.isTransient:
+                    pause = Swift.min(Swift.max(pause * 2, .milliseconds(50)), .seconds(1))
+                    try? await Task.sleep(for: pause)
+                    return nil
+                default:
+                    end()
+                    throw RingfenceError(error, "reading the event log")
+                }
+            }
+        }
+    }
+
+    var keys: Keyspace { feed.keys }
+}
+
+extension EventState {
+    init(_ state: EventScripts.State) throws {
+        let now = ContinuousClock.now
+        let groups = state.groups.map { group in
+            GroupSnapshot(
+                group: group.name, gen: group.gen, version: group.version,
+                members: group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) },
+                sequence: state.head.seq, confirmedAt: now, isStale: false)
+        }
+        self.init(
+            cursor: EventCursor(state.head.position), oldest: EventCursor(state.head.oldest),
+            groups: groups.sorted { $0.group.isBefore($1.group) })
+    }
+
+    private static func member(_ id: String, _ record: [UInt8]) -> Member? {
+        (try? MemberRecord(id: id, json: record)).map { Member($0) }
+    }
+}
+
+/// How the events come.
+public struct EventStatus: Sendable, Hashable {
+    /// Somebody follows, messages come as they are published, and nothing is known to be missing. When this is false events
+    /// come late, by a second or for as long as Redis cannot be reached; none is lost by it.
+    public var isLive: Bool
+    /// Iterations that follow now.
+    public var subscribers: Int
+    /// How far this process has heard; nil while nobody follows.
+    public var cursor: EventCursor?
+    /// Events known to exist and not here yet.
+    public var behind: Int
+    /// How often messages were missing.
+    public var gaps: Int
+    /// Events that came from the stream because their message did not.
+    public var replayed: Int
+    /// How often the log stepped back: Redis had lost events that were published.
+    public var breaks: Int
+}
+
+extension Group {
+    /// The state of this group, and every event of it from now on.
+    public var events: Events { events(after: nil) }
+
+    /// The events of this group.
+    ///
+    /// - Parameter cursor: as in ``RingfenceClient/events(after:)``.
+    public func events(after cursor: EventCursor?) -> Events {
+        Events(feed: hub.feed, metrics: hub.metrics, group: name, cursor: cursor)
+    }
+}
+
+extension RingfenceClient {
+    /// The events of all groups.
+    ///
+    /// - Parameter cursor: where to go on, exclusively; ``EventCursor/start`` for everything that is kept; nil for the state
+    ///   now and all that follows.
+    public func events(after cursor: EventCursor? = nil) -> Events {
+        Events(feed: feed, metrics: metrics, group: nil, cursor: cursor)
+    }
+
+    /// The events of one group.
+    ///
+    /// - Parameters:
+    ///   - group: its name; it need not exist yet.
+    ///   - cursor: as in ``events(after:)``.
+    /// - Throws: ``RingfenceError`` with code `argument.invalid` for a name outside its limits.
+    public func events(ofGroup group: String, after cursor: EventCursor? = nil) throws -> Events {
+        do { try Limits.check(group: group) } catch { throw RingfenceError(error) }
+        return Events(feed: feed, metrics: metrics, group: group, cursor: cursor)
+    }
+
+    /// How the events come to this process.
+    public var eventStatus: EventStatus { feed.status }
+
+    /// One piece of the event log, read from Redis.
+    ///
+    /// - Parameters:
+    ///   - cursor: the events behind it are read; nil for the newest `limit`.
+    ///   - limit: 1 to 1000 events at most.
+    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    public func eventPage(after cursor: EventCursor? = nil, limit: Int = 100) async throws -> EventPage {
+        guard Limits.page.contains(limit) else {
+            throw RingfenceError(InvalidArgument("limit", "must be 1 to 1000, not \(limit)"))
+        }
+        let scripts = EventScripts(keys: keys)
+        func read(after seq: Int64?) async throws -> LogPage<EventRecord> {
+            let reply = try await run(scripts.page(after: seq, count: limit), "reading the event log")
+            guard let page = EventScripts.page(reply, after: seq) else { throw RingfenceError.unexpected(reply) }
+            return page
+        }
+        var from: LogPosition
+        if let cursor {
+            from = cursor.position
+        } else {
+            let head = try await read(after: nil).head
+            // Whatever generation that event was of: its number in the log as it is now.
+            from = LogPosition(gen: head.gen, seq: max(head.first - 1, head.seq - Int64(limit)))
+        }
+        let page = try await read(after: from.seq)
+        if cursor == nil, page.head.gen != from.gen { from = LogPosition(gen: page.head.gen, seq: from.seq) }
+        var result = EventPage(
+            events: page.entries.map { Event($0) },
+            next: EventCursor(page.entries.last?.position ?? page.head.position),
+            end: EventCursor(page.head.position), oldest: EventCursor(page.head.oldest), isReset: false, lost: nil)
+        if page.head.judge(from) != .good || (page.isBroken && page.entries.isEmpty) {
+            result.events = []
+            result.next = result.end
+            result.isReset = true
+            result.lost = page.head.contains(from) ? Int(page.head.seq - from.seq) : nil
+        }
+        return result
+    }
+}

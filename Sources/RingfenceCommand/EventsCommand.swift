@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What happened, for the person who wants to know at three in the morning, and for scripts that must not miss anything: the
+// cursor to go on with is always said at the end.
+import ArgumentParser
+import Ringfence
+import RingfenceService
+import UnixSignals
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+struct EventsCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "events",
+        abstract: "Show what happened to groups, and follow it.",
+        discussion: """
+            Every join, update, leave and death of a member is an event with a number; numbers have no gaps. Without \
+            --after the newest are shown; with it, all behind that cursor. With --follow it goes on until Ctrl-C, over \
+            restarts of Redis and broken connections: every event once and in order, or a line that says how many were \
+            lost. At its end it says on standard error with which cursor to go on.
+
+            A cursor is GENERATION:NUMBER, the place behind an event; 0:0 is before the first. The log keeps about the \
+            newest 10,000 events. Times are Redis' clock, in UTC. --json prints each event as it stands in the log; \
+            its cursor is its "gen":"seq". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for an N that \
+            nobody can know.
+
+            EXIT CODES
+              0    done, or ended by Ctrl-C
+              1    the log does not have what follows --after (without --follow)
+              64   bad usage              69   Redis cannot be reached, or refused
+
+            EXAMPLES
+              ringfence events
+              ringfence events --follow --group ledger
+              ringfence events --after 0:0 --type member.expired
+              ringfence events --follow --json | jq -r 'select(.type=="member.expired") | .member'
+            """)
+
+    @Flag(name: .shortAndLong, help: "Go on with what happens, until Ctrl-C.")
+    var follow = false
+    @Option(help: ArgumentHelp("Events behind this cursor.", valueName: "cursor"))
+    var after: String?
+    @Option(help: ArgumentHelp("Only of this group.", valueName: "name"))
+    var group: String?
+    @Option(help: ArgumentHelp("Only of this type, such as member.expired.", valueName: "type"))
+    var type: String?
+    @Option(
+        help: "How many at most; with --follow: how many of the newest to begin with. (default: 20 without --after)")
+    var limit: Int?
+    @Flag(help: "Print JSON, one object a line.")
+    var json = false
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func validate() throws {
+        if let after, EventCursor(after) == nil {
+            throw ValidationError("--after must be a cursor, GENERATION:NUMBER, such as 0:0, not \(after)")
+        }
+        if let limit, limit < 0 || limit > 1_000_000 {
+            throw ValidationError("--limit must be 0 to 1000000, not \(limit)")
+        }
+        if follow, after != nil, limit != nil {
+            throw ValidationError("give --after or --limit with --follow, not both: all behind the cursor is shown")
+        }
+    }
+
+    func run() async throws {
+        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        let work = Task {
+            try await redis.withClient { client in
+                var cursor = try await showPages(client)
+                if follow, !Task.isCancelled { cursor = try await self.follow(client, cursor) }
+                return cursor
+            }
+        }
+        let ending = Task { for await _ in signals { work.cancel() } }
+        defer { ending.cancel() }
+        do {
+            say("ringfence: go on with --after \(try await work.value)")
+        } catch  where work.isCancelled {
+            say("ringfence: interrupted before anything was read")
+        }
+    }
+
+    private func accepts(_ event: Event) -> Bool {
+        (group == nil || event.group == group) && (type == nil || event.type.description == type)
+    }
+
+    /// What is in the log now, as far as it is asked for.
+    /// - Returns: the cursor behind it.
+    private func showPages(_ client: RingfenceClient) async throws -> EventCursor {
+        if let after = after.flatMap({ EventCursor($0) }) {
+            // Following shows what is behind the cursor by itself, and says what is lost.
+            return follow ? after : try await showAll(client, after: after)
+        }
+        let wanted = limit ?? 20
+        var page = try await client.eventPage(limit: 1)
+        let end = page.end
+        // Backwards, a thousand at a time, until there are enough.
+        var found: [Event] = []
+        var before = end.seq
+        while found.count < wanted, before > page.oldest.seq, !Task.isCancelled {
+            let from = max(page.oldest.seq, before - 1000)
+            guard let cursor = EventCursor("\(end.gen):\(from)") else { break }
+            page = try await client.eventPage(after: cursor, limit: 1000)
+            if page.isReset { break }
+            found = page.events.filter { $0.seq <= before && accepts($0) } + found
+            before = from
+        }
+        for event in found.suffix(wanted) { show(event) }
+        if found.isEmpty, !follow, !json { print("no such event is kept") }
+        return end
+    }
+
+    private func showAll(_ client: RingfenceClient, after: EventCursor) async throws -> EventCursor {
+        var cursor = after
+        var left = limit ?? .max
+        while left > 0, !Task.isCancelled {
+            let page = try await client.eventPage(after: cursor, limit: 1000)
+            guard !page.isReset else {
+                let lost = page.lost.map { "\($0) events lie between" } ?? "how many are lost nobody can know"
+                throw CommandFailure(
+                    "the log does not have what follows \(cursor): \(lost). It goes on after \(page.next), and keeps what "
+                        + "is behind \(page.oldest)")
+            }
+            for event in page.events where left > 0 {
+                cursor = event.cursor
+                guard accepts(event) else { continue }
+                show(event)
+                left -= 1
+            }
+            if page.events.isEmpty || cursor == page.end { break }
+        }
+        return cursor
+    }
+
+    private func follow(_ client: RingfenceClient, _ cursor: EventCursor) async throws -> EventCursor {
+        let events = try group.map { try client.events(ofGroup: $0, after: cursor) } ?? client.events(after: cursor)
+        var iterator = events.makeAsyncIterator()
+        while let item = try await iterator.next() {
+            switch item {
+            case .event(let event): if accepts(event) { show(event) }
+            case .state: break
+            case .reset(let state, let lost): show(lost: lost, state.cursor)
+            }
+        }
+        return iterator.cursor ?? cursor
+    }
+
+    private func show(lost: Int?, _ cursor: EventCursor) {
+        if json {
+            print(#"{"reset":true,"lost":\#(lost.map { "\($0)" } ?? "null"),"cursor":"\#(cursor)"}"#)
+        } else {
+            let count = lost.map { "\($0) events were" } ?? "an unknown number of events was"
+            print("-- \(count) lost here; it goes on after \(cursor)")
+        }
+        flushOutput()
+    }
+
+    private func show(_ event: Event) {
+        defer { flushOutput() }
+        guard !json else { return print(String(decoding: event.json, as: UTF8.self)) }
+        // Names come from callers of the library, which lets no control character in; a foreign writer might.
+        let about = [event.group, event.member].compactMap { $0 }.joined(separator: " / ")
+        var notes: [String] = []
+        if let version = event.version { notes.append("version \(version)") }
+        if event.changes > 1 { notes.append("one of \(event.changes)") }
+        if let epoch = event.epoch { notes.append("epoch \(epoch)") }
+        if let joined = event.joined {
+            if !joined.address.isEmpty { notes.append(joined.address) }
+            if !joined.zone.isEmpty { notes.append("zone \(joined.zone)") }
+            notes.append("weight \(joined.weight)")
+        }
+        if let reason = event.reason, !reason.isEmpty { notes.append(reason) }
+        if let actor = event.actor, !actor.isEmpty { notes.append("by \(actor)") }
+        let type = event.type.description
+        let line =
+            "\(utcText(event.at))  \(type)\(String(repeating: " ", count: max(1, 18 - type.count)))\(about)"
+            + (notes.isEmpty ? "" : "  (\(notes.joined(separator: ", ")))")
+        print(String(line.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : Character($0) }))
+    }
+}
