@@ -31,7 +31,8 @@ struct BenchCommand: AsyncParsableCommand {
             out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
             """,
         subcommands: [
-            LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, AllBench.self,
+            LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, BeatBench.self,
+            AllBench.self,
         ])
 }
 
@@ -71,7 +72,7 @@ struct BenchSettings: Sendable {
 
 extension BenchOptions {
     /// Which benchmarks to run.
-    enum Part: Sendable { case lock, handoff, service, ring, events }
+    enum Part: Sendable { case lock, handoff, service, ring, events, beat }
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
@@ -107,6 +108,8 @@ extension BenchOptions {
                 case .ring: break  // Done above: it needs no Redis.
                 case .events:
                     try await EventFlow(settings: settings, configuration: configuration).run(report: report)
+                case .beat:
+                    try await GroupLife(settings: settings, configuration: configuration).run(report: report)
                 }
             }
             // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
@@ -229,6 +232,26 @@ struct EventBench: AsyncParsableCommand {
     func run() async throws { try await options.run([.events]) }
 }
 
+/// `ringfence bench beat`.
+struct BeatBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "beat",
+        abstract: "What a membership costs Redis, and how soon its end is known.",
+        discussion: """
+            beat.cost                         processor time of the server for a beat with nothing new, beside PING
+            death.overhead.3000 .1000 .200    from the end of a lease of that many ms, which nobody renewed, to the event \
+            at a subscriber: the 99th percentile
+            leave.event                       from a call of leave to the event at a subscriber: the 99th percentile
+
+            --rounds 5 makes 100 deaths for each lease, 20 at once, and takes about a minute.
+
+            EXAMPLE
+              ringfence bench beat --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.beat]) }
+}
+
 /// `ringfence bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -238,5 +261,5 @@ struct AllBench: AsyncParsableCommand {
               ringfence bench all --json > figures.jsonl
             """)
     @OptionGroup var options: BenchOptions
-    func run() async throws { try await options.run([.lock, .handoff, .service, .ring, .events]) }
+    func run() async throws { try await options.run([.lock, .handoff, .service, .ring, .events, .beat]) }
 }
