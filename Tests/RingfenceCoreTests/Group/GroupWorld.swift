@@ -116,7 +116,7 @@ final class GroupWorld {
         let before = model
         let answer = model.call(verb, Self.group, fresh: "gen\(generations)", known: known)
         note("  redis \(node?.name ?? "operator") \(verb) knowing \(known.version) -> \(answer.status) \(answer.version)")
-        checker.executed(verb, before: before, after: model, answer)
+        checker.executed(before: before, after: model)
         publish(Array(model.events[before.events.count...]))
         done(answer)
     }
@@ -466,12 +466,14 @@ final class GroupNode {
             case .write: .join(record, .again, RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
+        let session = record.session
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard var machine = self.membership else { return }
             let output: MembershipMachine.Output
             if let answer {
                 machine.set(pace: answer.paceMilliseconds * .millisecond)
+                if answer.status == .member { self.world.checker.wasTold(session) }
                 switch answer.status {
                 case .unknown, .expired: self.isOut = true
                 case .member where call == .write && self.isOut:
