@@ -144,7 +144,8 @@ final class GroupChecker {
         guard !view.mark.isEmpty else { return }
         if let stored = content[view.mark] {
             if stored != Self.sessions(view.known.members) {
-                world.fail("\(node.name) takes \(Self.sessions(view.known.members)) for \(view.mark), which was \(stored)")
+                world.fail(
+                    "\(node.name) takes \(Self.sessions(view.known.members)) for \(view.mark), which was \(stored)")
             }
         } else {
             world.fail("\(node.name) knows \(view.mark), which never was")
@@ -158,7 +159,8 @@ final class GroupChecker {
         let isLegal =
             switch (last, state) {
             case (.member, .suspended), (.suspended, .member), (.member, .expired), (.suspended, .expired),
-                (.expired, .member), (_, .replaced): true
+                (.expired, .member), (_, .replaced):
+                true
             default: false
             }
         if !isLegal { world.fail("\(node.name) is told \(state) after \(last)") }

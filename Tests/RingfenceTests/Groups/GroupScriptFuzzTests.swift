@@ -383,7 +383,8 @@ final class GroupScriptFuzz {
             lines += [
                 "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
                 "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
-                "\(group.longest)", "\(group.gaps)", group.policy.map { "\($0.seed)" } ?? "", group.version > 0 ? "1" : "0",
+                "\(group.longest)", "\(group.gaps)", group.policy.map { "\($0.seed)" } ?? "",
+                group.version > 0 ? "1" : "0",
             ]
         }
         if let log = model.log {

@@ -207,7 +207,8 @@ package struct GroupServerModel: Sendable {
     }
 
     private mutating func join(
-        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String, _ fresh: String
+        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String,
+        _ fresh: String
     ) -> GroupAnswer.Status {
         let key = Array(record.id.utf8)
         let text = String(decoding: record.json, as: UTF8.self)
