@@ -52,7 +52,8 @@ guard arguments.count >= 5, let milliseconds = Int(arguments[4]) else {
 var logger = Logger(label: "member")
 logger.logLevel = .critical
 let client = try RingfenceClient(
-    .init(url: arguments[1], owner: "member", commandTimeout: .seconds(20), connectTimeout: .seconds(20)), logger: logger)
+    .init(url: arguments[1], owner: "member", commandTimeout: .seconds(20), connectTimeout: .seconds(20)),
+    logger: logger)
 let group = try await client.group(arguments[2])
 let membership = try await group.join(
     arguments[3], lease: .milliseconds(milliseconds), rejoins: arguments.last == "rejoins")

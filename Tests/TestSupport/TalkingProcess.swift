@@ -79,6 +79,17 @@ package final class TalkingProcess: Sendable {
 
     package func signal(_ signal: Int32) { _ = kill(pid, signal) }
 
+    /// Stops it, and returns once it has stopped: a signal is on its way for a moment, in which it still runs.
+    package func freeze() async throws {
+        signal(SIGSTOP)
+        let pid = self.pid
+        try await eventually("process \(pid) has stopped") {
+            // "<pid> (<name>) <state> …", where the name may hold anything.
+            let state = try? readFile("/proc/\(pid)/stat").split(separator: ")").last?.split(separator: " ").first
+            return state == "T"
+        }
+    }
+
     /// Kills it if it still runs, and waits until it is gone.
     package func end() async throws {
         let pid = self.pid

@@ -99,7 +99,9 @@ public final class Membership: Sendable {
     ///   `membership.replaced`; `membership.left`.
     public func check() throws {
         let now = Moment.now
-        if let error = guarded.withLock({ Self.error($0.machine.state(at: now), $0.record.id, group.name) }) { throw error }
+        if let error = guarded.withLock({ Self.error($0.machine.state(at: now), $0.record.id, group.name) }) {
+            throw error
+        }
     }
 
     private static func error(_ state: MembershipMachine.State, _ id: String, _ group: String) -> RingfenceError? {
@@ -113,7 +115,8 @@ public final class Membership: Sendable {
         case .expired:
             RingfenceError(
                 .membershipExpired, effect: .none,
-                "'\(id)' was taken out of the group '\(group)': its lease had run out, or somebody removed it; join anew")
+                "'\(id)' was taken out of the group '\(group)': its lease had run out, or somebody removed it; join anew"
+            )
         case .replaced:
             RingfenceError(
                 .membershipReplaced, effect: .none,

@@ -67,7 +67,8 @@ extension RingfenceClient {
         if options.seed ?? policy.seed != policy.seed || options.unit ?? policy.unit != policy.unit {
             throw RingfenceError(
                 .policyMismatch, effect: .none,
-                "the group '\(name)' was made with seed \(policy.seed) and unit \(policy.unit): ask for those, or for none")
+                "the group '\(name)' was made with seed \(policy.seed) and unit \(policy.unit): ask for those, or for none"
+            )
         }
         return group
     }

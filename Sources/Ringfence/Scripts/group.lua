@@ -27,9 +27,11 @@
 --    added and time goes on.
 --  * It does not run while nobody can reach the group. All members and watchers call once a pace, a fifth of the shortest
 --    lease and at most 1 s; if no call came for two and a half paces, then Redis was away, or all the network, or its clock
---    was set forward: no member is to blame. Time goes on by one pace, and nobody is taken out for the longest lease after
---    (`holdUntil`): so long everybody has to come back. A death is never taken for such a gap while others live or watch,
---    for they go on calling. Holds come at most every second lease, so that a watcher with a bad line cannot keep the dead.
+--    was set forward: no member is to blame. Time stands still over such a gap, and nobody is taken out for the longest
+--    lease after (`holdUntil`): so long everybody has to come back. A death is never taken for a gap while others live or
+--    watch, for they go on calling. Where every call comes after a gap (one watcher with a bad line, one that looks in now
+--    and then), the dead would never be found: so holds come at most every second lease, and from the third gap in a row
+--    (`gaps`) on time goes on by one pace with each call. No clock is set forward that often.
 -- So a lease never ends early by this, but for one thing that no script can see: a clock set forward by less than two and
 -- a half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
 --
@@ -63,7 +65,7 @@ local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
 local log = redis.call('HMGET', KEYS[7], 'gen', 'seq')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
-    'shortest', 'longest')
+    'shortest', 'longest', 'gaps')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 local record = verb ~= 'watch' and redis.call('HGET', KEYS[2], id)
 
@@ -71,7 +73,7 @@ local gen, seq = log[1] or '', tonumber(log[2] or 0)
 local version, mark = tonumber(state[1] or 0), state[2] or ''
 local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
 local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
-local shortest, longest = tonumber(state[7] or 0), tonumber(state[8] or 0)
+local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
 
 local function pace_of() return shortest > 0 and math.min(1000, math.floor(shortest / 5)) or NO_LEASES_PACE end
 local now, pace = at + offset, pace_of()
@@ -95,6 +97,7 @@ end
 local function view(status)
     -- A group that never had a member leaves nothing behind.
     if version > 0 then redis.call('HSET', KEYS[3], 'now', int(now), 'offset', int(offset)) end
+    if gaps > 0 and not is_gap then redis.call('HDEL', KEYS[3], 'gaps') end
     local next_ms = -1
     if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), hold_until) - now) end
     return { status, gen, seq, version, mark, next_ms, pace_of(), math.max(0, hold_until - now),
@@ -231,7 +234,8 @@ if now < last then
     now = last
 elseif is_gap then
     local gap = now - last
-    now = last + pace
+    gaps = gaps + 1
+    now = gaps < 3 and last or last + pace
     offset = now - at
     local held = 0
     if now - hold_until >= longest then
@@ -240,7 +244,7 @@ elseif is_gap then
     end
     append({ { type = 'coordinator.gap',
         detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
-    redis.call('HSET', KEYS[3], 'offset', int(offset), 'holdUntil', int(hold_until))
+    redis.call('HSET', KEYS[3], 'offset', int(offset), 'holdUntil', int(hold_until), 'gaps', int(gaps))
 end
 
 -- MARK: versions never go back

@@ -22,7 +22,7 @@ final class GroupChecker {
     private var replaced: Set<String> = []
     private var shownVersion: [ObjectIdentifier: Int64] = [:]
     private var dead: Set<String> = []
-    private var known: Set<String> = []
+    private var heardAt: [String: Nanos] = [:]
     private var joinedAt: [String: Nanos] = [:]
     private var lastTold: [ObjectIdentifier: MembershipMachine.State] = [:]
     private var lossAt: Nanos = -1000 * .second
@@ -38,12 +38,12 @@ final class GroupChecker {
     }
 
     /// It knows that it is a member under this session.
-    func wasTold(_ session: String) { known.insert(session) }
+    func wasTold(_ session: String) { heardAt[session] = world.now }
 
     func died(_ node: GroupNode) { dead.insert(node.record.session) }
 
     func executed(
-        _ verb: GroupServerModel.Verb, before: GroupServerModel, after: GroupServerModel, _ answer: GroupAnswer
+        before: GroupServerModel, after: GroupServerModel
     ) {
         let events = Array(after.events[before.events.count...])
         let old = before.groups[GroupWorld.group]
@@ -87,13 +87,6 @@ final class GroupChecker {
                 world.fail("the events tell of \(told), stored is another group")
             }
         }
-        guard let id = verb.id, answer.status == .member, let held = new?.members[Array(id.utf8)] else { return }
-        // Data that was lost after its join may hold the member from before: then nothing tells what became of it.
-        if known.contains(held.record.session), joinedAt[held.record.session] ?? 0 > lossAt,
-            let how = ended[held.record.session]
-        {
-            world.fail("\(held.record.session) ended by \(how), and is a member again")
-        }
     }
 
     private func look(at event: GroupServerModel.Event, before: GroupServerModel.Group?) {
@@ -101,11 +94,17 @@ final class GroupChecker {
         let held = before?.members[Array(member.utf8)]
         switch event.type {
         case "member.joined":
-            if let record = event.record, ended[record.session] == nil { joinedAt[record.session] = world.now }
-            guard let record = event.record, let held, event.text.contains("\"replaced\"") else {
-                if let record = event.record, !known.contains(record.session) { ended[record.session] = nil }
-                return
+            guard let record = event.record else { return world.fail("a join without a record") }
+            if let how = ended.removeValue(forKey: record.session) {
+                // Data that was lost after its join may hold the member from before: then nothing tells what became of
+                // it. And what a member has not heard of it cannot know: a join may be repeated late.
+                let joined = joinedAt[record.session] ?? 0
+                if joined > lossAt, heardAt[record.session] ?? 0 > joined {
+                    world.fail("\(record.session) ended by \(how), and joins again")
+                }
             }
+            joinedAt[record.session] = world.now
+            guard let held, event.text.contains("\"replaced\"") else { return }
             if replaced.contains(record.session) { world.fail("\(record.session) was replaced, and takes its id back") }
             replaced.insert(held.record.session)
         case "member.left", "member.expired":
@@ -145,7 +144,8 @@ final class GroupChecker {
         guard !view.mark.isEmpty else { return }
         if let stored = content[view.mark] {
             if stored != Self.sessions(view.known.members) {
-                world.fail("\(node.name) takes \(Self.sessions(view.known.members)) for \(view.mark), which was \(stored)")
+                world.fail(
+                    "\(node.name) takes \(Self.sessions(view.known.members)) for \(view.mark), which was \(stored)")
             }
         } else {
             world.fail("\(node.name) knows \(view.mark), which never was")
@@ -153,14 +153,14 @@ final class GroupChecker {
     }
 
     func told(_ node: GroupNode, _ state: MembershipMachine.State) {
-        if state == .member { known.insert(node.record.session) }
         let key = ObjectIdentifier(node)
         let last = lastTold[key] ?? .member
         lastTold[key] = state
         let isLegal =
             switch (last, state) {
             case (.member, .suspended), (.suspended, .member), (.member, .expired), (.suspended, .expired),
-                (.expired, .member), (_, .replaced): true
+                (.expired, .member), (_, .replaced):
+                true
             default: false
             }
         if !isLegal { world.fail("\(node.name) is told \(state) after \(last)") }

@@ -46,7 +46,8 @@ import Testing
             Issue.record("\(violation)\nAgain, with its trace: RINGFENCE_SIMULATION_SEED=<seed>")
         } else {
             #expect(
-                counts[0] > 20_000 && counts[1] > 300 && counts[2] > 10 && counts[3] > 20, "too little happened: \(counts)")
+                counts[0] > 20_000 && counts[1] > 300 && counts[2] > 10 && counts[3] > 20,
+                "too little happened: \(counts)")
         }
     }
 

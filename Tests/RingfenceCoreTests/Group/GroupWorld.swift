@@ -13,7 +13,8 @@ import TestSupport
 
 final class GroupWorld {
     enum Fault: CaseIterable {
-        case cutWire, pause, kill, loseData, stepBack, restart, pauseRedis, stepClock, slowWires, lostAnswers, lostEvents
+        case cutWire, pause, kill, loseData, stepBack, restart, pauseRedis, stepClock, slowWires, lostAnswers,
+            lostEvents
         case remove
         /// Another process comes up under the same name.
         case twin
@@ -105,7 +106,10 @@ final class GroupWorld {
     // MARK: Redis
 
     /// Executes a command that has arrived; nil if nobody is there to execute it.
-    func arrive(_ verb: GroupServerModel.Verb, _ known: GroupKnowledge, from node: GroupNode?, _ done: @escaping (GroupAnswer) -> Void) {
+    func arrive(
+        _ verb: GroupServerModel.Verb, _ known: GroupKnowledge, from node: GroupNode?,
+        _ done: @escaping (GroupAnswer) -> Void
+    ) {
         guard isUp else { return }
         if isPaused {
             unread.append { self.arrive(verb, known, from: node, done) }
@@ -115,8 +119,10 @@ final class GroupWorld {
         generations += 1
         let before = model
         let answer = model.call(verb, Self.group, fresh: "gen\(generations)", known: known)
-        note("  redis \(node?.name ?? "operator") \(verb) knowing \(known.version) -> \(answer.status) \(answer.version)")
-        checker.executed(verb, before: before, after: model, answer)
+        note(
+            "  redis \(node?.name ?? "operator") \(verb) knowing \(known.version) -> \(answer.status) \(answer.version)"
+        )
+        checker.executed(before: before, after: model)
         publish(Array(model.events[before.events.count...]))
         done(answer)
     }
@@ -466,12 +472,14 @@ final class GroupNode {
             case .write: .join(record, .again, RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
+        let session = record.session
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard var machine = self.membership else { return }
             let output: MembershipMachine.Output
             if let answer {
                 machine.set(pace: answer.paceMilliseconds * .millisecond)
+                if answer.status == .member { self.world.checker.wasTold(session) }
                 switch answer.status {
                 case .unknown, .expired: self.isOut = true
                 case .member where call == .write && self.isOut:

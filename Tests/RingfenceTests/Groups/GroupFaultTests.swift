@@ -17,7 +17,9 @@ import Testing
 #endif
 
 @Suite struct DyingMemberTests {
-    private func start(_ server: RedisServer, _ id: String, lease: Int, _ more: String...) async throws -> TalkingProcess {
+    private func start(
+        _ server: RedisServer, _ id: String, lease: Int, _ more: String...
+    ) async throws -> TalkingProcess {
         let member = try TalkingProcess.start("TestMember", [server.unixURL, "g", id, "\(lease)"] + more)
         var line = try await member.line()
         while let said = line, said != "state member" { line = try await member.line() }
@@ -36,7 +38,9 @@ import Testing
                 for round in 1...3 {
                     var members: [TalkingProcess] = []
                     for id in ["a", "b"] { members.append(try await self.start(server, id, lease: 400)) }
-                    for group in groups { try await eventually(group, "they are seen") { $0.ids == ["a", "alive", "b"] } }
+                    for group in groups {
+                        try await eventually(group, "they are seen") { $0.ids == ["a", "alive", "b"] }
+                    }
                     for member in members { try await member.end() }
                     for group in groups { try await eventually(group, "they are gone") { $0.ids == ["alive"] } }
                     let expired = try await observer.events("member.expired")
@@ -55,7 +59,7 @@ import Testing
                 let group = try await watching.group("g")
                 let member = try await self.start(server, "n", lease: 500)
                 try await eventually(group, "it is seen") { $0.ids == ["n"] }
-                member.signal(SIGSTOP)
+                try await member.freeze()
                 member.tell("check")
                 try await eventually(group, "it is out") { $0.ids == [] && $0.version == 2 }
                 member.signal(SIGCONT)
@@ -76,7 +80,7 @@ import Testing
         try await withObservedRedis { server, observer in
             let member = try await self.start(server, "n", lease: 400)
             for _ in 0..<3 {
-                member.signal(SIGSTOP)
+                try await member.freeze()
                 let start = ContinuousClock.now
                 try await eventually("two leases are over") { start.duration(to: .now) > .milliseconds(800) }
                 member.signal(SIGCONT)
@@ -99,7 +103,7 @@ import Testing
                 let member = try await self.start(server, "n", lease: 500, "rejoins")
                 try await eventually(group, "it is seen") { $0.ids == ["n"] }
                 let session = group.snapshot.members[0].session
-                member.signal(SIGSTOP)
+                try await member.freeze()
                 try await eventually(group, "it is out") { $0.ids == [] }
                 member.signal(SIGCONT)
                 try await eventually(group, "it is back") { $0.ids == ["n"] }
@@ -243,7 +247,8 @@ import Testing
         try await withObservedRedis { server, observer in
             try await withObservedRedis(["--hz", "500", "--repl-diskless-load", "swapdb"]) { second, secondObserver in
                 let proxy = try await TCPProxy.start(to: server)
-                try await self.withMembers(server, observer, url: proxy.url, lease: .seconds(60)) { group, memberships in
+                try await self.withMembers(server, observer, url: proxy.url, lease: .seconds(60)) {
+                    group, memberships in
                     try await secondObserver.send("REPLICAOF", "127.0.0.1", "\(server.port)")
                     try await eventually("the replica has all three", within: .seconds(90)) {
                         let count = try? await secondObserver.send("HLEN", "ringfence:{default}:members:g")
@@ -347,7 +352,8 @@ import Testing
     @Test func `an unreadable record is never passed over: the view stays, and is stale`() async throws {
         try await withObservedRedis { server, observer in
             try await self.withMembers(server, observer, lease: .seconds(60)) { group, memberships in
-                try await observer.send("HSET", "ringfence:{default}:members:g", "n1", #"{"session":"x","weight":"much"}"#)
+                let record = #"{"session":"x","weight":"much"}"#
+                try await observer.send("HSET", "ringfence:{default}:members:g", "n1", record)
                 // The next change brings all records.
                 try await observer.send("HSET", "ringfence:{default}:state:g", "mark", "other:1")
                 try await eventually("it is stale", within: .seconds(90)) { group.snapshot.isStale }

@@ -82,7 +82,8 @@ extension GroupSnapshot {
 
 /// Waits until a group's snapshot satisfies a condition.
 func eventually(
-    _ group: Group, _ what: String, within limit: Duration = .seconds(90), _ condition: @escaping @Sendable (GroupSnapshot) -> Bool
+    _ group: Group, _ what: String, within limit: Duration = .seconds(90),
+    _ condition: @escaping @Sendable (GroupSnapshot) -> Bool
 ) async throws {
     try await eventually(what, within: limit) { condition(group.snapshot) }
 }

@@ -135,8 +135,8 @@ final class GroupScriptFuzz {
             end
             text[#text + 1] = redis.call('HLEN', KEYS[i + 1])
             local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
-                'recoverUntil', 'shortest', 'longest')
-            for j = 1, 8 do text[#text + 1] = state[j] or '0' end
+                'recoverUntil', 'shortest', 'longest', 'gaps')
+            for j = 1, 9 do text[#text + 1] = state[j] or '0' end
             text[#text + 1] = redis.call('HGET', KEYS[i + 3], 'seed') or ''
             text[#text + 1] = redis.call('SISMEMBER', KEYS[#KEYS - 2], ARGV[(i + 3) / 4])
         end
@@ -383,7 +383,8 @@ final class GroupScriptFuzz {
             lines += [
                 "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
                 "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
-                "\(group.longest)", group.policy.map { "\($0.seed)" } ?? "", group.version > 0 ? "1" : "0",
+                "\(group.longest)", "\(group.gaps)", group.policy.map { "\($0.seed)" } ?? "",
+                group.version > 0 ? "1" : "0",
             ]
         }
         if let log = model.log {

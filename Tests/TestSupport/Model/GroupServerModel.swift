@@ -46,6 +46,8 @@ package struct GroupServerModel: Sendable {
         package var offset: Int64 = 0
         package var holdUntil: Int64 = 0
         package var recoverUntil: Int64 = 0
+        /// In a row, up to the last call.
+        package var gaps: Int64 = 0
         /// By the bytes of their ids.
         package var members: [[UInt8]: Held] = [:]
         package var policy: RingPolicy?
@@ -129,10 +131,14 @@ package struct GroupServerModel: Sendable {
     private mutating func passTime(_ group: inout Group, _ name: String, _ fresh: String) {
         let due = clock + group.offset
         let elapsed = due - group.now
+        var isGap = false
+        defer { if !isGap { group.gaps = 0 } }
         if elapsed < 0 {
             group.offset -= elapsed
         } else if !group.members.isEmpty, group.now > 0, 2 * elapsed > 5 * group.pace, !flaws.ignoresGaps {
-            group.offset -= elapsed - group.pace
+            group.gaps += 1
+            isGap = true
+            group.offset -= elapsed - (group.gaps > 2 ? group.pace : 0)
             let now = clock + group.offset
             let mayHold = now - group.holdUntil >= group.longest
             if mayHold { group.holdUntil = now + group.longest }
@@ -201,7 +207,8 @@ package struct GroupServerModel: Sendable {
     }
 
     private mutating func join(
-        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String, _ fresh: String
+        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String,
+        _ fresh: String
     ) -> GroupAnswer.Status {
         let key = Array(record.id.utf8)
         let text = String(decoding: record.json, as: UTF8.self)
