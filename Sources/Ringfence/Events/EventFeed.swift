@@ -60,6 +60,17 @@ final class EventFeed: Sendable {
     private let linger: TimeAmount
     private let state = Mutex(State())
 
+    /// Who hears the messages as they come, in whatever order and with whatever gaps: the groups, which put their own
+    /// versions in order and ask Redis when one is missing.
+    struct Listener: Sendable {
+        var heard: @Sendable (EventRecord) -> Void
+        /// Messages may have been missed.
+        var missed: @Sendable () -> Void
+    }
+    private let listener = Mutex<Listener?>(nil)
+
+    func listen(_ new: Listener) { listener.withLock { $0 = new } }
+
     init(
         _ redis: RedisConfiguration, scripts: EventScripts, metrics: RingfenceMetrics, logger: Logger,
         linger: TimeAmount = .seconds(10)
@@ -151,6 +162,7 @@ final class EventFeed: Sendable {
 
     private func heard(_ event: RedisSubscriber.Event, line: Int) {
         let now = Moment.now
+        let record: EventRecord? = if case .message(_, let payload) = event { try? EventRecord(payload) } else { nil }
         change { state in
             guard state.lineNumber == line, state.line != nil else { return .none }
             switch event {
@@ -158,8 +170,15 @@ final class EventFeed: Sendable {
             case .disconnected, .overflowed:
                 state.machine.disconnected()
                 return .none
-            case .message(_, let payload): return state.machine.received(try? EventRecord(payload), now: now)
+            case .message: return state.machine.received(record, now: now)
             }
+        }
+        guard let listener = listener.withLock({ $0 }) else { return }
+        switch (event, record) {
+        case (.message, let record?): listener.heard(record)
+        case (.message, nil), (.subscribed, _), (.overflowed, _): listener.missed()
+        // What is missed from here on shows when the channel is heard again.
+        case (.disconnected, _): break
         }
     }
 

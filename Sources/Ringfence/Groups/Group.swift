@@ -21,9 +21,9 @@ import Synchronization
 /// let owner = group.ring.owner(of: "account/4711")
 /// ```
 ///
-/// The object keeps its view of the group current as long as it is held: from the answers to its own calls, at
-/// least one a second, and a look at the moment the next member would die, so a death is found one
-/// round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and waits for nobody.
+/// The object keeps its view of the group current as long as it is held: from the group's events as they are published, from
+/// the answers to its own calls, at least one a second, and by a look at the moment the next member would die, so a death
+/// is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and waits for nobody.
 public final class Group: Sendable {
     /// What readers see.
     struct Shown: Sendable {
@@ -61,10 +61,13 @@ public final class Group: Sendable {
     private let staleAt = Atomic<Int64>(Int64.min)
     private let wantsRing = Atomic<Bool>(false)
     private let alarm: Alarm
+    /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the next look.
+    private let follower: EventFeed.Follower?
 
     init(name: String, hub: GroupHub) {
         self.name = name
         self.hub = hub
+        follower = hub.feed.follow()
         let target = Target()
         alarm = Alarm(eventLoop: hub.eventLoop) { now in target.group.withLock { $0.group }?.tick(now: now) }
         target.group.withLock { $0.group = self }
@@ -248,7 +251,9 @@ public final class Group: Sendable {
             if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
                 hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
             }
-        case .success(let answer): took(answer, sentAt: sentAt, now: now)
+        case .success(let answer):
+            took(answer, sentAt: sentAt, now: now)
+            hub.feed.heard(gen: answer.gen, seq: answer.seq)
         }
         return decoded
     }

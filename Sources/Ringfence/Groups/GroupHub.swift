@@ -39,8 +39,8 @@ final class GroupHub: Sendable {
     private let state = Mutex(State())
 
     init(
-        feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource, metrics: RingfenceMetrics,
-        commandTimeout: Nanos, logger: Logger
+        feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource,
+        metrics: RingfenceMetrics, commandTimeout: Nanos, logger: Logger
     ) {
         self.feed = feed
         self.courier = courier
@@ -50,6 +50,17 @@ final class GroupHub: Sendable {
         self.metrics = metrics
         self.commandTimeout = commandTimeout
         self.logger = logger
+        feed.listen(
+            .init(
+                heard: { [weak self] record in self?.heard(record) },
+                missed: { [weak self] in
+                    for group in self?.groups ?? [] { group.missedEvents() }
+                }))
+    }
+
+    private func heard(_ record: EventRecord) {
+        guard let name = record.group, let event = GroupEvent(record) else { return }
+        state.withLock { $0.groups[Name(text: name)]?.group }?.happened(event)
     }
 
     var eventLoop: any EventLoop { courier.main.eventLoop }
@@ -119,5 +130,25 @@ final class GroupHub: Sendable {
             return state.groups.values.compactMap(\.group)
         }
         for group in groups { group.stop() }
+    }
+}
+
+extension GroupEvent {
+    /// nil for an event that made no version. A change that cannot be read is one all the same: the group then asks Redis.
+    fileprivate init?(_ record: EventRecord) {
+        guard let version = record.version else { return nil }
+        var kind = Kind.other
+        if let id = record.member {
+            let member = record.detail.flatMap { try? MemberRecord(id: id, json: $0) }
+            switch (record.type, member) {
+            case ("member.joined", let member?): kind = .joined(member)
+            case ("member.updated", let member?): kind = .updated(member)
+            case ("member.left", _): kind = .left(id)
+            case ("member.expired", _): kind = .expired(id)
+            default: break
+            }
+        }
+        self.init(
+            gen: record.position.gen, seq: record.position.seq, version: version, of: record.changes, kind: kind)
     }
 }

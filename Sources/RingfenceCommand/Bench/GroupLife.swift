@@ -222,7 +222,7 @@ struct GroupLife: Sendable {
                         switch item {
                         case .state: break
                         case .event(let event):
-                            if event.type.rawValue == type, let group = event.group { told.tell(group) }
+                            if event.type.description == type, let group = event.group { told.tell(group) }
                         case .reset: throw CommandFailure("the subscriber was reset")
                         }
                     }

@@ -202,4 +202,31 @@ import Testing
             }
         }
     }
+
+    @Test func `a change is seen by its event, without a look`() async throws {
+        try await withObservedRedis { server, observer in
+            try await observer.send("ACL", "SETUSER", "watcher", "on", ">pw", "~*", "&*", "+@all")
+            try await withClient(server.url) { member in
+                try await withClient(server.url.replacing("redis://", with: "redis://watcher:pw@")) { watcher in
+                    let group = try await watcher.group("g")
+                    try await eventually { watcher.eventStatus.isLive }
+                    _ = group.ring
+                    // From here on the watcher cannot look: what it learns, it learns by the channel.
+                    try await observer.send("ACL", "SETUSER", "watcher", "-evalsha", "-eval")
+                    let error = await failure { try await watcher.inspectGroup("g") }
+                    #expect(error != nil)
+                    let other = try await member.group("g")
+                    let one = try await other.join("one", zone: "a")
+                    let two = try await other.join("two", weight: 3)
+                    try await eventually(group, "both are seen") { $0.ids == ["one", "two"] }
+                    try await two.update(weight: 0)
+                    try await one.leave()
+                    try await eventually(group, "the last of it is seen") { snapshot in
+                        snapshot.ids == ["two"] && snapshot.members[0].isDraining && snapshot.version == 4
+                    }
+                    #expect(group.ring.owner(of: "key") == nil)
+                }
+            }
+        }
+    }
 }
