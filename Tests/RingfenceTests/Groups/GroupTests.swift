@@ -208,15 +208,16 @@ import Testing
             try await observer.send("ACL", "SETUSER", "watcher", "on", ">pw", "~*", "&*", "+@all")
             try await withClient(server.url) { member in
                 try await withClient(server.url.replacing("redis://", with: "redis://watcher:pw@")) { watcher in
+                    let other = try await member.group("g")
+                    let one = try await other.join("one", zone: "a")
                     let group = try await watcher.group("g")
                     try await eventually { watcher.eventStatus.isLive }
-                    _ = group.ring
+                    #expect(group.snapshot.ids == ["one"])
+                    #expect(group.ring.owner(of: "key") == "one")
                     // From here on the watcher cannot look: what it learns, it learns by the channel.
                     try await observer.send("ACL", "SETUSER", "watcher", "-evalsha", "-eval")
                     let error = await failure { try await watcher.inspectGroup("g") }
                     #expect(error != nil)
-                    let other = try await member.group("g")
-                    let one = try await other.join("one", zone: "a")
                     let two = try await other.join("two", weight: 3)
                     try await eventually(group, "both are seen") { $0.ids == ["one", "two"] }
                     try await two.update(weight: 0)
