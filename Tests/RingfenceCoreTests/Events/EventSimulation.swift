@@ -89,7 +89,8 @@ final class EventWorld {
 
     private var log = SimulatedLog()
     private var replica = SimulatedLog()
-    private var run = "run-1"
+    private var run = "run-0"
+    private var runs = 0
     private var counter = 0
     private let retain: Int64
 
@@ -169,6 +170,12 @@ final class EventWorld {
         if !machine.isLive { fail("the machine is not live in the end") }
     }
 
+    /// Another life of a server, with a name that no other had.
+    private func beginRun() {
+        runs += 1
+        run = "run-\(runs)"
+    }
+
     private func appendAgain() {
         guard !isCalm else { return }
         for _ in 0..<random.pick(1...4) { append() }
@@ -237,20 +244,20 @@ final class EventWorld {
         if has(.cutMessages, 10) { cutMessages() }
         if has(.restart, 4) {
             note("restart")
-            run = "run-\(counter)"
+            beginRun()
             cutMessages()
         }
         if has(.restartLosing, 4) {
             log = replica
             note("restart, back to \(log.head.position)")
-            run = "run-\(counter)"
+            beginRun()
             cutMessages()
         }
         if has(.restartEmpty, 2) {
             note("restart, empty")
             log = SimulatedLog()
             replica = log
-            run = "run-\(counter)"
+            beginRun()
             cutMessages()
         }
         if has(.flush, 2) {
@@ -262,7 +269,7 @@ final class EventWorld {
             let former = (log: log, run: run)
             log = replica
             note("promoted, back to \(log.head.position)")
-            run = "run-\(counter)"
+            beginRun()
             if has(.zombie, 100), former.log.gen != nil, zombie == nil {
                 // Our subscription stays with the former server for a while.
                 (zombie, zombieRun) = former
