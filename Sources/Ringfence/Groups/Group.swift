@@ -251,9 +251,7 @@ public final class Group: Sendable {
             if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
                 hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
             }
-        case .success(let answer):
-            took(answer, sentAt: sentAt, now: now)
-            hub.feed.heard(gen: answer.gen, seq: answer.seq)
+        case .success(let answer): took(answer, sentAt: sentAt, now: now)
         }
         return decoded
     }
