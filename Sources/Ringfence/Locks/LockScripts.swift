@@ -33,7 +33,8 @@ struct LockScripts: Sendable {
     // MARK: Calls
 
     func acquire(_ names: [String], nonce: String, _ terms: LockTerms, queues: Bool) -> ScriptCall {
-        call("acquire", names, arguments: 7) { writer in
+        call(names, arguments: 7) { writer in
+            begin(&writer, "acquire", names)
             writer.argument(nonce)
             writer.argument(terms.owner)
             writer.argument(terms.holdMilliseconds)
@@ -42,7 +43,8 @@ struct LockScripts: Sendable {
     }
 
     func release(_ names: [String], _ value: LockValue, successor: LockMachine.Successor?) -> ScriptCall {
-        call("release", names, arguments: 8) { writer in
+        call(names, arguments: 8) { writer in
+            begin(&writer, "release", names)
             writer.argument(value.text)
             guard let successor else {
                 for _ in 0..<4 { writer.argument("") }
@@ -56,7 +58,8 @@ struct LockScripts: Sendable {
     }
 
     func cancel(_ names: [String], nonce: String, _ terms: LockTerms) -> ScriptCall {
-        call("cancel", names, arguments: 6) { writer in
+        call(names, arguments: 6) { writer in
+            begin(&writer, "cancel", names)
             writer.argument(nonce)
             writer.argument(terms.owner)
             writer.argument(terms.holdMilliseconds)
@@ -64,7 +67,8 @@ struct LockScripts: Sendable {
     }
 
     func force(_ name: String, actor: String, reason: String) -> ScriptCall {
-        call("force", [name], arguments: 5) { writer in
+        call([name], arguments: 5) { writer in
+            begin(&writer, "force", [name])
             writer.argument(actor)
             writer.argument(reason)
         }
@@ -96,22 +100,21 @@ struct LockScripts: Sendable {
         }
     }
 
+    /// A call of lock.lua. One closure a verb, which begins with `begin`: closures within closures were felt.
     private func call(
-        _ verb: String, _ names: [String], arguments: Int,
-        _ more: @escaping @Sendable (inout CommandWriter) -> Void
+        _ names: [String], arguments: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) -> ScriptCall {
-        let keys = keys
-        let auditLength = auditLength
-        return ScriptCall(script: Self.lock, keys: names.count * 3 + 1, arguments: arguments) { writer in
-            for name in names { writer.argument(keys.lock, name) }
-            for name in names { writer.argument(keys.fence, name) }
-            for name in names { writer.argument(keys.queue, name) }
-            writer.argument(keys.audit)
-            writer.argument(verb)
-            writer.argument(auditLength)
-            writer.argument(Self.claimMilliseconds)
-            more(&writer)
-        }
+        ScriptCall(script: Self.lock, keys: names.count * 3 + 1, arguments: arguments, encode: encode)
+    }
+
+    private func begin(_ writer: inout CommandWriter, _ verb: String, _ names: [String]) {
+        for name in names { writer.argument(keys.lock, name) }
+        for name in names { writer.argument(keys.fence, name) }
+        for name in names { writer.argument(keys.queue, name) }
+        writer.argument(keys.audit)
+        writer.argument(verb)
+        writer.argument(auditLength)
+        writer.argument(Self.claimMilliseconds)
     }
 
     // MARK: Answers

@@ -100,11 +100,21 @@ final class LockTable: Sendable {
         var continuation: WaitContinuation
     }
 
+    /// A value being let go. A fence is hashed faster than a nonce, and is nearly as rare.
+    private struct Released: Hashable {
+        let fence: Int64
+        let nonce: String
+
+        init(_ value: LockValue) { (fence, nonce) = (value.fence, value.nonce) }
+
+        func hash(into hasher: inout Hasher) { hasher.combine(fence) }
+    }
+
     private struct State {
         var entries: [Key: Entry] = [:]
         var waiting: [LockMachine.WaiterID: Waiting] = [:]
-        /// Releases under way whose callers wait, by nonce.
-        var releasing: [String: ReleaseContinuation] = [:]
+        /// Releases under way whose callers wait.
+        var releasing: [Released: ReleaseContinuation] = [:]
         var wakeAt = Nanos.never
         /// The newest ticket of any machine that was dropped: answers to its commands may still come.
         var lastTicket: LockMachine.Ticket = 0
@@ -121,6 +131,28 @@ final class LockTable: Sendable {
     private enum Afterwards {
         case resume(WaitContinuation, Result<Outcome, any Error>)
         case released(ReleaseContinuation)
+
+        func perform() {
+            switch self {
+            case .resume(let continuation, let result): continuation.resume(with: result)
+            case .released(let continuation): continuation.resume()
+            }
+        }
+    }
+
+    /// Mostly one, which then needs no array.
+    private struct AfterwardsList {
+        private var first: Afterwards?
+        private var others: [Afterwards] = []
+
+        mutating func append(_ one: Afterwards) {
+            if first == nil { first = one } else { others.append(one) }
+        }
+
+        func perform() {
+            first?.perform()
+            for one in others { one.perform() }
+        }
     }
 
     private let courier: Courier
@@ -180,7 +212,7 @@ final class LockTable: Sendable {
     nonisolated(nonsending) func release(_ lease: LeaseState) async {
         await withReleaseContinuation { continuation in
             _ = handle(lease.key, .release(lease.value), making: true) { state in
-                state.releasing[lease.value.nonce] = continuation
+                state.releasing[Released(lease.value)] = continuation
                 return true
             }
         }
@@ -284,7 +316,7 @@ final class LockTable: Sendable {
         prepare: (inout State) -> Bool = { _ in true }
     ) -> Bool {
         let now = Moment.now
-        let afterwards: [Afterwards]? = shards[key.shard].state.withLock { state in
+        let afterwards: AfterwardsList? = shards[key.shard].state.withLock { state in
             guard prepare(&state) else { return nil }
             var found = state.entries[key]
             if found == nil, making {
@@ -302,7 +334,7 @@ final class LockTable: Sendable {
                 entry.lastError = error
             }
             if let busy { entry.lastBusy = busy }
-            var afterwards: [Afterwards] = []
+            var afterwards = AfterwardsList()
             for action in turn.actions { perform(action, key, entry, &state, &turn, now, &afterwards) }
             if turn.isIdle {
                 state.lastTicket = max(state.lastTicket, entry.machine.lastTicket)
@@ -313,18 +345,13 @@ final class LockTable: Sendable {
             return afterwards
         }
         guard let afterwards else { return true }
-        for step in afterwards {
-            switch step {
-            case .resume(let continuation, let result): continuation.resume(with: result)
-            case .released(let continuation): continuation.resume()
-            }
-        }
+        afterwards.perform()
         return false
     }
 
     private func perform(
         _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ state: inout State, _ turn: inout LockMachine.Turn,
-        _ now: Nanos, _ afterwards: inout [Afterwards]
+        _ now: Nanos, _ afterwards: inout AfterwardsList
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
@@ -356,7 +383,7 @@ final class LockTable: Sendable {
             guard let waiting = state.waiting.removeValue(forKey: id) else { return }
             afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
         case .releaseDone(let value, _):
-            if let continuation = state.releasing.removeValue(forKey: value.nonce) {
+            if let continuation = state.releasing.removeValue(forKey: Released(value)) {
                 afterwards.append(.released(continuation))
             }
         case .cleanUp(let nonce, let terms):
