@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the README's examples take for granted: a program, and a database client of the user's own.
+// What the README's examples take for granted: a program, a client made before, and a database client, a stored cursor and
+// what is done with an event of the user's own.
+
+import Ringfence
 
 struct Database: Sendable {
     struct Connection: Sendable {
@@ -13,6 +16,11 @@ struct Database: Sendable {
 }
 
 let database = Database()
+let ringfence: RingfenceClient = {
+    do { return try RingfenceClient(.init()) } catch { preconditionFailure("\(error)") }
+}()
+let stored: EventCursor? = nil
+func apply(_ event: Event, cursor: EventCursor) async throws {}
 
 @main enum Payments {
     static func main() async throws { try await example0() }
