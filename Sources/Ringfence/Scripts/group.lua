@@ -57,6 +57,7 @@ local verb, group, fresh, retain = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local known_version, known_mark, known_longest = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local id, session = ARGV[8], ARGV[9]
 local SWEEP = 64
+local HOLD = 3000
 local NO_LEASES_PACE = 1000
 
 local function int(n) return string.format('%.0f', n) end
@@ -166,7 +167,8 @@ local function append(events)
         local text = table.concat(json)
         redis.call('XADD', KEYS[6], 'MAXLEN', '~', retain, int(seq) .. '-0', 'e', text)
         redis.call('HSET', KEYS[7], 'seq', int(seq))
-        redis.call('PUBLISH', KEYS[6], text)
+        -- A user without rights to the channel must not stop here, half done. Who missed it looks, and reads the stream.
+        redis.pcall('PUBLISH', KEYS[6], text)
     end
 end
 
@@ -209,7 +211,7 @@ end
 
 -- A new version: one change set.
 local function change(events)
-    if version == 0 then redis.call('SADD', KEYS[5], group) end
+    local is_new = version == 0
     version = version + 1
     for _, event in ipairs(events) do
         event.version = int(version)
@@ -218,6 +220,7 @@ local function change(events)
     append(events)
     mark = gen .. ':' .. int(seq)
     redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
+    if is_new then redis.call('SADD', KEYS[5], group) end
 end
 
 local function take_out(member, text)
@@ -237,10 +240,10 @@ elseif is_gap then
     gaps = gaps + 1
     now = gaps < 3 and last or last + pace
     offset = now - at
-    local held = 0
-    if now - hold_until >= longest then
-        held = longest
-        hold_until = now + longest
+    local held, hold = 0, math.min(longest, math.max(shortest, HOLD))
+    if now - hold_until >= hold then
+        held = hold
+        hold_until = now + hold
     end
     append({ { type = 'coordinator.gap',
         detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
@@ -254,9 +257,9 @@ if is_behind then
     version = known_version
     hold_until = math.max(hold_until, now + math.max(longest, known_longest))
     recover_until = hold_until
-    if was == 0 then redis.call('SADD', KEYS[5], group) end
     change({ { type = 'state.rolledBack',
         detail = '{"from":' .. int(known_version) .. ',"to":' .. int(was) .. '}' } })
+    if was == 0 then redis.call('SADD', KEYS[5], group) end
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
 end
 
@@ -309,17 +312,20 @@ elseif verb == 'join' then
             if #was < 3 then was[#was + 1] = old end
         end
     end
+    local still = string.match(mode, '^still:(.*)$')
     if record and not is_mine and not may_take then
         status = 'replaced'
+    elseif still and not record then
+        status = is_lost(still) and 'unknown' or 'expired'
     else
         status = 'member'
         if not is_mine then
-            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[13]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[14]) end
             local event = { type = 'member.joined', member = cjson.encode(id), reason = '"new"', detail = text }
             if record then
                 event.reason, event.previous = '"replaced"', cjson.encode(session_of(record))
             end
             change({ event })
+            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[13]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[14]) end
             if record then
                 table.insert(was, 1, session_of(record))
                 redis.call('HSET', KEYS[3], 'was:' .. id, table.concat(was, ' '))

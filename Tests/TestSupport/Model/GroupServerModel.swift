@@ -140,11 +140,13 @@ package struct GroupServerModel: Sendable {
             isGap = true
             group.offset -= elapsed - (group.gaps > 2 ? group.pace : 0)
             let now = clock + group.offset
-            let mayHold = now - group.holdUntil >= group.longest
-            if mayHold { group.holdUntil = now + group.longest }
+            let shortest = group.members.values.map(\.record.leaseMilliseconds).min() ?? 0
+            let hold = min(group.longest, max(shortest, 3000))
+            let mayHold = now - group.holdUntil >= hold
+            if mayHold { group.holdUntil = now + hold }
             note(
                 name, "coordinator.gap", fresh,
-                detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? group.longest : 0)}")
+                detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
         }
         group.now = clock + group.offset
     }
@@ -226,6 +228,8 @@ package struct GroupServerModel: Sendable {
             group.policy = group.policy ?? policy
             change(&group, name, fresh, [("member.joined", record.id, record, text, more)])
             before = Array(([held.record.session] + held.before).prefix(4))
+        } else if case .still(let joined) = mode {
+            return isLost(joined) ? .unknown : .expired
         } else {
             group.policy = group.policy ?? policy
             change(&group, name, fresh, [("member.joined", record.id, record, text, ",\"reason\":\"new\"")])
