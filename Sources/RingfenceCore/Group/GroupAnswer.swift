@@ -68,12 +68,15 @@ package enum JoinMode: Sendable, Equatable {
     case again
     /// From this session only: a first join, repeated, that means whom it meant before.
     case over(String)
+    /// From nobody, nor does it come in: a member that renews its lease and its record, if it is there.
+    case stay
 
     package var text: String {
         switch self {
         case .first: "first"
         case .again: "again"
         case .over(let session): "over:" + session
+        case .stay: "stay"
         }
     }
 }

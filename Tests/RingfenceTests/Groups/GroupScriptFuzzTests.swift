@@ -318,8 +318,9 @@ final class GroupScriptFuzz {
 
     private func randomMode(_ group: String) -> JoinMode {
         switch random.pick(0...9) {
-        case 0...4: .first
-        case 5...6: .again
+        case 0...3: .first
+        case 4...5: .again
+        case 6...7: .stay
         default: .over(members[group]?.randomElement(using: &random)?.session ?? "s0")
         }
     }

@@ -214,6 +214,7 @@ package struct GroupServerModel: Sendable {
         let text = String(decoding: record.json, as: UTF8.self)
         let held = group.members[key]
         var before: [String] = []
+        if mode == .stay, held?.record.session != record.session { return held == nil ? .expired : .replaced }
         if let held, held.record.session == record.session {
             if held.record.json != record.json {
                 change(&group, name, fresh, [("member.updated", record.id, record, text, "")])
