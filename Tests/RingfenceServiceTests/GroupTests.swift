@@ -226,26 +226,6 @@ import Testing
         }
     }
 
-    @Test func `an answer that nobody could read is taken back`() async throws {
-        try await withService(["--command-timeout", "60s"]) { service, redis in
-            let connection = try await service.connect()
-            // Redis lets the join stand until the connection is gone.
-            #expect(try await redis.cli("CLIENT", "PAUSE", "60000", "WRITE") == "OK")
-            try await connection.send("PUT", Self.path, "{\(Self.hour)}")
-            try await eventually("the join is at Redis", within: .seconds(120)) {
-                try await redis.cli("INFO", "clients").contains("blocked_clients:1")
-            }
-            try await connection.reset()
-            #expect(try await redis.cli("CLIENT", "UNPAUSE") == "OK")
-            try await withClient(redis) { client in
-                try await eventually("it joined, and left", within: .seconds(120)) {
-                    try await types(client) == ["member.joined", "member.left"]
-                }
-                #expect(try await client.inspectGroup("ledger/eu").members.isEmpty)
-            }
-        }
-    }
-
     struct Bad: Sendable {
         var body: String
         var field: String

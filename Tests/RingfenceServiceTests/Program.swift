@@ -203,11 +203,5 @@ final class RawConnection: Sendable {
     var isClosed: Bool { received.isClosed }
     func close() { channel.close(promise: nil) }
     func closeNow() async throws { try await channel.close() }
-    /// Closes so that the other side cannot write any more.
-    func reset() async throws {
-        guard let options = channel as? any SocketOptionProvider else { throw TestSupportError("no socket") }
-        try await options.setSoLinger(linger(l_onoff: 1, l_linger: 0)).get()
-        try await channel.close()
-    }
     func closeOutput() { channel.close(mode: .output, promise: nil) }
 }
