@@ -26,6 +26,7 @@ struct Main: AsyncParsableCommand {
               ringfence serve                             a lock service with its Redis
               ringfence lock payout/nightly -- ./pay.sh   a job on one machine only
               ringfence locks                             who holds what
+              ringfence group ledger                      who is in a group, and for how long
               ringfence ring ledger owner account/4711    where a key belongs
               ringfence events --follow                   what happens to groups
             """,
@@ -35,7 +36,8 @@ struct Main: AsyncParsableCommand {
             CommandGroup(
                 name: "Operating",
                 subcommands: [
-                    LocksCommand.self, UnlockCommand.self, AuditCommand.self, RingCommand.self, EventsCommand.self,
+                    LocksCommand.self, UnlockCommand.self, AuditCommand.self, GroupsCommand.self, GroupCommand.self,
+                    RingCommand.self, EventsCommand.self,
                 ]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 

@@ -16,7 +16,15 @@ final class GroupShelf: Sendable {
         var asked: ContinuousClock.Instant
     }
 
+    /// The list of groups as it was last answered.
+    struct List: Sendable {
+        var groups: [GroupSummary]
+        var asked: ContinuousClock.Instant
+        var isStale = false
+    }
+
     private let client: RingfenceClient
+    private let lastList = Mutex<List?>(nil)
     private let entries = Mutex<[[UInt8]: Entry]>([:])
 
     init(_ client: RingfenceClient) { self.client = client }
@@ -30,6 +38,29 @@ final class GroupShelf: Sendable {
         // One that never had a member is made up for all we know: it is asked for again next time.
         if group.snapshot.version > 0 { hold(group, key, now: .now) }
         return group
+    }
+
+    /// Holds a group that has just got a member: somebody must look at it, or the member's death is found by nobody.
+    func keep(_ group: Group) {
+        let key = Array(group.name.utf8)
+        if held(key, now: .now) !== group { hold(group, key, now: .now) }
+    }
+
+    /// All groups; when Redis is away, as they were when it was last asked.
+    func list() async throws -> List {
+        let asked = ContinuousClock.now
+        do {
+            let list = List(groups: try await client.groupSummaries(), asked: asked)
+            // Of two that were asked for at once, the newer.
+            lastList.withLock { last in
+                if last.map({ $0.asked < asked }) ?? true { last = list }
+            }
+            return list
+        } catch let error as RingfenceError where error.code == .unavailable {
+            guard var list = lastList.withLock({ $0 }) else { throw error }
+            list.isStale = true
+            return list
+        }
     }
 
     private func held(_ key: [UInt8], now: ContinuousClock.Instant) -> Group? {

@@ -64,6 +64,7 @@ package struct LockServer: Service {
     var routes: [Route] {
         let routes =
             LockRoutes(client: client, draining: draining).routes
+            + GroupRoutes(client: client, groups: groups).routes
             + RingRoutes(groups: groups).routes
             + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes

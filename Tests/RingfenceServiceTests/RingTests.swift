@@ -30,7 +30,7 @@ import Testing
     ) async throws -> Result {
         var logger = Logger(label: "ring")
         logger.logLevel = .critical
-        let client = try RingfenceClient(.init(url: redis.unixURL), logger: logger)
+        let client = try RingfenceClient(.init(url: redis.unixURL, commandTimeout: .seconds(10)), logger: logger)
         do {
             let group = try await client.group("ledger/eu", options: .init(seed: 7, unit: 32))
             for member in Self.members {

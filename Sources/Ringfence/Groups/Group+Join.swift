@@ -64,7 +64,7 @@ extension Group {
 
     /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated, it
     /// takes the id from nobody but the one who had it before the first call.
-    private func join(_ record: MemberRecord) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+    func join(_ record: MemberRecord) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
         let end = Moment.now.adding(hub.commandTimeout)
         let before = snapshot.member(record.id)?.session
         var mode = JoinMode.first
@@ -99,7 +99,7 @@ extension Group {
     }
 
     /// Leaves, in the background, what nobody wants any more.
-    private func takeBack(_ record: MemberRecord) {
+    func takeBack(_ record: MemberRecord) {
         let call = hub.scripts.leave(
             name, .none, id: record.id, session: record.session, reason: "join given up", actor: "")
         hub.cleanUp.perform(call, confirmation: nil, holdMilliseconds: record.leaseMilliseconds)

@@ -71,6 +71,7 @@ final class GroupHub: Sendable {
         state.withLock { state in
             if let group = state.groups[Name(text: name)]?.group { return group }
             let group = Group(name: name, hub: self)
+            if state.isShutDown { group.stop() }
             state.groups[Name(text: name)] = Weak(group: group)
             return group
         }
@@ -124,12 +125,13 @@ final class GroupHub: Sendable {
 
     /// The client was dropped: nothing is beaten for any more, and what has joined expires.
     func abandon() {
-        let groups = state.withLock { state in
+        let (groups, memberships) = state.withLock { state in
             state.isShutDown = true
-            state.memberships = [:]
-            return state.groups.values.compactMap(\.group)
+            defer { state.memberships = [:] }
+            return (state.groups.values.compactMap(\.group), Array(state.memberships.values))
         }
         for group in groups { group.stop() }
+        for membership in memberships { membership.abandon() }
     }
 }
 

@@ -254,12 +254,35 @@ public final class Membership: Sendable {
     var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
 
     func tick(now: Nanos) {
-        perform(guarded.withLock { $0.machine.tick(now: now) })
+        perform(
+            guarded.withLock { guarded in
+                let output = guarded.machine.tick(now: now)
+                return (output, Letter(guarded))
+            })
     }
 
-    private func perform(_ output: MembershipMachine.Output) {
-        if let state = output.tell { tell(state) }
-        if let call = output.call { send(call) }
+    /// What a call says, taken in the step that decided it: a change of the record in between would promise Redis another
+    /// lease than the one the machine counts on.
+    private struct Letter {
+        var record: MemberRecord
+        var joined: String
+        var reason: String
+        var isOut: Bool
+
+        init(_ guarded: borrowing Guarded) {
+            (record, joined, reason, isOut) = (guarded.record, guarded.joined, guarded.reason, guarded.isOut)
+        }
+    }
+
+    private func perform(_ step: (output: MembershipMachine.Output, letter: Letter)) {
+        let output = step.output
+        var letter = step.letter
+        if let state = output.tell {
+            tell(state)
+            // It may go on under another session.
+            if state == .expired { letter.record.session = guarded.withLock { $0.record.session } }
+        }
+        if let call = output.call { send(call, letter) }
         let (isOver, updates, leavers, listeners) = guarded.withLock { guarded in
             let isOver = guarded.machine.isOver
             let state = guarded.machine.state
@@ -308,21 +331,23 @@ public final class Membership: Sendable {
         }
     }
 
-    private func send(_ call: MembershipMachine.Call) {
+    private func send(_ call: MembershipMachine.Call, _ letter: Letter) {
         let sentAt = Moment.now
         let known = group.knowledge(now: sentAt)
-        let (record, joined, reason) = guarded.withLock { ($0.record, $0.joined, $0.reason) }
+        let record = letter.record
         let script =
             switch call {
             case .beat:
                 hub.scripts.beat(
                     group.name, known, id: record.id, session: record.session,
-                    leaseMilliseconds: record.leaseMilliseconds, joined: joined)
+                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined)
             case .write:
-                hub.scripts.join(group.name, known, record, .again, group.policy ?? GroupScripts.defaultPolicy)
+                hub.scripts.join(
+                    group.name, known, record, letter.isOut ? .again : .stay(since: letter.joined),
+                    group.policy ?? group.wantedPolicy)
             case .leave:
                 hub.scripts.leave(
-                    group.name, known, id: record.id, session: record.session, reason: reason, actor: "")
+                    group.name, known, id: record.id, session: record.session, reason: letter.reason, actor: "")
             }
         // Not so long that there is no time to try again.
         let deadline = Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience(record.lease)))
@@ -338,25 +363,44 @@ public final class Membership: Sendable {
             hub.metrics.beats.increment()
             if case .failure = result { hub.metrics.beatFailures.increment() }
         }
-        let output = guarded.withLock { guarded -> MembershipMachine.Output in
-            switch result {
-            case .success(let answer):
-                if call != .leave { hub.metrics.memberMargin.recordNanoseconds(max(0, guarded.machine.deadline - now)) }
-                guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
-                switch answer.status {
-                case .unknown, .expired: guarded.isOut = true
-                case .member where call == .write && guarded.isOut:
-                    guarded.isOut = false
-                    guarded.joined = answer.mark
-                default: break
-                }
-                return guarded.machine.answered(answer.status, now: now)
-            case .failure(let error):
-                if error.code == .closed { return .init() }
-                return guarded.machine.failed(now: now)
-            }
+        let step = guarded.withLock { guarded -> (MembershipMachine.Output, Letter) in
+            let output = took(result, call, &guarded, now: now)
+            return (output, Letter(guarded))
         }
-        perform(output)
+        perform(step)
+    }
+
+    private func took(
+        _ result: Result<GroupAnswer, RedisError>, _ call: MembershipMachine.Call, _ guarded: inout Guarded, now: Nanos
+    ) -> MembershipMachine.Output {
+        switch result {
+        case .success(let answer):
+            if call != .leave { hub.metrics.memberMargin.recordNanoseconds(max(0, guarded.machine.deadline - now)) }
+            guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
+            switch answer.status {
+            case .unknown, .expired: guarded.isOut = true
+            case .member where call == .write && guarded.isOut:
+                guarded.isOut = false
+                guarded.joined = answer.mark
+            default: break
+            }
+            return guarded.machine.answered(answer.status, now: now)
+        case .failure(let error):
+            if error.code == .closed { return .init() }
+            return guarded.machine.failed(now: now)
+        }
+    }
+
+    /// The client was dropped: nothing beats for it any more, and it ends with its lease.
+    func abandon() {
+        let listeners = guarded.withLock { guarded in
+            defer { guarded.listeners = [:] }
+            return Array(guarded.listeners.values)
+        }
+        for listener in listeners {
+            listener.yield(.suspended)
+            listener.finish()
+        }
     }
 }
 

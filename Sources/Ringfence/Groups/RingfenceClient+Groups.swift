@@ -46,6 +46,29 @@ public struct GroupStatus: Sendable {
     public var unit: Int?
 }
 
+extension GroupStatus {
+    /// nil for an answer that was not asked for the leases.
+    init?(_ name: String, _ answer: GroupAnswer) {
+        guard let content = answer.content, content.leases.count == content.members.count else { return nil }
+        self.init(
+            name: name, version: answer.version, gen: String(answer.mark.prefix { $0 != ":" }),
+            members: zip(content.members, content.leases).map {
+                .init(member: Member($0), remaining: .milliseconds($1))
+            },
+            held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit)
+    }
+}
+
+/// One line of the list of groups.
+public struct GroupSummary: Sendable, Hashable {
+    /// The group.
+    public var name: String
+    /// Grows by one with every change set.
+    public var version: Int64
+    /// How many members it has, the dead that nobody has found yet among them.
+    public var memberCount: Int
+}
+
 extension RingfenceClient {
     /// The group of this name, with its first view fetched. The same object for the same name, as long as somebody holds it.
     ///
@@ -94,15 +117,52 @@ extension RingfenceClient {
     public func inspectGroup(_ name: String) async throws -> GroupStatus {
         do { try Limits.check(group: name) } catch { throw RingfenceError(error) }
         let reply = try await run(groupScripts.watch(name, .none, leases: true), "inspecting the group '\(name)'")
-        guard let answer = GroupScripts.answer(reply), let content = answer.content else {
+        guard let answer = GroupScripts.answer(reply), let status = GroupStatus(name, answer) else {
             throw RingfenceError.unexpected(reply)
         }
-        return GroupStatus(
-            name: name, version: answer.version, gen: String(answer.mark.prefix { $0 != ":" }),
-            members: zip(content.members, content.leases).map {
-                .init(member: Member($0), remaining: .milliseconds($1))
-            },
-            held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit)
+        return status
+    }
+
+    /// All groups that ever had a member, in the order of their names' bytes, with how far each has come. One round trip, and
+    /// one more for each 100 groups; not one look at all of them at the same moment.
+    ///
+    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    public func groupSummaries() async throws -> [GroupSummary] {
+        let names = try await groupNames()
+        var summaries: [GroupSummary] = []
+        summaries.reserveCapacity(names.count)
+        for start in stride(from: 0, to: names.count, by: 100) {
+            let page = names[start..<min(start + 100, names.count)]
+            summaries += try await withThrowingTaskGroup(of: GroupSummary.self) { tasks in
+                for name in page { tasks.addTask { try await self.summary(of: name) } }
+                var page: [GroupSummary] = []
+                for try await summary in tasks { page.append(summary) }
+                return page.sorted { $0.name.isBefore($1.name) }
+            }
+        }
+        return summaries
+    }
+
+    private func summary(of name: String) async throws -> GroupSummary {
+        async let version = send("reading the group '\(name)'") { [keys] writer in
+            writer.begin(3)
+            writer.argument("HGET")
+            writer.argument(keys.state, name)
+            writer.argument("version")
+        }
+        async let count = send("reading the group '\(name)'") { [keys] writer in
+            writer.begin(2)
+            writer.argument("ZCARD")
+            writer.argument(keys.leases, name)
+        }
+        let (versionReply, countReply) = (try await version, try await count)
+        guard case .integer(let count) = countReply else { throw RingfenceError.unexpected(countReply) }
+        // A group whose state Redis lost is in the set without a version.
+        if case .null = versionReply { return GroupSummary(name: name, version: 0, memberCount: Int(count)) }
+        guard let version = versionReply.text.flatMap({ Int64($0) }) else {
+            throw RingfenceError.unexpected(versionReply)
+        }
+        return GroupSummary(name: name, version: version, memberCount: Int(count))
     }
 
     /// Takes a member out of a group, whoever it is. A member that lives learns it at its next beat (`membership.expired`).

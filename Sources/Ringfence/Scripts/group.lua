@@ -9,7 +9,9 @@
 --   watch  8 'leases' to be told them, else ''
 --   beat   8 member, 9 session, 10 lease in ms, 11 the mark of its join
 --   join   8 member, 9 session, 10 lease in ms, 11 record, 12 from whom it may take the id: 'first' anybody, 'again' nobody,
---          'over:<session>' that session, 13 seed, 14 unit, for a group without policy
+--          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
+--          member that is there (without a mark, one that is not there has expired and was never lost);
+--          13 seed, 14 unit, for a group without policy
 --   leave  8 member, 9 session ('' for whoever is there), 10 reason, 11 actor
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
 --          members, leases, seed, unit }
@@ -48,7 +50,8 @@
 -- died. But a join whose answer was lost is repeated, and by then somebody may have joined after it, who must not lose the id
 -- to it. So a repeated call says whom it meant ('over:'); and, for callers that just repeat, sessions that were replaced are
 -- remembered (the last four, as long as the member is there) and do not win it back. A member that joins 'again', because it
--- was lost or has expired, takes the id from nobody.
+-- was lost or has expired, takes the id from nobody. And who renews for a member elsewhere, knowing nothing of it but its
+-- session, says 'stay': whether it was lost or has expired, the member is told, and decides.
 --
 -- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
 -- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept (`forks`: a
@@ -312,11 +315,11 @@ elseif verb == 'join' then
             if #was < 3 then was[#was + 1] = old end
         end
     end
-    local still = string.match(mode, '^still:(.*)$')
+    local since = string.match(mode, '^stay:(.*)$')
     if record and not is_mine and not may_take then
         status = 'replaced'
-    elseif still and not record then
-        status = is_lost(still) and 'unknown' or 'expired'
+    elseif since and not record then
+        status = since ~= '' and is_lost(since) and 'unknown' or 'expired'
     else
         status = 'member'
         if not is_mine then

@@ -68,16 +68,16 @@ package enum JoinMode: Sendable, Equatable {
     case again
     /// From this session only: a first join, repeated, that means whom it meant before.
     case over(String)
-    /// From nobody, and only as the member it is since the join with this mark: a change of its record. One that was taken
-    /// out meanwhile is told so, as by a beat.
-    case still(String)
+    /// From nobody, nor does it come in: a member that changes its record or renews its lease, if it is there. One that was
+    /// taken out meanwhile is told so, as by a beat; `since` is the mark of its join, '' if that is not known.
+    case stay(since: String)
 
     package var text: String {
         switch self {
         case .first: "first"
         case .again: "again"
         case .over(let session): "over:" + session
-        case .still(let mark): "still:" + mark
+        case .stay(let mark): "stay:" + mark
         }
     }
 }

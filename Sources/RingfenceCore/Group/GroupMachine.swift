@@ -47,7 +47,18 @@ package struct GroupMachine: Sendable {
     package private(set) var deathAt = Nanos.never
     private var askedAt = -Nanos.second
     private var askAt: Nanos = 0
+    /// When the newest recovery is over at the latest; the earliest bound of all its answers.
     private var recoverUntil: Nanos = 0
+    /// What was lost is known here: the members that came with an answer within the recovery.
+    private var isLossKnown = false
+    /// All are back that were shown. Who is missing from here on has left or died.
+    private var hasRecovered = false
+    /// Nothing had been seen of the group before its recovery: nobody here knows who is missing.
+    private var isNewcomer = false
+    /// Whoever left or died in events meanwhile, and is not waited for.
+    private var gone: [String] = []
+    /// The policy came with the members. The one who makes the group gives it one without an event for it.
+    private var isPolicyKnown = false
     /// The events of a change set that is not complete yet.
     private var pending: [GroupEvent] = []
 
@@ -93,9 +104,10 @@ package struct GroupMachine: Sendable {
         deathAt = answer.nextMilliseconds.map { now + $0 * .millisecond } ?? .never
         isHeld = answer.heldMilliseconds > 0
         if answer.recoveryMilliseconds > 0 {
-            recoverUntil = max(recoverUntil, now + answer.recoveryMilliseconds * .millisecond)
+            recovers(for: answer.recoveryMilliseconds * .millisecond, sentAt: sentAt, now: now)
         }
         guard answer.mark != mark else {
+            if let policy = answer.content?.policy { (known.policy, isPolicyKnown) = (policy, true) }
             confirm(answer, sentAt: sentAt)
             return settle(now: now)
         }
@@ -104,10 +116,23 @@ package struct GroupMachine: Sendable {
         known = View(
             gen: Self.gen(of: answer.mark), version: answer.version, members: content.members,
             policy: content.policy ?? known.policy, isRecovering: false)
+        isPolicyKnown = content.policy != nil
+        isLossKnown = answer.recoveryMilliseconds > 0
         mark = answer.mark
         pending = []
         confirm(answer, sentAt: sentAt)
         return settle(now: now)
+    }
+
+    /// The answer tells when the recovery ends: between these two moments. Another loss ends later than any bound for this.
+    private mutating func recovers(for left: Nanos, sentAt: Nanos, now: Nanos) {
+        if sentAt + left > recoverUntil + .millisecond {
+            recoverUntil = now + left
+            (isLossKnown, hasRecovered, gone) = (false, false, [])
+            isNewcomer = confirmedAt == nil
+        } else {
+            recoverUntil = min(recoverUntil, now + left)
+        }
     }
 
     private mutating func confirm(_ answer: GroupAnswer, sentAt: Nanos) {
@@ -124,7 +149,7 @@ package struct GroupMachine: Sendable {
         // In another generation the same version may be another group: data was lost between them.
         guard event.gen == logGen else { return look(now: now) }
         guard event.version > known.version else { return .none }
-        guard event.version == known.version + 1, event.kind != .other else { return look(now: now) }
+        guard event.version == known.version + 1, event.kind != .other, isPolicyKnown else { return look(now: now) }
         if let first = pending.first {
             guard event.gen == first.gen, event.version == first.version, event.seq == pending.last!.seq + 1 else {
                 return look(now: now)
@@ -160,6 +185,7 @@ package struct GroupMachine: Sendable {
             pace = min(pace, record.lease / 5)
             askAt = min(askAt, askedAt + pace)
         case .left(let id), .expired(let id):
+            gone.append(id)
             let index = place(of: id)
             guard index < known.members.count, known.members[index].id.hasSameBytes(as: id) else { return }
             known.members.remove(at: index)
@@ -185,11 +211,20 @@ package struct GroupMachine: Sendable {
 
     private mutating func settle(now: Nanos) -> Action {
         var next = known
-        if now < recoverUntil, !shown.members.isEmpty, !hasAll(shown.members) {
-            // Its version is what it was made of; what is known by now is newer, and is not shown yet.
-            next = shown
-            next.isRecovering = true
-            askAt = min(askAt, recoverUntil)
+        if now < recoverUntil, !hasRecovered {
+            if isNewcomer {
+                next.isRecovering = true
+                askAt = min(askAt, recoverUntil)
+            } else if !shown.members.isEmpty, !hasAll(shown.members) {
+                // Its version is what it was made of; what is known by now is newer, and is not shown yet.
+                next = shown
+                next.isRecovering = true
+                askAt = min(askAt, recoverUntil)
+            } else if isLossKnown {
+                hasRecovered = true
+            }
+        } else {
+            gone = []
         }
         guard next != shown else { return .none }
         shown = next
@@ -200,7 +235,8 @@ package struct GroupMachine: Sendable {
         var index = 0
         for member in members {
             while index < known.members.count, known.members[index].id.isBefore(member.id) { index += 1 }
-            guard index < known.members.count, known.members[index].id.hasSameBytes(as: member.id) else { return false }
+            if index < known.members.count, known.members[index].id.hasSameBytes(as: member.id) { continue }
+            guard gone.contains(where: { $0.hasSameBytes(as: member.id) }) else { return false }
         }
         return true
     }

@@ -13,9 +13,9 @@ let waitMsMaximum: Int64 = 300_000
 extension JSONObject {
     /// Reads a request's body.
     /// - Throws: ``JSONError``.
-    init(_ body: ByteBuffer, _ schema: Route.Schema) throws {
+    init(_ body: ByteBuffer, _ schema: Route.Schema, depth: Int = 0) throws {
         if body.readableBytes == 0 { throw JSONError(message: "the body must be a JSON object", offset: 0) }
-        try self.init(body.readableBytesView, allowed: schema.fields)
+        try self.init(body.readableBytesView, allowed: schema.fields, depth: depth)
     }
 
     func text(_ name: String) throws -> String? {

@@ -23,6 +23,8 @@ struct Problem: Error {
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
         static let busy = Code(name: "lock.busy", status: 409, title: "Somebody else holds the lock")
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
+        static let replaced = Code(name: "membership.replaced", status: 409, title: "Another session has this id")
+        static let expired = Code(name: "membership.expired", status: 409, title: "This session is no member any more")
         static let eventsGone = Code(name: "events.gone", status: 410, title: "The log does not have these events")
         static let bodyTooLarge = Code(name: "body.tooLarge", status: 413, title: "The body is too large")
         static let unsupportedMedia = Code(name: "body.unsupported", status: 415, title: "The body must be JSON")
@@ -35,8 +37,8 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded, unavailable, refused,
-            draining,
+            replaced, expired, eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded,
+            unavailable, refused, draining,
         ]
     }
 
@@ -91,6 +93,8 @@ struct Problem: Error {
         case .invalidArgument: self.init(.invalidArgument, error.message)
         case .lockBusy: self.init(.busy, error.message)
         case .notHeld, .leaseLost: self.init(.notHeld, error.message)
+        case .membershipReplaced: self.init(.replaced, error.message)
+        case .membershipExpired: self.init(.expired, error.message)
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
         case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)

@@ -46,13 +46,13 @@ struct Responder: Sendable {
         var metrics = unmatched
         let reply: Reply
         switch match {
-        case .route(let index, let name):
+        case .route(let index, let parameters):
             metrics = self.metrics[index]
             var exchange = Exchange(arrived: arrived, channel: channel)
             exchange.query = String(target[path.endIndex...].dropFirst())
             exchange.headers = request.headers
             do {
-                reply = try await handle(table.routes[index], name, request, &exchange)
+                reply = try await handle(table.routes[index], parameters, request, &exchange)
             } catch let error as ConnectionEnded {
                 throw error
             } catch {
@@ -83,16 +83,11 @@ struct Responder: Sendable {
     }
 
     private func handle(
-        _ route: Route, _ name: Substring.UTF8View?, _ request: Request, _ exchange: inout Exchange
+        _ route: Route, _ parameters: [Substring.UTF8View], _ request: Request, _ exchange: inout Exchange
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized(request) else { throw Self.unauthorized }
-        if let name {
-            guard let decoded = percentDecoded(name) else {
-                throw Problem(.invalidArgument, "name must be percent-encoded UTF-8", field: "name")
-            }
-            try Route.check(name: decoded)
-            exchange.name = decoded
-        }
+        if let name = parameters.first { exchange.name = try Self.decoded(name, "name") }
+        if parameters.count > 1 { exchange.member = try Self.decoded(parameters[1], "member") }
         exchange.body = try await body(of: request, exchange.channel)
         if exchange.body.readableBytes > 0 {
             guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }
@@ -101,6 +96,14 @@ struct Responder: Sendable {
             }
         }
         return try await route.handle(&exchange)
+    }
+
+    private static func decoded(_ segment: Substring.UTF8View, _ field: String) throws -> String {
+        guard let decoded = percentDecoded(segment) else {
+            throw Problem(.invalidArgument, "\(field) must be percent-encoded UTF-8", field: field)
+        }
+        try Route.check(name: decoded, field: field)
+        return decoded
     }
 
     /// Reads the body, or ends the connection with 413 as soon as it is known to be too long.

@@ -44,24 +44,4 @@ extension JSONWriter {
         }
         return json
     }
-
-    /// A member, as its record has it, with its id.
-    package mutating func member(_ member: Member) {
-        object { json in
-            json.field("id", member.id)
-            json.field("session", member.session)
-            json.field("leaseMs", member.lease.wholeMilliseconds)
-            if !member.address.isEmpty { json.field("address", member.address) }
-            if !member.zone.isEmpty { json.field("zone", member.zone) }
-            json.field("weight", member.weight)
-            json.field("priority", member.priority)
-            if !member.capability.isEmpty { json.field("capability", member.capability) }
-            if !member.metadata.isEmpty {
-                json.key("metadata")
-                json.object { json in
-                    for (key, value) in member.metadata.sorted(by: { $0.key < $1.key }) { json.field(key, value) }
-                }
-            }
-        }
-    }
 }

@@ -469,7 +469,7 @@ final class GroupNode {
             case .beat:
                 .beat(
                     id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined)
-            case .write: .join(record, .again, RingPolicy(seed: 1, unit: 2))
+            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2))
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         let session = record.session

@@ -320,7 +320,8 @@ final class GroupScriptFuzz {
         switch random.pick(0...9) {
         case 0...3: .first
         case 4...5: .again
-        case 6...7: .still(members[group]?.randomElement(using: &random)?.joined ?? "")
+        case 6: .stay(since: "")
+        case 7: .stay(since: members[group]?.randomElement(using: &random)?.joined ?? "")
         default: .over(members[group]?.randomElement(using: &random)?.session ?? "s0")
         }
     }

@@ -2,6 +2,7 @@
 
 import Hiredis
 import Ringfence
+import RingfenceCore
 import TestSupport
 import Testing
 
@@ -42,6 +43,39 @@ import Testing
                 try await membership.leave()
                 let count = try await observer.events().count
                 #expect(count == 3, "leaving again does nothing")
+            }
+        }
+    }
+
+    @Test func `a member elsewhere is renewed by any process, and never comes in by renewing`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                let group = try await clients[0].group("ledger")
+                let other = try await clients[1].group("ledger")
+                var record = MemberRecord(id: "node-1", session: "", leaseMilliseconds: 3_600_000)
+                let first = try await group.admit(record)
+                #expect(group.snapshot.member("node-1")?.session == first.record.session)
+                #expect(first.version == 1 && first.remaining > .zero && first.remaining < .seconds(3600))
+                let renewed = try await other.renew(first.record)
+                #expect(renewed.version == 1 && renewed.record == first.record)
+                record = first.record
+                record.weight = 0
+                #expect(try await other.renew(record).version == 2)
+
+                let second = try await other.admit(record)
+                #expect(second.record.session != first.record.session)
+                #expect(await failure { _ = try await group.renew(first.record) }?.code == .membershipReplaced)
+                // Taking back the first does nothing to the second, and that of the second leaves nobody.
+                group.withdraw(first)
+                other.withdraw(second)
+                try await eventually(group, "it is taken back") { $0.version == 4 && $0.members.isEmpty }
+                for grant in [first, second] {
+                    let error = await failure { _ = try await group.renew(grant.record) }
+                    #expect(error?.code == .membershipExpired && error?.effect == RingfenceError.Effect.none)
+                }
+                let events = try await observer.events()
+                #expect(events.map(\.type) == ["member.joined", "member.updated", "member.joined", "member.left"])
+                try await observer.checkLog()
             }
         }
     }

@@ -228,8 +228,8 @@ package struct GroupServerModel: Sendable {
             group.policy = group.policy ?? policy
             change(&group, name, fresh, [("member.joined", record.id, record, text, more)])
             before = Array(([held.record.session] + held.before).prefix(4))
-        } else if case .still(let joined) = mode {
-            return isLost(joined) ? .unknown : .expired
+        } else if case .stay(let joined) = mode {
+            return !joined.isEmpty && isLost(joined) ? .unknown : .expired
         } else {
             group.policy = group.policy ?? policy
             change(&group, name, fresh, [("member.joined", record.id, record, text, ",\"reason\":\"new\"")])

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Members that live outside this process: programs that join over HTTP. Nothing beats for them here. They have their session,
+// as the holder of a lock outside has its token, and each of their calls is one script; which process of the service takes it
+// does not matter.
+//
+// A member outside comes in only by saying so. A renewal of a session that is no member any more is refused, for whatever
+// reason it is none: between its last call and this one others may have taken over its work, so it must first learn
+// that, and stop. (A member in this process that Redis lost comes back by itself: its own clock told it in time. Nobody knows
+// of a member outside whether it has such a clock.)
+
+import Hiredis
+package import RingfenceCore
+
+/// A member outside this process, as its last call left it.
+package struct MemberGrant: Sendable {
+    /// What it said of itself, with its session.
+    package var record: MemberRecord
+    /// The group's version after the call.
+    package var version: Int64
+    /// The generation of the event log that the version was made in.
+    package var gen: String
+    /// When it must stop unless it has renewed, on this machine's clock.
+    package var deadline: ContinuousClock.Instant
+    /// How often the group's members call.
+    package var pace: Duration
+
+    /// Time left until `deadline`; never negative.
+    package var remaining: Duration { max(.zero, ContinuousClock.now.duration(to: deadline)) }
+}
+
+extension Group {
+    /// Joins the group for a member outside this process, under a new session, whoever had the id before.
+    ///
+    /// - Parameter member: what it says of itself. Its session does not matter.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.replaced` when another joined under this id meanwhile;
+    ///   `coordinator.unavailable`. After any error it is not a member: what may have been done is undone in the background.
+    package func admit(_ member: MemberRecord) async throws -> MemberGrant {
+        var record = member
+        record.session = hub.nonces.session()
+        do { try Limits.check(record) } catch { throw RingfenceError(error) }
+        guard !hub.isShutDown else { throw RingfenceError.shutDown }
+        let (answer, sentAt) = try await join(record)
+        guard answer.status == .member else {
+            throw RingfenceError(
+                .membershipReplaced, effect: .none,
+                "another process joined the group '\(name)' as '\(record.id)' at the same time; give each an id of its own"
+            )
+        }
+        guard !Task.isCancelled else {
+            takeBack(record)
+            throw RingfenceError(
+                .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
+        }
+        return MemberGrant(answer, record, sentAt: sentAt)
+    }
+
+    /// Renews the lease of a member outside this process, and makes its record what it says now.
+    ///
+    /// - Parameter member: all that it says of itself, with the session that ``admit(_:)`` gave.
+    /// - Throws: ``RingfenceError``: `membership.expired` when it is not in the group (its lease ran out, it left, was taken
+    ///   out, or Redis lost it), `membership.replaced` when another has its id, both with nothing done;
+    ///   `coordinator.unavailable`: the call may be repeated.
+    package func renew(_ member: MemberRecord) async throws -> MemberGrant {
+        do { try Limits.check(member) } catch { throw RingfenceError(error) }
+        guard !hub.isShutDown else { throw RingfenceError.shutDown }
+        let (answer, sentAt) = try await ask("renewing '\(member.id)' in the group '\(name)'") { known in
+            hub.scripts.join(name, known, member, .stay(since: ""), policy ?? wantedPolicy)
+        }
+        switch answer.status {
+        case .member: return MemberGrant(answer, member, sentAt: sentAt)
+        case .replaced:
+            throw RingfenceError(
+                .membershipReplaced, effect: .none,
+                "another session has '\(member.id)' in the group '\(name)' now: stop, for somebody else does its work")
+        default:
+            throw RingfenceError(
+                .membershipExpired, effect: .none,
+                "'\(member.id)' is not in the group '\(name)' under this session any more: stop, and join again without it"
+            )
+        }
+    }
+
+    /// Takes back, in the background, what ``admit(_:)`` did for a member that has not heard of it.
+    package func withdraw(_ grant: MemberGrant) { takeBack(grant.record) }
+
+    /// The group as Redis has it now, each lease with what is left of it. (What this process knows of the group goes with it:
+    /// if Redis lost it, the group heals by this.)
+    ///
+    /// - Throws: ``RingfenceError``; nothing is changed by asking, but that who is dead by now is found out.
+    package func inspect() async throws -> GroupStatus {
+        do {
+            let (answer, _) = try await ask("inspecting the group '\(name)'") { known in
+                hub.scripts.watch(name, known, leases: true)
+            }
+            if let status = GroupStatus(name, answer) { return status }
+        } catch var error as RingfenceError {
+            error.effect = .none
+            throw error
+        }
+        throw RingfenceError(
+            .refused, effect: .none, "inspecting the group '\(name)': leases were asked for, and none came")
+    }
+
+    private func ask(
+        _ doing: String, _ call: (GroupKnowledge) -> ScriptCall
+    ) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+        let sentAt = Moment.now
+        let call = call(knowledge(now: sentAt))
+        let result: Result<RedisReply, RedisError>
+        do {
+            result = .success(try await hub.courier.run(call))
+        } catch {
+            result = .failure(error)
+        }
+        switch took(result, sentAt: sentAt) {
+        case .success(let answer):
+            wakeUp()
+            return (answer, sentAt)
+        case .failure(let error): throw RingfenceError(error, doing)
+        }
+    }
+}
+
+extension MemberGrant {
+    fileprivate init(_ answer: GroupAnswer, _ record: MemberRecord, sentAt: Nanos) {
+        self.record = record
+        version = answer.version
+        gen = String(answer.mark.prefix { $0 != ":" })
+        deadline = Moment.instant(MembershipMachine.deadline(sentAt, record.lease))
+        pace = .milliseconds(answer.paceMilliseconds)
+    }
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Membership over HTTP and on the command line, on a real Redis. What the group's script does in every order of events is
+// the library's business; here each status of it must reach a stranger as the right answer, and nothing must happen that
+// the stranger was not told of.
+import Logging
+import Ringfence
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@Suite struct GroupTests {
+    private static let path = "/v1/groups/ledger%2Feu/members/10.0.0.1:7000"
+    /// Where Redis lives it answers, however slow the machine.
+    private static let patient = ["--command-timeout", "30s"]
+    private static let hour = #""ttlMs":3600000"#
+
+    private func withClient<Result: Sendable>(
+        _ redis: RedisServer, _ body: @Sendable (RingfenceClient) async throws -> Result
+    ) async throws -> Result {
+        let client = try RingfenceClient(
+            .init(url: redis.unixURL, commandTimeout: .seconds(30)),
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        do {
+            let result = try await body(client)
+            await client.shutdown()
+            return result
+        } catch {
+            await client.shutdown()
+            throw error
+        }
+    }
+
+    private func types(_ client: RingfenceClient) async throws -> [String] {
+        try await client.eventPage(after: .start, limit: 100).events.map(\.type.description)
+    }
+
+    // MARK: HTTP
+
+    @Test func `a member joins, beats without an event, changes with one, and leaves`() async throws {
+        try await withService(Self.patient) { service, redis in
+            try await withClient(redis) { client in
+                let body = #"""
+                    "address":"10.0.0.1:7000","zone":"a","weight":2,"priority":-1,"capability":["ledger"],"metadata":{"k":"v"}
+                    """#
+                let joined = try await service.request("PUT", Self.path, "{\(body),\(Self.hour)}")
+                #expect(joined.status == 200, "\(joined.body)")
+                #expect(joined["group"] == "ledger/eu" && joined["member"] == "10.0.0.1:7000")
+                #expect(joined["version"] == "1" && joined["ttlMs"] == "3600000" && joined["paceMs"] == "1000")
+                let deadline = try #require(joined["deadlineMs"].flatMap { Int($0) })
+                #expect(deadline > 0 && deadline <= 3_600_000)
+                let session = try #require(joined["session"])
+
+                let member = try #require(try await client.inspectGroup("ledger/eu").members.first?.member)
+                #expect(member.id == "10.0.0.1:7000" && member.session == session)
+                #expect(member.address == "10.0.0.1:7000" && member.zone == "a" && member.weight == 2)
+                #expect(member.priority == -1 && member.capability == ["ledger"] && member.metadata == ["k": "v"])
+                #expect(member.lease == .seconds(3600))
+
+                let mine = "\"session\":\"\(session)\""
+                let beat = try await service.request("PUT", Self.path, "{\(mine),\(body),\(Self.hour)}")
+                #expect(beat.status == 200 && beat["session"] == session && beat["version"] == "1")
+                #expect(try await types(client) == ["member.joined"])
+
+                let drained = try await service.request("PUT", Self.path, "{\(mine),\"weight\":0,\(Self.hour)}")
+                #expect(drained.status == 200 && drained["session"] == session && drained["version"] == "2")
+                #expect(try await types(client) == ["member.joined", "member.updated"])
+                #expect(try await client.inspectGroup("ledger/eu").members.first?.member.isDraining == true)
+
+                let left = try await service.request("DELETE", Self.path, "{\(mine),\"reason\":\"update\"}")
+                #expect(left.status == 200 && left["removed"] == "true")
+                let again = try await service.request("DELETE", Self.path, "{\(mine)}")
+                #expect(again.status == 200 && again["removed"] == "false")
+                let event = try #require(try await client.eventPage(after: .start, limit: 100).events.last)
+                #expect(event.type == .memberLeft && event.reason == "update" && event.actor == "http/127.0.0.1")
+
+                let late = try await service.request("PUT", Self.path, "{\(mine),\(Self.hour)}")
+                #expect(late.status == 409 && late["code"] == "membership.expired" && late["effect"] == "none")
+                #expect(try await client.inspectGroup("ledger/eu").members.isEmpty)
+            }
+        }
+    }
+
+    @Test func `a join replaces whoever has the id, who is told at its next beat and takes nothing back`() async throws
+    {
+        try await withService(Self.patient) { service, redis in
+            try await withClient(redis) { client in
+                let first = try #require(try await service.request("PUT", Self.path, "{\(Self.hour)}")["session"])
+                let second = try #require(try await service.request("PUT", Self.path, "{\(Self.hour)}")["session"])
+                #expect(first != second)
+                let beat = #"{"session":"\#(first)","weight":7,\#(Self.hour)}"#
+                for _ in 1...2 {
+                    let told = try await service.request("PUT", Self.path, beat)
+                    #expect(told.status == 409 && told["code"] == "membership.replaced" && told["effect"] == "none")
+                }
+                let leave = try await service.request("DELETE", Self.path, #"{"session":"\#(first)"}"#)
+                #expect(leave.status == 200 && leave["removed"] == "false")
+                let status = try await client.inspectGroup("ledger/eu")
+                #expect(status.members.map(\.member.session) == [second] && status.version == 2)
+                #expect(status.members.first?.member.weight == 1)
+                let alive = try await service.request("PUT", Self.path, #"{"session":"\#(second)",\#(Self.hour)}"#)
+                #expect(alive.status == 200 && alive["version"] == "2")
+            }
+        }
+    }
+
+    @Test func `a member whose calls stop is out when its lease ends, and its late beat brings nobody back`()
+        async throws
+    {
+        try await withService(Self.patient) { service, redis in
+            try await withClient(redis) { client in
+                let joined = try await service.request("PUT", Self.path, #"{"ttlMs":200}"#)
+                #expect(joined.status == 200 && joined["paceMs"] == "40")
+                let session = try #require(joined["session"])
+                // Nobody asks: the service itself looks at the group that has a member by it. (Reading the log is no look.)
+                try await eventually("the death is an event", within: .seconds(120)) {
+                    try await types(client).contains("member.expired")
+                }
+                let late = try await service.request("PUT", Self.path, #"{"session":"\#(session)","ttlMs":200}"#)
+                #expect(late.status == 409 && late["code"] == "membership.expired", "\(late.body)")
+                let gone = try await service.request("GET", "/v1/groups/ledger%2Feu")
+                #expect(gone.status == 200 && gone.body.contains(#""members":[]"#))
+                #expect(try await types(client).filter { $0 == "member.joined" }.count == 1)
+            }
+        }
+    }
+
+    @Test func `an operator takes out whoever is there, and the event says who did it`() async throws {
+        try await withService(Self.patient) { service, redis in
+            try await withClient(redis) { client in
+                let membership = try await client.group("ledger/eu").join("10.0.0.1:7000", lease: .seconds(3600))
+                let wrong = try await service.request("DELETE", Self.path + "?session=other")
+                #expect(wrong.status == 200 && wrong["removed"] == "false")
+                let removed = try await service.request("DELETE", Self.path + "?actor=ann&reason=ticket%2012")
+                #expect(removed.status == 200 && removed["removed"] == "true")
+                let event = try #require(
+                    try await client.eventPage(after: .start, limit: 100).events.first { $0.type == .memberLeft })
+                #expect(event.actor == "ann" && event.reason == "ticket 12")
+                try await eventually("the member is told", within: .seconds(120)) { membership.state == .expired }
+            }
+        }
+    }
+
+    @Test func `two services and the library see one group, and beat for each other's members`() async throws {
+        try await withService(Self.patient) { one, redis in
+            let two = try await Service.start(["--redis", redis.unixURL] + Self.patient)
+            try await withClient(redis) { client in
+                let joined = try await one.request("PUT", Self.path, "{\"zone\":\"a\",\(Self.hour)}")
+                let session = try #require(joined["session"])
+                _ = try await client.group("ledger/eu").join("b", lease: .seconds(3600))
+                _ = try await two.request("PUT", "/v1/groups/other/members/x", "{\(Self.hour)}")
+                for service in [one, two] {
+                    let beat = #"{"session":"\#(session)","zone":"a",\#(Self.hour)}"#
+                    #expect(try await service.request("PUT", Self.path, beat).status == 200)
+                    var group = try await service.request("GET", "/v1/groups/ledger%2Feu")
+                    try await eventually("the group is answered fresh", within: .seconds(60)) {
+                        group = try await service.request("GET", "/v1/groups/ledger%2Feu")
+                        return group["stale"] == "false"
+                    }
+                    #expect(group.status == 200 && group["group"] == "ledger/eu" && group["version"] == "2")
+                    #expect(group["gen"]?.isEmpty == false && group["ageMs"] == "0" && group["heldMs"] != nil)
+                    #expect(group.body.contains("\"id\":\"10.0.0.1:7000\",\"session\":\"\(session)\""))
+                    #expect(group.body.contains("\"id\":\"b\""))
+                    let left = try #require(group["remainingMs"].flatMap { Int($0) })
+                    #expect(left > 0 && left <= 3_600_000)
+                    let list = try await service.request("GET", "/v1/groups")
+                    #expect(list.status == 200 && list["stale"] == "false")
+                    #expect(
+                        list.body.contains(
+                            #"[{"group":"ledger/eu","version":2,"members":2},{"group":"other","version":1,"members":1}]"#
+                        ))
+                }
+            }
+            _ = await two.stop()
+        }
+    }
+
+    @Test func `when Redis is gone reads are stale, writes are a 503, and nothing is half done`() async throws {
+        try await withService(redis: ["--appendonly", "yes", "--appendfsync", "always"], ["--command-timeout", "2s"]) {
+            service, redis in
+            var joined = try await service.request("PUT", Self.path, "{\(Self.hour)}")
+            try await eventually("the join and the list are answered", within: .seconds(120)) {
+                if joined.status != 200 { joined = try await service.request("PUT", Self.path, "{\(Self.hour)}") }
+                let list = try await service.request("GET", "/v1/groups")
+                return joined.status == 200 && list.status == 200
+            }
+            let session = try #require(joined["session"])
+            await redis.kill(SIGKILL)
+
+            let group = try await service.request("GET", "/v1/groups/ledger%2Feu")
+            #expect(
+                group.status == 200 && group["stale"] == "true" && group["version"] == joined["version"],
+                "\(group.body)")
+            #expect(group["remainingMs"] == "null" && group["session"] == session)
+            let list = try await service.request("GET", "/v1/groups")
+            #expect(list.status == 200 && list["stale"] == "true" && list["members"] == "1", "\(list.body)")
+            let unknown = try await service.request("GET", "/v1/groups/other")
+            #expect(unknown.status == 503 && unknown["code"] == "coordinator.unavailable")
+            let beat = #"{"session":"\#(session)","weight":5,\#(Self.hour)}"#
+            for (method, path, body) in [
+                ("PUT", Self.path, beat), ("PUT", Self.path, "{}"), ("DELETE", Self.path, "{}"),
+            ] {
+                let refused = try await service.request(method, path, body)
+                #expect(refused.status == 503 && refused["code"] == "coordinator.unavailable", "\(refused.body)")
+                #expect(refused["retryAfterMs"] != nil)
+            }
+
+            try await redis.restart()
+            try await eventually("the member's own beat gets through again", within: .seconds(120)) {
+                try await service.request("PUT", Self.path, beat).status == 200
+            }
+        }
+    }
+
+    @Test func `when Redis lost its data a beat brings nobody back, and versions go on upwards`() async throws {
+        try await withService(Self.patient) { service, redis in
+            let joined = try await service.request("PUT", Self.path, "{\(Self.hour)}")
+            let session = try #require(joined["session"])
+            _ = try await service.request("PUT", Self.path, #"{"session":"\#(session)","weight":3,\#(Self.hour)}"#)
+            #expect(try await redis.cli("FLUSHALL") == "OK")
+            let beat = try await service.request("PUT", Self.path, #"{"session":"\#(session)",\#(Self.hour)}"#)
+            #expect(beat.status == 409 && beat["code"] == "membership.expired", "\(beat.body)")
+            let again = try await service.request("PUT", Self.path, "{\(Self.hour)}")
+            #expect(again.status == 200 && again["session"] != session)
+            let version = try #require(again["version"].flatMap { Int($0) })
+            #expect(version > 2)
+        }
+    }
+
+    struct Bad: Sendable {
+        var body: String
+        var field: String
+        var mentions: String
+        init(_ body: String, _ field: String, _ mentions: String) {
+            (self.body, self.field, self.mentions) = (body, field, mentions)
+        }
+    }
+
+    private static func long(_ count: Int) -> String { String(repeating: "x", count: count) }
+    private static let puts: [Bad] = [
+        Bad("", "body", "object"), Bad("[]", "body", "object"),
+        Bad(#"{"ttlMs":199}"#, "ttlMs", "200 to 3600000"), Bad(#"{"ttlMs":3600001}"#, "ttlMs", "200 to 3600000"),
+        Bad(#"{"ttlMs":1e3}"#, "ttlMs", "integer"), Bad(#"{"ttlMs":"3000"}"#, "ttlMs", "string"),
+        Bad(#"{"ttl":3000}"#, "ttl", "unknown field"), Bad(#"{"weight":1,"weight":2}"#, "weight", "twice"),
+        Bad(#"{"session":""}"#, "session", "1 to 64"), Bad(#"{"session":"a b"}"#, "session", "1 to 64"),
+        Bad(#"{"session":"\#(long(65))"}"#, "session", "1 to 64"), Bad(#"{"session":7}"#, "session", "string"),
+        Bad(#"{"address":"\#(long(513))"}"#, "address", "0 to 512"), Bad(#"{"address":null}"#, "address", "null"),
+        Bad(#"{"address":"a\nb"}"#, "address", "control"), Bad(#"{"zone":"\#(long(65))"}"#, "zone", "0 to 64"),
+        Bad(#"{"weight":-1}"#, "weight", "0 to 1000"), Bad(#"{"weight":1001}"#, "weight", "0 to 1000"),
+        Bad(#"{"weight":0.5}"#, "weight", "integer"), Bad(#"{"priority":1001}"#, "priority", "-1000 to 1000"),
+        Bad(#"{"capability":"a"}"#, "capability", "array"), Bad(#"{"capability":[""]}"#, "capability", "1 to 64"),
+        Bad(
+            "{\"capability\":[\((1...17).map { "\"\($0)\"" }.joined(separator: ","))]}", "capability", "at most 16"),
+        Bad(#"{"metadata":["a"]}"#, "metadata", "object of strings"),
+        Bad(#"{"metadata":{"a":1}}"#, "metadata", "object of strings"),
+        Bad(#"{"metadata":{"a":{"b":"c"}}}"#, "a", "object"),
+        Bad(#"{"metadata":{"":"v"}}"#, "metadata", "1 to 64"),
+        Bad(#"{"metadata":{"k":"\#(long(1025))"}}"#, "metadata", "0 to 1024"),
+        Bad(
+            "{\"metadata\":{\((1...33).map { "\"\($0)\":\"\"" }.joined(separator: ","))}}", "metadata", "at most 32"),
+        Bad(
+            "{\"metadata\":{\((1...8).map { "\"\($0)\":\"\(long(1024))\"" }.joined(separator: ","))}}", "metadata",
+            "8192"),
+    ]
+
+    @Test func `each bad input is a clear 400, and nothing reaches Redis`() async throws {
+        try await withService(Self.patient) { service, redis in
+            #expect(try await service.request("GET", "/readyz").status == 200)
+            func expect(
+                _ method: String, _ path: String, _ body: String?, _ field: String, _ mentions: String
+            ) async throws {
+                let answer = try await service.request(method, path, body)
+                let says = Comment(rawValue: "\(method) \(path.prefix(60)) \(body?.prefix(60) ?? ""): \(answer.body)")
+                #expect(answer.status == 400 && answer["code"] == "argument.invalid", says)
+                #expect(answer["field"] == field && answer["effect"] == "none", says)
+                #expect(answer["detail"]?.contains(mentions) == true, says)
+            }
+            for bad in Self.puts { try await expect("PUT", Self.path, bad.body, bad.field, bad.mentions) }
+            for method in ["PUT", "DELETE"] {
+                try await expect(method, "/v1/groups//members/m", "{}", "name", "1 to 512")
+                try await expect(method, "/v1/groups/g/members/", "{}", "member", "1 to 512")
+                try await expect(method, "/v1/groups/g/members/\(Self.long(513))", "{}", "member", "1 to 512")
+                try await expect(method, "/v1/groups/g/members/a%00b", "{}", "member", "control")
+                try await expect(method, "/v1/groups/g/members/a%ff", "{}", "member", "UTF-8")
+                try await expect(method, "/v1/groups/a%0ab/members/m", "{}", "name", "control")
+            }
+            try await expect("DELETE", Self.path, #"{"session":"a b"}"#, "session", "1 to 64")
+            try await expect("DELETE", Self.path, #"{"why":"?"}"#, "why", "unknown field")
+            try await expect("DELETE", Self.path, #"{"actor":""}"#, "actor", "1 to 128")
+            try await expect("DELETE", Self.path + "?reason=\(Self.long(513))", nil, "reason", "0 to 512")
+            try await expect("DELETE", Self.path + "?token=a", nil, "token", "unknown query")
+            try await expect("GET", "/v1/groups/\(Self.long(513))", nil, "name", "1 to 512")
+            let deeper = try await service.request("PUT", "/v1/groups/g/members/m/x", "{}")
+            #expect(deeper.status == 404)
+            let other = try await service.request("GET", Self.path)
+            #expect(other.status == 405 && other.headers["allow"] == "PUT, DELETE")
+            #expect(try await redis.cli("DBSIZE") == "0")
+            #expect(try await !redis.cli("INFO", "commandstats").contains("evalsha"))
+        }
+    }
+
+    @Test func `a group that nobody joined is version 0, and asking leaves nothing behind`() async throws {
+        try await withService(Self.patient) { service, redis in
+            let empty = try await service.request("GET", "/v1/groups/none")
+            #expect(empty.status == 200 && empty["version"] == "0" && empty.body.contains(#""members":[]"#))
+            let beat = try await service.request("PUT", "/v1/groups/none/members/m", #"{"session":"s"}"#)
+            #expect(beat.status == 409 && beat["code"] == "membership.expired")
+            let removed = try await service.request("DELETE", "/v1/groups/none/members/m")
+            #expect(removed.status == 200 && removed["removed"] == "false")
+            #expect(try await service.request("GET", "/v1/groups").body.contains(#""groups":[]"#))
+            #expect(try await redis.cli("DBSIZE") == "0")
+        }
+    }
+
+    // MARK: Command line
+
+    @Test func `the command line shows all groups and the members of one, as text and as JSON`() async throws {
+        try await withRedis { redis in
+            @Sendable func run(_ arguments: String...) async throws -> (code: Int32, output: String, error: String) {
+                try await Program.run(arguments + ["--redis", redis.unixURL] + Self.patient)
+            }
+            #expect(try await run("groups").output == "there are no groups\n")
+            let unknown = try await run("group", "ledger")
+            #expect(unknown.code == 1 && unknown.output.isEmpty && unknown.error.contains("no group ledger"))
+            try await withClient(redis) { client in
+                let ledger = try await client.group("ledger")
+                let one = try await ledger.join(
+                    "node-1", address: "10.0.0.1:7000", zone: "a", weight: 2, priority: -3, lease: .seconds(3600))
+                _ = try await ledger.join("node-2", weight: 0, lease: .seconds(3600))
+                let left = try await client.group("empty").join("m", lease: .seconds(3600))
+                try await left.leave()
+
+                let groups = try await run("groups")
+                #expect(groups.code == 0)
+                #expect(groups.output == "GROUP   MEMBERS  VERSION\nempty   0        2\nledger  2        2\n")
+                let lines = try await run("groups", "--json").output
+                #expect(
+                    lines == #"{"group":"empty","version":2,"members":0}"# + "\n"
+                        + #"{"group":"ledger","version":2,"members":2}"# + "\n")
+
+                let shown = try await run("group", "ledger")
+                #expect(shown.code == 0 && shown.output.hasPrefix("ledger: 2 members, version 2\n"), "\(shown)")
+                let rows = shown.output.split(separator: "\n").map { $0.split(separator: " ").map { String($0) } }
+                try #require(rows.count == 4)
+                #expect(rows[1].prefix(3) == ["MEMBER", "ADDRESS", "ZONE"])
+                #expect(rows[2].prefix(5) == ["node-1", "10.0.0.1:7000", "a", "2", "-3"])
+                #expect(rows[2].last == one.session)
+                #expect(rows[3].prefix(3) == ["node-2", "0", "0"])
+                let json = try await run("group", "ledger", "--json").output
+                #expect(json.hasPrefix(#"{"group":"ledger","version":2,"gen":""#) && json.contains(#""stale":false"#))
+                #expect(json.contains("\"session\":\"\(one.session)\"") && json.contains(#""remainingMs":"#))
+                #expect(try await run("group", "empty").output == "empty: no members, version 2\n")
+            }
+        }
+    }
+
+    @Test func `what the command line cannot do it says, with the right exit code`() async throws {
+        let away = "redis://127.0.0.1:1"
+        for arguments in [["groups"], ["group", "g"]] {
+            let run = try await Program.run(arguments + ["--redis", away])
+            #expect(run.code == 69 && run.error.contains("\nringfence: "), "\(run)")
+        }
+        let long = try await Program.run(["group", Self.long(513), "--redis", away])
+        #expect(long.code == 64 && long.error.contains("1 to 512"), "\(long)")
+        let none = try await Program.run(["group", "--redis", away])
+        #expect(none.code == 64, "\(none)")
+        for command in ["group", "groups"] {
+            let help = try await Program.run([command, "--help"])
+            #expect(help.code == 0 && help.output.contains("EXAMPLES") && help.output.contains("jq"), "\(help)")
+        }
+    }
+}
