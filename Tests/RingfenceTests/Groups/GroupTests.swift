@@ -264,4 +264,38 @@ import Testing
             }
         }
     }
+
+    @Test func `who saw the group empty has the ring of whoever made it`() async throws {
+        try await withRingfence { server, watcher in
+            try await withClient(server.unixURL) { maker in
+                // So that the log is known, and the first join can be taken from its event.
+                _ = try await maker.group("other").join("m")
+                let seen = try await watcher.group("g")
+                try await eventually { watcher.eventStatus.isLive }
+                #expect(seen.snapshot.members.isEmpty)
+                let made = try await maker.group("g", options: GroupOptions(seed: 7, unit: 16))
+                _ = try await made.join("a")
+                _ = try await made.join("b")
+                try await eventually(seen, "both are seen") { $0.ids == ["a", "b"] }
+                for group in [seen, made] {
+                    #expect(group.ring.seed == 7 && group.ring.unit == 16)
+                    #expect(group.ring.digest == made.ring.digest)
+                }
+            }
+        }
+    }
+
+    @Test func `a member that was removed is told so when it changes something, and does not come back`() async throws {
+        try await withRingfence { server, client in
+            try await withClient(server.unixURL) { other in
+                let group = try await client.group("g")
+                let membership = try await group.join("a", lease: .seconds(60))
+                _ = try await other.removeMember("a", from: "g")
+                let error = await failure { try await membership.update(weight: 5) }
+                #expect(error?.code == .membershipExpired)
+                #expect(membership.state == .expired)
+                #expect(try await other.inspectGroup("g").members.isEmpty)
+            }
+        }
+    }
 }
