@@ -198,8 +198,7 @@ public final class Membership: Sendable {
                 }
                 late?.continuation.resume(returning: Self.noAnswer("changing '\(id)' in the group '\(group.name)'"))
             }
-            tick(now: Moment.now)
-            group.wakeUp()
+            stepSoon()
         }
         if let failure { throw failure }
     }
@@ -237,8 +236,7 @@ public final class Membership: Sendable {
                 }
                 late?.resume(returning: false)
             }
-            tick(now: Moment.now)
-            group.wakeUp()
+            stepSoon()
         }
         if !isDone { throw Self.noAnswer("leaving the group '\(group.name)'") }
     }
@@ -252,6 +250,14 @@ public final class Membership: Sendable {
     // MARK: The machine
 
     var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
+
+    /// All steps are made on the event loop, one after another, so that states are told in the order in which they were.
+    private func stepSoon() {
+        hub.eventLoop.execute { [self] in
+            tick(now: Moment.now)
+            group.wakeUp()
+        }
+    }
 
     func tick(now: Nanos) {
         perform(
