@@ -85,11 +85,21 @@ final class EventFeed: Sendable {
 
     // MARK: Followers
 
-    /// Keeps the feed going as long as it lives.
+    /// Keeps the feed going until it is ended, or nobody holds it.
     final class Follower: Sendable {
         private let feed: EventFeed
+        private let isOver = Atomic<Bool>(false)
+
         fileprivate init(_ feed: EventFeed) { self.feed = feed }
-        deinit { feed.unfollow() }
+
+        deinit { end() }
+
+        /// Follows no more. Who knows that it is over says so: when its memory goes is not ours to know.
+        func end() {
+            if isOver.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged {
+                feed.unfollow()
+            }
+        }
     }
 
     /// Begins to follow; nil once the client was shut down.

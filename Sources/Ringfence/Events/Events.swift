@@ -115,6 +115,22 @@ public struct Events: AsyncSequence, Sendable {
         }
 
         private mutating func advance(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
+            do {
+                let found = try await proceed(until: end, isolation: isolation)
+                if case .end = found { stopFollowing() }
+                return found
+            } catch {
+                stopFollowing()
+                throw error
+            }
+        }
+
+        private mutating func stopFollowing() {
+            follower?.end()
+            follower = nil
+        }
+
+        private mutating func proceed(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
             while !isOver {
                 while next < batch.count {
                     let record = batch[next]

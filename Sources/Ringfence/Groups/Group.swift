@@ -88,6 +88,7 @@ public final class Group: Sendable {
 
     func stop() {
         alarm.stop()
+        follower?.end()
         state.withLock { state in
             state.isStopped = true
             state.memberships = [:]
