@@ -13,7 +13,7 @@ import Testing
 
 @Suite struct LifecycleTests {
     private func waits(_ redis: RedisServer, _ count: Int) async throws {
-        try await eventually("\(count) wait in line") {
+        try await eventually("\(count) wait in line", within: .seconds(90)) {
             try await redis.cli("ZCARD", "ringfence:{default}:queue:x") == "\(count)"
         }
     }
