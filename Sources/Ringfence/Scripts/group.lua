@@ -29,10 +29,11 @@
 --    added and time goes on.
 --  * It does not run while nobody can reach the group. All members and watchers call once a pace, a fifth of the shortest
 --    lease and at most 1 s; if no call came for two and a half paces, then Redis was away, or all the network, or its clock
---    was set forward: no member is to blame. Time stands still over such a gap, and nobody is taken out for the longest
---    lease after (`holdUntil`): so long everybody has to come back. A death is never taken for a gap while others live or
+--    was set forward: no member is to blame. Time stands still over such a gap, and nobody is taken out for 3 s after,
+--    or the shortest lease if that is more, and never longer than the longest (`holdUntil`): so long everybody has to come
+--    back. (Not for the longest lease: one member with a lease of an hour would keep the dead of all others.) A death is never taken for a gap while others live or
 --    watch, for they go on calling. Where every call comes after a gap (one watcher with a bad line, one that looks in now
---    and then), the dead would never be found: so holds come at most every second lease, and from the third gap in a row
+--    and then), the dead would never be found: so a hold comes only a hold's length after the last, and from the third gap in a row
 --    (`gaps`) on time goes on by one pace with each call. No clock is set forward that often.
 -- So a lease never ends early by this, but for one thing that no script can see: a clock set forward by less than two and
 -- a half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
