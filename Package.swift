@@ -129,6 +129,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "TestSupport",
             dependencies: [
+                "CSpawn",
                 "RingfenceCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

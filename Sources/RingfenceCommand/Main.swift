@@ -16,7 +16,7 @@ import RingfenceService
 struct Main: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ringfence",
-        abstract: "Fenced locks on Redis, for work that must not be done twice.",
+        abstract: "Locks, groups and events on Redis, for payments that must go on, and not twice.",
         discussion: """
             A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the fence \
             to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder was \

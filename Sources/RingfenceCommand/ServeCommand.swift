@@ -6,7 +6,7 @@ import RingfenceService
 struct ServeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "serve",
-        abstract: "Serve locks over HTTP.",
+        abstract: "Serve locks, groups and events over HTTP.",
         discussion: """
             Without --redis it starts a private redis-server of its own: append-only file in --state-dir, unix socket \
             only, ended with the service. Every instance is stateless, so several may serve the same Redis.
@@ -36,12 +36,15 @@ struct ServeCommand: AsyncParsableCommand {
     var tokenFile: String?
     @Option(help: .setting(.eventHeartbeat, "duration"))
     var eventHeartbeat: String?
+    @Option(help: .setting(.eventLength, "number"))
+    var eventLength: String?
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
     func run() async throws {
         let settings = try redis.settings([
             .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
+            .eventLength: eventLength,
         ])
         try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
             print(lines, terminator: "")

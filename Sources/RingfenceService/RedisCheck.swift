@@ -2,9 +2,10 @@
 //
 // Looks at somebody else's Redis for settings that silently break the promises, before the first lock is given.
 //
-// An eviction policy makes Redis delete held locks when memory runs short: with allkeys-lru most of 50 held locks were
-// given away in an experiment. That is refused. No append-only file together with an automatic restart loses all locks
-// and fences at once: that is said loudly, since some run Redis without a file on purpose and restart it by hand.
+// An eviction policy makes Redis delete held locks and members of groups when memory runs short: with allkeys-lru most of
+// 50 held locks were given away in an experiment. That is refused. No append-only file together with an automatic restart
+// loses all locks and fences at once, and the groups until their members have beaten anew: that is said loudly, since some
+// run Redis without a file on purpose and restart it by hand.
 import Hiredis
 import Logging
 import Ringfence
@@ -33,14 +34,15 @@ enum RedisCheck {
                 guard memory == "0" else {
                     throw Settings.Failure(
                         description: """
-                            this Redis has maxmemory-policy \(policy): when its memory runs short it deletes held locks. \
+                            this Redis has maxmemory-policy \(policy): when its memory runs short it deletes held locks and members. \
                             Use CONFIG SET maxmemory-policy noeviction, or another Redis
                             """)
                 }
-                logger.warning("this Redis would evict locks if it had a maxmemory: set maxmemory-policy noeviction")
+                logger.warning("this Redis would evict locks and members if it had a maxmemory: set maxmemory-policy noeviction")
             }
             if file == "no" {
-                logger.warning("this Redis keeps no append-only file: if it restarts, all locks are free at once")
+                logger.warning(
+                    "this Redis keeps no append-only file: if it restarts, all locks are free at once and groups empty")
             }
         } catch let error as RedisError {
             await client.close()

@@ -24,6 +24,17 @@ import Testing
         }
     }
 
+    @Test func `a program that a test starts gets none of the test's connections`() async throws {
+        try await withRedis { server async throws in
+            let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+                .connect(host: "127.0.0.1", port: server.port).get()
+            let descriptors = try await output(of: "ls", ["/proc/self/fd"]).split(separator: "\n")
+            // The last is the directory itself.
+            #expect(descriptors == ["0", "1", "2", "3"])
+            try await channel.close()
+        }
+    }
+
     @Test func `a stalled proxy holds bytes back and delivers them after its client has gone`() async throws {
         try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)

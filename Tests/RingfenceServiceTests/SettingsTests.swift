@@ -32,13 +32,14 @@ import Testing
             let text =
                 switch key.kind {
                 case .port: "5"
+                case .number: "100"
                 case .duration: "1s"
                 case .logLevel: "debug"
                 case .text, .path: "value"
                 }
             _ = try Settings(flags: [key.name: text], environment: [:], file: nil)
             _ = try Settings(flags: [:], environment: [key.variable: text], file: nil)
-            try writeFile(file, "{\"\(key.name)\": \(key.kind == .port ? text : "\"\(text)\"")}")
+            try writeFile(file, "{\"\(key.name)\": \(key.kind == .port || key.kind == .number ? text : "\"\(text)\"")}")
             _ = try Settings(flags: [:], environment: [:], file: file)
         }
     }

@@ -2,12 +2,15 @@
 //
 // Starting other programs from tests: redis-server, redis-cli, openssl.
 //
-// posix_spawn instead of Foundation's Process, for three reasons that each cost a test suite once:
+// The product's own spawn instead of Foundation's Process, for four reasons that each cost a test suite once:
 //  - threads of the cooperative pool block all signals and a child inherits that mask, so a plain spawn makes a
 //    redis-server that ignores SIGTERM: the mask and the handlers are reset here;
+//  - a child inherits every descriptor that is not closed on exec, and SwiftNIO's sockets are not: a connection that one
+//    test had closed stayed open in the server that another had just started, and who waited for its end waited for ever;
 //  - "die with the parent" by PR_SET_PDEATHSIG is bound to the *thread* that spawned, and pool threads come and go;
 //  - a crashed or killed test run must not leave servers behind. One watchdog shell reads the ids of our children from
 //    a pipe; when the pipe closes, because this process ended however it ended, it kills those still on the list.
+import CSpawn
 import NIOPosix
 import Synchronization
 
@@ -38,37 +41,22 @@ enum Subprocess {
     static func spawn(
         _ program: String, _ arguments: [String], input: Int32? = nil, output: Int32? = nil
     ) throws -> Int32 {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        if let input {
-            posix_spawn_file_actions_adddup2(&actions, input, 0)
-        } else {
-            posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        }
-        if let output {
-            posix_spawn_file_actions_adddup2(&actions, output, 1)
-            posix_spawn_file_actions_adddup2(&actions, output, 2)
-        } else {
-            posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
-        }
-
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        sigemptyset(&none)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        var all = sigset_t()
-        sigfillset(&all)
-        posix_spawnattr_setsigdefault(&attributes, &all)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
-
-        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) }
-        argv.append(nil)
-        defer { for pointer in argv { free(pointer) } }
+        let null = open("/dev/null", O_RDWR | O_CLOEXEC)
+        defer { close(null) }
+        let line: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
+        defer { for pointer in line { free(pointer) } }
+        var options = ringfence_spawn_options()
+        options.input = input ?? null
+        options.output = output ?? null
+        options.error = output ?? -1
+        options.kept = -1
+        options.file_mask = -1
         var pid: Int32 = 0
-        let code = posix_spawnp(&pid, program, &actions, &attributes, argv, environ)
+        let code = line.withUnsafeBufferPointer { line in
+            options.arguments = line.baseAddress
+            options.environment = UnsafePointer(environ)
+            return ringfence_spawn(&options, &pid)
+        }
         guard code == 0 else { throw TestSupportError("cannot start \(program): \(String(cString: strerror(code)))") }
         return pid
     }

@@ -194,7 +194,7 @@ public struct Events: AsyncSequence, Sendable {
 
         private mutating func end() {
             isOver = true
-            follower = nil
+            stopFollowing()
         }
 
         /// Asks Redis; nil when it must be asked again, after a pause that has passed by then.
@@ -306,9 +306,18 @@ extension RingfenceClient {
         guard Limits.page.contains(limit) else {
             throw RingfenceError(InvalidArgument("limit", "must be 1 to 1000, not \(limit)"))
         }
-        let scripts = EventScripts(keys: keys)
+        // On the feed's connection, which outlives this by a while: a page may be megabytes, and no beat may wait behind it.
+        guard let follower = feed.follow() else { throw RingfenceError.shutDown }
+        defer { follower.end() }
         func read(after seq: Int64?) async throws -> LogPage<EventRecord> {
-            let reply = try await run(scripts.page(after: seq, count: limit), "reading the event log")
+            let reply: RedisReply
+            do {
+                reply = try await feed.run(EventScripts(keys: keys).page(after: seq, count: limit))
+            } catch {
+                var failure = RingfenceError(error, "reading the event log")
+                failure.effect = .none
+                throw failure
+            }
             guard let page = EventScripts.page(reply, after: seq) else { throw RingfenceError.unexpected(reply) }
             return page
         }
@@ -320,8 +329,12 @@ extension RingfenceClient {
             // Whatever generation that event was of: its number in the log as it is now.
             from = LogPosition(gen: head.gen, seq: max(head.first - 1, head.seq - Int64(limit)))
         }
-        let page = try await read(after: from.seq)
-        if cursor == nil, page.head.gen != from.gen { from = LogPosition(gen: page.head.gen, seq: from.seq) }
+        var page = try await read(after: from.seq)
+        if cursor == nil {
+            // What was trimmed between the two answers was not asked for.
+            if page.head.first - 1 > from.seq { page = try await read(after: page.head.first - 1) }
+            from = LogPosition(gen: page.head.gen, seq: max(from.seq, page.head.first - 1))
+        }
         var result = EventPage(
             events: page.entries.map { Event($0) },
             next: EventCursor(page.entries.last?.position ?? page.head.position),

@@ -38,7 +38,10 @@ extension Group {
     package func admit(_ member: MemberRecord) async throws -> MemberGrant {
         var record = member
         record.session = hub.nonces.session()
-        do { try Limits.check(record) } catch { throw RingfenceError(error) }
+        do {
+            try Limits.check(record)
+            try checkRing(with: record)
+        } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let (answer, sentAt) = try await join(record)
         guard answer.status == .member else {
@@ -62,7 +65,10 @@ extension Group {
     ///   out, or Redis lost it), `membership.replaced` when another has its id, both with nothing done;
     ///   `coordinator.unavailable`: the call may be repeated.
     package func renew(_ member: MemberRecord) async throws -> MemberGrant {
-        do { try Limits.check(member) } catch { throw RingfenceError(error) }
+        do {
+            try Limits.check(member)
+            try checkRing(with: member)
+        } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let (answer, sentAt) = try await ask("renewing '\(member.id)' in the group '\(name)'") { known in
             hub.scripts.join(name, known, member, .stay(since: ""), policy ?? wantedPolicy)

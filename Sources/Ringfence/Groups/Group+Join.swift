@@ -24,7 +24,8 @@ extension Group {
     ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
     /// - Returns: the membership; it beats already.
     /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.replaced` when another process joined
-    ///   under this id meanwhile; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
+    ///   under this id meanwhile; `group.policyMismatch` when the group was made meanwhile, with another ring than
+    ///   ``RingfenceClient/group(_:options:)`` asked for; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
     ///   member: what may have been done is undone in the background.
     public func join(
         _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
@@ -38,6 +39,7 @@ extension Group {
                 address: address, zone: zone, weight: weight, priority: priority, capability: capability,
                 metadata: metadata)
             try Limits.check(record)
+            try checkRing(with: record)
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let (answer, sentAt) = try await join(record)
@@ -45,6 +47,10 @@ extension Group {
             throw RingfenceError(
                 .membershipReplaced, effect: .none,
                 "another process joined the group '\(name)' as '\(id)' at the same time; give each an id of its own")
+        }
+        if let mismatch = policyMismatch {
+            takeBack(record)
+            throw mismatch
         }
         let membership = Membership(
             group: self, record: record, joined: answer.mark, sentAt: sentAt,
@@ -96,6 +102,14 @@ extension Group {
                 throw failure
             }
         }
+    }
+
+    /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the group.
+    /// (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
+    func checkRing(with record: MemberRecord) throws(InvalidArgument) {
+        let others = snapshot.members.filter { !$0.id.hasSameBytes(as: record.id) }
+        let weight = others.reduce(record.weight) { $0 + $1.weight }
+        try RingLimits.check(members: others.count + 1, points: weight * (policy ?? wantedPolicy).unit)
     }
 
     /// Leaves, in the background, what nobody wants any more.

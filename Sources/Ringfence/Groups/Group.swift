@@ -232,6 +232,19 @@ public final class Group: Sendable {
             seed: wanted.seed ?? GroupScripts.defaultPolicy.seed, unit: wanted.unit ?? GroupScripts.defaultPolicy.unit)
     }
 
+    /// The error of who asks for another ring than the group was made with; nil also while it is not made yet.
+    func mismatch(with options: GroupOptions) -> RingfenceError? {
+        guard let policy,
+            options.seed ?? policy.seed != policy.seed || options.unit ?? policy.unit != policy.unit
+        else { return nil }
+        return RingfenceError(
+            .policyMismatch, effect: .none,
+            "the group '\(name)' was made with seed \(policy.seed) and unit \(policy.unit): ask for those, or for none")
+    }
+
+    /// What was asked for when the group was not made yet: somebody else may have made it since.
+    var policyMismatch: RingfenceError? { mismatch(with: state.withLock { $0.wanted }) }
+
     var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
     var pace: Nanos { state.withLock { $0.machine.pace } }
 
@@ -246,7 +259,7 @@ public final class Group: Sendable {
             state.withLock { $0.machine.failed(now: now) }
             if error.code == .protocolViolation {
                 hub.logger.error(
-                    "a group's answer cannot be read: a member's record is not one",
+                    "a group's answer cannot be read",
                     metadata: [LoggingKeys.group: "\(name)", LoggingKeys.error: "\(error)"])
             }
             if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
@@ -270,6 +283,13 @@ public final class Group: Sendable {
                 staleAt.store(confirmed + GroupMachine.patience(state.machine.pace), ordering: .releasing)
             }
             return (action, !wasHeld && state.machine.isHeld)
+        }
+        if let content = answer.content, !content.unreadable.isEmpty {
+            hub.logger.error(
+                "records of members cannot be read: left out of what this process sees of the group",
+                metadata: [
+                    LoggingKeys.group: "\(name)", LoggingKeys.member: "\(content.unreadable.joined(separator: " "))",
+                ])
         }
         hub.metrics.snapshotAge.recordNanoseconds(max(0, now - sentAt))
         if isNewGap { hub.metrics.groupGaps.increment() }

@@ -121,26 +121,28 @@ struct GroupScripts: Sendable {
         else { return nil }
         var members: [MemberRecord] = []
         members.reserveCapacity(pairs.count / 2)
+        var unreadable: [String] = []
         for index in stride(from: 0, to: pairs.count, by: 2) {
-            guard let id = pairs[index].text, case .string(let json) = pairs[index + 1],
-                let record = try? MemberRecord(id: id, json: json)
-            else { return nil }
-            members.append(record)
+            guard case .string(let name) = pairs[index], case .string(let json) = pairs[index + 1] else { return nil }
+            if let id = pairs[index].text, let record = try? MemberRecord(id: id, json: json) {
+                members.append(record)
+            } else {
+                unreadable.append(String(decoding: name, as: UTF8.self))
+            }
         }
         members.sort { $0.id.isBefore($1.id) }
-        var left: [(id: String, milliseconds: Int64)] = []
+        var left: [[UInt8]: Int64] = [:]
         for index in stride(from: 0, to: ends.count, by: 2) {
-            guard let id = ends[index].text, case .integer(let milliseconds) = ends[index + 1] else { return nil }
-            left.append((id, milliseconds))
+            guard case .string(let id) = ends[index], case .integer(let milliseconds) = ends[index + 1] else { return nil }
+            left[id] = milliseconds
         }
-        left.sort { $0.id.isBefore($1.id) }
-        guard left.isEmpty || left.count == members.count else { return nil }
-        for (lease, member) in zip(left, members) where !lease.id.hasSameBytes(as: member.id) { return nil }
+        // Whose lease somebody took away by hand has none left.
+        let leases = left.isEmpty ? [] : members.map { left[Array($0.id.utf8)] ?? 0 }
         var policy: RingPolicy?
         if !seed.isEmpty {
             guard let seed = UInt64(seed), let unit = Int(unit), Limits.unit.contains(unit) else { return nil }
             policy = RingPolicy(seed: seed, unit: unit)
         }
-        return GroupAnswer.Content(members: members, leases: left.map(\.milliseconds), policy: policy)
+        return GroupAnswer.Content(members: members, leases: leases, policy: policy, unreadable: unreadable)
     }
 }

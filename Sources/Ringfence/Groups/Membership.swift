@@ -172,6 +172,7 @@ public final class Membership: Sendable {
                 if let metadata { record.metadata = metadata }
                 if let lease { record.leaseMilliseconds = try Group.milliseconds(of: lease) }
                 try Limits.check(record)
+                if weight != nil { try group.checkRing(with: record) }
                 let state = guarded.machine.state
                 if state == .expired || state == .replaced || state == .left {
                     throw Self.error(state, record.id, group.name)!

@@ -84,15 +84,9 @@ extension RingfenceClient {
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let group = hub.group(name)
-        group.want(options)
         if !group.isKnown { try await group.refresh() }
-        guard let policy = group.policy else { return group }
-        if options.seed ?? policy.seed != policy.seed || options.unit ?? policy.unit != policy.unit {
-            throw RingfenceError(
-                .policyMismatch, effect: .none,
-                "the group '\(name)' was made with seed \(policy.seed) and unit \(policy.unit): ask for those, or for none"
-            )
-        }
+        if let mismatch = group.mismatch(with: options) { throw mismatch }
+        group.want(options)
         return group
     }
 

@@ -11,11 +11,17 @@ package struct GroupAnswer: Sendable, Equatable {
         /// ms left, member by member; empty if not asked for.
         package var leases: [Int64]
         package var policy: RingPolicy?
+        /// Ids whose records cannot be read: written by hand, or by a version with other limits. Nobody can use them, so
+        /// they are not among `members`; the others must not suffer for them.
+        package var unreadable: [String]
 
-        package init(members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?) {
+        package init(
+            members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = []
+        ) {
             self.members = members
             self.leases = leases
             self.policy = policy
+            self.unreadable = unreadable
         }
     }
 

@@ -272,6 +272,8 @@ private actor EventPieces {
     private var iterator: Events.Iterator
     private let type: String?
     private let heartbeat: Duration
+    /// How long an event may wait for others to go out with.
+    private static let longestPiece: Duration = .milliseconds(20)
 
     init(_ events: Events, type: String?, heartbeat: Duration) {
         iterator = events.makeAsyncIterator()
@@ -286,17 +288,24 @@ private actor EventPieces {
         defer { self.iterator = iterator }
         var buffer = ByteBuffer()
         let end = ContinuousClock.now + heartbeat
+        // A filter may let one event pass and then nothing of a long backlog: what passed does not wait for the rest.
+        var firstAt = end
         while buffer.readableBytes < 65_536 {
             // What is here already goes out in one piece; without anything, it waits.
             let limit = buffer.readableBytes > 0 ? .zero : max(.zero, end - .now)
             switch try await iterator.next(within: limit) {
             case .item(.event(let event)):
                 if type.map({ event.type.description.hasSameBytes(as: $0) }) ?? true {
+                    if buffer.readableBytes == 0 { firstAt = .now }
                     Self.append(event.type.description, event.cursor, ByteBuffer(bytes: event.json), to: &buffer)
                     continue
                 }
+                if buffer.readableBytes > 0 {
+                    if ContinuousClock.now > firstAt + Self.longestPiece { return buffer }
+                    continue
+                }
                 // A stream whose filter lets nothing pass shows that it lives all the same.
-                guard buffer.readableBytes == 0, ContinuousClock.now >= end else { continue }
+                guard ContinuousClock.now >= end else { continue }
             case .item(.state(let state)):
                 Self.append("state", state.cursor, JSONWriter.describing(state).bytes, to: &buffer)
                 continue

@@ -14,6 +14,8 @@ package struct SettingKey: Sendable, Hashable {
         case duration
         /// 0 to 65535.
         case port
+        /// A count.
+        case number
         /// One of swift-log's levels.
         case logLevel = "log level"
     }
@@ -67,6 +69,8 @@ package struct SettingKey: Sendable, Hashable {
         "token-file", .path, "none", "Bearer tokens, one a line, # comments. Without it everyone on the host may lock.")
     package static let eventHeartbeat = SettingKey(
         "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
+    package static let eventLength = SettingKey(
+        "event-length", .number, "10000", "How many of the newest events Redis keeps, about. 100 to 10000000.")
 
     /// Settings of every command that talks to Redis.
     package static let client: [SettingKey] = [
@@ -74,5 +78,5 @@ package struct SettingKey: Sendable, Hashable {
         stateDirectory, logLevel,
     ]
     /// All settings, as the file takes them.
-    package static let all = client + [host, port, tokenFile, eventHeartbeat]
+    package static let all = client + [host, port, tokenFile, eventHeartbeat, eventLength]
 }

@@ -33,6 +33,7 @@ package struct Settings: Sendable {
     package var port = 7420
     package var tokenFile: String?
     package var eventHeartbeat: Duration = .seconds(10)
+    package var eventLength = 10_000
 
     /// A setting that cannot be used; the text names it, its place and what is allowed.
     package struct Failure: Error, Sendable, CustomStringConvertible {
@@ -60,8 +61,9 @@ package struct Settings: Sendable {
             } else if let value = object?[key.name] {
                 let place = "\(key.name) in \(path ?? "")"
                 switch (value, key.kind) {
-                case (.integer(let number), .port): try set(key, String(number), place)
-                case (_, .port): throw Failure(description: "\(place) must be an integer, not \(value.kind)")
+                case (.integer(let number), .port), (.integer(let number), .number):
+                    try set(key, String(number), place)
+                case (_, .port), (_, .number): throw Failure(description: "\(place) must be an integer, not \(value.kind)")
                 case (.string(let text), _): try set(key, text, place)
                 default:
                     throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
@@ -97,6 +99,13 @@ package struct Settings: Sendable {
                     description: "\(place) must be 100ms to 5m, written like 500ms or 10s, not \(quoted(text))")
             }
             eventHeartbeat = duration
+        case .eventLength:
+            guard let number = Int(text), Limits.eventLength.contains(number) else {
+                let limits = Limits.eventLength
+                throw Failure(
+                    description: "\(place) must be \(limits.lowerBound) to \(limits.upperBound), not \(quoted(text))")
+            }
+            eventLength = number
         case .port:
             guard let number = UInt16(text) else {
                 throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")
@@ -136,7 +145,7 @@ package struct Settings: Sendable {
     package func configuration(url: String) -> RingfenceConfiguration {
         RingfenceConfiguration(
             url: url, tls: tls, namespace: namespace, owner: owner, commandTimeout: commandTimeout,
-            connectTimeout: min(commandTimeout, .seconds(1)))
+            connectTimeout: min(commandTimeout, .seconds(1)), eventLength: eventLength)
     }
 
     /// The Redis of a command that starts none itself: the one given, else that of a `ringfence serve` on this machine

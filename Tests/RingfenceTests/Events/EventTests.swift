@@ -151,34 +151,23 @@ import Testing
     }
 
     @Test func `nobody who follows, no connection; who comes again is served again`() async throws {
-        // Twice the subscription was still there after a minute, in the whole target only.
-        await withKnownIssue("fails now and then on a loaded machine; the cause is not known", isIntermittent: true) {
-            try await withEvents { _, observer, writer, client in
-                func subscriptions() async throws -> Int {
-                    try await observer.send("PUBSUB", "CHANNELS").array?.count ?? -1
-                }
-                let first = Listener(client.events())
-                try await first.began()
-                try await eventually { client.eventStatus.isLive }
-                #expect(try await subscriptions() == 1)
-                #expect(client.eventStatus.subscribers == 1)
-                first.cancel()
-                await first.ended()
-                do {
-                    try await eventually("the subscription ends", within: .seconds(60)) {
-                        try await subscriptions() == 0
-                    }
-                } catch {
-                    // Seen once, on a machine with many times its load.
-                    let connections = try await observer.send("CLIENT", "LIST").text ?? ""
-                    Issue.record("\(error): \(client.eventStatus)\n\(connections)")
-                }
-                #expect(client.eventStatus.subscribers == 0 && !client.eventStatus.isLive)
-                let end = try await writer.append(10)
-                let second = Listener(client.events(after: .start))
-                try await second.reaches(end)
-                #expect(second.events.count == 10)
+        try await withEvents { _, observer, writer, client in
+            func subscriptions() async throws -> Int {
+                try await observer.send("PUBSUB", "CHANNELS").array?.count ?? -1
             }
+            let first = Listener(client.events())
+            try await first.began()
+            try await eventually { client.eventStatus.isLive }
+            #expect(try await subscriptions() == 1)
+            #expect(client.eventStatus.subscribers == 1)
+            first.cancel()
+            await first.ended()
+            try await eventually("the subscription ends", within: .seconds(60)) { try await subscriptions() == 0 }
+            #expect(client.eventStatus.subscribers == 0 && !client.eventStatus.isLive)
+            let end = try await writer.append(10)
+            let second = Listener(client.events(after: .start))
+            try await second.reaches(end)
+            #expect(second.events.count == 10)
         }
     }
 

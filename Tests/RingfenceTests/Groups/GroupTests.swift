@@ -164,6 +164,65 @@ import Testing
         }
     }
 
+    @Test func `who asked for one ring and finds that another was made meanwhile is no member`() async throws {
+        try await withRingfence { server, client in
+            try await withClient(server.unixURL) { other in
+                let group = try await client.group("g", options: .init(unit: 100))
+                let made = try await other.group("g")
+                _ = try await made.join("first", lease: .seconds(60))
+                #expect(await failure { try await group.join("second", lease: .seconds(60)) }?.code == .policyMismatch)
+                try await eventually(made, "it is out again") { $0.ids == ["first"] && $0.version == 3 }
+                #expect(await failure { try await group.join("second") }?.code == .policyMismatch)
+                // Who asks for nothing is not told of it.
+                _ = try await made.join("third")
+            }
+        }
+    }
+
+    @Test func `a member with whom the ring would have too many points is refused before anything is sent`()
+        async throws
+    {
+        try await withRingfence { _, client in
+            let group = try await client.group("g", options: .init(unit: 4096))
+            var members: [Membership] = []
+            for number in 0..<4 { members.append(try await group.join("n\(number)", weight: 1000)) }
+            let full = await failure { try await group.join("n4", weight: 97) }
+            #expect(full?.code == .invalidArgument && full?.effect == RingfenceError.Effect.none)
+            #expect(full?.message.contains("16777216") == true, "\(full?.message ?? "")")
+            members.append(try await group.join("n4", weight: 96))
+            let more = await failure { try await members[4].update(weight: 97) }
+            #expect(more?.code == .invalidArgument)
+            try await members[0].update(weight: 1)
+            try await members[4].update(weight: 97)
+            #expect(group.snapshot.member("n4")?.weight == 97)
+        }
+    }
+
+    @Test func `a record that cannot be read is left out, and the others stay what they are`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let group = try await client.group("g")
+                let membership = try await group.join("a", lease: .seconds(60))
+                for (id, record) in [
+                    ("hand", "not a record"), ("new", #"{"session":"s","leaseMs":60000,"weight":1000000}"#),
+                ] {
+                    try await observer.send("HSET", "ringfence:{default}:members:g", id, record)
+                }
+                // A look from somebody who knows nothing, and a change that everybody looks at.
+                try await withClient(server.unixURL) { other in
+                    let seen = try await other.group("g")
+                    #expect(seen.snapshot.ids == ["a"])
+                    _ = try await seen.join("b", lease: .seconds(60))
+                    try await eventually(group, "the change is seen") { $0.ids == ["a", "b"] }
+                    #expect(group.ring == seen.ring)
+                    #expect(try await other.inspectGroup("g").members.map(\.member.id) == ["a", "b"])
+                }
+                try await membership.update(weight: 2)
+                #expect(membership.isMember)
+            }
+        }
+    }
+
     @Test func `the ring is that of the snapshot, in every process`() async throws {
         try await withRedis { server in
             try await withClients(server.unixURL, 2) { clients in
