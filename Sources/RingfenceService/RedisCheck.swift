@@ -38,7 +38,8 @@ enum RedisCheck {
                             Use CONFIG SET maxmemory-policy noeviction, or another Redis
                             """)
                 }
-                logger.warning("this Redis would evict locks and members if it had a maxmemory: set maxmemory-policy noeviction")
+                logger.warning(
+                    "this Redis would evict locks and members if it had a maxmemory: set maxmemory-policy noeviction")
             }
             if file == "no" {
                 logger.warning(

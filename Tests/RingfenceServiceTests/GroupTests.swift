@@ -44,6 +44,32 @@ import Testing
 
     // MARK: HTTP
 
+    @Test func `who never heard that it was let in is taken out again`() async throws {
+        try await withRedis { redis in
+            try await withClient(redis) { client in
+                let proxy = try await TCPProxy.start(to: redis)
+                let service = try await Service.start(["--redis", "redis://127.0.0.1:\(proxy.port)"] + Self.patient)
+                // What the service asks first, it has asked by then.
+                #expect(try await service.request("PUT", "/v1/groups/g/members/first", "{\(Self.hour)}").status == 200)
+                proxy.update { $0.serverToClient.isStalled = true }
+                let connection = try await service.connect()
+                try await connection.send("PUT", "/v1/groups/g/members/m", "{\(Self.hour)}")
+                try await eventually("Redis has it") { try await client.inspectGroup("g").members.count == 2 }
+                try await connection.reset()
+                proxy.update { $0.serverToClient.isStalled = false }
+                try await eventually("it is out again", within: .seconds(60)) {
+                    try await client.inspectGroup("g").members.map(\.member.id) == ["first"]
+                }
+                #expect(
+                    try await types(client).filter { $0.hasPrefix("member.") } == [
+                        "member.joined", "member.joined", "member.left",
+                    ])
+                _ = await service.stop()
+                await proxy.close()
+            }
+        }
+    }
+
     @Test func `a member joins, beats without an event, changes with one, and leaves`() async throws {
         try await withService(Self.patient) { service, redis in
             try await withClient(redis) { client in

@@ -203,5 +203,13 @@ final class RawConnection: Sendable {
     var isClosed: Bool { received.isClosed }
     func close() { channel.close(promise: nil) }
     func closeNow() async throws { try await channel.close() }
+    /// Ends the connection with a reset: whatever the server writes after it fails.
+    func reset() async throws {
+        try await channel.eventLoop.submit { [channel] in
+            guard let options = channel as? any SocketOptionProvider else { throw ChannelError.operationUnsupported }
+            return options.setSoLinger(linger(l_onoff: 1, l_linger: 0))
+        }.flatMap { $0 }.get()
+        try await channel.close()
+    }
     func closeOutput() { channel.close(mode: .output, promise: nil) }
 }

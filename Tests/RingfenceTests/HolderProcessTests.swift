@@ -164,7 +164,7 @@ import Testing
                 try await withClient(server.unixURL) { other in
                     async let waiting = other.acquire("a", ttl: .seconds(30), wait: .seconds(60))
                     try await eventually { try await client.inspect("a").queueLength == 2 }
-                    frozen.signal(SIGSTOP)
+                    try await frozen.freeze()
                     let before = try await observer.now()
                     try await first.release()
                     let lease = try await waiting

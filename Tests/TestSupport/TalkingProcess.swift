@@ -79,14 +79,23 @@ package final class TalkingProcess: Sendable {
 
     package func signal(_ signal: Int32) { _ = kill(pid, signal) }
 
-    /// Stops it, and returns once it has stopped: a signal is on its way for a moment, in which it still runs.
+    /// Stops it, and returns once all its threads have stopped: a signal is on its way for a moment, in which they still run.
     package func freeze() async throws {
         signal(SIGSTOP)
         let pid = self.pid
         try await eventually("process \(pid) has stopped") {
-            // "<pid> (<name>) <state> …", where the name may hold anything.
-            let state = try? readFile("/proc/\(pid)/stat").split(separator: ")").last?.split(separator: " ").first
-            return state == "T"
+            guard let tasks = opendir("/proc/\(pid)/task") else { return false }
+            defer { closedir(tasks) }
+            while let entry = readdir(tasks) {
+                let task = withUnsafeBytes(of: &entry.pointee.d_name) {
+                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+                }
+                if task.hasPrefix(".") { continue }
+                // "<id> (<name>) <state> …", where the name may hold anything.
+                let stat = try? readFile("/proc/\(pid)/task/\(task)/stat")
+                guard stat?.split(separator: ")").last?.split(separator: " ").first == "T" else { return false }
+            }
+            return true
         }
     }
 

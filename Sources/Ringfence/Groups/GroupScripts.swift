@@ -133,7 +133,9 @@ struct GroupScripts: Sendable {
         members.sort { $0.id.isBefore($1.id) }
         var left: [[UInt8]: Int64] = [:]
         for index in stride(from: 0, to: ends.count, by: 2) {
-            guard case .string(let id) = ends[index], case .integer(let milliseconds) = ends[index + 1] else { return nil }
+            guard case .string(let id) = ends[index], case .integer(let milliseconds) = ends[index + 1] else {
+                return nil
+            }
             left[id] = milliseconds
         }
         // Whose lease somebody took away by hand has none left.

@@ -162,6 +162,13 @@ public final class Membership: Sendable {
         let number: Int
         let revision: Int
         do {
+            if let weight {
+                // The group's lock is taken before a membership's, so this is not done under the latter.
+                var wish = guarded.withLock { $0.record }
+                wish.weight = weight
+                try Limits.check(wish)
+                try group.checkRing(with: wish)
+            }
             (number, revision) = try guarded.withLock { guarded throws -> (Int, Int) in
                 var record = guarded.record
                 if let address { record.address = address }
@@ -172,7 +179,6 @@ public final class Membership: Sendable {
                 if let metadata { record.metadata = metadata }
                 if let lease { record.leaseMilliseconds = try Group.milliseconds(of: lease) }
                 try Limits.check(record)
-                if weight != nil { try group.checkRing(with: record) }
                 let state = guarded.machine.state
                 if state == .expired || state == .replaced || state == .left {
                     throw Self.error(state, record.id, group.name)!

@@ -33,18 +33,9 @@ struct EventFlow: Sendable {
     }
 
     private func withClient<Result: Sendable>(
-        _ body: @Sendable (RingfenceClient) async throws -> Result
+        _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        let client = try RingfenceClient(
-            .init(url: settings.redis.url, namespace: Self.namespace, eventLength: 100_000), logger: settings.logger)
-        do {
-            let result = try await body(client)
-            await client.shutdown()
-            return result
-        } catch {
-            await client.shutdown()
-            throw error
-        }
+        try await settings.withClient(namespace: Self.namespace, eventLength: 100_000, body)
     }
 
     private func clear() async throws {

@@ -74,18 +74,9 @@ struct GroupLife: Sendable {
     }
 
     private func withClient<Result: Sendable>(
-        _ body: @Sendable (RingfenceClient) async throws -> Result
+        _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        let client = try RingfenceClient(
-            .init(url: settings.redis.url, namespace: Self.namespace), logger: settings.logger)
-        do {
-            let result = try await body(client)
-            await client.shutdown()
-            return result
-        } catch {
-            await client.shutdown()
-            throw error
-        }
+        try await settings.withClient(namespace: Self.namespace, body)
     }
 
     // MARK: What a beat costs

@@ -96,17 +96,9 @@ struct LockPairs: Sendable {
     static func withClient<Result: Sendable>(
         _ settings: BenchSettings, _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        let client = try RingfenceClient(
-            RingfenceConfiguration(url: settings.redis.url, namespace: namespace, owner: owner),
-            logger: settings.logger)
-        do {
+        try await settings.withClient(namespace: namespace, owner: owner) { client in
             try await client.acquire("bench-warm-up").release()
-            let result = try await body(client)
-            await client.shutdown()
-            return result
-        } catch {
-            await client.shutdown()
-            throw error
+            return try await body(client)
         }
     }
 }

@@ -63,7 +63,8 @@ package struct Settings: Sendable {
                 switch (value, key.kind) {
                 case (.integer(let number), .port), (.integer(let number), .number):
                     try set(key, String(number), place)
-                case (_, .port), (_, .number): throw Failure(description: "\(place) must be an integer, not \(value.kind)")
+                case (_, .port), (_, .number):
+                    throw Failure(description: "\(place) must be an integer, not \(value.kind)")
                 case (.string(let text), _): try set(key, text, place)
                 default:
                     throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
