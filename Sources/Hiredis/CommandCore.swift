@@ -54,11 +54,12 @@ enum Waiter: Sendable {
         if case .task(_, let task?) = self { task.isCancelled } else { false }
     }
 
-    func finish(_ result: Result<RedisReply, RedisError>) {
+    /// `core`: whose queue it stood in.
+    func finish(_ result: Result<RedisReply, RedisError>, of core: CommandCore) {
         switch self {
         case .task(let continuation, _): continuation.resume(returning: result)
         case .callback(let completion): completion(result)
-        case .script(let run): run.finish(result)
+        case .script(let run): run.finish(result, of: core)
         case .probe: break
         }
     }
@@ -153,8 +154,8 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
 
     private func fail(_ waiter: Waiter, _ error: RedisError) {
         switch waiter {
-        case .task, .probe: waiter.finish(.failure(error))
-        case .callback, .script: eventLoop.execute { waiter.finish(.failure(error)) }
+        case .task, .probe: waiter.finish(.failure(error), of: self)
+        case .callback, .script: eventLoop.execute { waiter.finish(.failure(error), of: self) }
         }
     }
 
@@ -191,7 +192,9 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     private func sweepLater() {
         guard !isSweeping else { return }
         isSweeping = true
-        eventLoop.scheduleTask(in: Self.sweepInterval) { [weak self] in self?.sweep() }
+        // Not weak: every retain and release of an object that is referred to weakly takes a longer way, and there are
+        // several for a command. It goes on only while somebody waits for an answer.
+        eventLoop.scheduleTask(in: Self.sweepInterval) { self.sweep() }
     }
 
     private func sweep() {
@@ -222,7 +225,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 } else {
                     RedisError(.timedOut, effect: effect, "no answer within the deadline")
                 }
-            slot.waiter.finish(.failure(error))
+            slot.waiter.finish(.failure(error), of: self)
         }
     }
 
@@ -241,7 +244,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
         // A callback may submit, close and so on: all of that comes back to us through the event loop, later.
         for index in answered.indices {
             let (waiter, reply) = answered[index]
-            waiter.finish(.success(reply))
+            waiter.finish(.success(reply), of: self)
         }
         answered.removeAll(keepingCapacity: answered.count < 4096)
         return isMatched
@@ -256,14 +259,14 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
             return (state.queue.loseWritten(), hadUnanswered)
         }
         for slot in ended {
-            slot.waiter.finish(.failure(RedisError(error.code, effect: .unknown, error.message)))
+            slot.waiter.finish(.failure(RedisError(error.code, effect: .unknown, error.message)), of: self)
         }
         return hadUnanswered
     }
 
     func connectionWasRefused(_ error: RedisError) {
         let ended = state.withLock { $0.queue.failUnwritten() }
-        for slot in ended { slot.waiter.finish(.failure(error)) }
+        for slot in ended { slot.waiter.finish(.failure(error), of: self) }
     }
 
     func connectionNeedsProbe() {
@@ -284,7 +287,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 return (written, state.queue.failUnwritten())
             }
             for slot in written + unwritten {
-                slot.waiter.finish(.failure(Self.closed(wasWritten: slot.wasWritten)))
+                slot.waiter.finish(.failure(Self.closed(wasWritten: slot.wasWritten)), of: self)
             }
             return self.driver.close()
         }

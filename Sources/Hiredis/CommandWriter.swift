@@ -86,9 +86,30 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
                 let length = head.count + tail.count
                 reserve(length + 26)
                 putHeader(UInt8(ascii: "$"), length)
-                if let start = head.baseAddress { memcpy(base + count, start, head.count) }
-                if let start = tail.baseAddress { memcpy(base + count + head.count, start, tail.count) }
-                count += length
+                copy(head)
+                copy(tail)
+                putLineEnd()
+            }
+        }
+    }
+
+    /// A positive number and two texts as one argument, `number:first:second`.
+    package mutating func argument(_ number: Int64, _ first: String, _ second: String) {
+        precondition(number > 0)
+        var first = first
+        var second = second
+        first.withUTF8 { head in
+            second.withUTF8 { tail in
+                take()
+                let digits = Self.digits(number.magnitude)
+                let length = digits + head.count + tail.count + 2
+                reserve(length + 26)
+                putHeader(UInt8(ascii: "$"), length)
+                put(number.magnitude, digits: digits)
+                put(UInt8(ascii: ":"))
+                copy(head)
+                put(UInt8(ascii: ":"))
+                copy(tail)
                 putLineEnd()
             }
         }
@@ -170,6 +191,13 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
     private mutating func put(_ byte: UInt8) {
         base[count] = byte
         count += 1
+    }
+
+    /// There is room for it.
+    @inline(__always)
+    private mutating func copy(_ bytes: UnsafeBufferPointer<UInt8>) {
+        if let start = bytes.baseAddress { memcpy(base + count, start, bytes.count) }
+        count += bytes.count
     }
 
     @inline(__always)

@@ -139,9 +139,9 @@ extension RedisClient {
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
         ScriptRun(
-            core: core, script: script, keys: keys, arguments: arguments, deadline: deadline, encode: encode,
+            script: script, keys: keys, arguments: arguments, deadline: deadline, encode: encode,
             completion: completion
-        ).submit(whole: false)
+        ).submit(to: core, whole: false)
     }
 
     /// What a script followed by WAIT gave.
@@ -208,7 +208,6 @@ extension RedisClient {
 
 /// A script under way for a callback. One object and not closures in closures: each is an allocation a command.
 final class ScriptRun: Sendable {
-    private let core: CommandCore
     private let script: RedisScript
     private let keys: Int
     private let arguments: Int
@@ -217,11 +216,10 @@ final class ScriptRun: Sendable {
     private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void
 
     init(
-        core: CommandCore, script: RedisScript, keys: Int, arguments: Int, deadline: Duration?,
+        script: RedisScript, keys: Int, arguments: Int, deadline: Duration?,
         encode: @escaping @Sendable (inout CommandWriter) -> Void,
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
-        self.core = core
         self.script = script
         self.keys = keys
         self.arguments = arguments
@@ -231,7 +229,7 @@ final class ScriptRun: Sendable {
     }
 
     /// `whole`: by its text, the last resort.
-    func submit(whole: Bool) {
+    func submit(to core: CommandCore, whole: Bool) {
         let waiter: Waiter = whole ? .callback { [self] in completion($0.throwingErrorReply()) } : .script(self)
         core.submit(waiter, replies: 1, isSingle: true, deadline: deadline) { writer in
             script.begin(&writer, keys: keys, arguments: arguments, whole: whole)
@@ -239,8 +237,8 @@ final class ScriptRun: Sendable {
         }
     }
 
-    func finish(_ result: Result<RedisReply, RedisError>) {
-        if result.isUnknownScript { submit(whole: true) } else { completion(result.throwingErrorReply()) }
+    func finish(_ result: Result<RedisReply, RedisError>, of core: CommandCore) {
+        if result.isUnknownScript { submit(to: core, whole: true) } else { completion(result.throwingErrorReply()) }
     }
 }
 

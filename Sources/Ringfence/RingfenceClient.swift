@@ -79,9 +79,9 @@ public final class RingfenceClient: Service, Sendable {
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
-        // Weak: the table has the keeper, and a client that is dropped unclosed must let go of its connections. While
-        // there is a lease to lose, its handle has the table.
-        keeper.onLoss { [weak table] lease in table?.forget(lease) }
+        // The table has the keeper, so this holds both until the client goes (not by a weak reference, for which the table
+        // would pay with every lease). Who has a lease then has the table by it, and nobody waits there any more.
+        keeper.onLoss { [table] lease in table.forget(lease) }
         ticker.onTick { [table, keeper] now in
             keeper.tick(now: now)
             table.tick(now: now)
@@ -129,6 +129,7 @@ public final class RingfenceClient: Service, Sendable {
     deinit {
         hub.abandon()
         ticker.stop()
+        keeper.onLoss { _ in }
     }
 
     /// Stays until graceful shutdown or cancellation of the task, then releases what the client holds and closes it.

@@ -3,11 +3,21 @@
 // Strings as Redis sees them: bytes. Swift's `==`, `<` and hash follow Unicode's canonical equivalence, under which two
 // different keys of Redis can be equal.
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 extension String {
     package func hasSameBytes(as other: String) -> Bool {
         guard utf8.count == other.utf8.count else { return false }
         let same = utf8.withContiguousStorageIfAvailable { mine in
-            other.utf8.withContiguousStorageIfAvailable { others in mine.elementsEqual(others) }
+            other.utf8.withContiguousStorageIfAvailable { others in
+                mine.isEmpty || memcmp(mine.baseAddress!, others.baseAddress!, mine.count) == 0
+            }
         }
         return (same ?? nil) ?? utf8.elementsEqual(other.utf8)
     }

@@ -44,6 +44,36 @@ import Testing
 
     // MARK: HTTP
 
+    @Test func `a group whose ring has too many points lives on, and can be made smaller`() async throws {
+        try await withRedis { redis in
+            let first = try await Service.start(["--redis", redis.unixURL] + Self.patient)
+            var sessions: [String] = []
+            for number in 0..<5 {
+                let answer = try await first.request(
+                    "PUT", "/v1/groups/g/members/\(number)", "{\"weight\":1000,\(Self.hour)}")
+                sessions.append(try #require(answer["session"]))
+            }
+            // As if all had joined at once, each before it knew of the others.
+            try await redis.cli("HSET", "ringfence:{default}:policy:g", "unit", "4096")
+            let service = try await Service.start(["--redis", redis.unixURL] + Self.patient)
+            func put(_ number: Int, weight: Int) async throws -> Answer {
+                try await service.request(
+                    "PUT", "/v1/groups/g/members/\(number)",
+                    "{\"session\":\"\(sessions[number])\",\"weight\":\(weight),\(Self.hour)}")
+            }
+            for number in 0..<5 { #expect(try await put(number, weight: 1000).status == 200) }
+            let more = try await service.request("PUT", "/v1/groups/g/members/5", "{\(Self.hour)}")
+            #expect(more.status == 400 && more["detail"]?.hasPrefix("weight") == true, "\(more.body)")
+            for number in 0..<5 { #expect(try await put(number, weight: 2).status == 200) }
+            let ring = try await service.request("GET", "/v1/groups/g/ring")
+            #expect(ring.status == 200 && ring.body.contains(#""unit":4096"#), "\(ring.body)")
+            let again = try await put(0, weight: 3)
+            #expect(again.status == 200)
+            _ = await first.stop()
+            _ = await service.stop()
+        }
+    }
+
     @Test func `who never heard that it was let in is taken out again`() async throws {
         try await withRedis { redis in
             try await withClient(redis) { client in

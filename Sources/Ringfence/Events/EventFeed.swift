@@ -39,6 +39,8 @@ final class EventFeed: Sendable {
         /// Counts the lines: what an older one says is not heard any more.
         var lineNumber = 0
         var followers = 0
+        /// Counts followers that came: a stop that was put off is only done if nobody came since.
+        var follows = 0
         var timer: Scheduled<Void>?
         var timerAt: Nanos = .never
         var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
@@ -107,6 +109,7 @@ final class EventFeed: Sendable {
         let action: EventLogMachine<EventRecord>.Action? = state.withLock { state in
             guard !state.isClosed else { return nil }
             state.followers += 1
+            state.follows += 1
             metrics.eventSubscribers.record(state.followers)
             guard state.line == nil else { return EventLogMachine<EventRecord>.Action.none }
             state.lineNumber += 1
@@ -119,17 +122,19 @@ final class EventFeed: Sendable {
     }
 
     private func unfollow() {
-        let isLast = state.withLock { state in
+        let follows: Int? = state.withLock { state in
             state.followers -= 1
             metrics.eventSubscribers.record(state.followers)
-            return state.followers == 0 && !state.isClosed
+            return state.followers == 0 && !state.isClosed ? state.follows : nil
         }
-        guard isLast else { return }
-        eventLoop.scheduleTask(in: linger) { [weak self] in self?.stopIfUnfollowed() }
+        guard let follows else { return }
+        eventLoop.scheduleTask(in: linger) { [weak self] in self?.stop(ifNobodyCameAfter: follows) }
     }
 
-    private func stopIfUnfollowed() {
-        let line = state.withLock { state in state.followers == 0 ? Self.stop(&state) : nil }
+    private func stop(ifNobodyCameAfter follows: Int) {
+        let line = state.withLock { state in
+            state.followers == 0 && state.follows == follows ? Self.stop(&state) : nil
+        }
         guard let line else { return }
         Task { await line.close() }
     }

@@ -139,6 +139,13 @@ public struct Events: AsyncSequence, Sendable {
                     if record.group?.hasSameBytes(as: group) == true { return .item(.event(Event(record))) }
                 }
                 if Task.isCancelled { break }
+                // A batch without anything for this group: who waits only so long is told, and comes again. (Each call takes
+                // one batch at least.)
+                if !batch.isEmpty {
+                    batch = []
+                    next = 0
+                    if Moment.now >= end { return .nothing }
+                }
                 if follower == nil {
                     guard let made = events.feed.follow() else { throw RingfenceError.shutDown }
                     follower = made
@@ -247,7 +254,7 @@ public struct EventStatus: Sendable, Hashable {
     /// Somebody follows, messages come as they are published, and nothing is known to be missing. When this is false events
     /// come late, by a second or for as long as Redis cannot be reached; none is lost by it.
     public var isLive: Bool
-    /// Iterations that follow now.
+    /// Who follows now: iterations, each ``Group`` that is held, and pages being read.
     public var subscribers: Int
     /// How far this process has heard; nil while nobody follows.
     public var cursor: EventCursor?
@@ -331,9 +338,13 @@ extension RingfenceClient {
         }
         var page = try await read(after: from.seq)
         if cursor == nil {
-            // What was trimmed between the two answers was not asked for.
-            if page.head.first - 1 > from.seq { page = try await read(after: page.head.first - 1) }
-            from = LogPosition(gen: page.head.gen, seq: max(from.seq, page.head.first - 1))
+            // Between the two answers the log may have been trimmed, or have begun anew: its newest were asked for, whichever.
+            var seq = from.seq
+            if page.head.first - 1 > seq || page.head.seq < seq {
+                seq = max(page.head.first - 1, page.head.seq - Int64(limit))
+                page = try await read(after: seq)
+            }
+            from = LogPosition(gen: page.head.gen, seq: seq)
         }
         var result = EventPage(
             events: page.entries.map { Event($0) },

@@ -42,14 +42,12 @@ extension Group {
             try checkRing(with: record)
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
+        // Before anything is sent, for a join takes the id from whoever has it.
+        if let mismatch = policyMismatch { throw mismatch }
         let (answer, sentAt) = try await join(record)
-        guard answer.status == .member else {
-            throw RingfenceError(
-                .membershipReplaced, effect: .none,
-                "another process joined the group '\(name)' as '\(id)' at the same time; give each an id of its own")
-        }
-        if let mismatch = policyMismatch {
+        if var mismatch = policyMismatch {
             takeBack(record)
+            mismatch.effect = .unknown
             throw mismatch
         }
         let membership = Membership(
@@ -86,7 +84,20 @@ extension Group {
                 result = .failure(error)
             }
             switch took(result, sentAt: sentAt) {
-            case .success(let answer): return (answer, sentAt)
+            case .success(let answer) where answer.status == .member: return (answer, sentAt)
+            case .success:
+                // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
+                // before it and was not known here.
+                if mode == .again {
+                    throw RingfenceError(
+                        .unavailable, effect: .none,
+                        "joining the group '\(name)' as '\(record.id)': the first answer was lost, and another has the id "
+                            + "now; repeat it to take the id over")
+                }
+                throw RingfenceError(
+                    .membershipReplaced, effect: .none,
+                    "another process joined the group '\(name)' as '\(record.id)' at the same time; give each an id of "
+                        + "its own")
             case .failure(let error):
                 if error.effect != .none {
                     mayBeDone = true

@@ -218,8 +218,10 @@ public final class Group: Sendable {
     /// Whether Redis has ever been heard of.
     var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
 
+    /// Of what the group is made with here, should a join make it. Once it is made nobody who came this far wants another.
     func want(_ options: GroupOptions) {
         state.withLock { state in
+            guard state.machine.known.policy == nil else { return state.wanted = GroupOptions() }
             state.wanted.seed = options.seed ?? state.wanted.seed
             state.wanted.unit = options.unit ?? state.wanted.unit
         }

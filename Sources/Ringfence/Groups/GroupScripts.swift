@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // group.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
-// cannot have made is an error, never a guess, and so is a member whose record cannot be read, for a group shown without one
-// of its members would be another ring than everybody else's.
+// cannot have made is an error, never a guess. But for one thing: a member whose record cannot be read, because somebody wrote
+// it by hand or a later version has other limits, is left out, loudly. Its ring is then another one than that of whoever can
+// read it; as an error it would suspend every member of the group for the sake of one.
 
 import Hiredis
 import RingfenceCore
@@ -75,7 +76,7 @@ struct GroupScripts: Sendable {
         let keys = keys
         let eventLength = eventLength
         let generation = nonces.generation()
-        return ScriptCall(script: Self.script, keys: 7, arguments: 7 + arguments) { writer in
+        return ScriptCall(script: Self.script, keys: 7, arguments: 9 + arguments) { writer in
             writer.argument(keys.leases, group)
             writer.argument(keys.members, group)
             writer.argument(keys.state, group)
@@ -90,13 +91,20 @@ struct GroupScripts: Sendable {
             writer.argument(known.version)
             writer.argument(known.mark)
             writer.argument(known.longestLeaseMilliseconds)
+            if let policy = known.policy {
+                writer.argument("\(policy.seed)")
+                writer.argument(Int64(policy.unit))
+            } else {
+                writer.argument("")
+                writer.argument("")
+            }
             more(&writer)
         }
     }
 
     // MARK: Answers
 
-    /// nil if the script cannot have made it, or a member's record cannot be read.
+    /// nil if the script cannot have made it.
     static func answer(_ reply: RedisReply) -> GroupAnswer? {
         guard case .array(let items) = reply, items.count == 9 || items.count == 13,
             let status = items[0].text.flatMap({ GroupAnswer.Status(rawValue: $0) }), let gen = items[1].text,

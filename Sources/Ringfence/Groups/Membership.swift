@@ -165,9 +165,10 @@ public final class Membership: Sendable {
             if let weight {
                 // The group's lock is taken before a membership's, so this is not done under the latter.
                 var wish = guarded.withLock { $0.record }
+                let isMore = weight > wish.weight
                 wish.weight = weight
                 try Limits.check(wish)
-                try group.checkRing(with: wish)
+                if isMore { try group.checkRing(with: wish) }
             }
             (number, revision) = try guarded.withLock { guarded throws -> (Int, Int) in
                 var record = guarded.record

@@ -83,11 +83,12 @@ final class LeaseHandle: Sendable {
     }
 
     nonisolated(nonsending) func release() async throws {
-        let loss = state.lossError(at: Moment.now, effect: .unknown)
+        let now = Moment.now
+        let loss = state.lossError(at: now, effect: .unknown)
         let wasLive = state.end()
         if wasLive {
             keeper.remove(state)
-            await table.release(state)
+            await table.release(state, now: now)
         } else if loss != nil, state.claimLostRelease() {
             // Lost, and the work is over now: let go of what may still stand, such as the rest of several names.
             table.releaseInBackground(state)

@@ -45,7 +45,8 @@ struct LockScripts: Sendable {
     func release(_ names: [String], _ value: LockValue, successor: LockMachine.Successor?) -> ScriptCall {
         call(names, arguments: 8) { writer in
             begin(&writer, "release", names)
-            writer.argument(value.text)
+            // Its text, which is not made for this.
+            writer.argument(value.fence, value.nonce, value.owner)
             guard let successor else {
                 for _ in 0..<4 { writer.argument("") }
                 return

@@ -89,32 +89,32 @@ final class LockTable: Sendable {
         /// An acquire is under way of which nothing is known yet.
         var isAsking = false
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
+        /// The callers behind the machine's waiters, in their order; mostly one.
+        var waiting: [Waiting] = []
+        /// Releases under way whose callers wait; mostly one.
+        var releasing: [(value: LockValue, continuation: ReleaseContinuation)] = []
+
+        func add(_ one: Waiting) -> Bool {
+            waiting.append(one)
+            return true
+        }
+
+        func takeWaiting(_ id: LockMachine.WaiterID) -> Waiting? {
+            waiting.firstIndex { $0.id == id }.map { waiting.remove(at: $0) }
+        }
 
         init(ticketsAfter ticket: LockMachine.Ticket) { machine = LockMachine(ticketsAfter: ticket) }
     }
 
     private struct Waiting {
-        var key: Key
+        var id: LockMachine.WaiterID
         var use: Use
         var since: Nanos
         var continuation: WaitContinuation
     }
 
-    /// A value being let go. A fence is hashed faster than a nonce, and is nearly as rare.
-    private struct Released: Hashable {
-        let fence: Int64
-        let nonce: String
-
-        init(_ value: LockValue) { (fence, nonce) = (value.fence, value.nonce) }
-
-        func hash(into hasher: inout Hasher) { hasher.combine(fence) }
-    }
-
     private struct State {
         var entries: [Key: Entry] = [:]
-        var waiting: [LockMachine.WaiterID: Waiting] = [:]
-        /// Releases under way whose callers wait.
-        var releasing: [Released: ReleaseContinuation] = [:]
         var wakeAt = Nanos.never
         /// The newest ticket of any machine that was dropped: answers to its commands may still come.
         var lastTicket: LockMachine.Ticket = 0
@@ -192,13 +192,11 @@ final class LockTable: Sendable {
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
         return try await withTaskCancellationHandler {
             try await withWaitContinuation { continuation in
-                let waiting = Waiting(key: key, use: use, since: Moment.now, continuation: continuation)
-                let refused: Bool = handle(key, .wait(waiter), making: true) { state in
-                    guard !state.isShutDown else { return false }
-                    state.waiting[id] = waiting
-                    return true
+                let now = Moment.now
+                let waiting = Waiting(id: id, use: use, since: now, continuation: continuation)
+                if handle(key, .wait(waiter), making: true, now: now, prepare: { $0.add(waiting) }) {
+                    return continuation.resume(throwing: RingfenceError.shutDown)
                 }
-                if refused { return continuation.resume(throwing: RingfenceError.shutDown) }
                 ticker.start()  // after the waiter stands in the table: a ticker about to stop looks once more
                 // A cancellation before the waiter stood in the table found nobody to withdraw.
                 if Task.isCancelled { leave(key, id, .cancelledWait) }
@@ -209,10 +207,10 @@ final class LockTable: Sendable {
     }
 
     /// Releases and returns when Redis has answered, or did not in time.
-    nonisolated(nonsending) func release(_ lease: LeaseState) async {
+    nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async {
         await withReleaseContinuation { continuation in
-            _ = handle(lease.key, .release(lease.value), making: true) { state in
-                state.releasing[Released(lease.value)] = continuation
+            _ = handle(lease.key, .release(lease.value), making: true, now: now) {
+                $0.releasing.append((lease.value, continuation))
                 return true
             }
         }
@@ -238,7 +236,7 @@ final class LockTable: Sendable {
         for shard in shards {
             let waiting = shard.state.withLock { state in
                 state.isShutDown = true
-                return state.waiting.map { ($0.value.key, $0.key) }
+                return state.entries.flatMap { key, entry in entry.waiting.map { (key, $0.id) } }
             }
             for (key, id) in waiting { leave(key, id, .shutDown) }
         }
@@ -294,36 +292,37 @@ final class LockTable: Sendable {
     }
 
     /// How many wait here now.
-    var waiterCount: Int { shards.reduce(0) { $0 + $1.state.withLock { $0.waiting.count } } }
+    var waiterCount: Int {
+        shards.reduce(0) { $0 + $1.state.withLock { $0.entries.values.reduce(0) { $0 + $1.waiting.count } } }
+    }
 
     // MARK: The machine's turn
 
     private func leave(_ key: Key, _ id: LockMachine.WaiterID, _ error: RingfenceError) {
         var continuation: WaitContinuation?
-        _ = handle(key, .leave(id)) { state in
-            continuation = state.waiting.removeValue(forKey: id)?.continuation
+        _ = handle(key, .leave(id)) {
+            continuation = $0.takeWaiting(id)?.continuation
             return continuation != nil
         }
         continuation?.resume(throwing: error)
     }
 
-    /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock, and
-    /// may refuse; so does a machine that does not await the answer to `ticket` any more. True if the event was refused or
-    /// found no machine.
+    /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock, and may
+    /// refuse; so does a machine that does not await the answer to `ticket` any more, and every wait after the shutdown.
+    /// True if the event was refused or found no machine.
     private func handle(
         _ key: Key, _ event: LockMachine.Event, making: Bool = false, awaited ticket: LockMachine.Ticket? = nil,
-        error: RedisError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
-        prepare: (inout State) -> Bool = { _ in true }
+        error: RedisError? = nil, busy: (milliseconds: Int64, owner: String)? = nil, now: Nanos = Moment.now,
+        prepare: (Entry) -> Bool = { _ in true }
     ) -> Bool {
-        let now = Moment.now
         let afterwards: AfterwardsList? = shards[key.shard].state.withLock { state in
-            guard prepare(&state) else { return nil }
+            if state.isShutDown, case .wait = event { return nil }
             var found = state.entries[key]
             if found == nil, making {
                 found = Entry(ticketsAfter: state.lastTicket)
                 state.entries[key] = found
             }
-            guard let entry = found else { return nil }
+            guard let entry = found, prepare(entry) else { return nil }
             let heard = inboxIsHeard.load(ordering: .acquiring)
             let turn = entry.machine.turn(event, awaited: ticket, now: now, inboxHeard: heard) {
                 nonces.next(names: key.names.count)
@@ -335,7 +334,7 @@ final class LockTable: Sendable {
             }
             if let busy { entry.lastBusy = busy }
             var afterwards = AfterwardsList()
-            for action in turn.actions { perform(action, key, entry, &state, &turn, now, &afterwards) }
+            for action in turn.actions { perform(action, key, entry, &turn, now, &afterwards) }
             if turn.isIdle {
                 state.lastTicket = max(state.lastTicket, entry.machine.lastTicket)
                 state.entries[key] = nil
@@ -350,8 +349,8 @@ final class LockTable: Sendable {
     }
 
     private func perform(
-        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ state: inout State, _ turn: inout LockMachine.Turn,
-        _ now: Nanos, _ afterwards: inout AfterwardsList
+        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ turn: inout LockMachine.Turn, _ now: Nanos,
+        _ afterwards: inout AfterwardsList
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
@@ -364,7 +363,7 @@ final class LockTable: Sendable {
             let call = scripts.release(key.names, value, successor: successor)
             send(call, key, ticket, confirms: successor != nil)
         case .deliver(let id, let grant):
-            guard let waiting = state.waiting.removeValue(forKey: id) else { return }
+            guard let waiting = entry.takeWaiting(id) else { return }
             metrics.grants.increment()
             if turn.passes > 0 { metrics.passes.increment() }
             metrics.wait.recordNanoseconds(now - waiting.since)
@@ -380,11 +379,13 @@ final class LockTable: Sendable {
                 afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
             }
         case .refuse(let id, let refusal):
-            guard let waiting = state.waiting.removeValue(forKey: id) else { return }
+            guard let waiting = entry.takeWaiting(id) else { return }
             afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
         case .releaseDone(let value, _):
-            if let continuation = state.releasing.removeValue(forKey: Released(value)) {
-                afterwards.append(.released(continuation))
+            if let index = entry.releasing.firstIndex(where: {
+                $0.value.fence == value.fence && $0.value.nonce == value.nonce
+            }) {
+                afterwards.append(.released(entry.releasing.remove(at: index).continuation))
             }
         case .cleanUp(let nonce, let terms):
             cleanUp.perform(

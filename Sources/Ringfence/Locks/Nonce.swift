@@ -99,13 +99,18 @@ final class NonceSource: Sendable {
         return start + digits
     }
 
-    /// In hexadecimal.
+    /// In hexadecimal, half by half: shifting 128 bits for each digit is felt.
     private static func write(
         _ number: UInt128, digits: Int, to buffer: UnsafeMutableBufferPointer<UInt8>, at start: Int
     ) -> Int {
-        for position in 0..<digits {
-            let digit = UInt8(truncatingIfNeeded: number >> UInt128(4 * (digits - 1 - position))) & 15
-            buffer[start + position] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
+        var end = start + digits
+        var rest = UInt64(truncatingIfNeeded: number)
+        while end > start {
+            if end == start + digits - 16 { rest = UInt64(truncatingIfNeeded: number >> 64) }
+            end -= 1
+            let digit = UInt8(truncatingIfNeeded: rest & 15)
+            buffer[end] = digit &+ (digit < 10 ? UInt8(ascii: "0") : UInt8(ascii: "a") - 10)
+            rest &>>= 4
         }
         return start + digits
     }

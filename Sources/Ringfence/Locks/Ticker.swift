@@ -28,14 +28,16 @@ final class Ticker: Sendable {
         guard isRunning.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         let idle = IdleCount()
-        eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { [weak self] task in
-            guard let self, let work = self.work.withLock({ $0 }) else { return task.cancel() }
+        // Not weak: every retain and release of an object that is referred to weakly takes a longer way, and this is asked
+        // for with every lease. It ends itself when there is nothing to do.
+        eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { [self] task in
+            guard let work = work.withLock({ $0 }) else { return task.cancel() }
             if work.run(Moment.now) { return idle.reset() }
             guard idle.increment() >= Self.idleTicks else { return }
             task.cancel()
-            self.isRunning.store(false, ordering: .sequentiallyConsistent)
+            isRunning.store(false, ordering: .sequentiallyConsistent)
             // What came between the look and the stop found it running.
-            if work.run(Moment.now) { self.start() }
+            if work.run(Moment.now) { start() }
         }
     }
 

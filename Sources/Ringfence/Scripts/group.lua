@@ -5,14 +5,14 @@
 -- KEYS   1 leases:<group>, 2 members:<group>, 3 state:<group>, 4 policy:<group>, 5 groups, 6 events, 7 log
 -- ARGV   1 verb, 2 group, 3 a random text for a new generation of the log, 4 how many events are kept,
 --        5 the version of the group the caller knows (0: none), 6 its mark (''), 7 the longest lease it knows of in ms (0),
---        then by verb
---   watch  8 'leases' to be told them, else ''
---   beat   8 member, 9 session, 10 lease in ms, 11 the mark of its join
---   join   8 member, 9 session, 10 lease in ms, 11 record, 12 from whom it may take the id: 'first' anybody, 'again' nobody,
+--        8 its seed and 9 its unit, if it knows them (''), then by verb
+--   watch  10 'leases' to be told them, else ''
+--   beat   10 member, 11 session, 12 lease in ms, 13 the mark of its join
+--   join   10 member, 11 session, 12 lease in ms, 13 record, 14 from whom it may take the id: 'first' anybody, 'again' nobody,
 --          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
 --          member that is there (without a mark, one that is not there has expired and was never lost);
---          13 seed, 14 unit, for a group without policy
---   leave  8 member, 9 session ('' for whoever is there), 10 reason, 11 actor
+--          15 seed, 16 unit, for a group without policy
+--   leave  10 member, 11 session ('' for whoever is there), 12 reason, 13 actor
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
 --          members, leases, seed, unit }
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there);
@@ -38,12 +38,17 @@
 -- So a lease never ends early by this, but for one thing that no script can see: a clock set forward by less than two and
 -- a half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
 --
+-- Another server. One that was promoted, or restarted, may have lost the last beats it or its predecessor had answered, in
+-- less time than a gap takes: a member that cannot reach it yet would be taken out before its own clock tells it to stop.
+-- So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is another, nobody
+-- is taken out for as long as after a gap.
+--
 -- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one version and
 -- say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes it out.
 --
 -- Versions never go back. A caller that knows a higher version than is stored, or this version with another mark, knows
 -- what Redis has lost (it restarted without its data, or an older copy was promoted): the group goes on with the version
--- after it, says so (`state.rolledBack`), and nobody is taken out for the longest lease, the time for the others to come
+-- after it, with the seed and unit that the caller knows, says so (`state.rolledBack`), and nobody is taken out for the longest lease, the time for the others to come
 -- back. Until then (`ms of recovery`) callers that knew more members may go on with those. A member that is missing is
 -- told 'unknown' if the mark of its join is among what was lost, and 'expired' if not.
 --
@@ -59,9 +64,10 @@
 -- cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this is noticed.
 local verb, group, fresh, retain = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local known_version, known_mark, known_longest = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local id, session = ARGV[8], ARGV[9]
+local id, session = ARGV[10], ARGV[11]
 local SWEEP = 64
 local HOLD = 3000
+local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
 
 local function int(n) return string.format('%.0f', n) end
@@ -70,7 +76,7 @@ local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
 local log = redis.call('HMGET', KEYS[7], 'gen', 'seq')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
-    'shortest', 'longest', 'gaps')
+    'shortest', 'longest', 'gaps', 'run', 'runAt')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 local record = verb ~= 'watch' and redis.call('HGET', KEYS[2], id)
 
@@ -79,12 +85,14 @@ local version, mark = tonumber(state[1] or 0), state[2] or ''
 local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
 local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
 local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
+local group_run, run_at = state[10] or '', tonumber(state[11] or 0)
 
 local function pace_of() return shortest > 0 and math.min(1000, math.floor(shortest / 5)) or NO_LEASES_PACE end
 local now, pace = at + offset, pace_of()
 local is_gap = now - last > 2.5 * pace and first[1] and last > 0
 local is_behind = known_version > version or (known_version == version and known_mark ~= mark)
 local is_due = first[1] and tonumber(first[2]) <= now and now >= hold_until
+local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'
 local is_mine = record and string.sub(record, 1, #prefix) == prefix
 
@@ -110,9 +118,9 @@ local function view(status)
 end
 
 -- Nothing happened but time: nearly every call. What follows is not even built then.
-if known_mark == mark and now >= last and not (is_gap or is_behind or is_due) then
+if known_mark == mark and now >= last and not (is_gap or is_behind or is_due or is_server_due) then
     if verb == 'beat' and is_mine then
-        renew(tonumber(ARGV[10]))
+        renew(tonumber(ARGV[12]))
         return view('member')
     elseif verb == 'watch' and id == '' then
         return view('watching')
@@ -121,13 +129,20 @@ end
 
 -- MARK: the log
 
+-- Its process and its history; '' if it may not be asked.
+local server_name
 local function server()
+    if server_name then return server_name end
     local name = ''
     for _, part in ipairs({ { 'server', 'run_id' }, { 'replication', 'master_replid' } }) do
         local info = redis.pcall('INFO', part[1])
-        if type(info) ~= 'string' then return '' end
+        if type(info) ~= 'string' then
+            name = ''
+            break
+        end
         name = name .. '.' .. (string.match(info, part[2] .. ':(%w+)') or '')
     end
+    server_name = name
     return name
 end
 
@@ -236,6 +251,18 @@ end
 
 -- MARK: time
 
+-- From now on nobody is taken out, unless the last hold was too short ago.
+local function hold(reason, gap)
+    local length, held = math.min(longest, math.max(shortest, HOLD)), 0
+    if now - hold_until >= length then
+        held = length
+        hold_until = now + length
+    end
+    append({ { type = 'coordinator.gap', reason = reason,
+        detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
+    redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until))
+end
+
 if now < last then
     offset = offset + last - now
     now = last
@@ -244,14 +271,14 @@ elseif is_gap then
     gaps = gaps + 1
     now = gaps < 3 and last or last + pace
     offset = now - at
-    local held, hold = 0, math.min(longest, math.max(shortest, HOLD))
-    if now - hold_until >= hold then
-        held = hold
-        hold_until = now + hold
-    end
-    append({ { type = 'coordinator.gap',
-        detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
-    redis.call('HSET', KEYS[3], 'offset', int(offset), 'holdUntil', int(hold_until), 'gaps', int(gaps))
+    hold('"silence"', gap)
+    redis.call('HSET', KEYS[3], 'offset', int(offset), 'gaps', int(gaps))
+end
+
+if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)) then
+    local run = server()
+    if run ~= '' and group_run ~= '' and run ~= group_run then hold('"server"', 0) end
+    redis.call('HSET', KEYS[3], 'run', run, 'runAt', int(now))
 end
 
 -- MARK: versions never go back
@@ -264,6 +291,7 @@ if is_behind then
     change({ { type = 'state.rolledBack',
         detail = '{"from":' .. int(known_version) .. ',"to":' .. int(was) .. '}' } })
     if was == 0 then redis.call('SADD', KEYS[5], group) end
+    if ARGV[8] ~= '' then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
 end
 
@@ -301,14 +329,14 @@ local status = 'watching'
 if verb == 'beat' then
     if is_mine then
         status = 'member'
-        renew(tonumber(ARGV[10]))
+        renew(tonumber(ARGV[12]))
     elseif record then
         status = 'replaced'
     else
-        status = is_lost(ARGV[11]) and 'unknown' or 'expired'
+        status = is_lost(ARGV[13]) and 'unknown' or 'expired'
     end
 elseif verb == 'join' then
-    local lease_ms, text, mode, was = tonumber(ARGV[10]), ARGV[11], ARGV[12], {}
+    local lease_ms, text, mode, was = tonumber(ARGV[12]), ARGV[13], ARGV[14], {}
     local may_take = not record or mode == 'first' or mode == 'over:' .. session_of(record)
     if record and not is_mine then
         for old in string.gmatch(redis.call('HGET', KEYS[3], 'was:' .. id) or '', '%S+') do
@@ -323,13 +351,14 @@ elseif verb == 'join' then
         status = since ~= '' and is_lost(since) and 'unknown' or 'expired'
     else
         status = 'member'
+        local was_empty = not first[1]
         if not is_mine then
             local event = { type = 'member.joined', member = cjson.encode(id), reason = '"new"', detail = text }
             if record then
                 event.reason, event.previous = '"replaced"', cjson.encode(session_of(record))
             end
             change({ event })
-            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[13]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[14]) end
+            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[15]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[16]) end
             if record then
                 table.insert(was, 1, session_of(record))
                 redis.call('HSET', KEYS[3], 'was:' .. id, table.concat(was, ' '))
@@ -343,6 +372,7 @@ elseif verb == 'join' then
             count_lease(lease_ms, 1)
             look_at_leases()
         end
+        if was_empty then redis.call('HSET', KEYS[3], 'run', server(), 'runAt', int(now)) end
         renew(lease_ms)
     end
 elseif verb == 'leave' then
@@ -350,8 +380,8 @@ elseif verb == 'leave' then
         status = 'left'
         local event = { type = 'member.left', member = cjson.encode(id),
             detail = '{"session":' .. cjson.encode(session_of(record)) .. '}' }
-        if ARGV[10] ~= '' then event.reason = cjson.encode(ARGV[10]) end
-        if ARGV[11] ~= '' then event.actor = cjson.encode(ARGV[11]) end
+        if ARGV[12] ~= '' then event.reason = cjson.encode(ARGV[12]) end
+        if ARGV[13] ~= '' then event.actor = cjson.encode(ARGV[13]) end
         change({ event })
         take_out(id, record)
         look_at_leases()

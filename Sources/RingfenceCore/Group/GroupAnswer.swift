@@ -93,11 +93,15 @@ package struct GroupKnowledge: Sendable, Equatable {
     package var version: Int64
     package var mark: String
     package var longestLeaseMilliseconds: Int64
+    package var policy: RingPolicy?
 
-    package init(version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0) {
+    package init(
+        version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0, policy: RingPolicy? = nil
+    ) {
         self.version = version
         self.mark = mark
         self.longestLeaseMilliseconds = longestLeaseMilliseconds
+        self.policy = policy
     }
 
     package static let none = GroupKnowledge()

@@ -67,7 +67,8 @@ package struct GroupMachine: Sendable {
     package var knowledge: GroupKnowledge {
         GroupKnowledge(
             version: known.version, mark: mark,
-            longestLeaseMilliseconds: known.members.reduce(0) { max($0, $1.leaseMilliseconds) })
+            longestLeaseMilliseconds: known.members.reduce(0) { max($0, $1.leaseMilliseconds) },
+            policy: known.policy)
     }
 
     /// When to ask again. `dice`: 0 to 3 ms, so that not all watchers ask for one death at once.

@@ -135,12 +135,13 @@ struct EventRoutes: Sendable {
         let isFiltered = wish.group != nil || wish.type != nil
         // The newest that a filter wants lie anywhere; the newest without a filter are a page of their own.
         var result = try await read(wish.after, isFiltered ? 1000 : wish.limit)
-        if isFiltered, wish.after == nil {
+        guard isFiltered else { return result }
+        if wish.after == nil, result.end != .start {
             let from = max(result.oldest.seq, result.end.seq - Int64(Self.scanMaximum))
             guard let start = EventCursor("\(result.end.gen):\(from)") else { return result }
-            if result.end != .start { result = try await read(start, 1000) }
+            // If that was trimmed meanwhile, the log is moving fast, and its newest page will do.
+            if let older = try await next(start) { result = older }
         }
-        guard isFiltered else { return result }
         var found: [Event] = []
         var scanned = 0
         while true {
@@ -153,9 +154,8 @@ struct EventRoutes: Sendable {
                 return result
             }
             guard result.next != result.end, scanned < Self.scanMaximum else { break }
-            let next = try await read(result.next, 1000)
-            // What the log drops meanwhile is said by the next page, which goes on from here.
-            if next.events.isEmpty { break }
+            // What the log drops meanwhile is said to the next request, which goes on from here.
+            guard let next = try await next(result.next), !next.events.isEmpty else { break }
             result = next
         }
         result.events = wish.after == nil ? found.suffix(wish.limit) : found
@@ -166,6 +166,12 @@ struct EventRoutes: Sendable {
         let page = try await client.eventPage(after: cursor, limit: limit)
         guard !page.isReset else { throw Self.gone(page.end, page.oldest, page.lost) }
         return page
+    }
+
+    /// The page behind a cursor that nobody asked for by name; nil if the log has no such place any more.
+    private func next(_ cursor: EventCursor) async throws -> EventPage? {
+        let page = try await client.eventPage(after: cursor, limit: 1000)
+        return page.isReset ? nil : page
     }
 
     private static func gone(_ cursor: EventCursor, _ oldest: EventCursor, _ lost: Int?) -> Problem {

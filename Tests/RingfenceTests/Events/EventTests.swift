@@ -171,6 +171,28 @@ import Testing
         }
     }
 
+    @Test func `a group's iteration tells who waits only so long where it is, in the midst of others' events`()
+        async throws
+    {
+        try await withEvents { _, _, writer, client in
+            let mine = try await writer.append(1, group: "x")
+            let end = try await writer.append(5000, group: "y")
+            var iterator = try client.events(ofGroup: "x", after: .start).makeAsyncIterator()
+            guard case .item(.event(let event)) = try await iterator.next(within: .seconds(120)) else {
+                throw TestSupportError("the first event comes first")
+            }
+            #expect(event.cursor == mine)
+            var stops: [EventCursor] = []
+            while stops.last != end {
+                guard case .nothing = try await iterator.next(within: .zero) else {
+                    throw TestSupportError("nothing else is of this group")
+                }
+                if let cursor = iterator.cursor, cursor != stops.last { stops.append(cursor) }
+            }
+            #expect(stops.count > 5, "\(stops)")
+        }
+    }
+
     @Test func `a Redis that refuses is said, not waited for`() async throws {
         try await withEvents { server, observer, writer, _ in
             try await writer.append(3)

@@ -46,6 +46,29 @@ import Testing
             }
         }
     }
+
+    @Test func `a promoted server that lost beats takes nobody out before that member's own clock would`() async throws
+    {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: 6)
+                try await fuzz.playPromotion()
+                await fuzz.close()
+            }
+        }
+    }
+
+    @Test func `who knew a group that Redis lost gives it its seed and unit back, though another made it anew`()
+        async throws
+    {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: 7)
+                try await fuzz.playLostPolicy()
+                await fuzz.close()
+            }
+        }
+    }
 }
 
 /// The model and the server side by side.
@@ -135,8 +158,8 @@ final class GroupScriptFuzz {
             end
             text[#text + 1] = redis.call('HLEN', KEYS[i + 1])
             local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
-                'recoverUntil', 'shortest', 'longest', 'gaps')
-            for j = 1, 9 do text[#text + 1] = state[j] or '0' end
+                'recoverUntil', 'shortest', 'longest', 'gaps', 'runAt', 'run')
+            for j = 1, 11 do text[#text + 1] = state[j] or '0' end
             text[#text + 1] = redis.call('HGET', KEYS[i + 3], 'seed') or ''
             text[#text + 1] = redis.call('SISMEMBER', KEYS[#KEYS - 2], ARGV[(i + 3) / 4])
         end
@@ -201,6 +224,55 @@ final class GroupScriptFuzz {
         #expect(model.groups["g"]!.members.keys.map { String(decoding: $0, as: UTF8.self) } == ["alive"])
         let expired = model.events.filter { $0.type == "member.expired" }
         #expect(expired.count == 200 && Set(expired.map(\.member)).count == 200)
+    }
+
+    func playPromotion() async throws {
+        func join(_ id: String) -> Step {
+            let record = MemberRecord(id: id, session: id, leaseMilliseconds: 3000)
+            return .call(.join(record, .first, Self.policy), group: "g", known: .none)
+        }
+        func beat(_ id: String) -> Step {
+            let joined = model.groups["g"]!.mark
+            return .call(
+                .beat(id: id, session: id, leaseMilliseconds: 3000, joined: joined), group: "g", known: .none)
+        }
+        func members() -> Int { model.groups["g"]!.members.count }
+        try await play([join("a"), join("b")])
+        for beats in 0..<4 {
+            model.clock += 600
+            try await play([beat("a"), beat("b")])
+            // The replica is this far; its primary lives on for two beats.
+            if beats == 1 { try await play([.save]) }
+        }
+        let lastOfA = model.clock
+        try await play([.stepBack])
+        while model.clock < lastOfA + 3000 {
+            model.clock += 200
+            try await play([beat("b")])
+            #expect(members() == 2, "\(model.clock - lastOfA) ms after its last beat")
+        }
+        #expect(model.events.last?.text.contains(#""reason":"server""#) == true)
+        while model.clock < lastOfA + 6000 {
+            model.clock += 200
+            try await play([beat("b")])
+        }
+        #expect(members() == 1, "the dead are found in the end")
+    }
+
+    func playLostPolicy() async throws {
+        let mine = RingPolicy(seed: 7, unit: 100)
+        func join(_ id: String, _ policy: RingPolicy) -> Step {
+            let record = MemberRecord(id: id, session: id, leaseMilliseconds: 3000)
+            return .call(.join(record, .first, policy), group: "g", known: .none)
+        }
+        try await play([join("a", mine), join("b", Self.policy)])
+        #expect(model.groups["g"]?.policy == mine)
+        let known = GroupKnowledge(
+            version: 2, mark: model.groups["g"]!.mark, longestLeaseMilliseconds: 3000, policy: mine)
+        try await play([.forget, join("newcomer", Self.policy)])
+        #expect(model.groups["g"]?.policy == Self.policy)
+        try await play([.call(.watch(leases: false), group: "g", known: known)])
+        #expect(model.groups["g"]?.policy == mine && model.groups["g"]?.version == 3)
     }
 
     /// Plays the given steps, or random ones for nil: in the model first, then all in one write on Redis.
@@ -360,7 +432,8 @@ final class GroupScriptFuzz {
             if let gen, gen != model.log?.gen { forks += 1 }
             views[group, default: []].append(
                 GroupKnowledge(
-                    version: answer.version, mark: answer.mark, longestLeaseMilliseconds: random.pick(0...7000)))
+                    version: answer.version, mark: answer.mark, longestLeaseMilliseconds: random.pick(0...7000),
+                    policy: random.chance(50) ? RingPolicy(seed: random.pick([7, .max]), unit: 100) : nil))
             if views[group]!.count > 12 { views[group]!.removeFirst() }
             if case .join(let record, _, _) = verb, answer.status == .member,
                 let index = members[group]?.lastIndex(where: { $0.session == record.session && $0.joined.isEmpty })
@@ -385,7 +458,8 @@ final class GroupScriptFuzz {
             lines += [
                 "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
                 "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
-                "\(group.longest)", "\(group.gaps)", group.policy.map { "\($0.seed)" } ?? "",
+                "\(group.longest)", "\(group.gaps)", "\(group.runAt)", group.run.isEmpty ? "0" : ".\(group.run).x",
+                group.policy.map { "\($0.seed)" } ?? "",
                 group.version > 0 ? "1" : "0",
             ]
         }

@@ -5,7 +5,7 @@
 // and two ways of thinking, to stay unseen. It is written from the contract in the script's header:
 //
 //  - a group is its members, each with the end of its lease in group time, and a version with the mark of its last event;
-//  - a call is: time, then healing, then the dead, then the verb; each change set is one version;
+//  - a call is: time, then whether the server is still the same, then healing, then the dead, then the verb; each change set is one version;
 //  - an event is written down once, under the next number of the log; the log forks when its server is another.
 //
 // Nothing is kept that can be told from the members: the script counts leases, the model looks. Time is the caller's: `clock`
@@ -48,6 +48,9 @@ package struct GroupServerModel: Sendable {
         package var recoverUntil: Int64 = 0
         /// In a row, up to the last call.
         package var gaps: Int64 = 0
+        /// The server that was seen last, and when.
+        package var run = ""
+        package var runAt: Int64 = 0
         /// By the bytes of their ids.
         package var members: [[UInt8]: Held] = [:]
         package var policy: RingPolicy?
@@ -121,6 +124,7 @@ package struct GroupServerModel: Sendable {
     ) -> GroupAnswer {
         var group = groups[name] ?? Group()
         passTime(&group, name, fresh)
+        lookAtServer(&group, name, fresh)
         heal(&group, name, fresh, known)
         buryTheDead(&group, name, fresh, verb.id)
         let status = perform(verb, &group, name, fresh)
@@ -139,16 +143,30 @@ package struct GroupServerModel: Sendable {
             group.gaps += 1
             isGap = true
             group.offset -= elapsed - (group.gaps > 2 ? group.pace : 0)
-            let now = clock + group.offset
-            let shortest = group.members.values.map(\.record.leaseMilliseconds).min() ?? 0
-            let hold = min(group.longest, max(shortest, 3000))
-            let mayHold = now - group.holdUntil >= hold
-            if mayHold { group.holdUntil = now + hold }
-            note(
-                name, "coordinator.gap", fresh,
-                detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
+            group.now = clock + group.offset
+            hold(&group, name, fresh, "silence", elapsed)
         }
         group.now = clock + group.offset
+    }
+
+    private mutating func hold(
+        _ group: inout Group, _ name: String, _ fresh: String, _ reason: String, _ elapsed: Int64
+    ) {
+        let length = min(group.longest, max(group.shortest, 3000))
+        let mayHold = group.now - group.holdUntil >= length
+        if mayHold { group.holdUntil = group.now + length }
+        note(
+            name, "coordinator.gap", fresh, more: ",\"reason\":\"\(reason)\"",
+            detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? length : 0)}")
+    }
+
+    /// Before anybody is taken out, and every 10 s: another server may have lost the last beats.
+    private mutating func lookAtServer(_ group: inout Group, _ name: String, _ fresh: String) {
+        guard let firstEnd = group.firstEnd else { return }
+        let isDue = group.now >= max(firstEnd, group.holdUntil)
+        guard isDue || group.now - group.runAt >= 10_000 else { return }
+        if !group.run.isEmpty, group.run != run, !flaws.ignoresGaps { hold(&group, name, fresh, "server", 0) }
+        (group.run, group.runAt) = (run, group.now)
     }
 
     private mutating func heal(_ group: inout Group, _ name: String, _ fresh: String, _ known: GroupKnowledge) {
@@ -156,6 +174,7 @@ package struct GroupServerModel: Sendable {
         guard (known.version, known.mark) != (group.version, group.mark), known.version >= group.version else { return }
         let stored = group.version
         group.version = known.version
+        group.policy = known.policy ?? group.policy
         group.holdUntil = max(group.holdUntil, group.now + max(group.longest, known.longestLeaseMilliseconds))
         group.recoverUntil = group.holdUntil
         change(
@@ -213,7 +232,9 @@ package struct GroupServerModel: Sendable {
         _ fresh: String
     ) -> GroupAnswer.Status {
         let key = Array(record.id.utf8)
+        let wasEmpty = group.members.isEmpty
         let text = String(decoding: record.json, as: UTF8.self)
+        defer { if wasEmpty, group.members[key] != nil { (group.run, group.runAt) = (run, group.now) } }
         let held = group.members[key]
         var before: [String] = []
         if let held, held.record.session == record.session {
