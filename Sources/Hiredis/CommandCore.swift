@@ -46,22 +46,12 @@ enum Waiter: Sendable {
     /// Called on the event loop.
     case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
     /// Called on the event loop.
-    case script(ScriptRun)
+    case script(any ScriptErrand)
     /// Our own PING.
     case probe
 
     var isCancelled: Bool {
         if case .task(_, let task?) = self { task.isCancelled } else { false }
-    }
-
-    /// `core`: whose queue it stood in.
-    func finish(_ result: Result<RedisReply, RedisError>, of core: CommandCore) {
-        switch self {
-        case .task(let continuation, _): continuation.resume(returning: result)
-        case .callback(let completion): completion(result)
-        case .script(let run): run.finish(result, of: core)
-        case .probe: break
-        }
     }
 }
 

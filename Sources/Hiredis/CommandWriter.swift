@@ -78,41 +78,29 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
 
     /// Two texts as one argument, such as a key's prefix and a name.
     package mutating func argument(_ first: String, _ second: String) {
-        var first = first
-        var second = second
-        first.withUTF8 { head in
-            second.withUTF8 { tail in
-                take()
-                let length = head.count + tail.count
-                reserve(length + 26)
-                putHeader(UInt8(ascii: "$"), length)
-                copy(head)
-                copy(tail)
-                putLineEnd()
-            }
-        }
+        let length = first.utf8.count + second.utf8.count
+        take()
+        reserve(length + 26)
+        putHeader(UInt8(ascii: "$"), length)
+        copy(first)
+        copy(second)
+        putLineEnd()
     }
 
     /// A positive number and two texts as one argument, `number:first:second`.
     package mutating func argument(_ number: Int64, _ first: String, _ second: String) {
         precondition(number > 0)
-        var first = first
-        var second = second
-        first.withUTF8 { head in
-            second.withUTF8 { tail in
-                take()
-                let digits = Self.digits(number.magnitude)
-                let length = digits + head.count + tail.count + 2
-                reserve(length + 26)
-                putHeader(UInt8(ascii: "$"), length)
-                put(number.magnitude, digits: digits)
-                put(UInt8(ascii: ":"))
-                copy(head)
-                put(UInt8(ascii: ":"))
-                copy(tail)
-                putLineEnd()
-            }
-        }
+        let digits = Self.digits(number.magnitude)
+        let length = digits + first.utf8.count + second.utf8.count + 2
+        take()
+        reserve(length + 26)
+        putHeader(UInt8(ascii: "$"), length)
+        put(number.magnitude, digits: digits)
+        put(UInt8(ascii: ":"))
+        copy(first)
+        put(UInt8(ascii: ":"))
+        copy(second)
+        putLineEnd()
     }
 
     /// A number, in decimal.
@@ -193,11 +181,15 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
         count += 1
     }
 
-    /// There is room for it.
+    /// There is room for it. (Not by `withUTF8`, which needs a copy of the text to be made and let go.)
     @inline(__always)
-    private mutating func copy(_ bytes: UnsafeBufferPointer<UInt8>) {
-        if let start = bytes.baseAddress { memcpy(base + count, start, bytes.count) }
-        count += bytes.count
+    private mutating func copy(_ text: String) {
+        let target = base + count
+        let done: Void? = text.utf8.withContiguousStorageIfAvailable { bytes in
+            if let start = bytes.baseAddress { memcpy(target, start, bytes.count) }
+        }
+        if done == nil { for (index, byte) in text.utf8.enumerated() { target[index] = byte } }
+        count += text.utf8.count
     }
 
     @inline(__always)

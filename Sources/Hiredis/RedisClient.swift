@@ -138,11 +138,15 @@ extension RedisClient {
         _ encode: @escaping @Sendable (inout CommandWriter) -> Void,
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
-        ScriptRun(
-            script: script, keys: keys, arguments: arguments, deadline: deadline, encode: encode,
-            completion: completion
-        ).submit(to: core, whole: false)
+        run(
+            ScriptRun(
+                script: script, keys: keys, arguments: arguments, deadline: deadline, encode: encode,
+                completion: completion))
     }
+
+    /// The same with all that belongs to it in one object of the caller's: where a script is run a hundred thousand times a
+    /// second, closures are felt. It is told the result on the event loop, exactly once.
+    package func run(_ errand: any ScriptErrand) { core.submit(errand, whole: false) }
 
     /// What a script followed by WAIT gave.
     package struct Confirmed: Sendable, Equatable {
@@ -206,12 +210,24 @@ extension RedisClient {
     }
 }
 
-/// A script under way for a callback. One object and not closures in closures: each is an allocation a command.
-final class ScriptRun: Sendable {
-    private let script: RedisScript
-    private let keys: Int
-    private let arguments: Int
-    private let deadline: Duration?
+/// A script to be run, and who is told.
+package protocol ScriptErrand: AnyObject, Sendable {
+    var script: RedisScript { get }
+    var keys: Int { get }
+    var arguments: Int { get }
+    /// From when it is submitted; nil: the configuration's `commandTimeout`.
+    var deadline: Duration? { get }
+    /// Writes the keys and arguments; once, or twice if the server does not know the script yet.
+    func encode(_ writer: inout CommandWriter)
+    func finish(_ result: Result<RedisReply, RedisError>)
+}
+
+/// An errand of closures.
+private final class ScriptRun: ScriptErrand {
+    let script: RedisScript
+    let keys: Int
+    let arguments: Int
+    let deadline: Duration?
     private let encode: @Sendable (inout CommandWriter) -> Void
     private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void
 
@@ -228,17 +244,35 @@ final class ScriptRun: Sendable {
         self.completion = completion
     }
 
+    func encode(_ writer: inout CommandWriter) { encode(&writer) }
+    func finish(_ result: Result<RedisReply, RedisError>) { completion(result) }
+}
+
+extension CommandCore {
     /// `whole`: by its text, the last resort.
-    func submit(to core: CommandCore, whole: Bool) {
-        let waiter: Waiter = whole ? .callback { [self] in completion($0.throwingErrorReply()) } : .script(self)
-        core.submit(waiter, replies: 1, isSingle: true, deadline: deadline) { writer in
-            script.begin(&writer, keys: keys, arguments: arguments, whole: whole)
-            encode(&writer)
+    fileprivate func submit(_ errand: any ScriptErrand, whole: Bool) {
+        let waiter: Waiter = whole ? .callback { errand.finish($0.throwingErrorReply()) } : .script(errand)
+        submit(waiter, replies: 1, isSingle: true, deadline: errand.deadline) { writer in
+            errand.script.begin(&writer, keys: errand.keys, arguments: errand.arguments, whole: whole)
+            errand.encode(&writer)
         }
     }
+}
 
+extension Waiter {
+    /// `core`: whose queue it stood in.
     func finish(_ result: Result<RedisReply, RedisError>, of core: CommandCore) {
-        if result.isUnknownScript { submit(to: core, whole: true) } else { completion(result.throwingErrorReply()) }
+        switch self {
+        case .task(let continuation, _): continuation.resume(returning: result)
+        case .callback(let completion): completion(result)
+        case .script(let errand):
+            if result.isUnknownScript {
+                core.submit(errand, whole: true)
+            } else {
+                errand.finish(result.throwingErrorReply())
+            }
+        case .probe: break
+        }
     }
 }
 

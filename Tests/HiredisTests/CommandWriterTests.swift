@@ -57,6 +57,20 @@ import Testing
         }
     }
 
+    @Test func `an argument of parts is the argument of the whole`() {
+        for (first, second) in [("", ""), ("key:", "grüße"), ("a", String(repeating: "💳", count: 500))] {
+            var writer = CommandWriter(capacity: 16)
+            writer.begin(4)
+            writer.argument("X")
+            writer.argument(first, second)
+            writer.argument(1_795_399_200_123_456, first, second)
+            writer.argument(Int64(7), second, first)
+            let written = Array(writer.bytes)
+            let whole = ["X", first + second, "1795399200123456:\(first):\(second)", "7:\(second):\(first)"]
+            #expect(written == Self.reference(whole.map { Array($0.utf8) }))
+        }
+    }
+
     @Test(arguments: [0, 1, 3, 20])
     func `a template is the same command`(following: Int) {
         let template = CommandTemplate(["SET", "key with space", ""], following: following)

@@ -324,9 +324,9 @@ final class LockScriptFuzz {
         let keys = scripts.keys
         switch step {
         case .acquire(let ask, let queues):
-            encode(scripts.acquire(ask.names, nonce: ask.nonce, ask.terms, queues: queues), clock, &writer)
+            encode(scripts.call(ask.names, .acquire(nonce: ask.nonce, ask.terms, queues: queues)), clock, &writer)
         case .release(let names, let value, let successor):
-            encode(scripts.release(names, value, successor: successor), clock, &writer)
+            encode(scripts.call(names, .release(value, successor: successor)), clock, &writer)
         case .cancel(let ask):
             encode(scripts.cancel(ask.names, nonce: ask.nonce, ask.terms), clock, &writer)
         case .force(let name): encode(scripts.force(name, actor: "admin", reason: "fuzz"), clock, &writer)

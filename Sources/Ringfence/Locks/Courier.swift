@@ -49,6 +49,11 @@ final class Courier: Sendable {
             completion: completion)
     }
 
+    /// The same for what stands in one object.
+    func run(_ errand: any ScriptErrand, confirmation: Confirmation?) {
+        client(for: confirmation).run(errand)
+    }
+
     /// Runs the call and asks, in the same write, how many replicas have it.
     func runConfirmed(
         _ call: ScriptCall, _ confirmation: Confirmation,

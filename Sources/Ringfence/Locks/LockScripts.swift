@@ -32,18 +32,32 @@ struct LockScripts: Sendable {
 
     // MARK: Calls
 
-    func acquire(_ names: [String], nonce: String, _ terms: LockTerms, queues: Bool) -> ScriptCall {
-        call(names, arguments: 7) { writer in
+    /// What is asked of lock.lua most.
+    enum Verb: Sendable {
+        case acquire(nonce: String, LockTerms, queues: Bool)
+        case release(LockValue, successor: LockMachine.Successor?)
+
+        var arguments: Int {
+            switch self {
+            case .acquire: 7
+            case .release: 8
+            }
+        }
+    }
+
+    func call(_ names: [String], _ verb: Verb) -> ScriptCall {
+        call(names, arguments: verb.arguments) { encode(names, verb, &$0) }
+    }
+
+    func encode(_ names: [String], _ verb: Verb, _ writer: inout CommandWriter) {
+        switch verb {
+        case .acquire(let nonce, let terms, let queues):
             begin(&writer, "acquire", names)
             writer.argument(nonce)
             writer.argument(terms.owner)
             writer.argument(terms.holdMilliseconds)
             writer.argument(queues ? "queue" : "")
-        }
-    }
-
-    func release(_ names: [String], _ value: LockValue, successor: LockMachine.Successor?) -> ScriptCall {
-        call(names, arguments: 8) { writer in
+        case .release(let value, let successor):
             begin(&writer, "release", names)
             // Its text, which is not made for this.
             writer.argument(value.fence, value.nonce, value.owner)
@@ -57,6 +71,9 @@ struct LockScripts: Sendable {
             writer.argument(successor.yields ? "queue" : "")
         }
     }
+
+    /// Keys of lock.lua for so many names.
+    static func keys(of names: [String]) -> Int { names.count * 3 + 1 }
 
     func cancel(_ names: [String], nonce: String, _ terms: LockTerms) -> ScriptCall {
         call(names, arguments: 6) { writer in
@@ -105,7 +122,7 @@ struct LockScripts: Sendable {
     private func call(
         _ names: [String], arguments: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) -> ScriptCall {
-        ScriptCall(script: Self.lock, keys: names.count * 3 + 1, arguments: arguments, encode: encode)
+        ScriptCall(script: Self.lock, keys: Self.keys(of: names), arguments: arguments, encode: encode)
     }
 
     private func begin(_ writer: inout CommandWriter, _ verb: String, _ names: [String]) {

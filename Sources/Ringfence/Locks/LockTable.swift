@@ -228,7 +228,7 @@ final class LockTable: Sendable {
     /// Lets go of a grant that is not kept here, and does not wait for it.
     func giveBack(_ names: [String], _ value: LockValue, holdMilliseconds: Int64) {
         cleanUp.perform(
-            scripts.release(names, value, successor: nil), confirmation: nil, holdMilliseconds: holdMilliseconds)
+            scripts.call(names, .release(value, successor: nil)), confirmation: nil, holdMilliseconds: holdMilliseconds)
     }
 
     /// Ends every wait; new ones are refused.
@@ -355,13 +355,11 @@ final class LockTable: Sendable {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
             entry.isAsking = true
-            let call = scripts.acquire(key.names, nonce: nonce, terms, queues: queue)
-            send(call, key, ticket, asked: (nonce, terms))
+            send(.acquire(nonce: nonce, terms, queues: queue), key, ticket)
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
-            let call = scripts.release(key.names, value, successor: successor)
-            send(call, key, ticket, confirms: successor != nil)
+            send(.release(value, successor: successor), key, ticket)
         case .deliver(let id, let grant):
             guard let waiting = entry.takeWaiting(id) else { return }
             metrics.grants.increment()
@@ -422,23 +420,52 @@ final class LockTable: Sendable {
 
     // MARK: Commands and their answers
 
-    private func send(
-        _ call: ScriptCall, _ key: Key, _ ticket: LockMachine.Ticket, confirms: Bool = true,
-        asked: (nonce: String, terms: LockTerms)? = nil
-    ) {
-        guard confirms, let confirmation = key.confirmation else {
-            return courier.run(call, confirmation: key.confirmation) { [self] result in
-                switch result {
-                case .success(let reply): answered(key, ticket, reply, acknowledged: .max, asked)
-                case .failure(let error): failed(key, ticket, error, asked)
-                }
+    /// A command of a machine, under way.
+    private final class Errand: ScriptErrand {
+        let table: LockTable
+        let key: Key
+        let ticket: LockMachine.Ticket
+        let verb: LockScripts.Verb
+
+        init(_ table: LockTable, _ key: Key, _ ticket: LockMachine.Ticket, _ verb: LockScripts.Verb) {
+            self.table = table
+            self.key = key
+            self.ticket = ticket
+            self.verb = verb
+        }
+
+        var script: RedisScript { LockScripts.lock }
+        var keys: Int { LockScripts.keys(of: key.names) }
+        var arguments: Int { verb.arguments }
+        var deadline: Duration? { nil }
+        func encode(_ writer: inout CommandWriter) { table.scripts.encode(key.names, verb, &writer) }
+
+        func finish(_ result: Result<RedisReply, RedisError>) {
+            switch result {
+            case .success(let reply): table.answered(self, reply, acknowledged: .max)
+            case .failure(let error): table.failed(self, error)
             }
         }
-        courier.runConfirmed(call, confirmation) { [self] result in
+
+        /// What may have been got and is not wanted any more, if this asked for anything.
+        var asked: (nonce: String, terms: LockTerms)? {
+            if case .acquire(let nonce, let terms, _) = verb { (nonce, terms) } else { nil }
+        }
+
+        /// Whether somebody gets the lock by it, which replicas may have to confirm.
+        var grants: Bool { if case .release(_, nil) = verb { false } else { true } }
+    }
+
+    private func send(_ verb: LockScripts.Verb, _ key: Key, _ ticket: LockMachine.Ticket) {
+        let errand = Errand(self, key, ticket, verb)
+        guard errand.grants, let confirmation = key.confirmation else {
+            return courier.run(errand, confirmation: key.confirmation)
+        }
+        courier.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
             switch result {
             case .success(let confirmed):
-                answered(key, ticket, confirmed.reply, acknowledged: confirmed.acknowledged, asked)
-            case .failure(let error): failed(key, ticket, error, asked)
+                answered(errand, confirmed.reply, acknowledged: confirmed.acknowledged)
+            case .failure(let error): failed(errand, error)
             }
         }
     }
@@ -447,10 +474,11 @@ final class LockTable: Sendable {
         let call = scripts.renew([(key.names, value.text, terms.holdMilliseconds)])
         let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
             switch result {
-            case .failure(let error): failed(key, ticket, error)
+            case .failure(let error): _ = failed(key, ticket, error)
             case .success(let confirmed):
                 guard let renewed = LockScripts.renewed(confirmed.reply, count: 1) else {
-                    return failed(key, ticket, .shape(confirmed.reply))
+                    _ = failed(key, ticket, .shape(confirmed.reply))
+                    return
                 }
                 if !renewed[0] {
                     _ = handle(key, .claimRefused(ticket))
@@ -469,44 +497,41 @@ final class LockTable: Sendable {
         }
     }
 
-    private func answered(
-        _ key: Key, _ ticket: LockMachine.Ticket, _ reply: RedisReply, acknowledged: Int,
-        _ asked: (nonce: String, terms: LockTerms)?
-    ) {
+    private func answered(_ errand: Errand, _ reply: RedisReply, acknowledged: Int) {
+        let (key, ticket) = (errand.key, errand.ticket)
         switch LockScripts.answer(reply) {
         case .granted(let fence):
             let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
-            took(key, ticket, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence), asked)
+            took(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
         case .queued(let position, let milliseconds):
-            took(key, ticket, .queued(ticket, position: position, milliseconds: milliseconds), asked)
+            took(errand, .queued(ticket, position: position, milliseconds: milliseconds))
         case .busy(let milliseconds, let owner):
             _ = handle(
                 key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))
         case .done: _ = handle(key, .released(ticket), awaited: ticket)
-        case nil: failed(key, ticket, .shape(reply))
+        case nil: failed(errand, .shape(reply))
         }
     }
 
     /// An acquire left something at Redis. If nobody waits for it any more it was withdrawn when they left; but a script
     /// that had to be loaded first may have run behind that withdrawal, so withdraw it again.
-    private func took(
-        _ key: Key, _ ticket: LockMachine.Ticket, _ event: LockMachine.Event,
-        _ asked: (nonce: String, terms: LockTerms)?
-    ) {
-        let isLate = handle(key, event, awaited: ticket)
-        if isLate, let asked { withdrawAgain(key, asked) }
+    private func took(_ errand: Errand, _ event: LockMachine.Event) {
+        if handle(errand.key, event, awaited: errand.ticket) { withdrawAgain(errand) }
     }
 
-    private func failed(
-        _ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError, _ asked: (nonce: String, terms: LockTerms)? = nil
-    ) {
-        let isLate = handle(key, .failed(ticket, retriable: error.isTransient), awaited: ticket, error: error)
-        if isLate, error.effect == .unknown, let asked { withdrawAgain(key, asked) }
+    private func failed(_ errand: Errand, _ error: RedisError) {
+        if failed(errand.key, errand.ticket, error), error.effect == .unknown { withdrawAgain(errand) }
     }
 
-    private func withdrawAgain(_ key: Key, _ asked: (nonce: String, terms: LockTerms)) {
+    /// True if nobody waited for the answer any more.
+    private func failed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) -> Bool {
+        handle(key, .failed(ticket, retriable: error.isTransient), awaited: ticket, error: error)
+    }
+
+    private func withdrawAgain(_ errand: Errand) {
+        guard let asked = errand.asked else { return }
         cleanUp.perform(
-            scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
+            scripts.cancel(errand.key.names, nonce: asked.nonce, asked.terms), confirmation: errand.key.confirmation,
             holdMilliseconds: asked.terms.holdMilliseconds)
     }
 }

@@ -210,7 +210,7 @@ extension RingfenceClient {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
         let value = try value(of: token, names)
         let reply = try await run(
-            scripts.release(request.names, value, successor: nil), "releasing \(describe(names))")
+            scripts.call(request.names, .release(value, successor: nil)), "releasing \(describe(names))")
         switch LockScripts.answer(reply) {
         case .done: metrics.releases.increment()
         case .busy(_, let owner): throw RingfenceError.notHeld(names, owner: owner)

@@ -32,7 +32,7 @@ struct GroupLife: Sendable {
         _ client: RedisClient, _ verb: String, _ group: String, version: Int64 = 0, mark: String = "", _ rest: [String]
     ) async throws -> RedisReply {
         let prefix = "ringfence:{\(Self.namespace)}:"
-        return try await client.run(Self.script, keys: 7, arguments: 7 + rest.count) { writer in
+        return try await client.run(Self.script, keys: 7, arguments: 9 + rest.count) { writer in
             for kind in ["leases:", "members:", "state:", "policy:"] { writer.argument(prefix + kind, group) }
             for key in ["groups", "events", "log"] { writer.argument(prefix, key) }
             writer.argument(verb)
@@ -42,6 +42,8 @@ struct GroupLife: Sendable {
             writer.argument(version)
             writer.argument(mark)
             writer.argument("0")
+            writer.argument("")
+            writer.argument("")
             for argument in rest { writer.argument(argument) }
         }
     }

@@ -169,12 +169,18 @@ import Testing
             try await withClient(server.unixURL) { other in
                 let group = try await client.group("g", options: .init(unit: 100))
                 let made = try await other.group("g")
-                _ = try await made.join("first", lease: .seconds(60))
+                let first = try await made.join("first", lease: .seconds(60))
                 #expect(await failure { try await group.join("second", lease: .seconds(60)) }?.code == .policyMismatch)
-                try await eventually(made, "it is out again") { $0.ids == ["first"] && $0.version == 3 }
-                #expect(await failure { try await group.join("second") }?.code == .policyMismatch)
-                // Who asks for nothing is not told of it.
-                _ = try await made.join("third")
+                // It knows by now, and takes the id from nobody.
+                #expect(await failure { try await group.join("first", lease: .seconds(60)) }?.code == .policyMismatch)
+                try await eventually("whatever came in is out again", within: .seconds(60)) {
+                    try await other.inspectGroup("g").members.map(\.member.session) == [first.session]
+                }
+                #expect(
+                    await failure { try await client.group("g", options: .init(unit: 100)) }?.code == .policyMismatch)
+                #expect(first.isMember)
+                // Who then asks for nothing gets what there is.
+                _ = try await client.group("g").join("third")
             }
         }
     }
