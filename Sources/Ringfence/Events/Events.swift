@@ -131,6 +131,7 @@ public struct Events: AsyncSequence, Sendable {
         }
 
         private mutating func proceed(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
+            var hasTaken = false
             while !isOver {
                 while next < batch.count {
                     let record = batch[next]
@@ -139,13 +140,8 @@ public struct Events: AsyncSequence, Sendable {
                     if record.group?.hasSameBytes(as: group) == true { return .item(.event(Event(record))) }
                 }
                 if Task.isCancelled { break }
-                // A batch without anything for this group: who waits only so long is told, and comes again. (Each call takes
-                // one batch at least.)
-                if !batch.isEmpty {
-                    batch = []
-                    next = 0
-                    if Moment.now >= end { return .nothing }
-                }
+                // A batch was taken that had nothing for this group: who waits only so long is told, and comes again.
+                if hasTaken, Moment.now >= end { return .nothing }
                 if follower == nil {
                     guard let made = events.feed.follow() else { throw RingfenceError.shutDown }
                     follower = made
@@ -153,7 +149,9 @@ public struct Events: AsyncSequence, Sendable {
                 let position = machine.position
                 let (step, era, revision) = events.feed.step(&machine)
                 switch step {
-                case .deliver(let records): take(records, before: position)
+                case .deliver(let records):
+                    take(records, before: position)
+                    hasTaken = true
                 case .wait(let revision):
                     if Moment.now >= end { return .nothing }
                     await events.feed.wait(past: revision, until: end)
@@ -168,6 +166,7 @@ public struct Events: AsyncSequence, Sendable {
                         throw RingfenceError.unexpected(reply)
                     }
                     take(machine.paged(page, era: era, revision: revision), before: position)
+                    hasTaken = true
                     events.feed.heard(gen: page.head.gen, seq: page.head.seq)
                 case .state:
                     guard

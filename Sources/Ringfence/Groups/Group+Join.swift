@@ -25,7 +25,7 @@ extension Group {
     /// - Returns: the membership; it beats already.
     /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.replaced` when another process joined
     ///   under this id meanwhile; `group.policyMismatch` when the group was made meanwhile, with another ring than
-    ///   ``RingfenceClient/group(_:options:)`` asked for; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
+    ///   ``RingfenceClient/group(_:options:)`` was last asked for here; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
     ///   member: what may have been done is undone in the background.
     public func join(
         _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
@@ -90,7 +90,7 @@ extension Group {
                 // before it and was not known here.
                 if mode == .again {
                     throw RingfenceError(
-                        .unavailable, effect: .none,
+                        .unavailable, effect: .unknown, isRetriable: true,
                         "joining the group '\(name)' as '\(record.id)': the first answer was lost, and another has the id "
                             + "now; repeat it to take the id over")
                 }

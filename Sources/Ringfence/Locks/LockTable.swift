@@ -14,6 +14,7 @@
 import CoreMetrics
 import Hiredis
 import Logging
+import NIOCore
 import RingfenceCore
 import Synchronization
 
@@ -90,7 +91,7 @@ final class LockTable: Sendable {
         var isAsking = false
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
         /// The callers behind the machine's waiters, in their order; mostly one.
-        var waiting: [Waiting] = []
+        var waiting = CircularBuffer<Waiting>()
         /// Releases under way whose callers wait; mostly one.
         var releasing: [(value: LockValue, continuation: ReleaseContinuation)] = []
 
@@ -99,8 +100,10 @@ final class LockTable: Sendable {
             return true
         }
 
+        /// Nearly always the first: that one is granted, and many are refused in their order.
         func takeWaiting(_ id: LockMachine.WaiterID) -> Waiting? {
-            waiting.firstIndex { $0.id == id }.map { waiting.remove(at: $0) }
+            if waiting.first?.id == id { return waiting.removeFirst() }
+            return waiting.firstIndex { $0.id == id }.map { waiting.remove(at: $0) }
         }
 
         init(ticketsAfter ticket: LockMachine.Ticket) { machine = LockMachine(ticketsAfter: ticket) }

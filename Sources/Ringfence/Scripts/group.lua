@@ -40,8 +40,9 @@
 --
 -- Another server. One that was promoted, or restarted, may have lost the last beats it or its predecessor had answered, in
 -- less time than a gap takes: a member that cannot reach it yet would be taken out before its own clock tells it to stop.
--- So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is another, nobody
--- is taken out for as long as after a gap.
+-- So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is another, every
+-- lease is lengthened once by four paces. Lost can be what came in two and a half of them, and the beat that a member then
+-- goes without is the one after its last that was kept, a pace before. (Not a hold: that would end before longer leases do.)
 --
 -- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one version and
 -- say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes it out.
@@ -251,18 +252,6 @@ end
 
 -- MARK: time
 
--- From now on nobody is taken out, unless the last hold was too short ago.
-local function hold(reason, gap)
-    local length, held = math.min(longest, math.max(shortest, HOLD)), 0
-    if now - hold_until >= length then
-        held = length
-        hold_until = now + length
-    end
-    append({ { type = 'coordinator.gap', reason = reason,
-        detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
-    redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until))
-end
-
 if now < last then
     offset = offset + last - now
     now = last
@@ -271,14 +260,33 @@ elseif is_gap then
     gaps = gaps + 1
     now = gaps < 3 and last or last + pace
     offset = now - at
-    hold('"silence"', gap)
-    redis.call('HSET', KEYS[3], 'offset', int(offset), 'gaps', int(gaps))
+    local held, hold = 0, math.min(longest, math.max(shortest, HOLD))
+    if now - hold_until >= hold then
+        held = hold
+        hold_until = now + hold
+    end
+    append({ { type = 'coordinator.gap', reason = '"silence"',
+        detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
+    redis.call('HSET', KEYS[3], 'offset', int(offset), 'holdUntil', int(hold_until), 'gaps', int(gaps))
+end
+
+-- The name of the server, unless it may not be asked: another caller may.
+local function note_server()
+    redis.call('HSET', KEYS[3], 'runAt', int(now))
+    if server() ~= '' then redis.call('HSET', KEYS[3], 'run', server()) end
 end
 
 if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)) then
-    local run = server()
-    if run ~= '' and group_run ~= '' and run ~= group_run then hold('"server"', 0) end
-    redis.call('HSET', KEYS[3], 'run', run, 'runAt', int(now))
+    if server() ~= '' and group_run ~= '' and server() ~= group_run then
+        local grace = 4 * pace_of()
+        append({ { type = 'coordinator.gap', reason = '"server"',
+            detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
+        for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+            redis.call('ZINCRBY', KEYS[1], int(grace), member)
+        end
+        first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
+    end
+    note_server()
 end
 
 -- MARK: versions never go back
@@ -372,7 +380,7 @@ elseif verb == 'join' then
             count_lease(lease_ms, 1)
             look_at_leases()
         end
-        if was_empty then redis.call('HSET', KEYS[3], 'run', server(), 'runAt', int(now)) end
+        if was_empty then note_server() end
         renew(lease_ms)
     end
 elseif verb == 'leave' then

@@ -47,12 +47,14 @@ import Testing
         }
     }
 
-    @Test func `a promoted server that lost beats takes nobody out before that member's own clock would`() async throws
-    {
+    @Test(arguments: [3000, 10_000, 60_000] as [Int64])
+    func `a promoted server that lost beats takes nobody out before that member's own clock would`(
+        lease: Int64
+    ) async throws {
         try await onOwnThread {
             try await withRedis { server in
                 let fuzz = try await GroupScriptFuzz(server, seed: 6)
-                try await fuzz.playPromotion()
+                try await fuzz.playPromotion(leaseOfA: lease)
                 await fuzz.close()
             }
         }
@@ -226,35 +228,37 @@ final class GroupScriptFuzz {
         #expect(expired.count == 200 && Set(expired.map(\.member)).count == 200)
     }
 
-    func playPromotion() async throws {
-        func join(_ id: String) -> Step {
-            let record = MemberRecord(id: id, session: id, leaseMilliseconds: 3000)
+    /// `a` beats last, unheard by the replica, and cannot reach it once it is promoted; `b`, whose lease is 3 s, can.
+    func playPromotion(leaseOfA lease: Int64) async throws {
+        func join(_ id: String, _ lease: Int64) -> Step {
+            let record = MemberRecord(id: id, session: id, leaseMilliseconds: lease)
             return .call(.join(record, .first, Self.policy), group: "g", known: .none)
         }
-        func beat(_ id: String) -> Step {
+        func beat(_ id: String, _ lease: Int64) -> Step {
             let joined = model.groups["g"]!.mark
             return .call(
-                .beat(id: id, session: id, leaseMilliseconds: 3000, joined: joined), group: "g", known: .none)
+                .beat(id: id, session: id, leaseMilliseconds: lease, joined: joined), group: "g", known: .none)
         }
         func members() -> Int { model.groups["g"]!.members.count }
-        try await play([join("a"), join("b")])
-        for beats in 0..<4 {
-            model.clock += 600
-            try await play([beat("a"), beat("b")])
+        try await play([join("a", lease), join("b", 3000)])
+        for beats in 0..<16 {
+            // A stall, and so a hold, not long before.
+            model.clock += beats == 12 ? 1600 : 600
+            try await play([beat("a", lease), beat("b", 3000)])
             // The replica is this far; its primary lives on for two beats.
-            if beats == 1 { try await play([.save]) }
+            if beats == 13 { try await play([.save]) }
         }
         let lastOfA = model.clock
         try await play([.stepBack])
-        while model.clock < lastOfA + 3000 {
+        while model.clock < lastOfA + lease {
             model.clock += 200
-            try await play([beat("b")])
+            try await play([beat("b", 3000)])
             #expect(members() == 2, "\(model.clock - lastOfA) ms after its last beat")
         }
-        #expect(model.events.last?.text.contains(#""reason":"server""#) == true)
-        while model.clock < lastOfA + 6000 {
+        #expect(model.events.contains { $0.text.contains(#""reason":"server""#) })
+        while model.clock < lastOfA + lease + 6000 {
             model.clock += 200
-            try await play([beat("b")])
+            try await play([beat("b", 3000)])
         }
         #expect(members() == 1, "the dead are found in the end")
     }

@@ -143,21 +143,15 @@ package struct GroupServerModel: Sendable {
             group.gaps += 1
             isGap = true
             group.offset -= elapsed - (group.gaps > 2 ? group.pace : 0)
-            group.now = clock + group.offset
-            hold(&group, name, fresh, "silence", elapsed)
+            let now = clock + group.offset
+            let hold = min(group.longest, max(group.shortest, 3000))
+            let mayHold = now - group.holdUntil >= hold
+            if mayHold { group.holdUntil = now + hold }
+            note(
+                name, "coordinator.gap", fresh, more: ",\"reason\":\"silence\"",
+                detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
         }
         group.now = clock + group.offset
-    }
-
-    private mutating func hold(
-        _ group: inout Group, _ name: String, _ fresh: String, _ reason: String, _ elapsed: Int64
-    ) {
-        let length = min(group.longest, max(group.shortest, 3000))
-        let mayHold = group.now - group.holdUntil >= length
-        if mayHold { group.holdUntil = group.now + length }
-        note(
-            name, "coordinator.gap", fresh, more: ",\"reason\":\"\(reason)\"",
-            detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? length : 0)}")
     }
 
     /// Before anybody is taken out, and every 10 s: another server may have lost the last beats.
@@ -165,7 +159,13 @@ package struct GroupServerModel: Sendable {
         guard let firstEnd = group.firstEnd else { return }
         let isDue = group.now >= max(firstEnd, group.holdUntil)
         guard isDue || group.now - group.runAt >= 10_000 else { return }
-        if !group.run.isEmpty, group.run != run, !flaws.ignoresGaps { hold(&group, name, fresh, "server", 0) }
+        if !group.run.isEmpty, group.run != run {
+            let grace = 4 * group.pace
+            note(
+                name, "coordinator.gap", fresh, more: ",\"reason\":\"server\"",
+                detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
+            for id in group.members.keys { group.members[id]!.ends += grace }
+        }
         (group.run, group.runAt) = (run, group.now)
     }
 
