@@ -39,6 +39,8 @@ public final class Membership: Sendable {
         var revision: Int
         var number: Int
         var continuation: CheckedContinuation<RingfenceError?, Never>
+        /// Ends the wait when Redis does not answer.
+        var timer: Scheduled<Void>?
     }
 
     private struct Guarded {
@@ -199,16 +201,30 @@ public final class Membership: Sendable {
                 return false
             }
             if isDone { return continuation.resume(returning: nil) }
-            hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
-                let late = guarded.withLock { guarded in
-                    let index = guarded.updates.firstIndex { $0.number == number }
-                    return index.map { guarded.updates.remove(at: $0) }
-                }
-                late?.continuation.resume(returning: Self.noAnswer("changing '\(id)' in the group '\(group.name)'"))
+            hub.eventLoop.execute { [self] in
+                tick(now: Moment.now)
+                group.wakeUp()
+                endUpdateLater(number)
             }
-            stepSoon()
         }
         if let failure { throw failure }
+    }
+
+    /// On the event loop, behind what it limits, and undone with it: thousands of updates may be made in one timeout.
+    private func endUpdateLater(_ number: Int) {
+        let timer = hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
+            let late = guarded.withLock { guarded in
+                let index = guarded.updates.firstIndex { $0.number == number }
+                return index.map { guarded.updates.remove(at: $0) }
+            }
+            late?.continuation.resume(returning: Self.noAnswer("changing '\(id)' in the group '\(group.name)'"))
+        }
+        let isWaiting = guarded.withLock { guarded in
+            guard let index = guarded.updates.firstIndex(where: { $0.number == number }) else { return false }
+            guarded.updates[index].timer = timer
+            return true
+        }
+        if !isWaiting { timer.cancel() }
     }
 
     /// Leaves the group. Others hear of it at once. Leaving again, or after it has expired, does nothing.
@@ -304,7 +320,7 @@ public final class Membership: Sendable {
             let done = guarded.updates.filter { isEnded || $0.revision <= guarded.machine.written }
             guarded.updates.removeAll { isEnded || $0.revision <= guarded.machine.written }
             let error = Self.error(state, guarded.record.id, group.name)
-            let updates = done.map { ($0.continuation, $0.revision <= guarded.machine.written ? nil : error) }
+            let updates = done.map { ($0, $0.revision <= guarded.machine.written ? nil : error) }
             guard isOver else {
                 return (false, updates, [CheckedContinuation<Bool, Never>](), [AsyncStream<State>.Continuation]())
             }
@@ -314,7 +330,10 @@ public final class Membership: Sendable {
             }
             return (true, updates, guarded.leavers.map(\.continuation), Array(guarded.listeners.values))
         }
-        for (continuation, error) in updates { continuation.resume(returning: error) }
+        for (update, error) in updates {
+            update.timer?.cancel()
+            update.continuation.resume(returning: error)
+        }
         for leaver in leavers { leaver.resume(returning: true) }
         for listener in listeners { listener.finish() }
         if isOver { group.remove(self) }

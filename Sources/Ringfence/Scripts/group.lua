@@ -75,7 +75,7 @@ local function int(n) return string.format('%.0f', n) end
 
 local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
-local log = redis.call('HMGET', KEYS[7], 'gen', 'seq')
+local log = redis.call('HMGET', KEYS[7], 'gen', 'seq', 'run')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
     'shortest', 'longest', 'gaps', 'run', 'runAt')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
@@ -130,18 +130,20 @@ end
 
 -- MARK: the log
 
--- Its process and its history; '' if it may not be asked.
+-- Its process and its history; '' if it may not be asked. (Found by a plain search: a pattern is tried at each of two
+-- thousand characters.)
 local server_name
 local function server()
     if server_name then return server_name end
     local name = ''
-    for _, part in ipairs({ { 'server', 'run_id' }, { 'replication', 'master_replid' } }) do
+    for _, part in ipairs({ { 'server', 'run_id:' }, { 'replication', 'master_replid:' } }) do
         local info = redis.pcall('INFO', part[1])
         if type(info) ~= 'string' then
             name = ''
             break
         end
-        name = name .. '.' .. (string.match(info, part[2] .. ':(%w+)') or '')
+        local _, last = string.find(info, part[2], 1, true)
+        name = name .. '.' .. (last and string.match(info, '^%w+', last + 1) or '')
     end
     server_name = name
     return name
@@ -161,16 +163,13 @@ local function append(events)
             seq = newest and tonumber(string.match(newest[1], '^%d+')) or 0
             gen = fresh
             redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'seq', int(seq), 'forks', '')
-        else
-            local stored = redis.call('HMGET', KEYS[7], 'run', 'forks')
-            if stored[1] ~= run then
-                local forks = { gen .. '@' .. int(seq) }
-                for fork in string.gmatch(stored[2] or '', '%S+') do
-                    if #forks < 16 then forks[#forks + 1] = fork end
-                end
-                gen = fresh
-                redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'forks', table.concat(forks, ' '))
+        elseif log[3] ~= run then
+            local forks = { gen .. '@' .. int(seq) }
+            for fork in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '%S+') do
+                if #forks < 16 then forks[#forks + 1] = fork end
             end
+            gen = fresh
+            redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'forks', table.concat(forks, ' '))
         end
     end
     for _, event in ipairs(events) do
@@ -376,9 +375,12 @@ elseif verb == 'join' then
         end
         if record ~= text then
             redis.call('HSET', KEYS[2], id, text)
-            if record then count_lease(lease_of(record), -1) end
-            count_lease(lease_ms, 1)
-            look_at_leases()
+            local lease_before = record and lease_of(record)
+            if lease_before ~= lease_ms then
+                if lease_before then count_lease(lease_before, -1) end
+                count_lease(lease_ms, 1)
+                look_at_leases()
+            end
         end
         if was_empty then note_server() end
         renew(lease_ms)
