@@ -75,16 +75,23 @@ struct RedisOptions: ParsableArguments {
         _ body: @Sendable (RingfenceClient) async throws -> Result
     ) async throws -> Result {
         let settings = try settings()
-        let client = try RingfenceClient(
-            settings.configuration(url: settings.clientURL), logger: makeLogger(settings, default: .warning))
-        do {
-            let result = try await body(client)
-            await client.shutdown()
-            return result
-        } catch {
-            await client.shutdown()
-            throw error
-        }
+        return try await withRingfenceClient(
+            settings.configuration(url: settings.clientURL), makeLogger(settings, default: .warning), body)
+    }
+}
+
+/// Runs `body` with a client of its own, and shuts that down.
+func withRingfenceClient<Result: Sendable>(
+    _ configuration: RingfenceConfiguration, _ logger: Logger, _ body: (RingfenceClient) async throws -> Result
+) async throws -> Result {
+    let client = try RingfenceClient(configuration, logger: logger)
+    do {
+        let result = try await body(client)
+        await client.shutdown()
+        return result
+    } catch {
+        await client.shutdown()
+        throw error
     }
 }
 

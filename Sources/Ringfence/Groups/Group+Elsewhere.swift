@@ -108,12 +108,7 @@ extension Group {
     ) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
         let sentAt = Moment.now
         let call = call(knowledge(now: sentAt))
-        let result: Result<RedisReply, RedisError>
-        do {
-            result = .success(try await hub.courier.run(call))
-        } catch {
-            result = .failure(error)
-        }
+        let result = await hub.courier.result(of: call)
         switch took(result, sentAt: sentAt) {
         case .success(let answer):
             wakeUp()

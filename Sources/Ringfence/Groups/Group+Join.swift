@@ -77,12 +77,7 @@ extension Group {
             let sentAt = Moment.now
             let call = hub.scripts.join(
                 name, knowledge(now: sentAt), record, mode, policy ?? wantedPolicy)
-            let result: Result<RedisReply, RedisError>
-            do {
-                result = .success(try await hub.courier.run(call))
-            } catch {
-                result = .failure(error)
-            }
+            let result = await hub.courier.result(of: call)
             switch took(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
             case .success:

@@ -320,12 +320,7 @@ public final class Group: Sendable {
     func refresh() async throws {
         let sentAt = Moment.now
         let call = hub.scripts.watch(name, knowledge(now: sentAt))
-        let result: Result<RedisReply, RedisError>
-        do {
-            result = .success(try await hub.courier.run(call))
-        } catch {
-            result = .failure(error)
-        }
+        let result = await hub.courier.result(of: call)
         if case .failure(let error) = took(result, sentAt: sentAt) {
             var failure = RingfenceError(error, "reading the group '\(name)'")
             failure.effect = .none

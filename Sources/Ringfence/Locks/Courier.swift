@@ -71,6 +71,11 @@ final class Courier: Sendable {
         try await main.run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
     }
 
+    /// The same with a failure as a value: it is news too.
+    func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
+        do { return .success(try await run(call)) } catch { return .failure(error) }
+    }
+
     func close() async {
         isClosed.store(true, ordering: .releasing)
         await main.close()

@@ -49,9 +49,10 @@
 --
 -- Versions never go back. A caller that knows a higher version than is stored, or this version with another mark, knows
 -- what Redis has lost (it restarted without its data, or an older copy was promoted): the group goes on with the version
--- after it, with the seed and unit that the caller knows, says so (`state.rolledBack`), and nobody is taken out for the longest lease, the time for the others to come
--- back. Until then (`ms of recovery`) callers that knew more members may go on with those. A member that is missing is
--- told 'unknown' if the mark of its join is among what was lost, and 'expired' if not.
+-- after it and with the seed and unit that the caller knows, says so (`state.rolledBack`), and nobody is taken out for the
+-- longest lease, the time for the others to come back. Until then (`ms of recovery`) callers that knew more members may go
+-- on with those. A member that is missing is told 'unknown' if the mark of its join is among what was lost, and 'expired'
+-- if not.
 --
 -- Sessions. A member id belongs to the session that joined last: a process that comes up takes the id from the one that
 -- died. But a join whose answer was lost is repeated, and by then somebody may have joined after it, who must not lose the id

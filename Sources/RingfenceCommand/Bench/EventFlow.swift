@@ -35,7 +35,8 @@ struct EventFlow: Sendable {
     private func withClient<Result: Sendable>(
         _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        try await settings.withClient(namespace: Self.namespace, eventLength: 100_000, body)
+        try await withRingfenceClient(
+            .init(url: settings.redis.url, namespace: Self.namespace, eventLength: 100_000), settings.logger, body)
     }
 
     private func clear() async throws {

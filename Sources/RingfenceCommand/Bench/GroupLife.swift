@@ -78,7 +78,8 @@ struct GroupLife: Sendable {
     private func withClient<Result: Sendable>(
         _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        try await settings.withClient(namespace: Self.namespace, body)
+        try await withRingfenceClient(
+            .init(url: settings.redis.url, namespace: Self.namespace), settings.logger, body)
     }
 
     // MARK: What a beat costs

@@ -96,7 +96,9 @@ struct LockPairs: Sendable {
     static func withClient<Result: Sendable>(
         _ settings: BenchSettings, _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {
-        try await settings.withClient(namespace: namespace, owner: owner) { client in
+        try await withRingfenceClient(
+            .init(url: settings.redis.url, namespace: namespace, owner: owner), settings.logger
+        ) { client in
             try await client.acquire("bench-warm-up").release()
             return try await body(client)
         }
