@@ -349,12 +349,15 @@ import Testing
         }
     }
 
-    @Test func `an unreadable record is never passed over: the view stays, and is stale`() async throws {
+    @Test func `a member whose record became unreadable in a loss is waited for: the view stays, and is stale`()
+        async throws
+    {
         try await withObservedRedis { server, observer in
             try await self.withMembers(server, observer, lease: .seconds(60)) { group, memberships in
                 let record = #"{"session":"x","weight":"much"}"#
                 try await observer.send("HSET", "ringfence:{default}:members:g", "n1", record)
-                // The next change brings all records.
+                // Another history of the same version: the group heals, and until then nobody is missing (without a loss
+                // the record is left out: GroupTests).
                 try await observer.send("HSET", "ringfence:{default}:state:g", "mark", "other:1")
                 try await eventually("it is stale", within: .seconds(90)) { group.snapshot.isStale }
                 #expect(group.snapshot.ids == ["n0", "n1", "n2"])
