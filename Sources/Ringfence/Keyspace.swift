@@ -16,6 +16,8 @@ final class Keyspace: Sendable {
     let state: String
     /// What is fixed when a group is made.
     let policy: String
+    /// Candidate -> what it says of itself with each beat.
+    let candidates: String
     /// The names of all groups.
     let groups: String
     /// The event log: a stream, and the channel of the same name.
@@ -34,6 +36,7 @@ final class Keyspace: Sendable {
         members = prefix + "members:"
         state = prefix + "state:"
         policy = prefix + "policy:"
+        candidates = prefix + "candidates:"
         groups = prefix + "groups"
         events = prefix + "events"
         log = prefix + "log"

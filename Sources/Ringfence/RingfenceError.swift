@@ -33,6 +33,16 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let membershipReplaced = Code("membership.replaced")
         /// The member left the group by itself.
         public static let membershipLeft = Code("membership.left")
+        /// The role of primary under this epoch is over: its own clock ended it, or another has it.
+        public static let primaryLost = Code("primary.lost")
+        /// The primary must not write: fewer could take over than the group's settings ask for. It is primary still.
+        public static let writesSuspended = Code("primary.writesSuspended")
+        /// This membership stands for primary already.
+        public static let candidacyExists = Code("candidacy.exists")
+        /// An order about a group's primary was refused; ``RingfenceError/reasons`` has all reasons. Nothing was changed.
+        public static let orderRefused = Code("order.refused")
+        /// A switchover was taken back: the primary goes on.
+        public static let switchoverAborted = Code("switchover.aborted")
         /// The group was made with another seed or unit of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
         /// Redis cannot be reached, or did not answer in time.
@@ -65,6 +75,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
     public var message: String
     /// Whether the same call may succeed later without any change by the caller.
     public var isRetriable: Bool
+    /// All reasons of a refused order.
+    public var reasons: [Refusal] = []
     /// The failure beneath this one, where there was one.
     public var underlying: (any Error)?
 

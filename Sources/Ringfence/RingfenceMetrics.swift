@@ -4,6 +4,7 @@
 // lock's name is never one, for there may be millions.
 
 import CoreMetrics
+import RingfenceCore
 
 struct RingfenceMetrics: Sendable {
     /// Grants to callers of this process.
@@ -49,6 +50,16 @@ struct RingfenceMetrics: Sendable {
     let membershipsSuspended = Counter(label: "ringfence_group_memberships_suspended_total")
     /// Memberships that Redis took out of their group: watch this one.
     let membershipsExpired = Counter(label: "ringfence_group_memberships_expired_total")
+    /// Roles of primaries of this process that ended, by why; `suspended` is the own clock that ended one: watch it.
+    func ended(_ end: RoleMachine.End) {
+        let reason =
+            switch end {
+            case .suspended, .handedOver, .failover, .lost: end.text
+            // A reason of the caller's is free text, and no dimension.
+            case .gaveUp: "gaveUp"
+            }
+        Counter(label: "ringfence_group_roles_ended_total", dimensions: [("reason", reason)]).increment()
+    }
     /// How old a view was when its group was asked for again, or could not be.
     let snapshotAge = Timer(label: "ringfence_group_snapshot_age_seconds")
     /// Times nobody could reach a group, or Redis lost data of it, and so nobody is taken out for a while.

@@ -70,6 +70,14 @@ package enum Limits {
     package static let memberLease: ClosedRange<Nanos> = 200 * .millisecond...3600 * .second
     /// Points of a ring for each unit of weight.
     package static let unit = 1...4096
+    package static let healthBytes = 0...512
+    package static let unfitBytes = 0...256
+    /// What a script can count with: 2^53 - 1.
+    package static let position: ClosedRange<Int64> = 0...9_007_199_254_740_991
+    package static let drain: ClosedRange<Nanos> = 10 * .millisecond...3600 * .second
+    package static let pause: ClosedRange<Nanos> = .second...30 * 86_400 * .second
+    package static let eventTypeBytes = 1...64
+    package static let noteBytes = 2...16_384
     package static let eventLength = 100...10_000_000
 
     /// A lock's name: UTF-8, 1 to 512 bytes, no control characters.
@@ -109,6 +117,11 @@ package enum Limits {
         try check(text: member, field: field, bytes: nameBytes)
     }
 
+    /// What fails together.
+    package static func check(zone: String, field: String = "zone") throws(InvalidArgument) {
+        try check(text: zone, field: field, bytes: zoneBytes)
+    }
+
     /// A session: 1 to 64 of `A-Z a-z 0-9 . _ -`, so that it needs no escape in a record.
     package static func check(session: String, field: String = "session") throws(InvalidArgument) {
         guard isPlain(session), sessionBytes.contains(session.utf8.count) else {
@@ -123,6 +136,7 @@ package enum Limits {
         try check(record.leaseMilliseconds.multipliedClamping(by: .millisecond), "lease", memberLease)
         try check(text: record.address, field: "address", bytes: addressBytes)
         try check(text: record.zone, field: "zone", bytes: zoneBytes)
+        try check(text: record.health, field: "health", bytes: healthBytes)
         try check(record.weight, "weight", weight)
         try check(record.priority, "priority", priority)
         guard capabilities.contains(record.capability.count) else {
@@ -143,6 +157,19 @@ package enum Limits {
             throw InvalidArgument(
                 "metadata", "makes the member's record \(bytes) bytes long; \(recordBytes) are allowed")
         }
+    }
+
+    /// How far a member's data has come.
+    package static func check(position: Int64?, field: String = "position") throws(InvalidArgument) {
+        guard let position else { return }
+        guard self.position.contains(position) else {
+            throw InvalidArgument(field, "must be 0 to \(self.position.upperBound), not \(position)")
+        }
+    }
+
+    /// Why a candidate may not lead now.
+    package static func check(unfit: String, field: String = "unfit") throws(InvalidArgument) {
+        try check(text: unfit, field: field, bytes: unfitBytes)
     }
 
     package static func check(_ value: Int, _ field: String, _ range: ClosedRange<Int>) throws(InvalidArgument) {

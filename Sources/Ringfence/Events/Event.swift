@@ -68,6 +68,40 @@ public struct Event: Sendable {
         public static let coordinatorGap = Kind("coordinator.gap")
         /// Redis had lost what members knew already; the version goes on above what they knew.
         public static let stateRolledBack = Kind("state.rolledBack")
+        /// A member was elected primary, under a new epoch.
+        public static let primaryElected = Kind("primary.elected")
+        /// The primary said that its promotion is done.
+        public static let primaryReady = Kind("primary.ready")
+        /// The role is vacant.
+        public static let primaryLost = Kind("primary.lost")
+        /// Redis had lost data, and the primary holds its epoch still.
+        public static let primaryConfirmed = Kind("primary.confirmed")
+        /// The primary is asked to hand over.
+        public static let switchoverStarted = Kind("switchover.started")
+        /// The primary goes on.
+        public static let switchoverAborted = Kind("switchover.aborted")
+        /// An operator gives the role to another, whatever is lost.
+        public static let failoverStarted = Kind("failover.started")
+        /// Nothing is elected by itself for a while.
+        public static let groupPaused = Kind("group.paused")
+        /// The pause is over.
+        public static let groupResumed = Kind("group.resumed")
+        /// Too many failovers in a short time: nobody is elected for a while.
+        public static let groupHeld = Kind("group.held")
+        /// The hold is over.
+        public static let groupReleased = Kind("group.released")
+        /// How the group elects was changed.
+        public static let groupSettings = Kind("group.settings")
+        /// A member was taken out of the election, or back into it.
+        public static let memberMaintenance = Kind("member.maintenance")
+        /// Fewer members could take over than the settings ask for.
+        public static let standbyShortfall = Kind("standby.shortfall")
+        /// There are enough again.
+        public static let standbyRestored = Kind("standby.restored")
+        /// What a hook of an agent did.
+        public static let agentHook = Kind("agent.hook")
+        /// What a check of an agent found.
+        public static let agentCheck = Kind("agent.check")
     }
 
     package let record: EventRecord

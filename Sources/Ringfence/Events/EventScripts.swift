@@ -12,7 +12,10 @@ struct EventScripts: Sendable {
     /// The log, the names of groups and their members at one moment.
     struct State: Sendable {
         var head: LogHead
-        var groups: [(name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])])]
+        var groups:
+            [(
+                name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])], role: GroupRole
+            )]
     }
 
     let keys: Keyspace
@@ -57,22 +60,30 @@ struct EventScripts: Sendable {
     /// The state; nil if the script cannot have made it.
     static func state(_ reply: RedisReply) -> State? {
         guard case .array(let parts) = reply, let head = head(parts), case .array(let items) = parts[4],
-            items.count.isMultiple(of: 4)
+            items.count.isMultiple(of: 5)
         else { return nil }
         var state = State(head: head, groups: [])
-        for index in stride(from: 0, to: items.count, by: 4) {
+        for index in stride(from: 0, to: items.count, by: 5) {
             guard let name = items[index].text, let version = items[index + 1].int,
                 let mark = items[index + 2].text, case .array(let pairs) = items[index + 3],
-                pairs.count.isMultiple(of: 2)
+                pairs.count.isMultiple(of: 2), let role = role(items[index + 4])
             else { return nil }
             var members: [(id: String, record: [UInt8])] = []
             for pair in stride(from: 0, to: pairs.count, by: 2) {
                 guard let id = pairs[pair].text, let record = pairs[pair + 1].bytes else { return nil }
                 members.append((id, record))
             }
-            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members))
+            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members, role))
         }
         return state
+    }
+
+    private static func role(_ reply: RedisReply) -> GroupRole? {
+        guard case .array(let items) = reply, items.count == 5, let epoch = items[0].int, let primary = items[1].text,
+            let session = items[2].text, let phase = items[3].text.flatMap({ GroupRole.Phase(rawValue: $0) }),
+            let target = items[4].text
+        else { return nil }
+        return GroupRole(epoch: epoch, primary: primary, session: session, phase: phase, target: target)
     }
 
     private static func head(_ parts: [RedisReply]) -> LogHead? {

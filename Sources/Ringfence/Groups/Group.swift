@@ -103,7 +103,8 @@ public final class Group: Sendable {
         let confirmed = confirmedAt.load(ordering: .acquiring)
         let isStale = shown.view.isRecovering || Moment.now > staleAt.load(ordering: .acquiring)
         return GroupSnapshot(
-            group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members, sequence: shown.seq,
+            group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members,
+            role: shown.view.role, sequence: shown.seq,
             confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale)
     }
 
@@ -247,6 +248,8 @@ public final class Group: Sendable {
     /// What was asked for when the group was not made yet: somebody else may have made it since.
     var policyMismatch: RingfenceError? { mismatch(with: state.withLock { $0.wanted }) }
 
+    /// As Redis last said it is, shown already or not.
+    var known: GroupMachine.View { state.withLock { $0.machine.known } }
     var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
     var pace: Nanos { state.withLock { $0.machine.pace } }
 
@@ -275,8 +278,9 @@ public final class Group: Sendable {
     private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
         // Who follows the log learns here that it has gone on, should the message be lost.
         hub.feed.heard(gen: answer.gen, seq: answer.seq)
-        let (action, isNewGap) = state.withLock { state in
+        let (action, isNewGap, hearing) = state.withLock { state in
             let wasHeld = state.machine.isHeld
+            let roleBefore = state.machine.known.role
             let action = state.machine.answered(answer, sentAt: sentAt, now: now)
             state.dice = Nanos.random(in: 0...3 * .millisecond)
             if action == .show { publish(state.machine) }
@@ -284,7 +288,14 @@ public final class Group: Sendable {
                 confirmedAt.store(confirmed, ordering: .releasing)
                 staleAt.store(confirmed + GroupMachine.patience(state.machine.pace), ordering: .releasing)
             }
-            return (action, !wasHeld && state.machine.isHeld)
+            // A role that is confirmed is news too, to who was suspended.
+            let hearing = state.machine.known.role == roleBefore ? [] : Array(state.memberships.values)
+            return (action, !wasHeld && state.machine.isHeld, hearing)
+        }
+        if !hearing.isEmpty {
+            let known = known
+            for membership in hearing { membership.saw(known, now: now) }
+            setAlarm()
         }
         if let content = answer.content, !content.unreadable.isEmpty {
             hub.logger.error(

@@ -77,6 +77,11 @@ final class GroupHub: Sendable {
         }
     }
 
+    /// What is known here of a group, if anything is.
+    func knowledge(of name: String) -> GroupKnowledge {
+        state.withLock { $0.groups[Name(text: name)]?.group }?.knowledge(now: Moment.now) ?? .none
+    }
+
     /// A group's last holder let go of it.
     func forget(_ name: String) {
         state.withLock { state in

@@ -30,23 +30,26 @@ struct GroupScripts: Sendable {
         call("watch", group, known, arguments: 1) { $0.argument(leases ? "leases" : "") }
     }
 
-    /// `joined`: the mark of its join.
+    /// `joined`: the mark of its join. `status`: of a candidate.
     func beat(
-        _ group: String, _ known: GroupKnowledge, id: String, session: String, leaseMilliseconds: Int64, joined: String
+        _ group: String, _ known: GroupKnowledge, id: String, session: String, leaseMilliseconds: Int64, joined: String,
+        status: CandidateStatus? = nil
     ) -> ScriptCall {
-        call("beat", group, known, arguments: 4) { writer in
+        call("beat", group, known, arguments: 4 + (status == nil ? 0 : 3)) { writer in
             writer.argument(id)
             writer.argument(session)
             writer.argument(leaseMilliseconds)
             writer.argument(joined)
+            status?.encode(&writer)
         }
     }
 
     func join(
-        _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy
+        _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy,
+        status: CandidateStatus? = nil
     ) -> ScriptCall {
         let json = record.json
-        return call("join", group, known, arguments: 7) { writer in
+        return call("join", group, known, arguments: 7 + (status == nil ? 0 : 3)) { writer in
             writer.argument(record.id)
             writer.argument(record.session)
             writer.argument(record.leaseMilliseconds)
@@ -54,6 +57,40 @@ struct GroupScripts: Sendable {
             writer.argument(mode.text)
             writer.argument("\(policy.seed)")
             writer.argument(Int64(policy.unit))
+            status?.encode(&writer)
+        }
+    }
+
+    /// `id`: the same whenever the order is repeated.
+    func order(
+        _ group: String, _ known: GroupKnowledge, _ order: RoleOrder, actor: String, reason: String, id: String
+    ) -> ScriptCall {
+        let settings = order.settings
+        return call("order", group, known, arguments: 6 + 2 * settings.count) { writer in
+            writer.argument(order.name)
+            writer.argument(order.member)
+            writer.argument(order.number)
+            writer.argument(actor)
+            writer.argument(reason)
+            writer.argument(id)
+            for setting in settings {
+                writer.argument(setting.name)
+                writer.argument(setting.value)
+            }
+        }
+    }
+
+    /// An event that changes nothing.
+    func note(
+        _ group: String, _ known: GroupKnowledge, type: String, member: String, reason: String, actor: String,
+        detail: [UInt8]
+    ) -> ScriptCall {
+        call("note", group, known, arguments: 5) { writer in
+            writer.argument(type)
+            writer.argument(member)
+            writer.argument(reason)
+            writer.argument(actor)
+            writer.argument(detail)
         }
     }
 
@@ -76,7 +113,7 @@ struct GroupScripts: Sendable {
         let keys = keys
         let eventLength = eventLength
         let generation = nonces.generation()
-        return ScriptCall(script: Self.script, keys: 7, arguments: 9 + arguments) { writer in
+        return ScriptCall(script: Self.script, keys: 8, arguments: 10 + arguments) { writer in
             writer.argument(keys.leases, group)
             writer.argument(keys.members, group)
             writer.argument(keys.state, group)
@@ -84,6 +121,7 @@ struct GroupScripts: Sendable {
             writer.argument(keys.groups)
             writer.argument(keys.events)
             writer.argument(keys.log)
+            writer.argument(keys.candidates, group)
             writer.argument(verb)
             writer.argument(group)
             writer.argument(generation)
@@ -98,6 +136,7 @@ struct GroupScripts: Sendable {
                 writer.argument("")
                 writer.argument("")
             }
+            writer.argument(known.epoch)
             more(&writer)
         }
     }
@@ -106,14 +145,14 @@ struct GroupScripts: Sendable {
 
     /// nil if the script cannot have made it.
     static func answer(_ reply: RedisReply) -> GroupAnswer? {
-        guard case .array(let items) = reply, items.count == 9 || items.count == 13,
+        guard case .array(let items) = reply, items.count == 9 || items.count == 15 || items.count == 16,
             let status = items[0].text.flatMap({ GroupAnswer.Status(rawValue: $0) }), let gen = items[1].text,
             case .integer(let seq) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
             case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let held) = items[7],
             case .integer(let recovery) = items[8], pace > 0
         else { return nil }
         var content: GroupAnswer.Content?
-        if items.count == 13 {
+        if items.count > 9 {
             guard let decoded = Self.content(items[9...]) else { return nil }
             content = decoded
         }
@@ -153,6 +192,79 @@ struct GroupScripts: Sendable {
             guard let seed = UInt64(seed), let unit = Int(unit), Limits.unit.contains(unit) else { return nil }
             policy = RingPolicy(seed: seed, unit: unit)
         }
-        return GroupAnswer.Content(members: members, leases: leases, policy: policy, unreadable: unreadable)
+        guard let (role, since) = role(items[4]), let settings = settings(items[5]) else { return nil }
+        var report: RoleReport?
+        if items.count > 6 {
+            guard let decoded = Self.report(items[6]) else { return nil }
+            report = decoded
+        }
+        return GroupAnswer.Content(
+            members: members, leases: leases, policy: policy, unreadable: unreadable, role: role,
+            sinceMilliseconds: since, settings: settings, report: report)
+    }
+
+    private static func role(_ reply: RedisReply) -> (GroupRole, since: Int64)? {
+        guard case .array(let items) = reply, items.count == 9, case .integer(let epoch) = items[0],
+            let primary = items[1].text, let session = items[2].text,
+            let phase = items[3].text.flatMap({ GroupRole.Phase(rawValue: $0) }), case .integer(let since) = items[4],
+            let target = items[5].text, case .integer(let forced) = items[6], case .integer(let short) = items[7],
+            let last = items[8].text
+        else { return nil }
+        let role = GroupRole(
+            epoch: epoch, primary: primary, session: session, phase: phase, target: target, isForced: forced == 1,
+            isShort: short > 0, suspendsWrites: short == 2, last: last)
+        return (role, since)
+    }
+
+    private static func settings(_ reply: RedisReply) -> [String: String]? {
+        guard case .array(let items) = reply, items.count % 2 == 0 else { return nil }
+        var settings: [String: String] = [:]
+        for index in stride(from: 0, to: items.count, by: 2) {
+            guard let name = items[index].text, let value = items[index + 1].text else { return nil }
+            settings[name] = value
+        }
+        return settings
+    }
+
+    private static func report(_ reply: RedisReply) -> RoleReport? {
+        guard case .array(let items) = reply, items.count == 6, case .integer(let paused) = items[0],
+            case .integer(let held) = items[1], case .integer(let elect) = items[2],
+            case .integer(let drain) = items[3], case .array(let texts) = items[4], texts.count % 3 == 0,
+            case .array(let entries) = items[5]
+        else { return nil }
+        var refusals: [RoleReason] = []
+        for index in stride(from: 0, to: texts.count, by: 3) {
+            guard let code = texts[index].text, let member = texts[index + 1].text, let detail = texts[index + 2].text
+            else { return nil }
+            refusals.append(RoleReason(code, member: member, detail: detail))
+        }
+        var candidates: [RoleReport.Candidate] = []
+        for entry in entries {
+            guard case .array(let parts) = entry, parts.count == 7, let id = parts[0].text,
+                case .integer(let lag) = parts[1], let position = parts[2].text, case .integer(let fit) = parts[3],
+                case .integer(let penalty) = parts[4], case .integer(let maintained) = parts[5],
+                case .array(let reasons) = parts[6], reasons.count % 2 == 0
+            else { return nil }
+            var list: [RoleReason] = []
+            for index in stride(from: 0, to: reasons.count, by: 2) {
+                guard let code = reasons[index].text, let detail = reasons[index + 1].text else { return nil }
+                list.append(RoleReason(code, member: id, detail: detail))
+            }
+            candidates.append(
+                RoleReport.Candidate(
+                    id: id, lag: lag < 0 ? nil : lag, position: Int64(position), fitMilliseconds: fit,
+                    penalty: penalty, isInMaintenance: maintained == 1, reasons: list))
+        }
+        return RoleReport(
+            pausedMilliseconds: paused, heldMilliseconds: held, electMilliseconds: elect, drainMilliseconds: drain,
+            refusals: refusals, candidates: candidates)
+    }
+}
+
+extension CandidateStatus {
+    fileprivate func encode(_ writer: inout CommandWriter) {
+        writer.argument(claim.text)
+        writer.argument(position.map { "\($0)" } ?? "-")
+        writer.argument(unfit)
     }
 }

@@ -19,6 +19,10 @@ public struct Member: Sendable, Hashable, Identifiable {
     public var address: String { record.address }
     /// What fails together with it (a rack, a data centre); empty if it did not say.
     public var zone: String { record.zone }
+    /// It can be primary.
+    public var isCandidate: Bool { record.isCandidate }
+    /// Why its check fails; empty: it passes.
+    public var health: String { record.health }
     /// Its share, 0 to 1000; 0: it is draining.
     public var weight: Int { record.weight }
     /// Who is preferred where one is to be chosen, -1000 to 1000.
@@ -43,6 +47,8 @@ public struct GroupSnapshot: Sendable {
     public var version: Int64
     /// In the order of their ids' bytes.
     public var members: [Member]
+    /// Who is primary; nil for a group that never elected anybody and in which nobody stands.
+    public var primary: PrimaryStatus?
     /// The event log had come so far when this snapshot was current. Every later event has a higher number.
     package var sequence: Int64
     /// When Redis last confirmed it, on this machine's clock.
@@ -51,13 +57,15 @@ public struct GroupSnapshot: Sendable {
     public var isStale: Bool
 
     package init(
-        group: String, gen: String, version: Int64, members: [Member], sequence: Int64,
+        group: String, gen: String, version: Int64, members: [Member], role: GroupRole, sequence: Int64,
         confirmedAt: ContinuousClock.Instant, isStale: Bool
     ) {
         self.group = group
         self.gen = gen
         self.version = version
         self.members = members
+        let stands = role.epoch > 0 || members.contains { $0.isCandidate }
+        primary = stands ? PrimaryStatus(role) : nil
         self.sequence = sequence
         self.confirmedAt = confirmedAt
         self.isStale = isStale

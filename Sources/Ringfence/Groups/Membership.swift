@@ -51,13 +51,18 @@ public final class Membership: Sendable {
         /// Redis does not have it: the next write joins anew.
         var isOut = false
         var reason = ""
+        /// The part of a candidate, while it stands.
+        var role: RoleMachine?
+        var roleListeners: [Int: AsyncStream<Role>.Continuation] = [:]
+        /// What runs as long as it is primary, to be ended before it leaves.
+        var term: Term?
         var listeners: [Int: AsyncStream<State>.Continuation] = [:]
         var updates: [Update] = []
         var leavers: [(number: Int, continuation: CheckedContinuation<Bool, Never>)] = []
         var lastNumber = 0
     }
 
-    private let group: Group
+    let group: Group
     private let rejoins: Bool
     private let guarded: Mutex<Guarded>
     private var hub: GroupHub { group.hub }
@@ -75,6 +80,8 @@ public final class Membership: Sendable {
 
     /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:lease:)`` changed last.
     public var member: Member { Member(guarded.withLock { $0.record }) }
+    /// The name of its group.
+    public var groupName: String { group.name }
     /// Its id in the group.
     public var id: String { member.id }
     /// The session it is a member under. It changes only when it rejoins.
@@ -158,29 +165,38 @@ public final class Membership: Sendable {
     ///   then made with the next beat that gets through.
     public func update(
         address: String? = nil, zone: String? = nil, weight: Int? = nil, priority: Int? = nil,
-        capability: [String]? = nil, metadata: [String: String]? = nil, lease: Duration? = nil
+        capability: [String]? = nil, metadata: [String: String]? = nil, health: String? = nil, lease: Duration? = nil
     ) async throws {
+        let milliseconds: Int64?
+        do {
+            if let lease { milliseconds = try Group.milliseconds(of: lease) } else { milliseconds = nil }
+        } catch { throw RingfenceError(error) }
+        try await change { record in
+            if let address { record.address = address }
+            if let zone { record.zone = zone }
+            if let weight { record.weight = weight }
+            if let priority { record.priority = priority }
+            if let capability { record.capability = capability }
+            if let metadata { record.metadata = metadata }
+            if let health { record.health = health }
+            if let milliseconds { record.leaseMilliseconds = milliseconds }
+        }
+    }
+
+    private func change(_ edit: (inout MemberRecord) -> Void) async throws {
         let now = Moment.now
         let number: Int
         let revision: Int
         do {
-            if let weight {
-                // The group's lock is taken before a membership's, so this is not done under the latter.
-                var wish = guarded.withLock { $0.record }
-                let isMore = weight > wish.weight
-                wish.weight = weight
-                try Limits.check(wish)
-                if isMore { try group.checkRing(with: wish) }
-            }
+            // The group's lock is taken before a membership's, so this is not done under the latter.
+            let before = guarded.withLock { $0.record }
+            var wish = before
+            edit(&wish)
+            try Limits.check(wish)
+            if wish.weight > before.weight { try group.checkRing(with: wish) }
             (number, revision) = try guarded.withLock { guarded throws -> (Int, Int) in
                 var record = guarded.record
-                if let address { record.address = address }
-                if let zone { record.zone = zone }
-                if let weight { record.weight = weight }
-                if let priority { record.priority = priority }
-                if let capability { record.capability = capability }
-                if let metadata { record.metadata = metadata }
-                if let lease { record.leaseMilliseconds = try Group.milliseconds(of: lease) }
+                edit(&record)
                 try Limits.check(record)
                 let state = guarded.machine.state
                 if state == .expired || state == .replaced || state == .left {
@@ -234,9 +250,14 @@ public final class Membership: Sendable {
     ///   told in the background as soon as it can be, and else the membership ends with its lease.
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
+        // Who hears that it left may take its role at once: what it does as primary is over before.
+        if let term = guarded.withLock({ $0.term }) {
+            await term.end(before: Moment.instant(guarded.withLock { $0.machine.deadline }))
+        }
         let now = Moment.now
         let (tell, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
             guarded.reason = reason
+            endRole(&guarded, .gaveUp("left"))
             let until = max(guarded.machine.deadline, now).adding(60 * .second)
             guard guarded.machine.leave(now: now, until: until) else { return ([], !guarded.leavers.isEmpty) }
             for listener in guarded.listeners.values { listener.yield(.left) }
@@ -271,9 +292,180 @@ public final class Membership: Sendable {
             "\(doing): Redis did not answer in time; it goes on being tried")
     }
 
+    // MARK: The role
+
+    /// Stands for election, or not any more. The role of one that does not stand any more was given up before.
+    func stand(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
+
+    /// Begins to play a candidate. Nil if it plays one already, or is no member any more.
+    func beginCandidacy(margin: Nanos) -> Bool {
+        guarded.withLock { guarded in
+            guard guarded.role == nil else { return false }
+            guarded.role = RoleMachine(margin: margin)
+            return true
+        }
+    }
+
+    func endCandidacy() {
+        guarded.withLock { guarded in
+            endRole(&guarded, .gaveUp("stepDown"))
+            guarded.role = nil
+        }
+        finishRoles()
+    }
+
+    /// Not under the lock: it tells those who listen.
+    private func finishRoles() {
+        let listeners = guarded.withLock { guarded in
+            defer { guarded.roleListeners = [:] }
+            return Array(guarded.roleListeners.values)
+        }
+        for listener in listeners { listener.finish() }
+    }
+
+    var role: Role {
+        let now = Moment.now
+        return guarded.withLock { guarded in
+            judgeRole(&guarded, now: now)
+            return guarded.role.map { role(of: $0.state) } ?? .standby
+        }
+    }
+
+    var roles: AsyncStream<Role> {
+        let (stream, continuation) = AsyncStream<Role>.makeStream()
+        let number = guarded.withLock { guarded -> Int? in
+            guard let machine = guarded.role else { return nil }
+            continuation.yield(role(of: machine.state))
+            guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
+            guarded.lastNumber += 1
+            guarded.roleListeners[guarded.lastNumber] = continuation
+            return guarded.lastNumber
+        }
+        guard let number else {
+            continuation.finish()
+            return stream
+        }
+        continuation.onTermination = { [weak self] _ in
+            _ = self?.guarded.withLock { $0.roleListeners.removeValue(forKey: number) }
+        }
+        return stream
+    }
+
+    /// When the role of this epoch ends unless a beat gets through; nil if it is over.
+    func roleDeadline(_ epoch: Int64) -> Nanos? {
+        let now = Moment.now
+        return guarded.withLock { guarded in
+            let deadline = guarded.machine.deadline
+            guard let machine = guarded.role,
+                machine.holds(
+                    epoch, deadline: deadline, isMember: guarded.machine.isMember(at: now), now: now)
+            else { return nil }
+            return deadline - machine.margin
+        }
+    }
+
+    /// Something its holder says of its role; false if that epoch is over.
+    func say(_ change: (inout RoleMachine) -> RoleMachine.Output?) -> Bool {
+        let now = Moment.now
+        let isHeard = guarded.withLock { guarded in
+            judgeRole(&guarded, now: now)
+            guard var machine = guarded.role, let output = change(&machine) else { return false }
+            guarded.role = machine
+            performRole(output, &guarded, now: now)
+            return true
+        }
+        if isHeard { stepSoon() }
+        return isHeard
+    }
+
+    /// What it says of itself with each beat from now on.
+    func report(position: Int64?, unfit: String) {
+        let now = Moment.now
+        let isNews = guarded.withLock { guarded in
+            guard guarded.role?.report(position: position, unfit: unfit) == true else { return false }
+            guarded.machine.speak(now: now)
+            return true
+        }
+        if isNews { stepSoon() }
+    }
+
+    /// False if one runs already.
+    func begin(_ term: Term) -> Bool {
+        guarded.withLock { guarded in
+            guard guarded.term == nil else { return false }
+            guarded.term = term
+            return true
+        }
+    }
+
+    func endTerm() { guarded.withLock { $0.term = nil } }
+
+    /// The group was seen.
+    func saw(_ view: GroupMachine.View, now: Nanos) {
+        guarded.withLock { sawRole(view, &$0, now: now) }
+    }
+
+    private func sawRole(_ view: GroupMachine.View, _ guarded: inout Guarded, now: Nanos) {
+        guard var machine = guarded.role else { return }
+        let output = machine.saw(
+            view.role, version: view.version, id: guarded.record.id, session: guarded.record.session, now: now, deadline: guarded.machine.deadline,
+            isMember: guarded.machine.isMember(at: now))
+        guarded.role = machine
+        performRole(output, &guarded, now: now)
+    }
+
+    /// Its own clock may have ended the role.
+    private func judgeRole(_ guarded: inout Guarded, now: Nanos) {
+        guard var machine = guarded.role else { return }
+        let output = machine.tick(
+            now: now, deadline: guarded.machine.deadline, isMember: guarded.machine.isMember(at: now))
+        guarded.role = machine
+        performRole(output, &guarded, now: now)
+    }
+
+    private func endRole(_ guarded: inout Guarded, _ end: RoleMachine.End) {
+        guard var machine = guarded.role, let epoch = machine.state.epoch,
+            let output = machine.giveUp(epoch, reason: end.text)
+        else { return }
+        guarded.role = machine
+        performRole(output, &guarded, now: Moment.now)
+    }
+
+    /// Under the lock, so that roles are told in the order in which they were.
+    private func performRole(_ output: RoleMachine.Output, _ guarded: inout Guarded, now: Nanos) {
+        for tell in output.tell {
+            let told: Role =
+                switch tell {
+                case .state(let state): role(of: state)
+                case .ended(let epoch, let end): .ended(Epoch(epoch, self), reason: RoleEnd(end))
+                }
+            for listener in guarded.roleListeners.values { listener.yield(told) }
+            if case .ended(_, let end) = tell { hub.metrics.ended(end) }
+            // Neither under the lock, for it runs handlers of the user's, nor on the pool, which may be blocked.
+            if let term = guarded.term, told.epoch?.value != term.epoch || guarded.role?.mustStop == true {
+                hub.eventLoop.execute { term.cancel() }
+            }
+        }
+        if output.speaks { guarded.machine.speak(now: now) }
+    }
+
+    private func role(of state: RoleMachine.State) -> Role {
+        switch state {
+        case .standby: .standby
+        case .elected(let epoch): .elected(Epoch(epoch, self))
+        case .primary(let epoch): .primary(Epoch(epoch, self))
+        case .draining(let epoch), .drained(let epoch): .draining(Epoch(epoch, self))
+        }
+    }
+
     // MARK: The machine
 
-    var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
+    var wakeAt: Nanos {
+        guarded.withLock { guarded in
+            let role = guarded.role?.wakeAt(deadline: guarded.machine.deadline) ?? .never
+            return min(guarded.machine.wakeAt, role)
+        }
+    }
 
     /// All steps are made on the event loop, one after another, so that states are told in the order in which they were.
     private func stepSoon() {
@@ -286,6 +478,7 @@ public final class Membership: Sendable {
     func tick(now: Nanos) {
         perform(
             guarded.withLock { guarded in
+                judgeRole(&guarded, now: now)
                 let output = guarded.machine.tick(now: now)
                 return (output, Letter(guarded))
             })
@@ -298,9 +491,11 @@ public final class Membership: Sendable {
         var joined: String
         var reason: String
         var isOut: Bool
+        var status: CandidateStatus?
 
         init(_ guarded: borrowing Guarded) {
             (record, joined, reason, isOut) = (guarded.record, guarded.joined, guarded.reason, guarded.isOut)
+            status = guarded.role?.status
         }
     }
 
@@ -336,7 +531,10 @@ public final class Membership: Sendable {
         }
         for leaver in leavers { leaver.resume(returning: true) }
         for listener in listeners { listener.finish() }
-        if isOver { group.remove(self) }
+        if isOver {
+            finishRoles()
+            group.remove(self)
+        }
     }
 
     private func tell(_ state: MembershipMachine.State) {
@@ -345,7 +543,10 @@ public final class Membership: Sendable {
             for listener in guarded.listeners.values { listener.yield(told) }
             let session = guarded.record.session
             // It was told that it has expired. What comes now is another life.
-            if state == .expired, rejoins { guarded.record.session = hub.nonces.session() }
+            if state == .expired, rejoins {
+                guarded.record.session = hub.nonces.session()
+                guarded.role?.changedSession()
+            }
             return (guarded.record.id, session)
         }
         let metadata: Logger.Metadata = [
@@ -373,11 +574,11 @@ public final class Membership: Sendable {
             case .beat:
                 hub.scripts.beat(
                     group.name, known, id: record.id, session: record.session,
-                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined)
+                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined, status: letter.status)
             case .write:
                 hub.scripts.join(
                     group.name, known, record, letter.isOut ? .again : .stay(since: letter.joined),
-                    group.policy ?? group.wantedPolicy)
+                    group.policy ?? group.wantedPolicy, status: letter.status)
             case .leave:
                 hub.scripts.leave(
                     group.name, known, id: record.id, session: record.session, reason: letter.reason, actor: "")
@@ -396,8 +597,13 @@ public final class Membership: Sendable {
             hub.metrics.beats.increment()
             if case .failure = result { hub.metrics.beatFailures.increment() }
         }
+        // Before the answer lengthens anything: it may say that somebody takes the role away.
+        let view = group.known
         let step = guarded.withLock { guarded -> (MembershipMachine.Output, Letter) in
+            sawRole(view, &guarded, now: now)
             let output = took(result, call, &guarded, now: now)
+            // A member again: what it is elected to may begin now.
+            sawRole(view, &guarded, now: now)
             return (output, Letter(guarded))
         }
         perform(step)
@@ -427,9 +633,11 @@ public final class Membership: Sendable {
     /// The client was dropped: nothing beats for it any more, and it ends with its lease.
     func abandon() {
         let listeners = guarded.withLock { guarded in
+            endRole(&guarded, .suspended)
             defer { guarded.listeners = [:] }
             return Array(guarded.listeners.values)
         }
+        finishRoles()
         for listener in listeners {
             listener.yield(.suspended)
             listener.finish()

@@ -4,7 +4,7 @@
 // long each lease still lasts, and to take one out.
 
 import Hiredis
-import RingfenceCore
+package import RingfenceCore
 
 /// What is fixed when a group is made, by whoever joins it first.
 public struct GroupOptions: Sendable, Hashable {
@@ -44,18 +44,38 @@ public struct GroupStatus: Sendable {
     public var seed: UInt64?
     /// Points of its ring for each unit of weight.
     public var unit: Int?
+    /// Who is primary; an epoch of 0 for a group that never elected anybody.
+    public var primary: PrimaryStatus
+    /// For so long the role has been in this phase.
+    public var phaseLasted: Duration
+    /// For so long nothing is elected by itself, because an operator paused the group.
+    public var paused: Duration { .milliseconds(report.pausedMilliseconds) }
+    /// For so long nobody is elected if more than one could be, because there were too many failovers.
+    public var braked: Duration { .milliseconds(report.heldMilliseconds) }
+    /// So long a switchover still may take.
+    public var drainRemaining: Duration { .milliseconds(report.drainMilliseconds) }
+    /// How it elects, where that was ever set.
+    public var settings: ElectionSettings
+    package var report: RoleReport
+
+    /// Who stands for primary, in the order in which they would be elected.
+    public var candidates: [GroupPlan.Candidate] { report.candidates.map { .init(candidate: $0) } }
 }
 
 extension GroupStatus {
     /// nil for an answer that was not asked for the leases.
     init?(_ name: String, _ answer: GroupAnswer) {
-        guard let content = answer.content, content.leases.count == content.members.count else { return nil }
+        guard let content = answer.content, content.leases.count == content.members.count, let report = content.report
+        else { return nil }
         self.init(
             name: name, version: answer.version, gen: String(answer.mark.prefix { $0 != ":" }),
             members: zip(content.members, content.leases).map {
                 .init(member: Member($0), remaining: .milliseconds($1))
             },
-            held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit)
+            held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit,
+            primary: PrimaryStatus(content.role), phaseLasted: .milliseconds(content.sinceMilliseconds),
+            // What somebody wrote by hand is as if it were not there; the script takes its default too.
+            settings: (try? ElectionSettings(stored: content.settings)) ?? ElectionSettings(), report: report)
     }
 }
 

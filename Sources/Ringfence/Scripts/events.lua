@@ -7,7 +7,8 @@
 --   state  2 a group's name, '' for all groups
 -- RESULT {gen, last number, oldest entry, forks, …}; gen is '' before the first event, the oldest entry '' if none is kept
 --   page   the events behind that number, as XRANGE gives them: {{id, {'e', json}}, …}
---   state  {group, version, mark of the version, {member, record, member, record, …}, group, …}
+--   state  {group, version, mark of the version, {member, record, member, record, …},
+--          {epoch, primary, its session, phase, target}, group, …}
 --
 -- `log` holds the generation, the last number and the forks: `<gen>@<last number kept> …`, newest first. Whether a position
 -- is still in the log is for the caller to judge from that.
@@ -41,10 +42,12 @@ if ARGV[1] == 'state' then
             return redis.error_reply('ERR events.lua: too many members for one look; follow one group at a time')
         end
         groups[#groups + 1] = name
-        local state = redis.call('HMGET', prefix .. 'state:' .. name, 'version', 'mark')
+        local state = redis.call('HMGET', prefix .. 'state:' .. name, 'version', 'mark', 'epoch', 'primary', 'pSession', 'phase',
+            'target')
         groups[#groups + 1] = state[1] or '0'
         groups[#groups + 1] = state[2] or ''
         groups[#groups + 1] = members
+        groups[#groups + 1] = { state[3] or '0', state[4] or '', state[5] or '', state[6] or 'vacant', state[7] or '' }
     end
     result[5] = groups
     return result

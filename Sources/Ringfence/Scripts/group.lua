@@ -2,27 +2,38 @@
 -- group.lua: everything that happens to a group. Every call, whatever its verb, is also a look at the clock: it takes out
 -- who is dead, and answers with the group as it is now. And the event log, for every change is one.
 --
--- KEYS   1 leases:<group>, 2 members:<group>, 3 state:<group>, 4 policy:<group>, 5 groups, 6 events, 7 log
+-- KEYS   1 leases:<group>, 2 members:<group>, 3 state:<group>, 4 policy:<group>, 5 groups, 6 events, 7 log,
+--        8 candidates:<group>
 -- ARGV   1 verb, 2 group, 3 a random text for a new generation of the log, 4 how many events are kept,
 --        5 the version of the group the caller knows (0: none), 6 its mark (''), 7 the longest lease it knows of in ms (0),
---        8 its seed and 9 its unit, if it knows them (''), then by verb
---   watch  10 'leases' to be told them, else ''
---   beat   10 member, 11 session, 12 lease in ms, 13 the mark of its join
---   join   10 member, 11 session, 12 lease in ms, 13 record, 14 from whom it may take the id: 'first' anybody, 'again' nobody,
+--        8 its seed and 9 its unit, if it knows them (''), 10 the highest epoch it knows (0), then by verb
+--   watch  11 'leases' to be told them, and the report, else ''
+--   beat   11 member, 12 session, 13 lease in ms, 14 the mark of its join; and of a candidate 15 claim, 16 position, 17 unfit
+--   join   11 member, 12 session, 13 lease in ms, 14 record, 15 from whom it may take the id: 'first' anybody, 'again' nobody,
 --          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
 --          member that is there (without a mark, one that is not there has expired and was never lost);
---          15 seed, 16 unit, for a group without policy
---   leave  10 member, 11 session ('' for whoever is there), 12 reason, 13 actor
+--          16 seed, 17 unit, for a group without policy; and of a candidate 18 claim, 19 position, 20 unfit
+--   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor
+--   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings'),
+--          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off), 14 actor, 15 reason, 16 the order's own id, 17… settings:
+--          name, value, name, value, …
+--   note   11 type, 12 member, 13 reason, 14 actor, 15 detail: an event that changes nothing
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
---          members, leases, seed, unit }
---   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there);
+--          members, leases, seed, unit, role, settings, report }
+--   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note: 'noted';
 --             join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out, or left),
 --             'unknown' (Redis lost it: it shall join again under the same session)
 --   gen, seq  of the event log: whoever saw less has missed a message
 --   mark      <gen>:<seq> of the event that made this version. The caller that knows it already is told no members.
---   ms to the next death   -1 if there are no members
---   members   id, record, id, record, … and the policy behind them, only for a caller that knows another mark; else absent
+--   ms to the next death   or to whatever else time will decide; -1 if there are no members
+--   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or 'leases'
 --   leases    id, ms left, id, ms left, …
+--   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
+--             the primary must not write), last primary }
+--   settings  of the election: name, value, name, value, … of those that were ever set
+--   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
+--             refusals (code, member, detail, …), candidates } with candidates in the order in which they would be elected:
+--             { id, lag (-1: not known), position, ms fit, penalty in thousandths, 1 if in maintenance, reasons (code, detail, …) }
 --
 -- Group time. Leases end in the group's own time, ms that follow the server's clock with two corrections kept in `offset`.
 --  * It never goes back: if the server's clock does, or another server with a slower clock takes over, the difference is
@@ -43,6 +54,23 @@
 -- So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is another, every
 -- lease is lengthened once by four paces. Lost can be what came in two and a half of them, and the beat that a member then
 -- goes without is the one after its last that was kept, a pace before. (Not a hold: that would end before longer leases do.)
+--
+-- The primary. Who may be it are the candidates: members whose record says so. A group without one elects nobody. It has an
+-- epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it said that it
+-- is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch may say so.
+-- Every call ends with the same decision (`decide`): at most one end of a role and one election. What a candidate does is
+-- not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
+--    e:E  I am promoted for E; r:E  I am ready; d:E:P  I stopped, P is my last position; g:E:why  I gave E up for good
+-- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch. So
+-- it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left, gave
+-- up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by the
+-- holder later: nobody is elected before the lease as it then was is over (`electAfter`). Nor
+--  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
+--  * for the longest lease after the server is another one, or lost data: it may have lost an election. (It may have lost
+--    more than one; the next epoch leaves out 16. Who knows a higher epoch says so, and then that is gone on from.)
+-- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
+-- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
+-- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead.
 --
 -- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one version and
 -- say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes it out.
@@ -66,11 +94,19 @@
 -- cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this is noticed.
 local verb, group, fresh, retain = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local known_version, known_mark, known_longest = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local id, session = ARGV[10], ARGV[11]
+local known_epoch = tonumber(ARGV[10])
+local id, session = ARGV[11], ARGV[12]
+local claim, position, unfit
+if verb == 'beat' then claim, position, unfit = ARGV[15], ARGV[16], ARGV[17] end
+if verb == 'join' then claim, position, unfit = ARGV[18], ARGV[19], ARGV[20] end
 local SWEEP = 64
 local HOLD = 3000
 local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
+local SKIP = 16
+local HALF_LIFE = 300000
+local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway' }
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -78,9 +114,10 @@ local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
 local log = redis.call('HMGET', KEYS[7], 'gen', 'seq', 'run')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
-    'shortest', 'longest', 'gaps', 'run', 'runAt')
+    'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
-local record = verb ~= 'watch' and redis.call('HGET', KEYS[2], id)
+local is_member_call = verb == 'beat' or verb == 'join' or verb == 'leave'
+local record = is_member_call and redis.call('HGET', KEYS[2], id)
 
 local gen, seq = log[1] or '', tonumber(log[2] or 0)
 local version, mark = tonumber(state[1] or 0), state[2] or ''
@@ -88,11 +125,15 @@ local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
 local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
 local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
 local group_run, run_at = state[10] or '', tonumber(state[11] or 0)
+local epoch, primary, primary_session = tonumber(state[12] or 0), state[13] or '', state[14] or ''
+local phase, candidates, check_at = state[15] or 'vacant', tonumber(state[16] or 0), tonumber(state[17] or 0)
 
 local function pace_of() return shortest > 0 and math.min(1000, math.floor(shortest / 5)) or NO_LEASES_PACE end
 local now, pace = at + offset, pace_of()
 local is_gap = now - last > 2.5 * pace and first[1] and last > 0
 local is_behind = known_version > version or (known_version == version and known_mark ~= mark)
+local is_epoch_behind = known_epoch > epoch
+local is_electing = (candidates > 0 and (primary == '' or phase == 'draining')) or (check_at > 0 and now >= check_at)
 local is_due = first[1] and tonumber(first[2]) <= now and now >= hold_until
 local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'
@@ -115,14 +156,37 @@ local function view(status)
     if gaps > 0 and not is_gap then redis.call('HDEL', KEYS[3], 'gaps') end
     local next_ms = -1
     if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), hold_until) - now) end
+    if check_at > 0 and (next_ms < 0 or check_at - now < next_ms) then next_ms = math.max(0, check_at - now) end
     return { status, gen, seq, version, mark, next_ms, pace_of(), math.max(0, hold_until - now),
         math.max(0, recover_until - now) }
 end
 
+-- Whether a claim says nothing that is not known.
+local function is_known(said)
+    if said == '' then return true end
+    local kind, of = string.match(said, '^(%a):(%d+)')
+    of = tonumber(of)
+    if not of then return true end
+    if primary ~= id or primary_session ~= session or of ~= epoch then return of < epoch end
+    return (kind == 'r' and phase ~= 'elected') or (kind == 'e' and phase == 'elected')
+end
+
+-- What a candidate says of itself with each beat: <fit since> <barred until> <position, or -> <unfit>.
+local function note_status()
+    local old = claim and redis.call('HGET', KEYS[8], id)
+    if not old then return end
+    local since, barred, before = string.match(old, '^(%d+) (%d+) %S+ (.*)$')
+    if unfit == '' and before ~= '' then since = int(now) end
+    local text = since .. ' ' .. barred .. ' ' .. position .. ' ' .. unfit
+    if text ~= old then redis.call('HSET', KEYS[8], id, text) end
+end
+
 -- Nothing happened but time: nearly every call. What follows is not even built then.
-if known_mark == mark and now >= last and not (is_gap or is_behind or is_due or is_server_due) then
-    if verb == 'beat' and is_mine then
-        renew(tonumber(ARGV[12]))
+if known_mark == mark and now >= last
+    and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing) then
+    if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
+        renew(tonumber(ARGV[13]))
+        note_status()
         return view('member')
     elseif verb == 'watch' and id == '' then
         return view('watching')
@@ -152,7 +216,7 @@ end
 
 -- Writes events, behind gen, seq, at, type and group; their other fields are JSON already. They are written before what
 -- they tell of is done: if the log cannot take them, nothing has happened.
-local FIELDS = { 'member', 'version', 'of', 'previous', 'reason', 'actor', 'detail' }
+local FIELDS = { 'member', 'version', 'of', 'epoch', 'previous', 'reason', 'actor', 'detail' }
 local is_log_checked = false
 local function append(events)
     if not is_log_checked then
@@ -204,6 +268,39 @@ local function is_lost(of)
     return true
 end
 
+-- MARK: the role's fields
+
+-- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
+local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
+    'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
+    'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance' }
+local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
+for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
+
+local function num(name) return tonumber(role[name]) or 0 end
+local function put(name, value)
+    role[name] = type(value) == 'number' and int(value) or value
+    if name == 'epoch' then epoch = value end
+    if name == 'primary' then primary = value end
+    if name == 'pSession' then primary_session = value end
+    if name == 'phase' then phase = value end
+    if name == 'checkAt' then check_at = tonumber(value) or 0 end
+end
+local function elect_not_before(moment)
+    if moment > num('electAfter') then put('electAfter', moment) end
+end
+local function write_role()
+    for i, name in ipairs(NAMES) do
+        if role[name] ~= (stored[i] or '') then
+            if role[name] == '' then
+                redis.call('HDEL', KEYS[3], name)
+            else
+                redis.call('HSET', KEYS[3], name, role[name])
+            end
+        end
+    end
+end
+
 -- MARK: changes
 
 local function lease_of(text) return tonumber(string.match(text or '', '^{"session":"[^"]*","leaseMs":(%d+)')) or 0 end
@@ -246,8 +343,164 @@ end
 local function take_out(member, text)
     redis.call('ZREM', KEYS[1], member)
     redis.call('HDEL', KEYS[2], member)
+    redis.call('HDEL', KEYS[8], member)
     redis.call('HDEL', KEYS[3], 'was:' .. member)
     count_lease(lease_of(text), -1)
+end
+
+-- MARK: who may lead
+
+local settings_read
+local function setting(name, default)
+    if not settings_read then
+        settings_read = {}
+        local flat = redis.call('HGETALL', KEYS[4])
+        for i = 1, #flat, 2 do settings_read[flat[i]] = flat[i + 1] end
+    end
+    local value = settings_read[name]
+    if value == nil then return default end
+    return type(default) == 'number' and tonumber(value) or value
+end
+
+-- By bytes. (Lua's own comparison follows the server's locale.)
+local function is_before(one, other)
+    for i = 1, math.min(#one, #other) do
+        local a, b = string.byte(one, i), string.byte(other, i)
+        if a ~= b then return a < b end
+    end
+    return #one < #other
+end
+
+local function penalties()
+    local list = {}
+    for who, milli, since in string.gmatch(role.penalties, '([^\t\n]*)\t(%d+)\t(%d+)\n') do
+        local left = math.floor(tonumber(milli) / 2 ^ math.floor((now - tonumber(since)) / HALF_LIFE))
+        list[#list + 1] = { id = who, left = left, text = who .. '\t' .. milli .. '\t' .. since .. '\n' }
+    end
+    return list
+end
+
+local function add_penalty(member)
+    local left, texts = 0, {}
+    for _, one in ipairs(penalties()) do
+        if one.id == member then
+            left = one.left
+        elseif one.left >= 125 and #texts < 63 then
+            texts[#texts + 1] = one.text
+        end
+    end
+    put('penalties', member .. '\t' .. int(left + 1000) .. '\t' .. int(now) .. '\n' .. table.concat(texts))
+end
+
+local function is_in_maintenance(member)
+    return string.find('\n' .. role.maintenance, '\n' .. member .. '\n', 1, true) ~= nil
+end
+
+local function position_of(member)
+    return tonumber(string.match(redis.call('HGET', KEYS[8], member) or '', '^%d+ %d+ (%d+) '))
+end
+
+-- What candidates are measured by: how far the primary has come, or had.
+local function reference()
+    if phase == 'draining' and tonumber(role.final) then return tonumber(role.final) end
+    if primary ~= '' then return position_of(primary) end
+    return tonumber(role.lastPosition)
+end
+
+-- All candidates, those that may lead first, each part in the order in which they would be elected; with all reasons why one
+-- may not. Data first: who lacks least, then who failed least, then who had the role and did not fail, then by zone and priority.
+local function rank()
+    local list, penalty, furthest = {}, {}, nil
+    for _, one in ipairs(penalties()) do penalty[one.id] = one.left end
+    local statuses = redis.call('HGETALL', KEYS[8])
+    for i = 1, #statuses, 2 do
+        local c = { id = statuses[i], reasons = {} }
+        local since, barred, at_position, why = string.match(statuses[i + 1], '^(%d+) (%d+) (%S+) (.*)$')
+        local is_read, its = pcall(cjson.decode, redis.call('HGET', KEYS[2], c.id) or '')
+        if not is_read or type(its) ~= 'table' then its = { health = 'its record cannot be read' } end
+        local function because(code, detail) c.reasons[#c.reasons + 1] = { code, detail or '' } end
+        c.since, c.barred = tonumber(since), tonumber(barred)
+        c.position = tonumber(at_position)
+        c.session, c.zone, c.priority = its.session or '', its.zone or '', its.priority or 0
+        c.penalty, c.is_maintained = penalty[c.id] or 0, is_in_maintenance(c.id)
+        c.is_primary = c.id == primary
+        if c.position and (not furthest or c.position > furthest) then furthest = c.position end
+        if c.is_primary then because('primary') end
+        if tonumber(redis.call('ZSCORE', KEYS[1], c.id) or 0) <= now then because('lease') end
+        if (its.health or '') ~= '' then because('health', its.health) end
+        if why ~= '' then because('unfit', why) end
+        if c.is_maintained then because('maintenance') end
+        if its.weight == 0 then because('draining') end
+        c.standby_reasons = #c.reasons
+        if c.barred > now then because('gaveUp', int(c.barred - now)) end
+        list[#list + 1] = c
+    end
+    local measure = reference() or furthest
+    local limit, step = setting('maxLag', -1), math.max(1, setting('lagStep', 1))
+    local zone, is_data_first = setting('zone', ''), setting('rank', 'data') == 'data'
+    for _, c in ipairs(list) do
+        c.lag = -1
+        if measure and c.position then
+            c.lag = math.max(0, measure - c.position)
+            if limit >= 0 and c.lag > limit then c.reasons[#c.reasons + 1] = { 'lag', int(c.lag) } end
+        elseif measure then
+            c.reasons[#c.reasons + 1] = { 'position', '' }
+        end
+        local bucket = measure and (c.position and math.floor(c.lag / step) or math.huge) or 0
+        local has_failed = c.penalty >= 3000 and 1 or 0
+        local is_new = (role.lastPrimary == c.id and (role.lastWhy == 'suspended' or role.lastWhy == 'lost')) and 0 or 1
+        local is_elsewhere = (zone ~= '' and c.zone ~= zone) and 1 or 0
+        local may = #c.reasons == 0 and 0 or 1
+        if is_data_first then
+            c.keys = { may, bucket, has_failed, is_new, is_elsewhere, -c.priority, -(c.position or -1) }
+        else
+            c.keys = { may, has_failed, is_new, is_elsewhere, -c.priority, bucket, -(c.position or -1) }
+        end
+        c.is_elsewhere = is_elsewhere
+    end
+    table.sort(list, function(one, other)
+        for i = 1, 7 do
+            if one.keys[i] ~= other.keys[i] then return one.keys[i] < other.keys[i] end
+        end
+        return is_before(one.id, other.id)
+    end)
+    return list
+end
+
+local function find(ranking, member)
+    for _, c in ipairs(ranking) do
+        if c.id == member then return c end
+    end
+end
+
+-- MARK: the end of a role
+
+local AGAINST_ITS_WILL = { expired = true, replaced = true, removed = true, suspended = true, refused = true,
+    promotionFailed = true, unhealthy = true, exited = true }
+-- Why a role ended in this call, how long after its holder was last heard of, and whom an order wants in its place.
+local ended, detect_ms, favoured = nil, 0, ''
+
+local function end_role(why, silence)
+    local is_forced = role.forced == '1'
+    if is_forced then why = 'failover' end
+    ended, detect_ms, favoured = why, silence or 0, role.target
+    if AGAINST_ITS_WILL[why] and now >= hold_until then add_penalty(primary) end
+    local last = position_of(primary)
+    put('lastPosition', last and int(last) or role.lastPosition)
+    if tonumber(role.final) then put('lastPosition', role.final) end
+    put('lastPrimary', primary)
+    put('lastWhy', why)
+    put('primary', '')
+    put('pSession', '')
+    put('phase', 'vacant')
+    put('vacantSince', now)
+    put('since', now)
+    put('final', '')
+    if not is_forced then put('target', '') end
+end
+
+local function is_primary(member, its_session)
+    return primary ~= '' and primary == member and primary_session == its_session
 end
 
 -- MARK: time
@@ -276,8 +529,13 @@ local function note_server()
     if server() ~= '' then redis.call('HSET', KEYS[3], 'run', server()) end
 end
 
-if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)) then
-    if server() ~= '' and group_run ~= '' and server() ~= group_run then
+-- Before anybody is taken out or elected, and every 10 s. True if the server is another one than the last time.
+local is_server_checked = false
+local function is_other_server()
+    if is_server_checked then return false end
+    is_server_checked = true
+    local is_other = server() ~= '' and group_run ~= '' and server() ~= group_run
+    if is_other then
         local grace = 4 * pace_of()
         append({ { type = 'coordinator.gap', reason = '"server"',
             detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
@@ -285,22 +543,48 @@ if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and n
             redis.call('ZINCRBY', KEYS[1], int(grace), member)
         end
         first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
+        put('skip', SKIP)
+        elect_not_before(now + longest + grace)
+        if phase == 'draining' then put('drainUntil', num('drainUntil') + grace) end
     end
     note_server()
+    return is_other
+end
+
+if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)) then
+    is_other_server()
 end
 
 -- MARK: versions never go back
 
-if is_behind then
-    local was = version
-    version = known_version
-    hold_until = math.max(hold_until, now + math.max(longest, known_longest))
-    recover_until = hold_until
+if is_behind or is_epoch_behind then
+    local was, note = version, ''
+    version = math.max(version, known_version)
+    local longest_known = math.max(longest, known_longest)
+    if is_behind then
+        hold_until = math.max(hold_until, now + longest_known)
+        recover_until = hold_until
+    end
+    if is_epoch_behind then note = ',"epoch":' .. int(known_epoch) end
+    local healed_from = version
     change({ { type = 'state.rolledBack',
-        detail = '{"from":' .. int(known_version) .. ',"to":' .. int(was) .. '}' } })
+        detail = '{"from":' .. int(healed_from) .. ',"to":' .. int(was) .. note .. '}' } })
     if was == 0 then redis.call('SADD', KEYS[5], group) end
-    if ARGV[8] ~= '' then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
+    if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
+    elect_not_before(now + longest_known)
+    if is_epoch_behind then
+        -- Whom the data names was primary of an epoch that is over.
+        if primary ~= '' then put('lastPrimary', primary) end
+        put('epoch', known_epoch)
+        put('primary', '')
+        put('pSession', '')
+        put('phase', 'recovering')
+        put('vacantSince', now)
+        put('target', '')
+        put('final', '')
+        put('lastWhy', 'lost')
+    end
 end
 
 -- MARK: the dead
@@ -324,27 +608,224 @@ if first[1] and tonumber(first[2]) <= now and now >= hold_until then
     end
     change(events)
     for i = 1, #dead, 2 do
-        take_out(dead[i], texts[(i + 1) / 2])
+        local text = texts[(i + 1) / 2]
+        if is_primary(dead[i], session_of(text)) then end_role('expired', now - dead[i + 1] + lease_of(text)) end
+        take_out(dead[i], text)
         if dead[i] == id then record, is_mine = false, false end
     end
     look_at_leases()
     first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 end
 
+-- MARK: what a candidate claims
+
+local BARRING = { refused = true, promotionFailed = true, unhealthy = true, stepDown = true }
+
+local function hear(said)
+    local kind, of, rest = string.match(said, '^(%a):(%d+):?(.*)$')
+    if not kind or tonumber(of) ~= epoch then return end
+    local who = { member = cjson.encode(id), epoch = int(epoch) }
+    if is_primary(id, session) then
+        if kind == 'g' then
+            if BARRING[rest] then
+                local since, at_position, why = string.match(redis.call('HGET', KEYS[8], id) or '', '^(%d+) %d+ (%S+) (.*)$')
+                if since then
+                    local barred = int(now + lease_of(record))
+                    redis.call('HSET', KEYS[8], id, since .. ' ' .. barred .. ' ' .. at_position .. ' ' .. why)
+                end
+            end
+            end_role(rest ~= '' and rest or 'stepDown')
+        elseif kind == 'r' and phase == 'elected' then
+            who.type, who.detail = 'primary.ready', '{"promoteMs":' .. int(now - num('since')) .. '}'
+            change({ who })
+            put('phase', 'ready')
+            put('since', now)
+        elseif kind == 'd' and phase == 'draining' and role.final == '' then
+            put('final', rest ~= '' and rest or '-')
+        end
+    elseif phase == 'recovering' and kind ~= 'g' then
+        who.type, who.detail = 'primary.confirmed', '{"session":' .. cjson.encode(session) .. '}'
+        change({ who })
+        put('primary', id)
+        put('pSession', session)
+        put('phase', kind == 'e' and 'elected' or 'ready')
+        put('since', now)
+    end
+end
+
+-- MARK: what operators order
+
+local refusals = {}
+local function refuse(code, member, detail)
+    for _, text in ipairs({ code, member or '', detail or '' }) do refusals[#refusals + 1] = text end
+end
+local function refuse_because(c)
+    for _, reason in ipairs(c.reasons) do refuse(reason[1], c.id, reason[2]) end
+end
+
+local function quoted(text) return text ~= '' and cjson.encode(text) or nil end
+
+-- How many could take over.
+local function standbys(ranking)
+    local count = 0
+    for _, c in ipairs(ranking) do
+        if c.standby_reasons == 0 then count = count + 1 end
+    end
+    return count
+end
+
+local function start_handover(target, ends, is_forced, order_id, actor, why)
+    local cause = is_forced and 'failover' or (actor == '' and 'failback' or 'switchover')
+    change({ { type = is_forced and 'failover.started' or 'switchover.started', member = cjson.encode(target),
+        epoch = int(epoch), previous = quoted(primary), reason = quoted(why), actor = quoted(actor),
+        detail = '{"cause":"' .. cause .. '","timeoutMs":' .. int(math.max(0, ends - now)) .. '}' } })
+    if primary ~= '' then
+        put('phase', 'draining')
+        put('since', now)
+    end
+    put('target', target)
+    put('drainUntil', ends)
+    put('forced', is_forced and '1' or '')
+    put('final', '')
+    put('order', order_id)
+    put('orderBy', actor)
+    put('orderWhy', why)
+end
+
+local function abort_handover(why, actor)
+    change({ { type = 'switchover.aborted', member = cjson.encode(role.target), epoch = int(epoch), reason = quoted(why),
+        actor = quoted(actor or '') } })
+    if role.orderBy == '' then put('failbackAt', now + setting('failbackAfterMs', 300000)) end
+    put('phase', 'ready')
+    put('since', now)
+    put('target', '')
+    put('final', '')
+end
+
+-- An order that is repeated, because its answer was lost, has been carried out already and is not again.
+local function order(what, member, number, actor, why, order_id)
+    if version == 0 then return refuse('noGroup') end
+    if what == 'switchover' or what == 'failover' then
+        if order_id == role.order then return end
+        local ranking = rank()
+        local c = member ~= '' and find(ranking, member)
+        if member ~= '' and not c then refuse('notACandidate', member) end
+        if phase == 'draining' then refuse('handingOver', role.target) end
+        if what == 'failover' then
+            if c and c.is_primary then refuse('primary', member) end
+            for _, reason in ipairs(c and c.reasons or {}) do
+                if reason[1] == 'lease' or reason[1] == 'maintenance' then refuse(reason[1], member, reason[2]) end
+            end
+            if #refusals == 0 then
+                local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
+                start_handover(member, ends, true, order_id, actor, why)
+            end
+        else
+            if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
+            if c then refuse_because(c) end
+            if member == '' then
+                c = ranking[1]
+                if not c or #c.reasons > 0 then
+                    refuse('noCandidate')
+                    for _, other in ipairs(ranking) do
+                        if not other.is_primary then refuse_because(other) end
+                    end
+                end
+            end
+            local least = setting('minStandbys', 0)
+            if setting('minStandbysAction', 'warn') == 'refuseSwitchover' and standbys(ranking) < least then
+                refuse('standbys', '', int(standbys(ranking)) .. ' of ' .. int(least))
+            end
+            if #refusals == 0 then start_handover(c.id, now + number, false, order_id, actor, why) end
+        end
+    elseif what == 'abort' then
+        if phase == 'draining' and role.forced ~= '1' then
+            abort_handover(why ~= '' and why or 'aborted', actor)
+        elseif phase == 'draining' then
+            refuse('handingOver', role.target, 'a failover by hand cannot be taken back')
+        end
+    elseif what == 'pause' then
+        change({ { type = 'group.paused', reason = quoted(why), actor = quoted(actor),
+            detail = '{"forMs":' .. int(number) .. '}' } })
+        put('pausedUntil', now + number)
+    elseif what == 'resume' then
+        if num('pausedUntil') > 0 then
+            change({ { type = 'group.resumed', reason = quoted(why), actor = quoted(actor) } })
+            put('pausedUntil', '')
+        end
+    elseif what == 'maintenance' then
+        if not redis.call('HGET', KEYS[2], member) and number == 1 then return refuse('notAMember', member) end
+        if member == primary and number == 1 then return refuse('primary', member) end
+        if is_in_maintenance(member) ~= (number == 1) then
+            change({ { type = 'member.maintenance', member = cjson.encode(member), reason = quoted(why),
+                actor = quoted(actor), detail = '{"on":' .. (number == 1 and 'true' or 'false') .. '}' } })
+            if number == 1 then
+                put('maintenance', role.maintenance .. member .. '\n')
+            else
+                local kept = {}
+                for line in string.gmatch(role.maintenance, '[^\n]+') do
+                    if line ~= member then kept[#kept + 1] = line .. '\n' end
+                end
+                put('maintenance', table.concat(kept))
+            end
+        end
+    elseif what == 'acknowledge' then
+        if num('heldUntil') > 0 then
+            change({ { type = 'group.released', reason = quoted(why), actor = quoted(actor) } })
+        end
+        put('heldUntil', '')
+        put('failovers', '')
+    elseif what == 'settings' then
+        local pairs_of, changed = {}, false
+        for i = 17, #ARGV - 1, 2 do
+            if redis.call('HGET', KEYS[4], ARGV[i]) ~= ARGV[i + 1] then changed = true end
+            pairs_of[#pairs_of + 1] = cjson.encode(ARGV[i]) .. ':' .. cjson.encode(ARGV[i + 1])
+        end
+        if changed then
+            change({ { type = 'group.settings', reason = quoted(why), actor = quoted(actor),
+                detail = '{' .. table.concat(pairs_of, ',') .. '}' } })
+            for i = 17, #ARGV - 1, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+            settings_read = nil
+        end
+    else
+        refuse('unknown', '', what)
+    end
+end
+
 -- MARK: the verbs
+
+-- A record that is about to be stored: whether it stands for election, and since when it is fit.
+local function stand(text, lease_ms)
+    local is_candidate = string.find(text, '^{"session":"[^"]*","leaseMs":%d+,"candidate":true')
+    local old = redis.call('HGET', KEYS[8], id)
+    if is_candidate then
+        local is_as_before = old and is_mine and cjson.decode(record).health == cjson.decode(text).health
+        if not is_as_before then
+            local barred = old and is_mine and string.match(old, '^%d+ (%d+)') or '0'
+            redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. barred .. ' - ')
+        end
+        -- Redis may have lost a group that had a primary. Whoever held that role has given it up by then.
+        if epoch == 0 and (num('electAfter') == 0 or lease_ms > longest) then elect_not_before(now + lease_ms) end
+    elseif old then
+        if is_primary(id, session) then end_role('stepDown') end
+        redis.call('HDEL', KEYS[8], id)
+    end
+end
 
 local status = 'watching'
 if verb == 'beat' then
     if is_mine then
         status = 'member'
-        renew(tonumber(ARGV[12]))
+        renew(tonumber(ARGV[13]))
+        note_status()
+        if claim then hear(claim) end
     elseif record then
         status = 'replaced'
     else
-        status = is_lost(ARGV[13]) and 'unknown' or 'expired'
+        status = is_lost(ARGV[14]) and 'unknown' or 'expired'
     end
 elseif verb == 'join' then
-    local lease_ms, text, mode, was = tonumber(ARGV[12]), ARGV[13], ARGV[14], {}
+    local lease_ms, text, mode, was = tonumber(ARGV[13]), ARGV[14], ARGV[15], {}
     local may_take = not record or mode == 'first' or mode == 'over:' .. session_of(record)
     if record and not is_mine then
         for old in string.gmatch(redis.call('HGET', KEYS[3], 'was:' .. id) or '', '%S+') do
@@ -366,7 +847,12 @@ elseif verb == 'join' then
                 event.reason, event.previous = '"replaced"', cjson.encode(session_of(record))
             end
             change({ event })
-            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[15]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[16]) end
+            if redis.call('HSETNX', KEYS[4], 'seed', ARGV[16]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[17]) end
+            if record and is_primary(id, session_of(record)) then
+                -- Its holder hears of it later than we.
+                elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))
+                end_role('replaced')
+            end
             if record then
                 table.insert(was, 1, session_of(record))
                 redis.call('HSET', KEYS[3], 'was:' .. id, table.concat(was, ' '))
@@ -375,6 +861,7 @@ elseif verb == 'join' then
             change({ { type = 'member.updated', member = cjson.encode(id), detail = text } })
         end
         if record ~= text then
+            stand(text, lease_ms)
             redis.call('HSET', KEYS[2], id, text)
             local lease_before = record and lease_of(record)
             if lease_before ~= lease_ms then
@@ -385,30 +872,220 @@ elseif verb == 'join' then
         end
         if was_empty then note_server() end
         renew(lease_ms)
+        record, is_mine = text, true
+        note_status()
+        if claim then hear(claim) end
     end
 elseif verb == 'leave' then
     if record and (session == '' or is_mine) then
+        local reason, actor = ARGV[13], ARGV[14]
         status = 'left'
         local event = { type = 'member.left', member = cjson.encode(id),
             detail = '{"session":' .. cjson.encode(session_of(record)) .. '}' }
-        if ARGV[12] ~= '' then event.reason = cjson.encode(ARGV[12]) end
-        if ARGV[13] ~= '' then event.actor = cjson.encode(ARGV[13]) end
+        event.reason, event.actor = quoted(reason), quoted(actor)
         change({ event })
+        if is_primary(id, session_of(record)) then
+            if actor == '' then
+                end_role(reason ~= '' and reason or 'left')
+            else
+                elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))
+                end_role('removed')
+            end
+        end
         take_out(id, record)
         look_at_leases()
         first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
     else
         status = 'gone'
     end
+elseif verb == 'order' then
+    order(ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16])
+    status = #refusals == 0 and 'ordered' or 'refused'
+elseif verb == 'note' then
+    append({ { type = ARGV[11], member = quoted(ARGV[12]), reason = quoted(ARGV[13]), actor = quoted(ARGV[14]),
+        detail = ARGV[15] ~= '' and ARGV[15] or nil } })
+    status = 'noted'
 elseif verb ~= 'watch' then
     return redis.error_reply('ERR group.lua: unknown verb ' .. tostring(verb))
 end
+
+-- MARK: the decision
+
+local ranking
+local function ranked()
+    ranking = ranking or rank()
+    return ranking
+end
+
+local function elect(c)
+    local why, actor, text = ended or role.lastWhy, '', ''
+    if role.forced == '1' then why = 'failover' elseif epoch == 0 then why = 'first' end
+    if favoured ~= '' and favoured == c.id and (why == 'switchover' or why == 'failback' or why == 'failover') then
+        actor, text = role.orderBy, role.orderWhy
+    end
+    local entries = {}
+    for i, other in ipairs(ranked()) do
+        if i > 16 then break end
+        local codes = {}
+        for j, reason in ipairs(other.reasons) do codes[j] = '"' .. reason[1] .. '"' end
+        entries[i] = '{"member":' .. cjson.encode(other.id) .. ',"lag":' .. int(other.lag) .. ',"penalty":'
+            .. int(other.penalty) .. ',"reasons":[' .. table.concat(codes, ',') .. ']}'
+    end
+    local number = epoch + 1 + num('skip')
+    local detail = '{"session":' .. cjson.encode(c.session) .. ',"detectMs":' .. int(detect_ms) .. ',"decideMs":'
+        .. int(role.vacantSince ~= '' and now - num('vacantSince') or 0)
+    if text ~= '' then detail = detail .. ',"why":' .. cjson.encode(text) end
+    change({ { type = 'primary.elected', member = cjson.encode(c.id), epoch = int(number), previous = quoted(role.lastPrimary),
+        reason = quoted(why), actor = quoted(actor), detail = detail .. ',"ranking":[' .. table.concat(entries, ',') .. ']}' } })
+    if AGAINST_ITS_WILL[why] and role.lastPrimary ~= c.id then
+        local times = {}
+        for time in string.gmatch(int(now) .. ' ' .. role.failovers, '%d+') do
+            if #times < 16 then times[#times + 1] = time end
+        end
+        put('failovers', table.concat(times, ' '))
+    end
+    put('skip', '')
+    put('epoch', number)
+    put('primary', c.id)
+    put('pSession', c.session)
+    put('phase', 'elected')
+    put('since', now)
+    put('vacantSince', '')
+    put('target', '')
+    put('forced', '')
+    ranking = nil
+end
+
+-- Whom to elect now; nil: nobody.
+local function choose()
+    if candidates == 0 or now < num('electAfter') then return end
+    local is_forced = role.forced == '1'
+    local wanted = is_forced and role.target or favoured
+    local c = wanted ~= '' and find(ranked(), wanted)
+    if is_forced then
+        -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
+        if c then
+            for _, reason in ipairs(c.reasons) do
+                if reason[1] == 'lease' then c = nil break end
+            end
+        end
+        if c then
+            favoured = c.id
+            return c
+        end
+        put('forced', '')
+        put('target', '')
+    end
+    if (ended == 'switchover' or ended == 'failback') and c then return c end
+    if num('pausedUntil') > now then return end
+    local best, count = ranked()[1], 0
+    if not best or #best.reasons > 0 then return end
+    for _, other in ipairs(ranked()) do
+        if #other.reasons == 0 then count = count + 1 end
+    end
+    if c and #c.reasons == 0 then best = c end
+    if count > 1 then
+        if num('heldUntil') > now then return end
+        local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0
+        for time in string.gmatch(role.failovers, '%d+') do
+            if tonumber(time) > now - window then recent = recent + 1 end
+        end
+        if limit > 0 and recent >= limit and AGAINST_ITS_WILL[ended or role.lastWhy] and role.lastPrimary ~= best.id then
+            change({ { type = 'group.held', reason = '"flapping"',
+                detail = '{"failovers":' .. int(recent) .. ',"forMs":' .. int(window) .. '}' } })
+            put('heldUntil', now + window)
+            put('failovers', '')
+            return
+        end
+    end
+    return best
+end
+
+-- Whether the role shall go back to whom zone and priority prefer, and when that may be.
+local function fall_back(wake)
+    if setting('failback', 'never') ~= 'automatic' or phase ~= 'ready' then return end
+    if num('pausedUntil') > now or num('heldUntil') > now then return end
+    local after, own, best = setting('failbackAfterMs', 300000), find(ranked(), primary), nil
+    if not own then return end
+    local function is_better(one, than)
+        if one.is_elsewhere ~= than.is_elsewhere then return one.is_elsewhere < than.is_elsewhere end
+        return one.priority > than.priority
+    end
+    for _, c in ipairs(ranked()) do
+        if #c.reasons == 0 and is_better(c, own) and (not best or is_better(c, best)) then best = c end
+    end
+    if not best then return end
+    local due = math.max(num('failbackAt'), num('since') + after, best.since + after)
+    if now < due then return wake(due) end
+    start_handover(best.id, now + setting('drainMs', 30000), false, 'failback-' .. int(epoch), '', '')
+end
+
+local function decide()
+    candidates = redis.call('HLEN', KEYS[8])
+    put('candidates', candidates > 0 and candidates or '')
+    local next_at = nil
+    local function wake(moment)
+        if moment > now and (not next_at or moment < next_at) then next_at = moment end
+    end
+    if num('pausedUntil') > 0 and now >= num('pausedUntil') then
+        change({ { type = 'group.resumed', reason = '"expired"' } })
+        put('pausedUntil', '')
+    end
+    if num('heldUntil') > 0 and now >= num('heldUntil') then
+        change({ { type = 'group.released', reason = '"expired"' } })
+        put('heldUntil', '')
+    end
+    if phase == 'draining' then
+        local c = find(ranked(), role.target)
+        if role.forced == '1' then
+            if now >= num('drainUntil') then end_role('failover') end
+        elseif not c or c.standby_reasons > 0 then
+            abort_handover('target')
+        elseif role.final ~= '' and (role.final == '-' or (c.position and c.position >= tonumber(role.final))) then
+            end_role(role.orderBy == '' and 'failback' or 'switchover')
+        elseif now >= num('drainUntil') then
+            abort_handover('timeout')
+        end
+        ranking = nil
+    end
+    if primary == '' then
+        local c = choose()
+        -- The look at the server may lengthen leases and forbid elections, and then there is another time for this.
+        if c and not is_other_server() then
+            elect(c)
+        elseif ended then
+            local actor = ended == 'failover' and role.orderBy or ''
+            change({ { type = 'primary.lost', member = quoted(role.lastPrimary), epoch = int(epoch), reason = quoted(ended),
+                actor = quoted(actor) } })
+        end
+    end
+    fall_back(wake)
+    local least, is_short = setting('minStandbys', 0), false
+    if primary ~= '' and least > 0 then is_short = standbys(ranked()) < least end
+    if is_short ~= (role.short == '1') and (primary ~= '' or least == 0) then
+        change({ { type = is_short and 'standby.shortfall' or 'standby.restored',
+            detail = '{"standbys":' .. int(primary ~= '' and standbys(ranked()) or 0) .. ',"least":' .. int(least) .. '}' } })
+        put('short', is_short and '1' or '')
+    end
+    wake(num('pausedUntil'))
+    wake(num('heldUntil'))
+    if phase == 'draining' then wake(num('drainUntil')) end
+    if primary == '' and candidates > 0 then
+        wake(num('electAfter'))
+        for _, c in ipairs(ranked()) do wake(c.barred) end
+    end
+    put('checkAt', next_at or '')
+end
+
+local is_about_role = candidates > 0 or primary ~= '' or ended or check_at > 0 or verb == 'order' or redis.call('EXISTS', KEYS[8]) == 1
+if is_about_role and version > 0 then decide() end
+write_role()
 
 -- MARK: the view
 
 local answer = view(status)
 local wants_leases = verb == 'watch' and id == 'leases'
-if known_mark ~= mark or wants_leases then
+if known_mark ~= mark or wants_leases or verb == 'order' then
     answer[10] = redis.call('HGETALL', KEYS[2])
     answer[11] = {}
     if wants_leases then
@@ -418,7 +1095,31 @@ if known_mark ~= mark or wants_leases then
             answer[11][i + 1] = math.max(0, leases[i + 1] - now)
         end
     end
-    local policy = redis.call('HMGET', KEYS[4], 'seed', 'unit')
-    answer[12], answer[13] = policy[1] or '', policy[2] or ''
+    answer[12], answer[13] = setting('seed', ''), setting('unit', '')
+    answer[14] = { epoch, primary, primary_session, phase, role.since ~= '' and now - num('since') or 0, role.target,
+        role.forced == '1' and 1 or 0, role.short == '' and 0 or (setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1), role.lastPrimary }
+    answer[15] = {}
+    for _, name in ipairs(SETTINGS) do
+        local value = setting(name, nil)
+        if value then
+            answer[15][#answer[15] + 1] = name
+            answer[15][#answer[15] + 1] = value
+        end
+    end
+    if wants_leases or verb == 'order' then
+        local list = {}
+        for i, c in ipairs(ranked()) do
+            local reasons = {}
+            for _, reason in ipairs(c.reasons) do
+                reasons[#reasons + 1] = reason[1]
+                reasons[#reasons + 1] = reason[2]
+            end
+            list[i] = { c.id, c.lag, c.position and int(c.position) or '-', math.max(0, now - c.since), c.penalty,
+                c.is_maintained and 1 or 0, reasons }
+        end
+        local function left(name) return math.max(0, num(name) - now) end
+        answer[16] = { left('pausedUntil'), left('heldUntil'), left('electAfter'),
+            phase == 'draining' and left('drainUntil') or 0, refusals, list }
+    end
 end
 return answer

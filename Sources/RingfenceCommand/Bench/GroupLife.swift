@@ -32,9 +32,10 @@ struct GroupLife: Sendable {
         _ client: RedisClient, _ verb: String, _ group: String, version: Int64 = 0, mark: String = "", _ rest: [String]
     ) async throws -> RedisReply {
         let prefix = "ringfence:{\(Self.namespace)}:"
-        return try await client.run(Self.script, keys: 7, arguments: 9 + rest.count) { writer in
+        return try await client.run(Self.script, keys: 8, arguments: 10 + rest.count) { writer in
             for kind in ["leases:", "members:", "state:", "policy:"] { writer.argument(prefix + kind, group) }
             for key in ["groups", "events", "log"] { writer.argument(prefix, key) }
+            writer.argument(prefix + "candidates:", group)
             writer.argument(verb)
             writer.argument(group)
             writer.argument("bench\(UInt32.random(in: 0 ... .max))")
@@ -44,6 +45,7 @@ struct GroupLife: Sendable {
             writer.argument("0")
             writer.argument("")
             writer.argument("")
+            writer.argument("0")
             for argument in rest { writer.argument(argument) }
         }
     }

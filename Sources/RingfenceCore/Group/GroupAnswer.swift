@@ -2,7 +2,7 @@
 
 /// What group.lua answers, whatever the verb. Its header says what each part means.
 package struct GroupAnswer: Sendable, Equatable {
-    package enum Status: String, Sendable { case watching, member, replaced, expired, unknown, left, gone }
+    package enum Status: String, Sendable { case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted }
 
     /// What is told only to a caller that does not know it already.
     package struct Content: Sendable, Equatable {
@@ -14,14 +14,27 @@ package struct GroupAnswer: Sendable, Equatable {
         /// Ids whose records cannot be read: written by hand, or by a version with other limits. Nobody can use them, so
         /// they are not among `members`; the others must not suffer for them.
         package var unreadable: [String]
+        package var role: GroupRole
+        /// How long the phase has lasted.
+        package var sinceMilliseconds: Int64
+        /// Settings of the election that were ever set, by name.
+        package var settings: [String: String]
+        /// Only for an order, and for whoever asked for the leases.
+        package var report: RoleReport?
 
         package init(
-            members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = []
+            members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = [],
+            role: GroupRole = GroupRole(), sinceMilliseconds: Int64 = 0, settings: [String: String] = [:],
+            report: RoleReport? = nil
         ) {
             self.members = members
             self.leases = leases
             self.policy = policy
             self.unreadable = unreadable
+            self.role = role
+            self.sinceMilliseconds = sinceMilliseconds
+            self.settings = settings
+            self.report = report
         }
     }
 
@@ -94,14 +107,18 @@ package struct GroupKnowledge: Sendable, Equatable {
     package var mark: String
     package var longestLeaseMilliseconds: Int64
     package var policy: RingPolicy?
+    /// The highest it has seen.
+    package var epoch: Int64
 
     package init(
-        version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0, policy: RingPolicy? = nil
+        version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0, policy: RingPolicy? = nil,
+        epoch: Int64 = 0
     ) {
         self.version = version
         self.mark = mark
         self.longestLeaseMilliseconds = longestLeaseMilliseconds
         self.policy = policy
+        self.epoch = epoch
     }
 
     package static let none = GroupKnowledge()

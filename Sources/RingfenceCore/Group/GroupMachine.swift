@@ -20,6 +20,7 @@ package struct GroupMachine: Sendable {
         package var members: [MemberRecord]
         package var policy: RingPolicy?
         package var isRecovering: Bool
+        package var role = GroupRole()
     }
 
     package enum Action: Equatable {
@@ -45,6 +46,8 @@ package struct GroupMachine: Sendable {
     package private(set) var isHeld = false
     /// When the next member would die, if it is not heard of; `.never` if there is none.
     package private(set) var deathAt = Nanos.never
+    /// The highest epoch ever seen.
+    package private(set) var epoch: Int64 = 0
     private var askedAt = -Nanos.second
     private var askAt: Nanos = 0
     /// When the newest recovery is over at the latest; the earliest bound of all its answers.
@@ -68,7 +71,7 @@ package struct GroupMachine: Sendable {
         GroupKnowledge(
             version: known.version, mark: mark,
             longestLeaseMilliseconds: known.members.reduce(0) { max($0, $1.leaseMilliseconds) },
-            policy: known.policy)
+            policy: known.policy, epoch: epoch)
     }
 
     /// When to ask again. `dice`: 0 to 3 ms, so that not all watchers ask for one death at once.
@@ -116,7 +119,8 @@ package struct GroupMachine: Sendable {
         guard let content = answer.content else { return .look }
         known = View(
             gen: Self.gen(of: answer.mark), version: answer.version, members: content.members,
-            policy: content.policy ?? known.policy, isRecovering: false)
+            policy: content.policy ?? known.policy, isRecovering: false, role: content.role)
+        epoch = max(epoch, content.role.epoch)
         isPolicyKnown = content.policy != nil
         isLossKnown = answer.recoveryMilliseconds > 0
         mark = answer.mark

@@ -12,6 +12,8 @@ package struct MemberRecord: Sendable, Hashable {
     /// One life of a member: a new one with each join, so that a process that comes back is told from the one that died.
     package var session: String
     package var leaseMilliseconds: Int64
+    /// It can be primary.
+    package var isCandidate: Bool
     package var address: String
     package var zone: String
     /// 0: draining, a member that takes nothing new.
@@ -19,10 +21,13 @@ package struct MemberRecord: Sendable, Hashable {
     package var priority: Int
     package var capability: [String]
     package var metadata: [String: String]
+    /// Why its check fails; empty: it passes.
+    package var health: String
 
     package init(
         id: String, session: String, leaseMilliseconds: Int64, address: String = "", zone: String = "", weight: Int = 1,
-        priority: Int = 0, capability: [String] = [], metadata: [String: String] = [:]
+        priority: Int = 0, capability: [String] = [], metadata: [String: String] = [:], isCandidate: Bool = false,
+        health: String = ""
     ) {
         self.id = id
         self.session = session
@@ -33,6 +38,8 @@ package struct MemberRecord: Sendable, Hashable {
         self.priority = priority
         self.capability = capability
         self.metadata = metadata
+        self.isCandidate = isCandidate
+        self.health = health
     }
 
     package var lease: Nanos { leaseMilliseconds * .millisecond }
@@ -44,6 +51,7 @@ package struct MemberRecord: Sendable, Hashable {
         json += #"{"session":"#.utf8
         json.appendJSON(session)
         json += #","leaseMs":\#(leaseMilliseconds)"#.utf8
+        if isCandidate { json += #","candidate":true"#.utf8 }
         if !address.isEmpty {
             json += #","address":"#.utf8
             json.appendJSON(address)
@@ -71,6 +79,10 @@ package struct MemberRecord: Sendable, Hashable {
             }
             json.append(UInt8(ascii: "}"))
         }
+        if !health.isEmpty {
+            json += #","health":"#.utf8
+            json.appendJSON(health)
+        }
         json.append(UInt8(ascii: "}"))
         return json
     }
@@ -91,6 +103,12 @@ package struct MemberRecord: Sendable, Hashable {
         self.init(id: id, session: session, leaseMilliseconds: leaseMilliseconds)
         address = try Self.text(object, "address")
         zone = try Self.text(object, "zone")
+        health = try Self.text(object, "health")
+        switch object["candidate"] {
+        case nil: break
+        case .bool(let isCandidate)?: self.isCandidate = isCandidate
+        case _?: throw Self.wrong("candidate", "a boolean")
+        }
         weight = try Self.number(object, "weight") ?? 1
         priority = try Self.number(object, "priority") ?? 0
         switch object["capability"] {

@@ -137,6 +137,9 @@ package struct MembershipMachine: Sendable {
         soonAt = now
     }
 
+    /// Something is to be said with the next call, which is made at the next tick.
+    package mutating func speak(now: Nanos) { soonAt = now }
+
     /// Leaves, and tries to say so until `until`. False if there is nothing to leave.
     package mutating func leave(now: Nanos, until: Nanos) -> Bool {
         guard state == .member || state == .suspended || (state == .expired && rejoins) else { return false }
@@ -181,7 +184,7 @@ package struct MembershipMachine: Sendable {
         case .replaced:
             state = .replaced
             return Output(tell: .replaced)
-        case .watching, .left, .gone:
+        case .watching, .left, .gone, .ordered, .refused, .noted:
             // Not what group.lua answers to it.
             underWay = (call, sentAt, lease)
             return failed(now: now)

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Being primary, step by step: for whoever promotes something outside this process, a database say. Whoever does the
+// primary's work in this very process takes `withPrimary` (Group+Primary.swift), which is made of this.
+
+import RingfenceCore
+
+/// An epoch of a group's primary, as the one sees it who has the role.
+///
+/// Hand ``value`` to whatever the primary changes, and let that refuse older ones: it grows with each election, and any process
+/// can be paused between a check and its next act.
+public struct Epoch: Sendable, CustomStringConvertible {
+    /// The number; it grows with each election of the group, and is never given twice.
+    public let value: Int64
+    let membership: Membership
+
+    init(_ value: Int64, _ membership: Membership) {
+        self.value = value
+        self.membership = membership
+    }
+
+    /// Whether this process may act as primary of this epoch now. Local, no round trip.
+    public var isHeld: Bool { membership.roleDeadline(value) != nil }
+
+    /// When the role ends unless a beat gets through, on this machine's clock; the present moment if it is over.
+    public var deadline: ContinuousClock.Instant { Moment.instant(membership.roleDeadline(value) ?? Moment.now) }
+
+    /// Throws unless this process may act as primary of this epoch now. Local, no round trip.
+    ///
+    /// - Throws: ``RingfenceError``, effect `none`: `primary.lost`; `primary.writesSuspended` while there are fewer standbys than the
+    ///   group's settings ask for, if they say so: the role goes on, and so does the body.
+    public func check() throws {
+        guard isHeld else { throw RingfenceError.primaryLost(self, effect: .none) }
+        guard !membership.group.known.role.suspendsWrites else {
+            throw RingfenceError(
+                .writesSuspended, effect: .none, isRetriable: true,
+                "the primary of the group '\(membership.groupName)' must not write: fewer members could take over than "
+                    + "its settings ask for")
+        }
+    }
+
+    /// The number.
+    public var description: String { "\(value)" }
+}
+
+extension Epoch: Hashable {
+    /// The same number of the same membership.
+    public static func == (one: Epoch, other: Epoch) -> Bool {
+        one.value == other.value && one.membership === other.membership
+    }
+    /// Feeds the number.
+    public func hash(into hasher: inout Hasher) { hasher.combine(value) }
+}
+
+/// The part a candidate plays.
+public enum Role: Sendable, Hashable {
+    /// Not the primary.
+    case standby
+    /// Elected: promote, then say ``Candidacy/ready(_:)``, or ``Candidacy/giveUp(_:reason:)``.
+    case elected(Epoch)
+    /// The primary. After `draining` it means that the switchover was taken back: go on.
+    case primary(Epoch)
+    /// Somebody ordered a switchover: stop, then say ``Candidacy/drained(_:position:)``.
+    case draining(Epoch)
+    /// It must not act any more. `standby` follows.
+    case ended(Epoch, reason: RoleEnd)
+
+    /// The epoch that it has the role of; nil for `standby` and `ended`.
+    public var epoch: Epoch? {
+        switch self {
+        case .standby, .ended: nil
+        case .elected(let epoch), .primary(let epoch), .draining(let epoch): epoch
+        }
+    }
+}
+
+/// Why a role ended.
+public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
+    /// Its own clock ended it: no beat got through in time, or the process was paused, or it is no member any more.
+    case suspended
+    /// The target of a switchover has it.
+    case handedOver
+    /// An operator ordered a failover.
+    case failover
+    /// Another has it.
+    case lost
+    /// It was given up, for this reason.
+    case gaveUp(String)
+
+    init(_ end: RoleMachine.End) {
+        self =
+            switch end {
+            case .suspended: .suspended
+            case .handedOver: .handedOver
+            case .failover: .failover
+            case .lost: .lost
+            case .gaveUp(let reason): .gaveUp(reason)
+            }
+    }
+
+    /// As it stands in events.
+    public var description: String {
+        switch self {
+        case .suspended: "suspended"
+        case .handedOver: "switchover"
+        case .failover: "failover"
+        case .lost: "lost"
+        case .gaveUp(let reason): reason
+        }
+    }
+}
+
+/// This process' candidacy for the role of primary, from ``Membership/stand(margin:)`` until it is withdrawn.
+///
+/// What is said here is said to Redis with each beat, and at once where it matters; nothing here waits for an answer, but
+/// ``withdraw()``.
+public final class Candidacy: Sendable {
+    /// The membership that stands.
+    public let membership: Membership
+
+    init(_ membership: Membership) { self.membership = membership }
+
+    /// The part it plays, by now. Local.
+    public var role: Role { membership.role }
+
+    /// The parts it plays: the present one, then each change. It ends with the membership or the candidacy.
+    public var roles: AsyncStream<Role> { membership.roles }
+
+    /// What it says of itself from now on.
+    ///
+    /// - Parameters:
+    ///   - position: how far its data has come, in a unit that all candidates share (bytes of a log): 0 to 2^53 - 1; nil:
+    ///     there is no such thing. Who lacks less is elected first.
+    ///   - unfit: why it may not lead now, up to 256 bytes; empty: it may. For what changes often; what lasts is the member's
+    ///     health.
+    /// - Throws: ``RingfenceError`` with `argument.invalid`.
+    public func report(position: Int64?, unfit: String = "") throws {
+        do {
+            try Limits.check(position: position)
+            try Limits.check(unfit: unfit)
+        } catch { throw RingfenceError(error) }
+        membership.report(position: position, unfit: unfit)
+    }
+
+    /// Says that the promotion is done. False if that epoch is over, and nothing may be done under it.
+    @discardableResult
+    public func ready(_ epoch: Epoch) -> Bool { membership.say { $0.ready(epoch.value) } }
+
+    /// Says that it has stopped, for a switchover. What follows is either the end of the role, or `primary` again: the
+    /// target did not come as far as `position` in time.
+    ///
+    /// - Parameter position: the last one; nil: there is none.
+    /// - Returns: false if the role is not `draining`.
+    @discardableResult
+    public func drained(_ epoch: Epoch, position: Int64? = nil) -> Bool {
+        membership.say { $0.drained(epoch.value, position: position) }
+    }
+
+    /// Gives the role up: call it when nothing is done under this epoch any more, for another may be elected at once.
+    ///
+    /// - Parameter reason: `stepDown`, `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease.
+    ///   Anything else of up to 64 bytes is just told.
+    /// - Returns: false if the role was over already.
+    @discardableResult
+    public func giveUp(_ epoch: Epoch, reason: String = "stepDown") -> Bool {
+        let reason = String(reason.filter { $0.isASCII && !$0.isNewline && $0 != "\0" }.prefix(64))
+        return membership.say { $0.giveUp(epoch.value, reason: reason) }
+    }
+
+    /// Stands no more. A role that it has is given up.
+    ///
+    /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time: it goes on being tried.
+    public func withdraw() async throws {
+        membership.endCandidacy()
+        try await membership.stand(false)
+    }
+}
+
+extension Membership {
+    /// Stands for election as the group's primary.
+    ///
+    /// - Parameter margin: the role ends so long before the lease would, for what takes time to stop: zero to half of the
+    ///   lease.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `candidacy.exists` when this membership stands already;
+    ///   `membership.…` when it is over; `coordinator.unavailable` when Redis did not answer in time.
+    public func stand(margin: Duration = .zero) async throws -> Candidacy {
+        let lease = member.lease
+        guard margin >= .zero, margin <= lease / 2 else {
+            throw RingfenceError(
+                InvalidArgument("margin", "must be 0 to half of the lease (\(lease / 2)), not \(margin)"))
+        }
+        guard beginCandidacy(margin: Nanos(saturating: margin)) else {
+            throw RingfenceError(
+                .candidacyExists, effect: .none, "'\(id)' stands for primary already: withdraw that first")
+        }
+        do { try await stand(true) } catch {
+            endCandidacy()
+            try? await stand(false)
+            throw error
+        }
+        return Candidacy(self)
+    }
+}
+
+extension RingfenceError {
+    static func primaryLost(_ epoch: Epoch, effect: Effect, _ end: RoleEnd? = nil) -> RingfenceError {
+        let why =
+            switch end {
+            case .handedOver, .failover: "an operator gave it to another"
+            case .gaveUp: "it was given up"
+            case .lost: "another has it"
+            case .suspended: "no beat got through in time, or this process was paused"
+            case nil: "this process must not act under it any more"
+            }
+        return RingfenceError(
+            .primaryLost, effect: effect, isRetriable: effect == .none,
+            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: \(why)")
+    }
+}

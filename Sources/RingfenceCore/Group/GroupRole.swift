@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What group.lua tells of a group's primary, and what a candidate tells it. The script's header says what each part means.
+
+/// Who is primary of a group, as of one version of it.
+package struct GroupRole: Sendable, Hashable {
+    package enum Phase: String, Sendable, Hashable {
+        /// There is none.
+        case vacant
+        /// It is being promoted.
+        case elected
+        /// It said that it is ready.
+        case ready
+        /// It hands over to the target.
+        case draining
+        /// Redis lost data: whoever holds the epoch may say so.
+        case recovering
+    }
+
+    /// Grows with each election; 0: there never was one.
+    package var epoch: Int64
+    /// Empty: nobody.
+    package var primary: String
+    package var session: String
+    package var phase: Phase
+    /// Who is to be primary next; empty unless `draining`.
+    package var target: String
+    /// The primary must stop at once: a failover by hand.
+    package var isForced: Bool
+    /// Fewer could take over than the settings ask for.
+    package var isShort: Bool
+    /// And so the primary must not write.
+    package var suspendsWrites: Bool
+    /// Who had the role before it was last given away or lost.
+    package var last: String
+
+    package init(
+        epoch: Int64 = 0, primary: String = "", session: String = "", phase: Phase = .vacant, target: String = "",
+        isForced: Bool = false, isShort: Bool = false, suspendsWrites: Bool = false, last: String = ""
+    ) {
+        self.epoch = epoch
+        self.primary = primary
+        self.session = session
+        self.phase = phase
+        self.target = target
+        self.isForced = isForced
+        self.isShort = isShort
+        self.suspendsWrites = suspendsWrites
+        self.last = last
+    }
+
+    /// Whether this session is the primary of this epoch.
+    package func isHeld(by id: String, _ session: String, _ epoch: Int64) -> Bool {
+        self.epoch == epoch && self.session == session && primary.hasSameBytes(as: id)
+    }
+}
+
+/// Why something is refused, or may not be elected.
+package struct RoleReason: Sendable, Hashable {
+    package var code: String
+    /// Empty: the group.
+    package var member: String
+    package var detail: String
+
+    package init(_ code: String, member: String = "", detail: String = "") {
+        self.code = code
+        self.member = member
+        self.detail = detail
+    }
+}
+
+/// What is told of an election to whoever orders or inspects.
+package struct RoleReport: Sendable, Hashable {
+    package struct Candidate: Sendable, Hashable {
+        package var id: String
+        /// nil: nothing to measure it by.
+        package var lag: Int64?
+        package var position: Int64?
+        package var fitMilliseconds: Int64
+        /// In thousandths.
+        package var penalty: Int64
+        package var isInMaintenance: Bool
+        /// Why it may not lead; empty: it may.
+        package var reasons: [RoleReason]
+
+        package init(
+            id: String, lag: Int64?, position: Int64?, fitMilliseconds: Int64, penalty: Int64, isInMaintenance: Bool,
+            reasons: [RoleReason]
+        ) {
+            self.id = id
+            self.lag = lag
+            self.position = position
+            self.fitMilliseconds = fitMilliseconds
+            self.penalty = penalty
+            self.isInMaintenance = isInMaintenance
+            self.reasons = reasons
+        }
+    }
+
+    package var pausedMilliseconds: Int64
+    package var heldMilliseconds: Int64
+    /// Until then nobody is elected.
+    package var electMilliseconds: Int64
+    package var drainMilliseconds: Int64
+    package var refusals: [RoleReason]
+    /// In the order in which they would be elected.
+    package var candidates: [Candidate]
+
+    package init(
+        pausedMilliseconds: Int64, heldMilliseconds: Int64, electMilliseconds: Int64, drainMilliseconds: Int64,
+        refusals: [RoleReason], candidates: [Candidate]
+    ) {
+        self.pausedMilliseconds = pausedMilliseconds
+        self.heldMilliseconds = heldMilliseconds
+        self.electMilliseconds = electMilliseconds
+        self.drainMilliseconds = drainMilliseconds
+        self.refusals = refusals
+        self.candidates = candidates
+    }
+}
+
+/// What a candidate says with a beat of what it believes and does. Said again with each beat, so no answer need arrive.
+package enum RoleClaim: Sendable, Hashable {
+    case none
+    /// It is being promoted for this epoch.
+    case elected(Int64)
+    case ready(Int64)
+    /// It stopped; this is its last position.
+    case drained(Int64, position: Int64?)
+    /// It gave this epoch up for good.
+    case gone(Int64, reason: String)
+
+    package var text: String {
+        switch self {
+        case .none: ""
+        case .elected(let epoch): "e:\(epoch)"
+        case .ready(let epoch): "r:\(epoch)"
+        case .drained(let epoch, let position): "d:\(epoch):\(position.map { "\($0)" } ?? "")"
+        case .gone(let epoch, let reason): "g:\(epoch):\(reason)"
+        }
+    }
+}
+
+/// What a candidate says of itself with each beat.
+package struct CandidateStatus: Sendable, Hashable {
+    package var claim: RoleClaim
+    /// How far its data has come, in whatever unit the group's members share.
+    package var position: Int64?
+    /// Why it may not lead now; empty: it may.
+    package var unfit: String
+
+    package init(claim: RoleClaim = .none, position: Int64? = nil, unfit: String = "") {
+        self.claim = claim
+        self.position = position
+        self.unfit = unfit
+    }
+}
+
+/// What an operator orders.
+package enum RoleOrder: Sendable, Hashable {
+    /// To the given member, or to the best one.
+    case switchover(to: String?, timeoutMilliseconds: Int64)
+    case abort
+    case failover(to: String)
+    case pause(milliseconds: Int64)
+    case resume
+    case maintenance(String, isOn: Bool)
+    case acknowledge
+    /// Names and values as they are stored.
+    case settings([(name: String, value: String)])
+
+    package var name: String {
+        switch self {
+        case .switchover: "switchover"
+        case .abort: "abort"
+        case .failover: "failover"
+        case .pause: "pause"
+        case .resume: "resume"
+        case .maintenance: "maintenance"
+        case .acknowledge: "acknowledge"
+        case .settings: "settings"
+        }
+    }
+
+    package var member: String {
+        switch self {
+        case .switchover(let member, _): member ?? ""
+        case .failover(let member), .maintenance(let member, _): member
+        default: ""
+        }
+    }
+
+    package var number: Int64 {
+        switch self {
+        case .switchover(_, let milliseconds), .pause(let milliseconds): milliseconds
+        case .maintenance(_, let isOn): isOn ? 1 : 0
+        default: 0
+        }
+    }
+
+    package var settings: [(name: String, value: String)] {
+        if case .settings(let settings) = self { settings } else { [] }
+    }
+
+    package static func == (one: RoleOrder, other: RoleOrder) -> Bool {
+        one.name == other.name && one.member == other.member && one.number == other.number
+            && one.settings.elementsEqual(other.settings) { $0 == $1 }
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(name)
+        hasher.combine(member)
+        hasher.combine(number)
+    }
+}

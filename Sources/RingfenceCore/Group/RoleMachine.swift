@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The part of a primary, as the one who plays it sees it: from its election to the end of its role.
+//
+// Redis decides who is primary, but it cannot reach into a process, so the process judges itself. It may act as primary of
+// an epoch while all of this is so: it saw itself elected; it is a member, by its own clock, with `margin` to spare; and it has
+// not been told otherwise. A role that ended here never goes on under the same epoch, whatever Redis says later. For
+// when the own deadline has passed, another may have been elected and the record of that lost again: what Redis answers
+// then is no proof. Who lives and is still the best is elected again, under a new epoch.
+//
+// What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency is
+// needed: `speaks` asks for a beat at once.
+
+package struct RoleMachine: Sendable {
+    /// The part it plays.
+    package enum State: Sendable, Hashable {
+        case standby
+        /// To be promoted.
+        case elected(Int64)
+        case primary(Int64)
+        /// To stop and hand over.
+        case draining(Int64)
+        /// It stopped, and waits for what comes of it.
+        case drained(Int64)
+
+        package var epoch: Int64? {
+            switch self {
+            case .standby: nil
+            case .elected(let epoch), .primary(let epoch), .draining(let epoch), .drained(let epoch): epoch
+            }
+        }
+    }
+
+    /// Why a role ended.
+    package enum End: Sendable, Hashable {
+        /// Its own clock ended it, or it is no member any more.
+        case suspended
+        /// The target of a switchover has it.
+        case handedOver
+        /// Somebody ordered a failover.
+        case failover
+        /// Another has it.
+        case lost
+        /// Its holder gave it up, for this reason.
+        case gaveUp(String)
+
+        /// As it is claimed, and so stands in the event.
+        package var text: String {
+            switch self {
+            case .suspended: "suspended"
+            case .handedOver: "switchover"
+            case .failover: "failover"
+            case .lost: "lost"
+            case .gaveUp(let reason): reason
+            }
+        }
+    }
+
+    package enum Tell: Sendable, Hashable {
+        case state(State)
+        case ended(Int64, End)
+    }
+
+    package struct Output: Sendable, Hashable {
+        /// In order.
+        package var tell: [Tell] = []
+        /// A beat is to be sent at once.
+        package var speaks = false
+        package init() {}
+    }
+
+    package private(set) var state = State.standby
+    /// The role ends so long before the membership's deadline.
+    package let margin: Nanos
+    /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
+    private var over: (epoch: Int64, end: End)?
+    /// The highest epoch that has ended here, or that another has had since.
+    private var closed: Int64 = 0
+    /// The newest version whose role was seen.
+    private var version: Int64 = 0
+    private var position: Int64?
+    private var finalPosition: Int64?
+    private var unfit = ""
+
+    package init(margin: Nanos) { self.margin = margin }
+
+    // MARK: Time
+
+    /// Whether it may act as primary of this epoch at `now`.
+    package func holds(_ epoch: Int64, deadline: Nanos, isMember: Bool, now: Nanos) -> Bool {
+        state.epoch == epoch && isMember && now < deadline - margin
+    }
+
+    /// When the role would end by itself.
+    package func wakeAt(deadline: Nanos) -> Nanos { state.epoch == nil ? .never : deadline - margin }
+
+    package mutating func tick(now: Nanos, deadline: Nanos, isMember: Bool) -> Output {
+        var output = Output()
+        guard let epoch = state.epoch, !isMember || now >= deadline - margin else { return output }
+        end(epoch, .suspended, &output)
+        return output
+    }
+
+    private mutating func end(_ epoch: Int64, _ reason: End, claims: Bool = true, _ output: inout Output) {
+        state = .standby
+        closed = max(closed, epoch)
+        over = claims ? (epoch, reason) : nil
+        finalPosition = nil
+        output.tell += [.ended(epoch, reason), .state(.standby)]
+        output.speaks = claims
+    }
+
+    // MARK: What Redis says
+
+    /// The group's role changed, or was confirmed.
+    package mutating func saw(
+        _ role: GroupRole, version: Int64, id: String, session: String, now: Nanos, deadline: Nanos, isMember: Bool
+    ) -> Output {
+        var output = tick(now: now, deadline: deadline, isMember: isMember)
+        guard version >= self.version else { return output }
+        self.version = version
+        let isMine = role.session == session && role.primary.hasSameBytes(as: id)
+        if let over, role.epoch > over.epoch || !isMine { self.over = nil }
+        guard let epoch = state.epoch else {
+            guard isMine, role.epoch > closed, isMember, now < deadline - margin else { return output }
+            // A role that somebody takes away already is not begun.
+            guard role.phase != .draining else {
+                closed = role.epoch
+                over = (role.epoch, .failover)
+                output.speaks = true
+                return output
+            }
+            over = nil
+            state = .elected(role.epoch)
+            output.tell.append(.state(state))
+            return output
+        }
+        guard role.epoch >= epoch else { return output }
+        if role.epoch > epoch || !isMine {
+            // Redis lost data and asks who holds the epoch: the next beat says so.
+            if role.epoch == epoch, role.phase == .recovering { return output }
+            var isDrained = false
+            if case .drained = state { isDrained = true }
+            end(epoch, isDrained ? .handedOver : .lost, claims: false, &output)
+            // It may be this one again, under the new epoch.
+            if isMine, role.epoch > closed {
+                let more = saw(
+                    role, version: version, id: id, session: session, now: now, deadline: deadline, isMember: isMember)
+                output.tell += more.tell
+                output.speaks = output.speaks || more.speaks
+            }
+            return output
+        }
+        switch (role.phase, state) {
+        case (.draining, _) where role.isForced: end(epoch, .failover, &output)
+        case (.draining, .primary):
+            state = .draining(epoch)
+            output.tell.append(.state(state))
+        case (.ready, .draining), (.ready, .drained):
+            // The switchover was taken back.
+            finalPosition = nil
+            state = .primary(epoch)
+            output.tell.append(.state(state))
+        default: break
+        }
+        return output
+    }
+
+    // MARK: What its holder says
+
+    /// It is promoted. False if that epoch is over.
+    package mutating func ready(_ epoch: Int64) -> Output? {
+        guard case .elected(epoch) = state else { return nil }
+        state = .primary(epoch)
+        var output = Output()
+        output.tell = [.state(state)]
+        output.speaks = true
+        return output
+    }
+
+    /// It stopped.
+    package mutating func drained(_ epoch: Int64, position: Int64?) -> Output? {
+        guard case .draining(epoch) = state else { return nil }
+        state = .drained(epoch)
+        finalPosition = position
+        if let position { self.position = position }
+        var output = Output()
+        output.speaks = true
+        return output
+    }
+
+    package mutating func giveUp(_ epoch: Int64, reason: String) -> Output? {
+        guard state.epoch == epoch else { return nil }
+        var output = Output()
+        end(epoch, .gaveUp(reason), &output)
+        return output
+    }
+
+    /// True if something changed that others should hear of soon.
+    package mutating func report(position: Int64?, unfit: String) -> Bool {
+        let isNews = unfit.isEmpty != self.unfit.isEmpty
+        (self.position, self.unfit) = (position, unfit)
+        return isNews
+    }
+
+    /// The membership goes on under another session, of which Redis knows no role.
+    package mutating func changedSession() { over = nil }
+
+    /// What it does as primary is to end.
+    package var mustStop: Bool {
+        switch state {
+        case .elected, .primary: false
+        case .standby, .draining, .drained: true
+        }
+    }
+
+    package var status: CandidateStatus {
+        let claim: RoleClaim =
+            switch state {
+            case .standby: over.map { .gone($0.epoch, reason: $0.end.text) } ?? .none
+            case .elected(let epoch): .elected(epoch)
+            case .primary(let epoch), .draining(let epoch): .ready(epoch)
+            case .drained(let epoch): .drained(epoch, position: finalPosition)
+            }
+        return CandidateStatus(claim: claim, position: position, unfit: unfit)
+    }
+}
