@@ -923,20 +923,22 @@ local function elect(c)
     if favoured ~= '' and favoured == c.id and (why == 'switchover' or why == 'failback' or why == 'failover') then
         actor, text = role.orderBy, role.orderWhy
     end
-    local entries = {}
+    local order_of, refused, lags = {}, {}, {}
     for i, other in ipairs(ranked()) do
         if i > 16 then break end
-        local codes = {}
+        local name, codes = cjson.encode(other.id), {}
         for j, reason in ipairs(other.reasons) do codes[j] = '"' .. reason[1] .. '"' end
-        entries[i] = '{"member":' .. cjson.encode(other.id) .. ',"lag":' .. int(other.lag) .. ',"penalty":'
-            .. int(other.penalty) .. ',"reasons":[' .. table.concat(codes, ',') .. ']}'
+        order_of[i] = name
+        if #codes > 0 then refused[#refused + 1] = name .. ':[' .. table.concat(codes, ',') .. ']' end
+        if other.lag >= 0 then lags[#lags + 1] = name .. ':' .. int(other.lag) end
     end
     local number = epoch + 1 + num('skip')
     local detail = '{"session":' .. cjson.encode(c.session) .. ',"detectMs":' .. int(detect_ms) .. ',"decideMs":'
         .. int(role.vacantSince ~= '' and now - num('vacantSince') or 0)
     if text ~= '' then detail = detail .. ',"why":' .. cjson.encode(text) end
     change({ { type = 'primary.elected', member = cjson.encode(c.id), epoch = int(number), previous = quoted(role.lastPrimary),
-        reason = quoted(why), actor = quoted(actor), detail = detail .. ',"ranking":[' .. table.concat(entries, ',') .. ']}' } })
+        reason = quoted(why), actor = quoted(actor), detail = detail .. ',"ranking":[' .. table.concat(order_of, ',') .. '],"refused":{'
+            .. table.concat(refused, ',') .. '},"lag":{' .. table.concat(lags, ',') .. '}}' } })
     if AGAINST_ITS_WILL[why] and role.lastPrimary ~= c.id then
         local times = {}
         for time in string.gmatch(int(now) .. ' ' .. role.failovers, '%d+') do
