@@ -2,7 +2,7 @@
 //
 // A process that is a member of one group, for tests that kill and freeze it:
 //
-//      TestMember URL GROUP MEMBER LEASE-MILLISECONDS [rejoins]
+//      TestMember URL GROUP MEMBER LEASE-MILLISECONDS [rejoins|primary]
 //
 // It says what happens on standard output, a line each, and does what it is told on standard input, but only then: so a
 // test can put an order into the pipe of a frozen member and see what it does first when it thaws.
@@ -13,6 +13,8 @@
 //             seen IDS          the answer to `see`: the ids in its snapshot
 //             blocked           no thread of the cooperative pool is free
 //             left              the answer to `leave`; then it exits
+//             primary EPOCH     it is primary, and inside its body; `check` then asks its epoch too
+//             over              its body has ended
 //      obeys  check, see, block, leave
 
 import Logging
@@ -46,7 +48,7 @@ import Synchronization
 
 let arguments = CommandLine.arguments
 guard arguments.count >= 5, let milliseconds = Int(arguments[4]) else {
-    say("usage: TestMember URL GROUP MEMBER LEASE-MILLISECONDS [rejoins]")
+    say("usage: TestMember URL GROUP MEMBER LEASE-MILLISECONDS [rejoins|primary]")
     exit(64)
 }
 var logger = Logger(label: "member")
@@ -62,11 +64,30 @@ let states = membership.states
 let listener = Task.detached {
     for await state in states { say("state \(state.rawValue)") }
 }
+let epoch = Mutex<Epoch?>(nil)
+if arguments.last == "primary" {
+    Task.detached {
+        while true {
+            do {
+                try await membership.withPrimary { held in
+                    epoch.withLock { $0 = held }
+                    say("primary \(held)")
+                    try await Task.sleep(for: .seconds(3600))
+                }
+            } catch { say("over") }
+            guard membership.state == .member || membership.state == .suspended else { return }
+        }
+    }
+}
 while let order = readLine() {
     switch order {
     case "check":
         let passes = (try? membership.check()) != nil
         let isMember = membership.isMember
+        if let held = epoch.withLock({ $0 }) {
+            say("check \(held.isHeld ? "yes" : "no")")
+            continue
+        }
         // The deadline may pass between the two.
         say(passes || !isMember ? "check \(isMember ? "yes" : "no")" : "check torn")
     case "see": say("seen " + group.snapshot.members.map(\.id).joined(separator: ","))

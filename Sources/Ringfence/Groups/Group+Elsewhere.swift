@@ -24,6 +24,8 @@ package struct MemberGrant: Sendable {
     package var deadline: ContinuousClock.Instant
     /// How often the group's members call.
     package var pace: Duration
+    /// Who is primary, as of this call or later.
+    package var primary: PrimaryStatus
 
     /// Time left until `deadline`; never negative.
     package var remaining: Duration { max(.zero, ContinuousClock.now.duration(to: deadline)) }
@@ -35,41 +37,48 @@ extension Group {
     /// - Parameter member: what it says of itself. Its session does not matter.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.replaced` when another joined under this id meanwhile;
     ///   `coordinator.unavailable`. After any error it is not a member: what may have been done is undone in the background.
-    package func admit(_ member: MemberRecord) async throws -> MemberGrant {
+    package func admit(_ member: MemberRecord, status: CandidateStatus? = nil) async throws -> MemberGrant {
         var record = member
         record.session = hub.nonces.session()
         do {
             try Limits.check(record)
+            try status?.check()
             try checkRing(with: record)
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
-        let (answer, sentAt) = try await join(record)
+        let (answer, sentAt) = try await join(record, status: record.isCandidate ? status ?? .init() : nil)
         guard !Task.isCancelled else {
             takeBack(record)
             throw RingfenceError(
                 .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
         }
-        return MemberGrant(answer, record, sentAt: sentAt)
+        return MemberGrant(answer, record, sentAt: sentAt, PrimaryStatus(known.role))
     }
 
     /// Renews the lease of a member outside this process, and makes its record what it says now.
     ///
-    /// - Parameter member: all that it says of itself, with the session that ``admit(_:)`` gave.
+    /// - Parameters:
+    ///   - member: all that it says of itself, with the session that ``admit(_:status:)`` gave.
+    ///   - status: of a candidate: how far its data is, and what it does as primary. It must have stopped to act as primary of an
+    ///     epoch by the deadline of the last grant, and must then say that it is gone.
     /// - Throws: ``RingfenceError``: `membership.expired` when it is not in the group (its lease ran out, it left, was taken
     ///   out, or Redis lost it), `membership.replaced` when another has its id, both with nothing done;
     ///   `coordinator.unavailable`: the call may be repeated.
-    package func renew(_ member: MemberRecord) async throws -> MemberGrant {
+    package func renew(_ member: MemberRecord, status: CandidateStatus? = nil) async throws -> MemberGrant {
         do {
             try Limits.check(member)
+            try status?.check()
             // Only if it wants more than it has: should the ring be too large already, its members live all the same.
             if let before = snapshot.member(member.id), member.weight > before.weight { try checkRing(with: member) }
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let (answer, sentAt) = try await ask("renewing '\(member.id)' in the group '\(name)'") { known in
-            hub.scripts.join(name, known, member, .stay(since: ""), policy ?? wantedPolicy)
+            hub.scripts.join(
+                name, known, member, .stay(since: ""), policy ?? wantedPolicy,
+                status: member.isCandidate ? status ?? .init() : nil)
         }
         switch answer.status {
-        case .member: return MemberGrant(answer, member, sentAt: sentAt)
+        case .member: return MemberGrant(answer, member, sentAt: sentAt, PrimaryStatus(known.role))
         case .replaced:
             throw RingfenceError(
                 .membershipReplaced, effect: .none,
@@ -82,7 +91,7 @@ extension Group {
         }
     }
 
-    /// Takes back, in the background, what ``admit(_:)`` did for a member that has not heard of it.
+    /// Takes back, in the background, what ``admit(_:status:)`` did for a member that has not heard of it.
     package func withdraw(_ grant: MemberGrant) { takeBack(grant.record) }
 
     /// The group as Redis has it now, each lease with what is left of it. (What this process knows of the group goes with it:
@@ -119,11 +128,12 @@ extension Group {
 }
 
 extension MemberGrant {
-    fileprivate init(_ answer: GroupAnswer, _ record: MemberRecord, sentAt: Nanos) {
+    fileprivate init(_ answer: GroupAnswer, _ record: MemberRecord, sentAt: Nanos, _ primary: PrimaryStatus) {
         self.record = record
         version = answer.version
         gen = String(answer.mark.prefix { $0 != ":" })
         deadline = Moment.instant(MembershipMachine.deadline(sentAt, record.lease))
         pace = .milliseconds(answer.paceMilliseconds)
+        self.primary = primary
     }
 }

@@ -68,7 +68,7 @@ extension Group {
 
     /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated, it
     /// takes the id from nobody but the one who had it before the first call.
-    func join(_ record: MemberRecord) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+    func join(_ record: MemberRecord, status: CandidateStatus? = nil) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
         let end = Moment.now.adding(hub.commandTimeout)
         let before = snapshot.member(record.id)?.session
         var mode = JoinMode.first
@@ -76,7 +76,7 @@ extension Group {
         while true {
             let sentAt = Moment.now
             let call = hub.scripts.join(
-                name, knowledge(now: sentAt), record, mode, policy ?? wantedPolicy)
+                name, knowledge(now: sentAt), record, mode, policy ?? wantedPolicy, status: status)
             let result = await hub.courier.result(of: call)
             switch took(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)

@@ -154,6 +154,27 @@ package struct CandidateStatus: Sendable, Hashable {
         self.position = position
         self.unfit = unfit
     }
+
+    package func check() throws(InvalidArgument) {
+        try Limits.check(position: position)
+        try Limits.check(unfit: unfit)
+        switch claim {
+        case .none: break
+        case .elected(let epoch), .ready(let epoch): try Self.check(epoch: epoch)
+        case .drained(let epoch, let position):
+            try Self.check(epoch: epoch)
+            try Limits.check(position: position)
+        case .gone(let epoch, let reason):
+            try Self.check(epoch: epoch)
+            try Limits.check(reason: reason)
+        }
+    }
+
+    private static func check(epoch: Int64) throws(InvalidArgument) {
+        guard Limits.position.contains(epoch), epoch > 0 else {
+            throw InvalidArgument("epoch", "must be 1 to \(Limits.position.upperBound), not \(epoch)")
+        }
+    }
 }
 
 /// What an operator orders.

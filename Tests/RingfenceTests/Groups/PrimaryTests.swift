@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The role of primary over a real Redis: who gets it, when it ends, and that no two have it.
+
+import Hiredis
+import Ringfence
+import RingfenceCore
+import TestSupport
+import Testing
+
+@Suite struct PrimaryTests {
+    /// Waits until a group has a ready primary, and gives its id.
+    private func primary(of group: Group, epoch: Int64 = 1) async throws -> String {
+        try await eventually(group, "there is a primary of epoch \(epoch) or later") {
+            $0.primary?.phase == .ready && $0.primary?.epoch ?? 0 >= epoch
+        }
+        return try #require(group.snapshot.primary?.member)
+    }
+
+    @Test func `one of several is primary, and its body runs under an epoch until it returns`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 3) { clients in
+                let inside = Shared<[Int64]>([])
+                let most = Shared(0)
+                let now = Shared(0)
+                try await withThrowingTaskGroup(of: Int64.self) { tasks in
+                    for (index, client) in clients.enumerated() {
+                        tasks.addTask {
+                            let group = try await client.group("ledger")
+                            return try await group.withPrimary(as: "node-\(index)", lease: .milliseconds(600)) { epoch in
+                                try epoch.check()
+                                inside.change { $0.append(epoch.value) }
+                                let count = now.change { now in
+                                    now += 1
+                                    return now
+                                }
+                                most.change { $0 = max($0, count) }
+                                try await Task.sleep(for: .milliseconds(20))
+                                #expect(epoch.isHeld)
+                                now.change { $0 -= 1 }
+                                return epoch.value
+                            }
+                        }
+                    }
+                    var epochs: [Int64] = []
+                    for try await epoch in tasks { epochs.append(epoch) }
+                    #expect(epochs.sorted() == [1, 2, 3])
+                }
+                #expect(inside.value == [1, 2, 3] && most.value == 1)
+                let events = try await observer.events()
+                let elected = events.filter { $0.type == "primary.elected" }
+                #expect(elected.map(\.reason) == ["first", "stepDown", "stepDown"])
+                #expect(events.count { $0.type == "primary.ready" } == 3)
+                try await observer.checkLog()
+            }
+        }
+    }
+
+    @Test func `a switchover hands over without a moment of two, and is told by events`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 3) { clients in
+                let group = try await clients[2].group("ledger")
+                let log = Shared<[String]>([])
+                try await withThrowingTaskGroup(of: Void.self) { tasks in
+                    for (index, client) in clients.prefix(2).enumerated() {
+                        tasks.addTask {
+                            let group = try await client.group("ledger")
+                            let membership = try await group.join("node-\(index)", lease: .seconds(1))
+                            while !Task.isCancelled {
+                                let error = await failure {
+                                    try await membership.withPrimary { epoch in
+                                        log.change { $0.append("in \(index)") }
+                                        defer { log.change { $0.append("out \(index)") } }
+                                        try await Task.sleep(for: .seconds(3600))
+                                    }
+                                }
+                                if Task.isCancelled { break }
+                                #expect(error?.code == .primaryLost)
+                            }
+                        }
+                    }
+                    let first = try await primary(of: group)
+                    let status = try await clients[2].switchover(group: "ledger", actor: "ann", reason: "ticket 1")
+                    #expect(status.member != first && status.epoch == 2 && status.phase == .ready)
+                    try await eventually(group, "the former stands again") { snapshot in
+                        snapshot.members.count { $0.isCandidate } == 2
+                    }
+                    let back = try await clients[2].switchover(group: "ledger", to: first, actor: "bob")
+                    #expect(back.member == first && back.epoch == 3)
+                    tasks.cancelAll()
+                    try await tasks.waitForAll()
+                }
+                let entries = log.value
+                for pair in stride(from: 0, to: entries.count - 1, by: 2) {
+                    #expect(entries[pair].hasPrefix("in") && entries[pair + 1].hasPrefix("out"), "\(entries)")
+                }
+                let started = try await observer.events("switchover.started")
+                #expect(started.count == 2 && started[0].reason == "ticket 1")
+                let elected = try await observer.events("primary.elected").map(\.reason)
+                #expect(elected.starts(with: ["first", "switchover", "switchover"]))
+                try await observer.checkLog()
+            }
+        }
+    }
+
+    @Test func `what cannot be ordered is refused with all reasons, and changes nothing`() async throws {
+        try await withRingfence { _, client in
+            let none = await failure { try await client.switchover(group: "ledger") }
+            #expect(none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"] && none?.effect == RingfenceError.Effect.none)
+            let group = try await client.group("ledger")
+            let one = try await group.join("one", lease: .milliseconds(400))
+            let vacant = await failure { try await client.switchover(group: "ledger", to: "one") }
+            #expect(vacant?.reasons.map(\.code) == ["notACandidate", "noPrimary"])
+            let candidacy = try await one.stand()
+            try await eventually("elected") { if case .elected = candidacy.role { true } else { false } }
+            let epoch = try #require(candidacy.role.epoch)
+            let early = await failure { try await client.switchover(group: "ledger") }
+            #expect(early?.reasons.map(\.code) == ["notReady", "noCandidate"])
+            #expect(candidacy.ready(epoch))
+            _ = try await primary(of: group)
+            let alone = await failure { try await client.switchover(group: "ledger", to: "one") }
+            #expect(alone?.reasons.map(\.code) == ["primary"])
+            let other = try await group.join("two", lease: .seconds(3))
+            let second = try await other.stand()
+            try await other.update(health: "disk full")
+            try second.report(position: nil, unfit: "restoring")
+            try await client.setMaintenance(true, of: "two", group: "ledger", actor: "ann")
+            let all = await failure { try await client.switchover(group: "ledger", to: "two") }
+            #expect(Set(all?.reasons.map(\.code) ?? []) == ["health", "unfit", "maintenance"])
+            #expect(all?.message.contains("disk full") == true)
+            let primary = await failure { try await client.setMaintenance(true, of: "one", group: "ledger") }
+            #expect(primary?.reasons.map(\.code) == ["primary"])
+            let lossy = await failure {
+                try await client.failover(group: "ledger", to: "two", acceptsDataLoss: false)
+            }
+            #expect(lossy?.code == .invalidArgument && lossy?.message.contains("acceptsDataLoss") == true)
+            let plan = try await client.plan(group: "ledger")
+            #expect(plan.winner == nil && plan.blocked.map(\.code) == ["noCandidate"])
+            #expect(group.snapshot.primary?.member == "one" && epoch.isHeld)
+        }
+    }
+
+    @Test func `a primary whose process dies is replaced when its lease is over`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let process = try TalkingProcess.start("TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
+                do {
+                    while try await process.line() != "primary 1" {}
+                    let group = try await client.group("ledger")
+                    let candidacy = try await group.join("second", lease: .milliseconds(600)).stand()
+                    try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
+                    try await process.end()
+                    try await eventually("the second is elected") { candidacy.role.epoch?.value == 2 }
+                    let elected = try await observer.events("primary.elected")
+                    #expect(elected.map(\.reason) == ["first", "expired"] && elected.last?.previous == "first")
+                } catch {
+                    try await process.end()
+                    throw error
+                }
+            }
+        }
+    }
+
+    @Test func `a frozen primary has stopped by its own clock before it looks at anything`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let process = try TalkingProcess.start("TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
+                do {
+                    while try await process.line() != "primary 1" {}
+                    let group = try await client.group("ledger")
+                    let candidacy = try await group.join("second", lease: .milliseconds(600)).stand()
+                    try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
+                    try await process.freeze()
+                    process.tell("check")
+                    try await eventually("the second is elected") { candidacy.role.epoch?.value == 2 }
+                    process.signal(18)  // SIGCONT
+                    var line = try await process.line()
+                    while line != nil, line?.hasPrefix("check") != true { line = try await process.line() }
+                    #expect(line == "check no")
+                } catch {
+                    try await process.end()
+                    throw error
+                }
+                try await process.end()
+            }
+        }
+    }
+}
