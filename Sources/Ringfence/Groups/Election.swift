@@ -38,6 +38,10 @@ public struct PrimaryStatus: Sendable, Hashable {
     public var lacksStandbys: Bool { role.isShort }
     /// Who had the role before it was last given away or lost.
     public var last: String? { role.last.isEmpty ? nil : role.last }
+    /// Who was ready last, the present primary or one before it; nil: nobody ever was, or Redis lost it.
+    public var lastReady: String? { role.readyMember.isEmpty ? nil : role.readyMember }
+    /// Under which epoch that was; 0: not known.
+    public var lastReadyEpoch: Int64 { role.readyEpoch }
 }
 
 /// Why an order is refused, or a member may not be elected.

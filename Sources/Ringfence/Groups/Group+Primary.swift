@@ -184,8 +184,9 @@ extension Membership {
             candidacy.giveUp(epoch)
         }
         if case .failure(let error) = result {
+            // The body's own error, unless it only says what the end of the role brought about.
             let isOwn = !(error is CancellationError) && (error as? RingfenceError)?.code != .primaryLost
-            if isOwn || (isHeld && end == nil) { return result }
+            if isOwn || (isHeld && end == nil && Task.isCancelled) { return result }
             return .failure(RingfenceError.primaryLost(epoch, effect: .unknown, end))
         }
         return isHeld ? result : .failure(RingfenceError.primaryLost(epoch, effect: .unknown, end))

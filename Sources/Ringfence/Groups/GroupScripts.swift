@@ -204,15 +204,16 @@ struct GroupScripts: Sendable {
     }
 
     private static func role(_ reply: RedisReply) -> (GroupRole, since: Int64)? {
-        guard case .array(let items) = reply, items.count == 9, case .integer(let epoch) = items[0],
+        guard case .array(let items) = reply, items.count == 11, case .integer(let epoch) = items[0],
             let primary = items[1].text, let session = items[2].text,
             let phase = items[3].text.flatMap({ GroupRole.Phase(rawValue: $0) }), case .integer(let since) = items[4],
             let target = items[5].text, case .integer(let forced) = items[6], case .integer(let short) = items[7],
-            let last = items[8].text
+            let last = items[8].text, let readyMember = items[9].text, case .integer(let readyEpoch) = items[10]
         else { return nil }
         let role = GroupRole(
             epoch: epoch, primary: primary, session: session, phase: phase, target: target, isForced: forced == 1,
-            isShort: short > 0, suspendsWrites: short == 2, last: last)
+            isShort: short > 0, suspendsWrites: short == 2, last: last,
+            readyMember: readyMember, readyEpoch: readyEpoch)
         return (role, since)
     }
 

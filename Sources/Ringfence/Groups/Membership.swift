@@ -297,11 +297,12 @@ public final class Membership: Sendable {
     /// Stands for election, or not any more. The role of one that does not stand any more was given up before.
     func stand(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
 
-    /// Begins to play a candidate. Nil if it plays one already, or is no member any more.
+    /// Begins to play a candidate. False if it plays one already.
     func beginCandidacy(margin: Nanos) -> Bool {
         guarded.withLock { guarded in
-            guard guarded.role == nil else { return false }
-            guarded.role = RoleMachine(margin: margin)
+            guard guarded.role?.stands != true else { return false }
+            if guarded.role == nil { guarded.role = RoleMachine(margin: margin) }
+            guarded.role?.stand(margin: margin)
             return true
         }
     }
@@ -309,7 +310,7 @@ public final class Membership: Sendable {
     func endCandidacy() {
         guarded.withLock { guarded in
             endRole(&guarded, .gaveUp("stepDown"))
-            guarded.role = nil
+            guarded.role?.withdraw()
         }
         finishRoles()
     }
@@ -334,7 +335,7 @@ public final class Membership: Sendable {
     var roles: AsyncStream<Role> {
         let (stream, continuation) = AsyncStream<Role>.makeStream()
         let number = guarded.withLock { guarded -> Int? in
-            guard let machine = guarded.role else { return nil }
+            guard let machine = guarded.role, machine.stands else { return nil }
             continuation.yield(role(of: machine.state))
             guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
             guarded.lastNumber += 1

@@ -29,7 +29,7 @@
 --   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or 'leases'
 --   leases    id, ms left, id, ms left, …
 --   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
---             the primary must not write), last primary }
+--             the primary must not write), last primary, who was ready last, and under which epoch }
 --   settings  of the election: name, value, name, value, … of those that were ever set
 --   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
 --             refusals (code, member, detail, …), candidates } with candidates in the order in which they would be elected:
@@ -273,7 +273,7 @@ end
 -- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
-    'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance' }
+    'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -475,7 +475,7 @@ end
 
 -- MARK: the end of a role
 
-local AGAINST_ITS_WILL = { expired = true, replaced = true, removed = true, suspended = true, refused = true,
+local AGAINST_ITS_WILL = { expired = true, replaced = true, removed = true, suspended = true,
     promotionFailed = true, unhealthy = true, exited = true }
 -- Why a role ended in this call, how long after its holder was last heard of, and whom an order wants in its place.
 local ended, detect_ms, favoured = nil, 0, ''
@@ -640,6 +640,8 @@ local function hear(said)
             change({ who })
             put('phase', 'ready')
             put('since', now)
+            put('readyMember', id)
+            put('readyEpoch', epoch)
         elseif kind == 'd' and phase == 'draining' and role.final == '' then
             put('final', rest ~= '' and rest or '-')
         end
@@ -650,6 +652,10 @@ local function hear(said)
         put('pSession', session)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
+        if kind ~= 'e' then
+            put('readyMember', id)
+            put('readyEpoch', epoch)
+        end
     end
 end
 
@@ -1099,7 +1105,8 @@ if known_mark ~= mark or wants_leases or verb == 'order' then
     end
     answer[12], answer[13] = setting('seed', ''), setting('unit', '')
     answer[14] = { epoch, primary, primary_session, phase, role.since ~= '' and now - num('since') or 0, role.target,
-        role.forced == '1' and 1 or 0, role.short == '' and 0 or (setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1), role.lastPrimary }
+        role.forced == '1' and 1 or 0, role.short == '' and 0 or (setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1), role.lastPrimary,
+        role.readyMember, num('readyEpoch') }
     answer[15] = {}
     for _, name in ipairs(SETTINGS) do
         local value = setting(name, nil)

@@ -33,10 +33,13 @@ package struct GroupRole: Sendable, Hashable {
     package var suspendsWrites: Bool
     /// Who had the role before it was last given away or lost.
     package var last: String
+    /// Who was ready last, and under which epoch: whoever was only elected may have done nothing. Empty and 0: not known.
+    package var readyMember: String
+    package var readyEpoch: Int64
 
     package init(
         epoch: Int64 = 0, primary: String = "", session: String = "", phase: Phase = .vacant, target: String = "",
-        isForced: Bool = false, isShort: Bool = false, suspendsWrites: Bool = false, last: String = ""
+        isForced: Bool = false, isShort: Bool = false, suspendsWrites: Bool = false, last: String = "", readyMember: String = "", readyEpoch: Int64 = 0
     ) {
         self.epoch = epoch
         self.primary = primary
@@ -47,6 +50,8 @@ package struct GroupRole: Sendable, Hashable {
         self.isShort = isShort
         self.suspendsWrites = suspendsWrites
         self.last = last
+        self.readyMember = readyMember
+        self.readyEpoch = readyEpoch
     }
 
     /// Whether this session is the primary of this epoch.

@@ -71,7 +71,9 @@ package struct RoleMachine: Sendable {
 
     package private(set) var state = State.standby
     /// The role ends so long before the membership's deadline.
-    package let margin: Nanos
+    package private(set) var margin: Nanos
+    /// Whether it wants the role. One machine serves all candidacies of a membership, so that no epoch that is over begins anew.
+    package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
     private var over: (epoch: Int64, end: End)?
     /// The highest epoch that has ended here, or that another has had since.
@@ -83,6 +85,16 @@ package struct RoleMachine: Sendable {
     private var unfit = ""
 
     package init(margin: Nanos) { self.margin = margin }
+
+    /// Stands again.
+    package mutating func stand(margin: Nanos) {
+        self.margin = margin
+        stands = true
+        (position, unfit) = (nil, "")
+    }
+
+    /// Stands no more. What it has is given up before.
+    package mutating func withdraw() { stands = false }
 
     // MARK: Time
 
@@ -123,10 +135,10 @@ package struct RoleMachine: Sendable {
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
         guard let epoch = state.epoch else {
             guard isMine, role.epoch > closed, isMember, now < deadline - margin else { return output }
-            // A role that somebody takes away already is not begun.
-            guard role.phase != .draining else {
+            // A role that nobody wants here, or that somebody takes away already, is not begun.
+            guard stands, role.phase != .draining else {
                 closed = role.epoch
-                over = (role.epoch, .failover)
+                over = (role.epoch, stands ? .failover : .gaveUp("stepDown"))
                 output.speaks = true
                 return output
             }

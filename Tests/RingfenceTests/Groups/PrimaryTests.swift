@@ -65,7 +65,7 @@ import Testing
                     for (index, client) in clients.prefix(2).enumerated() {
                         tasks.addTask {
                             let group = try await client.group("ledger")
-                            let membership = try await group.join("node-\(index)", lease: .seconds(1))
+                            let membership = try await group.join("node-\(index)", lease: .seconds(3))
                             while !Task.isCancelled {
                                 let error = await failure {
                                     try await membership.withPrimary { epoch in
