@@ -30,7 +30,7 @@ struct Main: AsyncParsableCommand {
               ringfence ring ledger owner account/4711    where a key belongs
               ringfence events --follow                   what happens to groups
             """,
-        subcommands: [DemoWorkerCommand.self],
+        subcommands: [DemoWorkerCommand.self, BenchPrimaryCommand.self],
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
             CommandGroup(

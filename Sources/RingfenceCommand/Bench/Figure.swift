@@ -145,6 +145,14 @@ struct Rounds: Sendable {
 }
 
 extension Figure {
+    /// Of times in ms: what has to pass the bar is the 99th percentile.
+    init(name: String, late milliseconds: [Double], bar: Double) {
+        let worst = Statistics.percentile(milliseconds, 0.99) ?? 0
+        self.init(
+            name: name, unit: "ms p99", value: worst, trials: milliseconds.count,
+            p50: Statistics.percentile(milliseconds, 0.5).map { $0 * 1000 }, p99: worst * 1000, bar: .valueAtMost(bar))
+    }
+
     /// A pace measured in rounds against a reference; `latencies` are of ours, in microseconds.
     init(name: String, unit: String, rounds: Rounds, latencies: [Double] = [], bar: Bar?) {
         self.init(

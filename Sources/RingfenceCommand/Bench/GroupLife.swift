@@ -11,7 +11,6 @@
 import Hiredis
 import Logging
 import Ringfence
-import Synchronization
 
 struct GroupLife: Sendable {
     static let namespace = "bench-groups"
@@ -75,13 +74,6 @@ struct GroupLife: Sendable {
             await client.close()
             throw error
         }
-    }
-
-    private func withClient<Result: Sendable>(
-        _ body: (RingfenceClient) async throws -> Result
-    ) async throws -> Result {
-        try await withRingfenceClient(
-            .init(url: settings.redis.url, namespace: Self.namespace), settings.logger, body)
     }
 
     // MARK: What a beat costs
@@ -149,7 +141,7 @@ struct GroupLife: Sendable {
     private static let deathsAtOnce = 20
 
     private func deaths(lease: Int) async throws -> Figure {
-        let late = try await following("member.expired") { told in
+        let late = try await Told.following("member.expired", settings, Self.namespace) { told in
             try await withPlain { plain in
                 var late: [Double] = []
                 for round in 0..<settings.rounds {
@@ -165,37 +157,33 @@ struct GroupLife: Sendable {
                 return late
             }
         }
-        return figure("death.overhead.\(lease)", late, bar: 10)
+        return Figure(name: "death.overhead.\(lease)", late: late, bar: 10)
     }
 
     /// Milliseconds beyond the lease until the subscriber was told.
     private func death(_ plain: RedisClient, _ told: Told, group name: String, lease: Int) async throws -> Double {
         // So that they do not all die in the same millisecond.
         try await Task.sleep(for: .milliseconds(Int.random(in: 0..<lease)))
-        return try await told.withWatcher { watcher in
-            let group = try await watcher.group(name)
-            let start = ContinuousClock.now
-            _ = try await join(plain, name, "m", lease: lease)
-            let arrived = await told.arrival(of: name)
-            return withExtendedLifetime(group) { (arrived - start) / .milliseconds(1) - Double(lease) }
-        }
+        let group = try await told.watcher.group(name)
+        let start = ContinuousClock.now
+        _ = try await join(plain, name, "m", lease: lease)
+        let arrived = await told.arrival(of: name)
+        return withExtendedLifetime(group) { (arrived - start) / .milliseconds(1) - Double(lease) }
     }
 
     private func leaves() async throws -> Figure {
-        let late = try await following("member.left") { told in
-            try await told.withWatcher { client in
-                let group = try await client.group("leaves")
-                var late: [Double] = []
-                for _ in 0..<settings.rounds * 40 {
-                    let member = try await group.join("m")
-                    let start = ContinuousClock.now
-                    try await member.leave()
-                    late.append((await told.arrival(of: "leaves") - start) / .milliseconds(1))
-                }
-                return late
+        let late = try await Told.following("member.left", settings, Self.namespace) { told in
+            let group = try await told.watcher.group("leaves")
+            var late: [Double] = []
+            for _ in 0..<settings.rounds * 40 {
+                let member = try await group.join("m")
+                let start = ContinuousClock.now
+                try await member.leave()
+                late.append((await told.arrival(of: "leaves") - start) / .milliseconds(1))
             }
+            return late
         }
-        return figure("leave.event", late, bar: 5)
+        return Figure(name: "leave.event", late: late, bar: 5)
     }
 
     private func figure(_ name: String, _ milliseconds: [Double], bar: Double) -> Figure {
@@ -204,67 +192,5 @@ struct GroupLife: Sendable {
         return Figure(
             name: name, unit: "ms p99", value: worst, trials: milliseconds.count,
             p50: Statistics.percentile(milliseconds, 0.5).map { $0 * 1000 }, p99: worst * 1000, bar: .valueAtMost(bar))
-    }
-
-    /// Runs `body` beside a subscriber that notes when it is told of events of this type.
-    private func following(
-        _ type: String, _ body: @Sendable (Told) async throws -> [Double]
-    ) async throws -> [Double] {
-        try await withClient { watcher in
-            try await withClient { subscriber in
-                let told = Told(watcher: watcher)
-                let following = Task {
-                    for try await item in subscriber.events() {
-                        switch item {
-                        case .state: break
-                        case .event(let event):
-                            if event.type.description == type, let group = event.group { told.tell(group) }
-                        case .reset: throw CommandFailure("the subscriber was reset")
-                        }
-                    }
-                }
-                defer { following.cancel() }
-                while !subscriber.eventStatus.isLive { try await Task.sleep(for: .milliseconds(1)) }
-                return try await body(told)
-            }
-        }
-    }
-}
-
-/// Which ends were told of, and when.
-private final class Told: Sendable {
-    private struct State {
-        var arrived: [String: ContinuousClock.Instant] = [:]
-        var waiting: [String: CheckedContinuation<ContinuousClock.Instant, Never>] = [:]
-    }
-
-    private let watcher: RingfenceClient
-    private let state = Mutex(State())
-
-    init(watcher: RingfenceClient) { self.watcher = watcher }
-
-    func withWatcher<Result>(_ body: (RingfenceClient) async throws -> Result) async rethrows -> Result {
-        try await body(watcher)
-    }
-
-    func tell(_ group: String) {
-        let now = ContinuousClock.now
-        let waiting = state.withLock { state in
-            let waiting = state.waiting.removeValue(forKey: group)
-            if waiting == nil { state.arrived[group] = now }
-            return waiting
-        }
-        waiting?.resume(returning: now)
-    }
-
-    func arrival(of group: String) async -> ContinuousClock.Instant {
-        await withCheckedContinuation { continuation in
-            let now = state.withLock { state in
-                let now = state.arrived.removeValue(forKey: group)
-                if now == nil { state.waiting[group] = continuation }
-                return now
-            }
-            if let now { continuation.resume(returning: now) }
-        }
     }
 }
