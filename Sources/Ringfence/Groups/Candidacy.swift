@@ -156,6 +156,13 @@ public final class Candidacy: Sendable {
         membership.say { $0.drained(epoch.value, position: position) }
     }
 
+    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover``: then the other is elected at once,
+    /// and else when the lease, as it was when that was ordered, is over.
+    ///
+    /// - Returns: false if there is nothing of which to say that.
+    @discardableResult
+    public func stopped(_ epoch: Epoch) -> Bool { membership.say { $0.stopped(epoch.value) } }
+
     /// Gives the role up: call it when nothing is done under this epoch any more, for another may be elected at once.
     ///
     /// - Parameter reason: `stepDown`, `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease.

@@ -180,7 +180,7 @@ extension Membership {
                 default: break
                 }
             }
-        } else if isHeld {
+        } else if !candidacy.stopped(epoch), isHeld {
             candidacy.giveUp(epoch)
         }
         if case .failure(let error) = result {

@@ -76,6 +76,8 @@ package struct RoleMachine: Sendable {
     package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
     private var over: (epoch: Int64, end: End)?
+    /// A failover by hand ended it here; its holder has yet to say that it stopped, and then another is elected at once.
+    private var stopping: Int64?
     /// The highest epoch that has ended here, or that another has had since.
     private var closed: Int64 = 0
     /// The newest version whose role was seen.
@@ -133,6 +135,7 @@ package struct RoleMachine: Sendable {
         self.version = version
         let isMine = role.session == session && role.primary.hasSameBytes(as: id)
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
+        if let stopping, role.epoch > stopping || !isMine { self.stopping = nil }
         guard let epoch = state.epoch else {
             guard isMine, role.epoch > closed, isMember, now < deadline - margin else { return output }
             // A role that nobody wants here, or that somebody takes away already, is not begun.
@@ -164,7 +167,9 @@ package struct RoleMachine: Sendable {
             return output
         }
         switch (role.phase, state) {
-        case (.draining, _) where role.isForced: end(epoch, .failover, &output)
+        case (.draining, _) where role.isForced:
+            end(epoch, .failover, claims: false, &output)
+            stopping = epoch
         case (.draining, .primary):
             state = .draining(epoch)
             output.tell.append(.state(state))
@@ -201,6 +206,16 @@ package struct RoleMachine: Sendable {
         return output
     }
 
+    /// It acts no more under an epoch that a failover by hand ended.
+    package mutating func stopped(_ epoch: Int64) -> Output? {
+        guard stopping == epoch else { return nil }
+        stopping = nil
+        over = (epoch, .failover)
+        var output = Output()
+        output.speaks = true
+        return output
+    }
+
     package mutating func giveUp(_ epoch: Int64, reason: String) -> Output? {
         guard state.epoch == epoch else { return nil }
         var output = Output()
@@ -216,7 +231,7 @@ package struct RoleMachine: Sendable {
     }
 
     /// The membership goes on under another session, of which Redis knows no role.
-    package mutating func changedSession() { over = nil }
+    package mutating func changedSession() { (over, stopping) = (nil, nil) }
 
     /// What it does as primary is to end.
     package var mustStop: Bool {
