@@ -61,6 +61,8 @@ package struct AgentMachine: Sendable {
     var holdSince: Nanos = .min
     /// Why the resource must be fenced before anything else.
     var mustFence: String?
+    /// Under which epoch it was writable.
+    var fencedEpoch: Int64 = 0
     /// Why the role that is held is given up as soon as the fence has been tried.
     var releasing: String?
     /// Epochs under which this was done; 0: none.
@@ -198,6 +200,7 @@ extension AgentMachine {
 
     private mutating func fence(_ reason: String) {
         mustFence = reason
+        if case .writable(let epoch) = hold { fencedEpoch = epoch }
         failures[.onSuspend] = nil
         retryAt[.onSuspend] = nil
     }
@@ -319,10 +322,10 @@ extension AgentMachine {
     private func wanted(_ now: Nanos) -> HookCall? {
         if let reason = mustFence {
             // A fence that fails is tried again and again, but a demotion may do it too.
-            let mayDemoteInstead = failures[.onSuspend] != nil && held == nil
+            let mayDemoteInstead = failures[.onSuspend] != nil && held == nil && policy.hooks[.onDemote] != nil
             if mayDemoteInstead, retryAt[.onSuspend] != nil, let call = following(now) { return call }
             guard retryAt[.onSuspend] == nil else { return nil }
-            return call(.onSuspend, role.held ?? 0, reason)
+            return call(.onSuspend, fencedEpoch, reason)
         }
         guard !isStopping else { return nil }
         guard let epoch = held else { return following(now) }
@@ -457,7 +460,7 @@ extension AgentMachine {
             guard let primary, primary.isReady, primary.epoch == epoch else { return }
             // Done before and the resource says it is primary still: not in a tight loop.
             if hold == .following(epoch, primary.member) { retry(.onDemote, 3, now) }
-            mustFence = nil
+            if policy.hooks[.onDemote] != nil { mustFence = nil }
             (hold, holdSince) = (.following(epoch, primary.member), now)
             outputs.append(.look)
         }

@@ -23,9 +23,18 @@ struct AgentMachineRandomTests {
         var ready: Set<Int64> = []
         var gaveUp: Set<Int64> = []
         var violations: [String] = []
+        /// What led to the first violation, for whoever reads a failure.
+        var story: [String] = []
         let hooks: Set<HookKind>
 
+        mutating func tell(_ line: String) {
+            guard violations.isEmpty else { return }
+            story.append("\(now / .millisecond) \(line)")
+            if story.count > 30 { story.removeFirst() }
+        }
+
         mutating func roleIs(_ role: AgentRole) {
+            tell("role \(role)")
             if let old = heldRole.held, role.held != old {
                 if mayWrite == old { needsFence = true }
                 promoted = nil
@@ -36,6 +45,7 @@ struct AgentMachineRandomTests {
 
         mutating func check(_ outputs: [AgentOutput]) {
             for output in outputs {
+                tell("\(output)")
                 switch output {
                 case .run(let call): ran(call)
                 case .kill(let id):
@@ -86,6 +96,7 @@ struct AgentMachineRandomTests {
         mutating func ended(_ outcome: HookOutcome) {
             guard let call = running else { return }
             running = nil
+            tell("\(call.kind) \(outcome)")
             guard case .passed = outcome else { return }
             switch call.kind {
             case .prePromote: break
@@ -98,7 +109,7 @@ struct AgentMachineRandomTests {
         }
     }
 
-    private func run(seed: UInt64, steps: Int) -> [String] {
+    private func run(seed: UInt64, steps: Int) -> Witness {
         var dice = SplitMix64(seed: seed)
         var hooks = AgentBench.allHooks
         for kind in HookKind.allCases where Int.random(in: 0..<6, using: &dice) == 0 { hooks[kind] = nil }
@@ -187,14 +198,15 @@ struct AgentMachineRandomTests {
             }
         }
         if !witness.ready.contains(epoch) { witness.violations.append("never ready in a kind world") }
-        return witness.violations
+        return witness
     }
 
     @Test func `no order of events breaks the rules, and kindness ends in a primary`() {
         for seed in 0..<UInt64(3_000) {
-            let violations = run(seed: seed, steps: 150)
-            guard violations.isEmpty else {
-                Issue.record("seed \(seed): \(violations.prefix(3))")
+            let witness = run(seed: seed, steps: 150)
+            guard witness.violations.isEmpty else {
+                let story = witness.story.joined(separator: "\n")
+                Issue.record("seed \(seed): \(witness.violations.prefix(3))\n\(story)")
                 return
             }
         }

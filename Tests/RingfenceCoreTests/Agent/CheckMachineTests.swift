@@ -14,11 +14,12 @@ struct CheckMachineTests {
 
     @Test func `nothing is believed before rise successes or fall failures in a row`() {
         var machine = CheckMachine(CheckPolicy())
-        #expect(machine.verdict == .unknown)
-        #expect(!machine.saw(good))
-        #expect(!machine.saw(bad))
-        #expect(!machine.saw(bad))
-        #expect(!machine.saw(good))
+        var changes = false
+        changes = machine.saw(good) || changes
+        changes = machine.saw(bad) || changes
+        changes = machine.saw(bad) || changes
+        changes = machine.saw(good) || changes
+        #expect(!changes)
         #expect(machine.verdict == .unknown)
         let changed = machine.saw(good)
         #expect(changed)
@@ -27,11 +28,13 @@ struct CheckMachineTests {
 
     @Test func `fall failures in a row and no fewer make it failing, with the newest reason`() {
         var machine = passing()
-        #expect(!machine.saw(bad))
-        #expect(!machine.saw(bad))
-        #expect(!machine.saw(good))
-        #expect(!machine.saw(bad))
-        #expect(!machine.saw(bad))
+        var changes = false
+        changes = machine.saw(bad) || changes
+        changes = machine.saw(bad) || changes
+        changes = machine.saw(good) || changes
+        changes = machine.saw(bad) || changes
+        changes = machine.saw(bad) || changes
+        #expect(!changes)
         #expect(machine.verdict == .passing)
         let changed = machine.saw(Observation(failure: "timed out"))
         #expect(changed)
@@ -42,7 +45,8 @@ struct CheckMachineTests {
     @Test func `rise successes in a row make it passing again and clear the reason`() {
         var machine = passing()
         for _ in 0..<3 { _ = machine.saw(bad) }
-        #expect(!machine.saw(good))
+        let early = machine.saw(good)
+        #expect(!early)
         #expect(machine.verdict == .failing)
         #expect(machine.why == "connection refused")
         let changed = machine.saw(good)
