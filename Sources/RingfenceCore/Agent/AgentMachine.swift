@@ -10,6 +10,8 @@
 //   role        the resource should be      way there
 //   elected     promoted, checks agree      [onSuspend if an earlier role was not fenced] prePromote, onPromote, look; ready
 //   primary     promoted                    nothing; after an aborted switchover onPromote
+//               (too few standbys, and so   onSuspend; onPromote when there are enough again
+//               it must not write)
 //   draining    drained                     onDrain, final position; drained
 //   ended       fenced                      onSuspend, unless it was drained; it comes before anything else
 //   standby     following the primary       onDemote, whenever the ready primary changes or the resource says it is primary
@@ -53,9 +55,6 @@ package struct AgentMachine: Sendable {
 
     var role = AgentRole.standby
     var primary: AgentPrimary?
-    /// Who was ready last, and who before.
-    var lastPrimary = ""
-    var previousPrimary = ""
 
     var hold = Hold.untouched
     var holdSince: Nanos = .min
@@ -116,12 +115,7 @@ package struct AgentMachine: Sendable {
 
     /// The group's primary, whenever it may have changed.
     package mutating func took(primary new: AgentPrimary?, now: Nanos) -> [AgentOutput] {
-        guard new != primary else { return settle(now) }
         primary = new
-        if let new, new.isReady, new.member != lastPrimary {
-            previousPrimary = lastPrimary
-            lastPrimary = new.member
-        }
         return settle(now)
     }
 
@@ -189,6 +183,12 @@ extension AgentMachine {
     var isPromoted: Bool {
         guard let held, promoted == held else { return false }
         return hold == .writable(held)
+    }
+
+    /// The group's settings keep its primary from writing until there are more standbys.
+    private var suspendsWrites: Bool {
+        guard let primary, primary.suspendsWrites else { return false }
+        return primary.member == policy.member && primary.epoch == held
     }
 
     private mutating func ended(_ reason: String) {
@@ -334,7 +334,12 @@ extension AgentMachine {
             guard !isPromoted else { return nil }
             let reason = primary.flatMap { $0.epoch == epoch ? $0.reason : nil } ?? ""
             return call(prePassed == epoch ? .onPromote : .prePromote, epoch, reason)
-        case .primary: return isPromoted ? nil : call(.onPromote, epoch, "resumed")
+        case .primary:
+            if suspendsWrites {
+                guard case .writable = hold, retryAt[.onSuspend] == nil else { return nil }
+                return call(.onSuspend, epoch, "standbys")
+            }
+            return isPromoted ? nil : call(.onPromote, epoch, "resumed")
         case .draining:
             let isDone = drain?.epoch == epoch || saidDrained == epoch
             return isDone || retryAt[.onDrain] != nil ? nil : call(.onDrain, epoch, "switchover")
@@ -361,10 +366,9 @@ extension AgentMachine {
     private func call(_ kind: HookKind, _ epoch: Int64, _ reason: String) -> HookCall {
         var call = HookCall(
             id: hookCount + 1, kind: kind, epoch: epoch, reason: reason, primary: primary?.member ?? "",
-            primaryAddress: primary?.address ?? "", previous: previousPrimary, limit: policy.hooks[kind] ?? 0)
+            primaryAddress: primary?.address ?? "", previous: primary?.previous ?? "", limit: policy.hooks[kind] ?? 0)
         if kind == .prePromote || kind == .onPromote {
             (call.primary, call.primaryAddress) = (policy.member, "")
-            call.previous = lastPrimary
         } else if primary?.member == policy.member {
             (call.primary, call.primaryAddress) = ("", "")
         }
@@ -576,7 +580,8 @@ extension AgentMachine {
             reported = (toldPosition, unfit)
             outputs.append(.report(position: toldPosition, unfit: unfit))
         }
-        let health = failing ?? ""
+        // What the agent itself stopped is not ill: it may be elected again.
+        let health = isDownByUs ? "" : failing ?? ""
         if health != reportedHealth {
             reportedHealth = health
             outputs.append(.health(health))

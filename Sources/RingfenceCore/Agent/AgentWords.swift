@@ -83,14 +83,24 @@ package struct AgentPrimary: Sendable, Hashable {
     package var address: String
     /// It has said that it is promoted.
     package var isReady: Bool
+    /// Why it was elected, if that is known.
     package var reason: String
+    /// Who was primary before; empty: nobody is known.
+    package var previous: String
+    /// It must not write: there are fewer standbys than the group's settings ask for.
+    package var suspendsWrites: Bool
 
-    package init(member: String, epoch: Int64, address: String, isReady: Bool, reason: String = "") {
+    package init(
+        member: String, epoch: Int64, address: String, isReady: Bool, reason: String = "", previous: String = "",
+        suspendsWrites: Bool = false
+    ) {
         self.member = member
         self.epoch = epoch
         self.address = address
         self.isReady = isReady
         self.reason = reason
+        self.previous = previous
+        self.suspendsWrites = suspendsWrites
     }
 }
 

@@ -156,7 +156,9 @@ struct AgentMachineRandomTests {
                 let isReady = Bool.random(using: &dice)
                 take(
                     machine.took(
-                        primary: AgentPrimary(member: member, epoch: epoch, address: "", isReady: isReady),
+                        primary: AgentPrimary(
+                            member: member, epoch: epoch, address: "", isReady: isReady,
+                            suspendsWrites: Int.random(in: 0..<4, using: &dice) == 0),
                         now: witness.now))
             case 5, 6, 7:
                 guard checks > 0 else { continue }
@@ -177,6 +179,7 @@ struct AgentMachineRandomTests {
             default: take(machine.tick(now: witness.now))
             }
         }
+        take(machine.took(primary: nil, now: witness.now))
         // A kind world: what runs passes, the checks say what the resource should be, and a new election comes.
         epoch += 1
         setRole(.elected(epoch))

@@ -8,6 +8,7 @@ struct AgentBench {
     var now: Nanos = 1_000 * .second
     var outputs: [AgentOutput] = []
     var running: HookCall?
+    private var shownPrimary = ""
 
     static let allHooks: [HookKind: Nanos] = [
         .prePromote: 5 * .second, .onPromote: 30 * .second, .onDrain: 10 * .second, .onDemote: 60 * .second,
@@ -34,9 +35,15 @@ struct AgentBench {
     }
 
     mutating func role(_ role: AgentRole) { take(machine.took(role, now: now)) }
-    mutating func primary(_ member: String?, _ epoch: Int64 = 1, ready: Bool = true, reason: String = "expired") {
+    mutating func primary(
+        _ member: String?, _ epoch: Int64 = 1, ready: Bool = true, reason: String = "expired", suspends: Bool = false
+    ) {
+        let previous = shownPrimary
+        shownPrimary = member ?? ""
         let primary = member.map {
-            AgentPrimary(member: $0, epoch: epoch, address: "\($0):5432", isReady: ready, reason: reason)
+            AgentPrimary(
+                member: $0, epoch: epoch, address: "\($0):5432", isReady: ready, reason: reason,
+                previous: previous == $0 ? "" : previous, suspendsWrites: suspends)
         }
         take(machine.took(primary: primary, now: now))
     }
@@ -201,7 +208,6 @@ struct AgentMachineTests {
         bench.primary("b", 2)
         #expect(bench.hook == .onDemote)
         #expect(bench.running?.primaryAddress == "b:5432")
-        #expect(bench.running?.previous == "a")
     }
 
     @Test(arguments: [HookKind.prePromote, .onPromote])
@@ -496,6 +502,24 @@ struct AgentMachineTests {
         bench.hook(passes: nil)
         bench.wait(60 * .second)
         #expect(bench.hook == nil)
+    }
+
+    @Test func `a primary that must not write for want of standbys is suspended, and resumed when there are enough`() {
+        var bench = AgentBench()
+        bench.becomePrimary()
+        bench.primary("a", 1, suspends: true)
+        #expect(bench.hook == .onSuspend)
+        #expect(bench.running?.reason == "standbys")
+        bench.hook(passes: nil)
+        #expect(bench.hook == nil)
+        #expect(!bench.machine.status(now: bench.now).isServingPrimary)
+        bench.sees(failure: "read only", times: 9)
+        #expect(bench.hook == nil, "it keeps its role")
+        bench.primary("a", 1)
+        #expect(bench.hook == .onPromote)
+        bench.hook(passes: nil)
+        bench.sees(.primary)
+        #expect(bench.machine.status(now: bench.now).isServingPrimary)
     }
 
     @Test func `stopped as primary, the agent fences, gives the role up and is finished`() {
