@@ -21,13 +21,17 @@ struct AgentCommand: AsyncParsableCommand {
 
             A file says what to look at and what to run:
               {
-                "redis": "redis://127.0.0.1:6379", "group": "ledger-db", "member": "db-1",
-                "address": "10.0.0.1:5432", "zone": "a", "lease": "3s", "fenceBudget": "1s",
-                "listen": "0.0.0.0:8008", "onUnhealthy": "release",
-                "checks": [ { "type": "postgres", "address": "127.0.0.1:5432", "user": "postgres" } ],
+                "redis": "redis://127.0.0.1:6379",
+                "group": "ledger-db", "member": "db-1", "zone": "a",
+                "address": "10.0.0.1:5432", "listen": "0.0.0.0:8008",
+                "lease": "3s", "fenceBudget": "1s", "onUnhealthy": "release",
+                "checks": [
+                  { "type": "postgres", "address": "127.0.0.1:5432" }
+                ],
                 "hooks": {
-                  "onPromote": { "command": ["/etc/ringfence/promote.sh"], "timeout": "30s" },
-                  "onDemote":  { "command": ["/etc/ringfence/follow.sh"],  "timeout": "5m" },
+                  "onPromote": { "command": ["/etc/ringfence/promote.sh"] },
+                  "onDemote":  { "command": ["/etc/ringfence/follow.sh"],
+                                 "timeout": "5m" },
                   "onDrain":   { "command": ["/etc/ringfence/drain.sh"] },
                   "onSuspend": { "command": ["/etc/ringfence/suspend.sh"] }
                 }
