@@ -25,6 +25,7 @@ struct Main: AsyncParsableCommand {
             EXAMPLES
               ringfence serve                             a lock service with its Redis
               ringfence lock payout/nightly -- ./pay.sh   a job on one machine only
+              ringfence agent --config db-1.json          fail a database over
               ringfence locks                             who holds what
               ringfence group ledger                      who is in a group, and for how long
               ringfence ring ledger owner account/4711    where a key belongs
@@ -32,7 +33,7 @@ struct Main: AsyncParsableCommand {
             """,
         subcommands: [DemoWorkerCommand.self, BenchPrimaryCommand.self],
         groupedSubcommands: [
-            CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self]),
+            CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self, AgentCommand.self]),
             CommandGroup(
                 name: "Operating",
                 subcommands: [

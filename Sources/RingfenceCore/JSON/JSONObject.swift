@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A strict reader for the only JSON Ringfence takes: one object of strings, integers, booleans and lists of strings.
-// Request bodies, the settings file, members' records and events all pass through it.
+// Request bodies, the settings file, the agent's file, members' records and events all pass through it.
 //
 // Not a general decoder, because each thing a general one lets through is a way to be misunderstood about money: a
 // misspelt field silently ignored, the second of two equal names silently winning, 1e3 or 10.0 silently becoming an
 // integer. Here each of these is an error that names the field. Objects inside the object are read only where the caller
-// says how deep (a record holds its metadata, an event holds a record), so no input makes it recurse further than that,
-// and its time is linear in the length.
+// says how deep (a record holds its metadata, an event holds a record, an agent's file a list of checks), so no input makes
+// it recurse further than that, and its time is linear in the length.
 
 /// A value of a field.
 package enum JSONValue: Sendable, Hashable {
@@ -16,6 +16,8 @@ package enum JSONValue: Sendable, Hashable {
     case bool(Bool)
     case strings([String])
     case object(JSONObject)
+    /// A list of objects, at least one; an empty list is `strings`.
+    case objects([JSONObject])
     case null
     /// A number that is not a 64-bit integer: a fraction, an exponent, or too large.
     case otherNumber
@@ -28,6 +30,7 @@ package enum JSONValue: Sendable, Hashable {
         case .bool: "a boolean"
         case .strings: "an array"
         case .object: "an object"
+        case .objects: "an array of objects"
         case .null: "null"
         case .otherNumber: "a number that is not a 64-bit integer"
         }
@@ -224,7 +227,9 @@ private struct JSONReader {
         guard let next = peek else { throw error("the JSON ends early", field) }
         switch next {
         case UInt8(ascii: "\""): return .string(try string(field: field))
-        case UInt8(ascii: "["): return .strings(try list(field))
+        case UInt8(ascii: "["):
+            if let objects = try objects(field, depth) { return .objects(objects) }
+            return .strings(try list(field))
         case UInt8(ascii: "{"):
             guard depth > 0 else { throw error("\(field) must not be an object", field) }
             return .object(JSONObject(fields: try object(allowed: nil, depth: depth - 1)))
@@ -233,6 +238,28 @@ private struct JSONReader {
         case UInt8(ascii: "n"): return try word("null", .null, field)
         case UInt8(ascii: "-"), UInt8(ascii: "0")...UInt8(ascii: "9"): return try number(field)
         default: throw error("the value of \(field) is not JSON", field)
+        }
+    }
+
+    /// At an opening bracket: the list, if objects may lie here and its first element is one.
+    private mutating func objects(_ field: String, _ depth: Int) throws(JSONError) -> [JSONObject]? {
+        guard depth > 0 else { return nil }
+        let start = at
+        at += 1
+        skipSpace()
+        guard peek == UInt8(ascii: "{") else {
+            at = start
+            return nil
+        }
+        var items: [JSONObject] = []
+        while true {
+            skipSpace()
+            guard peek == UInt8(ascii: "{") else { throw error("\(field) must be an array of objects", field) }
+            items.append(JSONObject(fields: try object(allowed: nil, depth: depth - 1)))
+            skipSpace()
+            if take(",") { continue }
+            if take("]") { return items }
+            throw error("a comma or ] is missing in \(field)", field)
         }
     }
 

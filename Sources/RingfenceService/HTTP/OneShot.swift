@@ -39,3 +39,12 @@ final class OneShot: Sendable {
         state.withLock { _ = $0.observers.removeValue(forKey: key) }
     }
 }
+
+extension OneShot {
+    /// Returns once it has happened. Cancelling the task does not shorten this.
+    func wait() async {
+        await withCheckedContinuation { continuation in
+            _ = observe { continuation.resume() }
+        }
+    }
+}

@@ -49,6 +49,8 @@ package final class ChildProcess: Sendable {
         package var kept: Int32 = -1
         /// A process group of its own, so that signals reach its children too.
         package var hasOwnGroup = false
+        /// What it started and left behind in its group lives on after it, unless ``ChildProcess/end(group:)`` was called.
+        package var groupMayOutlive = false
         /// Started under nohup: it goes on ignoring SIGHUP.
         package var ignoresHangup = false
         /// Its umask; -1: this process' own.
@@ -69,15 +71,18 @@ package final class ChildProcess: Sendable {
     private struct State {
         var exit: Exit?
         var waiters: [CheckedContinuation<Exit, Never>] = []
+        /// Whether what is left of its group is killed when it has ended.
+        var endsGroup: Bool
     }
 
     package let pid: Int32
     private let hasOwnGroup: Bool
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
-    private init(pid: Int32, hasOwnGroup: Bool) {
+    private init(pid: Int32, _ launch: Launch) {
         self.pid = pid
-        self.hasOwnGroup = hasOwnGroup
+        hasOwnGroup = launch.hasOwnGroup
+        state = Mutex(State(endsGroup: launch.hasOwnGroup && !launch.groupMayOutlive))
     }
 
     /// Starts a program. `onStop` is called, on the child's thread, each time it is stopped by a signal.
@@ -89,7 +94,7 @@ package final class ChildProcess: Sendable {
         thread.start()
         do {
             let child = try await thread.runIfActive {
-                ChildProcess(pid: try spawn(launch), hasOwnGroup: launch.hasOwnGroup)
+                ChildProcess(pid: try spawn(launch), launch)
             }
             thread.submit { _ in
                 child.reap(onStop)
@@ -123,6 +128,12 @@ package final class ChildProcess: Sendable {
         }
     }
 
+    /// Sends a signal to it and its group, of which nothing will outlive it now.
+    package func end(group number: Int32) {
+        state.withLock { $0.endsGroup = hasOwnGroup }
+        signal(number)
+    }
+
     private func reap(_ onStop: (ChildProcess, Int32) -> Void) {
         while true {
             var information = siginfo_t()
@@ -142,7 +153,7 @@ package final class ChildProcess: Sendable {
         let waiters = state.withLock { state in
             // Members of its group may have outlived it: nothing of it works on without its lock. Before it is reaped:
             // after that, the group's number may be another's if nobody is left in it.
-            if hasOwnGroup { _ = kill(-pid, SIGKILL) }
+            if state.endsGroup { _ = kill(-pid, SIGKILL) }
             var status: Int32 = 0
             while waitpid(pid, &status, 0) < 0, errno == EINTR {}
             let exit: Exit = status & 0x7f == 0 ? .code((status >> 8) & 0xff) : .signal(status & 0x7f)

@@ -122,7 +122,7 @@ package struct Settings: Sendable {
         }
     }
 
-    private static func absolute(_ path: String, _ place: String) throws -> String {
+    static func absolute(_ path: String, _ place: String) throws -> String {
         if path.hasPrefix("/") { return path }
         guard let directory = getcwd(nil, 0) else {
             throw Failure(description: "\(place) is relative, and there is no working directory")

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What goes into the agent's machine and what comes out of it.
+
+/// The moments at which an agent calls a program of its resource's. (`onEvent` is not among them: it decides nothing.)
+package enum HookKind: String, Sendable, Hashable, CaseIterable {
+    /// May this resource be made primary? Failing refuses.
+    case prePromote
+    /// Make it primary.
+    case onPromote
+    /// Take no more writes, for a planned handover.
+    case onDrain
+    /// Be a standby of the primary.
+    case onDemote
+    /// Take no more writes, now: the role is over.
+    case onSuspend
+}
+
+/// One call of a hook.
+package struct HookCall: Sendable, Hashable {
+    /// Its number, by which its end is told.
+    package var id: Int
+    package var kind: HookKind
+    /// The epoch it is called under, or, for `onDemote`, that of the primary to follow.
+    package var epoch: Int64
+    package var reason: String
+    /// The primary as this agent sees it: this member itself when it is to be promoted; empty: none.
+    package var primary: String
+    package var primaryAddress: String
+    /// Who was primary before; empty: nobody is known.
+    package var previous: String
+    /// How long it may take.
+    package var limit: Nanos
+
+    /// What the resource is being made.
+    package var role: ResourceRole {
+        switch kind {
+        case .prePromote, .onPromote: .primary
+        case .onDrain, .onDemote, .onSuspend: .standby
+        }
+    }
+}
+
+/// How a hook ended.
+package enum HookOutcome: Sendable, Hashable {
+    case passed(position: Int64?)
+    /// Exit code, signal, deadline, or it could not be started.
+    case failed(String)
+}
+
+/// This member's role, as the library tells it.
+package enum AgentRole: Sendable, Hashable {
+    case standby
+    case elected(Int64)
+    case primary(Int64)
+    /// Until when it must have drained.
+    case draining(Int64, until: Nanos)
+    case ended(Int64, reason: String)
+
+    /// The epoch of a role that is held.
+    package var held: Int64? {
+        switch self {
+        case .elected(let epoch), .primary(let epoch), .draining(let epoch, _): epoch
+        case .standby, .ended: nil
+        }
+    }
+
+    package var name: String {
+        switch self {
+        case .standby: "standby"
+        case .elected: "elected"
+        case .primary: "primary"
+        case .draining: "draining"
+        case .ended: "ended"
+        }
+    }
+}
+
+/// The group's primary, as this agent sees it.
+package struct AgentPrimary: Sendable, Hashable {
+    package var member: String
+    package var epoch: Int64
+    package var address: String
+    /// It has said that it is promoted.
+    package var isReady: Bool
+    /// Why it was elected, if that is known.
+    package var reason: String
+    /// Who was primary before; empty: nobody is known.
+    package var previous: String
+    /// It must not write: there are fewer standbys than the group's settings ask for.
+    package var suspendsWrites: Bool
+
+    package init(
+        member: String, epoch: Int64, address: String, isReady: Bool, reason: String = "", previous: String = "",
+        suspendsWrites: Bool = false
+    ) {
+        self.member = member
+        self.epoch = epoch
+        self.address = address
+        self.isReady = isReady
+        self.reason = reason
+        self.previous = previous
+        self.suspendsWrites = suspendsWrites
+    }
+}
+
+/// What is to be done for the machine, in order.
+package enum AgentOutput: Sendable, Hashable {
+    case run(HookCall)
+    /// End the hook that runs, with all it started, at once.
+    case kill(Int)
+    case ready(Int64)
+    case drained(Int64, position: Int64?)
+    case giveUp(Int64, reason: String)
+    /// What goes with the member's beats.
+    case report(position: Int64?, unfit: String)
+    /// What stands in the member's record; empty: it passes.
+    case health(String)
+    /// The verdict of a check changed.
+    case verdict(check: Int, isPassing: Bool, why: String)
+    /// All checks look now.
+    case look
+    /// After `stop`: nothing more is to be done, the member may leave.
+    case finished
+}
+
+/// How an agent behaves.
+package struct AgentPolicy: Sendable {
+    /// This member's id.
+    package var member: String
+    /// The hooks there are, and how long each may take.
+    package var hooks: [HookKind: Nanos]
+    /// How long before its lease ends a role is over, which is what `onSuspend` has.
+    package var fenceBudget: Nanos
+    /// Whether an unhealthy primary gives its role up.
+    package var releasesWhenUnhealthy: Bool
+    package var checks: [(name: String, policy: CheckPolicy)]
+    /// How long after `onPromote` the checks may take to agree.
+    package var agreement: Nanos
+
+    package init(
+        member: String, hooks: [HookKind: Nanos] = [:], fenceBudget: Nanos = .second,
+        releasesWhenUnhealthy: Bool = true, checks: [(name: String, policy: CheckPolicy)] = [],
+        agreement: Nanos = 10 * .second
+    ) {
+        self.member = member
+        self.hooks = hooks
+        self.fenceBudget = fenceBudget
+        self.releasesWhenUnhealthy = releasesWhenUnhealthy
+        self.checks = checks
+        self.agreement = agreement
+    }
+}
+
+/// One look at an agent, for its health endpoints.
+package struct AgentStatus: Sendable, Hashable {
+    /// The role held, and its epoch.
+    package var role = AgentRole.standby
+    /// Promoted, verified, and nothing is being undone: what `GET /primary` asks, beside the role's own deadline.
+    package var isServingPrimary = false
+    package var verdict = CheckMachine.Verdict.unknown
+    /// Why it does not pass.
+    package var why = ""
+    package var resourceRole: ResourceRole?
+    package var position: Int64?
+    /// Why it may not be elected; empty: it may.
+    package var unfit = ""
+    /// The hook that runs.
+    package var hook: HookKind?
+    /// What the checks said beside that.
+    package var detail: [String: String] = [:]
+
+    package init() {}
+}

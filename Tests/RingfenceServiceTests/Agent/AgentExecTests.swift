@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+import RingfenceService
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@Suite struct AgentExecTests {
+    private static func exec(
+        _ redis: RedisServer, _ member: String, _ more: [String] = [], _ command: [String]
+    ) async throws -> Program {
+        try await Program.start(
+            ["agent", "exec", "--redis", redis.unixURL, "--group", "g", "--member", member, "--lease", "1s"] + more + ["--"]
+                + command)
+    }
+
+    private static func primary(_ redis: RedisServer) async throws -> String {
+        try await redis.cli("HGET", "ringfence:{default}:state:g", "primary")
+    }
+
+    private static func field(_ name: String, of event: String) -> String? {
+        guard let found = event.firstRange(of: "\"\(name)\":") else { return nil }
+        return String(event[found.upperBound...].prefix { !",}".contains($0) })
+    }
+
+    @Test func `the death of the child hands the role on long before its lease would end`() async throws {
+        try await withRedis { redis in
+            let file = try TemporaryDirectory()
+            let pid = file.path + "/pid"
+            let one = try await Self.exec(
+                redis, "one", ["--lease", "1h"], ["sh", "-c", "echo $$ > \(pid); exec sleep 600"])
+            let two = try await Self.exec(redis, "two", ["--lease", "1h"], ["sleep", "600"])
+            try await eventually("both are there") {
+                try await redis.cli("HLEN", "ringfence:{default}:members:g") == "2"
+            }
+            one.process.signal(0)
+            // A group elects nobody for one lease after its first candidate came, and that is an hour.
+            try await eventually("there is a child") { Int32(contents(of: pid).dropLast()) != nil }
+            let child = try #require(Int32(contents(of: pid).dropLast()))
+            kill(child, SIGKILL)
+            #expect(await one.process.wait() == .code(137))
+            try await eventually("it has left") { try await redis.cli("HLEN", "ringfence:{default}:members:g") == "1" }
+            two.process.signal(SIGTERM)
+            #expect(await two.process.wait() == .code(143))
+        }
+    }
+
+    @Test func `by itself every child runs, and one is primary; its death makes another`() async throws {
+        try await withRedis { redis in
+            let one = try await Self.exec(redis, "one", [], ["sh", "-c", "sleep 3; exit 9"])
+            try await eventually("one is primary") { try await Self.primary(redis) == "one" }
+            let two = try await Self.exec(redis, "two", [], ["sleep", "600"])
+            #expect(await one.process.wait() == .code(9))
+            try await eventually("two is primary") { try await Self.primary(redis) == "two" }
+            let events = try await groupEvents(redis)
+            let left = try #require(events.last { $0.contains("member.left") })
+            #expect(left.contains(#""reason":"exited""#), "\(left)")
+            let elected = try #require(events.last { $0.contains("primary.elected") })
+            // Decided in the call that told it.
+            #expect(Self.field("at", of: left) == Self.field("at", of: elected))
+            two.process.signal(SIGTERM)
+            #expect(await two.process.wait() == .code(143))
+        }
+    }
+
+    @Test func `while primary, the child runs under its epoch on one machine at a time, and is dead when the role is`()
+        async throws
+    {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            let log = directory.path + "/log"
+            // Says when it lives; a second one beside it would be seen.
+            let script =
+                "if ! mkdir \(directory.path)/running; then echo two >> \(log); fi; echo \"run $RINGFENCE_EPOCH $1\" >> \(log); "
+                + "trap 'rmdir \(directory.path)/running; exit 0' TERM; while :; do sleep 0.02; done"
+            func start(_ member: String) async throws -> Program {
+                try await Self.exec(redis, member, ["--while-primary"], ["sh", "-c", script, "sh", member])
+            }
+            let one = try await start("one")
+            try await eventually("one runs") { contents(of: log) == "run 1 one\n" }
+            let two = try await start("two")
+            try await eventually("both are there") {
+                try await redis.cli("HLEN", "ringfence:{default}:members:g") == "2"
+            }
+            // Cut off, it ends the child in time; the first of the two that Redis elects then runs it again.
+            kill(redis.pid, SIGSTOP)
+            try await eventually("the child has ended") { access(directory.path + "/running", F_OK) != 0 }
+            kill(redis.pid, SIGCONT)
+            try await eventually("it runs again") { contents(of: log).split(separator: "\n").count == 2 }
+            #expect(!contents(of: log).contains("two\n") || contents(of: log).contains("two\n") && !contents(of: log).hasPrefix("two"))
+            for program in [one, two] { program.process.signal(SIGTERM) }
+            _ = await one.process.wait()
+            _ = await two.process.wait()
+        }
+    }
+
+    @Test func `a child that cannot be started says so`() async throws {
+        try await withRedis { redis in
+            let one = try await Self.exec(redis, "one", [], ["/no/such/program"])
+            #expect(await one.process.wait() == .code(127))
+            #expect(one.error.contains("/no/such/program"))
+        }
+    }
+
+    @Test func `the service survives its supervisor, the primary's work does not`() async throws {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            for (member, more) in [("always", []), ("primary", ["--while-primary"])] {
+                let file = directory.path + "/" + member
+                let program = try await Program.start(
+                    ["agent", "exec", "--redis", redis.unixURL, "--group", member, "--member", "m", "--lease", "1s"] + more
+                        + ["--", "sh", "-c", "echo $$ > \(file); exec sleep 600"])
+                try await eventually("the child runs") { Int32(contents(of: file).dropLast()) != nil }
+                let child = try #require(Int32(contents(of: file).dropLast()))
+                program.process.signal(SIGKILL)
+                _ = await program.process.wait()
+                if member == "always" {
+                    #expect(kill(child, 0) == 0)
+                    kill(child, SIGKILL)
+                } else {
+                    try await eventually("the child is gone") {
+                        kill(child, 0) != 0
+                            || contents(of: "/proc/\(child)/stat").split(separator: ")").last?.split(separator: " ").first == "Z"
+                    }
+                }
+            }
+        }
+    }
+}

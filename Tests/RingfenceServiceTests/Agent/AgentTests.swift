@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+import Logging
+import Ringfence
+import RingfenceService
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@Suite struct AgentTests {
+    private func withClient<Result: Sendable>(
+        _ redis: RedisServer, _ body: (RingfenceClient) async throws -> Result
+    ) async throws -> Result {
+        let client = try RingfenceClient(
+            RingfenceConfiguration(url: redis.unixURL), logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        do {
+            let result = try await body(client)
+            await client.shutdown()
+            return result
+        } catch {
+            await client.shutdown()
+            throw error
+        }
+    }
+
+    @Test func `the first is promoted, a standby takes over when its machine dies, and the old one comes back as standby`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote"])
+            #expect(one.role == "primary")
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two follows one") { two.calls == ["onDemote"] }
+            #expect(two.log == ["onDemote 1 first one one:1"])
+            #expect(try await two.get("/primary").status == 503)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+
+            await one.kill()
+            #expect(one.role == "primary", "a crash of the agent leaves its resource alone")
+            try await two.waitUntilPrimary()
+            #expect(two.calls == ["onDemote", "prePromote", "onPromote"])
+            let json = contents(of: two.file("onPromote.json"))
+            #expect(json.contains(#""hook":"onPromote","group":"g","member":"two","address":"two:1","role":"primary","epoch":2"#))
+            #expect(json.contains(#""previous":"one""#), "\(json)")
+
+            let again = try await TestAgent.start("one", redis, in: one.directory)
+            try await eventually("the old primary is demoted") { again.role == "standby" }
+            #expect(again.calls.last == "onDemote")
+            #expect(again.calls.filter { $0 == "onPromote" }.count == 1)
+            await again.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a resource that dies gives the role up, fenced first, and its hooks are in the event log`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            one.die()
+            try await two.waitUntilPrimary()
+            try await eventually("one is brought back by its demotion") { one.calls.last == "onDemote" }
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "onDemote"])
+            #expect(one.log[2].hasPrefix("onSuspend 1 unhealthy"))
+            try await eventually("its hooks are told") {
+                let events = try await groupEvents(redis)
+                let suspend = events.firstIndex { $0.contains("agent.hook") && $0.contains("onSuspend") }
+                return suspend != nil && events.contains { $0.contains("agent.check") && $0.contains("it is dead") }
+            }
+            let events = try await groupEvents(redis)
+            let elected = try #require(events.first { $0.contains(#""primary.elected""#) && $0.contains(#""epoch":2"#) })
+            #expect(elected.contains(#""reason":"unhealthy""#), "\(elected)")
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a switchover drains the old, hands over at its final position and demotes it`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            // The last write is only drained, and takes a moment to get across.
+            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try await withClient(redis) { client in
+                async let done = client.switchover(group: "g", to: "two", timeout: .seconds(30))
+                try await eventually("one is drained") { one.calls.last == "onDrain" }
+                #expect(try await two.get("/primary").status == 503)
+                try two.set(position: 200)
+                _ = try await done
+            }
+            try await two.waitUntilPrimary()
+            try await eventually("one follows two") { one.role == "standby" }
+            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onDemote"])
+            #expect(try await one.get("/standby?lag=0").status == 200)
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a switchover whose target does not come up to the position is taken back, and the primary resumes`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try await withClient(redis) { client in
+                await #expect(throws: RingfenceError.self) {
+                    _ = try await client.switchover(group: "g", to: "two", timeout: .milliseconds(1_500))
+                }
+            }
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onPromote"])
+            #expect(one.log.last == "onPromote 1 resumed one one:1")
+            #expect(!two.calls.contains("onPromote"))
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `cut off from Redis, a primary suspends itself in time, and is promoted anew when Redis is back`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            kill(redis.pid, SIGSTOP)
+            try await eventually("it is fenced") { one.role == "suspended" }
+            #expect(try await one.get("/primary").status == 503)
+            #expect(try await one.get("/health").status == 200)
+            kill(redis.pid, SIGCONT)
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "prePromote", "onPromote"])
+            #expect(one.log.last?.hasPrefix("onPromote 1 ") == false, "never under the same epoch")
+            await one.stop()
+        }
+    }
+
+    @Test func `who refuses is not promoted, and another is`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start(
+                "one", redis, #""priority":10,"#, files: ["prePromote.do": "echo not today; exit 3"])
+            let two = try await TestAgent.start("two", redis)
+            try await two.waitUntilPrimary()
+            #expect(!one.calls.contains("onPromote"))
+            #expect(!one.calls.contains("onSuspend"), "nothing was done to it")
+            try await eventually("the refusal is told") {
+                try await groupEvents(redis).contains { $0.contains("agent.hook") && $0.contains("not today") }
+            }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a promotion that hangs is ended with all it started, fenced, and another is elected`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, #""priority":10,"#, files: ["onPromote.do": "sleep 600"])
+            try await eventually("one is being promoted") { one.calls.last == "onPromote" }
+            let two = try await TestAgent.start("two", redis)
+            // Its role ends when Redis cannot be reached: the promotion is stopped for the fence at once.
+            kill(redis.pid, SIGSTOP)
+            try await eventually("the promotion is cut short by the fence") { one.calls.last == "onSuspend" }
+            kill(redis.pid, SIGCONT)
+            unlink(one.file("onPromote.do"))
+            try await eventually("somebody is primary") {
+                let (first, second) = (try await one.get("/primary"), try await two.get("/primary"))
+                return first.status == 200 || second.status == 200
+            }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `stopped by SIGTERM, a primary is fenced, gives its role up and leaves`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            #expect(await one.stop() == .code(0), "\(one.program.error)")
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend"])
+            try await two.waitUntilPrimary()
+            let events = try await groupEvents(redis)
+            #expect(events.contains { $0.contains("member.left") && $0.contains(#""member":"one""#) })
+            await two.stop()
+        }
+    }
+
+    @Test func `a standby that is ill is not elected, and says why`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            two.die()
+            try await eventually("two is ill") { try await two.get("/health").status == 503 }
+            #expect(try await two.get("/standby").status == 503)
+            try await withClient(redis) { client in
+                try await eventually("Redis knows") {
+                    let plan = try await client.plan(group: "g")
+                    return plan.candidates.first { $0.id == "two" }?.reasons.contains { $0.detail.contains("it is dead") } == true
+                }
+            }
+            await one.kill()
+            try await Task.sleep(for: .seconds(2))
+            #expect(!two.calls.contains("onPromote"))
+            try writeFile(two.file("alive"), "")
+            try await two.waitUntilPrimary()
+            await two.stop()
+        }
+    }
+
+    @Test func `endpoints answer HEAD and OPTIONS, and refuse what they do not know`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            #expect(try await one.get("/primary", method: "OPTIONS").status == 200)
+            #expect(try await one.get("/primary", method: "HEAD").status == 200)
+            #expect(try await one.get("/standby").status == 503)
+            #expect(try await one.get("/standby?lag=1MB").status == 503)
+            #expect(try await one.get("/standby?lag=much").status == 400)
+            #expect(try await one.get("/nothing").status == 404)
+            #expect(try await one.get("/primary", method: "POST").status == 405)
+            let answer = try await one.get("/primary")
+            #expect(answer["role"] == "primary" && answer["epoch"] == "1" && answer["position"] == "100", "\(answer.body)")
+            await one.stop()
+        }
+    }
+
+    @Test func `onEvent gets every event as JSON and holds nothing up`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, files: ["onEvent.do": "sleep 0.2"])
+            try await one.waitUntilPrimary()
+            try await eventually("its own election is told") {
+                contents(of: one.file("log")).contains("onEvent")
+                    && contents(of: one.file("onEvent.json")).contains(#""type":"#)
+            }
+            await one.stop()
+        }
+    }
+
+    @Test func `a second agent under the same id ends the first, which fences its resource`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let other = try await TestAgent.start("one", redis)
+            let exit = await one.program.process.wait()
+            #expect(exit != .code(0))
+            #expect(one.program.error.contains("another process joined the group g as one"), "\(one.program.error)")
+            #expect(one.calls.last == "onSuspend")
+            try await other.waitUntilPrimary()
+            await other.stop()
+        }
+    }
+
+    @Test func `check says whether a file is in order, without running anything`() async throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/agent.json"
+        try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/bin/true"]}}}"#)
+        let good = try await Program.run(["agent", "--config", file, "--check"])
+        #expect(good.code == 0 && good.output.contains("in order: m of g") && good.output.contains("no checks"), "\(good)")
+        try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/no/such"]}}}"#)
+        let bad = try await Program.run(["agent", "--config", file, "--check"])
+        #expect(bad.code == 64 && bad.error.contains("hooks.onSuspend.command"), "\(bad)")
+    }
+}
