@@ -159,14 +159,6 @@ public struct ElectionSettings: Sendable, Hashable {
         case suspendWrites
     }
 
-    /// What a primary does that does not reach Redis.
-    public enum WhenAway: String, Sendable, Hashable, CaseIterable {
-        /// It stops when its lease is over. The default, and the only one that is safe whatever happens.
-        case fence
-        /// It goes on as long as all other members confirm directly, agent to agent, that they do not reach Redis either.
-        case hold
-    }
-
     /// What decides among those that may lead.
     public var rank: Rank?
     /// Who lacks more is not elected, in units of the members' positions; -1: no limit, the default.
@@ -189,15 +181,12 @@ public struct ElectionSettings: Sendable, Hashable {
     public var brakeCount: Int?
     /// 10 minutes is the default.
     public var brakeWindow: Duration?
-    /// What a primary does that does not reach Redis.
-    public var whenAway: WhenAway?
 
     /// What is nil is left as it is.
     public init(
         rank: Rank? = nil, maxLag: Int64? = nil, lagStep: Int64? = nil, zone: String? = nil, failback: Failback? = nil,
         failbackAfter: Duration? = nil, drain: Duration? = nil, minStandbys: Int? = nil,
-        shortfallAction: ShortfallAction? = nil, brakeCount: Int? = nil, brakeWindow: Duration? = nil,
-        whenAway: WhenAway? = nil
+        shortfallAction: ShortfallAction? = nil, brakeCount: Int? = nil, brakeWindow: Duration? = nil
     ) {
         self.rank = rank
         self.maxLag = maxLag
@@ -210,13 +199,12 @@ public struct ElectionSettings: Sendable, Hashable {
         self.shortfallAction = shortfallAction
         self.brakeCount = brakeCount
         self.brakeWindow = brakeWindow
-        self.whenAway = whenAway
     }
 
     /// The names under which the settings are stored, told over HTTP and given on the command line.
     package static let names = [
         "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "drainMs", "minStandbys", "minStandbysAction",
-        "brakeCount", "brakeWindowMs", "whenAway",
+        "brakeCount", "brakeWindowMs",
     ]
 
     /// Names and texts as they are stored.
@@ -229,7 +217,7 @@ public struct ElectionSettings: Sendable, Hashable {
             ("zone", zone), ("failback", failback?.rawValue), ("failbackAfterMs", milliseconds(failbackAfter)),
             ("drainMs", milliseconds(drain)), ("minStandbys", minStandbys.map { "\($0)" }),
             ("minStandbysAction", shortfallAction?.rawValue), ("brakeCount", brakeCount.map { "\($0)" }),
-            ("brakeWindowMs", milliseconds(brakeWindow)), ("whenAway", whenAway?.rawValue),
+            ("brakeWindowMs", milliseconds(brakeWindow)),
         ]
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
@@ -252,7 +240,6 @@ public struct ElectionSettings: Sendable, Hashable {
         shortfallAction = try Self.word(stored, "minStandbysAction")
         brakeCount = try Self.number(stored, "brakeCount").map { Int(clamping: $0) }
         brakeWindow = try Self.number(stored, "brakeWindowMs").map { .milliseconds($0) }
-        whenAway = try Self.word(stored, "whenAway")
         try check()
     }
 

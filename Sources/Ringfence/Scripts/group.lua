@@ -106,7 +106,7 @@ local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
 local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway' }
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs' }
 
 local function int(n) return string.format('%.0f', n) end
 
