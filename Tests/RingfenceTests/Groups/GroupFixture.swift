@@ -11,6 +11,7 @@ import Testing
 struct LoggedEvent: Sendable, Equatable {
     var gen: String
     var seq: Int64
+    var at: Int64
     var type: String
     var member: String?
     var version: Int64?
@@ -28,6 +29,7 @@ struct LoggedEvent: Sendable, Equatable {
         }
         gen = try #require(string("gen"))
         seq = try #require(integer("seq"))
+        at = try #require(integer("at"))
         type = try #require(string("type"))
         member = string("member")
         version = integer("version")
