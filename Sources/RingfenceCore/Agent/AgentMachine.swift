@@ -275,6 +275,10 @@ extension AgentMachine {
                 if agrees(since: verifying.since) {
                     self.verifying = nil
                     isDownByUs = false
+                    // Else it were ill at once by what was seen while it was fenced.
+                    for check in checks.indices where checks[check].believe() {
+                        outputs.append(.verdict(check: check, isPassing: true, why: ""))
+                    }
                 } else if verifying.until <= now {
                     reject("promoted, but \(disagreement)", now)
                     release(epoch, "promotionFailed", &outputs, now)

@@ -97,6 +97,13 @@ package struct CheckMachine: Sendable {
         return true
     }
 
+    /// One look was proof: it was asked for, after a promotion.
+    /// - Returns: whether the verdict changed.
+    package mutating func believe() -> Bool {
+        defer { (verdict, why, count) = (.passing, "", 0) }
+        return verdict != .passing
+    }
+
     /// Whether what was seen last differs from what is believed, or nothing is believed yet.
     package var isChanging: Bool { verdict == .unknown || count > 0 }
 

@@ -257,6 +257,15 @@ struct AgentMachineTests {
         bench.sees(failure: "connection refused", times: 4)
         #expect(bench.unfit == "")
         #expect(bench.machine.status(now: bench.now).verdict == .failing)
+        // And is not ill by what was seen then, once it is promoted again.
+        bench.role(.elected(2))
+        bench.hook(passes: nil)
+        bench.hook(passes: nil)
+        bench.sees(.primary)
+        #expect(bench.outputs.contains(.ready(2)))
+        bench.role(.primary(2))
+        #expect(bench.hook == nil)
+        #expect(bench.machine.status(now: bench.now).isServingPrimary)
     }
 
     @Test func `what failed by itself may not be elected`() {

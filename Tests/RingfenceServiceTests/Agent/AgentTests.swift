@@ -14,6 +14,7 @@ import Testing
 #endif
 
 @Suite struct AgentTests {
+    @discardableResult
     private func withClient<Result: Sendable>(
         _ redis: RedisServer, _ body: (RingfenceClient) async throws -> Result
     ) async throws -> Result {

@@ -31,7 +31,8 @@ func probe(_ check: String) throws -> any CheckProbe {
 
     @Test func `tcp passes where somebody listens and says why it fails`() async throws {
         try await withRedis { redis in
-            #expect(try await Self.look(#"{"type":"tcp","address":"127.0.0.1:\#(redis.port)"}"#) == Observation())
+            let seen = try await Self.look(#"{"type":"tcp","address":"127.0.0.1:\#(redis.port)"}"#)
+            #expect(seen == Observation())
         }
         let port = try freePort()
         let refused = try await Self.look(#"{"type":"tcp","address":"127.0.0.1:\#(port)"}"#)
@@ -104,7 +105,7 @@ func probe(_ check: String) throws -> any CheckProbe {
     }
 
     @Test func `command passes by its exit code and may tell role and position`() async throws {
-        func look(_ script: String, _ timeout: Duration = patience) async throws -> Observation {
+        func look(_ script: String, _ timeout: Duration = Self.patience) async throws -> Observation {
             try await Self.look(#"{"type":"command","command":["/bin/sh","-c","\#(script)"]}"#, timeout)
         }
         #expect(try await look("exit 0") == Observation())
