@@ -80,7 +80,10 @@ struct AgentRunCommand: AsyncParsableCommand {
         var settings = try Settings(flags: flags, environment: environment, file: nil)
         if check { return print(configuration.summary) }
         settings.namespace = configuration.namespace
-        settings.tls = configuration.tls
+        settings.tls.authorityFile = configuration.tls.authorityFile ?? settings.tls.authorityFile
+        settings.tls.certificateFile = configuration.tls.certificateFile ?? settings.tls.certificateFile
+        settings.tls.privateKeyFile = configuration.tls.privateKeyFile ?? settings.tls.privateKeyFile
+        settings.tls.serverName = configuration.tls.serverName ?? settings.tls.serverName
         let url = configuration.redis ?? settings.redis ?? "redis://127.0.0.1:6379"
         let logger = makeLogger(settings, default: .info)
         var client = settings.configuration(url: url)
@@ -109,7 +112,8 @@ struct AgentExecCommand: AsyncParsableCommand {
 
             With --while-primary it is the primary's work: started when this member is elected, with its epoch in \
             RINGFENCE_EPOCH, and ended when the role ends: SIGTERM, and SIGKILL in time for nobody else to be primary \
-            while it lives. It dies with this process. If it ends by itself, so does this process.
+            while it lives. It dies with this process. If it ends by itself, so does this process. (A machine or a process that is \
+            frozen can end nothing: hand RINGFENCE_EPOCH to what you change, and let it refuse older ones.)
 
             Signals are passed on to the command and its children.
 

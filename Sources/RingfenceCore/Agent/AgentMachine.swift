@@ -599,6 +599,10 @@ extension AgentMachine {
         if case .primary = role {
             status.isServingPrimary = isPromoted && verifying == nil && releasing == nil && mustFence == nil
         }
+        switch hold {
+        case .untouched, .following: status.isStandby = role.held == nil && mustFence == nil
+        case .writable, .drained, .suspended: break
+        }
         let verdicts = checks.map(\.verdict)
         status.verdict =
             verdicts.contains(.failing) ? .failing : verdicts.contains(.unknown) ? .unknown : .passing

@@ -158,6 +158,8 @@ package struct AgentStatus: Sendable, Hashable {
     package var role = AgentRole.standby
     /// Promoted, verified, and nothing is being undone: what `GET /primary` asks, beside the role's own deadline.
     package var isServingPrimary = false
+    /// No role, and not fenced either: it may serve as a standby if it is well.
+    package var isStandby = false
     package var verdict = CheckMachine.Verdict.unknown
     /// Why it does not pass.
     package var why = ""

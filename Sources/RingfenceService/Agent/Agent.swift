@@ -20,6 +20,8 @@ import Synchronization
 package struct Agent: Service {
     private static let joinPause: Duration = .milliseconds(500)
     private static let stopLimit: Duration = .seconds(30)
+    /// What was done last is told, if Redis can be reached.
+    private static let noteLimit: Duration = .seconds(1)
 
     let configuration: AgentConfiguration
     let client: RingfenceClient
@@ -63,7 +65,8 @@ package struct Agent: Service {
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in
                 for (index, probe) in probes.enumerated() { tasks.addTask { await core.check(index, probe) } }
-                tasks.addTask { await self.writeNotes(core) }
+                let notes = Task { await self.writeNotes(core) }
+                defer { notes.cancel() }
                 let seat = try await self.join(core, stopping)
                 guard let seat else { return tasks.cancelAll() }
                 onRunning(port)
@@ -74,15 +77,22 @@ package struct Agent: Service {
                 let roles = Task {
                     guard let candidacy = seat.candidacy else { return }
                     for await role in candidacy.roles { await core.took(role) }
-                    if !stopping.hasHappened { stopping.happen() }
+                }
+                tasks.addTask {
+                    for await state in seat.membership.states where state == .replaced || state == .left {
+                        stopping.happen()
+                    }
                 }
                 await stopping.wait()
-                await self.stop(core)
-                let isOver = !seat.membership.isMember && seat.membership.state == .replaced
+                logger.info("stopping")
+                await Self.within(Self.stopLimit) { await core.stop() }
+                let isReplaced = seat.membership.state == .replaced
                 try? await seat.membership.leave(reason: "left")
                 roles.cancel()
                 tasks.cancelAll()
-                if isOver {
+                core.endNotes()
+                await Self.within(Self.noteLimit) { await notes.value }
+                if isReplaced {
                     throw Settings.Failure(
                         description: "another process joined the group \(configuration.group) as "
                             + "\(configuration.member); give each agent a member of its own")
@@ -93,14 +103,18 @@ package struct Agent: Service {
         }
     }
 
-    private func stop(_ core: AgentCore) async {
-        logger.info("stopping")
-        await withTaskGroup(of: Void.self) { tasks in
-            tasks.addTask { await core.stop() }
-            tasks.addTask { try? await Task.sleep(for: Self.stopLimit) }
-            await tasks.next()
-            tasks.cancelAll()
+    /// Waits for `work`, but not longer than `limit`.
+    private static func within(_ limit: Duration, _ work: @Sendable @escaping () async -> Void) async {
+        let isOver = OneShot()
+        Task {
+            await work()
+            isOver.happen()
         }
+        Task {
+            try? await Task.sleep(for: limit)
+            isOver.happen()
+        }
+        await isOver.wait()
     }
 
     /// Joins, however long Redis takes to come; nil when it is to stop before.
@@ -223,7 +237,7 @@ extension Agent {
                 else { return EndpointAnswer(status: .badRequest, body: #"{"error":"lag=BYTES, such as 1MB"}"#) }
                 limit = bytes
             }
-            var isFit = status.role.held == nil && status.verdict == .passing && status.resourceRole != .primary
+            var isFit = status.isStandby && status.verdict == .passing && status.resourceRole != .primary
             if isFit, let limit {
                 told = await lag.lag
                 isFit = told.map { $0 <= limit } ?? false

@@ -137,6 +137,9 @@ actor AgentCore {
         perform(machine.hookEnded(call.id, result.outcome, now: Self.now))
     }
 
+    /// Nothing more is told.
+    nonisolated func endNotes() { noting.finish() }
+
     private func tick() { perform(machine.tick(now: Self.now)) }
 
     /// Gives up whatever role is held, fences the resource, and returns when that is done.

@@ -9,7 +9,9 @@
 //
 // If this process dies, a child that runs always lives on: a supervisor's crash must not take the service down. A child that
 // runs while primary dies with it, for nobody would end it in time.
+import NIOCore
 import NIOHTTP1
+import NIOPosix
 package import Ringfence
 import RingfenceCore
 import Synchronization
@@ -174,7 +176,7 @@ package struct AgentExec: Sendable {
         var role = Role.standby
         /// We end the child: its death is no failure.
         var isEnding = false
-        var killing: Task<Void, any Error>?
+        var killing: Scheduled<Void>?
 
         init(exec: AgentExec, board: Board, onEnd: @Sendable @escaping (ChildProcess.Exit) -> Void) {
             self.exec = exec
@@ -256,8 +258,7 @@ package struct AgentExec: Sendable {
             guard let child else { return }
             child.signal(SIGTERM)
             killing?.cancel()
-            killing = Task {
-                try await Task.sleep(for: time)
+            killing = MultiThreadedEventLoopGroup.singleton.any().scheduleTask(in: .init(time)) {
                 child.signal(SIGKILL)
             }
         }

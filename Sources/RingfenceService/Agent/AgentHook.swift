@@ -124,7 +124,11 @@ extension BoundedRun.Result {
             case .notStarted(let why): json.field("ended", why)
             }
             json.field("tookMs", took.wholeMilliseconds)
-            json.field("output", String(decoding: output.utf8.suffix(4_096), as: UTF8.self))
+            // Without what JSON needs six bytes for: an event has at most 16 KiB.
+            let tail = String(decoding: output.utf8.suffix(4_096), as: UTF8.self).unicodeScalars
+            json.field(
+                "output",
+                String(String.UnicodeScalarView(tail.map { $0.value < 0x20 && $0 != "\n" && $0 != "\t" ? "?" : $0 })))
         }
         return json.text
     }

@@ -40,7 +40,7 @@ import Testing
             #expect(one.role == "primary")
             let two = try await TestAgent.start("two", redis)
             try await eventually("two follows one") { two.calls == ["onDemote"] }
-            #expect(two.log == ["onDemote 1 first one one:1"])
+            #expect(two.log == ["onDemote 1  one one:1"], "why one was elected was told before two was there")
             #expect(try await two.get("/primary").status == 503)
             try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
 
@@ -145,6 +145,81 @@ import Testing
             #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "prePromote", "onPromote"])
             #expect(one.log.last?.hasPrefix("onPromote 1 ") == false, "never under the same epoch")
             await one.stop()
+        }
+    }
+
+    @Test func `frozen while another took over, an agent that wakes fences its resource and demotes it`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            one.program.process.signal(SIGSTOP)
+            try await two.waitUntilPrimary()
+            #expect(one.role == "primary", "nobody can fence for it")
+            one.program.process.signal(SIGCONT)
+            try await eventually("one follows two") { one.role == "standby" }
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "onDemote"])
+            try await eventually("one is a fit standby again") { try await one.get("/standby?lag=0").status == 200 }
+            #expect(try await two.get("/primary").status == 200)
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `Redis that loses its data is healed, and no epoch comes twice`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            await redis.kill(SIGKILL)
+            try await redis.restart()
+            try await eventually("there is one primary, and it is promoted") {
+                let (first, second) = (try await one.get("/primary"), try await two.get("/primary"))
+                return (first.status == 200) != (second.status == 200)
+            }
+            let promotions = (one.log + two.log).filter { $0.hasPrefix("onPromote") }.map { $0.split(separator: " ")[1] }
+            #expect(Set(promotions).count == promotions.count, "\(promotions)")
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `without Redis an agent looks and answers, joins when Redis comes, and ends when told to`() async throws {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            let port = try freePort()
+            try writeFile(
+                directory.path + "/agent.json",
+                #"{"redis":"\#(redis.unixURL)","group":"g","member":"m","lease":"1s","listen":"127.0.0.1:\#(port)"}"#)
+            await redis.kill(SIGKILL)
+            let arguments = ["agent", "--config", directory.path + "/agent.json"]
+            let waiting = try await Program.start(arguments)
+            try await eventually("it answers") { (try? await RawConnection.open(port: port)) != nil }
+            waiting.process.signal(SIGTERM)
+            #expect(await waiting.process.wait() == .code(0))
+            let program = try await Program.start(arguments)
+            try await eventually("it says that Redis is not there") { program.error.contains("Redis is not there yet") }
+            try await redis.restart()
+            try await eventually("it has joined") { program.output.contains("m is in g") }
+            program.process.signal(SIGTERM)
+            #expect(await program.process.wait() == .code(0))
+        }
+    }
+
+    @Test func `who does not stand is never promoted, but follows`() async throws {
+        try await withRedis { redis in
+            let watcher = try await TestAgent.start("watcher", redis, #""candidate":false,"#)
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            try await eventually("it follows") { watcher.calls == ["onDemote"] }
+            await one.kill()
+            try await eventually("nobody is primary") {
+                try await redis.cli("HGET", "ringfence:{default}:state:g", "primary") == ""
+            }
+            #expect(watcher.calls == ["onDemote"])
+            await watcher.stop()
         }
     }
 

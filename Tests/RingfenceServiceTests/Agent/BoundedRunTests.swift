@@ -52,13 +52,12 @@ struct BoundedRunTests {
         for pid in pids { try await eventually("\(pid) is gone") { isGone(pid) } }
     }
 
-    @Test func `a program that heeds SIGTERM ends before the limit`() async throws {
+    @Test func `a program that heeds SIGTERM may say good-bye before the limit`() async throws {
         let result = await BoundedRun(
             Self.plan("trap 'echo bye; exit 3' TERM; while :; do sleep 0.02; done", limit: .seconds(2))
         ).run()
         #expect(result.end == .timedOut)
         #expect(result.output.hasSuffix("bye\n"))
-        #expect(result.took < .seconds(2))
     }
 
     @Test func `it is over when the process is, though a daemon holds its output open, and the daemon lives on`() async throws {
