@@ -127,7 +127,8 @@ package struct Agent: Service {
                     configuration.member, address: configuration.address, zone: configuration.zone,
                     weight: configuration.weight, priority: configuration.priority, metadata: configuration.metadata,
                     lease: configuration.lease, rejoins: true)
-                let candidacy = configuration.isCandidate
+                let candidacy =
+                    configuration.isCandidate
                     ? try await membership.stand(margin: configuration.fenceBudget) : nil
                 let seat = AgentCore.Seat(group: group, membership: membership, candidacy: candidacy)
                 await core.take(seat)
@@ -211,7 +212,8 @@ package struct Agent: Service {
     /// What a record takes.
     private static func short(_ text: String) -> String {
         var text = String(
-            String.UnicodeScalarView(text.unicodeScalars.filter { $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) }))
+            String.UnicodeScalarView(
+                text.unicodeScalars.filter { $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) }))
         while text.utf8.count > 256 { text.removeLast() }
         return text
     }
@@ -309,10 +311,12 @@ actor LagLookUp {
     var lag: Int64? {
         get async {
             if let known, ContinuousClock.now - known.at < Self.fresh { return known.lag }
-            let task = asking ?? Task { [client, group, member] in
-                guard let plan = try? await client.plan(group: group) else { return .none }
-                return .some(plan.candidates.first { $0.id == member }?.lag)
-            }
+            let task =
+                asking
+                ?? Task { [client, group, member] in
+                    guard let plan = try? await client.plan(group: group) else { return .none }
+                    return .some(plan.candidates.first { $0.id == member }?.lag)
+                }
             asking = task
             let answer = await task.value
             asking = nil

@@ -175,7 +175,8 @@ package struct AgentConfiguration: Sendable {
     }
 
     private static let names = [
-        "redis", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace", "group", "member", "address",
+        "redis", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace", "group", "member",
+        "address",
         "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "onUnhealthy",
         "agreement", "checks", "hooks",
     ]

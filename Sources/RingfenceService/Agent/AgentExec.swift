@@ -82,7 +82,9 @@ package struct AgentExec: Sendable {
         let board = Board()
         var endpoints: AgentEndpoints?
         if let listen {
-            endpoints = try await AgentEndpoints.listen(on: listen) { path, _ in board.answer(path, self.group, self.member) }
+            endpoints = try await AgentEndpoints.listen(on: listen) { path, _ in
+                board.answer(path, self.group, self.member)
+            }
         }
         let (inputs, input) = AsyncStream<Input>.makeStream()
         let signals = await UnixSignalsSequence(trapping: [.sigint, .sigterm, .sighup, .sigquit])

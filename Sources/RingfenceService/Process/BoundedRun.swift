@@ -215,7 +215,8 @@ extension TimeAmount {
     /// A duration, at the ends of the range if it does not fit.
     init(_ duration: Duration) {
         let (seconds, attoseconds) = duration.components
-        self = .nanoseconds(min(seconds, 9_000_000_000).multipliedReportingOverflow(by: 1_000_000_000).partialValue
-            + attoseconds / 1_000_000_000)
+        self = .nanoseconds(
+            min(seconds, 9_000_000_000).multipliedReportingOverflow(by: 1_000_000_000).partialValue
+                + attoseconds / 1_000_000_000)
     }
 }

@@ -147,7 +147,9 @@ struct AgentMachineRandomTests {
                 }
             case 2: if let held = witness.heldRole.held { setRole(.ended(held, reason: "expired")) }
             case 3:
-                if Bool.random(using: &dice) { setRole(.standby) } else {
+                if Bool.random(using: &dice) {
+                    setRole(.standby)
+                } else {
                     epoch += 1
                     setRole(.elected(epoch))
                 }
@@ -171,7 +173,8 @@ struct AgentMachineRandomTests {
                         check: Int.random(in: 0..<checks, using: &dice), begun: begun, now: witness.now))
             case 8, 9, 10:
                 guard let call = witness.running else { continue }
-                let passes = witness.killed.contains(call.id)
+                let passes =
+                    witness.killed.contains(call.id)
                     ? Int.random(in: 0..<8, using: &dice) == 0 : Int.random(in: 0..<4, using: &dice) > 0
                 let outcome: HookOutcome = passes ? .passed(position: nil) : .failed("no")
                 witness.ended(outcome)

@@ -50,8 +50,9 @@ struct AgentBench {
     mutating func sees(_ role: ResourceRole? = nil, position: Int64? = nil, failure: String? = nil, times: Int = 1) {
         for _ in 0..<times {
             now += 10 * .millisecond
-            take(machine.saw(
-                Observation(failure: failure, role: role, position: position), check: 0, begun: now, now: now))
+            take(
+                machine.saw(
+                    Observation(failure: failure, role: role, position: position), check: 0, begun: now, now: now))
         }
     }
     mutating func hook(passes position: Int64? = nil) { ends(.passed(position: position)) }

@@ -93,7 +93,10 @@ struct AgentConfigurationTests {
         (#"{"group":"g","member":5}"#, "member must be a string, not an integer"),
         (#"{"group":"g","member":"m","lease":"3"}"#, "lease must be a number with ms"),
         (#"{"group":"g","member":"m","lease":"100ms"}"#, "lease must be 200 ms to 1 h 0 m, not 100 ms"),
-        (#"{"group":"g","member":"m","lease":"1s","fenceBudget":"600ms"}"#, "fenceBudget must be at most half of lease"),
+        (
+            #"{"group":"g","member":"m","lease":"1s","fenceBudget":"600ms"}"#,
+            "fenceBudget must be at most half of lease"
+        ),
         (#"{"group":"g","member":"m","listen":"8008"}"#, "listen must be HOST:PORT"),
         (#"{"group":"g","member":"m","onUnhealthy":"panic"}"#, "onUnhealthy must be release, ignore"),
         (#"{"group":"g","member":"m","priority":2000}"#, "priority must be -1000 to 1000, not 2000"),

@@ -30,7 +30,8 @@ import Testing
         }
     }
 
-    @Test func `the first is promoted, a standby takes over when its machine dies, and the old one comes back as standby`()
+    @Test
+    func `the first is promoted, a standby takes over when its machine dies, and the old one comes back as standby`()
         async throws
     {
         try await withRedis { redis in
@@ -49,7 +50,9 @@ import Testing
             try await two.waitUntilPrimary()
             #expect(two.calls == ["onDemote", "prePromote", "onPromote"])
             let json = contents(of: two.file("onPromote.json"))
-            #expect(json.contains(#""hook":"onPromote","group":"g","member":"two","address":"two:1","role":"primary","epoch":2"#))
+            #expect(
+                json.contains(
+                    #""hook":"onPromote","group":"g","member":"two","address":"two:1","role":"primary","epoch":2"#))
             #expect(json.contains(#""previous":"one""#), "\(json)")
 
             let again = try await TestAgent.start("one", redis, in: one.directory)
@@ -61,7 +64,8 @@ import Testing
         }
     }
 
-    @Test func `a resource that dies gives the role up, fenced first, and its hooks are in the event log`() async throws {
+    @Test func `a resource that dies gives the role up, fenced first, and its hooks are in the event log`() async throws
+    {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()
@@ -78,7 +82,8 @@ import Testing
                 return suspend != nil && events.contains { $0.contains("agent.check") && $0.contains("it is dead") }
             }
             let events = try await groupEvents(redis)
-            let elected = try #require(events.first { $0.contains(#""primary.elected""#) && $0.contains(#""epoch":2"#) })
+            let elected = try #require(
+                events.first { $0.contains(#""primary.elected""#) && $0.contains(#""epoch":2"#) })
             #expect(elected.contains(#""reason":"unhealthy""#), "\(elected)")
             await one.stop()
             await two.stop()
@@ -103,7 +108,7 @@ import Testing
             try await two.waitUntilPrimary()
             try await eventually("one follows two") { one.role == "standby" }
             #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onDemote"])
-            #expect(try await one.get("/standby?lag=0").status == 200)
+            try await eventually("one is a fit standby") { try await one.get("/standby?lag=0").status == 200 }
             await one.stop()
             await two.stop()
         }
@@ -132,7 +137,9 @@ import Testing
         }
     }
 
-    @Test func `cut off from Redis, a primary suspends itself in time, and is promoted anew when Redis is back`() async throws {
+    @Test func `cut off from Redis, a primary suspends itself in time, and is promoted anew when Redis is back`()
+        async throws
+    {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()
@@ -179,14 +186,17 @@ import Testing
                 let (first, second) = (try await one.get("/primary"), try await two.get("/primary"))
                 return (first.status == 200) != (second.status == 200)
             }
-            let promotions = (one.log + two.log).filter { $0.hasPrefix("onPromote") }.map { $0.split(separator: " ")[1] }
+            let promotions = (one.log + two.log).filter { $0.hasPrefix("onPromote") }.map {
+                $0.split(separator: " ")[1]
+            }
             #expect(Set(promotions).count == promotions.count, "\(promotions)")
             await one.stop()
             await two.stop()
         }
     }
 
-    @Test func `without Redis an agent looks and answers, joins when Redis comes, and ends when told to`() async throws {
+    @Test func `without Redis an agent looks and answers, joins when Redis comes, and ends when told to`() async throws
+    {
         try await withRedis { redis in
             let directory = try TemporaryDirectory()
             let port = try freePort()
@@ -285,7 +295,9 @@ import Testing
             try await withClient(redis) { client in
                 try await eventually("Redis knows") {
                     let plan = try await client.plan(group: "g")
-                    return plan.candidates.first { $0.id == "two" }?.reasons.contains { $0.detail.contains("it is dead") } == true
+                    return plan.candidates.first { $0.id == "two" }?.reasons.contains {
+                        $0.detail.contains("it is dead")
+                    } == true
                 }
             }
             await one.kill()
@@ -309,7 +321,8 @@ import Testing
             #expect(try await one.get("/nothing").status == 404)
             #expect(try await one.get("/primary", method: "POST").status == 405)
             let answer = try await one.get("/primary")
-            #expect(answer["role"] == "primary" && answer["epoch"] == "1" && answer["position"] == "100", "\(answer.body)")
+            #expect(
+                answer["role"] == "primary" && answer["epoch"] == "1" && answer["position"] == "100", "\(answer.body)")
             await one.stop()
         }
     }
@@ -345,7 +358,8 @@ import Testing
         let file = directory.path + "/agent.json"
         try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/bin/true"]}}}"#)
         let good = try await Program.run(["agent", "--config", file, "--check"])
-        #expect(good.code == 0 && good.output.contains("in order: m of g") && good.output.contains("no checks"), "\(good)")
+        #expect(
+            good.code == 0 && good.output.contains("in order: m of g") && good.output.contains("no checks"), "\(good)")
         try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/no/such"]}}}"#)
         let bad = try await Program.run(["agent", "--config", file, "--check"])
         #expect(bad.code == 64 && bad.error.contains("hooks.onSuspend.command"), "\(bad)")

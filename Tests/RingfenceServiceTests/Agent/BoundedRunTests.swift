@@ -60,12 +60,15 @@ struct BoundedRunTests {
         #expect(result.output.hasSuffix("bye\n"))
     }
 
-    @Test func `it is over when the process is, though a daemon holds its output open, and the daemon lives on`() async throws {
+    @Test func `it is over when the process is, though a daemon holds its output open, and the daemon lives on`()
+        async throws
+    {
         let directory = try TemporaryDirectory()
         let file = directory.path + "/pid"
         let result = await BoundedRun(
-            Self.plan("setsid sh -c 'echo $$ > \(file).new; mv \(file).new \(file); exec sleep 60' & "
-                + "while [ ! -e \(file) ]; do sleep 0.01; done; echo started")
+            Self.plan(
+                "setsid sh -c 'echo $$ > \(file).new; mv \(file).new \(file); exec sleep 60' & "
+                    + "while [ ! -e \(file) ]; do sleep 0.01; done; echo started")
         ).run()
         #expect(result.end == .exited(.code(0)))
         #expect(result.output == "started\n")

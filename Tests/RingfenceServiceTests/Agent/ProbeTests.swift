@@ -85,7 +85,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         let certificates = try await TestCertificates.make()
         let port = try freePort()
         var launch = ChildProcess.Launch([
-            "openssl", "s_server", "-quiet", "-www", "-accept", "127.0.0.1:\(port)", "-cert", certificates.serverCertificate,
+            "openssl", "s_server", "-quiet", "-www", "-accept", "127.0.0.1:\(port)", "-cert",
+            certificates.serverCertificate,
             "-key", certificates.serverKey,
         ])
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
@@ -93,7 +94,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         (launch.input, launch.output, launch.error) = (null, null, null)
         let server = try await ChildProcess.start(launch)
         defer { server.signal(SIGKILL) }
-        let check = #"{"type":"https","url":"https://localhost:\#(port)/","body":"s_server","ca":"\#(certificates.authority)"}"#
+        let check =
+            #"{"type":"https","url":"https://localhost:\#(port)/","body":"s_server","ca":"\#(certificates.authority)"}"#
         try await eventually("s_server answers") { try await Self.look(check).failure == nil }
         let stranger = try await Self.look(
             #"{"type":"https","url":"https://localhost:\#(port)/","ca":"\#(certificates.strangerAuthority)"}"#)
@@ -129,7 +131,8 @@ func probe(_ check: String) throws -> any CheckProbe {
             let first = try await Self.look(#"{"type":"redis","address":"127.0.0.1:\#(primary.port)"}"#)
             #expect(first.failure == nil)
             #expect(first.role == .primary)
-            try await withRedis(["--replicaof", "127.0.0.1 \(primary.port)", "--replica-serve-stale-data", "no"]) { replica in
+            try await withRedis(["--replicaof", "127.0.0.1 \(primary.port)", "--replica-serve-stale-data", "no"]) {
+                replica in
                 let check = #"{"type":"redis","address":"\#(replica.socketPath)"}"#
                 let probe = try probe(check)
                 try await eventually("the replica has caught up") {
@@ -137,7 +140,8 @@ func probe(_ check: String) throws -> any CheckProbe {
                     return seen.role == .standby && seen.detail["link"] == "connected" && (seen.position ?? 0) > 0
                 }
                 _ = try await primary.cli("SET", "a", "b")
-                let written = try await Self.look(#"{"type":"redis","address":"127.0.0.1:\#(primary.port)"}"#).position ?? 0
+                let written =
+                    try await Self.look(#"{"type":"redis","address":"127.0.0.1:\#(primary.port)"}"#).position ?? 0
                 try await eventually("the replica has what was written") {
                     (await probe.look(timeout: Self.patience).position ?? 0) >= written
                 }

@@ -38,7 +38,9 @@ actor PostgresProbe: CheckProbe {
         }
         do {
             let current: PsqlSession
-            if let session { current = session } else {
+            if let session {
+                current = session
+            } else {
                 current = try await PsqlSession.start(plan, timeout: timeout)
                 session = current
             }
@@ -174,8 +176,12 @@ final class PsqlSession: Sendable {
         defer { closedir(handle) }
         var newest = -1
         while let entry = readdir(handle) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-            if let version = Int(name), access("\(directory)/\(name)/bin/psql", X_OK) == 0 { newest = max(newest, version) }
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if let version = Int(name), access("\(directory)/\(name)/bin/psql", X_OK) == 0 {
+                newest = max(newest, version)
+            }
         }
         return newest < 0 ? "psql" : "\(directory)/\(newest)/bin/psql"
     }()

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the machine finds its next step: what should be, what runs, what follows from how a hook ended.
+
+extension AgentMachine {
+    /// The role that is held and was not given up.
+    var held: Int64? { role.held.flatMap { $0 == gaveUp ? nil : $0 } }
+
+    /// The resource was made primary under the role that is held.
+    var isPromoted: Bool {
+        guard let held, promoted == held else { return false }
+        return hold == .writable(held)
+    }
+
+    /// The group's settings keep its primary from writing until there are more standbys.
+    var suspendsWrites: Bool {
+        guard let primary, primary.suspendsWrites else { return false }
+        return primary.member == policy.member && primary.epoch == held
+    }
+
+    mutating func ended(_ reason: String) {
+        releasing = nil
+        verifying = nil
+        (prePassed, promoted) = (0, 0)
+        if case .writable = hold, mustFence == nil { fence(reason) }
+    }
+
+    mutating func fence(_ reason: String) {
+        mustFence = reason
+        if case .writable(let epoch) = hold { fencedEpoch = epoch }
+        failures[.onSuspend] = nil
+        retryAt[.onSuspend] = nil
+    }
+
+    /// Gives the role up: at once if nothing was done to the resource under it, else behind the fence.
+    mutating func release(_ epoch: Int64, _ reason: String, _ outputs: inout [AgentOutput], _ now: Nanos) {
+        verifying = nil
+        if case .writable = hold {
+            releasing = reason
+            fence(reason)
+        } else {
+            giveUp(epoch, reason, &outputs, now)
+        }
+    }
+
+    mutating func giveUp(_ epoch: Int64, _ reason: String, _ outputs: inout [AgentOutput], _ now: Nanos) {
+        releasing = nil
+        gaveUp = epoch
+        (prePassed, promoted, drain) = (0, 0, nil)
+        // First what it is worth now: the beat that gives the role up may elect.
+        report(&outputs, now)
+        outputs.append(.giveUp(epoch, reason: reason))
+    }
+
+    /// Steps until nothing is left to do now.
+    mutating func settle(_ now: Nanos) -> [AgentOutput] {
+        var outputs: [AgentOutput] = []
+        for (kind, time) in retryAt where time <= now { retryAt[kind] = nil }
+        if unfitUntil <= now { unfitUntil = .min }
+        // Bounded, because a hook that is not there ends at once: a way of five steps at most.
+        for _ in 0..<16 where step(now, &outputs) {}
+        report(&outputs, now)
+        return outputs
+    }
+
+    /// - Returns: whether there may be more to do.
+    mutating func step(_ now: Nanos, _ outputs: inout [AgentOutput]) -> Bool {
+        guard !isFinished else { return false }
+        if judge(now, &outputs) { return true }
+        let wanted = wanted(now)
+        if let running {
+            if !isKilling, isObsolete(running, wanted) {
+                isKilling = true
+                outputs.append(.kill(running.id))
+            }
+            return false
+        }
+        guard let wanted else {
+            guard isStopping, mustFence == nil || failures[.onSuspend] != nil else { return false }
+            isFinished = true
+            outputs.append(.finished)
+            return false
+        }
+        return begin(wanted, now, &outputs)
+    }
+
+    /// What follows from looking, without a hook.
+    mutating func judge(_ now: Nanos, _ outputs: inout [AgentOutput]) -> Bool {
+        guard let epoch = held, releasing == nil else { return false }
+        if isStopping {
+            release(epoch, "left", &outputs, now)
+            return true
+        }
+        switch role {
+        case .elected where cannotBePromoted:
+            reject("it cannot be promoted now", now)
+            release(epoch, "refused", &outputs, now)
+            return true
+        case .elected, .primary:
+            guard isPromoted else { return false }
+            if let verifying {
+                if agrees(since: verifying.since) {
+                    self.verifying = nil
+                    isDownByUs = false
+                    // Else it were ill at once by what was seen while it was fenced.
+                    for check in checks.indices where checks[check].believe() {
+                        outputs.append(.verdict(check: check, isPassing: true, why: ""))
+                    }
+                } else if verifying.until <= now {
+                    reject("promoted, but \(disagreement)", now)
+                    release(epoch, "promotionFailed", &outputs, now)
+                    return true
+                } else {
+                    return false
+                }
+            }
+            if case .elected = role, saidReady != epoch {
+                saidReady = epoch
+                rejections = 0
+                outputs.append(.ready(epoch))
+            }
+            guard policy.releasesWhenUnhealthy, case .primary = role, let why = unhealthy else { return false }
+            unfitWhy = why
+            release(epoch, "unhealthy", &outputs, now)
+            return true
+        case .draining: return settleDrain(epoch, &outputs)
+        case .standby, .ended: return false
+        }
+    }
+
+    /// A fence of an earlier role that fails, or a rebuild under way: somebody else should be elected.
+    var cannotBePromoted: Bool {
+        if mustFence != nil, failures[.onSuspend, default: 0] > 1 { return true }
+        return running?.kind == .onDemote && !isKilling && isNewestFailed
+    }
+
+    mutating func settleDrain(_ epoch: Int64, _ outputs: inout [AgentOutput]) -> Bool {
+        guard let drain, drain.epoch == epoch, saidDrained != epoch else { return false }
+        var position = drain.position
+        if position == nil, toldPosition != nil {
+            position =
+                seen.lazy.compactMap { $0 }
+                .first { $0.begun >= drain.at && $0.observation.failure == nil && $0.observation.position != nil }?
+                .observation.position
+            // The final position decides when the other may take over, so there is no going on without it.
+            guard position != nil else { return false }
+        }
+        saidDrained = epoch
+        outputs.append(.drained(epoch, position: position))
+        return false
+    }
+
+    /// The hook that should run now.
+    func wanted(_ now: Nanos) -> HookCall? {
+        if let reason = mustFence {
+            // A fence that fails is tried again and again, but a demotion may do it too.
+            let mayDemoteInstead = failures[.onSuspend] != nil && held == nil && policy.hooks[.onDemote] != nil
+            if mayDemoteInstead, retryAt[.onSuspend] != nil, let call = following(now) { return call }
+            guard retryAt[.onSuspend] == nil else { return nil }
+            return call(.onSuspend, fencedEpoch, reason)
+        }
+        guard !isStopping else { return nil }
+        guard let epoch = held else { return following(now) }
+        switch role {
+        case .elected:
+            guard !isPromoted else { return nil }
+            let reason = primary.flatMap { $0.epoch == epoch ? $0.reason : nil } ?? ""
+            return call(prePassed == epoch ? .onPromote : .prePromote, epoch, reason)
+        case .primary:
+            if suspendsWrites {
+                guard case .writable = hold, retryAt[.onSuspend] == nil else { return nil }
+                return call(.onSuspend, epoch, "standbys")
+            }
+            return isPromoted ? nil : call(.onPromote, epoch, "resumed")
+        case .draining:
+            let isDone = drain?.epoch == epoch || saidDrained == epoch
+            return isDone || retryAt[.onDrain] != nil ? nil : call(.onDrain, epoch, "switchover")
+        case .standby, .ended: return nil
+        }
+    }
+
+    /// The demotion that should run now.
+    func following(_ now: Nanos) -> HookCall? {
+        guard let primary, primary.member != policy.member else { return nil }
+        if primary.isReady {
+            let isFollowing = hold == .following(primary.epoch, primary.member) && mustFence == nil
+            guard retryAt[.onDemote] == nil, !isFollowing || saysPrimary else { return nil }
+            return call(.onDemote, primary.epoch, primary.reason)
+        }
+        // Another is elected, and this one believes it is primary still: no writes until there is somebody to follow.
+        switch hold {
+        case .untouched, .following:
+            return saysPrimary && mustFence == nil ? call(.onSuspend, primary.epoch, "notPrimary") : nil
+        case .writable, .drained, .suspended: return nil
+        }
+    }
+
+    func call(_ kind: HookKind, _ epoch: Int64, _ reason: String) -> HookCall {
+        var call = HookCall(
+            id: hookCount + 1, kind: kind, epoch: epoch, reason: reason, primary: primary?.member ?? "",
+            primaryAddress: primary?.address ?? "", previous: primary?.previous ?? "", limit: policy.hooks[kind] ?? 0)
+        if kind == .prePromote || kind == .onPromote {
+            (call.primary, call.primaryAddress) = (policy.member, "")
+        } else if primary?.member == policy.member {
+            (call.primary, call.primaryAddress) = ("", "")
+        }
+        return call
+    }
+
+    func isObsolete(_ running: HookCall, _ wanted: HookCall?) -> Bool {
+        if wanted?.kind == running.kind, wanted?.epoch == running.epoch { return false }
+        switch running.kind {
+        case .onSuspend: return false
+        case .onDemote:
+            guard let kind = wanted?.kind else { return false }
+            return kind == .onSuspend && mustFence != nil || kind == .prePromote || kind == .onPromote
+        case .prePromote, .onPromote, .onDrain: return true
+        }
+    }
+
+    mutating func begin(_ wanted: HookCall, _ now: Nanos, _ outputs: inout [AgentOutput]) -> Bool {
+        var call = wanted
+        switch call.kind {
+        case .onPromote:
+            hold = .writable(call.epoch)
+            holdSince = now
+            (promoted, verifying) = (0, nil)
+        case .onDrain:
+            isDownByUs = isWell
+            promoted = 0
+            if case .draining(_, let until) = role { call.limit = min(call.limit, max(1, until - now)) }
+        case .onSuspend:
+            // Or what was down stays so: its promotion failed.
+            if !isDrained { isDownByUs = isWell || isDownByUs }
+            // In the time between the role's end and the lease's.
+            if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.fenceBudget) }
+        case .onDemote: isDownByUs = false
+        case .prePromote: break
+        }
+        // Without onDrain the fence drains.
+        let isThere = policy.hooks[call.kind] != nil
+        if call.kind == .onDrain, !isThere, let limit = policy.hooks[.onSuspend] {
+            call.kind = .onSuspend
+            call.limit = min(limit, wanted.limit == 0 ? limit : wanted.limit)
+        } else if !isThere {
+            outputs += ended(call.kind, call.epoch, call.reason, .passed(position: nil), now: now)
+            return true
+        }
+        hookCount += 1
+        running = call
+        outputs.append(.run(call))
+        return false
+    }
+
+    /// A hook ended, or would have if there were one.
+    mutating func ended(
+        _ kind: HookKind, _ epoch: Int64, _ reason: String, _ outcome: HookOutcome, now: Nanos
+    ) -> [AgentOutput] {
+        var outputs: [AgentOutput] = []
+        switch outcome {
+        case .passed(let position):
+            failures[kind] = nil
+            retryAt[kind] = nil
+            passed(kind, epoch, position, &outputs, now)
+        case .failed(let why):
+            let count = failures[kind, default: 0] + 1
+            failures[kind] = count
+            failed(kind, epoch, count, why, &outputs, now)
+        }
+        if kind == .onSuspend, releasing != nil, let held { giveUp(held, releasing ?? reason, &outputs, now) }
+        return outputs
+    }
+
+    mutating func passed(
+        _ kind: HookKind, _ epoch: Int64, _ position: Int64?, _ outputs: inout [AgentOutput], _ now: Nanos
+    ) {
+        switch kind {
+        case .prePromote: prePassed = epoch
+        case .onPromote:
+            guard held == epoch, hold == .writable(epoch) else { return }
+            promoted = epoch
+            for check in mismatches.indices { mismatches[check] = 0 }
+            if !checks.isEmpty {
+                verifying = (now, now + policy.agreement)
+                outputs.append(.look)
+            }
+        case .onDrain: drained(epoch, position, &outputs, now)
+        case .onSuspend:
+            if case .draining(epoch, _) = role, mustFence == nil {
+                drained(epoch, position, &outputs, now)
+            } else {
+                mustFence = nil
+                if !isDrained { (hold, holdSince) = (.suspended, now) }
+            }
+        case .onDemote:
+            guard let primary, primary.isReady, primary.epoch == epoch else { return }
+            // Done before and the resource says it is primary still: not in a tight loop.
+            if hold == .following(epoch, primary.member) { retry(.onDemote, 3, now) }
+            if policy.hooks[.onDemote] != nil { mustFence = nil }
+            (hold, holdSince) = (.following(epoch, primary.member), now)
+            outputs.append(.look)
+        }
+    }
+
+    mutating func drained(
+        _ epoch: Int64, _ position: Int64?, _ outputs: inout [AgentOutput], _ now: Nanos
+    ) {
+        guard case .draining(epoch, _) = role else { return }
+        (hold, holdSince) = (.drained(epoch), now)
+        drain = Drain(epoch: epoch, at: now, position: position)
+        if position == nil, toldPosition != nil { outputs.append(.look) }
+    }
+
+    mutating func failed(
+        _ kind: HookKind, _ epoch: Int64, _ count: Int, _ why: String, _ outputs: inout [AgentOutput], _ now: Nanos
+    ) {
+        switch kind {
+        case .prePromote:
+            guard held == epoch else { return }
+            reject("prePromote refused: \(why)", now)
+            release(epoch, "refused", &outputs, now)
+        case .onPromote:
+            guard held == epoch else { return }
+            reject("onPromote failed: \(why)", now)
+            release(epoch, "promotionFailed", &outputs, now)
+        case .onDrain: retry(kind, 1, now)
+        case .onSuspend:
+            if case .draining(epoch, _) = role, mustFence == nil {
+                retry(.onDrain, 1, now)
+            } else if count > 1 {
+                retry(kind, count - 1, now)
+            }
+        case .onDemote: retry(kind, count, now)
+        }
+    }
+
+    /// One second, doubling to half a minute.
+    mutating func retry(_ kind: HookKind, _ count: Int, _ now: Nanos) {
+        retryAt[kind] = now + min(30, 1 << min(max(0, count - 1), 5)) * .second
+    }
+
+    /// Not elected again for ten seconds, doubling to five minutes.
+    mutating func reject(_ why: String, _ now: Nanos) {
+        unfitUntil = now + min(300, 10 << min(rejections, 5)) * .second
+        unfitWhy = why
+        rejections += 1
+    }
+}
