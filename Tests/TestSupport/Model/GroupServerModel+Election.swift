@@ -45,6 +45,9 @@ extension GroupServerModel {
         package var lastPrimary = ""
         package var lastWhy = ""
         package var lastPosition: Int64?
+        /// Who was ready last, and under which epoch.
+        package var readyMember = ""
+        package var readyEpoch: Int64 = 0
         /// Whom an order wants, and what is known of the order.
         package var target = ""
         package var isForced = false
@@ -163,7 +166,7 @@ extension GroupServerModel.Group {
         return GroupRole(
             epoch: office.epoch, primary: office.primary, session: office.session, phase: office.phase,
             target: office.target, isForced: office.isForced, isShort: office.isShort, suspendsWrites: suspends,
-            last: office.lastPrimary)
+            last: office.lastPrimary, readyMember: office.readyMember, readyEpoch: office.readyEpoch)
     }
 
     func report(_ refusals: [RoleReason]) -> RoleReport {
@@ -257,7 +260,7 @@ extension RoleClaim {
 extension GroupServerModel {
     /// Losing the role so costs a penalty, and counts as a failover.
     private static let misfortunes: Set<String> = [
-        "expired", "replaced", "removed", "suspended", "refused", "promotionFailed", "unhealthy", "exited",
+        "expired", "replaced", "removed", "suspended", "promotionFailed", "unhealthy", "exited",
     ]
 
     /// Whoever gives up so is left out for one lease.
@@ -325,6 +328,7 @@ extension GroupServerModel {
                 news.epoch = of
                 change(&call, news)
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
+                (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
             case .drained(_, let position) where office.phase == .draining && office.final == .unsaid:
                 call.group.office.final = .said(position)
             default: break
@@ -336,9 +340,13 @@ extension GroupServerModel {
             news.epoch = of
             change(&call, news)
             (call.group.office.primary, call.group.office.session) = (record.id, record.session)
-            call.group.office.phase = .ready
-            if case .elected = claim { call.group.office.phase = .elected }
             call.group.office.since = now
+            if case .elected = claim {
+                call.group.office.phase = .elected
+            } else {
+                call.group.office.phase = .ready
+                (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
+            }
         }
     }
 
@@ -557,15 +565,17 @@ extension GroupServerModel {
         if office.isForced { why = "failover" } else if office.epoch == 0 { why = "first" }
         let isOrdered =
             call.favoured.hasSameBytes(as: winner.id) && ["switchover", "failback", "failover"].contains(why)
-        let entries = call.group.ranking().prefix(16).map { one in
-            let codes = one.reasons.map { "\"\($0.code)\"" }.joined(separator: ",")
-            return "{\"member\":\(Self.quoted(one.id)),\"lag\":\(one.lag ?? -1),\"penalty\":\(one.penalty)"
-                + ",\"reasons\":[\(codes)]}"
+        let ranking = call.group.ranking().prefix(16)
+        let refused = ranking.filter { !$0.mayLead }.map { one in
+            let codes = one.reasons.map { "\"\($0.code)\"" }
+            return "\(Self.quoted(one.id)):[\(codes.joined(separator: ","))]"
         }
+        let lags = ranking.compactMap { one in one.lag.map { "\(Self.quoted(one.id)):\($0)" } }
         var detail = "{\"session\":\"\(winner.session)\",\"detectMs\":\(call.ended?.silence ?? 0)"
         detail += ",\"decideMs\":\(office.vacantSince.map { now - $0 } ?? 0)"
         if isOrdered, !office.orderWhy.isEmpty { detail += ",\"why\":\(Self.quoted(office.orderWhy))" }
-        detail += ",\"ranking\":[\(entries.joined(separator: ","))]}"
+        detail += ",\"ranking\":[\(ranking.map { Self.quoted($0.id) }.joined(separator: ","))]"
+        detail += ",\"refused\":{\(refused.joined(separator: ","))},\"lag\":{\(lags.joined(separator: ","))}}"
         var news = News("primary.elected", member: winner.id, detail: detail)
         let epoch = office.epoch + 1 + office.skip
         (news.epoch, news.previous, news.reason) = (epoch, office.lastPrimary, why)
