@@ -1059,7 +1059,8 @@ local function decide()
     if primary == '' then
         local c = choose()
         -- The look at the server may lengthen leases and forbid elections, and then there is another time for this.
-        if c and not is_other_server() then
+        if c and is_other_server() then c, ranking = nil, nil end
+        if c then
             elect(c)
         elseif ended then
             local actor = ended == 'failover' and role.orderBy or ''

@@ -410,7 +410,7 @@ final class GroupNode {
 
     private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
         let record = record
-        call(.join(record, mode, RingPolicy(seed: 1, unit: 2)), timeout: 2 * .second) { answer, sentAt in
+        call(.join(record, mode, RingPolicy(seed: 1, unit: 2), status: nil), timeout: 2 * .second) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard let answer else {
                 // Its answer is lost, and it is repeated as it was.
@@ -468,8 +468,9 @@ final class GroupNode {
             switch call {
             case .beat:
                 .beat(
-                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined)
-            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2))
+                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined,
+                    status: nil)
+            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: nil)
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         let session = record.session

@@ -5,7 +5,9 @@
 // and two ways of thinking, to stay unseen. It is written from the contract in the script's header:
 //
 //  - a group is its members, each with the end of its lease in group time, and a version with the mark of its last event;
-//  - a call is: time, then whether the server is still the same, then healing, then the dead, then the verb; each change set is one version;
+//  - a call is: time, then whether the server is still the same, then healing, then the dead, then the verb, then the
+//    decision who is primary (GroupServerModel+Election.swift); each change set is one version;
+//  - a call that finds nothing due, of a caller that knows all and says nothing new, is just a sign of life;
 //  - an event is written down once, under the next number of the log; the log forks when its server is another.
 //
 // Nothing is kept that can be told from the members: the script counts leases, the model looks. Time is the caller's: `clock`
@@ -22,14 +24,23 @@ package struct GroupServerModel: Sendable {
         package var leavesTheDead = false
         /// A late first join wins the id back.
         package var forgetsTheReplaced = false
+        /// Nobody waits for the lease of a primary that was replaced, removed or is to be failed over.
+        package var electsAtOnce = false
+        /// After Redis lost data, or a new group began, an election does not wait for who may be primary.
+        package var electsAfterLoss = false
+        /// What callers know of epochs that Redis lost is not heeded, and none are left out.
+        package var forgetsEpochs = false
         package init() {}
     }
 
     package enum Verb: Sendable {
         case watch(leases: Bool)
-        case beat(id: String, session: String, leaseMilliseconds: Int64, joined: String)
-        case join(MemberRecord, JoinMode, RingPolicy)
+        /// `status`: of a candidate.
+        case beat(id: String, session: String, leaseMilliseconds: Int64, joined: String, status: CandidateStatus?)
+        case join(MemberRecord, JoinMode, RingPolicy, status: CandidateStatus?)
         case leave(id: String, session: String, reason: String, actor: String)
+        case order(RoleOrder, actor: String, reason: String, id: String)
+        case note(type: String, member: String, reason: String, actor: String, detail: String)
     }
 
     package struct Held: Sendable, Equatable {
@@ -37,6 +48,8 @@ package struct GroupServerModel: Sendable {
         package var ends: Int64
         /// The sessions it took the id from, newest first.
         package var before: [String] = []
+        /// Of a candidate.
+        package var standing: Standing?
     }
 
     package struct Group: Sendable, Equatable {
@@ -54,13 +67,17 @@ package struct GroupServerModel: Sendable {
         /// By the bytes of their ids.
         package var members: [[UInt8]: Held] = [:]
         package var policy: RingPolicy?
+        package var settings: [String: String] = [:]
+        package var office = Office()
 
         package init() {}
 
-        package var shortest: Int64 { members.values.map(\.record.leaseMilliseconds).min() ?? 0 }
-        package var longest: Int64 { members.values.map(\.record.leaseMilliseconds).max() ?? 0 }
+        package var shortest: Int64 { members.isEmpty ? 0 : members.values.reduce(.max) { min($0, $1.record.leaseMilliseconds) } }
+        package var longest: Int64 { members.values.reduce(0) { max($0, $1.record.leaseMilliseconds) } }
         package var pace: Int64 { members.isEmpty ? 1000 : min(1000, shortest / 5) }
-        package var firstEnd: Int64? { members.values.map(\.ends).min() }
+        package var firstEnd: Int64? { members.isEmpty ? nil : members.values.reduce(.max) { min($0, $1.ends) } }
+
+        package func held(_ id: String) -> Held? { members[Array(id.utf8)] }
     }
 
     package struct Event: Sendable, Equatable {
@@ -72,7 +89,29 @@ package struct GroupServerModel: Sendable {
         package var version: Int64?
         package var of: Int = 1
         package var record: MemberRecord?
+        package var epoch: Int64?
+        package var reason = ""
         package var text: String
+    }
+
+    /// What an event will say, but for where it stands in the log.
+    struct News {
+        var type: String
+        var member: String?
+        var record: MemberRecord?
+        var epoch: Int64?
+        var previous = ""
+        var reason = ""
+        var actor = ""
+        /// JSON.
+        var detail: String?
+
+        init(_ type: String, member: String? = nil, record: MemberRecord? = nil, detail: String? = nil) {
+            self.type = type
+            self.member = member
+            self.record = record
+            self.detail = detail
+        }
     }
 
     package struct Log: Sendable, Equatable {
@@ -88,6 +127,23 @@ package struct GroupServerModel: Sendable {
         }
     }
 
+    /// One call, while it is carried out.
+    struct Call {
+        let verb: Verb
+        let name: String
+        let fresh: String
+        let known: GroupKnowledge
+        var group: Group
+        /// Whether the server was compared with the group's in this call, which is done once; and with which.
+        var isServerChecked = false
+        let runBefore: String
+        /// The role that ended in this call.
+        var ended: RoleEnded?
+        /// Whom an order wants in its place.
+        var favoured = ""
+        var refusals: [RoleReason] = []
+    }
+
     /// The server's clock, ms.
     package var clock: Int64
     /// Which server process it is, and of which history.
@@ -95,7 +151,7 @@ package struct GroupServerModel: Sendable {
     package private(set) var groups: [String: Group] = [:]
     package private(set) var log: Log?
     package private(set) var events: [Event] = []
-    private let flaws: Flaws
+    let flaws: Flaws
 
     package init(clock: Int64, run: String = "run1", flaws: Flaws = Flaws()) {
         self.clock = clock
@@ -117,204 +173,289 @@ package struct GroupServerModel: Sendable {
         events = copy.events
     }
 
+    /// Events are not kept any longer, for whoever asks for few things many times.
+    package mutating func forgetEvents() { events = [] }
+
     // MARK: A call
 
     package mutating func call(
         _ verb: Verb, _ name: String, fresh: String, known: GroupKnowledge
     ) -> GroupAnswer {
-        var group = groups[name] ?? Group()
-        passTime(&group, name, fresh)
-        lookAtServer(&group, name, fresh)
-        heal(&group, name, fresh, known)
-        buryTheDead(&group, name, fresh, verb.id)
-        let status = perform(verb, &group, name, fresh)
-        if group.version > 0 { groups[name] = group }
-        return answer(status, group, known, verb)
+        let group = groups.removeValue(forKey: name) ?? Group()
+        var call = Call(verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run)
+        let status: GroupAnswer.Status
+        if isQuiet(call) {
+            passTime(&call)
+            status = noteSignOfLife(&call)
+        } else {
+            passTime(&call)
+            if let end = call.group.firstEnd {
+                let isDue = call.group.now >= max(end, call.group.holdUntil)
+                if isDue || call.group.now - call.group.runAt >= 10_000 { _ = isOtherServer(&call) }
+            }
+            heal(&call)
+            buryTheDead(&call)
+            status = perform(&call)
+            if call.group.version > 0 { decide(&call) }
+        }
+        if call.group.version > 0 { groups[name] = call.group }
+        return answer(status, call)
     }
 
-    private mutating func passTime(_ group: inout Group, _ name: String, _ fresh: String) {
-        let due = clock + group.offset
-        let elapsed = due - group.now
-        var isGap = false
-        defer { if !isGap { group.gaps = 0 } }
+    /// Nothing is due, and the caller knows all and says nothing new.
+    private func isQuiet(_ call: Call) -> Bool {
+        let (group, known) = (call.group, call.known)
+        guard known.mark == group.mark, known.version <= group.version, known.epoch <= group.office.epoch else {
+            return false
+        }
+        switch call.verb {
+        case .watch(leases: false): break
+        case .beat(let id, let session, _, _, let status):
+            guard group.held(id)?.record.session == session else { return false }
+            if let status, !group.knows(status.claim, of: id, session) { return false }
+        default: return false
+        }
+        let now = clock + group.offset
+        guard now >= group.now, !isGap(group) else { return false }
+        if let end = group.firstEnd, now >= max(end, group.holdUntil) || now - group.runAt >= 10_000 { return false }
+        return !group.isElecting(at: now)
+    }
+
+    private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
+        guard case .beat(let id, _, let lease, _, let status) = call.verb else { return .watching }
+        call.group.renew(id, lease, status)
+        return .member
+    }
+
+    private func isGap(_ group: Group) -> Bool {
+        guard !group.members.isEmpty, group.now > 0, !flaws.ignoresGaps else { return false }
+        return 2 * (clock + group.offset - group.now) > 5 * group.pace
+    }
+
+    private mutating func passTime(_ call: inout Call) {
+        let elapsed = clock + call.group.offset - call.group.now
         if elapsed < 0 {
-            group.offset -= elapsed
-        } else if !group.members.isEmpty, group.now > 0, 2 * elapsed > 5 * group.pace, !flaws.ignoresGaps {
-            group.gaps += 1
-            isGap = true
-            group.offset -= elapsed - (group.gaps > 2 ? group.pace : 0)
-            let now = clock + group.offset
-            let hold = min(group.longest, max(group.shortest, 3000))
-            let mayHold = now - group.holdUntil >= hold
-            if mayHold { group.holdUntil = now + hold }
-            note(
-                name, "coordinator.gap", fresh, more: ",\"reason\":\"silence\"",
-                detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
+            call.group.offset -= elapsed
+        } else if isGap(call.group) {
+            call.group.gaps += 1
+            call.group.offset -= elapsed - (call.group.gaps > 2 ? call.group.pace : 0)
+            let now = clock + call.group.offset
+            let hold = min(call.group.longest, max(call.group.shortest, 3000))
+            let mayHold = now - call.group.holdUntil >= hold
+            if mayHold { call.group.holdUntil = now + hold }
+            var news = News("coordinator.gap", detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
+            news.reason = "silence"
+            write(news, &call)
+            call.group.now = now
+            return
         }
-        group.now = clock + group.offset
+        call.group.gaps = 0
+        call.group.now = clock + call.group.offset
     }
 
-    /// Before anybody is taken out, and every 10 s: another server may have lost the last beats.
-    private mutating func lookAtServer(_ group: inout Group, _ name: String, _ fresh: String) {
-        guard let firstEnd = group.firstEnd else { return }
-        let isDue = group.now >= max(firstEnd, group.holdUntil)
-        guard isDue || group.now - group.runAt >= 10_000 else { return }
-        if !group.run.isEmpty, group.run != run {
-            let grace = 4 * group.pace
-            note(
-                name, "coordinator.gap", fresh, more: ",\"reason\":\"server\"",
-                detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
-            for id in group.members.keys { group.members[id]!.ends += grace }
+    /// Before anybody is taken out or elected, and every 10 s: another server may have lost the last beats and elections.
+    mutating func isOtherServer(_ call: inout Call) -> Bool {
+        guard !call.isServerChecked else { return false }
+        call.isServerChecked = true
+        let isOther = !call.runBefore.isEmpty && call.runBefore != run
+        if isOther {
+            let grace = 4 * call.group.pace
+            var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
+            news.reason = "server"
+            write(news, &call)
+            for id in call.group.members.keys { call.group.members[id]!.ends += grace }
+            call.group.office.distrust(until: call.group.now + call.group.longest + grace, grace, flaws)
         }
-        (group.run, group.runAt) = (run, group.now)
+        (call.group.run, call.group.runAt) = (run, call.group.now)
+        return isOther
     }
 
-    private mutating func heal(_ group: inout Group, _ name: String, _ fresh: String, _ known: GroupKnowledge) {
-        guard !flaws.neverHeals else { return }
-        guard (known.version, known.mark) != (group.version, group.mark), known.version >= group.version else { return }
-        let stored = group.version
-        group.version = known.version
-        group.policy = known.policy ?? group.policy
-        group.holdUntil = max(group.holdUntil, group.now + max(group.longest, known.longestLeaseMilliseconds))
-        group.recoverUntil = group.holdUntil
+    private mutating func heal(_ call: inout Call) {
+        let known = call.known
+        let isBehind =
+            (known.version, known.mark) != (call.group.version, call.group.mark) && known.version >= call.group.version
+            && !flaws.neverHeals
+        let isEpochBehind = known.epoch > call.group.office.epoch && !flaws.forgetsEpochs
+        guard isBehind || isEpochBehind else { return }
+        let stored = call.group.version
+        let longest = max(call.group.longest, known.longestLeaseMilliseconds)
+        call.group.version = max(stored, known.version)
+        if isBehind {
+            call.group.policy = known.policy ?? call.group.policy
+            call.group.holdUntil = max(call.group.holdUntil, call.group.now + longest)
+            call.group.recoverUntil = call.group.holdUntil
+        }
+        let more = isEpochBehind ? ",\"epoch\":\(known.epoch)" : ""
         change(
-            &group, name, fresh, [("state.rolledBack", nil, nil, "{\"from\":\(known.version),\"to\":\(stored)}", "")])
+            &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
+        if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
+        if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
     }
 
-    private mutating func buryTheDead(_ group: inout Group, _ name: String, _ fresh: String, _ caller: String?) {
-        guard group.now >= group.holdUntil else { return }
-        let now = group.now
-        var dead = group.members.values.filter { $0.ends <= now }.sorted {
+    private mutating func buryTheDead(_ call: inout Call) {
+        guard let end = call.group.firstEnd, call.group.now >= max(end, call.group.holdUntil) else { return }
+        let now = call.group.now
+        var dead = call.group.members.values.filter { $0.ends <= now }.sorted {
             $0.ends != $1.ends ? $0.ends < $1.ends : $0.record.id.isBefore($1.record.id)
         }
         if dead.count > 64 {
-            let late = dead[64...].first { $0.record.id == caller }
+            let late = dead[64...].first { $0.record.id == call.verb.id }
             dead = Array(dead.prefix(64)) + (late.map { [$0] } ?? [])
         }
-        guard !dead.isEmpty else { return }
         change(
-            &group, name, fresh,
+            &call,
             dead.map { held in
-                let detail = "{\"session\":\"\(held.record.session)\",\"lateMs\":\(now - held.ends)}"
-                return ("member.expired", held.record.id, nil, detail, "")
+                News(
+                    "member.expired", member: held.record.id,
+                    detail: "{\"session\":\"\(held.record.session)\",\"lateMs\":\(now - held.ends)}")
             })
         guard !flaws.leavesTheDead else { return }
-        for held in dead { group.members[Array(held.record.id.utf8)] = nil }
+        for held in dead {
+            if call.group.isPrimary(held.record) {
+                endRole("expired", silence: now - held.ends + held.record.leaseMilliseconds, &call)
+            }
+            call.group.members[Array(held.record.id.utf8)] = nil
+        }
     }
 
-    private mutating func perform(
-        _ verb: Verb, _ group: inout Group, _ name: String, _ fresh: String
-    ) -> GroupAnswer.Status {
-        switch verb {
+    private mutating func perform(_ call: inout Call) -> GroupAnswer.Status {
+        switch call.verb {
         case .watch: return .watching
-        case .beat(let id, let session, let lease, let joined):
-            guard let held = group.members[Array(id.utf8)] else { return isLost(joined) ? .unknown : .expired }
+        case .beat(let id, let session, let lease, let joined, let status):
+            guard let held = call.group.held(id) else { return isLost(joined) ? .unknown : .expired }
             guard held.record.session == session else { return .replaced }
-            group.members[Array(id.utf8)]!.ends = group.now + lease
+            call.group.renew(id, lease, status)
+            if let status { hear(status.claim, from: held.record, &call) }
             return .member
-        case .join(let record, let mode, let policy):
-            return join(record, mode, policy, &group, name, fresh)
+        case .join(let record, let mode, let policy, let status):
+            return join(record, mode, policy, status, &call)
         case .leave(let id, let session, let reason, let actor):
-            guard let held = group.members[Array(id.utf8)], session.isEmpty || held.record.session == session else {
+            guard let held = call.group.held(id), session.isEmpty || held.record.session == session else {
                 return .gone
             }
-            var more = reason.isEmpty ? "" : ",\"reason\":\(Self.quoted(reason))"
-            if !actor.isEmpty { more += ",\"actor\":\(Self.quoted(actor))" }
-            change(
-                &group, name, fresh, [("member.left", id, nil, "{\"session\":\"\(held.record.session)\"}", more)])
-            group.members[Array(id.utf8)] = nil
+            var news = News("member.left", member: id, detail: "{\"session\":\"\(held.record.session)\"}")
+            (news.reason, news.actor) = (reason, actor)
+            change(&call, news)
+            if call.group.isPrimary(held.record) {
+                if actor.isEmpty {
+                    endRole(reason.isEmpty ? "left" : reason, &call)
+                } else {
+                    waitFor(held, &call)
+                    endRole("removed", &call)
+                }
+            }
+            call.group.members[Array(id.utf8)] = nil
             return .left
+        case .order(let order, let actor, let reason, let id):
+            carryOut(order, actor: actor, reason: reason, id: id, &call)
+            return call.refusals.isEmpty ? .ordered : .refused
+        case .note(let type, let member, let reason, let actor, let detail):
+            var news = News(type, member: member.isEmpty ? nil : member, detail: detail.isEmpty ? nil : detail)
+            (news.reason, news.actor) = (reason, actor)
+            write(news, &call)
+            return .noted
         }
     }
 
     private mutating func join(
-        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ group: inout Group, _ name: String,
-        _ fresh: String
+        _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy, _ status: CandidateStatus?, _ call: inout Call
     ) -> GroupAnswer.Status {
         let key = Array(record.id.utf8)
-        let wasEmpty = group.members.isEmpty
-        let text = String(decoding: record.json, as: UTF8.self)
-        defer { if wasEmpty, group.members[key] != nil { (group.run, group.runAt) = (run, group.now) } }
-        let held = group.members[key]
+        let wasEmpty = call.group.members.isEmpty
+        let held = call.group.members[key]
+        var news = News("member.joined", member: record.id, record: record, detail: String(decoding: record.json, as: UTF8.self))
         var before: [String] = []
+        var isSame = false
         if let held, held.record.session == record.session {
-            if held.record.json != record.json {
-                change(&group, name, fresh, [("member.updated", record.id, record, text, "")])
-            }
+            isSame = held.record.json == record.json
+            news.type = "member.updated"
+            if !isSame { change(&call, news) }
             before = held.before
         } else if let held {
             let isLate = held.before.contains(record.session) && !flaws.forgetsTheReplaced
             guard mode == .first || mode == .over(held.record.session), !isLate else { return .replaced }
-            let more = ",\"previous\":\"\(held.record.session)\",\"reason\":\"replaced\""
-            group.policy = group.policy ?? policy
-            change(&group, name, fresh, [("member.joined", record.id, record, text, more)])
+            (news.previous, news.reason) = (held.record.session, "replaced")
+            change(&call, news)
+            if call.group.isPrimary(held.record) {
+                waitFor(held, &call)
+                endRole("replaced", &call)
+            }
             before = Array(([held.record.session] + held.before).prefix(4))
         } else if case .stay(let joined) = mode {
             return !joined.isEmpty && isLost(joined) ? .unknown : .expired
         } else {
-            group.policy = group.policy ?? policy
-            change(&group, name, fresh, [("member.joined", record.id, record, text, ",\"reason\":\"new\"")])
+            news.reason = "new"
+            change(&call, news)
         }
-        group.members[key] = Held(record: record, ends: group.now + record.leaseMilliseconds, before: before)
+        call.group.policy = call.group.policy ?? policy
+        let standing = isSame ? held?.standing : stand(record, before: held, &call)
+        call.group.members[key] = Held(record: record, ends: 0, before: before, standing: standing)
+        if wasEmpty { (call.group.run, call.group.runAt) = (run, call.group.now) }
+        call.group.renew(record.id, record.leaseMilliseconds, status)
+        if let status { hear(status.claim, from: record, &call) }
         return .member
     }
 
-    private func answer(
-        _ status: GroupAnswer.Status, _ group: Group, _ known: GroupKnowledge, _ verb: Verb
-    ) -> GroupAnswer {
+    private func answer(_ status: GroupAnswer.Status, _ call: Call) -> GroupAnswer {
+        let group = call.group
         var asksForLeases = false
-        if case .watch(true) = verb { asksForLeases = true }
+        var isOrder = false
+        switch call.verb {
+        case .watch(true): asksForLeases = true
+        case .order: isOrder = true
+        default: break
+        }
         var content: GroupAnswer.Content?
-        if known.mark != group.mark || asksForLeases {
+        if call.known.mark != group.mark || asksForLeases || isOrder {
             let all = group.members.values.sorted { $0.record.id.isBefore($1.record.id) }
             content = GroupAnswer.Content(
                 members: all.map(\.record), leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
-                policy: group.policy)
+                policy: group.policy, role: group.role,
+                sinceMilliseconds: group.office.since.map { group.now - $0 } ?? 0, settings: group.settings,
+                report: asksForLeases || isOrder ? group.report(call.refusals) : nil)
         }
+        var next = group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) }
+        if let at = group.office.checkAt { next = min(next ?? .max, max(0, at - group.now)) }
         return GroupAnswer(
             status: status, gen: log?.gen ?? "", seq: log?.seq ?? 0, version: group.version, mark: group.mark,
-            nextMilliseconds: group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) },
-            paceMilliseconds: group.pace, heldMilliseconds: max(0, group.holdUntil - group.now),
+            nextMilliseconds: next, paceMilliseconds: group.pace, heldMilliseconds: max(0, group.holdUntil - group.now),
             recoveryMilliseconds: max(0, group.recoverUntil - group.now), content: content)
     }
 
     // MARK: The log
 
-    private mutating func change(
-        _ group: inout Group, _ name: String, _ fresh: String,
-        _ changes: [(type: String, member: String?, record: MemberRecord?, detail: String, more: String)]
-    ) {
-        group.version += 1
-        for change in changes {
-            note(
-                name, change.type, fresh, member: change.member, version: group.version, of: changes.count,
-                record: change.record, more: change.more, detail: change.detail)
-        }
-        group.mark = "\(log!.gen):\(log!.seq)"
+    mutating func change(_ call: inout Call, _ news: News...) { change(&call, news) }
+
+    private mutating func change(_ call: inout Call, _ all: [News]) {
+        call.group.version += 1
+        for news in all { write(news, &call, version: call.group.version, of: all.count) }
+        call.group.mark = "\(log!.gen):\(log!.seq)"
     }
 
-    private mutating func note(
-        _ group: String, _ type: String, _ fresh: String, member: String? = nil, version: Int64? = nil, of: Int = 1,
-        record: MemberRecord? = nil, more: String = "", detail: String
-    ) {
-        var log = self.log ?? Log(gen: fresh, seq: 0, run: run)
+    private mutating func write(_ news: News, _ call: inout Call, version: Int64? = nil, of: Int = 1) {
+        var log = self.log ?? Log(gen: call.fresh, seq: 0, run: run)
         if log.run != run {
             log.forks = Array(([(log.gen, log.seq)] + log.forks).prefix(16))
-            log.gen = fresh
+            log.gen = call.fresh
             log.run = run
         }
         log.seq += 1
         self.log = log
-        var text = "{\"gen\":\"\(log.gen)\",\"seq\":\(log.seq),\"at\":\(clock),\"type\":\"\(type)\""
-        text += ",\"group\":\(Self.quoted(group))"
-        if let member { text += ",\"member\":\(Self.quoted(member))" }
+        var text = "{\"gen\":\"\(log.gen)\",\"seq\":\(log.seq),\"at\":\(clock),\"type\":\"\(news.type)\""
+        text += ",\"group\":\(Self.quoted(call.name))"
+        if let member = news.member { text += ",\"member\":\(Self.quoted(member))" }
         if let version { text += ",\"version\":\(version)" }
         if of > 1 { text += ",\"of\":\(of)" }
-        text += "\(more),\"detail\":\(detail)}"
+        if let epoch = news.epoch { text += ",\"epoch\":\(epoch)" }
+        if !news.previous.isEmpty { text += ",\"previous\":\(Self.quoted(news.previous))" }
+        if !news.reason.isEmpty { text += ",\"reason\":\(Self.quoted(news.reason))" }
+        if !news.actor.isEmpty { text += ",\"actor\":\(Self.quoted(news.actor))" }
+        if let detail = news.detail { text += ",\"detail\":\(detail)" }
+        text += "}"
         events.append(
             Event(
-                gen: log.gen, seq: log.seq, group: group, type: type, member: member, version: version, of: of,
-                record: record, text: text))
+                gen: log.gen, seq: log.seq, group: call.name, type: news.type, member: news.member, version: version,
+                of: of, record: news.record, epoch: news.epoch, reason: news.reason, text: text))
     }
 
     /// Whether the event with this mark is not in the log.
@@ -326,7 +467,7 @@ package struct GroupServerModel: Sendable {
     }
 
     /// As Lua's cjson writes a string.
-    private static func quoted(_ text: String) -> String {
+    static func quoted(_ text: String) -> String {
         var quoted = "\""
         for scalar in text.unicodeScalars {
             switch scalar {
@@ -342,9 +483,9 @@ extension GroupServerModel.Verb {
     /// The member that calls.
     package var id: String? {
         switch self {
-        case .watch: nil
-        case .beat(let id, _, _, _), .leave(let id, _, _, _): id
-        case .join(let record, _, _): record.id
+        case .watch, .order, .note: nil
+        case .beat(let id, _, _, _, _), .leave(let id, _, _, _): id
+        case .join(let record, _, _, _): record.id
         }
     }
 }
