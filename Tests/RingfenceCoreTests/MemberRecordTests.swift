@@ -38,7 +38,7 @@ import Testing
 
     @Test func `a name that a later version added is passed over`() throws {
         let text =
-            #"{"session":"s","leaseMs":3000,"weight":1,"priority":0,"health":"good","position":{"a":"b"},"n":1.5}"#
+            #"{"session":"s","leaseMs":3000,"weight":1,"priority":0,"mood":"good","position":{"a":"b"},"n":1.5}"#
         let read = try MemberRecord(id: "n", json: text.utf8)
         #expect(read == MemberRecord(id: "n", session: "s", leaseMilliseconds: 3000))
     }

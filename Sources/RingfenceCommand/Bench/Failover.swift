@@ -77,8 +77,7 @@ struct Failover: Sendable {
             let left = try await leaseLeft(plain, name, "primary")
             let end = ContinuousClock.now + left
             let late = (await told.arrival(of: name) - end) / .milliseconds(1)
-            guard group.snapshot.primary?.member != "primary" else { throw CommandFailure("\(name): nobody took over") }
-            withExtendedLifetime(candidacy) {}
+            try await until("the standby is primary") { candidacy.role.epoch != nil }
             try await standby.leave()
             return late
         } catch {
