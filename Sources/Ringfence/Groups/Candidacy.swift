@@ -221,6 +221,7 @@ extension RingfenceError {
             }
         return RingfenceError(
             .primaryLost, effect: effect, isRetriable: effect == .none,
-            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: \(why)")
+            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: \(why)"
+        )
     }
 }

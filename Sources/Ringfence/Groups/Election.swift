@@ -203,7 +203,8 @@ public struct ElectionSettings: Sendable, Hashable {
 
     /// The names under which the settings are stored, told over HTTP and given on the command line.
     package static let names = [
-        "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "drainMs", "minStandbys", "minStandbysAction",
+        "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "drainMs", "minStandbys",
+        "minStandbysAction",
         "brakeCount", "brakeWindowMs",
     ]
 

@@ -68,7 +68,9 @@ extension Group {
 
     /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated, it
     /// takes the id from nobody but the one who had it before the first call.
-    func join(_ record: MemberRecord, status: CandidateStatus? = nil) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
+    func join(_ record: MemberRecord, status: CandidateStatus? = nil) async throws -> (
+        answer: GroupAnswer, sentAt: Nanos
+    ) {
         let end = Moment.now.adding(hub.commandTimeout)
         let before = snapshot.member(record.id)?.session
         var mode = JoinMode.first

@@ -69,7 +69,8 @@ extension RingfenceClient {
             throw RingfenceError(
                 InvalidArgument(
                     "acceptsDataLoss",
-                    "must be true: a failover by hand loses what '\(member)' has not received; a switchover loses nothing"))
+                    "must be true: a failover by hand loses what '\(member)' has not received; a switchover loses nothing"
+                ))
         }
         do { try Limits.check(member: member) } catch { throw RingfenceError(error) }
         let ordered = try await order(.failover(to: member), group, actor, reason)
@@ -150,7 +151,8 @@ extension RingfenceClient {
     }
 
     /// Asks until Redis answers or a command timeout has passed.
-    private func order(_ order: RoleOrder, _ group: String, _ actor: String?, _ reason: String) async throws -> Ordered {
+    private func order(_ order: RoleOrder, _ group: String, _ actor: String?, _ reason: String) async throws -> Ordered
+    {
         let actor = actor ?? configuration.owner
         do {
             try Limits.check(group: group)

@@ -215,7 +215,7 @@ struct Failover: Sendable {
                                         try await Task.sleep(for: .seconds(3600))
                                     }
                                 } catch let error as RingfenceError where error.code == .primaryLost {
-                                } catch where Task.isCancelled { break }
+                                } catch  where Task.isCancelled { break }
                             }
                             try await membership.leave()
                         }

@@ -2,7 +2,9 @@
 
 /// What group.lua answers, whatever the verb. Its header says what each part means.
 package struct GroupAnswer: Sendable, Equatable {
-    package enum Status: String, Sendable { case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted }
+    package enum Status: String, Sendable {
+        case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted
+    }
 
     /// What is told only to a caller that does not know it already.
     package struct Content: Sendable, Equatable {

@@ -39,7 +39,8 @@ package struct GroupRole: Sendable, Hashable {
 
     package init(
         epoch: Int64 = 0, primary: String = "", session: String = "", phase: Phase = .vacant, target: String = "",
-        isForced: Bool = false, isShort: Bool = false, suspendsWrites: Bool = false, last: String = "", readyMember: String = "", readyEpoch: Int64 = 0
+        isForced: Bool = false, isShort: Bool = false, suspendsWrites: Bool = false, last: String = "",
+        readyMember: String = "", readyEpoch: Int64 = 0
     ) {
         self.epoch = epoch
         self.primary = primary

@@ -25,7 +25,9 @@ import Testing
         return (candidacy, epoch)
     }
 
-    @Test func `a primary whose Redis lost everything goes on under its epoch, and the next one is higher`() async throws {
+    @Test func `a primary whose Redis lost everything goes on under its epoch, and the next one is higher`()
+        async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
@@ -50,7 +52,8 @@ import Testing
         }
     }
 
-    @Test func `a Redis that comes back empty elects nobody below the epoch that one of its members knew`() async throws {
+    @Test func `a Redis that comes back empty elects nobody below the epoch that one of its members knew`() async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
@@ -96,19 +99,24 @@ import Testing
         }
     }
 
-    @Test func `a failover by hand waits for the word of a primary that lives, or for the end of the lease of one that does not`()
+    @Test
+    func
+        `a failover by hand waits for the word of a primary that lives, or for the end of the lease of one that does not`()
         async throws
     {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let group = try await client.group("ledger")
-                let process = try TalkingProcess.start("TestMember", [server.unixURL, "ledger", "first", "1000", "primary"])
+                let process = try TalkingProcess.start(
+                    "TestMember", [server.unixURL, "ledger", "first", "1000", "primary"])
                 do {
                     while try await process.line() != "primary 1" {}
                     let second = try await group.join("second", lease: .seconds(1)).stand()
                     try second.report(position: nil, unfit: "restoring")
                     try await eventually("it says it is unfit") {
-                        try await client.plan(group: "ledger").candidates.contains { $0.reasons.map(\.code) == ["unfit"] }
+                        try await client.plan(group: "ledger").candidates.contains {
+                            $0.reasons.map(\.code) == ["unfit"]
+                        }
                     }
                     let answering = Task {
                         for await role in second.roles { if case .elected(let epoch) = role { second.ready(epoch) } }
@@ -128,11 +136,13 @@ import Testing
                     while try await process.line() != "primary 3" {}
                     try await process.freeze()
                     process.tell("check")
-                    let left = try await client.inspectGroup("ledger").members.first { $0.member.id == "first" }?.remaining
+                    let left = try await client.inspectGroup("ledger").members.first { $0.member.id == "first" }?
+                        .remaining
                     let start = ContinuousClock.now
                     let again = try await client.failover(group: "ledger", to: "second", acceptsDataLoss: true)
                     #expect(again.member == "second" && again.epoch == 4)
-                    #expect(start.duration(to: .now) > (left ?? .zero) - .milliseconds(50), "not before its lease was over")
+                    #expect(
+                        start.duration(to: .now) > (left ?? .zero) - .milliseconds(50), "not before its lease was over")
                     process.signal(SIGCONT)
                     var line = try await process.line()
                     while line != nil, line?.hasPrefix("check") != true { line = try await process.line() }
@@ -188,7 +198,8 @@ import Testing
         }
     }
 
-    @Test func `too many failovers hold the group until they are acknowledged, unless one alone can lead`() async throws {
+    @Test func `too many failovers hold the group until they are acknowledged, unless one alone can lead`() async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let group = try await client.group("ledger")
@@ -205,9 +216,13 @@ import Testing
                     primary.ready(epoch)
                     try await eventually(group, "it is ready") { $0.primary?.phase == .ready }
                     // So that who was barred in the last round is not any more.
-                    if round > 0 { try await eventually("nobody is barred") {
-                        try await client.plan(group: "ledger").candidates.allSatisfy { !$0.reasons.map(\.code).contains("gaveUp") }
-                    } }
+                    if round > 0 {
+                        try await eventually("nobody is barred") {
+                            try await client.plan(group: "ledger").candidates.allSatisfy {
+                                !$0.reasons.map(\.code).contains("gaveUp")
+                            }
+                        }
+                    }
                     primary.giveUp(epoch, reason: "unhealthy")
                 }
                 try await eventually("the group is held") { try await observer.events("group.held").count == 1 }
@@ -247,7 +262,9 @@ import Testing
                 try epoch.check()
                 try await client.changeSettings(
                     .init(minStandbys: 1, shortfallAction: .suspendWrites), group: "ledger")
-                try await eventually("it must not write") { await failure { try epoch.check() }?.code == .writesSuspended }
+                try await eventually("it must not write") {
+                    await failure { try epoch.check() }?.code == .writesSuspended
+                }
                 #expect(epoch.isHeld)
                 _ = try await group.join("second").stand()
                 try await eventually("it may write again") { await failure { try epoch.check() } == nil }
@@ -257,7 +274,8 @@ import Testing
         }
     }
 
-    @Test func `a switchover that takes too long is taken back, and the primary goes on under its epoch`() async throws {
+    @Test func `a switchover that takes too long is taken back, and the primary goes on under its epoch`() async throws
+    {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
                 let group = try await client.group("ledger")
@@ -269,9 +287,13 @@ import Testing
                     try await client.plan(group: "ledger").candidates.contains { $0.lag == 10 }
                 }
                 let switching = Task {
-                    await failure { try await client.switchover(group: "ledger", to: "second", timeout: .milliseconds(800)) }
+                    await failure {
+                        try await client.switchover(group: "ledger", to: "second", timeout: .milliseconds(800))
+                    }
                 }
-                try await eventually("it is asked to hand over") { if case .draining = first.role { true } else { false } }
+                try await eventually("it is asked to hand over") {
+                    if case .draining = first.role { true } else { false }
+                }
                 first.drained(epoch, position: 120)
                 let error = await switching.value
                 #expect(error?.code == .switchoverAborted)

@@ -27,7 +27,8 @@ import Testing
                     for (index, client) in clients.enumerated() {
                         tasks.addTask {
                             let group = try await client.group("ledger")
-                            return try await group.withPrimary(as: "node-\(index)", lease: .milliseconds(600)) { epoch in
+                            return try await group.withPrimary(as: "node-\(index)", lease: .milliseconds(600)) {
+                                epoch in
                                 try epoch.check()
                                 inside.change { $0.append(epoch.value) }
                                 let count = now.change { now in
@@ -106,7 +107,9 @@ import Testing
     @Test func `what cannot be ordered is refused with all reasons, and changes nothing`() async throws {
         try await withRingfence { _, client in
             let none = await failure { try await client.switchover(group: "ledger") }
-            #expect(none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"] && none?.effect == RingfenceError.Effect.none)
+            #expect(
+                none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"]
+                    && none?.effect == RingfenceError.Effect.none)
             let group = try await client.group("ledger")
             let one = try await group.join("one", lease: .milliseconds(400))
             let vacant = await failure { try await client.switchover(group: "ledger", to: "one") }
@@ -143,7 +146,8 @@ import Testing
     @Test func `a primary whose process dies is replaced when its lease is over`() async throws {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
-                let process = try TalkingProcess.start("TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
+                let process = try TalkingProcess.start(
+                    "TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
                 do {
                     while try await process.line() != "primary 1" {}
                     let group = try await client.group("ledger")
@@ -164,7 +168,8 @@ import Testing
     @Test func `a frozen primary has stopped by its own clock before it looks at anything`() async throws {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in
-                let process = try TalkingProcess.start("TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
+                let process = try TalkingProcess.start(
+                    "TestMember", [server.unixURL, "ledger", "first", "600", "primary"])
                 do {
                     while try await process.line() != "primary 1" {}
                     let group = try await client.group("ledger")
