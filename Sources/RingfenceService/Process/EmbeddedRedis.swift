@@ -228,7 +228,8 @@ extension EmbeddedRedis {
             }
         }
         guard connected == 0 else { return false }
-        var patience = timeval(tv_sec: 1, tv_usec: 0)
+        var patience = timeval()
+        patience.tv_sec = 1
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
         guard send(descriptor, "PING\r\n", 6, Int32(MSG_NOSIGNAL)) == 6 else { return false }
         var answer = [UInt8](repeating: 0, count: 64)
