@@ -228,10 +228,9 @@ extension EmbeddedRedis {
             }
         }
         guard connected == 0 else { return false }
-        var patience = timeval()
-        patience.tv_sec = 1
-        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
         guard send(descriptor, "PING\r\n", 6, Int32(MSG_NOSIGNAL)) == 6 else { return false }
+        var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, 1000) == 1 else { return false }
         var answer = [UInt8](repeating: 0, count: 64)
         let count = recv(descriptor, &answer, answer.count, 0)
         return count > 0 && answer[..<count].starts(with: "+PONG".utf8)
