@@ -382,8 +382,12 @@ public final class Membership: Sendable {
     /// What it says of itself with each beat from now on.
     func report(position: Int64?, unfit: String) {
         let now = Moment.now
+        let role = group.known.role
+        // A switchover to this one waits for its position.
+        let isAwaited = role.phase == .draining && role.target.hasSameBytes(as: id)
         let isNews = guarded.withLock { guarded in
-            guard guarded.role?.report(position: position, unfit: unfit) == true else { return false }
+            let isNews = guarded.role?.report(position: position, unfit: unfit, isAwaited: isAwaited)
+            guard isNews == true else { return false }
             guarded.machine.speak(now: now)
             return true
         }

@@ -181,10 +181,17 @@ extension AgentMachine {
 
     /// The demotion that should run now.
     func following(_ now: Nanos) -> HookCall? {
-        guard let primary, primary.member != policy.member else { return nil }
+        guard let primary else {
+            // Nobody else would bring it up, and what is down may not be elected.
+            guard let vacantSince, vacantSince + policy.vacancy <= now, failsSince, !isDownByUs, mustFence == nil,
+                retryAt[.onDemote] == nil
+            else { return nil }
+            return call(.onDemote, 0, "vacant")
+        }
+        guard primary.member != policy.member else { return nil }
         if primary.isReady {
             let isFollowing = hold == .following(primary.epoch, primary.member) && mustFence == nil
-            guard retryAt[.onDemote] == nil, !isFollowing || saysPrimary else { return nil }
+            guard retryAt[.onDemote] == nil, !isFollowing || saysPrimary || failsSince else { return nil }
             return call(.onDemote, primary.epoch, primary.reason)
         }
         // Another is elected, and this one believes it is primary still: no writes until there is somebody to follow.
@@ -198,7 +205,8 @@ extension AgentMachine {
     func call(_ kind: HookKind, _ epoch: Int64, _ reason: String) -> HookCall {
         var call = HookCall(
             id: hookCount + 1, kind: kind, epoch: epoch, reason: reason, primary: primary?.member ?? "",
-            primaryAddress: primary?.address ?? "", previous: primary?.previous ?? "", limit: policy.hooks[kind] ?? 0)
+            primaryAddress: primary?.address ?? "", previous: lastReign.member,
+            previousEpoch: lastReign.epoch, limit: policy.hooks[kind] ?? 0)
         if kind == .prePromote || kind == .onPromote {
             (call.primary, call.primaryAddress) = (policy.member, "")
         } else if primary?.member == policy.member {
@@ -289,15 +297,30 @@ extension AgentMachine {
             if case .draining(epoch, _) = role, mustFence == nil {
                 drained(epoch, position, &outputs, now)
             } else {
+                let isFence = mustFence != nil
                 mustFence = nil
                 if !isDrained { (hold, holdSince) = (.suspended, now) }
+                // Without a fence nothing has stopped, if anything was begun.
+                let isSo = policy.hooks[.onSuspend] != nil || policy.hooks[.onPromote] == nil
+                if isFence, isSo, role.held != fencedEpoch { outputs.append(.stopped(fencedEpoch)) }
             }
         case .onDemote:
-            guard let primary, primary.isReady, primary.epoch == epoch else { return }
-            // Done before and the resource says it is primary still: not in a tight loop.
-            if hold == .following(epoch, primary.member) { retry(.onDemote, 3, now) }
-            if policy.hooks[.onDemote] != nil { mustFence = nil }
-            (hold, holdSince) = (.following(epoch, primary.member), now)
+            let member: String
+            switch primary {
+            case nil where epoch == 0: member = ""
+            case .some(let primary) where primary.isReady && primary.epoch == epoch: member = primary.member
+            default: return
+            }
+            // Should it say that it is primary still, or stay down: not in a tight loop.
+            if hold == .following(epoch, member) || failing != nil {
+                strikes += 1
+                retry(.onDemote, strikes, now)
+            }
+            if policy.hooks[.onDemote] != nil, mustFence != nil {
+                mustFence = nil
+                outputs.append(.stopped(fencedEpoch))
+            }
+            (hold, holdSince) = (.following(epoch, member), now)
             outputs.append(.look)
         }
     }

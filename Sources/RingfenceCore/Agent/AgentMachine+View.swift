@@ -16,6 +16,14 @@ extension AgentMachine {
         }
     }
 
+    /// A check fails, and has failed since the last thing that was done to the resource.
+    var failsSince: Bool {
+        zip(checks, seen).contains { check, seen in
+            guard check.verdict == .failing, let seen, seen.begun >= holdSince else { return false }
+            return seen.observation.failure != nil
+        }
+    }
+
     /// Every check has looked since, and none objects to this being the primary.
     func agrees(since: Nanos) -> Bool {
         seen.allSatisfy { seen in

@@ -14,7 +14,8 @@
 //               it must not write)
 //   draining    drained                     onDrain, final position; drained
 //   ended       fenced                      onSuspend, unless it was drained; it comes before anything else
-//   standby     following the primary       onDemote, whenever the ready primary changes or the resource says it is primary
+//   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it is primary, or
+//                                           is down by itself (for a while also if there is nobody to follow)
 //
 // Two rules carry the safety. From the begin of onPromote the resource counts as writable, whatever the hook says; and a
 // resource that was writable under a role that is over is fenced before anything else happens to it, above all before
@@ -45,6 +46,9 @@ package struct AgentMachine: Sendable {
         var position: Int64?
     }
 
+    /// Between looks while the old primary waits for this one's position.
+    static let targetPause: Nanos = 50 * .millisecond
+
     let policy: AgentPolicy
     var checks: [CheckMachine]
     /// The newest look of each check, and when it began.
@@ -55,6 +59,12 @@ package struct AgentMachine: Sendable {
 
     var role = AgentRole.standby
     var primary: AgentPrimary?
+    /// The last one known, also to a Redis that has lost its data since.
+    var lastReign = AgentReign()
+    /// A switchover to this member is under way: its position is waited for.
+    var isTarget = false
+    /// Since when nobody is primary; nil: somebody is, or it is not known.
+    var vacantSince: Nanos?
 
     var hold = Hold.untouched
     var holdSince: Nanos = .min
@@ -80,6 +90,8 @@ package struct AgentMachine: Sendable {
     /// Failures in a row, and when to try again.
     var failures: [HookKind: Int] = [:]
     var retryAt: [HookKind: Nanos] = [:]
+    /// Demotions that passed and have not helped yet.
+    var strikes = 0
     /// It was well when it was fenced or drained, so that it does not answer is our own doing.
     var isDownByUs = false
     /// After a failed or refused promotion: not elected again so soon.
@@ -103,20 +115,31 @@ package struct AgentMachine: Sendable {
 
     /// The library tells another role.
     package mutating func took(_ new: AgentRole, now: Nanos) -> [AgentOutput] {
+        var outputs: [AgentOutput] = []
         if let old = role.held, new.held != old {
             var reason = "lost"
             if case .ended(old, let told) = new { reason = told }
             ended(reason)
+            if mustFence == nil { outputs.append(.stopped(old)) }
         }
         if case .draining = new {} else { drain = nil }
         role = new
-        return settle(now)
+        return outputs + settle(now)
     }
 
     /// The group's primary, whenever it may have changed.
-    package mutating func took(primary new: AgentPrimary?, now: Nanos) -> [AgentOutput] {
+    /// - Parameters:
+    ///   - new: nil: there is none.
+    ///   - reign: who was ready last.
+    ///   - isTarget: whether a switchover to this member is under way.
+    package mutating func took(
+        primary new: AgentPrimary?, lastReady reign: AgentReign = .init(), isTarget: Bool = false, now: Nanos
+    ) -> [AgentOutput] {
         primary = new
-        return settle(now)
+        vacantSince = new == nil ? vacantSince ?? now : nil
+        if reign.epoch > lastReign.epoch { lastReign = reign }
+        defer { self.isTarget = isTarget }
+        return settle(now) + (isTarget && !self.isTarget ? [.look] : [])
     }
 
     /// What a check saw, and when that look began.
@@ -129,6 +152,7 @@ package struct AgentMachine: Sendable {
         seen[check] = (observation, begun)
         if observation.failure == nil {
             if let position = observation.position { toldPosition = position }
+            if observation.role != .primary, failing == nil { strikes = 0 }
             let isWrong = observation.role == .standby && isPromoted && verifying == nil && begun >= holdSince
             mismatches[check] = isWrong ? mismatches[check] + 1 : 0
         }
@@ -168,6 +192,7 @@ package struct AgentMachine: Sendable {
     /// From the begin of one look of a check to the begin of the next.
     package func pause(check: Int, dice: Double) -> Nanos {
         let pause = checks[check].pause(dice: dice)
+        if isTarget { return min(pause, Self.targetPause) }
         let isWaiting = verifying != nil || (drain != nil && role.held != saidDrained)
         return isWaiting ? min(pause, checks[check].policy.fastInterval) : pause
     }

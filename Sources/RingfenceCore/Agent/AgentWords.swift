@@ -27,8 +27,9 @@ package struct HookCall: Sendable, Hashable {
     /// The primary as this agent sees it: this member itself when it is to be promoted; empty: none.
     package var primary: String
     package var primaryAddress: String
-    /// Who was primary before; empty: nobody is known.
+    /// Who was ready as primary last, and under which epoch; empty and 0: nobody is known.
     package var previous: String
+    package var previousEpoch: Int64
     /// How long it may take.
     package var limit: Nanos
 
@@ -85,13 +86,11 @@ package struct AgentPrimary: Sendable, Hashable {
     package var isReady: Bool
     /// Why it was elected, if that is known.
     package var reason: String
-    /// Who was primary before; empty: nobody is known.
-    package var previous: String
     /// It must not write: there are fewer standbys than the group's settings ask for.
     package var suspendsWrites: Bool
 
     package init(
-        member: String, epoch: Int64, address: String, isReady: Bool, reason: String = "", previous: String = "",
+        member: String, epoch: Int64, address: String, isReady: Bool, reason: String = "",
         suspendsWrites: Bool = false
     ) {
         self.member = member
@@ -99,8 +98,18 @@ package struct AgentPrimary: Sendable, Hashable {
         self.address = address
         self.isReady = isReady
         self.reason = reason
-        self.previous = previous
         self.suspendsWrites = suspendsWrites
+    }
+}
+
+/// Who was ready as primary last.
+package struct AgentReign: Sendable, Hashable {
+    package var member: String
+    package var epoch: Int64
+
+    package init(member: String = "", epoch: Int64 = 0) {
+        self.member = member
+        self.epoch = epoch
     }
 }
 
@@ -112,6 +121,8 @@ package enum AgentOutput: Sendable, Hashable {
     case ready(Int64)
     case drained(Int64, position: Int64?)
     case giveUp(Int64, reason: String)
+    /// Nothing is done any more under an epoch that ended by an operator's word.
+    case stopped(Int64)
     /// What goes with the member's beats.
     case report(position: Int64?, unfit: String)
     /// What stands in the member's record; empty: it passes.
@@ -137,11 +148,13 @@ package struct AgentPolicy: Sendable {
     package var checks: [(name: String, policy: CheckPolicy)]
     /// How long after `onPromote` the checks may take to agree.
     package var agreement: Nanos
+    /// How long nobody must have been primary before an instance that is down is brought up to follow nobody.
+    package var vacancy: Nanos
 
     package init(
         member: String, hooks: [HookKind: Nanos] = [:], fenceBudget: Nanos = .second,
         releasesWhenUnhealthy: Bool = true, checks: [(name: String, policy: CheckPolicy)] = [],
-        agreement: Nanos = 10 * .second
+        agreement: Nanos = 10 * .second, vacancy: Nanos = 3 * .second
     ) {
         self.member = member
         self.hooks = hooks
@@ -149,6 +162,7 @@ package struct AgentPolicy: Sendable {
         self.releasesWhenUnhealthy = releasesWhenUnhealthy
         self.checks = checks
         self.agreement = agreement
+        self.vacancy = vacancy
     }
 }
 

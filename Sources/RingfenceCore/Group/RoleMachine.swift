@@ -224,8 +224,10 @@ package struct RoleMachine: Sendable {
     }
 
     /// True if something changed that others should hear of soon.
-    package mutating func report(position: Int64?, unfit: String) -> Bool {
-        let isNews = unfit.isEmpty != self.unfit.isEmpty
+    ///
+    /// - Parameter isAwaited: whether somebody waits for the position.
+    package mutating func report(position: Int64?, unfit: String, isAwaited: Bool = false) -> Bool {
+        let isNews = unfit.isEmpty != self.unfit.isEmpty || (isAwaited && position != self.position)
         (self.position, self.unfit) = (position, unfit)
         return isNews
     }

@@ -206,7 +206,8 @@ package struct AgentConfiguration: Sendable {
         AgentPolicy(
             member: member, hooks: hooks.mapValues { Nanos(saturating: $0.timeout) },
             fenceBudget: Nanos(saturating: fenceBudget), releasesWhenUnhealthy: releasesWhenUnhealthy,
-            checks: checks.map { ($0.name, $0.policy) }, agreement: Nanos(saturating: agreement))
+            checks: checks.map { ($0.name, $0.policy) }, agreement: Nanos(saturating: agreement),
+            vacancy: Nanos(saturating: lease))
     }
 }
 

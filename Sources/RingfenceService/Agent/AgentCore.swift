@@ -40,6 +40,9 @@ actor AgentCore {
     private var seat: Seat?
     /// The epoch of the role that is held.
     private var epoch: Epoch?
+    /// The newest epoch of which Redis has confirmed that this member is ready: a write that is taken earlier could be one of
+    /// a reign that nobody remembers.
+    private var confirmed: Int64 = 0
     private var running: BoundedRun?
     private var alarm: Scheduled<Void>?
     private var lastReport: (position: Int64?, unfit: String) = (nil, "")
@@ -86,7 +89,17 @@ actor AgentCore {
     /// The group may have changed.
     func look() {
         guard let seat else { return }
-        perform(machine.took(primary: primary(in: seat.group.snapshot), now: Self.now))
+        let snapshot = seat.group.snapshot
+        // Of a group that cannot be seen it is not known that nobody is primary.
+        guard !snapshot.isStale, let status = snapshot.primary else { return }
+        let isMine = status.member == configuration.member
+        if isMine, status.phase == .ready || status.phase == .draining { confirmed = max(confirmed, status.epoch) }
+        let isTarget = status.phase == .draining && status.target == configuration.member
+        perform(
+            machine.took(
+                primary: primary(status, in: snapshot),
+                lastReady: AgentReign(member: status.lastReady ?? "", epoch: status.lastReadyEpoch),
+                isTarget: isTarget, now: Self.now))
     }
 
     /// An event of the group.
@@ -97,8 +110,8 @@ actor AgentCore {
         look()
     }
 
-    private func primary(in snapshot: GroupSnapshot) -> AgentPrimary? {
-        guard let status = snapshot.primary, let member = status.member else { return nil }
+    private func primary(_ status: PrimaryStatus, in snapshot: GroupSnapshot) -> AgentPrimary? {
+        guard let member = status.member else { return nil }
         let isReady =
             switch status.phase {
             case .ready, .draining: true
@@ -106,7 +119,7 @@ actor AgentCore {
             }
         return AgentPrimary(
             member: member, epoch: status.epoch, address: snapshot.member(member)?.address ?? "", isReady: isReady,
-            reason: elections.epoch == status.epoch ? elections.reason : "", previous: status.last ?? "",
+            reason: elections.epoch == status.epoch ? elections.reason : "",
             suspendsWrites: status.role.suspendsWrites)
     }
 
@@ -151,8 +164,11 @@ actor AgentCore {
 
     /// How things are.
     var status: AgentStatus { machine.status(now: Self.now) }
-    /// Promoted, and the role's own deadline has not passed.
-    var isServingPrimary: Bool { machine.status(now: Self.now).isServingPrimary && epoch?.isHeld == true }
+    /// Promoted, Redis knows, and the role's own deadline has not passed.
+    var isServingPrimary: Bool {
+        guard let epoch, epoch.isHeld, epoch.value == confirmed else { return false }
+        return machine.status(now: Self.now).isServingPrimary
+    }
     /// The epoch of the role that is held, or was held last.
     var lastEpoch: Int64 { epoch?.value ?? 0 }
     var snapshot: GroupSnapshot? { seat?.group.snapshot }
@@ -174,6 +190,7 @@ actor AgentCore {
         case .giveUp(let number, let reason):
             logger.warning("giving the role up", metadata: ["epoch": "\(number)", "reason": "\(reason)"])
             if let epoch = held(number) { seat?.candidacy?.giveUp(epoch, reason: reason) }
+        case .stopped(let number): if let epoch = held(number) { seat?.candidacy?.stopped(epoch) }
         case .report(let position, let unfit): report(position, unfit)
         case .health(let text): healthing.yield(text)
         case .verdict(let check, let isPassing, let why):

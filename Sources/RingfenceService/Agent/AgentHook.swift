@@ -39,7 +39,8 @@ struct HookContext: Sendable {
                 "RINGFENCE_HOOK=\(call.kind.rawValue)", "RINGFENCE_GROUP=\(group)", "RINGFENCE_MEMBER=\(member)",
                 "RINGFENCE_ADDRESS=\(address)", "RINGFENCE_ROLE=\(call.role.rawValue)", "RINGFENCE_EPOCH=\(call.epoch)",
                 "RINGFENCE_PRIMARY=\(call.primary)", "RINGFENCE_PRIMARY_ADDRESS=\(call.primaryAddress)",
-                "RINGFENCE_PREVIOUS=\(call.previous)", "RINGFENCE_REASON=\(call.reason)",
+                "RINGFENCE_PREVIOUS=\(call.previous)", "RINGFENCE_PREVIOUS_EPOCH=\(call.previousEpoch)",
+                "RINGFENCE_REASON=\(call.reason)",
                 "RINGFENCE_DEADLINE_MS=\(limit.wholeMilliseconds)",
             ], limit: limit)
         var json = JSONWriter()
@@ -53,6 +54,7 @@ struct HookContext: Sendable {
             json.field("primary", call.primary)
             json.field("primaryAddress", call.primaryAddress)
             json.field("previous", call.previous)
+            json.field("previousEpoch", call.previousEpoch)
             json.field("reason", call.reason)
             json.field("deadlineMs", limit.wholeMilliseconds)
         }

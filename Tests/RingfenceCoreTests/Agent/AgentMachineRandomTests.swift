@@ -68,6 +68,9 @@ struct AgentMachineRandomTests {
                 case .giveUp(let epoch, let reason):
                     if heldRole.held != epoch { violations.append("gave up what it does not hold") }
                     if !gaveUp.insert(epoch).inserted { violations.append("gave up twice: \(reason)") }
+                case .stopped(let epoch):
+                    if heldRole.held == epoch { violations.append("stopped in a role") }
+                    if needsFence, hooks.contains(.onSuspend) { violations.append("stopped before the fence") }
                 case .report, .health, .verdict, .look, .finished: break
                 }
             }

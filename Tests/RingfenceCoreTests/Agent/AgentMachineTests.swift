@@ -8,7 +8,7 @@ struct AgentBench {
     var now: Nanos = 1_000 * .second
     var outputs: [AgentOutput] = []
     var running: HookCall?
-    private var shownPrimary = ""
+    private var reign = AgentReign()
 
     static let allHooks: [HookKind: Nanos] = [
         .prePromote: 5 * .second, .onPromote: 30 * .second, .onDrain: 10 * .second, .onDemote: 60 * .second,
@@ -38,14 +38,13 @@ struct AgentBench {
     mutating func primary(
         _ member: String?, _ epoch: Int64 = 1, ready: Bool = true, reason: String = "expired", suspends: Bool = false
     ) {
-        let previous = shownPrimary
-        shownPrimary = member ?? ""
         let primary = member.map {
             AgentPrimary(
                 member: $0, epoch: epoch, address: "\($0):5432", isReady: ready, reason: reason,
-                previous: previous == $0 ? "" : previous, suspendsWrites: suspends)
+                suspendsWrites: suspends)
         }
-        take(machine.took(primary: primary, now: now))
+        if ready, let member { reign = AgentReign(member: member, epoch: epoch) }
+        take(machine.took(primary: primary, lastReady: reign, now: now))
     }
     mutating func sees(_ role: ResourceRole? = nil, position: Int64? = nil, failure: String? = nil, times: Int = 1) {
         for _ in 0..<times {
@@ -458,8 +457,110 @@ struct AgentMachineTests {
         bench.hook(passes: nil)
         bench.sees(.primary)
         #expect(bench.hook == nil, "not in a tight loop")
-        bench.wait(4 * .second)
+        bench.wait(.second)
         #expect(bench.hook == .onDemote)
+        bench.hook(passes: nil)
+        bench.sees(.primary)
+        bench.wait(.second)
+        #expect(bench.hook == nil, "with growing pauses")
+        bench.wait(.second)
+        #expect(bench.hook == .onDemote)
+        bench.hook(passes: nil)
+        bench.sees(.standby)
+        bench.wait(60 * .second)
+        #expect(bench.hook == nil)
+    }
+
+    @Test func `a standby that dies by itself is brought up by a demotion, again if need be`() {
+        var bench = AgentBench()
+        bench.sees(.standby, times: 2)
+        bench.primary("b", 2)
+        bench.hook(passes: nil)
+        bench.sees(.standby)
+        bench.sees(failure: "refused", times: 2)
+        #expect(bench.hook == nil)
+        bench.sees(failure: "refused")
+        #expect(bench.hook == .onDemote)
+        bench.hook(passes: nil)
+        bench.sees(failure: "starting")
+        #expect(bench.hook == nil)
+        bench.wait(.second)
+        #expect(bench.hook == .onDemote)
+        bench.hook(passes: nil)
+        bench.sees(.standby, times: 2)
+        bench.wait(60 * .second)
+        #expect(bench.hook == nil)
+        #expect(bench.unfit == "")
+    }
+
+    @Test func `what is down while nobody leads is brought up to follow nobody, but not what its agent stopped`() {
+        var bench = AgentBench()
+        bench.sees(.standby, times: 2)
+        bench.primary(nil)
+        bench.sees(failure: "refused", times: 3)
+        #expect(bench.hook == nil, "somebody may be elected yet")
+        bench.wait(3 * .second)
+        #expect(bench.hook == .onDemote)
+        #expect(bench.running?.primaryAddress == "")
+        #expect(bench.running?.reason == "vacant")
+        bench.hook(passes: nil)
+        bench.sees(.standby, times: 2)
+        #expect(bench.unfit == "")
+        bench.primary("b", 2)
+        #expect(bench.hook == .onDemote)
+
+        var other = AgentBench()
+        other.becomePrimary()
+        other.role(.ended(1, reason: "suspended"))
+        other.hook(passes: nil)
+        other.role(.standby)
+        other.primary(nil)
+        other.sees(failure: "refused", times: 4)
+        other.wait(60 * .second)
+        #expect(other.hook == nil, "it may be elected as it is")
+        #expect(other.unfit == "")
+    }
+
+    @Test func `that it has stopped is said behind the fence, and at once if there was nothing to stop`() throws {
+        var bench = AgentBench()
+        bench.becomePrimary()
+        bench.role(.ended(1, reason: "failover"))
+        #expect(!bench.outputs.contains(.stopped(1)))
+        bench.hook(fails: "busy")
+        #expect(!bench.outputs.contains(.stopped(1)))
+        bench.hook(passes: nil)
+        #expect(bench.outputs.contains(.stopped(1)))
+
+        var other = AgentBench()
+        other.sees(.standby, times: 2)
+        other.role(.elected(4))
+        #expect(other.hook == .prePromote)
+        other.role(.ended(4, reason: "failover"))
+        #expect(other.outputs.contains(.stopped(4)))
+    }
+
+    @Test func `hooks are told who was ready last, also after Redis forgot it`() {
+        var bench = AgentBench()
+        bench.sees(.standby, times: 2)
+        bench.primary("b", 7)
+        bench.hook(passes: nil)
+        bench.take(bench.machine.took(primary: nil, now: bench.now))
+        bench.role(.elected(24))
+        #expect(bench.running?.previous == "b")
+        #expect(bench.running?.previousEpoch == 7)
+    }
+
+    @Test func `the target of a switchover looks at once, and often`() {
+        var bench = AgentBench()
+        bench.sees(.standby, times: 2)
+        let primary = AgentPrimary(member: "b", epoch: 2, address: "", isReady: true)
+        bench.take(bench.machine.took(primary: primary, isTarget: true, now: bench.now))
+        #expect(bench.outputs.contains(.look))
+        #expect(bench.machine.pause(check: 0, dice: 0.5) == 50 * .millisecond)
+        bench.take(bench.machine.took(primary: primary, isTarget: true, now: bench.now))
+        #expect(!bench.outputs.contains(.look))
+        bench.take(bench.machine.took(primary: primary, now: bench.now))
+        #expect(bench.machine.pause(check: 0, dice: 0.5) == .second)
     }
 
     @Test func `a resource that says it is primary while another is elected takes no more writes`() {

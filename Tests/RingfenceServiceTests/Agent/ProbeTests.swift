@@ -175,13 +175,14 @@ func probe(_ check: String) throws -> any CheckProbe {
 
     @Test func `postgres tells role, position and timeline over a session that is kept`() async throws {
         let server = try #require(PostgresServer.current)
-        let probe = try probe(#"{"type":"postgres","address":"\#(server.directory.path)"}"#)
+        let database = try await server.makeDatabase()
+        let probe = try probe(
+            #"{"type":"postgres","address":"\#(server.directory.path)","database":"\#(database.name)"}"#)
         let first = await probe.look(timeout: Self.patience)
         #expect(first.failure == nil)
         #expect(first.role == .primary)
         #expect(first.detail["timeline"] == "1")
         let before = try #require(first.position)
-        let database = try await server.makeDatabase()
         _ = try await database.session().run("CREATE TABLE t AS SELECT generate_series(1, 10000)")
         let began = ContinuousClock.now
         let second = await probe.look(timeout: Self.patience)
@@ -189,7 +190,7 @@ func probe(_ check: String) throws -> any CheckProbe {
         #expect(ContinuousClock.now - began < .seconds(1))
         // One session all the time.
         let count = try await database.session().run(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent'")
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = current_database()")
         #expect(count == "1")
         await probe.close()
     }

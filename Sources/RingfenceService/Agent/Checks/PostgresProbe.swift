@@ -59,7 +59,7 @@ actor PostgresProbe: CheckProbe {
     static let question = [
         "SELECT CASE WHEN r THEN 'standby' ELSE 'primary' END,",
         "(CASE WHEN r THEN GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())",
-        "ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn)::bigint,",
+        "ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint,",
         "CASE WHEN r THEN (SELECT timeline_id FROM pg_control_checkpoint())",
         "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,",
         "CASE WHEN r THEN (SELECT status FROM pg_stat_wal_receiver)",
