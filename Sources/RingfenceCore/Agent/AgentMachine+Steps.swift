@@ -357,9 +357,9 @@ extension AgentMachine {
         }
     }
 
-    /// One second, doubling to half a minute.
+    /// One second, doubling to eight.
     mutating func retry(_ kind: HookKind, _ count: Int, _ now: Nanos) {
-        retryAt[kind] = now + min(30, 1 << min(max(0, count - 1), 5)) * .second
+        retryAt[kind] = now + (1 << min(max(0, count - 1), 3)) * .second
     }
 
     /// Not elected again for ten seconds, doubling to five minutes.

@@ -135,6 +135,12 @@ package struct AgentMachine: Sendable {
     package mutating func took(
         primary new: AgentPrimary?, lastReady reign: AgentReign = .init(), isTarget: Bool = false, now: Nanos
     ) -> [AgentOutput] {
+        if let new, new.isReady, new.epoch != primary?.epoch || primary?.isReady != true {
+            // Whatever failed with the one before.
+            failures[.onDemote] = nil
+            retryAt[.onDemote] = nil
+            strikes = 0
+        }
         primary = new
         vacantSince = new == nil ? vacantSince ?? now : nil
         if reign.epoch > lastReign.epoch { lastReign = reign }

@@ -54,9 +54,16 @@ import Testing
 
     @Test func `by itself every child runs, and one is primary; its death makes another`() async throws {
         try await withRedis { redis in
-            let one = try await Self.exec(redis, "one", [], ["sh", "-c", "sleep 3; exit 9"])
+            let directory = try TemporaryDirectory()
+            let file = directory.path + "/die"
+            let one = try await Self.exec(
+                redis, "one", [], ["sh", "-c", "while [ ! -e \(file) ]; do sleep 0.02; done; exit 9"])
             try await eventually("one is primary") { try await Self.primary(redis) == "one" }
             let two = try await Self.exec(redis, "two", [], ["sleep", "600"])
+            try await eventually("two stands") {
+                try await redis.cli("HLEN", "ringfence:{default}:candidates:g") == "2"
+            }
+            try writeFile(file, "")
             #expect(await one.process.wait() == .code(9))
             try await eventually("two is primary") { try await Self.primary(redis) == "two" }
             let events = try await groupEvents(redis)

@@ -287,8 +287,10 @@ import Testing
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()
-            let two = try await TestAgent.start("two", redis)
+            let two = try await TestAgent.start(
+                "two", redis, files: ["onDemote.do": "if [ -e broken ]; then echo no disk; exit 1; fi"])
             try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            try writeFile(two.file("broken"), "")
             two.die()
             try await eventually("two is ill") { try await two.get("/health").status == 503 }
             #expect(try await two.get("/standby").status == 503)
@@ -306,6 +308,32 @@ import Testing
             try writeFile(two.file("alive"), "")
             try await two.waitUntilPrimary()
             await two.stop()
+        }
+    }
+
+    @Test func `a standby that dies is brought up by its agent, with somebody to follow or without`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            two.die()
+            try await eventually("two is brought up") { two.calls.count > 1 }
+            try await eventually("two is a fit standby again: \(two.log) \(two.program.error)") {
+                try await two.get("/standby").status == 200
+            }
+            #expect(Set(two.calls) == ["onDemote"])
+            await one.kill()
+            await two.kill()
+            two.die()
+            try await eventually("nobody is left") {
+                try await redis.cli("ZCARD", "ringfence:{default}:leases:g") == "0"
+                    || Program.run(["group", "g", "--redis", redis.unixURL]).output.contains("no members")
+            }
+            let again = try await TestAgent.start("two", redis, in: two.directory)
+            try await again.waitUntilPrimary()
+            #expect(again.log.contains { $0.hasPrefix("onDemote 0 vacant") }, "\(again.log)")
+            await again.stop()
         }
     }
 

@@ -190,7 +190,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         #expect(ContinuousClock.now - began < .seconds(1))
         // One session all the time.
         let count = try await database.session().run(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = current_database()")
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = current_database()"
+        )
         #expect(count == "1")
         await probe.close()
     }
@@ -204,11 +205,14 @@ func probe(_ check: String) throws -> any CheckProbe {
             #"{"type":"postgres","address":"\#(server.directory.path)","database":"nowhere"}"#)
         #expect(unknown.failure?.contains("database \"nowhere\" does not exist") == true, "\(unknown)")
 
-        let probe = try probe(#"{"type":"postgres","address":"\#(server.directory.path)"}"#)
+        let database = try await server.makeDatabase()
+        let probe = try probe(
+            #"{"type":"postgres","address":"\#(server.directory.path)","database":"\#(database.name)"}"#)
         #expect(await probe.look(timeout: Self.patience).failure == nil)
-        let session = try await server.makeDatabase().session()
+        let session = try database.session()
         let pid = try await session.run(
-            "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'ringfence-agent'")
+            "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = '\(database.name)'"
+        )
         try await session.run("SELECT pg_terminate_backend(\(pid))")
         try await eventually("the session's end is seen") { await probe.look(timeout: Self.patience).failure != nil }
         try await eventually("it is asked again") { await probe.look(timeout: Self.patience).failure == nil }
