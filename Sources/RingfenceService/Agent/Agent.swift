@@ -65,15 +65,15 @@ package struct Agent: Service {
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in
                 for (index, probe) in probes.enumerated() { tasks.addTask { await core.check(index, probe) } }
+                tasks.addTask { await self.follow(core) }
+                if let hook = configuration.onEvent { tasks.addTask { await self.callOnEvent(hook) } }
                 let notes = Task { await self.writeNotes(core) }
                 defer { notes.cancel() }
                 let seat = try await self.join(core, stopping)
                 guard let seat else { return tasks.cancelAll() }
                 onRunning(port)
                 tasks.addTask { await self.writeHealth(core, seat.membership) }
-                tasks.addTask { await self.follow(core) }
                 tasks.addTask { await self.watch(core) }
-                if let hook = configuration.onEvent { tasks.addTask { await self.callOnEvent(hook) } }
                 let roles = Task {
                     guard let candidacy = seat.candidacy else { return }
                     for await role in candidacy.roles { await core.took(role) }
