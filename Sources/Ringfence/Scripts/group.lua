@@ -105,8 +105,6 @@ local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
-local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs' }
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -1091,6 +1089,9 @@ if is_about_role and version > 0 then decide() end
 write_role()
 
 -- MARK: the view
+
+local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs' }
 
 local answer = view(status)
 local wants_leases = verb == 'watch' and id == 'leases'
