@@ -93,7 +93,7 @@ extension AgentMachine {
         }
         switch role {
         case .elected where cannotBePromoted:
-            reject("it cannot be promoted now", now)
+            reject("it cannot be promoted now", hasFailed: false, now)
             release(epoch, "refused", &outputs, now)
             return true
         case .elected, .primary:
@@ -340,7 +340,7 @@ extension AgentMachine {
         switch kind {
         case .prePromote:
             guard held == epoch else { return }
-            reject("prePromote refused: \(why)", now)
+            reject("prePromote refused: \(why)", hasFailed: false, now)
             release(epoch, "refused", &outputs, now)
         case .onPromote:
             guard held == epoch else { return }
@@ -362,10 +362,10 @@ extension AgentMachine {
         retryAt[kind] = now + (1 << min(max(0, count - 1), 3)) * .second
     }
 
-    /// Not elected again for ten seconds, doubling to five minutes.
-    mutating func reject(_ why: String, _ now: Nanos) {
-        unfitUntil = now + min(300, 10 << min(rejections, 5)) * .second
+    /// Not elected again for ten seconds; after failed promotions doubling to five minutes.
+    mutating func reject(_ why: String, hasFailed: Bool = true, _ now: Nanos) {
+        unfitUntil = now + (hasFailed ? min(300, 10 << min(rejections, 5)) : 10) * .second
         unfitWhy = why
-        rejections += 1
+        if hasFailed { rejections += 1 }
     }
 }

@@ -144,6 +144,10 @@ struct AgentMachineTests {
         // Not for ever: it may be the only one.
         bench.wait(10 * .second)
         #expect(bench.unfit == "")
+        bench.role(.elected(2))
+        bench.hook(fails: "still not")
+        bench.wait(10 * .second)
+        #expect(bench.unfit == "")
     }
 
     @Test func `a failed promotion is fenced before the epoch is given up`() {
@@ -158,6 +162,17 @@ struct AgentMachineTests {
         #expect(bench.outputs.contains(.giveUp(1, reason: "promotionFailed")))
         bench.role(.ended(1, reason: "promotionFailed"))
         #expect(bench.hook == nil, "it is fenced already")
+        // It is tried again, less and less often.
+        bench.wait(10 * .second)
+        #expect(bench.unfit == "")
+        bench.role(.elected(2))
+        bench.hook(passes: nil)
+        bench.hook(fails: "deadline")
+        bench.hook(passes: nil)
+        bench.wait(10 * .second)
+        #expect(bench.unfit == "onPromote failed: deadline")
+        bench.wait(10 * .second)
+        #expect(bench.unfit == "")
     }
 
     @Test func `a promotion the check never agrees with is taken back after its time`() {
