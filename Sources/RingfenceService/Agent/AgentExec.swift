@@ -176,6 +176,8 @@ package struct AgentExec: Sendable {
         var child: ChildProcess?
         /// The role that is held.
         var role = Role.standby
+        /// The epoch that is over when the child is.
+        var ending: Epoch?
         /// We end the child: its death is no failure.
         var isEnding = false
         var killing: Scheduled<Void>?
@@ -220,8 +222,12 @@ package struct AgentExec: Sendable {
             case .primary(let epoch): if exec.whilePrimary, child == nil { try await begin(epoch) }
             case .draining(let epoch):
                 if child == nil || !exec.whilePrimary { candidacy?.drained(epoch) } else { end(within: exec.grace) }
-            case .ended(_, let reason):
-                guard exec.whilePrimary, child != nil else { return }
+            case .ended(let epoch, let reason):
+                guard exec.whilePrimary, child != nil else {
+                    candidacy?.stopped(epoch)
+                    return
+                }
+                ending = epoch
                 exec.say("no longer primary (\(reason)): ending the command")
                 end(within: exec.margin)
             case .standby: break
@@ -275,6 +281,8 @@ package struct AgentExec: Sendable {
                 return .ended(exit)
             }
             isEnding = false
+            if let ending { candidacy?.stopped(ending) }
+            ending = nil
             if let membership, !membership.isMember, membership.state == .replaced { return .replaced }
             switch role {
             case .draining(let epoch): candidacy?.drained(epoch)

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import Logging
+import Ringfence
 import RingfenceService
 import TestSupport
 import Testing
@@ -11,7 +13,7 @@ import Testing
     import Darwin
 #endif
 
-@Suite struct AgentExecTests {
+@Suite(.serialized) struct AgentExecTests {
     private static func exec(
         _ redis: RedisServer, _ member: String, _ more: [String] = [], _ command: [String]
     ) async throws -> Program {
@@ -106,6 +108,40 @@ import Testing
             kill(redis.pid, SIGCONT)
             try await eventually("it runs again") { contents(of: log).split(separator: "\n").count == 2 }
             #expect(!contents(of: log).contains("TWICE"), "\(contents(of: log))")
+            for program in [one, two] { program.process.signal(SIGTERM) }
+            _ = await one.process.wait()
+            _ = await two.process.wait()
+        }
+    }
+
+    @Test func `an order moves the primary's work: it ends here before it begins there`() async throws {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            let log = directory.path + "/log"
+            let script = """
+                echo "begin $1" >> \(log)
+                trap 'sleep 0.3; echo "end $1" >> \(log); exit 0' TERM
+                while :; do sleep 0.02; done
+                """
+            func start(_ member: String) async throws -> Program {
+                try await Self.exec(redis, member, ["--while-primary"], ["sh", "-c", script, "sh", member])
+            }
+            let one = try await start("one")
+            try await eventually("one runs") { contents(of: log) == "begin one\n" }
+            let two = try await start("two")
+            try await eventually("two stands") {
+                try await redis.cli("HLEN", "ringfence:{default}:candidates:g") == "2"
+            }
+            let client = try RingfenceClient(
+                RingfenceConfiguration(url: redis.unixURL),
+                logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+            _ = try await client.switchover(group: "g", to: "two", timeout: .seconds(20))
+            try await eventually("two runs") { contents(of: log) == "begin one\nend one\nbegin two\n" }
+            _ = try await client.failover(group: "g", to: "one", acceptsDataLoss: true)
+            try await eventually("one runs") {
+                contents(of: log) == "begin one\nend one\nbegin two\nend two\nbegin one\n"
+            }
+            await client.shutdown()
             for program in [one, two] { program.process.signal(SIGTERM) }
             _ = await one.process.wait()
             _ = await two.process.wait()

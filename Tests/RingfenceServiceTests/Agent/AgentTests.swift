@@ -13,7 +13,8 @@ import Testing
     import Darwin
 #endif
 
-@Suite struct AgentTests {
+// Each starts several programs, and leases run in real time: one at a time.
+@Suite(.serialized) struct AgentTests {
     @discardableResult
     private func withClient<Result: Sendable>(
         _ redis: RedisServer, _ body: (RingfenceClient) async throws -> Result
@@ -109,6 +110,27 @@ import Testing
             try await eventually("one follows two") { one.role == "standby" }
             #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onDemote"])
             try await eventually("one is a fit standby") { try await one.get("/standby?lag=0").status == 200 }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a failover by hand waits for the fence, and no longer`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, lease: "10s", files: ["onSuspend.do": "sleep 0.5"])
+            try await one.waitUntilPrimary(.seconds(90))
+            let two = try await TestAgent.start("two", redis, lease: "10s")
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            let began = ContinuousClock.now
+            try await withClient(redis) { client in
+                _ = try await client.failover(group: "g", to: "two", acceptsDataLoss: true)
+            }
+            let took = ContinuousClock.now - began
+            #expect(took >= .milliseconds(500))
+            #expect(took < .seconds(8), "the lease was not waited for")
+            #expect(one.role != "primary")
+            try await two.waitUntilPrimary()
+            #expect(one.calls.prefix(3) == ["prePromote", "onPromote", "onSuspend"])
             await one.stop()
             await two.stop()
         }
