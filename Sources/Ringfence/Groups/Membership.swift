@@ -409,7 +409,7 @@ public final class Membership: Sendable {
     private func sawRole(_ view: GroupMachine.View, _ guarded: inout Guarded, now: Nanos) {
         guard var machine = guarded.role else { return }
         let output = machine.saw(
-            view.role, version: view.version, id: guarded.record.id, session: guarded.record.session, now: now,
+            view.role, gen: view.gen, version: view.version, id: guarded.record.id, session: guarded.record.session, now: now,
             deadline: guarded.machine.deadline,
             isMember: guarded.machine.isMember(at: now))
         guarded.role = machine
