@@ -156,8 +156,8 @@ public final class Candidacy: Sendable {
         membership.say { $0.drained(epoch.value, position: position) }
     }
 
-    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover``: then the other is elected at once,
-    /// and else when the lease, as it was when that was ordered, is over.
+    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or ``RoleEnd/suspended``: then the
+    /// other is elected at once, and else when the lease is over.
     ///
     /// - Returns: false if there is nothing of which to say that.
     @discardableResult

@@ -51,6 +51,8 @@ public final class Membership: Sendable {
         /// Redis does not have it: the next write joins anew.
         var isOut = false
         var reason = ""
+        /// The view of this version was compared with the record.
+        var comparedVersion: Int64 = 0
         /// The part of a candidate, while it stands.
         var role: RoleMachine?
         var roleListeners: [Int: AsyncStream<Role>.Continuation] = [:]
@@ -413,8 +415,8 @@ public final class Membership: Sendable {
     private func sawRole(_ view: GroupMachine.View, _ guarded: inout Guarded, now: Nanos) {
         guard var machine = guarded.role else { return }
         let output = machine.saw(
-            view.role, version: view.version, id: guarded.record.id, session: guarded.record.session, now: now,
-            deadline: guarded.machine.deadline,
+            view.role, gen: view.gen, version: view.version, id: guarded.record.id, session: guarded.record.session,
+            now: now, deadline: guarded.machine.deadline,
             isMember: guarded.machine.isMember(at: now))
         guarded.role = machine
         performRole(output, &guarded, now: now)
@@ -610,6 +612,14 @@ public final class Membership: Sendable {
             let output = took(result, call, &guarded, now: now)
             // A member again: what it is elected to may begin now.
             sawRole(view, &guarded, now: now)
+            if view.version != guarded.comparedVersion {
+                guarded.comparedVersion = view.version
+                if let stored = view.member(guarded.record.id), stored.session == guarded.record.session,
+                    stored != guarded.record
+                {
+                    guarded.machine.differs(now: now)
+                }
+            }
             return (output, Letter(guarded))
         }
         perform(step)

@@ -21,6 +21,12 @@ package struct GroupMachine: Sendable {
         package var policy: RingPolicy?
         package var isRecovering: Bool
         package var role = GroupRole()
+
+        package func member(_ id: String) -> MemberRecord? {
+            let index = GroupMachine.place(of: id, in: members)
+            guard index < members.count, members[index].id.hasSameBytes(as: id) else { return nil }
+            return members[index]
+        }
     }
 
     package enum Action: Equatable {
@@ -199,12 +205,14 @@ package struct GroupMachine: Sendable {
     }
 
     /// Where a member with this id stands or would stand.
-    private func place(of id: String) -> Int {
+    private func place(of id: String) -> Int { Self.place(of: id, in: known.members) }
+
+    private static func place(of id: String, in members: [MemberRecord]) -> Int {
         var low = 0
-        var high = known.members.count
+        var high = members.count
         while low < high {
             let middle = (low + high) / 2
-            if known.members[middle].id.isBefore(id) { low = middle + 1 } else { high = middle }
+            if members[middle].id.isBefore(id) { low = middle + 1 } else { high = middle }
         }
         return low
     }

@@ -140,6 +140,14 @@ package struct MembershipMachine: Sendable {
     /// Something is to be said with the next call, which is made at the next tick.
     package mutating func speak(now: Nanos) { soonAt = now }
 
+    /// What Redis has of this member is not what was written last, as of a view that is no older than the answer to that: Redis
+    /// lost it, and it is written again.
+    package mutating func differs(now: Nanos) {
+        guard underWay == nil, written == revision, state == .member || state == .suspended else { return }
+        mustWrite = true
+        soonAt = now
+    }
+
     /// Leaves, and tries to say so until `until`. False if there is nothing to leave.
     package mutating func leave(now: Nanos, until: Nanos) -> Bool {
         guard state == .member || state == .suspended || (state == .expired && rejoins) else { return false }

@@ -76,12 +76,16 @@ package struct RoleMachine: Sendable {
     package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
     private var over: (epoch: Int64, end: End)?
-    /// A failover by hand ended it here; its holder has yet to say that it stopped, and then another is elected at once.
-    private var stopping: Int64?
+    /// It ended here without its holder's doing, who has yet to stop. Nobody else may be elected before it said so, or the time that
+    /// it was promised for that is over: at what was the membership's deadline then.
+    private var stopping: (epoch: Int64, end: End, until: Nanos)?
     /// The highest epoch that has ended here, or that another has had since.
     private var closed: Int64 = 0
     /// The newest version whose role was seen.
     private var version: Int64 = 0
+    /// The generation of the log it was seen in, and the one in which the holder said that it stopped.
+    private var gen = ""
+    private var drainedGen = ""
     private var position: Int64?
     private var finalPosition: Int64?
     private var unfit = ""
@@ -102,16 +106,27 @@ package struct RoleMachine: Sendable {
 
     /// Whether it may act as primary of this epoch at `now`.
     package func holds(_ epoch: Int64, deadline: Nanos, isMember: Bool, now: Nanos) -> Bool {
-        state.epoch == epoch && isMember && now < deadline - margin
+        // Who said that it stopped does not act, whether it is primary still or not: the target may have been elected.
+        if case .drained = state { return false }
+        return state.epoch == epoch && isMember && now < deadline - margin
     }
 
-    /// When the role would end by itself.
-    package func wakeAt(deadline: Nanos) -> Nanos { state.epoch == nil ? .never : deadline - margin }
+    /// When the role would end by itself, or an end can be told.
+    package func wakeAt(deadline: Nanos) -> Nanos {
+        state.epoch == nil ? stopping?.until ?? .never : deadline - margin
+    }
 
     package mutating func tick(now: Nanos, deadline: Nanos, isMember: Bool) -> Output {
         var output = Output()
-        guard let epoch = state.epoch, !isMember || now >= deadline - margin else { return output }
-        end(epoch, .suspended, &output)
+        if let epoch = state.epoch {
+            guard !isMember || now >= deadline - margin else { return output }
+            var isStopped = false
+            if case .drained = state { isStopped = true }
+            end(epoch, .suspended, claims: isStopped, &output)
+            if !isStopped { stopping = (epoch, .suspended, until: deadline) }
+        }
+        // What there was time for is over.
+        if let stopping, now >= stopping.until { output.speaks = stopped(stopping.epoch) != nil || output.speaks }
         return output
     }
 
@@ -119,6 +134,7 @@ package struct RoleMachine: Sendable {
         state = .standby
         closed = max(closed, epoch)
         over = claims ? (epoch, reason) : nil
+        stopping = nil
         finalPosition = nil
         output.tell += [.ended(epoch, reason), .state(.standby)]
         output.speaks = claims
@@ -128,16 +144,26 @@ package struct RoleMachine: Sendable {
 
     /// The group's role changed, or was confirmed.
     package mutating func saw(
-        _ role: GroupRole, version: Int64, id: String, session: String, now: Nanos, deadline: Nanos, isMember: Bool
+        _ role: GroupRole, gen: String, version: Int64, id: String, session: String, now: Nanos, deadline: Nanos,
+        isMember: Bool
     ) -> Output {
         var output = tick(now: now, deadline: deadline, isMember: isMember)
         guard version >= self.version else { return output }
-        self.version = version
+        (self.version, self.gen) = (version, gen)
         let isMine = role.session == session && role.primary.hasSameBytes(as: id)
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
-        if let stopping, role.epoch > stopping || !isMine { self.stopping = nil }
+        if let stopping, role.epoch > stopping.epoch || !isMine { self.stopping = nil }
         guard let epoch = state.epoch else {
-            guard isMine, role.epoch > closed, isMember, now < deadline - margin else { return output }
+            guard isMine else { return output }
+            guard role.epoch > closed else {
+                // Redis had heard that it is over, and lost that.
+                if over == nil, stopping == nil {
+                    over = (role.epoch, .suspended)
+                    output.speaks = true
+                }
+                return output
+            }
+            guard isMember, now < deadline - margin else { return output }
             // A role that nobody wants here, or that somebody takes away already, is not begun.
             guard stands, role.phase != .draining else {
                 closed = role.epoch
@@ -160,7 +186,8 @@ package struct RoleMachine: Sendable {
             // It may be this one again, under the new epoch.
             if isMine, role.epoch > closed {
                 let more = saw(
-                    role, version: version, id: id, session: session, now: now, deadline: deadline, isMember: isMember)
+                    role, gen: gen, version: version, id: id, session: session, now: now, deadline: deadline,
+                    isMember: isMember)
                 output.tell += more.tell
                 output.speaks = output.speaks || more.speaks
             }
@@ -169,10 +196,13 @@ package struct RoleMachine: Sendable {
         switch (role.phase, state) {
         case (.draining, _) where role.isForced:
             end(epoch, .failover, claims: false, &output)
-            stopping = epoch
+            stopping = (epoch, .failover, until: deadline)
         case (.draining, .primary):
             state = .draining(epoch)
             output.tell.append(.state(state))
+        case (.ready, .drained) where gen != drainedGen:
+            // What looks like a switchover taken back is one that Redis lost, and its target may be primary.
+            end(epoch, .suspended, &output)
         case (.ready, .draining), (.ready, .drained):
             // The switchover was taken back.
             finalPosition = nil
@@ -199,18 +229,18 @@ package struct RoleMachine: Sendable {
     package mutating func drained(_ epoch: Int64, position: Int64?) -> Output? {
         guard case .draining(epoch) = state else { return nil }
         state = .drained(epoch)
-        finalPosition = position
+        (finalPosition, drainedGen) = (position, gen)
         if let position { self.position = position }
         var output = Output()
         output.speaks = true
         return output
     }
 
-    /// It acts no more under an epoch that a failover by hand ended.
+    /// It acts no more under an epoch that ended without its doing.
     package mutating func stopped(_ epoch: Int64) -> Output? {
-        guard stopping == epoch else { return nil }
-        stopping = nil
-        over = (epoch, .failover)
+        guard let stopping, stopping.epoch == epoch else { return nil }
+        self.stopping = nil
+        over = (epoch, stopping.end)
         var output = Output()
         output.speaks = true
         return output

@@ -43,16 +43,15 @@ final class GroupChecker {
     func died(_ node: GroupNode) { dead.insert(node.record.session) }
 
     func executed(
-        before: GroupServerModel, after: GroupServerModel
+        before old: GroupServerModel.Group?, seq seqBefore: Int64, after: GroupServerModel
     ) {
-        let events = Array(after.events[before.events.count...])
-        let old = before.groups[GroupWorld.group]
+        let events = after.events
         let new = after.groups[GroupWorld.group]
         if let old, let new {
             if new.version < old.version { world.fail("the version went from \(old.version) to \(new.version)") }
             if new.now < old.now { world.fail("group time went back") }
         }
-        var seq = before.log?.seq ?? 0
+        var seq = seqBefore
         var version = old?.version ?? 0
         var left = 0
         var members = Self.sessions((old?.members.values.map(\.record)) ?? [])
@@ -174,6 +173,9 @@ final class GroupChecker {
             if let membership = node.membership, !membership.isOver {
                 if membership.state != .member { world.fail("\(node.name) is \(membership.state) at the end") }
                 if !there.contains(node.record.session) { world.fail("\(node.name) is no member at the end") }
+                if let held = group?.held(node.name), held.record.session == node.record.session, held.record != node.record {
+                    world.fail("\(node.name) is \(node.record), and Redis says \(held.record)")
+                }
             }
             if node.view.isStale(at: node.clock) { world.fail("\(node.name)'s view is stale at the end") }
             if Set(node.view.shown.members.map(\.session)) != there {

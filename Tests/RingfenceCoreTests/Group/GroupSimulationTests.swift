@@ -64,9 +64,10 @@ import Testing
     ) async throws {
         var flaws = GroupServerModel.Flaws()
         spoil(&flaws)
-        let found = try await onOwnThread { [flaws] () -> String? in
+        let own = GroupWorld.Flaws(repeatsJoins: flaws.forgetsTheReplaced)
+        let found = try await onOwnThread { [flaws, own] () -> String? in
             for seed in 1...200 as ClosedRange<UInt64> {
-                do { try GroupWorld(seed: seed, faults: faults, flaws: flaws).run() } catch { return "\(error)" }
+                do { try GroupWorld(seed: seed, faults: faults, serverFlaws: flaws, flaws: own).run() } catch { return "\(error)" }
             }
             return nil
         }

@@ -18,6 +18,18 @@ final class GroupWorld {
         case remove
         /// Another process comes up under the same name.
         case twin
+        /// Only where there are candidates: orders, members that leave in good order, members that are ill for a while.
+        case operate, leave, ail
+    }
+
+    /// What is made wrong in the members, for a control.
+    struct Flaws {
+        /// A first join is repeated as it was.
+        var repeatsJoins = false
+        /// The role goes on after its deadline.
+        var neverFences = false
+        /// A role that ended by the own clock begins again when a beat gets through.
+        var resumes = false
     }
 
     static let stormLength: Nanos = 8 * .second
@@ -27,8 +39,14 @@ final class GroupWorld {
     let seed: UInt64
     let faults: [Fault]
     let isTracing: Bool
-    /// A first join is repeated as it was. For a control.
-    let flawedRetries: Bool
+    let flaws: Flaws
+    /// Members stand for election.
+    let hasCandidates: Bool
+    /// All members have this lease. Where Redis may lose data, a lease that nobody else knows of is no protection.
+    let commonLease: Int64?
+    /// Members have data that lags behind; and how far any primary's came.
+    let hasPositions: Bool
+    var furthest: Int64 = 0
     var random: SplitMix64
     private(set) var now: Nanos = 0
     private var agenda = Agenda()
@@ -46,21 +64,29 @@ final class GroupWorld {
     private var isPaused = false
     private var unread: [() -> Void] = []
     private var generations = 0
+    private var orders = 0
     let checker = GroupChecker()
+    let roles = RoleChecker()
     var latency: Nanos = 2 * .millisecond
 
     init(
-        seed: UInt64, faults: [Fault]? = nil, flaws: GroupServerModel.Flaws = .init(), isTracing: Bool = false
+        seed: UInt64, hasCandidates: Bool = false, faults: [Fault]? = nil, serverFlaws: GroupServerModel.Flaws = .init(),
+        flaws: Flaws = .init(), isTracing: Bool = false
     ) {
         self.seed = seed
         self.isTracing = isTracing
-        flawedRetries = flaws.forgetsTheReplaced
+        self.hasCandidates = hasCandidates
+        self.flaws = flaws
         var random = SplitMix64(seed: seed)
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
+        let mayLose = self.faults.contains(.loseData) || self.faults.contains(.stepBack)
+        commonLease = hasCandidates && mayLose ? random.pick([200, 400, 400, 1000]) : nil
+        hasPositions = random.chance(75)
         self.random = random
-        model = GroupServerModel(clock: 0, flaws: flaws)
+        model = GroupServerModel(clock: 0, flaws: serverFlaws)
         checker.world = self
+        roles.world = self
     }
 
     func run() throws {
@@ -73,8 +99,12 @@ final class GroupWorld {
         if faults.contains(.slowWires) { latency = 60 * .millisecond }
         copyAgain()
         strikeAgain()
+        if hasCandidates, faults.contains(.operate) { operateAgain() }
         after(Self.stormLength) { self.becomeCalm() }
-        after(Self.stormLength + Self.calmLength) { self.checker.checkTheEnd() }
+        after(Self.stormLength + Self.calmLength) {
+            self.checker.checkTheEnd()
+            if self.hasCandidates { self.roles.checkTheEnd() }
+        }
         while violation == nil, now <= Self.stormLength + Self.calmLength, let (time, action) = agenda.popFirst() {
             now = time
             steps += 1
@@ -117,13 +147,15 @@ final class GroupWorld {
         }
         model.clock = now / .millisecond + clockOffset
         generations += 1
-        let before = model
+        let (before, seq) = (model.groups[Self.group], model.log?.seq ?? 0)
+        model.forgetEvents()
         let answer = model.call(verb, Self.group, fresh: "gen\(generations)", known: known)
         note(
             "  redis \(node?.name ?? "operator") \(verb) knowing \(known.version) -> \(answer.status) \(answer.version)"
         )
-        checker.executed(before: before, after: model)
-        publish(Array(model.events[before.events.count...]))
+        checker.executed(before: before, seq: seq, after: model)
+        if hasCandidates { roles.executed(verb, known, from: node, before: before, after: model) }
+        publish(model.events)
         done(answer)
     }
 
@@ -189,7 +221,10 @@ final class GroupWorld {
             runs += 1
             if fault == .loseData { model.forgetEverything() }
             if fault == .stepBack, let copy = copies.randomElement(using: &random) { model.stepBack(to: copy) }
-            if fault != .restart { checker.dataWasLost(now: model) }
+            if fault != .restart {
+                checker.dataWasLost(now: model)
+                roles.dataWasLost()
+            }
             model.run = "run\(runs)"
             unread = []
             for node in nodes { node.cut(for: 0) }
@@ -214,6 +249,12 @@ final class GroupWorld {
                 // And one more, at once: their first joins race.
                 start(node.name, isMember: node.isMember)
             }
+        case .operate: operate()
+        case .leave:
+            node.leave()
+            let (name, isMember) = (node.name, node.isMember)
+            after(dice(100 * .millisecond...3 * .second)) { self.start(name, isMember: isMember) }
+        case .ail: node.candidate?.ail(for: dice(50 * .millisecond...2 * .second))
         case .slowWires, .lostAnswers, .lostEvents: break
         }
     }
@@ -233,268 +274,61 @@ final class GroupWorld {
         isUp = true
         resume()
         for node in nodes { node.wake() }
-    }
-}
-
-/// One process: the shell around the machines, as the library writes it, over simulated wires.
-final class GroupNode {
-    let name: String
-    let isMember: Bool
-    private unowned let world: GroupWorld
-    private let driftPPM: Int64
-    private let clockOffset: Nanos
-    private(set) var isAlive = true
-    private(set) var isPaused = false
-    private var heardWhilePaused: [() -> Void] = []
-    private var wire = 0
-    private var newestArrived = 0
-    private var lastArrival: Nanos = 0
-    private var isCutUntil: Nanos = 0
-    private var waiting: [(number: Int, lost: () -> Void)] = []
-    private var lastNumber = 0
-    private var nextWake = Nanos.never
-    /// The last moment of a fault of this process itself, in true time.
-    private(set) var faultAt: Nanos = -1000 * .second
-
-    var view = GroupMachine()
-    private(set) var membership: MembershipMachine?
-    private(set) var record: MemberRecord
-    private var joined = ""
-    private var isOut = false
-    private let rejoins: Bool
-    private var isJoining = false
-    private var isLooking = false
-    private var sessions = 0
-    private let life: Int64
-
-    init(_ world: GroupWorld, name: String, isMember: Bool) {
-        self.world = world
-        self.name = name
-        self.isMember = isMember
-        driftPPM = world.dice(-9_900...9_900)
-        clockOffset = world.dice(0...1_000_000 * .second)
-        life = world.dice(0...1 << 40)
-        rejoins = world.random.chance(50)
-        record = MemberRecord(
-            id: name, session: "", leaseMilliseconds: world.random.pick([200, 400, 1000, 1000, 3000]))
-        record.session = newSession()
-    }
-
-    private func newSession() -> String {
-        sessions += 1
-        return "\(name)-\(life)-\(sessions)"
-    }
-
-    var clock: Nanos { clockOffset + world.now + world.now * driftPPM / 1_000_000 }
-
-    private func trueTime(of local: Nanos) -> Nanos {
-        guard local != .never else { return .never }
-        return (local - clockOffset) * 1_000_000 / (1_000_000 + driftPPM) + 1
-    }
-
-    /// Whether it would act as a member at this true moment, if it looked.
-    var believes: Bool { isAlive && membership?.isMember(at: clock) == true }
-
-    func react(_ action: @escaping () -> Void) {
-        guard isAlive else { return }
-        if isPaused { heardWhilePaused.append(action) } else { action() }
-    }
-
-    func begin() {
-        look()
-        if isMember { join(.first, over: nil, until: clock + 20 * .second) }
-    }
-
-    // MARK: Wires
-
-    private func call(
-        _ verb: GroupServerModel.Verb, timeout: Nanos, _ over: @escaping (GroupAnswer?, _ sentAt: Nanos) -> Void
-    ) {
-        let sentAt = clock
-        view.asks(now: sentAt)
-        let known = view.knowledge
-        lastNumber += 1
-        let number = lastNumber
-        let finish = { [weak self] (answer: GroupAnswer?) in
-            guard let self, let index = self.waiting.firstIndex(where: { $0.number == number }) else { return }
-            self.waiting.remove(at: index)
-            over(answer, sentAt)
-        }
-        waiting.append((number, { finish(nil) }))
-        world.after(timeout) { [weak self] in self?.react { finish(nil) } }
-        // No connection: refused at once.
-        guard world.now >= isCutUntil, world.isUp else {
-            world.after(20 * .millisecond) { [weak self] in self?.react { finish(nil) } }
-            return
-        }
-        let wire = wire
-        lastArrival = max(lastArrival, world.now + world.travelTime())
-        world.at(lastArrival) { [weak self, world] in
-            // The first command on a new connection is the one that ends the one before it.
-            guard let self, wire >= self.newestArrived else { return }
-            self.newestArrived = wire
-            world.arrive(verb, known, from: self) { answer in
-                let isLost = world.faults.contains(.lostAnswers) && !world.isCalm && world.random.chance(10)
-                guard !isLost, wire == self.wire else { return }
-                world.after(world.travelTime()) { self.react { finish(answer) } }
+        guard hasCandidates else { return }
+        for node in nodes { node.candidate?.recover() }
+        // Whatever operators left is taken back, and what still happens of their orders is over a while later.
+        for delay in [0, 4] as [Nanos] {
+            after(delay * .second) {
+                self.order(.resume)
+                self.order(.acknowledge)
+                for name in Set(self.nodes.map(\.name)).sorted() { self.order(.maintenance(name, isOn: false)) }
             }
         }
     }
 
-    func cut(for length: Nanos) {
-        guard isAlive else { return }
-        world.note("\(name) is cut for \(length / .millisecond) ms")
-        if length > 0 { faultAt = world.now + length }
-        isCutUntil = max(isCutUntil, world.now + length)
-        wire += 1
-        let lost = waiting
-        for one in lost { world.after(world.dice(0...5 * .millisecond)) { [weak self] in self?.react { one.lost() } } }
-    }
+    // MARK: Operators
 
-    func pause(for length: Nanos) {
-        guard isAlive, !isPaused else { return }
-        world.note("\(name) is paused for \(length / .millisecond) ms")
-        isPaused = true
-        faultAt = world.now + length
-        world.after(length) { [weak self] in self?.wake() }
-    }
-
-    func wake() {
-        guard isAlive else { return }
-        if world.isCalm { isCutUntil = 0 }
-        guard isPaused else { return }
-        isPaused = false
-        faultAt = min(faultAt, world.now)
-        if membership?.isMember(at: clock) == false, membership?.state == .member { tick() }
-        let all = heardWhilePaused
-        heardWhilePaused = []
-        for action in all { action() }
-        tick()
-    }
-
-    func kill() {
-        world.note("\(name) is killed")
-        isAlive = false
-        world.checker.died(self)
-    }
-
-    // MARK: The group
-
-    private func look() {
-        guard !isLooking else { return }
-        isLooking = true
-        call(.watch(leases: false), timeout: .second) { answer, sentAt in
-            self.isLooking = false
-            self.took(answer, sentAt: sentAt)
-            self.planWake()
+    private func operateAgain() {
+        after(dice(50 * .millisecond...700 * .millisecond)) {
+            guard !self.isCalm else { return }
+            self.operate()
+            self.operateAgain()
         }
     }
 
-    private func took(_ answer: GroupAnswer?, sentAt: Nanos) {
-        let before = view.shown
-        if let answer {
-            if view.answered(answer, sentAt: sentAt, now: clock) == .look { look() }
-        } else {
-            view.failed(now: clock)
-        }
-        world.checker.shows(self, before: before)
-    }
-
-    func heard(_ event: GroupEvent?) {
-        guard let event else { return }
-        let before = view.shown
-        if view.happened(event, now: clock) == .look { look() }
-        world.checker.shows(self, before: before)
-        planWake()
-    }
-
-    private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
-        let record = record
-        call(.join(record, mode, RingPolicy(seed: 1, unit: 2), status: nil), timeout: 2 * .second) { answer, sentAt in
-            self.took(answer, sentAt: sentAt)
-            guard let answer else {
-                // Its answer is lost, and it is repeated as it was.
-                let mode = self.world.flawedRetries ? JoinMode.first : before.map { .over($0) } ?? .again
-                self.world.after(20 * .millisecond) { self.react { self.join(mode, over: before, until: end) } }
-                return
+    private func operate() {
+        let name = nodes.randomElement(using: &random)?.name ?? "n0"
+        let order: RoleOrder =
+            switch random.pick(0...15) {
+            case 0...5:
+                .switchover(to: random.chance(60) ? name : nil, timeoutMilliseconds: random.pick([20, 200, 2000]))
+            case 6...8: .failover(to: name)
+            case 9: .abort
+            case 10: .pause(milliseconds: random.pick([100, 1000, 3000]))
+            case 11: .resume
+            case 12: .maintenance(name, isOn: random.chance(60))
+            case 13: .acknowledge
+            default:
+                .settings([
+                    random.pick([
+                        ("maxLag", "50"), ("maxLag", "-1"), ("failback", "automatic"), ("failback", "never"),
+                        ("minStandbys", "2"), ("minStandbysAction", "refuseSwitchover"), ("rank", "priority"),
+                        ("rank", "data"), ("brakeCount", "0"), ("brakeCount", "1"),
+                    ]), ("failbackAfterMs", random.pick(["0", "400"])), ("brakeWindowMs", "2000"),
+                ])
             }
-            guard answer.status == .member else { return }
-            self.joined = answer.mark
-            self.world.checker.wasTold(record.session)
-            self.membership = MembershipMachine(
-                lease: record.lease, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
-                rejoins: self.rejoins)
-            self.planWake()
-        }
+        self.order(order)
     }
 
-    private func planWake() {
-        guard isAlive, !isPaused else { return }
-        let look = isLooking ? Nanos.never : view.wakeAt(dice: world.dice(0...3 * .millisecond))
-        let due = trueTime(of: min(look, membership?.wakeAt ?? .never))
-        guard due != .never else { return }
-        let when = max(due, world.now) + world.dice(0...Nanos.millisecond)
-        guard when < nextWake || nextWake <= world.now else { return }
-        nextWake = when
-        world.at(when) { [weak self] in
-            guard let self, self.nextWake == when else { return }
-            self.nextWake = .never
-            if !self.isPaused { self.tick() }
-        }
-    }
-
-    private func tick() {
-        guard isAlive else { return }
-        let before = view.shown
-        _ = view.tick(now: clock)
-        world.checker.shows(self, before: before)
-        if var machine = membership {
-            let output = machine.tick(now: clock)
-            membership = machine
-            perform(output)
-        }
-        if !isLooking, view.wakeAt(dice: 0) <= clock { look() }
-        planWake()
-    }
-
-    private func perform(_ output: MembershipMachine.Output) {
-        if let state = output.tell {
-            world.note("\(name) is told \(state)")
-            world.checker.told(self, state)
-            if state == .expired, rejoins { record.session = newSession() }
-        }
-        guard let call = output.call else { return }
-        let verb: GroupServerModel.Verb =
-            switch call {
-            case .beat:
-                .beat(
-                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined,
-                    status: nil)
-            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: nil)
-            case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
+    /// As a client sends it: again under the same id, if no answer comes.
+    private func order(_ order: RoleOrder) {
+        orders += 1
+        let verb = GroupServerModel.Verb.order(order, actor: "operator", reason: "", id: "order\(orders)")
+        let again = faults.contains(.lostAnswers) && random.chance(30)
+        for _ in 0..<(again ? 2 : 1) {
+            after(travelTime() + (again ? dice(0...300 * .millisecond) : 0)) {
+                self.arrive(verb, .none, from: nil) { _ in }
             }
-        let session = record.session
-        self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
-            self.took(answer, sentAt: sentAt)
-            guard var machine = self.membership else { return }
-            let output: MembershipMachine.Output
-            if let answer {
-                machine.set(pace: answer.paceMilliseconds * .millisecond)
-                if answer.status == .member { self.world.checker.wasTold(session) }
-                switch answer.status {
-                case .unknown, .expired: self.isOut = true
-                case .member where call == .write && self.isOut:
-                    self.isOut = false
-                    self.joined = answer.mark
-                default: break
-                }
-                output = machine.answered(answer.status, now: self.clock)
-            } else {
-                output = machine.failed(now: self.clock)
-            }
-            self.membership = machine
-            self.perform(output)
-            self.planWake()
         }
     }
 }

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+import RingfenceCore
+import TestSupport
+
+/// One process: the shell around the machines, as the library writes it, over simulated wires.
+final class GroupNode {
+    let name: String
+    let isMember: Bool
+    private unowned let world: GroupWorld
+    private let driftPPM: Int64
+    private let clockOffset: Nanos
+    private(set) var isAlive = true
+    private(set) var isPaused = false
+    private var heardWhilePaused: [() -> Void] = []
+    private var wire = 0
+    private var newestArrived = 0
+    private var lastArrival: Nanos = 0
+    private var isCutUntil: Nanos = 0
+    private var waiting: [(number: Int, lost: () -> Void)] = []
+    private var lastNumber = 0
+    private var nextWake = Nanos.never
+    /// The last moment of a fault of this process itself, in true time.
+    private(set) var faultAt: Nanos = -1000 * .second
+
+    var view = GroupMachine()
+    private(set) var membership: MembershipMachine?
+    private(set) var record: MemberRecord
+    private var joined = ""
+    private var isOut = false
+    private let rejoins: Bool
+    private var isJoining = false
+    private var isLooking = false
+    private var sessions = 0
+    private let life: Int64
+    private var wantsRole = false
+    private var isLeaving = false
+    private(set) var candidate: GroupCandidate?
+
+    init(_ world: GroupWorld, name: String, isMember: Bool) {
+        self.world = world
+        self.name = name
+        self.isMember = isMember
+        driftPPM = world.dice(-9_900...9_900)
+        clockOffset = world.dice(0...1_000_000 * .second)
+        life = world.dice(0...1 << 40)
+        rejoins = world.random.chance(50)
+        record = MemberRecord(
+            id: name, session: "",
+            leaseMilliseconds: world.commonLease
+                ?? world.random.pick(world.hasCandidates ? [200, 400, 400, 1000, 3000] : [200, 400, 1000, 1000, 3000]))
+        if world.hasCandidates, isMember {
+            record.priority = Int(world.dice(0...2))
+            wantsRole = world.random.chance(85)
+        }
+        record.session = newSession()
+    }
+
+    private func newSession() -> String {
+        sessions += 1
+        return "\(name)-\(life)-\(sessions)"
+    }
+
+    var clock: Nanos { clockOffset + world.now + world.now * driftPPM / 1_000_000 }
+
+    private func trueTime(of local: Nanos) -> Nanos {
+        guard local != .never else { return .never }
+        return (local - clockOffset) * 1_000_000 / (1_000_000 + driftPPM) + 1
+    }
+
+    /// Whether it would act as a member at this true moment, if it looked.
+    var believes: Bool { isAlive && membership?.isMember(at: clock) == true }
+
+    func react(_ action: @escaping () -> Void) {
+        guard isAlive else { return }
+        if isPaused { heardWhilePaused.append(action) } else { action() }
+    }
+
+    func begin() {
+        look()
+        if isMember { join(.first, over: nil, until: clock + 20 * .second) }
+    }
+
+    // MARK: Wires
+
+    private func call(
+        _ verb: GroupServerModel.Verb, timeout: Nanos, _ over: @escaping (GroupAnswer?, _ sentAt: Nanos) -> Void
+    ) {
+        let sentAt = clock
+        view.asks(now: sentAt)
+        let known = view.knowledge
+        lastNumber += 1
+        let number = lastNumber
+        let finish = { [weak self] (answer: GroupAnswer?) in
+            guard let self, let index = self.waiting.firstIndex(where: { $0.number == number }) else { return }
+            self.waiting.remove(at: index)
+            over(answer, sentAt)
+        }
+        waiting.append((number, { finish(nil) }))
+        world.after(timeout) { [weak self] in self?.react { finish(nil) } }
+        // No connection: refused at once.
+        guard world.now >= isCutUntil, world.isUp else {
+            world.after(20 * .millisecond) { [weak self] in self?.react { finish(nil) } }
+            return
+        }
+        let wire = wire
+        lastArrival = max(lastArrival, world.now + world.travelTime())
+        world.at(lastArrival) { [weak self, world] in
+            // The first command on a new connection is the one that ends the one before it.
+            guard let self, wire >= self.newestArrived else { return }
+            self.newestArrived = wire
+            world.arrive(verb, known, from: self) { answer in
+                let isLost = world.faults.contains(.lostAnswers) && !world.isCalm && world.random.chance(10)
+                guard !isLost, wire == self.wire else { return }
+                world.after(world.travelTime()) { self.react { finish(answer) } }
+            }
+        }
+    }
+
+    func cut(for length: Nanos) {
+        guard isAlive else { return }
+        world.note("\(name) is cut for \(length / .millisecond) ms")
+        if length > 0 { faultAt = world.now + length }
+        isCutUntil = max(isCutUntil, world.now + length)
+        wire += 1
+        let lost = waiting
+        for one in lost { world.after(world.dice(0...5 * .millisecond)) { [weak self] in self?.react { one.lost() } } }
+    }
+
+    func pause(for length: Nanos) {
+        guard isAlive, !isPaused else { return }
+        world.note("\(name) is paused for \(length / .millisecond) ms")
+        isPaused = true
+        candidate?.sleeps()
+        faultAt = world.now + length
+        world.after(length) { [weak self] in self?.wake() }
+    }
+
+    func wake() {
+        guard isAlive else { return }
+        if world.isCalm { isCutUntil = 0 }
+        guard isPaused else { return }
+        isPaused = false
+        faultAt = min(faultAt, world.now)
+        candidate?.woke()
+        if membership?.isMember(at: clock) == false, membership?.state == .member { tick() }
+        let all = heardWhilePaused
+        heardWhilePaused = []
+        for action in all { action() }
+        tick()
+    }
+
+    func kill() {
+        world.note("\(name) is killed")
+        isAlive = false
+        world.checker.died(self)
+    }
+
+    /// In good order: what it does as primary is over before it says so.
+    func leave() {
+        guard isAlive, !isPaused, !isLeaving, membership?.state == .member else { return }
+        isLeaving = true
+        world.note("\(name) is to leave")
+        let done = { [self] in
+            guard var machine = membership, machine.leave(now: clock, until: clock + 60 * .second) else { return }
+            membership = machine
+            tick()
+        }
+        if let candidate { candidate.stop(saying: "left", done) } else { done() }
+    }
+
+    // MARK: The group
+
+    private func look() {
+        guard !isLooking else { return }
+        isLooking = true
+        call(.watch(leases: false), timeout: .second) { answer, sentAt in
+            self.isLooking = false
+            self.took(answer, sentAt: sentAt)
+            self.planWake()
+        }
+    }
+
+    private func took(_ answer: GroupAnswer?, sentAt: Nanos) {
+        let before = view.shown
+        if let answer {
+            let role = view.known.role
+            let action = view.answered(answer, sentAt: sentAt, now: clock)
+            if view.known.role != role { candidate?.saw() }
+            if action == .look { look() }
+        } else {
+            view.failed(now: clock)
+        }
+        world.checker.shows(self, before: before)
+    }
+
+    func heard(_ event: GroupEvent?) {
+        guard let event else { return }
+        let before = view.shown
+        if view.happened(event, now: clock) == .look { look() }
+        world.checker.shows(self, before: before)
+        planWake()
+    }
+
+    private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
+        let record = record
+        call(.join(record, mode, RingPolicy(seed: 1, unit: 2), status: nil), timeout: 2 * .second) { answer, sentAt in
+            self.took(answer, sentAt: sentAt)
+            guard let answer else {
+                // Its answer is lost, and it is repeated as it was.
+                let mode = self.world.flaws.repeatsJoins ? JoinMode.first : before.map { .over($0) } ?? .again
+                self.world.after(20 * .millisecond) { self.react { self.join(mode, over: before, until: end) } }
+                return
+            }
+            guard answer.status == .member else { return }
+            self.joined = answer.mark
+            self.world.checker.wasTold(record.session)
+            self.membership = MembershipMachine(
+                lease: record.lease, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
+                rejoins: self.rejoins)
+            if self.wantsRole { self.stand() }
+            self.planWake()
+        }
+    }
+
+    // MARK: What its candidate asks for
+
+    private func stand() {
+        candidate = candidate ?? GroupCandidate(self, world)
+        change { $0.isCandidate = true }
+    }
+
+    func change(_ edit: (inout MemberRecord) -> Void) {
+        guard membership?.state == .member || membership?.state == .suspended else { return }
+        edit(&record)
+        membership!.update(lease: record.lease, now: clock)
+        planWake()
+    }
+
+    func speak() {
+        membership?.speak(now: clock)
+        planWake()
+    }
+
+    func planWake() {
+        guard isAlive, !isPaused else { return }
+        let look = isLooking ? Nanos.never : view.wakeAt(dice: world.dice(0...3 * .millisecond))
+        let due = trueTime(of: min(look, membership?.wakeAt ?? .never, candidate?.wakeAt ?? .never))
+        guard due != .never else { return }
+        let when = max(due, world.now) + world.dice(0...Nanos.millisecond)
+        guard when < nextWake || nextWake <= world.now else { return }
+        nextWake = when
+        world.at(when) { [weak self] in
+            guard let self, self.nextWake == when else { return }
+            self.nextWake = .never
+            if !self.isPaused { self.tick() }
+        }
+    }
+
+    private func tick() {
+        guard isAlive else { return }
+        let before = view.shown
+        _ = view.tick(now: clock)
+        world.checker.shows(self, before: before)
+        candidate?.judge()
+        if var machine = membership {
+            let output = machine.tick(now: clock)
+            membership = machine
+            perform(output)
+        }
+        if !isLooking, view.wakeAt(dice: 0) <= clock { look() }
+        planWake()
+    }
+
+    private func perform(_ output: MembershipMachine.Output) {
+        if let state = output.tell {
+            world.note("\(name) is told \(state)")
+            world.checker.told(self, state)
+            if state == .expired, rejoins {
+                record.session = newSession()
+                candidate?.changedSession()
+            }
+        }
+        guard let call = output.call else { return }
+        let status = candidate?.status
+        let verb: GroupServerModel.Verb =
+            switch call {
+            case .beat:
+                .beat(
+                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined,
+                    status: status)
+            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: status)
+            case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
+            }
+        let session = record.session
+        self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
+            self.took(answer, sentAt: sentAt)
+            // Before the answer lengthens anything: it may say that somebody takes the role away.
+            self.candidate?.saw()
+            guard var machine = self.membership else { return }
+            let output: MembershipMachine.Output
+            if let answer {
+                machine.set(pace: answer.paceMilliseconds * .millisecond)
+                if answer.status == .member { self.world.checker.wasTold(session) }
+                switch answer.status {
+                case .unknown, .expired: self.isOut = true
+                case .member where call == .write && self.isOut:
+                    self.isOut = false
+                    self.joined = answer.mark
+                default: break
+                }
+                output = machine.answered(answer.status, now: self.clock)
+            } else {
+                output = machine.failed(now: self.clock)
+            }
+            self.membership = machine
+            self.candidate?.saw()
+            if let stored = self.view.known.member(self.name), stored.session == self.record.session,
+                stored != self.record
+            {
+                self.membership!.differs(now: self.clock)
+            }
+            self.perform(output)
+            self.planWake()
+        }
+    }
+}
