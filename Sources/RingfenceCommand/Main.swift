@@ -29,6 +29,7 @@ struct Main: AsyncParsableCommand {
               ringfence group ledger                      who is in a group, and for how long
               ringfence ring ledger owner account/4711    where a key belongs
               ringfence events --follow                   what happens to groups
+              ringfence doctor                            is this Redis good enough, and for which lease
             """,
         subcommands: [DemoWorkerCommand.self],
         groupedSubcommands: [
@@ -37,7 +38,7 @@ struct Main: AsyncParsableCommand {
                 name: "Operating",
                 subcommands: [
                     LocksCommand.self, UnlockCommand.self, AuditCommand.self, GroupsCommand.self, GroupCommand.self,
-                    RingCommand.self, EventsCommand.self,
+                    RingCommand.self, EventsCommand.self, DoctorCommand.self,
                 ]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
