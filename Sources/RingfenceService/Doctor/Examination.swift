@@ -241,7 +241,7 @@ package struct Examination: Sendable {
             dueAt = now() + Int64(Self.interval / .nanoseconds(1))
             try await Task.sleep(for: Self.interval, tolerance: .zero)
         }
-        return Measurement(probes, failures: failures)
+        return Measurement(probes, failures: failures, silent: silentSince.map { now() - $0 } ?? 0)
     }
 
     /// Redis' clock in nanoseconds since 1970.

@@ -86,8 +86,11 @@ package struct Measurement: Sendable {
     package var failures: Int
     package var clock: ClockReading
 
-    /// - Parameter probes: those that were answered, in order; at least one.
-    package init(_ probes: [Probe], failures: Int = 0) {
+    /// - Parameters:
+    ///   - probes: those that were answered, in order; at least one.
+    ///   - failures: how many were not.
+    ///   - silent: how long Redis had not been heard of at the end.
+    package init(_ probes: [Probe], failures: Int = 0, silent: Int64 = 0) {
         precondition(!probes.isEmpty, "a measurement without an answer")
         let sorted = probes.map(\.roundTrip).sorted()
         func quantile(_ part: Double) -> Duration {
@@ -96,7 +99,7 @@ package struct Measurement: Sendable {
         roundTrips = RoundTrips(
             count: sorted.count, p50: quantile(0.5), p99: quantile(0.99), p999: quantile(0.999),
             longest: .nanoseconds(sorted.last ?? 0))
-        silence = .nanoseconds(probes.map { $0.receivedAt - ($0.silentSince ?? $0.sentAt) }.max() ?? 0)
+        silence = .nanoseconds(max(silent, probes.map { $0.receivedAt - ($0.silentSince ?? $0.sentAt) }.max() ?? 0))
         pause = .nanoseconds(max(0, probes.map { $0.sentAt - $0.dueAt }.max() ?? 0))
         self.failures = failures
         clock = ClockReading(probes)
