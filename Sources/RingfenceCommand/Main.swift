@@ -48,7 +48,7 @@ struct Main: AsyncParsableCommand {
     /// Every failure is one readable sentence on standard error and a documented exit code.
     static func main() async {
         do {
-            var command = try parseAsRoot()
+            var command = try parseAsRoot(GroupCommand.ordered(Array(CommandLine.arguments.dropFirst())))
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
