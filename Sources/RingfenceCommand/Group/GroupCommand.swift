@@ -29,7 +29,9 @@ struct GroupCommand: AsyncParsableCommand {
               ringfence group ledger --json | jq '.members[] | select(.weight == 0) | .id'
             """,
         subcommands: [
-            ShowGroupCommand.self, GroupHistoryCommand.self, WatchGroupCommand.self,
+            ShowGroupCommand.self, PlanGroupCommand.self, GroupHistoryCommand.self, WatchGroupCommand.self,
+            SwitchoverCommand.self, FailoverCommand.self, PauseCommand.self, ResumeCommand.self,
+            MaintenanceCommand.self, AcknowledgeCommand.self, SettingsCommand.self,
         ],
         defaultSubcommand: ShowGroupCommand.self)
 

@@ -11,11 +11,13 @@ struct GroupsCommand: AsyncParsableCommand {
         abstract: "Show all groups.",
         discussion: """
             Every group that ever had a member, with how many it has now and its version, which grows by one with every \
-            join, change, leave and death.
+            join, change, leave and death. Of groups that elect a primary: who it is, its epoch, and its phase: elected \
+            (being promoted), ready, draining (it hands over), vacant, or recovering (Redis lost data).
 
             EXAMPLES
               ringfence groups
               ringfence groups --json | jq -r '.group'        # one JSON object a line
+              ringfence groups --json | jq -r 'select(.primary.phase == "vacant") | .group'
             """)
 
     @Flag(help: "Print JSON, one object a line.")
@@ -34,6 +36,14 @@ struct GroupsCommand: AsyncParsableCommand {
             return
         }
         if groups.isEmpty { return print("there are no groups") }
-        printTable(["GROUP", "MEMBERS", "VERSION"], groups.map { [$0.name, "\($0.memberCount)", "\($0.version)"] })
+        printTable(
+            ["GROUP", "MEMBERS", "VERSION", "PRIMARY", "EPOCH", "PHASE"],
+            groups.map { group in
+                let primary = group.primary
+                return [
+                    group.name, "\(group.memberCount)", "\(group.version)", primary.map { $0.member ?? "nobody" } ?? "",
+                    primary.map { "\($0.epoch)" } ?? "", primary?.phase.rawValue ?? "",
+                ]
+            })
     }
 }

@@ -10,7 +10,9 @@ struct ShowGroupCommand: AsyncParsableCommand {
         usage: "ringfence group NAME [--json]",
         discussion: """
             A member that lives renews its lease long before it ends; one whose time left keeps falling has stopped. \
-            Weight 0 is a member that is draining. Exits with 1 for a group that never had a member.
+            STATE is healthy, failing (its check fails), unfit (it says so itself), maintenance, draining (weight 0) or \
+            lost. LAG is what it lacks of the primary's last position, PENALTY grows by one with each time it lost the \
+            role against its will and halves in 5 minutes. Exits with 1 for a group that never had a member.
 
             EXAMPLES
               ringfence group ledger
@@ -31,7 +33,7 @@ struct ShowGroupCommand: AsyncParsableCommand {
         let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
         if group.json { return print(JSONWriter.describing(GroupView(status)).text) }
-        for line in GroupPicture.lines(status) { print(line) }
+        for line in GroupPicture.lines(GroupView(status)) { print(line) }
     }
 }
 

@@ -27,7 +27,8 @@ struct WatchGroupCommand: AsyncParsableCommand {
                 // Before the look: nothing between the two is missed.
                 let cursor = try await client.eventPage(limit: 1).end
                 if !group.json {
-                    for line in GroupPicture.headline(try await client.inspectGroup(group.name)) { print(line) }
+                    let status = try await client.inspectGroup(group.name)
+                    for line in GroupPicture.headline(GroupView(status)) { print(line) }
                     flushOutput()
                 }
                 let lines = EventLines(json: group.json, group: group.name, isGroupKnown: true)
