@@ -210,7 +210,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The program itself is started by the tests.
                 "RingfenceCommand",
-                "RingfenceService", "Ringfence", "TestSupport",
+                "RingfenceService", "Ringfence", "RingfenceCore", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),

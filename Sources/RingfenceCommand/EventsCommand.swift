@@ -5,15 +5,6 @@
 import ArgumentParser
 import Ringfence
 import RingfenceService
-import UnixSignals
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 struct EventsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -71,26 +62,19 @@ struct EventsCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
-        let work = Task {
+        let cursor = try await untilInterrupted {
             try await redis.withClient { client in
                 var cursor = try await showPages(client)
-                if follow, !Task.isCancelled { cursor = try await self.follow(client, cursor) }
+                if follow, !Task.isCancelled { cursor = try await lines.follow(client, cursor) }
                 return cursor
             }
         }
-        let ending = Task { for await _ in signals { work.cancel() } }
-        defer { ending.cancel() }
-        do {
-            say("ringfence: go on with --after \(try await work.value)")
-        } catch  where work.isCancelled {
-            say("ringfence: interrupted before anything was read")
-        }
+        say(
+            cursor.map { "ringfence: go on with --after \($0)" }
+                ?? "ringfence: interrupted before anything was read")
     }
 
-    private func accepts(_ event: Event) -> Bool {
-        (group == nil || event.group == group) && (type == nil || event.type.description == type)
-    }
+    private var lines: EventLines { EventLines(json: json, group: group, type: type) }
 
     /// What is in the log now, as far as it is asked for.
     /// - Returns: the cursor behind it.
@@ -110,10 +94,10 @@ struct EventsCommand: AsyncParsableCommand {
             guard let cursor = EventCursor("\(end.gen):\(from)") else { break }
             page = try await client.eventPage(after: cursor, limit: 1000)
             if page.isReset { break }
-            found = page.events.filter { $0.seq <= before && accepts($0) } + found
+            found = page.events.filter { $0.seq <= before && lines.accepts($0) } + found
             before = from
         }
-        for event in found.suffix(wanted) { show(event) }
+        for event in found.suffix(wanted) { lines.show(event) }
         if found.isEmpty, !follow, !json { print("no such event is kept") }
         return end
     }
@@ -131,58 +115,12 @@ struct EventsCommand: AsyncParsableCommand {
             }
             for event in page.events where left > 0 {
                 cursor = event.cursor
-                guard accepts(event) else { continue }
-                show(event)
+                guard lines.accepts(event) else { continue }
+                lines.show(event)
                 left -= 1
             }
             if page.events.isEmpty || cursor == page.end { break }
         }
         return cursor
-    }
-
-    private func follow(_ client: RingfenceClient, _ cursor: EventCursor) async throws -> EventCursor {
-        let events = try group.map { try client.events(ofGroup: $0, after: cursor) } ?? client.events(after: cursor)
-        var iterator = events.makeAsyncIterator()
-        while let item = try await iterator.next() {
-            switch item {
-            case .event(let event): if accepts(event) { show(event) }
-            case .state: break
-            case .reset(let state, let lost): show(lost: lost, state.cursor)
-            }
-        }
-        return iterator.cursor ?? cursor
-    }
-
-    private func show(lost: Int?, _ cursor: EventCursor) {
-        if json {
-            print(#"{"reset":true,"lost":\#(lost.map { "\($0)" } ?? "null"),"cursor":"\#(cursor)"}"#)
-        } else {
-            let count = lost.map { "\($0) events were" } ?? "an unknown number of events was"
-            print("-- \(count) lost here; it goes on after \(cursor)")
-        }
-        flushOutput()
-    }
-
-    private func show(_ event: Event) {
-        defer { flushOutput() }
-        guard !json else { return print(String(decoding: event.json, as: UTF8.self)) }
-        // Names come from callers of the library, which lets no control character in; a foreign writer might.
-        let about = [event.group, event.member].compactMap { $0 }.joined(separator: " / ")
-        var notes: [String] = []
-        if let version = event.version { notes.append("version \(version)") }
-        if event.changes > 1 { notes.append("one of \(event.changes)") }
-        if let epoch = event.epoch { notes.append("epoch \(epoch)") }
-        if let joined = event.joined {
-            if !joined.address.isEmpty { notes.append(joined.address) }
-            if !joined.zone.isEmpty { notes.append("zone \(joined.zone)") }
-            notes.append("weight \(joined.weight)")
-        }
-        if let reason = event.reason, !reason.isEmpty { notes.append(reason) }
-        if let actor = event.actor, !actor.isEmpty { notes.append("by \(actor)") }
-        let type = event.type.description
-        let line =
-            "\(utcText(event.at))  \(type)\(String(repeating: " ", count: max(1, 18 - type.count)))\(about)"
-            + (notes.isEmpty ? "" : "  (\(notes.joined(separator: ", ")))")
-        print(String(line.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : Character($0) }))
     }
 }

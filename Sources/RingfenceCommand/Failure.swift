@@ -16,11 +16,13 @@ import RingfenceService
 #endif
 
 extension ExitCode {
+    /// An order about a group was refused.
+    static let refused = ExitCode(2)
     /// Bad flags, arguments or settings (EX_USAGE).
     static let usage = ExitCode(64)
     /// Redis cannot be reached or refused (EX_UNAVAILABLE).
     static let unavailable = ExitCode(69)
-    /// The lock was not free in time (EX_TEMPFAIL).
+    /// The lock was not free in time, or a switchover did not come about (EX_TEMPFAIL).
     static let busy = ExitCode(75)
     /// The lease was lost while the command ran.
     static let leaseLost = ExitCode(79)
@@ -43,6 +45,10 @@ struct Failure {
             case .lockBusy: code = .busy
             case .leaseLost: code = .leaseLost
             case .invalidArgument, .wouldDeadlock: code = .usage
+            case .orderRefused:
+                code = .refused
+                message = "refused:" + error.reasons.map { "\n  - \($0)" }.joined()
+            case .switchoverAborted: code = .busy
             case .unavailable, .refused, .overloaded:
                 code = .unavailable
                 if error.effect == .unknown { message += ". It may have been done: look before you do it again" }

@@ -30,6 +30,7 @@ struct Main: AsyncParsableCommand {
               ringfence group ledger                      who is in a group, and for how long
               ringfence ring ledger owner account/4711    where a key belongs
               ringfence events --follow                   what happens to groups
+              ringfence doctor                            is this Redis good enough, and for which lease
             """,
         subcommands: [DemoWorkerCommand.self, BenchPrimaryCommand.self],
         groupedSubcommands: [
@@ -38,7 +39,7 @@ struct Main: AsyncParsableCommand {
                 name: "Operating",
                 subcommands: [
                     LocksCommand.self, UnlockCommand.self, AuditCommand.self, GroupsCommand.self, GroupCommand.self,
-                    RingCommand.self, EventsCommand.self,
+                    RingCommand.self, EventsCommand.self, DoctorCommand.self,
                 ]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 
@@ -48,7 +49,7 @@ struct Main: AsyncParsableCommand {
     /// Every failure is one readable sentence on standard error and a documented exit code.
     static func main() async {
         do {
-            var command = try parseAsRoot()
+            var command = try parseAsRoot(GroupCommand.ordered(Array(CommandLine.arguments.dropFirst())))
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {

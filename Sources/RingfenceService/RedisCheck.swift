@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Looks at somebody else's Redis for settings that silently break the promises, before the first lock is given.
+// Looks at somebody else's Redis for settings that silently break the promises, before the first lock is given. What such
+// settings are says Diagnosis.swift, as it does for `doctor`.
 //
 // An eviction policy makes Redis delete held locks and members of groups when memory runs short: with allkeys-lru most of
-// 50 held locks were given away in an experiment. That is refused. No append-only file together with an automatic restart
-// loses all locks and fences at once, and the groups until their members have beaten anew: that is said loudly, since some
-// run Redis without a file on purpose and restart it by hand.
+// 50 held locks were given away in an experiment. That is refused. All else is said loudly and served all the same: some
+// run Redis without a file on purpose and restart it by hand, and a Redis that refuses writes now may take them in a minute.
 import Hiredis
 import Logging
 import Ringfence
@@ -13,51 +13,24 @@ import Ringfence
 enum RedisCheck {
     /// - Throws: ``Settings/Failure`` if this Redis may evict locks. An unreachable Redis only delays its check.
     static func run(_ configuration: RingfenceConfiguration, logger: Logger) async throws {
-        var redis: RedisConfiguration
         do {
-            redis = try RedisConfiguration(
-                url: configuration.url,
-                tls: .init(
-                    authorityFile: configuration.tls.authorityFile,
-                    certificateFile: configuration.tls.certificateFile,
-                    privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
-        } catch { throw Settings.Failure(description: "redis: \(error.message)") }
-        redis.commandTimeout = configuration.commandTimeout
-        redis.connectTimeout = configuration.connectTimeout
-        let client = RedisClient(redis, logger: logger)
-        do {
-            let policy = try await setting("maxmemory-policy", client)
-            let memory = try await setting("maxmemory", client)
-            let file = try await setting("appendonly", client)
-            await client.close()
-            if let policy, policy != "noeviction" {
-                guard memory == "0" else {
-                    throw Settings.Failure(
-                        description: """
-                            this Redis has maxmemory-policy \(policy): when its memory runs short it deletes held locks and members. \
-                            Use CONFIG SET maxmemory-policy noeviction, or another Redis
-                            """)
+            let readings = try await Examination.with(configuration, logger: logger) { try await $0.settings() }
+            for finding in Diagnosis.findings(readings) {
+                if finding.code == "redis.evicts" {
+                    throw Settings.Failure(description: "\(finding.detail). Do: \(finding.remedy)")
                 }
-                logger.warning(
-                    "this Redis would evict locks and members if it had a maxmemory: set maxmemory-policy noeviction")
-            }
-            if file == "no" {
-                logger.warning(
-                    "this Redis keeps no append-only file: if it restarts, all locks are free at once and groups empty")
+                let level: Logger.Level =
+                    switch finding.severity {
+                    case .note: .debug
+                    case .warning: .warning
+                    case .problem: .error
+                    }
+                logger.log(
+                    level: level, "\(finding.detail)",
+                    metadata: finding.remedy.isEmpty ? [:] : ["do": "\(finding.remedy)"])
             }
         } catch let error as RedisError {
-            await client.close()
-            let why = error.code == .server ? "it does not let us ask" : error.message
-            logger.warning("the settings of this Redis are not checked", metadata: ["reason": "\(why)"])
+            logger.warning("the settings of this Redis are not checked", metadata: ["reason": "\(error.message)"])
         }
-    }
-
-    private static func setting(_ name: String, _ client: RedisClient) async throws -> String? {
-        let reply = try await client.send { writer in
-            writer.begin(3)
-            for word in ["CONFIG", "GET", name] { writer.argument(word) }
-        }
-        guard case .array(let pair) = reply, pair.count == 2 else { return nil }
-        return pair[1].text
     }
 }

@@ -87,6 +87,8 @@ public struct GroupSummary: Sendable, Hashable {
     public var version: Int64
     /// How many members it has, the dead that nobody has found yet among them.
     public var memberCount: Int
+    /// Who is primary; nil for a group that never elected anybody and in which nobody stands.
+    public var primary: PrimaryStatus?
 }
 
 extension RingfenceClient {
@@ -158,25 +160,32 @@ extension RingfenceClient {
     }
 
     private func summary(of name: String) async throws -> GroupSummary {
-        async let version = send("reading the group '\(name)'") { [keys] writer in
-            writer.begin(3)
-            writer.argument("HGET")
+        let fields = ["version", "epoch", "primary", "pSession", "phase", "target", "candidates"]
+        async let state = send("reading the group '\(name)'") { [keys] writer in
+            writer.begin(2 + fields.count)
+            writer.argument("HMGET")
             writer.argument(keys.state, name)
-            writer.argument("version")
+            for field in fields { writer.argument(field) }
         }
         async let count = send("reading the group '\(name)'") { [keys] writer in
             writer.begin(2)
             writer.argument("ZCARD")
             writer.argument(keys.leases, name)
         }
-        let (versionReply, countReply) = (try await version, try await count)
+        let (stateReply, countReply) = (try await state, try await count)
         guard case .integer(let count) = countReply else { throw RingfenceError.unexpected(countReply) }
-        // A group whose state Redis lost is in the set without a version.
-        if case .null = versionReply { return GroupSummary(name: name, version: 0, memberCount: Int(count)) }
-        guard let version = versionReply.text.flatMap({ Int64($0) }) else {
-            throw RingfenceError.unexpected(versionReply)
+        guard let values = stateReply.array, values.count == fields.count else {
+            throw RingfenceError.unexpected(stateReply)
         }
-        return GroupSummary(name: name, version: version, memberCount: Int(count))
+        // A group whose state Redis lost is in the set without a version.
+        guard !values[0].isNull else { return GroupSummary(name: name, version: 0, memberCount: Int(count)) }
+        guard let version = values[0].text.flatMap({ Int64($0) }) else { throw RingfenceError.unexpected(stateReply) }
+        var summary = GroupSummary(name: name, version: version, memberCount: Int(count))
+        let role = GroupRole(
+            epoch: values[1].int ?? 0, primary: values[2].text ?? "", session: values[3].text ?? "",
+            phase: values[4].text.flatMap { GroupRole.Phase(rawValue: $0) } ?? .vacant, target: values[5].text ?? "")
+        if role.epoch > 0 || (values[6].int ?? 0) > 0 { summary.primary = PrimaryStatus(role) }
+        return summary
     }
 
     /// Takes a member out of a group, whoever it is. A member that lives learns it at its next beat (`membership.expired`).

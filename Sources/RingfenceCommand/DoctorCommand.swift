@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Is this Redis good enough, and how short may a lease be here? The exit code is for monitoring: 0 fine, 1 warning, 2 problem,
+// as the plugins of monitoring systems have it.
+import ArgumentParser
+import Logging
+import Ringfence
+import RingfenceService
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+struct DoctorCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor",
+        abstract: "Measure Redis, say the smallest safe lease and what is misconfigured.",
+        discussion: """
+            Asks Redis for the time every 2 ms for --seconds, and looks at its settings, its replicas and what it recorded \
+            of itself. Nothing is written.
+
+            The smallest safe lease is 5 times the worst silence, at least 200 ms: a member beats each fifth of its \
+            lease, so one such silence costs one beat, and four more are tried before the lease is over. The silence is \
+            the longest of: an answer that was waited for, a pause of this machine, Redis' last fork, its slowest command \
+            and its worst latency event of the last week. Measure from the machines that will hold the leases, in the \
+            busiest hour, with --seconds 600: what did not happen meanwhile is not known.
+
+            EXIT CODES
+              0    fine, notes at most
+              1    a warning: a promise breaks when something else happens too (a restart, a failover, a full memory)
+              2    a problem: a promise of Ringfence does not hold on this Redis
+              64   bad usage              69   Redis cannot be reached, or refused
+
+            EXAMPLES
+              ringfence doctor
+              ringfence doctor --seconds 600 --lease 1s           # is one second enough?
+              ringfence doctor --json | jq '.findings[] | select(.severity == "problem")'
+            """)
+
+    @Option(help: "How long to measure, 1 to 3600 seconds.")
+    var seconds = 5
+    @Option(help: "A lease that is to be used, 200ms to 1h: too short is a warning.")
+    var lease: DurationArgument?
+    @Flag(help: "Print JSON.")
+    var json = false
+    @OptionGroup(title: "Redis and general options")
+    var redis: RedisOptions
+
+    func validate() throws {
+        guard (1...3600).contains(seconds) else {
+            throw ValidationError("--seconds must be 1 to 3600, not \(seconds)")
+        }
+        if let lease, lease.duration < .milliseconds(200) || lease.duration > .seconds(3600) {
+            throw ValidationError("--lease must be 200ms to 1h, not \(lease.duration.shortText)")
+        }
+    }
+
+    func run() async throws {
+        let settings = try redis.settings()
+        let configuration = settings.configuration(url: settings.clientURL)
+        let shown = Settings.redacted(settings.clientURL)
+        let duration = Duration.seconds(seconds)
+        let progress = Progress(isShown: !json && isatty(2) == 1)
+        let (readings, measurement) = try await Examination.with(
+            configuration, logger: makeLogger(settings, default: .error)
+        ) { examination in
+            let readings = try await examination.readings()
+            if !json { progress.begin("measuring \(shown) for \(seconds) s") }
+            let measurement = try await examination.measure(for: duration) { progress.show($0) }
+            progress.end()
+            return (readings, measurement)
+        }
+        let advice = LeaseAdvice(measurement, readings.stalls)
+        let findings = Diagnosis.sorted(
+            Diagnosis.findings(readings)
+                + Diagnosis.findings(measurement, advice, readings, lease: lease?.duration))
+        if json {
+            print(
+                JSONWriter.describing(
+                    readings, measurement, advice, findings, redis: shown, measured: duration
+                ).text)
+        } else {
+            for line in DoctorReport.lines(readings, measurement, advice, findings, redis: shown) { print(line) }
+        }
+        switch findings.first?.severity {
+        case .problem?: throw ExitCode(2)
+        case .warning?: throw ExitCode(1)
+        case .note?, nil: break
+        }
+    }
+}
+
+/// How far the measuring is, on standard error, for a person who waits.
+private struct Progress: Sendable {
+    /// Whether standard error is a terminal: a file gets only the first line.
+    let isShown: Bool
+
+    func begin(_ line: String) { say(line + " …") }
+
+    func show(_ part: Double) {
+        guard isShown else { return }
+        write("\r\(Int(part * 100)) %\u{1B}[K")
+    }
+
+    func end() { if isShown { write("\r\u{1B}[K") } }
+
+    private func write(_ text: String) {
+        var text = text
+        text.withUTF8 { bytes in
+            #if canImport(Glibc)
+                _ = Glibc.write(2, bytes.baseAddress, bytes.count)
+            #elseif canImport(Musl)
+                _ = Musl.write(2, bytes.baseAddress, bytes.count)
+            #else
+                _ = Darwin.write(2, bytes.baseAddress, bytes.count)
+            #endif
+        }
+    }
+}
+
+/// An examination as text for people. Pure.
+enum DoctorReport {
+    static func lines(
+        _ readings: RedisReadings, _ measurement: Measurement, _ advice: LeaseAdvice, _ findings: [Finding],
+        redis: String
+    ) -> [String] {
+        let trips = measurement.roundTrips
+        let clock = measurement.clock
+        let role =
+            readings.isReplica
+            ? ", a replica" : readings.replicas.isEmpty ? "" : ", \(readings.replicas.count) replicas"
+        var recorded = readings.stalls.map { "\($0.cause) \(millisecondsText($0.duration))" }
+        if recorded.isEmpty { recorded = ["Redis recorded none"] }
+        var lines = [
+            "Redis \(readings.version ?? "of unknown version") at \(redis)\(role)",
+            "",
+            "round trips    \(trips.count) in turn: p50 \(millisecondsText(trips.p50)), p99 \(millisecondsText(trips.p99)), "
+                + "p99.9 \(millisecondsText(trips.p999)), max \(millisecondsText(trips.longest))",
+            "stalls         the longest silence here was \(millisecondsText(measurement.silence)), the longest pause of this "
+                + "process \(millisecondsText(measurement.pause))",
+            "before         \(recorded.joined(separator: "; "))",
+            "clock          Redis is \(millisecondsText(clock.skew.isNegative ? .zero - clock.skew : clock.skew)) "
+                + "\(clock.skew.isNegative ? "behind" : "ahead") (± \(millisecondsText(clock.skewError))), drift "
+                + "\(Int(clock.driftPPM.rounded())) ppm (± \(Int(clock.driftErrorPPM.rounded(.up)))), "
+                + "\(clock.steps.isEmpty ? "no step" : "\(clock.steps.count) steps")",
+            "lease          smallest safe \(advice.smallest.shortText): 5 x \(millisecondsText(advice.silence)) "
+                + "(\(advice.cause)), at least 200 ms; one such silence costs one beat of five",
+            "",
+        ]
+        for finding in findings {
+            let mark =
+                switch finding.severity {
+                case .problem: "PROBLEM"
+                case .warning: "warning"
+                case .note: "note   "
+                }
+            lines.append("\(mark)  \(finding.detail)  [\(finding.code)]")
+            if !finding.remedy.isEmpty { lines.append("         do: \(finding.remedy)") }
+        }
+        let counts = [Finding.Severity.problem, .warning].compactMap { severity -> String? in
+            let count = findings.count { $0.severity == severity }
+            return count == 0 ? nil : "\(count) \(severity.rawValue)\(count == 1 ? "" : "s")"
+        }
+        lines.append(counts.isEmpty ? "fine" : counts.joined(separator: ", "))
+        return lines
+    }
+}
+
+extension Duration {
+    fileprivate var isNegative: Bool { self < .zero }
+}

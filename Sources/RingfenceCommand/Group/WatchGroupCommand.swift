@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import Ringfence
+import RingfenceService
+
+struct WatchGroupCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "watch",
+        abstract: "Show what happens to the group, as it happens, until Ctrl-C.",
+        usage: "ringfence group NAME watch [--json]",
+        discussion: """
+            First how the group is, then a line for each event, over restarts of Redis and broken connections: each once \
+            and in order, or a line that says how many were lost. With --json the events as they stand in the log. At \
+            its end it says on standard error with which cursor `ringfence events` goes on.
+
+            EXAMPLES
+              ringfence group ledger watch
+              ringfence group ledger watch --json | jq -r 'select(.type | startswith("primary.")) | [.at, .type, .member]'
+            """)
+
+    @OptionGroup var group: GroupArguments
+
+    func run() async throws {
+        let group = group
+        let cursor = try await untilInterrupted {
+            try await group.redis.withClient { client in
+                // Before the look: nothing between the two is missed.
+                let cursor = try await client.eventPage(limit: 1).end
+                if !group.json {
+                    let status = try await client.inspectGroup(group.name)
+                    for line in GroupPicture.headline(GroupView(status)) { print(line) }
+                    flushOutput()
+                }
+                let lines = EventLines(json: group.json, group: group.name, isGroupKnown: true)
+                return try await lines.follow(client, cursor)
+            }
+        }
+        if let cursor { say("ringfence: go on with ringfence events --follow --group \(group.name) --after \(cursor)") }
+    }
+}

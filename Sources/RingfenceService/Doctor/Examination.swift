@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Asks a Redis how it is, and writes nothing to it. What its user may not ask is left out of the readings, for a missing
+// permission must not hide the rest.
+import Hiredis
+package import Logging
+package import Ringfence
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// A look at one Redis, on a connection of its own.
+package struct Examination: Sendable {
+    /// How long after an answer the next question comes.
+    static let interval: Duration = .milliseconds(2)
+    /// Beyond this a question is given up. Longer than any stall that a Redis should survive.
+    static let patience: Duration = .seconds(30)
+    /// Commands of the last week count, older ones were another time.
+    static let memory: Int64 = 7 * 86_400
+
+    private let client: RedisClient
+    private let configuration: RedisConfiguration
+    private let namespace: String
+    private let logger: Logger
+
+    private init(_ configuration: RingfenceConfiguration, _ logger: Logger) throws {
+        do {
+            self.configuration = try RedisConfiguration(
+                url: configuration.url,
+                tls: .init(
+                    authorityFile: configuration.tls.authorityFile,
+                    certificateFile: configuration.tls.certificateFile,
+                    privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
+        } catch { throw Settings.Failure(description: "redis: \(error.message)") }
+        var redis = self.configuration
+        redis.commandTimeout = configuration.commandTimeout
+        redis.connectTimeout = configuration.connectTimeout
+        // A stall is what is looked for, no reason to hang up.
+        redis.probeInterval = Self.patience
+        client = RedisClient(redis, logger: logger)
+        namespace = configuration.namespace
+        self.logger = logger
+    }
+
+    /// Runs `body` with a connection of its own, and closes it.
+    /// - Throws: ``Settings/Failure`` for a URL that cannot be right, and what `body` throws.
+    package static func with<Result: Sendable>(
+        _ configuration: RingfenceConfiguration, logger: Logger,
+        _ body: (Examination) async throws -> Result
+    ) async throws -> Result {
+        let examination = try Examination(configuration, logger)
+        do {
+            let result = try await body(examination)
+            await examination.client.close()
+            return result
+        } catch {
+            await examination.client.close()
+            throw error
+        }
+    }
+
+    // MARK: Settings and state
+
+    /// What the settings of a Redis are: a few questions, and none to its replicas.
+    package func settings() async throws -> RedisReadings {
+        RedisReadings(info: try await info(client), settings: try await config())
+    }
+
+    /// All that can be known without measuring.
+    package func readings() async throws -> RedisReadings {
+        var readings = try await settings()
+        readings.forbidden = try await forbidden()
+        readings.sentinels = try await sentinels()
+        readings.stalls = try await stalls(readings.info)
+        readings.leases = try await leases()
+        if let info = readings.info, !readings.isReplica {
+            readings.replicas = await replicas(RedisReadings.replicas(in: info))
+        }
+        return readings
+    }
+
+    private func info(_ client: RedisClient) async throws -> [String: String]? {
+        try await ask(client, "INFO")?.text.map { RedisReadings.parse(info: $0) }
+    }
+
+    private static let names = [
+        "maxmemory-policy", "maxmemory", "appendonly", "appendfsync", "save", "stop-writes-on-bgsave-error",
+        "min-replicas-to-write", "maxclients", "latency-monitor-threshold",
+    ]
+
+    private func config() async throws -> [String: String]? {
+        var settings: [String: String]?
+        // One by one: several patterns in one call are new in Redis 7.
+        for name in Self.names {
+            guard let reply = try await ask(client, "CONFIG", "GET", name) else { return settings }
+            var known = settings ?? [:]
+            if let pair = reply.array, pair.count == 2 { known[name] = pair[1].text }
+            settings = known
+        }
+        return settings
+    }
+
+    /// The first command that Ringfence cannot do without and its user may not give. None of them writes.
+    private func forbidden() async throws -> String? {
+        let key = "ringfence:{\(namespace)}:log"
+        let questions: [(String, [String])] = [
+            ("run scripts (EVALSHA)", ["EVALSHA", String(repeating: "0", count: 40), "1", key]),
+            ("read the keys of ringfence:{\(namespace)}:*", ["HGET", key, "gen"]),
+            ("subscribe", ["PUBSUB", "NUMSUB", "ringfence:{\(namespace)}:events"]),
+        ]
+        for (what, words) in questions {
+            do { _ = try await send(client, words) } catch let error as RedisError where error.isNoPermission {
+                return what
+            } catch let error as RedisError where error.code == .server {
+                // NOSCRIPT: it may.
+            }
+        }
+        return nil
+    }
+
+    /// Each Sentinel that watches a Redis listens to this channel of it, on one connection.
+    private func sentinels() async throws -> Int? {
+        guard let reply = try await ask(client, "PUBSUB", "NUMSUB", "__sentinel__:hello")?.array, reply.count == 2
+        else {
+            return nil
+        }
+        return reply[1].int.map { Int($0) }
+    }
+
+    /// What Redis itself recorded of times in which it answered nobody.
+    private func stalls(_ info: [String: String]?) async throws -> [RedisReadings.Stall] {
+        var stalls: [RedisReadings.Stall] = []
+        if let fork = info?["latest_fork_usec"].flatMap({ Int64($0) }), fork > 0 {
+            stalls.append(.init("the last fork, for a snapshot or a rewrite", .microseconds(fork)))
+        }
+        let now = try await serverTime() / 1_000_000_000
+        // id, when (s), µs, the command and its arguments, …: the arguments may be secrets.
+        let slow = (try await ask(client, "SLOWLOG", "GET", "128"))?.array ?? []
+        let commands = slow.compactMap { entry -> RedisReadings.Stall? in
+            guard let fields = entry.array, fields.count >= 4, let at = fields[1].int, at > now - Self.memory,
+                let duration = fields[2].int, let command = fields[3].array?.first?.text
+            else { return nil }
+            return .init("a slow command, \(command.uppercased().prefix(32))", .microseconds(duration))
+        }
+        if let worst = commands.max(by: { $0.duration < $1.duration }) { stalls.append(worst) }
+        // event, when (s), its latest ms, its worst ms. Commands are in the slowlog, more exactly.
+        for event in (try await ask(client, "LATENCY", "LATEST"))?.array ?? [] {
+            guard let fields = event.array, fields.count >= 4, let name = fields[0].text, let at = fields[1].int,
+                at > now - Self.memory, let worst = fields[3].int, name != "command", name != "fast-command"
+            else { continue }
+            stalls.append(.init("the latency event \(name)", .milliseconds(worst)))
+        }
+        return stalls
+    }
+
+    private func leases() async throws -> [RedisReadings.GroupLease] {
+        let prefix = "ringfence:{\(namespace)}:"
+        let names = (try await ask(client, "SRANDMEMBER", prefix + "groups", "1000"))?.array?.compactMap(\.text) ?? []
+        var leases: [RedisReadings.GroupLease] = []
+        for name in names.sorted() {
+            guard let shortest = try await ask(client, "HGET", prefix + "state:" + name, "shortest")?.int, shortest > 0
+            else { continue }
+            leases.append(.init(group: name, shortest: .milliseconds(shortest)))
+        }
+        return leases
+    }
+
+    /// Asks each replica itself, under our own name, for what its primary does not know.
+    private func replicas(_ list: [(host: String, port: Int, isOnline: Bool)]) async -> [RedisReadings.Replica] {
+        await withTaskGroup(of: (Int, RedisReadings.Replica).self) { group in
+            for (place, entry) in list.enumerated() {
+                group.addTask {
+                    var redis = configuration
+                    redis.address = .tcp(host: entry.host, port: entry.port)
+                    redis.connectTimeout = .seconds(1)
+                    redis.commandTimeout = .seconds(1)
+                    let client = RedisClient(redis, logger: logger)
+                    let info = try? await info(client)
+                    await client.close()
+                    let host = entry.host.contains(":") ? "[\(entry.host)]" : entry.host
+                    return (
+                        place,
+                        .init(
+                            address: "\(host):\(entry.port)", isOnline: entry.isOnline,
+                            priority: info?["slave_priority"].flatMap { Int($0) })
+                    )
+                }
+            }
+            var replicas: [(Int, RedisReadings.Replica)] = []
+            for await replica in group { replicas.append(replica) }
+            return replicas.sorted { $0.0 < $1.0 }.map(\.1)
+        }
+    }
+
+    // MARK: Measuring
+
+    /// Asks Redis for the time, again and again.
+    /// - Parameter progress: is told about once a second what part is done, 0 to 1.
+    /// - Throws: `RedisError` when not one question was answered, or one is not permitted.
+    package func measure(
+        for duration: Duration, progress: @Sendable (Double) -> Void = { _ in }
+    ) async throws -> Measurement {
+        var probes: [Probe] = []
+        var failures = 0
+        var silentSince: Int64?
+        var toldAt = 0
+        let start = ContinuousClock.now
+        let end = start + duration
+        func now() -> Int64 { Int64((ContinuousClock.now - start) / .nanoseconds(1)) }
+        var dueAt: Int64 = 0
+        while true {
+            let wall = Self.wallOffset(now)
+            let sentAt = now()
+            do {
+                let server = try await serverTime()
+                probes.append(
+                    Probe(
+                        sentAt: sentAt, receivedAt: now(), wallOffset: wall, server: server, dueAt: dueAt,
+                        silentSince: silentSince))
+                silentSince = nil
+            } catch let error as RedisError {
+                if error.code == .server || error.code == .cancelled || error.code == .invalidConfiguration {
+                    throw error
+                }
+                failures += 1
+                silentSince = silentSince ?? sentAt
+                if ContinuousClock.now >= end, probes.isEmpty { throw error }
+            }
+            // Only an answer ends it: a silence that began must be measured to its end.
+            if ContinuousClock.now >= end, silentSince == nil || ContinuousClock.now >= end + Self.patience { break }
+            let second = Int((ContinuousClock.now - start) / .seconds(1))
+            if second > toldAt {
+                toldAt = second
+                progress(min(1, (ContinuousClock.now - start) / duration))
+            }
+            dueAt = now() + Int64(Self.interval / .nanoseconds(1))
+            try await Task.sleep(for: Self.interval, tolerance: .zero)
+        }
+        return Measurement(probes, failures: failures, silent: silentSince.map { now() - $0 } ?? 0)
+    }
+
+    /// Redis' clock in nanoseconds since 1970.
+    private func serverTime() async throws -> Int64 {
+        let reply = try await client.send(deadline: Self.patience) { writer in
+            writer.begin(1)
+            writer.argument("TIME")
+        }
+        guard let parts = reply.array, parts.count == 2, let seconds = parts[0].int, let microseconds = parts[1].int
+        else { throw RedisError(.protocolViolation, effect: .none, "TIME did not answer two numbers") }
+        return (seconds * 1_000_000 + microseconds) * 1_000
+    }
+
+    /// The wall clock less the monotonic one. Read again when the process was interrupted between the two.
+    private static func wallOffset(_ monotonic: () -> Int64) -> Int64 {
+        var best = (span: Int64.max, offset: Int64(0))
+        for _ in 0..<5 {
+            let before = monotonic()
+            var wall = timespec()
+            clock_gettime(CLOCK_REALTIME, &wall)
+            let span = monotonic() - before
+            if span < best.span {
+                best = (span, Int64(wall.tv_sec) * 1_000_000_000 + Int64(wall.tv_nsec) - before - span / 2)
+            }
+            if span < 100_000 { break }
+        }
+        return best.offset
+    }
+
+    // MARK: Asking
+
+    /// nil when it is not permitted, or not known to this Redis.
+    private func ask(_ client: RedisClient, _ words: String...) async throws -> RedisReply? {
+        do { return try await send(client, words) } catch let error as RedisError where error.code == .server {
+            return nil
+        }
+    }
+
+    private func send(_ client: RedisClient, _ words: [String]) async throws -> RedisReply {
+        try await client.send { writer in
+            writer.begin(words.count)
+            for word in words { writer.argument(word) }
+        }
+    }
+}
+
+extension RedisError {
+    fileprivate var isNoPermission: Bool { code == .server && server?.prefix == .noPermission }
+}

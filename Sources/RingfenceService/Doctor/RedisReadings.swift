@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a Redis says of itself, as plain values, so that what to think of it is a pure function (Diagnosis.swift). Where
+// INFO and CONFIG both know a thing, INFO's word is taken: an operator's ACL allows INFO far more often.
+
+/// All that was read of one Redis. What may not be asked is nil.
+package struct RedisReadings: Sendable {
+    /// A replica, as its primary lists it and as it says itself.
+    package struct Replica: Sendable, Hashable {
+        package var address: String
+        package var isOnline: Bool
+        /// `replica-priority`; nil when it could not be asked.
+        package var priority: Int?
+
+        package init(address: String, isOnline: Bool = true, priority: Int? = nil) {
+            self.address = address
+            self.isOnline = isOnline
+            self.priority = priority
+        }
+    }
+
+    /// A time in which Redis is known to have answered nobody, from its own records.
+    package struct Stall: Sendable, Hashable {
+        /// What it was, for people: `fork`, `slow command KEYS`, `latency event aof-fsync-always`.
+        package var cause: String
+        package var duration: Duration
+
+        package init(_ cause: String, _ duration: Duration) {
+            self.cause = cause
+            self.duration = duration
+        }
+    }
+
+    /// The lease of a group's member that has the shortest.
+    package struct GroupLease: Sendable, Hashable {
+        package var group: String
+        package var shortest: Duration
+
+        package init(group: String, shortest: Duration) {
+            self.group = group
+            self.shortest = shortest
+        }
+    }
+
+    /// The fields of INFO.
+    package var info: [String: String]?
+    /// What CONFIG GET says.
+    package var settings: [String: String]?
+    package var replicas: [Replica] = []
+    /// How many Sentinels listen to it; nil: it may not be asked.
+    package var sentinels: Int?
+    /// A command that Ringfence needs and its user may not give; nil: none was met.
+    package var forbidden: String?
+    package var stalls: [Stall] = []
+    /// The groups of the namespace that have members.
+    package var leases: [GroupLease] = []
+
+    package init(info: [String: String]? = nil, settings: [String: String]? = nil) {
+        self.info = info
+        self.settings = settings
+    }
+
+    /// The lines `name:value` of INFO.
+    static func parse(info text: String) -> [String: String] {
+        var fields: [String: String] = [:]
+        // By bytes: CR LF is one character to Swift.
+        for line in text.utf8.split(whereSeparator: { $0 == 0x0A || $0 == 0x0D }) {
+            guard line.first != UInt8(ascii: "#"), let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
+            fields[String(decoding: line[..<colon], as: UTF8.self)] = String(
+                decoding: line[line.index(after: colon)...], as: UTF8.self)
+        }
+        return fields
+    }
+
+    /// The replicas that INFO lists: `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0`.
+    static func replicas(in info: [String: String]) -> [(host: String, port: Int, isOnline: Bool)] {
+        var replicas: [(host: String, port: Int, isOnline: Bool)] = []
+        while let line = info["slave\(replicas.count)"] {
+            var fields: [Substring: Substring] = [:]
+            for pair in line.split(separator: ",") {
+                let name = pair.prefix { $0 != "=" }
+                fields[name] = pair.dropFirst(name.count + 1)
+            }
+            replicas.append(
+                (String(fields["ip"] ?? ""), fields["port"].flatMap { Int($0) } ?? 0, fields["state"] == "online"))
+        }
+        return replicas
+    }
+}
+
+extension RedisReadings {
+    package var version: String? { info?["redis_version"] }
+    package var isReplica: Bool { info?["role"] == "slave" }
+    package var evictionPolicy: String? { info?["maxmemory_policy"] ?? settings?["maxmemory-policy"] }
+    /// Bytes; 0: no limit.
+    package var memoryLimit: Int64? { (info?["maxmemory"] ?? settings?["maxmemory"]).flatMap { Int64($0) } }
+    package var memoryUsed: Int64? { info?["used_memory"].flatMap { Int64($0) } }
+    package var hasAppendOnlyFile: Bool? {
+        if let enabled = info?["aof_enabled"] { return enabled == "1" }
+        return settings?["appendonly"].map { $0 == "yes" }
+    }
+    /// Something starts it again when it ends: `systemd` or `upstart`; nil: nobody we know of.
+    package var supervisor: String? {
+        info?["process_supervised"].flatMap { $0 == "no" || $0.isEmpty ? nil : $0 }
+    }
+
+    func number(_ setting: String) -> Int? { settings?[setting].flatMap { Int($0) } }
+}
