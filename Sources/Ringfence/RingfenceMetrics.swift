@@ -60,6 +60,40 @@ struct RingfenceMetrics: Sendable {
             }
         Counter(label: "ringfence_group_roles_ended_total", dimensions: [("reason", reason)]).increment()
     }
+    /// An election of a group that this process looks at: why, and how long each stage took. Every process that looks counts it.
+    func happened(_ record: EventRecord) {
+        func time(_ stage: String, _ field: String) {
+            let object = record.detail.flatMap { try? JSONObject.reading([field], raw: "", of: Array($0)).object }
+            guard case .integer(let milliseconds)? = object?[field] else { return }
+            Timer(label: "ringfence_group_failover_seconds", dimensions: [("stage", stage)])
+                .recordNanoseconds(milliseconds.multipliedClamping(by: .millisecond))
+        }
+        switch record.type {
+        case "primary.elected":
+            let known = [
+                "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "refused", "promotionFailed",
+                "unhealthy", "exited", "switchover", "failback", "failover", "lost",
+            ]
+            // Who leaves may give any reason, and that is no dimension.
+            let reason = record.reason.flatMap { known.contains($0) ? $0 : nil } ?? "other"
+            Counter(label: "ringfence_group_elections_total", dimensions: [("reason", reason)]).increment()
+            time("detect", "detectMs")
+            time("decide", "decideMs")
+        case "primary.ready": time("promote", "promoteMs")
+        case "switchover.aborted": Counter(label: "ringfence_group_switchovers_aborted_total").increment()
+        case "group.held": Counter(label: "ringfence_group_holds_total").increment()
+        default: break
+        }
+    }
+
+    /// The primary of a group that this process looks at. Who looks at thousands of groups has so many series.
+    func saw(_ role: GroupRole, of group: String) {
+        guard role.epoch > 0 else { return }
+        Gauge(label: "ringfence_group_epoch", dimensions: [("group", group)]).record(role.epoch)
+        Gauge(label: "ringfence_group_has_primary", dimensions: [("group", group)])
+            .record(role.phase == .ready || role.phase == .draining ? 1 : 0)
+    }
+
     /// How old a view was when its group was asked for again, or could not be.
     let snapshotAge = Timer(label: "ringfence_group_snapshot_age_seconds")
     /// Times nobody could reach a group, or Redis lost data of it, and so nobody is taken out for a while.

@@ -62,9 +62,11 @@ package struct LockServer: Service {
 
     /// All routes of the service.
     var routes: [Route] {
+        let membership = GroupRoutes(client: client, groups: groups)
         let routes =
             LockRoutes(client: client, draining: draining).routes
-            + GroupRoutes(client: client, groups: groups).routes
+            + membership.routes
+            + ElectionRoutes(client: client, groups: groups, view: membership.view).routes
             + RingRoutes(groups: groups).routes
             + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes

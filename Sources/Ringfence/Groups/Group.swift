@@ -278,7 +278,7 @@ public final class Group: Sendable {
     private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
         // Who follows the log learns here that it has gone on, should the message be lost.
         hub.feed.heard(gen: answer.gen, seq: answer.seq)
-        let (action, isNewGap, hearing) = state.withLock { state in
+        let (action, isNewGap, isNewRole, hearing) = state.withLock { state in
             let wasHeld = state.machine.isHeld
             let roleBefore = state.machine.known.role
             let action = state.machine.answered(answer, sentAt: sentAt, now: now)
@@ -288,10 +288,13 @@ public final class Group: Sendable {
                 confirmedAt.store(confirmed, ordering: .releasing)
                 staleAt.store(confirmed + GroupMachine.patience(state.machine.pace), ordering: .releasing)
             }
-            // A role that is confirmed is news too, to who was suspended.
-            let hearing = state.machine.known.role == roleBefore ? [] : Array(state.memberships.values)
-            return (action, !wasHeld && state.machine.isHeld, hearing)
+            let isNewRole = state.machine.known.role != roleBefore
+            return (
+                action, !wasHeld && state.machine.isHeld, isNewRole,
+                isNewRole ? Array(state.memberships.values) : []
+            )
         }
+        if isNewRole { hub.metrics.saw(known.role, of: name) }
         if !hearing.isEmpty {
             let known = known
             for membership in hearing { membership.saw(known, now: now) }

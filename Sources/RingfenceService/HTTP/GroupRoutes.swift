@@ -21,7 +21,10 @@ struct GroupRoutes: Sendable {
 
     static let memberSchema = Route.Schema(
         name: "MemberRequest",
-        fields: ["session", "address", "zone", "weight", "priority", "capability", "metadata", "ttlMs"])
+        fields: [
+            "session", "address", "zone", "weight", "priority", "capability", "metadata", "ttlMs", "candidate", "health",
+            "position", "unfit", "claim",
+        ])
     static let leaveSchema = Route.Schema(name: "LeaveRequest", fields: ["session", "actor", "reason"])
     static let defaultLeaseMilliseconds: Int64 = 3_000
 
@@ -70,7 +73,7 @@ struct GroupRoutes: Sendable {
     }
 
     /// As Redis has it; when Redis is away, or is just being told anew what it lost, as it was last seen.
-    private func view(_ name: String) async throws -> GroupView {
+    func view(_ name: String) async throws -> GroupView {
         let group = try await groups.group(name)
         if group.snapshot.isStale { return GroupView(lastSeen: group.snapshot) }
         do {
@@ -81,9 +84,9 @@ struct GroupRoutes: Sendable {
     }
 
     private func put(_ exchange: Exchange) async throws -> Reply {
-        let (record, isBeat) = try Self.record(exchange)
+        let (record, status, isBeat) = try Self.record(exchange)
         let group = try await groups.group(exchange.name)
-        let grant = isBeat ? try await group.renew(record) : try await group.admit(record)
+        let grant = isBeat ? try await group.renew(record, status: status) : try await group.admit(record, status: status)
         groups.keep(group)
         let deadline = (ContinuousClock.now - exchange.arrived) + grant.remaining
         var json = JSONWriter(capacity: 256)
@@ -96,6 +99,8 @@ struct GroupRoutes: Sendable {
             json.field("ttlMs", grant.record.leaseMilliseconds)
             json.field("deadlineMs", deadline.wholeMilliseconds)
             json.field("paceMs", grant.pace.wholeMilliseconds)
+            json.key("primary")
+            json.primary(record.isCandidate ? grant.primary : nil, lasted: nil)
         }
         var reply = Reply(json)
         if !isBeat { reply.undo = { group.withdraw(grant) } }
@@ -103,7 +108,7 @@ struct GroupRoutes: Sendable {
     }
 
     /// What the body says of the member, checked; and whether it has a session.
-    private static func record(_ exchange: Exchange) throws -> (MemberRecord, isBeat: Bool) {
+    private static func record(_ exchange: Exchange) throws -> (MemberRecord, CandidateStatus?, isBeat: Bool) {
         let body = try JSONObject(exchange.body, memberSchema, depth: 1)
         let session = try body.text("session")
         if let session { try Limits.check(session: session) }
@@ -122,8 +127,48 @@ struct GroupRoutes: Sendable {
         case .object(let pairs)?: record.metadata = try MemberRecord.metadata(pairs)
         case let value?: throw InvalidArgument("metadata", "must be an object of strings, not \(value.kind)")
         }
+        record.isCandidate = try body.bool("candidate") ?? false
+        record.health = try body.text("health") ?? ""
         try Limits.check(record)
-        return (record, session != nil)
+        return (record, try status(body, isCandidate: record.isCandidate), session != nil)
+    }
+
+    /// What a candidate says of itself: how far its data is, and what it does as primary.
+    private static func status(_ body: JSONObject, isCandidate: Bool) throws -> CandidateStatus? {
+        guard isCandidate else {
+            for name in ["position", "unfit", "claim"] where body[name] != nil {
+                throw InvalidArgument(name, "is said by candidates only: give candidate true with it")
+            }
+            return nil
+        }
+        var status = CandidateStatus(
+            position: try body.integer("position", Limits.position), unfit: try body.text("unfit") ?? "")
+        try Limits.check(unfit: status.unfit)
+        switch body["claim"] {
+        case nil: break
+        case .object(let claim)?:
+            for field in claim.fields where !["state", "epoch", "position", "reason"].contains(field.name) {
+                throw InvalidArgument(field.name, "is unknown; the fields of a claim are state, epoch, position, reason")
+            }
+            guard let epoch = try claim.integer("epoch", 1...Limits.position.upperBound) else {
+                throw InvalidArgument("epoch", "is missing in claim")
+            }
+            switch try claim.text("state") {
+            case "elected": status.claim = .elected(epoch)
+            case "ready": status.claim = .ready(epoch)
+            case "drained":
+                status.claim = .drained(epoch, position: try claim.integer("position", Limits.position))
+            case "gone":
+                let reason = try claim.text("reason") ?? "stepDown"
+                guard reason.utf8.count <= 64, reason.utf8.allSatisfy({ (0x20...0x7E).contains($0) }) else {
+                    throw InvalidArgument("reason", "of a claim must be up to 64 characters of ASCII")
+                }
+                status.claim = .gone(epoch, reason: reason)
+            default: throw InvalidArgument("state", "of a claim must be elected, ready, drained or gone")
+            }
+        case let value?: throw InvalidArgument("claim", "must be an object, not \(value.kind)")
+        }
+        return status
     }
 
     private func remove(_ exchange: Exchange) async throws -> Reply {

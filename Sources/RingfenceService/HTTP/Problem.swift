@@ -25,6 +25,9 @@ struct Problem: Error {
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
         static let replaced = Code(name: "membership.replaced", status: 409, title: "Another session has this id")
         static let expired = Code(name: "membership.expired", status: 409, title: "This session is no member any more")
+        static let orderRefused = Code(name: "order.refused", status: 409, title: "The order is refused")
+        static let switchoverAborted = Code(
+            name: "switchover.aborted", status: 409, title: "The switchover was taken back")
         static let eventsGone = Code(name: "events.gone", status: 410, title: "The log does not have these events")
         static let bodyTooLarge = Code(name: "body.tooLarge", status: 413, title: "The body is too large")
         static let unsupportedMedia = Code(name: "body.unsupported", status: 415, title: "The body must be JSON")
@@ -37,7 +40,7 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            replaced, expired, eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded,
+            replaced, expired, orderRefused, switchoverAborted, eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded,
             unavailable, refused, draining,
         ]
     }
@@ -59,6 +62,8 @@ struct Problem: Error {
     var holder: Holder?
     /// For 410: where the log is, and how many events lie between.
     var gone: (cursor: String, oldest: String, lost: Int?)?
+    /// Of a refused order: all of them.
+    var reasons: [Refusal] = []
     /// For 405: the methods that are allowed.
     var allow: String?
 
@@ -95,6 +100,8 @@ struct Problem: Error {
         case .notHeld, .leaseLost: self.init(.notHeld, error.message)
         case .membershipReplaced: self.init(.replaced, error.message)
         case .membershipExpired: self.init(.expired, error.message)
+        case .orderRefused: self.init(.orderRefused, error.message)
+        case .switchoverAborted: self.init(.switchoverAborted, error.message)
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
         case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)
@@ -102,6 +109,7 @@ struct Problem: Error {
         default: self.init(.internal, error.message)
         }
         effect = error.effect.rawValue
+        reasons = error.reasons
     }
 
     /// The answer that carries it.
@@ -116,6 +124,10 @@ struct Problem: Error {
             if let field { json.field("field", field) }
             json.field("effect", effect)
             if let retryAfterMs { json.field("retryAfterMs", retryAfterMs) }
+            if !reasons.isEmpty {
+                json.key("reasons")
+                json.reasons(reasons)
+            }
             if let gone {
                 json.field("cursor", gone.cursor)
                 json.field("oldest", gone.oldest)

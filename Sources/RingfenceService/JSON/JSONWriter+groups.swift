@@ -250,7 +250,7 @@ extension JSONWriter {
         primary(view.primary, lasted: view.election?.phaseLasted)
     }
 
-    private mutating func primary(_ primary: PrimaryStatus?, lasted: Duration?) {
+    mutating func primary(_ primary: PrimaryStatus?, lasted: Duration?) {
         guard let primary else { return null() }
         object { json in
             json.field("epoch", primary.epoch)
