@@ -219,9 +219,8 @@ extension AgentMachine {
         if wanted?.kind == running.kind, wanted?.epoch == running.epoch { return false }
         switch running.kind {
         case .onSuspend: return false
-        case .onDemote:
-            guard let kind = wanted?.kind else { return false }
-            return kind == .onSuspend && mustFence != nil || kind == .prePromote || kind == .onPromote
+        // A fence that failed and is due again does not end what may do its work.
+        case .onDemote: return wanted?.kind == .prePromote || wanted?.kind == .onPromote
         case .prePromote, .onPromote, .onDrain: return true
         }
     }

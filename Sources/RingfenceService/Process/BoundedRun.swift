@@ -210,13 +210,3 @@ private final class OutputReader: ChannelInboundHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) { tail.add(unwrapInboundIn(data).readableBytesView) }
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 }
-
-extension TimeAmount {
-    /// A duration, at the ends of the range if it does not fit.
-    init(_ duration: Duration) {
-        let (seconds, attoseconds) = duration.components
-        self = .nanoseconds(
-            min(seconds, 9_000_000_000).multipliedReportingOverflow(by: 1_000_000_000).partialValue
-                + attoseconds / 1_000_000_000)
-    }
-}

@@ -625,7 +625,10 @@ struct AgentMachineTests {
         bench.hook(fails: "no")
         bench.primary("b", 2)
         #expect(bench.hook == .onDemote)
+        bench.wait(60 * .second)
+        #expect(bench.hook == .onDemote, "it is not ended for the fence")
         bench.hook(passes: nil)
+        #expect(bench.outputs.contains(.stopped(1)))
         bench.wait(60 * .second)
         #expect(bench.hook == nil)
     }

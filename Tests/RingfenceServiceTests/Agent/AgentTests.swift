@@ -255,6 +255,27 @@ import Testing
         }
     }
 
+    @Test func `a primary without the standbys that are asked for is suspended, and goes on when one is there`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            try await withClient(redis) { client in
+                try await client.changeSettings(
+                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites), group: "g")
+            }
+            try await eventually("it is suspended") { one.role == "suspended" }
+            #expect(one.log.last?.hasPrefix("onSuspend 1 standbys") == true)
+            #expect(try await one.get("/primary").status == 503)
+            let two = try await TestAgent.start("two", redis)
+            try await one.waitUntilPrimary()
+            #expect(one.log.last?.hasPrefix("onPromote 1 resumed") == true)
+            await one.stop()
+            await two.stop()
+        }
+    }
+
     @Test func `who refuses is not promoted, and another is`() async throws {
         try await withRedis { redis in
             let one = try await TestAgent.start(
