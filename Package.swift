@@ -218,6 +218,16 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
+        // Databases, caches and services with agents, failed over: docker/examples, run as it is.
+        .testTarget(
+            name: "ScenarioTests",
+            dependencies: [
+                // The program itself is started by the tests.
+                "RingfenceCommand",
+                "RingfenceService", "Ringfence", "TestSupport",
+            ],
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [

@@ -9,6 +9,18 @@ import Synchronization
     import Darwin
 #endif
 
+/// The path of the executable `name` that was built beside the tests.
+package func builtExecutable(_ name: String) throws -> String {
+    // Beside the test bundle, which is the program that runs.
+    var path = [CChar](repeating: 0, count: 4096)
+    let count = readlink("/proc/self/exe", &path, path.count)
+    guard count > 0 else { throw TestSupportError("cannot tell where the tests run from") }
+    let bundle = String(decoding: path[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    let program = bundle.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/" + name
+    guard access(program, X_OK) == 0 else { throw TestSupportError("no executable \(program)") }
+    return program
+}
+
 /// A program of this package that a test starts, talks to line by line, freezes and kills.
 package final class TalkingProcess: Sendable {
     private struct State {
@@ -24,14 +36,7 @@ package final class TalkingProcess: Sendable {
 
     /// Starts the executable `name` that was built beside the tests.
     package static func start(_ name: String, _ arguments: [String]) throws -> TalkingProcess {
-        // Beside the test bundle, which is the program that runs.
-        var path = [CChar](repeating: 0, count: 4096)
-        let count = readlink("/proc/self/exe", &path, path.count)
-        guard count > 0 else { throw TestSupportError("cannot tell where the tests run from") }
-        let bundle = String(decoding: path[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        let program = bundle.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/" + name
-        guard access(program, X_OK) == 0 else { throw TestSupportError("no executable \(program)") }
-        return try TalkingProcess(program, arguments)
+        return try TalkingProcess(builtExecutable(name), arguments)
     }
 
     private init(_ program: String, _ arguments: [String]) throws {

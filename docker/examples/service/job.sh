@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# All hooks of the service: onPromote starts the job under the new epoch, the others stop it. Asking again does no harm.
+# If a service does not answer when it must stop, that is no reason to believe it stopped: it is killed, if SERVICE_PID names
+# a file with its process id, and whoever supervises it starts it again, without the job.
+set -euo pipefail
+
+: "${RINGFENCE_HOOK:?}" "${RINGFENCE_ADDRESS:?}"
+if [ "$RINGFENCE_HOOK" = onPromote ]; then epoch=${RINGFENCE_EPOCH:?}; else epoch=0; fi
+if curl -sf --noproxy '*' --max-time 0.3 -o /dev/null -X POST "http://$RINGFENCE_ADDRESS/job?epoch=$epoch"; then exit 0; fi
+[ "$epoch" = 0 ] || exit 1
+if [ -s "${SERVICE_PID:-}" ]; then
+    kill -9 "$(cat "$SERVICE_PID")" 2>/dev/null || true
+    exit 0
+fi
+exit 1
