@@ -119,13 +119,15 @@ struct AgentExecCommand: AsyncParsableCommand {
 
             EXIT CODES
               the command's own, or 128 + the signal that ended it
-              64   bad usage              69   Redis refused         79   another process joined as this member
+              64   bad usage              69   Redis refused
               126  cannot run it          127  command not found
+              79   another process joined as this member
 
             EXAMPLES
               ringfence agent exec --group api --member api-1 --address 10.0.0.1:8080 \\
                   --listen 0.0.0.0:8009 -- ./server --port 8080
-              ringfence agent exec --group reports --member $(hostname) --while-primary -- ./nightly-loop
+              ringfence agent exec --group reports --member $(hostname) \\
+                  --while-primary -- ./nightly-loop
             """)
 
     @Option(help: ArgumentHelp("The group.", valueName: "name"))
