@@ -7,7 +7,7 @@ package import RingfenceCore
 
 extension GroupServerModel {
     /// What a candidate said of itself last.
-    package struct Standing: Sendable, Equatable {
+    package struct Standing: Sendable, Hashable {
         package var fitSince: Int64
         /// It gave an epoch up and is left out until then.
         package var barredUntil: Int64 = 0
@@ -16,11 +16,11 @@ extension GroupServerModel {
     }
 
     /// Where a primary stopped that hands over.
-    package enum Final: Sendable, Equatable {
+    package enum Final: Sendable, Hashable {
         case unsaid, said(Int64?)
     }
 
-    package struct Penalty: Sendable, Equatable {
+    package struct Penalty: Sendable, Hashable {
         static let halfLife: Int64 = 300_000
         package var id: String
         /// In thousandths, when it was given.
@@ -31,7 +31,7 @@ extension GroupServerModel {
     }
 
     /// What a group keeps of its primary.
-    package struct Office: Sendable, Equatable {
+    package struct Office: Sendable, Hashable {
         package var epoch: Int64 = 0
         package var primary = ""
         package var session = ""
