@@ -286,7 +286,7 @@ package struct RoleMachine: Sendable, Hashable {
             case .standby: over.map { .gone($0.epoch, reason: $0.end.text) } ?? .none
             case .elected(let epoch): .elected(epoch)
             case .primary(let epoch), .draining(let epoch): .ready(epoch)
-            case .drained(let epoch): .drained(epoch, position: finalPosition)
+            case .drained(let epoch): .drained(epoch, position: finalPosition, asOf: version)
             }
         return CandidateStatus(claim: claim, position: position, unfit: unfit)
     }
