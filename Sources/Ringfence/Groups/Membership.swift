@@ -613,12 +613,9 @@ public final class Membership: Sendable {
             // A member again: what it is elected to may begin now.
             sawRole(view, &guarded, now: now)
             if view.version != guarded.comparedVersion {
-                guarded.comparedVersion = view.version
-                if let stored = view.member(guarded.record.id), stored.session == guarded.record.session,
-                    stored != guarded.record
-                {
-                    guarded.machine.differs(now: now)
-                }
+                let stored = view.member(guarded.record.id)
+                let isOther = stored?.session == guarded.record.session && stored != guarded.record
+                if !isOther || guarded.machine.differs(now: now) { guarded.comparedVersion = view.version }
             }
             return (output, Letter(guarded))
         }

@@ -7,7 +7,7 @@ package import RingfenceCore
 
 extension GroupServerModel {
     /// What a candidate said of itself last.
-    package struct Standing: Sendable, Equatable {
+    package struct Standing: Sendable, Hashable {
         package var fitSince: Int64
         /// It gave an epoch up and is left out until then.
         package var barredUntil: Int64 = 0
@@ -16,11 +16,11 @@ extension GroupServerModel {
     }
 
     /// Where a primary stopped that hands over.
-    package enum Final: Sendable, Equatable {
+    package enum Final: Sendable, Hashable {
         case unsaid, said(Int64?)
     }
 
-    package struct Penalty: Sendable, Equatable {
+    package struct Penalty: Sendable, Hashable {
         static let halfLife: Int64 = 300_000
         package var id: String
         /// In thousandths, when it was given.
@@ -31,7 +31,7 @@ extension GroupServerModel {
     }
 
     /// What a group keeps of its primary.
-    package struct Office: Sendable, Equatable {
+    package struct Office: Sendable, Hashable {
         package var epoch: Int64 = 0
         package var primary = ""
         package var session = ""
@@ -53,6 +53,8 @@ extension GroupServerModel {
         package var isForced = false
         package var final = Final.unsaid
         package var drainUntil: Int64?
+        /// The version in which it was ordered.
+        package var drainVersion: Int64 = 0
         package var order = ""
         package var orderBy = ""
         package var orderWhy = ""
@@ -250,7 +252,7 @@ extension RoleClaim {
     fileprivate var epoch: Int64? {
         switch self {
         case .none: nil
-        case .elected(let epoch), .ready(let epoch), .drained(let epoch, _), .gone(let epoch, _): epoch
+        case .elected(let epoch), .ready(let epoch), .drained(let epoch, _, _), .gone(let epoch, _): epoch
         }
     }
 }
@@ -329,7 +331,8 @@ extension GroupServerModel {
                 change(&call, news)
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
-            case .drained(_, let position) where office.phase == .draining && office.final == .unsaid:
+            case .drained(_, let position, let version)
+            where office.phase == .draining && office.final == .unsaid && version >= office.drainVersion:
                 call.group.office.final = .said(position)
             default: break
             }
@@ -452,6 +455,7 @@ extension GroupServerModel {
         change(&call, news)
         if !call.group.office.primary.isEmpty { (call.group.office.phase, call.group.office.since) = (.draining, now) }
         (call.group.office.target, call.group.office.drainUntil) = (target, until)
+        call.group.office.drainVersion = call.group.version
         (call.group.office.isForced, call.group.office.final) = (isForced, .unsaid)
         (call.group.office.order, call.group.office.orderBy, call.group.office.orderWhy) = (id, actor, why)
     }
