@@ -67,7 +67,9 @@ import Testing
         }
     }
 
-    @Test("accepts writes again within a lease and a promotion when a machine is lost, and after a planned switchover sooner")
+    @Test(
+        "accepts writes again within a lease and a promotion when a machine is lost, and after a planned switchover sooner"
+    )
     func figures() async throws {
         try await PostgresPair.with(lease: "3s") { pair in
             let writers = Writers()
@@ -147,7 +149,10 @@ extension PostgresPair {
         let connect = "-h 127.0.0.1 -p \(port) -U postgres"
         try await shell("pgbench \(connect) -i -q -s 1 postgres")
         return try await stage.start(
-            ["sh", "-c", "trap 'exit 0' TERM; while :; do pgbench \(connect) -n -c 2 -R 40 -T 3 postgres; sleep 0.2; done"],
+            [
+                "sh", "-c",
+                "trap 'exit 0' TERM; while :; do pgbench \(connect) -n -c 2 -R 40 -T 3 postgres; sleep 0.2; done",
+            ],
             log: "pgbench")
     }
 }

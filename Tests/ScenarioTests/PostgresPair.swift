@@ -92,7 +92,7 @@ final class PostgresPair: Sendable {
         lifeline = ends[1]
         var launch = ChildProcess.Launch([
             "sh", "-c",
-            "cat >/dev/null; for file in '\(directory)'/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$file\"); done",
+            "cat; for f in '\(directory)'/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$f\"); done 2>/dev/null",
         ])
         launch.parentDeathSignal = 0
         launch.input = ends[0]
@@ -128,7 +128,8 @@ final class PostgresPair: Sendable {
 
     private func start() async throws {
         let first = members[0]
-        let settings = (first.environment + ["RINGFENCE_MEMBER=\(first.name)", "RINGFENCE_ADDRESS=127.0.0.1:\(first.port)"])
+        let settings =
+            (first.environment + ["RINGFENCE_MEMBER=\(first.name)", "RINGFENCE_ADDRESS=127.0.0.1:\(first.port)"])
             .map { "'\($0)'" }.joined(separator: " ")
         try await shell("env \(settings) '\(stage.files)/init.sh'")
         try await stage.startProxy([

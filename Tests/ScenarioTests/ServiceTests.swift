@@ -58,7 +58,8 @@ import Testing
 
         func startService(_ index: Int) async throws {
             let service = try await stage.start(
-                [stage.files + "/service.py", "127.0.0.1:\(ports[index])", Self.name(index), ledger], log: "service-\(index)")
+                [stage.files + "/service.py", "127.0.0.1:\(ports[index])", Self.name(index), ledger],
+                log: "service-\(index)")
             services.withLock { $0[index] = service }
             try write("\(service.pid)\n", to: pidFile(index))
         }
@@ -79,7 +80,9 @@ import Testing
 
         /// Waits until requests are answered by exactly those.
         func answered(by names: Set<String>, _ what: String) async throws {
-            try await eventually("requests go to \(names.sorted()) \(what)", within: .seconds(60), every: .milliseconds(20)) {
+            try await eventually(
+                "requests go to \(names.sorted()) \(what)", within: .seconds(60), every: .milliseconds(20)
+            ) {
                 var seen: Set<String> = []
                 for _ in 0..<12 { if let name = await pay() { seen.insert(name) } }
                 return seen == names
