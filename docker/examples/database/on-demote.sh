@@ -5,7 +5,7 @@
 # server, a standby of somebody else, an empty directory. Then lets the primary wait for it with every commit, and only
 # when that is proven notes that this copy holds the primary's reign. Without an address (nobody leads) the server is
 # started in recovery, so that it can be a candidate again. Repeating it does no harm.
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 
