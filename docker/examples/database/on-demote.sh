@@ -23,7 +23,7 @@ fi
 
 address=${RINGFENCE_PRIMARY_ADDRESS:-}
 if [ -z "$address" ]; then
-    exists || fail "no database in $PGDATA, and no primary to copy it from"
+    exists && [ ! -e "$state/rewinding" ] || fail "no (whole) database in $PGDATA, and no primary to copy it from"
     running || start_fenced ''
     exit 0
 fi
