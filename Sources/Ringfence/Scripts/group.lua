@@ -457,7 +457,7 @@ local function rank()
         else
             c.keys = { may, has_failed, is_new, is_elsewhere, -c.priority, bucket, -(c.position or -1) }
         end
-        c.is_elsewhere = is_elsewhere
+        c.is_elsewhere, c.bucket = is_elsewhere, bucket
     end
     table.sort(list, function(one, other)
         for i = 1, 7 do
@@ -583,6 +583,7 @@ if is_behind or is_epoch_behind then
         put('phase', 'recovering')
         put('vacantSince', now)
         put('target', '')
+        put('forced', '')
         put('final', '')
         put('lastWhy', 'lost')
     end
@@ -654,6 +655,14 @@ local function hear(said)
         put('pSession', session)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
+        if role.forced == '1' and role.target ~= id then
+            -- Ordered while nobody knew of a primary: it is to stop, like any other.
+            put('phase', 'draining')
+            put('drainUntil', tonumber(redis.call('ZSCORE', KEYS[1], id)))
+        elseif role.forced == '1' then
+            put('forced', '')
+            put('target', '')
+        end
         if kind ~= 'e' then
             put('readyMember', id)
             put('readyEpoch', epoch)
@@ -994,7 +1003,8 @@ local function choose()
     for _, other in ipairs(ranked()) do
         if #other.reasons == 0 then count = count + 1 end
     end
-    if c and #c.reasons == 0 then best = c end
+    -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
+    if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
     if count > 1 then
         if num('heldUntil') > now then return end
         local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0

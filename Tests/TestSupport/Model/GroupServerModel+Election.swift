@@ -86,7 +86,7 @@ extension GroupServerModel {
             if !primary.isEmpty { lastPrimary = primary }
             epoch = known
             (primary, session, phase, vacantSince) = ("", "", .recovering, now)
-            (target, final, lastWhy) = ("", .unsaid, "lost")
+            (target, isForced, final, lastWhy) = ("", false, .unsaid, "lost")
         }
     }
 
@@ -110,6 +110,8 @@ extension GroupServerModel {
         var isStandby: Bool
         var reasons: [RoleReason]
         var order: [Int64] = []
+        /// Its lag in steps.
+        var bucket: Int64 = 0
 
         var mayLead: Bool { reasons.isEmpty }
 
@@ -242,6 +244,7 @@ extension GroupServerModel.Group {
         let isDataFirst = (settings["rank"] ?? "data") == "data"
         judged.order = [reasons.isEmpty ? 0 : 1] + (isDataFirst ? [bucket] + preference : preference + [bucket])
         judged.order.append(-(standing.position ?? -1))
+        judged.bucket = bucket
         return judged
     }
 
@@ -349,6 +352,13 @@ extension GroupServerModel {
             } else {
                 call.group.office.phase = .ready
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
+            }
+            guard office.isForced else { return }
+            if office.target.hasSameBytes(as: record.id) {
+                (call.group.office.isForced, call.group.office.target) = (false, "")
+            } else {
+                // Ordered while nobody knew of a primary: it is to stop, like any other.
+                (call.group.office.phase, call.group.office.drainUntil) = (.draining, call.group.held(record.id)?.ends)
             }
         }
     }
@@ -547,7 +557,7 @@ extension GroupServerModel {
         guard office.pausedUntil ?? 0 <= now else { return nil }
         let able = ranking.filter { $0.mayLead }
         guard var best = able.first else { return nil }
-        if let favoured, favoured.mayLead { best = favoured }
+        if let favoured, favoured.mayLead, favoured.bucket <= best.bucket { best = favoured }
         guard able.count > 1 else { return best }
         if office.heldUntil ?? 0 > now { return nil }
         let (limit, window) = (call.group.brakeCount, call.group.brakeWindow)
@@ -612,7 +622,8 @@ extension GroupServerModel {
         let due = max(office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after)
         if now < due { return due }
         startHandover(
-            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "", why: "",
+            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "",
+            why: "",
             &call)
         return nil
     }
