@@ -105,7 +105,7 @@ extension Scenarios {
             }
         }
 
-        @Test("acknowledges nothing on a primary that was frozen and thawed, and lets no stale copy lead")
+        @Test("lets commits wait for a lost standby, goes on alone only in a new reign, and lets no stale copy lead")
         func stale() async throws {
             try await PostgresPair.with(lease: "1s") { pair in
                 let (primary, standby) = try await pair.inSync("at first")
@@ -138,6 +138,24 @@ extension Scenarios {
                 #expect(new === primary)
                 await writers.stop()
                 #expect(try await writers.lost(on: pair.port) == [])
+            }
+        }
+
+        @Test("loses commits, as it must, when nobody asks whether a copy is stale: the control")
+        func control() async throws {
+            try await PostgresPair.with(lease: "1s", isChecked: false) { pair in
+                let (primary, standby) = try await pair.inSync("at first")
+                try await PostgresWire.connect(port: pair.port).run(Writers.table)
+                (standby.agent + standby.database).signal(SIGKILL)
+                let writers = Writers()
+                writers.start(1, port: pair.port)
+                primary.database.signal(SIGKILL)
+                try await writers.progress("alone")
+                (primary.agent + primary.database).signal(SIGKILL)
+                try await pair.restartAgent(standby)
+                try await writers.progress("on the stale copy")
+                await writers.stop()
+                #expect(try await !writers.lost(on: pair.port).isEmpty)
             }
         }
     }

@@ -113,9 +113,12 @@ final class PostgresPair: Sendable {
     }
 
     /// Runs `body` with a pair whose first member is primary and whose second is its synchronous standby.
-    static func with(lease: String, _ body: (PostgresPair) async throws -> Void) async throws {
+    ///
+    /// - Parameter isChecked: whether `pre-promote.sh` has a say; only a control goes without.
+    static func with(lease: String, isChecked: Bool = true, _ body: (PostgresPair) async throws -> Void) async throws {
         let pair = try await PostgresPair(lease: lease)
         do {
+            if !isChecked { try write("#!/bin/sh\n", to: pair.stage.files + "/pre-promote.sh") }
             try await pair.start()
             try await body(pair)
         } catch {
