@@ -30,7 +30,8 @@ struct Exploration {
             for way in ExploredWorld.Way.allCases where way != world.members[index].way { all.append(.way(index, way)) }
         }
         all += [
-            .order(.switchover(to: nil, timeoutMilliseconds: 500)), .order(.failover(to: "b")), .order(.failover(to: "c")),
+            .order(.switchover(to: nil, timeoutMilliseconds: 500)), .order(.failover(to: "b")),
+            .order(.failover(to: "c")),
             .remove(0), .loss(1), .loss(3), .loss(nil),
         ]
         return all
@@ -120,7 +121,8 @@ struct Exploration {
 
 @Suite struct ElectionExplorationTests {
     private static func explore(
-        window: Int, steps: Int, disturbances: Int, flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false, part: Int = 0,
+        window: Int, steps: Int, disturbances: Int, flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false,
+        part: Int = 0,
         of parts: Int = 1
     ) async throws -> Exploration {
         try await onOwnThread {
@@ -143,7 +145,7 @@ struct Exploration {
             "explored \(result.states) states, \(result.transitions) steps from one to another, \(result.calls) calls, "
                 + "\(result.elections) elections")
         if let complaint = result.complaint { Issue.record("\(complaint)") }
-        #expect(result.states > 10_000 && result.elections > 1000)
+        #expect(result.states > 3000 && result.elections > 1000)
     }
 
     private static func expectFound(
@@ -153,7 +155,6 @@ struct Exploration {
         spoil(&flaws)
         let result = try await explore(window: 3, steps: 9, disturbances: 2, flaws: flaws, neverFences: neverFences)
         let text = try #require(result.complaint, "\(result.states) states did not show it")
-        print(text)
         #expect(complaints.contains { text.contains($0) }, "another rule was broken: \(text)")
     }
 

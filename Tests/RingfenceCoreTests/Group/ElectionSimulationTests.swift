@@ -52,7 +52,6 @@ import Testing
         if let violation {
             Issue.record("\(violation)\nAgain, with its trace: RINGFENCE_SIMULATION_SEED=<seed>")
         } else {
-            print(counts)
             #expect(
                 counts.steps > 25_000 && counts.elections > 100 && counts.whys.count > 8,
                 "too little happened: \(counts)")
@@ -82,7 +81,6 @@ import Testing
             return nil
         }
         let text = try #require(found, "200 seeds did not find it")
-        print(text)
         #expect(complaints.contains { text.contains($0) }, "another rule was broken: \(text)")
     }
 

@@ -173,7 +173,9 @@ final class GroupChecker {
             if let membership = node.membership, !membership.isOver {
                 if membership.state != .member { world.fail("\(node.name) is \(membership.state) at the end") }
                 if !there.contains(node.record.session) { world.fail("\(node.name) is no member at the end") }
-                if let held = group?.held(node.name), held.record.session == node.record.session, held.record != node.record {
+                if let held = group?.held(node.name), held.record.session == node.record.session,
+                    held.record != node.record
+                {
                     world.fail("\(node.name) is \(node.record), and Redis says \(held.record)")
                 }
             }

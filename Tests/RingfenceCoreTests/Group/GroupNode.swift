@@ -288,7 +288,8 @@ final class GroupNode {
                 .beat(
                     id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined,
                     status: status)
-            case .write: .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: status)
+            case .write:
+                .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: status)
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         let session = record.session

@@ -67,7 +67,9 @@ import Testing
         let own = GroupWorld.Flaws(repeatsJoins: flaws.forgetsTheReplaced)
         let found = try await onOwnThread { [flaws, own] () -> String? in
             for seed in 1...200 as ClosedRange<UInt64> {
-                do { try GroupWorld(seed: seed, faults: faults, serverFlaws: flaws, flaws: own).run() } catch { return "\(error)" }
+                do { try GroupWorld(seed: seed, faults: faults, serverFlaws: flaws, flaws: own).run() } catch {
+                    return "\(error)"
+                }
             }
             return nil
         }

@@ -70,7 +70,8 @@ final class GroupWorld {
     var latency: Nanos = 2 * .millisecond
 
     init(
-        seed: UInt64, hasCandidates: Bool = false, faults: [Fault]? = nil, serverFlaws: GroupServerModel.Flaws = .init(),
+        seed: UInt64, hasCandidates: Bool = false, faults: [Fault]? = nil,
+        serverFlaws: GroupServerModel.Flaws = .init(),
         flaws: Flaws = .init(), isTracing: Bool = false
     ) {
         self.seed = seed

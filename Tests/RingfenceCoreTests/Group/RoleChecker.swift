@@ -62,7 +62,8 @@ final class RoleChecker {
             guard let epoch = node.candidate?.epochInside else { continue }
             if let inside {
                 world.fail(
-                    "two primaries: \(inside.node.record.session) under \(inside.epoch), \(node.record.session) under \(epoch)")
+                    "two primaries: \(inside.node.record.session) under \(inside.epoch), \(node.record.session) under \(epoch)"
+                )
             }
             inside = (node, epoch)
         }
@@ -77,7 +78,8 @@ final class RoleChecker {
         look()
         told = max(told, known.epoch)
         guard let group = after.groups[GroupWorld.group] else { return }
-        if case .beat(let id, let session, let lease, _, let status?) = verb, group.held(id)?.record.session == session {
+        if case .beat(let id, let session, let lease, _, let status?) = verb, group.held(id)?.record.session == session
+        {
             if let position = status.position, before?.office.session == session { positions[session] = position }
             switch status.claim {
             case .drained(let epoch, let position, _): finals[epoch] = position ?? finals[epoch]
@@ -157,7 +159,9 @@ final class RoleChecker {
     func checkTheEnd() {
         guard let group = world.model.groups[GroupWorld.group] else { return }
         let able = world.nodes.filter { node in
-            guard node.isAlive, let membership = node.membership, !membership.isOver, membership.state == .member else { return false }
+            guard node.isAlive, let membership = node.membership, !membership.isOver, membership.state == .member else {
+                return false
+            }
             return node.candidate != nil && node.record.isCandidate
         }
         let office = group.office

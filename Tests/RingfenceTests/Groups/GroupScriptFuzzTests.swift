@@ -224,7 +224,9 @@ final class GroupScriptFuzz {
     func close() async { await client.close() }
 
     static var toBeMet: Set<String> {
-        let answers = ["member", "replaced", "expired", "unknown", "left", "gone", "watching", "ordered", "refused", "noted"]
+        let answers = [
+            "member", "replaced", "expired", "unknown", "left", "gone", "watching", "ordered", "refused", "noted",
+        ]
         let events = [
             "member.joined", "member.updated", "member.left", "member.expired", "member.maintenance", "coordinator.gap",
             "state.rolledBack", "primary.elected", "primary.ready", "primary.lost", "primary.confirmed",
@@ -272,7 +274,8 @@ final class GroupScriptFuzz {
         #expect(model.groups["g"]?.members.count == 201)
         for _ in 0..<6 {
             model.clock += 180
-            let beat = GroupServerModel.Verb.beat(id: "alive", session: "s", leaseMilliseconds: 3000, joined: "", status: nil)
+            let beat = GroupServerModel.Verb.beat(
+                id: "alive", session: "s", leaseMilliseconds: 3000, joined: "", status: nil)
             try await play([.call(beat, group: "g", known: .none)])
         }
         let before = model.groups["g"]!.members.count
@@ -297,7 +300,8 @@ final class GroupScriptFuzz {
         func beat(_ id: String, _ lease: Int64) -> Step {
             let joined = model.groups["g"]!.mark
             return .call(
-                .beat(id: id, session: id, leaseMilliseconds: lease, joined: joined, status: nil), group: "g", known: .none)
+                .beat(id: id, session: id, leaseMilliseconds: lease, joined: joined, status: nil), group: "g",
+                known: .none)
         }
         func members() -> Int { model.groups["g"]!.members.count }
         try await play([join("a", lease), join("b", 3000)])
@@ -325,8 +329,12 @@ final class GroupScriptFuzz {
 
     /// Each primary dies as soon as it is ready.
     func playBrake() async throws {
-        let known = { GroupKnowledge(version: self.model.groups["g"]?.version ?? 0, mark: self.model.groups["g"]?.mark ?? "") }
-        func call(_ verb: GroupServerModel.Verb) async throws { try await play([.call(verb, group: "g", known: known())]) }
+        let known = {
+            GroupKnowledge(version: self.model.groups["g"]?.version ?? 0, mark: self.model.groups["g"]?.mark ?? "")
+        }
+        func call(_ verb: GroupServerModel.Verb) async throws {
+            try await play([.call(verb, group: "g", known: known())])
+        }
         func order(_ order: RoleOrder, _ id: String) async throws {
             try await call(.order(order, actor: "op", reason: "", id: id))
         }
@@ -527,8 +535,10 @@ final class GroupScriptFuzz {
         let isHolder = office.session == record.session || office.phase == .recovering
         if isHolder || random.chance(5), epoch > 0 {
             switch (random.pick(0...99), office.phase) {
-            case (0...1, _): claim = .gone(epoch, reason: random.pick(["", "stepDown", "suspended", "unhealthy", "refused", "exited"]))
-            case (2...29, .draining), (2...3, _): 
+            case (0...1, _):
+                claim = .gone(
+                    epoch, reason: random.pick(["", "stepDown", "suspended", "unhealthy", "refused", "exited"]))
+            case (2...29, .draining), (2...3, _):
                 let version = model.groups[group]?.version ?? 0
                 claim = .drained(epoch, position: position, asOf: random.chance(85) ? version : version - 2)
             case (4...39, .elected), (4...5, _): claim = .elected(epoch)
@@ -563,13 +573,16 @@ final class GroupScriptFuzz {
     }
 
     private func randomSetting() -> (name: String, value: String) {
-        random.pick([
-            ("rank", ["data", "priority"]), ("maxLag", ["-1", "-1", "5"]), ("lagStep", ["1", "50"]),
-            ("zone", ["", "z", "a\"b"]), ("failback", ["never", "manual", "automatic", "automatic"]),
-            ("failbackAfterMs", ["0", "300", "1000"]), ("drainMs", ["10", "500"]), ("minStandbys", ["0", "1", "2", "3"]),
-            ("minStandbysAction", ["warn", "refuseSwitchover", "suspendWrites"]), ("brakeCount", ["0", "1", "1", "2"]),
-            ("brakeWindowMs", ["1000", "20000"]),
-        ].map { ($0.0, random.pick($0.1)) })
+        random.pick(
+            [
+                ("rank", ["data", "priority"]), ("maxLag", ["-1", "-1", "5"]), ("lagStep", ["1", "50"]),
+                ("zone", ["", "z", "a\"b"]), ("failback", ["never", "manual", "automatic", "automatic"]),
+                ("failbackAfterMs", ["0", "300", "1000"]), ("drainMs", ["10", "500"]),
+                ("minStandbys", ["0", "1", "2", "3"]),
+                ("minStandbysAction", ["warn", "refuseSwitchover", "suspendWrites"]),
+                ("brakeCount", ["0", "1", "1", "2"]),
+                ("brakeWindowMs", ["1000", "20000"]),
+            ].map { ($0.0, random.pick($0.1)) })
     }
 
     private func randomJoin(_ group: String) -> GroupServerModel.Verb {
@@ -584,7 +597,8 @@ final class GroupScriptFuzz {
         }
         sessions += 1
         let record = MemberRecord(
-            id: random.pick(Self.ids), session: "s\(sessions)", leaseMilliseconds: random.pick([300, 1000, 1000, 3000]),
+            id: random.pick(Self.ids), session: "s\(sessions)",
+            leaseMilliseconds: random.pick([300, 1000, 1000, 3000]),
             zone: random.pick(["", "z", "a\"b"]), priority: Int(random.pick(-1...1)),
             metadata: random.chance(30) ? ["k": "\u{1F600}"] : [:], isCandidate: random.chance(75))
         remember(record, "", group)
@@ -633,7 +647,9 @@ final class GroupScriptFuzz {
             let answer = model.call(verb, group, fresh: "fresh\(generations)", known: known)
             for event in model.events[before...] {
                 met.insert("event \(event.type)")
-                if event.type.hasPrefix("primary.") || event.type.hasPrefix("group.") || event.type == "switchover.aborted" {
+                if event.type.hasPrefix("primary.") || event.type.hasPrefix("group.")
+                    || event.type == "switchover.aborted"
+                {
                     met.insert("\(event.type) \(event.reason)")
                 }
             }
@@ -643,7 +659,8 @@ final class GroupScriptFuzz {
                 GroupKnowledge(
                     version: answer.version, mark: answer.mark, longestLeaseMilliseconds: random.pick(0...7000),
                     policy: random.chance(50) ? RingPolicy(seed: random.pick([7, .max]), unit: 100) : nil,
-                    epoch: (model.groups[group]?.office.epoch ?? 0) + (random.pick(0...999) < 2 ? random.pick(1...3) : 0)))
+                    epoch: (model.groups[group]?.office.epoch ?? 0)
+                        + (random.pick(0...999) < 2 ? random.pick(1...3) : 0)))
             if views[group]!.count > 12 { views[group]!.removeFirst() }
             if case .join(let record, _, _, _) = verb, answer.status == .member,
                 let index = members[group]?.lastIndex(where: { $0.session == record.session && $0.joined.isEmpty })

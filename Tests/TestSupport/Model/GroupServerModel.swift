@@ -72,7 +72,9 @@ package struct GroupServerModel: Sendable {
 
         package init() {}
 
-        package var shortest: Int64 { members.isEmpty ? 0 : members.values.reduce(.max) { min($0, $1.record.leaseMilliseconds) } }
+        package var shortest: Int64 {
+            members.isEmpty ? 0 : members.values.reduce(.max) { min($0, $1.record.leaseMilliseconds) }
+        }
         package var longest: Int64 { members.values.reduce(0) { max($0, $1.record.leaseMilliseconds) } }
         package var pace: Int64 { members.isEmpty ? 1000 : min(1000, shortest / 5) }
         package var firstEnd: Int64? { members.isEmpty ? nil : members.values.reduce(.max) { min($0, $1.ends) } }
@@ -369,7 +371,8 @@ package struct GroupServerModel: Sendable {
         let key = Array(record.id.utf8)
         let wasEmpty = call.group.members.isEmpty
         let held = call.group.members[key]
-        var news = News("member.joined", member: record.id, record: record, detail: String(decoding: record.json, as: UTF8.self))
+        var news = News(
+            "member.joined", member: record.id, record: record, detail: String(decoding: record.json, as: UTF8.self))
         var before: [String] = []
         var isSame = false
         if let held, held.record.session == record.session {
