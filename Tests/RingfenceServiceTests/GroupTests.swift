@@ -395,7 +395,9 @@ import Testing
 
                 let groups = try await run("groups")
                 #expect(groups.code == 0)
-                #expect(groups.output == "GROUP   MEMBERS  VERSION\nempty   0        2\nledger  2        2\n")
+                #expect(
+                    groups.output
+                        == "GROUP   MEMBERS  VERSION  PRIMARY  EPOCH  PHASE\nempty   0        2\nledger  2        2\n")
                 let lines = try await run("groups", "--json").output
                 #expect(
                     lines == #"{"group":"empty","version":2,"members":0}"# + "\n"

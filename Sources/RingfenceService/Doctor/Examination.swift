@@ -260,15 +260,24 @@ package struct Examination: Sendable {
         var best = (span: Int64.max, offset: Int64(0))
         for _ in 0..<5 {
             let before = monotonic()
-            var wall = timespec()
-            clock_gettime(CLOCK_REALTIME, &wall)
+            let wall = wallClock()
             let span = monotonic() - before
             if span < best.span {
-                best = (span, Int64(wall.tv_sec) * 1_000_000_000 + Int64(wall.tv_nsec) - before - span / 2)
+                best = (span, wall - before - span / 2)
             }
             if span < 100_000 { break }
         }
         return best.offset
+    }
+
+    /// Nanoseconds since 1970. By its memory, two words: which module the members of a timespec are from, the compiler sees
+    /// now one way and now another, and one of the modules cannot be imported.
+    private static func wallClock() -> Int64 {
+        withUnsafeTemporaryAllocation(of: timespec.self, capacity: 1) { time in
+            guard let place = time.baseAddress, clock_gettime(CLOCK_REALTIME, place) == 0 else { return 0 }
+            let (seconds, nanoseconds) = UnsafeRawBufferPointer(time).load(as: (Int, Int).self)
+            return Int64(seconds) * 1_000_000_000 + Int64(nanoseconds)
+        }
     }
 
     // MARK: Asking
