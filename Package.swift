@@ -161,6 +161,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestMember",
             swiftSettings: strict
         ),
+        // A process that wants to be primary, and writes down when it was.
+        .executableTarget(
+            name: "TestPrimary",
+            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/TestPrimary",
+            swiftSettings: strict
+        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -195,7 +202,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceTests",
             dependencies: [
                 "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
-                "TestSubscriber", "RingAllocations",
+                "TestPrimary", "TestSubscriber", "RingAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

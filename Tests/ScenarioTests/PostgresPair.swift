@@ -92,7 +92,7 @@ final class PostgresPair: Sendable {
         lifeline = ends[1]
         var launch = ChildProcess.Launch([
             "sh", "-c",
-            "cat >/dev/null; for file in '\(directory)'/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$file\"); done",
+            "cat; for f in '\(directory)'/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$f\"); done 2>/dev/null",
         ])
         launch.parentDeathSignal = 0
         launch.input = ends[0]
@@ -106,7 +106,8 @@ final class PostgresPair: Sendable {
                 [
                     "redis://127.0.0.1:6379": stage.redis.url, "/etc/ringfence/database": stage.files,
                     "\(host):5432": "127.0.0.1:\(member.port)", "\(host):8008": "127.0.0.1:\(member.agentPort)",
-                    #""lease": "3s", "fenceBudget": "1s""#: #""lease": "\#(lease)""#,
+                    #""lease": "3s""#: #""lease": "\#(lease)""#,
+                    #""fenceBudget": "1s""#: #""fenceBudget": "\#(lease == "1s" ? "400ms" : "1s")""#,
                 ])
         }
     }
@@ -127,7 +128,8 @@ final class PostgresPair: Sendable {
 
     private func start() async throws {
         let first = members[0]
-        let settings = (first.environment + ["RINGFENCE_MEMBER=\(first.name)", "RINGFENCE_ADDRESS=127.0.0.1:\(first.port)"])
+        let settings =
+            (first.environment + ["RINGFENCE_MEMBER=\(first.name)", "RINGFENCE_ADDRESS=127.0.0.1:\(first.port)"])
             .map { "'\($0)'" }.joined(separator: " ")
         try await shell("env \(settings) '\(stage.files)/init.sh'")
         try await stage.startProxy([

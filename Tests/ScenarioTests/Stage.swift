@@ -11,6 +11,7 @@ import Ringfence
 import RingfenceService
 import Synchronization
 import TestSupport
+import Testing
 
 #if canImport(Glibc)
     import Glibc
@@ -19,6 +20,9 @@ import TestSupport
 #else
     import Darwin
 #endif
+
+/// One after the other: they measure, and all machines are this one.
+@Suite("Scenarios", .serialized) enum Scenarios {}
 
 /// A place for one scenario.
 final class Stage: Sendable {
@@ -88,8 +92,16 @@ final class Stage: Sendable {
         try write(text, to: "\(directory.path)/\(member).json")
     }
 
-    /// A client of the coordination.
-    func client() throws -> RingfenceClient { try RingfenceClient(.init(url: redis.url, owner: "scenario")) }
+    /// Hands over as planned. Until the member that shall lead has been looked at since it follows, the order is refused.
+    func switchover(_ group: String, to member: String) async throws {
+        let client = try RingfenceClient(.init(url: redis.url, owner: "scenario"))
+        try await eventually("\(member) can take over", within: .seconds(60), every: .milliseconds(50)) {
+            do {
+                try await client.switchover(group: group, to: member)
+                return true
+            } catch let error as RingfenceError where error.code == .orderRefused { return false }
+        }
+    }
 
     /// For a failure: the ends of all logs, and the group's events.
     func story(_ group: String) async -> String {

@@ -250,7 +250,7 @@ package func freePort() throws -> Int {
     throw TestSupportError("no free port")
 }
 
-func readFile(_ path: String) throws -> String {
+package func readFile(_ path: String) throws -> String {
     guard let file = fopen(path, "r") else { throw TestSupportError("cannot open \(path)") }
     defer { fclose(file) }
     var bytes: [UInt8] = []

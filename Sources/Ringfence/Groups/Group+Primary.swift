@@ -17,8 +17,12 @@ final class Term: Sendable {
         var cancel: (@Sendable () -> Void)?
         var isCancelled = false
         var isOver = false
-        var waiters: [AsyncStream<Never>.Continuation] = []
+        var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
+        var lastWaiter = 0
     }
+
+    /// The term whose body the present task runs: that cannot wait for its own end.
+    @TaskLocal static var current: Term?
 
     let epoch: Int64
     private let state = Mutex(State())
@@ -45,26 +49,28 @@ final class Term: Sendable {
     func over() {
         let waiters = state.withLock { state in
             state.isOver = true
-            defer { state.waiters = [] }
-            return state.waiters
+            defer { state.waiters = [:] }
+            return state.waiters.values
         }
-        for waiter in waiters { waiter.finish() }
+        for waiter in waiters { waiter.resume() }
     }
 
-    /// Cancels it and waits for its end, but not longer than the role lasts anyway.
-    func end(before deadline: ContinuousClock.Instant) async {
+    /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may be what
+    /// shuts the client down, and the body is at work all the same.
+    func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
         cancel()
-        let (stream, continuation) = AsyncStream<Never>.makeStream()
-        let isOver = state.withLock { state in
-            if !state.isOver { state.waiters.append(continuation) }
-            return state.isOver
-        }
-        if isOver { return }
-        await withTaskGroup(of: Void.self) { tasks in
-            tasks.addTask { for await _ in stream {} }
-            tasks.addTask { try? await Task.sleep(until: deadline) }
-            await tasks.next()
-            tasks.cancelAll()
+        if Term.current === self { return }
+        await withCheckedContinuation { continuation in
+            let number = state.withLock { state -> Int? in
+                guard !state.isOver else { return nil }
+                state.lastWaiter += 1
+                state.waiters[state.lastWaiter] = continuation
+                return state.lastWaiter
+            }
+            guard let number else { return continuation.resume() }
+            eventLoop.scheduleTask(in: .nanoseconds(max(0, deadline - Moment.now))) { [weak self] in
+                self?.state.withLock { $0.waiters.removeValue(forKey: number) }?.resume()
+            }
         }
     }
 }
@@ -155,7 +161,9 @@ extension Membership {
         let task = Task { () -> (Swift.Result<Result, any Error>, isHeld: Bool) in
             guard epoch.isHeld else { return (.failure(CancellationError()), false) }
             let result: Swift.Result<Result, any Error>
-            do { result = .success(try await body(epoch)) } catch { result = .failure(error) }
+            do {
+                result = .success(try await Term.$current.withValue(term) { try await body(epoch) })
+            } catch { result = .failure(error) }
             // Read here, where the body has just ended: later the deadline may pass, and nothing would be wrong.
             return (result, epoch.isHeld)
         }

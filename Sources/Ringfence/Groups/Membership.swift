@@ -204,6 +204,10 @@ public final class Membership: Sendable {
                 if state == .expired || state == .replaced || state == .left {
                     throw Self.error(state, record.id, group.name)!
                 }
+                // It would be elected to a role that is over before it begins, again and again.
+                if let role = guarded.role, role.stands, role.margin > record.lease / 2 {
+                    throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
+                }
                 guarded.record = record
                 guarded.machine.update(lease: record.lease, now: now)
                 guarded.lastNumber += 1
@@ -254,7 +258,7 @@ public final class Membership: Sendable {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
         if let term = guarded.withLock({ $0.term }) {
-            await term.end(before: Moment.instant(guarded.withLock { $0.machine.deadline }))
+            await term.end(before: guarded.withLock { $0.machine.deadline }, on: hub.eventLoop)
         }
         let now = Moment.now
         let (tell, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
@@ -285,7 +289,11 @@ public final class Membership: Sendable {
             }
             stepSoon()
         }
-        if !isDone { throw Self.noAnswer("leaving the group '\(group.name)'") }
+        if !isDone {
+            // Nobody may be there any more to tell it: when the client is shut down, nothing is tried after this.
+            finishRoles()
+            throw Self.noAnswer("leaving the group '\(group.name)'")
+        }
     }
 
     private static func noAnswer(_ doing: String) -> RingfenceError {
@@ -613,12 +621,9 @@ public final class Membership: Sendable {
             // A member again: what it is elected to may begin now.
             sawRole(view, &guarded, now: now)
             if view.version != guarded.comparedVersion {
-                guarded.comparedVersion = view.version
-                if let stored = view.member(guarded.record.id), stored.session == guarded.record.session,
-                    stored != guarded.record
-                {
-                    guarded.machine.differs(now: now)
-                }
+                let stored = view.member(guarded.record.id)
+                let isOther = stored?.session == guarded.record.session && stored != guarded.record
+                if !isOther || guarded.machine.differs(now: now) { guarded.comparedVersion = view.version }
             }
             return (output, Letter(guarded))
         }

@@ -60,7 +60,7 @@ extension RingfenceClient {
     ///   - acceptsDataLoss: must be true: say it, and it stands in the event.
     ///   - member: who shall be primary.
     /// - Returns: the new primary, when it is ready.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `coordinator.unavailable`.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `coordinator.unavailable`; `cancelled`: the order stands.
     @discardableResult
     public func failover(
         group: String, to member: String, acceptsDataLoss: Bool, actor: String? = nil, reason: String = ""
@@ -74,7 +74,7 @@ extension RingfenceClient {
         }
         do { try Limits.check(member: member) } catch { throw RingfenceError(error) }
         let ordered = try await order(.failover(to: member), group, actor, reason)
-        return try await outcome(of: ordered, in: group, within: .seconds(3600)) {}
+        return try await outcome(of: ordered, in: group, within: .seconds(3600), cancel: nil)
     }
 
     /// Lets nothing be elected by itself for a while. Orders are still taken, leases still end, and a primary whose lease is
@@ -191,7 +191,7 @@ extension RingfenceClient {
 
     /// Waits until the order has come to something.
     private func outcome(
-        of ordered: Ordered, in name: String, within timeout: Duration, cancel: () async throws -> Void
+        of ordered: Ordered, in name: String, within timeout: Duration, cancel: (@Sendable () async throws -> Void)?
     ) async throws -> PrimaryStatus {
         let group = try await group(name)
         let role = ordered.role
@@ -210,7 +210,12 @@ extension RingfenceClient {
                         + "primary in time, or was lost, or somebody took it back; '\(role.primary)' goes on")
             }
             if Task.isCancelled {
-                try? await cancel()
+                guard let cancel else {
+                    throw RingfenceError(
+                        .cancelled, effect: .unknown, "the task was cancelled; a failover by hand goes on all the same")
+                }
+                // In a task of its own: of one that is cancelled no command is sent.
+                try? await Task { try await cancel() }.value
                 throw RingfenceError(.cancelled, effect: .unknown, "the task was cancelled; the order is taken back")
             }
             guard ContinuousClock.now < end else {

@@ -60,7 +60,9 @@
 -- is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch may say so.
 -- Every call ends with the same decision (`decide`): at most one end of a role and one election. What a candidate does is
 -- not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
---    e:E  I am promoted for E; r:E  I am ready; d:E:P  I stopped, P is my last position; g:E:why  I gave E up for good
+--    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
+-- (V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
+-- holder go on in between: what it says of the first is no answer to the second, whose version is higher.)
 -- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch. So
 -- it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left, gave
 -- up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by the
@@ -271,7 +273,8 @@ end
 -- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
-    'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch' }
+    'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
+    'drainVersion' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -454,7 +457,7 @@ local function rank()
         else
             c.keys = { may, has_failed, is_new, is_elsewhere, -c.priority, bucket, -(c.position or -1) }
         end
-        c.is_elsewhere = is_elsewhere
+        c.is_elsewhere, c.bucket = is_elsewhere, bucket
     end
     table.sort(list, function(one, other)
         for i = 1, 7 do
@@ -580,6 +583,7 @@ if is_behind or is_epoch_behind then
         put('phase', 'recovering')
         put('vacantSince', now)
         put('target', '')
+        put('forced', '')
         put('final', '')
         put('lastWhy', 'lost')
     end
@@ -641,7 +645,8 @@ local function hear(said)
             put('readyMember', id)
             put('readyEpoch', epoch)
         elseif kind == 'd' and phase == 'draining' and role.final == '' then
-            put('final', rest ~= '' and rest or '-')
+            local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
+            if (tonumber(as_of) or 0) >= num('drainVersion') then put('final', last ~= '' and last or '-') end
         end
     elseif phase == 'recovering' and kind ~= 'g' then
         who.type, who.detail = 'primary.confirmed', '{"session":' .. cjson.encode(session) .. '}'
@@ -650,6 +655,14 @@ local function hear(said)
         put('pSession', session)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
+        if role.forced == '1' and role.target ~= id then
+            -- Ordered while nobody knew of a primary: it is to stop, like any other.
+            put('phase', 'draining')
+            put('drainUntil', tonumber(redis.call('ZSCORE', KEYS[1], id)))
+        elseif role.forced == '1' then
+            put('forced', '')
+            put('target', '')
+        end
         if kind ~= 'e' then
             put('readyMember', id)
             put('readyEpoch', epoch)
@@ -689,6 +702,7 @@ local function start_handover(target, ends, is_forced, order_id, actor, why)
     end
     put('target', target)
     put('drainUntil', ends)
+    put('drainVersion', version)
     put('forced', is_forced and '1' or '')
     put('final', '')
     put('order', order_id)
@@ -989,7 +1003,8 @@ local function choose()
     for _, other in ipairs(ranked()) do
         if #other.reasons == 0 then count = count + 1 end
     end
-    if c and #c.reasons == 0 then best = c end
+    -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
+    if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
     if count > 1 then
         if num('heldUntil') > now then return end
         local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0

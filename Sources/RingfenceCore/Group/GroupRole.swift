@@ -131,8 +131,8 @@ package enum RoleClaim: Sendable, Hashable {
     /// It is being promoted for this epoch.
     case elected(Int64)
     case ready(Int64)
-    /// It stopped; this is its last position.
-    case drained(Int64, position: Int64?)
+    /// It stopped, for the switchover of the version it saw, and this is its last position.
+    case drained(Int64, position: Int64?, asOf: Int64)
     /// It gave this epoch up for good.
     case gone(Int64, reason: String)
 
@@ -141,7 +141,8 @@ package enum RoleClaim: Sendable, Hashable {
         case .none: ""
         case .elected(let epoch): "e:\(epoch)"
         case .ready(let epoch): "r:\(epoch)"
-        case .drained(let epoch, let position): "d:\(epoch):\(position.map { "\($0)" } ?? "")"
+        case .drained(let epoch, let position, let version):
+            "d:\(epoch):\(position.map { "\($0)" } ?? ""):\(version)"
         case .gone(let epoch, let reason): "g:\(epoch):\(reason)"
         }
     }
@@ -167,7 +168,7 @@ package struct CandidateStatus: Sendable, Hashable {
         switch claim {
         case .none: break
         case .elected(let epoch), .ready(let epoch): try Self.check(epoch: epoch)
-        case .drained(let epoch, let position):
+        case .drained(let epoch, let position, _):
             try Self.check(epoch: epoch)
             try Limits.check(position: position)
         case .gone(let epoch, let reason):

@@ -141,11 +141,12 @@ package struct MembershipMachine: Sendable {
     package mutating func speak(now: Nanos) { soonAt = now }
 
     /// What Redis has of this member is not what was written last, as of a view that is no older than the answer to that: Redis
-    /// lost it, and it is written again.
-    package mutating func differs(now: Nanos) {
-        guard underWay == nil, written == revision, state == .member || state == .suspended else { return }
+    /// lost it, and it is written again. False if that cannot be said yet, for something else is being written.
+    package mutating func differs(now: Nanos) -> Bool {
+        guard underWay == nil, written == revision, state == .member || state == .suspended else { return false }
         mustWrite = true
         soonAt = now
+        return true
     }
 
     /// Leaves, and tries to say so until `until`. False if there is nothing to leave.

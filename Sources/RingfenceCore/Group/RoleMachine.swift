@@ -11,7 +11,7 @@
 // What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency is
 // needed: `speaks` asks for a beat at once.
 
-package struct RoleMachine: Sendable {
+package struct RoleMachine: Sendable, Hashable {
     /// The part it plays.
     package enum State: Sendable, Hashable {
         case standby
@@ -69,16 +69,23 @@ package struct RoleMachine: Sendable {
         package init() {}
     }
 
+    private struct Ending: Hashable, Sendable {
+        var epoch: Int64
+        var end: End
+        /// No longer than this.
+        var until: Nanos = 0
+    }
+
     package private(set) var state = State.standby
     /// The role ends so long before the membership's deadline.
     package private(set) var margin: Nanos
     /// Whether it wants the role. One machine serves all candidacies of a membership, so that no epoch that is over begins anew.
     package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
-    private var over: (epoch: Int64, end: End)?
+    private var over: Ending?
     /// It ended here without its holder's doing, who has yet to stop. Nobody else may be elected before it said so, or the time that
     /// it was promised for that is over: at what was the membership's deadline then.
-    private var stopping: (epoch: Int64, end: End, until: Nanos)?
+    private var stopping: Ending?
     /// The highest epoch that has ended here, or that another has had since.
     private var closed: Int64 = 0
     /// The newest version whose role was seen.
@@ -123,7 +130,7 @@ package struct RoleMachine: Sendable {
             var isStopped = false
             if case .drained = state { isStopped = true }
             end(epoch, .suspended, claims: isStopped, &output)
-            if !isStopped { stopping = (epoch, .suspended, until: deadline) }
+            if !isStopped { stopping = Ending(epoch: epoch, end: .suspended, until: deadline) }
         }
         // What there was time for is over.
         if let stopping, now >= stopping.until { output.speaks = stopped(stopping.epoch) != nil || output.speaks }
@@ -133,7 +140,7 @@ package struct RoleMachine: Sendable {
     private mutating func end(_ epoch: Int64, _ reason: End, claims: Bool = true, _ output: inout Output) {
         state = .standby
         closed = max(closed, epoch)
-        over = claims ? (epoch, reason) : nil
+        over = claims ? Ending(epoch: epoch, end: reason) : nil
         stopping = nil
         finalPosition = nil
         output.tell += [.ended(epoch, reason), .state(.standby)]
@@ -158,7 +165,7 @@ package struct RoleMachine: Sendable {
             guard role.epoch > closed else {
                 // Redis had heard that it is over, and lost that.
                 if over == nil, stopping == nil {
-                    over = (role.epoch, .suspended)
+                    over = Ending(epoch: role.epoch, end: .suspended)
                     output.speaks = true
                 }
                 return output
@@ -167,7 +174,7 @@ package struct RoleMachine: Sendable {
             // A role that nobody wants here, or that somebody takes away already, is not begun.
             guard stands, role.phase != .draining else {
                 closed = role.epoch
-                over = (role.epoch, stands ? .failover : .gaveUp("stepDown"))
+                over = Ending(epoch: role.epoch, end: stands ? .failover : .gaveUp("stepDown"))
                 output.speaks = true
                 return output
             }
@@ -196,7 +203,7 @@ package struct RoleMachine: Sendable {
         switch (role.phase, state) {
         case (.draining, _) where role.isForced:
             end(epoch, .failover, claims: false, &output)
-            stopping = (epoch, .failover, until: deadline)
+            stopping = Ending(epoch: epoch, end: .failover, until: deadline)
         case (.draining, .primary):
             state = .draining(epoch)
             output.tell.append(.state(state))
@@ -240,7 +247,7 @@ package struct RoleMachine: Sendable {
     package mutating func stopped(_ epoch: Int64) -> Output? {
         guard let stopping, stopping.epoch == epoch else { return nil }
         self.stopping = nil
-        over = (epoch, stopping.end)
+        over = Ending(epoch: epoch, end: stopping.end)
         var output = Output()
         output.speaks = true
         return output
@@ -279,7 +286,7 @@ package struct RoleMachine: Sendable {
             case .standby: over.map { .gone($0.epoch, reason: $0.end.text) } ?? .none
             case .elected(let epoch): .elected(epoch)
             case .primary(let epoch), .draining(let epoch): .ready(epoch)
-            case .drained(let epoch): .drained(epoch, position: finalPosition)
+            case .drained(let epoch): .drained(epoch, position: finalPosition, asOf: version)
             }
         return CandidateStatus(claim: claim, position: position, unfit: unfit)
     }

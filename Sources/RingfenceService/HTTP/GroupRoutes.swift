@@ -147,8 +147,9 @@ struct GroupRoutes: Sendable {
         switch body["claim"] {
         case nil: break
         case .object(let claim)?:
-            for field in claim.fields where !["state", "epoch", "position", "reason"].contains(field.name) {
-                throw InvalidArgument(field.name, "is unknown; the fields of a claim are state, epoch, position, reason")
+            for field in claim.fields where !["state", "epoch", "position", "reason", "version"].contains(field.name) {
+                throw InvalidArgument(
+                    field.name, "is unknown; the fields of a claim are state, epoch, position, reason, version")
             }
             guard let epoch = try claim.integer("epoch", 1...Limits.position.upperBound) else {
                 throw InvalidArgument("epoch", "is missing in claim")
@@ -157,7 +158,10 @@ struct GroupRoutes: Sendable {
             case "elected": status.claim = .elected(epoch)
             case "ready": status.claim = .ready(epoch)
             case "drained":
-                status.claim = .drained(epoch, position: try claim.integer("position", Limits.position))
+                // Without a version it is taken for the switchover that is under way, whichever that is.
+                status.claim = .drained(
+                    epoch, position: try claim.integer("position", Limits.position),
+                    asOf: try claim.integer("version", Limits.position) ?? Limits.position.upperBound)
             case "gone":
                 let reason = try claim.text("reason") ?? "stepDown"
                 guard reason.utf8.count <= 64, reason.utf8.allSatisfy({ (0x20...0x7E).contains($0) }) else {

@@ -317,7 +317,7 @@ final class GroupNode {
             if let stored = self.view.known.member(self.name), stored.session == self.record.session,
                 stored != self.record
             {
-                self.membership!.differs(now: self.clock)
+                _ = self.membership!.differs(now: self.clock)
             }
             self.perform(output)
             self.planWake()

@@ -78,9 +78,9 @@ final class RoleChecker {
         told = max(told, known.epoch)
         guard let group = after.groups[GroupWorld.group] else { return }
         if case .beat(let id, let session, let lease, _, let status?) = verb, group.held(id)?.record.session == session {
-            if let position = status.position { positions[session] = position }
+            if let position = status.position, before?.office.session == session { positions[session] = position }
             switch status.claim {
-            case .drained(let epoch, let position): finals[epoch] = position ?? finals[epoch]
+            case .drained(let epoch, let position, _): finals[epoch] = position ?? finals[epoch]
             case .gone(let epoch, let reason):
                 let isHeard = before?.office.session == session && before?.office.epoch == epoch
                 if isHeard, ["refused", "promotionFailed", "unhealthy", "stepDown"].contains(reason) {

@@ -180,7 +180,8 @@ final class GroupScriptFuzz {
             for _, field in ipairs({ 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'order', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
-                'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch' }) do
+                'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
+                'drainVersion' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -527,7 +528,9 @@ final class GroupScriptFuzz {
         if isHolder || random.chance(5), epoch > 0 {
             switch (random.pick(0...99), office.phase) {
             case (0...1, _): claim = .gone(epoch, reason: random.pick(["", "stepDown", "suspended", "unhealthy", "refused", "exited"]))
-            case (2...29, .draining), (2...3, _): claim = .drained(epoch, position: position)
+            case (2...29, .draining), (2...3, _): 
+                let version = model.groups[group]?.version ?? 0
+                claim = .drained(epoch, position: position, asOf: random.chance(85) ? version : version - 2)
             case (4...39, .elected), (4...5, _): claim = .elected(epoch)
             default: claim = .ready(epoch)
             }
@@ -713,6 +716,7 @@ final class GroupScriptFuzz {
             "failbackAt": text(office.failbackAt), "penalties": penalties.joined(),
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
+            "drainVersion": text(office.drainVersion),
         ]
         return fields.map { "\($0.key) \($0.value)" }
     }

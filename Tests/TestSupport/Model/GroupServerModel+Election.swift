@@ -7,7 +7,7 @@ package import RingfenceCore
 
 extension GroupServerModel {
     /// What a candidate said of itself last.
-    package struct Standing: Sendable, Equatable {
+    package struct Standing: Sendable, Hashable {
         package var fitSince: Int64
         /// It gave an epoch up and is left out until then.
         package var barredUntil: Int64 = 0
@@ -16,11 +16,11 @@ extension GroupServerModel {
     }
 
     /// Where a primary stopped that hands over.
-    package enum Final: Sendable, Equatable {
+    package enum Final: Sendable, Hashable {
         case unsaid, said(Int64?)
     }
 
-    package struct Penalty: Sendable, Equatable {
+    package struct Penalty: Sendable, Hashable {
         static let halfLife: Int64 = 300_000
         package var id: String
         /// In thousandths, when it was given.
@@ -31,7 +31,7 @@ extension GroupServerModel {
     }
 
     /// What a group keeps of its primary.
-    package struct Office: Sendable, Equatable {
+    package struct Office: Sendable, Hashable {
         package var epoch: Int64 = 0
         package var primary = ""
         package var session = ""
@@ -53,6 +53,8 @@ extension GroupServerModel {
         package var isForced = false
         package var final = Final.unsaid
         package var drainUntil: Int64?
+        /// The version in which it was ordered.
+        package var drainVersion: Int64 = 0
         package var order = ""
         package var orderBy = ""
         package var orderWhy = ""
@@ -84,7 +86,7 @@ extension GroupServerModel {
             if !primary.isEmpty { lastPrimary = primary }
             epoch = known
             (primary, session, phase, vacantSince) = ("", "", .recovering, now)
-            (target, final, lastWhy) = ("", .unsaid, "lost")
+            (target, isForced, final, lastWhy) = ("", false, .unsaid, "lost")
         }
     }
 
@@ -108,6 +110,8 @@ extension GroupServerModel {
         var isStandby: Bool
         var reasons: [RoleReason]
         var order: [Int64] = []
+        /// Its lag in steps.
+        var bucket: Int64 = 0
 
         var mayLead: Bool { reasons.isEmpty }
 
@@ -240,6 +244,7 @@ extension GroupServerModel.Group {
         let isDataFirst = (settings["rank"] ?? "data") == "data"
         judged.order = [reasons.isEmpty ? 0 : 1] + (isDataFirst ? [bucket] + preference : preference + [bucket])
         judged.order.append(-(standing.position ?? -1))
+        judged.bucket = bucket
         return judged
     }
 
@@ -250,7 +255,7 @@ extension RoleClaim {
     fileprivate var epoch: Int64? {
         switch self {
         case .none: nil
-        case .elected(let epoch), .ready(let epoch), .drained(let epoch, _), .gone(let epoch, _): epoch
+        case .elected(let epoch), .ready(let epoch), .drained(let epoch, _, _), .gone(let epoch, _): epoch
         }
     }
 }
@@ -329,7 +334,8 @@ extension GroupServerModel {
                 change(&call, news)
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
-            case .drained(_, let position) where office.phase == .draining && office.final == .unsaid:
+            case .drained(_, let position, let version)
+            where office.phase == .draining && office.final == .unsaid && version >= office.drainVersion:
                 call.group.office.final = .said(position)
             default: break
             }
@@ -346,6 +352,13 @@ extension GroupServerModel {
             } else {
                 call.group.office.phase = .ready
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
+            }
+            guard office.isForced else { return }
+            if office.target.hasSameBytes(as: record.id) {
+                (call.group.office.isForced, call.group.office.target) = (false, "")
+            } else {
+                // Ordered while nobody knew of a primary: it is to stop, like any other.
+                (call.group.office.phase, call.group.office.drainUntil) = (.draining, call.group.held(record.id)?.ends)
             }
         }
     }
@@ -452,6 +465,7 @@ extension GroupServerModel {
         change(&call, news)
         if !call.group.office.primary.isEmpty { (call.group.office.phase, call.group.office.since) = (.draining, now) }
         (call.group.office.target, call.group.office.drainUntil) = (target, until)
+        call.group.office.drainVersion = call.group.version
         (call.group.office.isForced, call.group.office.final) = (isForced, .unsaid)
         (call.group.office.order, call.group.office.orderBy, call.group.office.orderWhy) = (id, actor, why)
     }
@@ -543,7 +557,7 @@ extension GroupServerModel {
         guard office.pausedUntil ?? 0 <= now else { return nil }
         let able = ranking.filter { $0.mayLead }
         guard var best = able.first else { return nil }
-        if let favoured, favoured.mayLead { best = favoured }
+        if let favoured, favoured.mayLead, favoured.bucket <= best.bucket { best = favoured }
         guard able.count > 1 else { return best }
         if office.heldUntil ?? 0 > now { return nil }
         let (limit, window) = (call.group.brakeCount, call.group.brakeWindow)
@@ -608,7 +622,8 @@ extension GroupServerModel {
         let due = max(office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after)
         if now < due { return due }
         startHandover(
-            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "", why: "",
+            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "",
+            why: "",
             &call)
         return nil
     }

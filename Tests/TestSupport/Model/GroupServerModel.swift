@@ -43,7 +43,7 @@ package struct GroupServerModel: Sendable {
         case note(type: String, member: String, reason: String, actor: String, detail: String)
     }
 
-    package struct Held: Sendable, Equatable {
+    package struct Held: Sendable, Hashable {
         package var record: MemberRecord
         package var ends: Int64
         /// The sessions it took the id from, newest first.
@@ -52,7 +52,7 @@ package struct GroupServerModel: Sendable {
         package var standing: Standing?
     }
 
-    package struct Group: Sendable, Equatable {
+    package struct Group: Sendable, Hashable {
         package var version: Int64 = 0
         package var mark = ""
         package var now: Int64 = 0
@@ -114,7 +114,7 @@ package struct GroupServerModel: Sendable {
         }
     }
 
-    package struct Log: Sendable, Equatable {
+    package struct Log: Sendable, Hashable {
         package var gen: String
         package var seq: Int64
         package var run: String
@@ -124,6 +124,12 @@ package struct GroupServerModel: Sendable {
         package static func == (one: Log, other: Log) -> Bool {
             one.gen == other.gen && one.seq == other.seq && one.run == other.run
                 && one.forks.elementsEqual(other.forks) { $0 == $1 }
+        }
+
+        package func hash(into hasher: inout Hasher) {
+            hasher.combine(gen)
+            hasher.combine(seq)
+            hasher.combine(run)
         }
     }
 

@@ -3,7 +3,7 @@
 #
 # Makes the local Redis the replica of RINGFENCE_PRIMARY_ADDRESS (of nobody, if it is empty). Once it follows, the primary
 # needs it: cut off from it, it refuses writes, which is what stops an old primary that nobody can reach.
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 address=${RINGFENCE_PRIMARY_ADDRESS:-}

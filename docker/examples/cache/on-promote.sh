@@ -4,7 +4,7 @@
 # Makes the local Redis the primary. If the old one still answers, it hands over itself (Redis' own FAILOVER: it stops
 # writes, waits until this replica has everything and follows it), planned or not; else this replica takes what it has.
 # Alone at first: a replica that comes turns the fence on again (on-demote.sh).
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 # Also after an aborted switchover, when this is the primary still.

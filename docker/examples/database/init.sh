@@ -5,7 +5,7 @@
 # that. The other member needs nothing: its first on-demote.sh copies the primary.
 #   PG_PASSWORD_FILE  password of PGUSER; without it everybody who reaches the server is trusted
 #   PG_CLIENTS        who may connect, as pg_hba.conf writes it (samenet)
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 

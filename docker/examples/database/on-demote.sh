@@ -5,7 +5,7 @@
 # server, a standby of somebody else, an empty directory. Then lets the primary wait for it with every commit, and only
 # when that is proven notes that this copy holds the primary's reign. Without an address (nobody leads) the server is
 # started in recovery, so that it can be a candidate again. Repeating it does no harm.
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 
@@ -23,7 +23,7 @@ fi
 
 address=${RINGFENCE_PRIMARY_ADDRESS:-}
 if [ -z "$address" ]; then
-    exists || fail "no database in $PGDATA, and no primary to copy it from"
+    exists && [ ! -e "$state/rewinding" ] || fail "no (whole) database in $PGDATA, and no primary to copy it from"
     running || start_fenced ''
     exit 0
 fi

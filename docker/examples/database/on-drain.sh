@@ -3,7 +3,7 @@
 #
 # The planned way out: a fast shutdown ends all sessions, and does not end before the standby has everything, including
 # the record that says so. The standby can then be promoted without loss, and this copy follows it without a rewind.
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 

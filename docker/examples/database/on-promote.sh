@@ -5,7 +5,7 @@
 # proven to keep up (on-demote.sh there turns synchronous replication on): this election is the one place where the other
 # copy is given up, and its epoch is how that copy will know. Within a reign a standby that is needed stays needed, dead or
 # alive. To go on without it, start a new reign: stop the server (README.md).
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 

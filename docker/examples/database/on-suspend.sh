@@ -3,6 +3,6 @@
 #
 # The lease could not be renewed and another member may be elected soon: accept nothing any more, now. No lock: whatever
 # another hook is at, this goes first.
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 fence

@@ -5,7 +5,7 @@
 # copy whose better is gone for good: what only the other one had is lost by this. Give it to one member, and see that the
 # other one's data directory (with its .ringfence) is removed before its agent starts again.
 #   trust.sh REIGN    the last reign, as pre-promote.sh names it when it refuses
-# shellcheck source=common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
 write_holds "${1:?the last reign}"

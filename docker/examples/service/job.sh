@@ -8,10 +8,11 @@ set -euo pipefail
 
 : "${RINGFENCE_HOOK:?}" "${RINGFENCE_ADDRESS:?}"
 if [ "$RINGFENCE_HOOK" = onPromote ]; then epoch=${RINGFENCE_EPOCH:?}; else epoch=0; fi
-if curl -sf --noproxy '*' --max-time 0.3 -o /dev/null -X POST "http://$RINGFENCE_ADDRESS/job?epoch=$epoch"; then exit 0; fi
+code=0
+curl -sf --noproxy '*' --max-time 0.3 -o /dev/null -X POST "http://$RINGFENCE_ADDRESS/job?epoch=$epoch" || code=$?
+[ "$code" != 0 ] || exit 0
 [ "$epoch" = 0 ] || exit 1
-if [ -s "${SERVICE_PID:-}" ]; then
-    kill -9 "$(cat "$SERVICE_PID")" 2>/dev/null || true
-    exit 0
-fi
-exit 1
+# 7: nobody listens there. It has not begun to serve, so nobody told it to run the job.
+[ "$code" != 7 ] || exit 0
+[ -s "${SERVICE_PID:-}" ] || exit 1
+kill -9 "$(cat "$SERVICE_PID")" 2>/dev/null || true

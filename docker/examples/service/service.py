@@ -54,6 +54,7 @@ def job() -> None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 5  # an idle connection does not keep the service from ending
 
     def answer(self, status: int, text: str) -> None:
         body = (text + "\n").encode()
@@ -95,6 +96,10 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = False  # what is being answered when it is told to end is answered
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away
+            super().handle_error(request, client_address)
 
 
 host, _, port = address.rpartition(":")

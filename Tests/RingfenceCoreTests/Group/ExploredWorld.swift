@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A small world of which every story can be told: three members that stand for election, a Redis that is the reference
+// model, and steps of a fifth of a lease. In a step each member acts once, in any order, with any operator's order or loss of data
+// before, between or after them. It is a value: it is copied where the stories part, and two that came to the same are one.
+//
+// What may happen to a member is a way it is in until that changes: its wire is cut; its calls are executed and their answers lost, or
+// come a step late; it sleeps, and does nothing, not even look at its clock. Clocks run alike here, and wires take no time: drift,
+// delay and all that is about less than a step is the simulation's part.
+import RingfenceCore
+import TestSupport
+
+struct ExploredWorld {
+    static let lease: Int64 = 1000
+    static let step: Int64 = 200
+    static let margin: Nanos = 190 * .millisecond
+    static let start: Int64 = 1_790_000_000_000
+    static let group = "g"
+
+    enum Way: UInt8, CaseIterable { case well, cut, deaf, slow, asleep }
+
+    /// What is not in the course of things.
+    enum Disturbance: Hashable {
+        case way(Int, Way)
+        case order(RoleOrder)
+        case remove(Int)
+        /// Redis restarts with what it had so many steps ago, or with nothing.
+        case loss(Int?)
+
+        /// A member's way changes for itself; everything else comes to Redis before, between or after the members' calls.
+        var comesToRedis: Bool { if case .way = self { false } else { true } }
+    }
+
+    struct Member: Hashable {
+        enum Body: Hashable { case idle, running, stopping(until: Nanos) }
+
+        let id: String
+        var record: MemberRecord
+        var joined = ""
+        var isOut = false
+        var needsWrite = false
+        var view = View()
+        var membership: Opaque
+        var role = RoleMachine(margin: ExploredWorld.margin)
+        var way = Way.well
+        var body = Body.idle
+        var bodyEpoch: Int64 = 0
+        var isExcused = false
+        var late: Late?
+        var ended: Set<Int64> = []
+    }
+
+    /// A view without what only events make of it.
+    struct View: Hashable {
+        var machine = GroupMachine()
+        static func == (one: View, other: View) -> Bool {
+            one.machine.mark == other.machine.mark && one.machine.known.version == other.machine.known.version
+                && one.machine.epoch == other.machine.epoch
+        }
+        func hash(into hasher: inout Hasher) {
+            hasher.combine(machine.mark)
+            hasher.combine(machine.epoch)
+        }
+    }
+
+    /// What shows of a membership between two steps.
+    struct Opaque: Hashable {
+        var machine: MembershipMachine
+        static func == (one: Opaque, other: Opaque) -> Bool {
+            one.machine.state == other.machine.state && one.machine.deadline == other.machine.deadline
+        }
+        func hash(into hasher: inout Hasher) {
+            hasher.combine(machine.state)
+            hasher.combine(machine.deadline)
+        }
+    }
+
+    struct Late: Hashable {
+        var answer: GroupAnswer
+        var call: MembershipMachine.Call
+        var sentAt: Nanos
+        static func == (one: Late, other: Late) -> Bool { one.answer == other.answer && one.sentAt == other.sentAt }
+        func hash(into hasher: inout Hasher) {
+            hasher.combine(answer.mark)
+            hasher.combine(sentAt)
+        }
+    }
+
+    private(set) var model = GroupServerModel(clock: ExploredWorld.start)
+    private(set) var copies: [GroupServerModel] = []
+    private(set) var members: [Member] = []
+    private(set) var time: Int64 = 0
+    private(set) var elected: [Int64: Set<String>] = [:]
+    private(set) var highest: Int64 = 0
+    private var runs = 1
+    private var sessions = 3
+    private var orders = 0
+    private(set) var hasLost = false
+    private(set) var complaint: String?
+    /// How many calls to Redis were made, in this story and before.
+    private(set) var calls = 0
+    private(set) var elections = 0
+    let flaws: GroupServerModel.Flaws
+    let neverFences: Bool
+
+    init(flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false) {
+        self.flaws = flaws
+        self.neverFences = neverFences
+        model = GroupServerModel(clock: Self.start, flaws: flaws)
+        for (index, id) in ["a", "b", "c"].enumerated() {
+            let record = MemberRecord(id: id, session: "s\(index)", leaseMilliseconds: Self.lease, isCandidate: true)
+            let answer = call(.join(record, .first, RingPolicy(seed: 1, unit: 2), status: nil), .none)
+            let machine = MembershipMachine(
+                lease: record.lease, pace: record.lease / 5, sentAt: now, rejoins: true)
+            members.append(Member(id: id, record: record, joined: answer.mark, membership: Opaque(machine: machine)))
+        }
+    }
+
+    private var now: Nanos { time * .millisecond }
+
+    /// What tells two worlds apart. What is only counted does not.
+    func fingerprint() -> Int {
+        var hasher = Hasher()
+        hasher.combine(model.groups[Self.group])
+        hasher.combine(model.log)
+        hasher.combine(members)
+        hasher.combine(runs)
+        for copy in copies { hasher.combine(copy.groups[Self.group]?.mark) }
+        return hasher.finalize()
+    }
+
+    mutating func fail(_ text: String) { complaint = complaint ?? "at \(time) ms: \(text)" }
+
+    // MARK: A step
+
+    mutating func pass() {
+        model.forgetEvents()
+        copies.append(model)
+        if copies.count > 3 { copies.removeFirst() }
+        time += Self.step
+        // The clock of the server and of members alike.
+        model.clock = Self.start + time
+    }
+
+    mutating func happen(_ disturbance: Disturbance) {
+        switch disturbance {
+        case .way(let index, let way):
+            members[index].way = way
+            if way == .asleep { members[index].isExcused = members[index].body != .idle }
+            if way != .asleep { wake(index) }
+        case .order(let order):
+            orders += 1
+            _ = call(.order(order, actor: "op", reason: "", id: "o\(orders)"), .none)
+        case .remove(let index):
+            _ = call(.leave(id: members[index].id, session: "", reason: "", actor: "op"), .none)
+        case .loss(let steps):
+            runs += 1
+            hasLost = true
+            if let steps, steps <= copies.count {
+                model.stepBack(to: copies[copies.count - steps])
+            } else {
+                model.forgetEverything()
+            }
+            model.run = "run\(runs)"
+            // Answers on their way are lost with the connections.
+            for index in members.indices where members[index].late != nil {
+                members[index].late = nil
+                let output = members[index].membership.machine.failed(now: now)
+                _ = output
+            }
+        }
+    }
+
+    private mutating func wake(_ index: Int) {
+        if insideByClock(members[index]) != nil { members[index].isExcused = false }
+    }
+
+    mutating func act(_ index: Int) {
+        guard members[index].way != .asleep else { return }
+        if let late = members[index].late {
+            members[index].late = nil
+            took(late.answer, late.call, sentAt: late.sentAt, index)
+        }
+        judge(index)
+        goOn(index)
+        let output = members[index].membership.machine.tick(now: now)
+        perform(output, index)
+        look()
+    }
+
+    /// What its holder does by itself between two calls: it is promoted, has stopped, or drained.
+    private mutating func goOn(_ index: Int) {
+        let epoch = members[index].bodyEpoch
+        if case .stopping(let until) = members[index].body, now >= until {
+            members[index].body = .idle
+            members[index].isExcused = false
+            say(index) { $0.stopped(epoch) }
+        }
+        switch members[index].role.state {
+        case .elected(let epoch): say(index) { $0.ready(epoch) }
+        case .draining(let epoch):
+            members[index].body = .idle
+            say(index) { $0.drained(epoch, position: nil) }
+        default: break
+        }
+    }
+
+    // MARK: The shell, as Membership writes it
+
+    private func deadline(_ member: Member) -> Nanos { neverFences ? .never : member.membership.machine.deadline }
+    private func isMember(_ member: Member) -> Bool { neverFences || member.membership.machine.isMember(at: now) }
+
+    private mutating func judge(_ index: Int) {
+        let member = members[index]
+        let output = members[index].role.tick(now: now, deadline: deadline(member), isMember: isMember(member))
+        hear(output, index)
+    }
+
+    private mutating func saw(_ index: Int) {
+        let member = members[index]
+        let view = member.view.machine.known
+        let output = members[index].role.saw(
+            view.role, gen: view.gen, version: view.version, id: member.id, session: member.record.session, now: now,
+            deadline: deadline(member), isMember: isMember(member))
+        hear(output, index)
+    }
+
+    private mutating func say(_ index: Int, _ change: (inout RoleMachine) -> RoleMachine.Output?) {
+        judge(index)
+        if let output = change(&members[index].role) { hear(output, index) }
+    }
+
+    private mutating func hear(_ output: RoleMachine.Output, _ index: Int) {
+        for tell in output.tell {
+            switch tell {
+            case .state(.elected(let epoch)):
+                let session = members[index].record.session
+                if elected[epoch]?.contains(session) != true { fail("\(session) begins \(epoch), and was not elected") }
+                if members[index].ended.contains(epoch) { fail("\(session) begins \(epoch) again") }
+                highest = max(highest, epoch)
+                (members[index].body, members[index].bodyEpoch) = (.running, epoch)
+                members[index].isExcused = false
+                look()
+            case .state(.primary): members[index].body = .running
+            case .ended(let epoch, _):
+                members[index].ended.insert(epoch)
+                if members[index].body != .idle { members[index].body = .stopping(until: now + Self.margin) }
+            case .state: break
+            }
+        }
+        if output.speaks { members[index].membership.machine.speak(now: now) }
+    }
+
+    private mutating func perform(_ output: MembershipMachine.Output, _ index: Int) {
+        if output.tell == .expired {
+            sessions += 1
+            members[index].record.session = "s\(sessions)"
+            members[index].role.changedSession()
+        }
+        guard let call = output.call else { return }
+        let member = members[index]
+        let status = member.role.status
+        let sentAt = now
+        var verb = GroupServerModel.Verb.beat(
+            id: member.id, session: member.record.session, leaseMilliseconds: Self.lease, joined: member.joined,
+            status: status)
+        if call == .write {
+            verb = .join(
+                member.record, member.isOut ? .again : .stay(since: member.joined), RingPolicy(seed: 1, unit: 2),
+                status: status)
+        }
+        guard member.way != .cut else { return fail(call, index) }
+        members[index].view.machine.asks(now: now)
+        let answer = self.call(verb, member.view.machine.knowledge)
+        switch member.way {
+        case .deaf: fail(call, index)
+        case .slow: members[index].late = Late(answer: answer, call: call, sentAt: sentAt)
+        default: took(answer, call, sentAt: sentAt, index)
+        }
+    }
+
+    private mutating func fail(_ call: MembershipMachine.Call, _ index: Int) {
+        members[index].needsWrite = call == .write
+        perform(members[index].membership.machine.failed(now: now), index)
+    }
+
+    private mutating func took(_ answer: GroupAnswer, _ call: MembershipMachine.Call, sentAt: Nanos, _ index: Int) {
+        members[index].needsWrite = false
+        _ = members[index].view.machine.answered(answer, sentAt: sentAt, now: now)
+        saw(index)
+        switch answer.status {
+        case .unknown, .expired: members[index].isOut = true
+        case .member where call == .write && members[index].isOut:
+            members[index].isOut = false
+            members[index].joined = answer.mark
+        default: break
+        }
+        let output = members[index].membership.machine.answered(answer.status, now: now)
+        saw(index)
+        perform(output, index)
+    }
+
+    // MARK: Redis, and what is judged
+
+    private mutating func call(_ verb: GroupServerModel.Verb, _ known: GroupKnowledge) -> GroupAnswer {
+        calls += 1
+        let before = model.groups[Self.group]?.office.epoch ?? 0
+        model.forgetEvents()
+        let answer = model.call(verb, Self.group, fresh: "gen\(runs)", known: known)
+        for event in model.events where event.type == "primary.elected" { wasElected(event, before, known) }
+        return answer
+    }
+
+    private mutating func wasElected(_ event: GroupServerModel.Event, _ before: Int64, _ known: GroupKnowledge) {
+        elections += 1
+        let group = model.groups[Self.group]!
+        let epoch = event.epoch!
+        if epoch <= max(before, known.epoch) { fail("epoch \(epoch) is given after \(before)") }
+        // What Redis lost it is told again within the lease that it waits, by whoever knows and can reach it.
+        let isKnown = members.contains { $0.way == .well && $0.view.machine.epoch >= epoch }
+        if epoch <= highest, !hasLost || isKnown { fail("epoch \(epoch) is given after \(highest)") }
+        elected[epoch, default: []].insert(group.office.session)
+        guard let held = group.held(event.member!), held.ends > group.now, held.record.isCandidate else {
+            return fail("\(event.member!) is elected and may not be")
+        }
+    }
+
+    private func insideByClock(_ member: Member) -> Int64? {
+        guard let epoch = member.role.state.epoch,
+            member.role.holds(epoch, deadline: deadline(member), isMember: isMember(member), now: now)
+        else { return nil }
+        return epoch
+    }
+
+    /// The epoch under which something is or may be done.
+    func inside(_ member: Member) -> Int64? {
+        if let epoch = insideByClock(member) { return epoch }
+        guard member.way != .asleep, !member.isExcused else { return nil }
+        if case .stopping(let until) = member.body, now < until { return member.bodyEpoch }
+        return nil
+    }
+
+    private mutating func look() {
+        var found: String?
+        for member in members {
+            guard let epoch = inside(member) else { continue }
+            let text = "\(member.id) under \(epoch)"
+            if let found { fail("two primaries: \(found), \(text)") }
+            found = text
+        }
+    }
+
+    /// Nothing disturbs any more: in the end there is one primary.
+    mutating func calmDown() {
+        for index in members.indices { happen(.way(index, .well)) }
+        for _ in 0..<24 {
+            pass()
+            for index in members.indices { act(index) }
+            if complaint != nil { return }
+        }
+        let office = model.groups[Self.group]?.office
+        let primaries = members.filter { inside($0) != nil }
+        guard primaries.count == 1, office?.phase == .ready, office?.session == primaries[0].record.session else {
+            return fail("in the end \(primaries.map(\.id)) are primary, and Redis says \(office.map { "\($0)" } ?? "")")
+        }
+    }
+}
