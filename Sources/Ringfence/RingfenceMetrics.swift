@@ -71,7 +71,8 @@ struct RingfenceMetrics: Sendable {
         switch record.type {
         case "primary.elected":
             let known = [
-                "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "refused", "promotionFailed",
+                "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "refused",
+                "promotionFailed",
                 "unhealthy", "exited", "switchover", "failback", "failover", "lost",
             ]
             // Who leaves may give any reason, and that is no dimension.

@@ -59,7 +59,9 @@ final class GroupHub: Sendable {
     }
 
     private func heard(_ record: EventRecord) {
-        guard let name = record.group, let group = state.withLock({ $0.groups[Name(text: name)]?.group }) else { return }
+        guard let name = record.group, let group = state.withLock({ $0.groups[Name(text: name)]?.group }) else {
+            return
+        }
         metrics.happened(record)
         if let event = GroupEvent(record) { group.happened(event) }
     }

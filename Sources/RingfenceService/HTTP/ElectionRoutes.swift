@@ -64,7 +64,8 @@ struct ElectionRoutes: Sendable {
                 handle: { exchange in Reply(JSONWriter.describing(try await client.plan(group: exchange.name))) }),
             Route(
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
-                summary: "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
+                summary:
+                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
                 query: [
                     (
                         "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
@@ -101,7 +102,9 @@ struct ElectionRoutes: Sendable {
                 return nil
             },
             order("failover", Self.failoverSchema, "Gives the role to a member, whatever is lost.") { exchange, order in
-                guard let to = try order.body?.text("to") else { throw InvalidArgument("to", "is missing: who shall be primary") }
+                guard let to = try order.body?.text("to") else {
+                    throw InvalidArgument("to", "is missing: who shall be primary")
+                }
                 return try await client.failover(
                     group: exchange.name, to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false,
                     actor: order.actor, reason: order.reason)

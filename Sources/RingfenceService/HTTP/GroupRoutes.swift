@@ -22,7 +22,8 @@ struct GroupRoutes: Sendable {
     static let memberSchema = Route.Schema(
         name: "MemberRequest",
         fields: [
-            "session", "address", "zone", "weight", "priority", "capability", "metadata", "ttlMs", "candidate", "health",
+            "session", "address", "zone", "weight", "priority", "capability", "metadata", "ttlMs", "candidate",
+            "health",
             "position", "unfit", "claim",
         ])
     static let leaveSchema = Route.Schema(name: "LeaveRequest", fields: ["session", "actor", "reason"])
@@ -86,7 +87,8 @@ struct GroupRoutes: Sendable {
     private func put(_ exchange: Exchange) async throws -> Reply {
         let (record, status, isBeat) = try Self.record(exchange)
         let group = try await groups.group(exchange.name)
-        let grant = isBeat ? try await group.renew(record, status: status) : try await group.admit(record, status: status)
+        let grant =
+            isBeat ? try await group.renew(record, status: status) : try await group.admit(record, status: status)
         groups.keep(group)
         let deadline = (ContinuousClock.now - exchange.arrived) + grant.remaining
         var json = JSONWriter(capacity: 256)

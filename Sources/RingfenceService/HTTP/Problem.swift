@@ -40,7 +40,8 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            replaced, expired, orderRefused, switchoverAborted, eventsGone, bodyTooLarge, unsupportedMedia, headersTooLarge, `internal`, overloaded,
+            replaced, expired, orderRefused, switchoverAborted, eventsGone, bodyTooLarge, unsupportedMedia,
+            headersTooLarge, `internal`, overloaded,
             unavailable, refused, draining,
         ]
     }

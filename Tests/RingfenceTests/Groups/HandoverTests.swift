@@ -40,12 +40,11 @@ import Testing
         }
 
         func beat(
-            _ id: String, _ known: GroupKnowledge = .none, lease: Int64 = 2000, _ claim: RoleClaim = .none,
-            position: Int64? = nil
+            _ id: String, lease: Int64 = 2000, _ claim: RoleClaim = .none, position: Int64? = nil
         ) async throws {
             _ = try await run(
                 scripts.beat(
-                    "g", known, id: id, session: "of-\(id)", leaseMilliseconds: lease, joined: "x:1",
+                    "g", .none, id: id, session: "of-\(id)", leaseMilliseconds: lease, joined: "x:1",
                     status: CandidateStatus(claim: claim, position: position)))
         }
 
@@ -64,7 +63,7 @@ import Testing
         }
     }
 
-    private func withScript(_ body: (Script) async throws -> Void) async throws {
+    private func withScript(_ body: @Sendable (Script) async throws -> Void) async throws {
         try await withObservedRedis { server, _ in
             let client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
             do { try await body(Script(client: client)) } catch {
@@ -82,12 +81,12 @@ import Testing
             _ = try await script.elect([("a", nil), ("b", nil)])
             try await script.beat("a", .ready(1))
             try await script.order(.switchover(to: "b", timeoutMilliseconds: 60_000), "1")
-            let first = try await script.known()
+            let first = try await script.known().version
             try await script.order(.abort, "2")
             try await script.order(.switchover(to: "b", timeoutMilliseconds: 60_000), "3")
-            try await script.beat("a", first, .drained(1, position: nil))
+            try await script.beat("a", .drained(1, position: nil, asOf: first))
             #expect(try await script.role().isHeld(by: "a", "of-a", 1), "it is late: its switchover was taken back")
-            try await script.beat("a", script.known(), .drained(1, position: nil))
+            try await script.beat("a", .drained(1, position: nil, asOf: script.known().version))
             #expect(try await script.role().isHeld(by: "b", "of-b", 2))
         }
     }

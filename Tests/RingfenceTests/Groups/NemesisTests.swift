@@ -25,7 +25,9 @@ import Testing
 #endif
 
 @Suite(.serialized) struct NemesisTests {
-    @Test func `over two hundred failovers of real processes no two are primary at once, and epochs only grow`() async throws {
+    @Test func `over two hundred failovers of real processes no two are primary at once, and epochs only grow`()
+        async throws
+    {
         try await withThrowingTaskGroup(of: Int.self) { groups in
             for number in 0..<4 {
                 groups.addTask {
@@ -157,7 +159,9 @@ final class Nemesis: Sendable {
     }
 
     private func pick<Value: Sendable>(_ values: [Value]) -> Value { random.change { $0.pick(values) } }
-    private func pick(_ range: ClosedRange<Int>) -> Int { Int(random.change { $0.pick(Int64(range.lowerBound)...Int64(range.upperBound)) }) }
+    private func pick(_ range: ClosedRange<Int>) -> Int {
+        Int(random.change { $0.pick(Int64(range.lowerBound)...Int64(range.upperBound)) })
+    }
     private func say(_ text: String) { log.change { $0.append(text) } }
     private func file(_ number: Int) -> String { (directory?.path ?? "/tmp") + "/n\(number)" }
 
@@ -247,7 +251,8 @@ final class Nemesis: Sendable {
             try await Task.sleep(for: .milliseconds(pick(300...1500)))
             contender.proxy.update { $0.serverToClient.delay = nil }
         case .stallRedis: try await observer.send("DEBUG", "SLEEP", "0.\(pick(1...9))")
-        case .killClients: try await observer.send("CLIENT", "KILL", "TYPE", pick(["normal", "pubsub"]), "SKIPME", "yes")
+        case .killClients:
+            try await observer.send("CLIENT", "KILL", "TYPE", pick(["normal", "pubsub"]), "SKIPME", "yes")
         case .flushScripts: try await observer.send("SCRIPT", "FLUSH")
         case .pauseClients: try await observer.send("CLIENT", "PAUSE", "\(pick(100...1200))")
         case .loseEverything: try await observer.send("FLUSHALL")
@@ -266,7 +271,10 @@ final class Nemesis: Sendable {
                     orders.addTask {
                         switch kind {
                         case 0, 1: _ = try? await client.switchover(group: "g", timeout: .milliseconds(800))
-                        case 2: _ = try? await self.within(3) { try await client.failover(group: "g", to: member, acceptsDataLoss: true) }
+                        case 2:
+                            _ = try? await self.within(3) {
+                                try await client.failover(group: "g", to: member, acceptsDataLoss: true)
+                            }
                         case 3:
                             try? await client.pause(group: "g", for: .seconds(1))
                             try? await client.resume(group: "g")
