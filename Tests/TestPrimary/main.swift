@@ -34,6 +34,9 @@ guard arguments.count >= 6, let milliseconds = Int(arguments[4]) else {
 let isHeedless = arguments.last == "heedless"
 let file = open(arguments[5], O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0o600)
 
+// A process of its own: an epoch that it is given is another term, though the one before had the same.
+_ = write(file, "-\n", 2)
+
 @Sendable func note(_ before: Int64, _ epoch: Int64) {
     // One write a line: it comes whole or not at all, also when the process is killed.
     let bytes = Array("\(before) \(monotonic()) \(epoch)\n".utf8)
@@ -51,7 +54,7 @@ while true {
         while true {
             try await group.withPrimary(as: arguments[3], lease: .milliseconds(milliseconds)) { epoch in
                 if isHeedless {
-                    for _ in 0..<500 {
+                    for _ in 0..<2500 {
                         note(monotonic(), epoch.value)
                         usleep(4000)
                     }

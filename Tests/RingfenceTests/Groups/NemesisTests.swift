@@ -84,7 +84,11 @@ struct RoleHistory {
                 let numbers = line.split(separator: UInt8(ascii: " ")).map { field in
                     field.reduce(Int64(0)) { $0 &* 10 &+ Int64($1) - 48 }
                 }
-                guard numbers.count == 3 else { continue }
+                guard numbers.count == 3 else {
+                    if let last { terms.append(last) }
+                    last = nil
+                    continue
+                }
                 if last?.epoch != numbers[2] {
                     if let last { terms.append(last) }
                     last = Term(member: member, epoch: numbers[2], start: numbers[1], end: numbers[0])
