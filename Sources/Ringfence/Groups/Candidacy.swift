@@ -149,7 +149,9 @@ public final class Candidacy: Sendable {
     /// Says that it has stopped, for a switchover. What follows is either the end of the role, or `primary` again: the
     /// target did not come as far as `position` in time.
     ///
-    /// - Parameter position: the last one; nil: there is none.
+    /// - Parameters:
+    ///   - epoch: that of the role.
+    ///   - position: the last one; nil: there is none.
     /// - Returns: false if the role is not `draining`.
     @discardableResult
     public func drained(_ epoch: Epoch, position: Int64? = nil) -> Bool {
@@ -165,8 +167,10 @@ public final class Candidacy: Sendable {
 
     /// Gives the role up: call it when nothing is done under this epoch any more, for another may be elected at once.
     ///
-    /// - Parameter reason: `stepDown`, `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease.
-    ///   Anything else of up to 64 bytes is just told.
+    /// - Parameters:
+    ///   - epoch: that of the role.
+    ///   - reason: `stepDown`, `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease. Anything
+    ///     else of up to 64 bytes is just told.
     /// - Returns: false if the role was over already.
     @discardableResult
     public func giveUp(_ epoch: Epoch, reason: String = "stepDown") -> Bool {

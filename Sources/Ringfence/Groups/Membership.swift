@@ -80,7 +80,7 @@ public final class Membership: Sendable {
 
     // MARK: What the member sees
 
-    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:lease:)`` changed last.
+    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:health:lease:)`` changed last.
     public var member: Member { Member(guarded.withLock { $0.record }) }
     /// The name of its group.
     public var groupName: String { group.name }

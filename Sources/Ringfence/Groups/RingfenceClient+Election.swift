@@ -57,8 +57,11 @@ extension RingfenceClient {
     /// this was ordered, is over. What the new primary's data lacks is lost.
     ///
     /// - Parameters:
-    ///   - acceptsDataLoss: must be true: say it, and it stands in the event.
+    ///   - group: the group.
     ///   - member: who shall be primary.
+    ///   - acceptsDataLoss: must be true: say it, and it stands in the event.
+    ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
+    ///   - reason: why, for the event: up to 512 bytes.
     /// - Returns: the new primary, when it is ready.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `coordinator.unavailable`; `cancelled`: the order stands.
     @discardableResult
@@ -80,7 +83,11 @@ extension RingfenceClient {
     /// Lets nothing be elected by itself for a while. Orders are still taken, leases still end, and a primary whose lease is
     /// over still stops.
     ///
-    /// - Parameter duration: 1 s to 30 days: a pause that nobody ends ends by itself.
+    /// - Parameters:
+    ///   - group: the group.
+    ///   - duration: 1 s to 30 days: a pause that nobody ends ends by itself.
+    ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
+    ///   - reason: why, for the event: up to 512 bytes.
     public func pause(group: String, for duration: Duration, actor: String? = nil, reason: String = "") async throws {
         let length = Nanos(saturating: duration)
         do { try Limits.check(length, "duration", Limits.pause) } catch { throw RingfenceError(error) }
