@@ -32,7 +32,7 @@ import Testing
             for number in 0..<4 {
                 groups.addTask {
                     let nemesis = Nemesis(seed: UInt64.random(in: 0..<1_000_000), faults: Nemesis.Fault.sets[number])
-                    try await nemesis.run(terms: 62, within: .seconds(240))
+                    try await nemesis.run(terms: 54, within: .seconds(240))
                     let history = try nemesis.history()
                     for violation in history.violations(elected: nemesis.elected) {
                         Issue.record("seed \(nemesis.seed), faults \(nemesis.faults): \(violation)\n\(nemesis.story)")
