@@ -27,6 +27,7 @@ extension Scenarios {
             try await PostgresPair.with(lease: "1s") { pair in
                 let writers = Writers()
                 try await PostgresWire.connect(port: pair.port).run(Writers.table)
+                try await pair.stage.takeBrakeOff(PostgresPair.group)
                 for writer in 1...3 { writers.start(writer, port: pair.port) }
                 // Two more go past the proxy: whoever takes their commits at whatever time must not lose them.
                 for (index, member) in pair.members.enumerated() { writers.start(11 + index, port: member.port) }
@@ -49,10 +50,15 @@ extension Scenarios {
                         if round % 5 == 0 { try await pair.stage.redis.restart() }
                         let first = try await writers.progress("after kill \(round), \(fault)", writers: 1...3)
                         if fault == .both, round % 5 != 0 { losses.append(first - start) }
-                        #expect(try await pair.primary() === standby, "kill \(round), \(fault)")
+                        // Where Redis restarts too nobody is elected for a while, and the database that was killed is up again:
+                        // then either may lead.
+                        if !(fault == .database && round % 5 == 0) {
+                            #expect(try await pair.primary() === standby, "kill \(round), \(fault)")
+                        }
                         if fault == .frozen { (agent + database).signal(SIGCONT) }
                         if fault == .agent || fault == .both { try await pair.restartAgent(primary) }
-                        #expect(try await writers.lost(on: standby.port) == [], "kill \(round), \(fault)")
+                        let leader = try await pair.primary()
+                        #expect(try await writers.lost(on: leader.port) == [], "kill \(round), \(fault)")
                     }
                     try await pair.inSync("at the end")
                 } catch {

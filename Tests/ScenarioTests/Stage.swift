@@ -103,6 +103,13 @@ final class Stage: Sendable {
         }
     }
 
+    /// Takes the brake off, which would hold a group that is killed more often than anybody's should be.
+    func takeBrakeOff(_ group: String) async throws {
+        let client = try RingfenceClient(.init(url: redis.url, owner: "scenario"))
+        try await client.changeSettings(.init(brakeCount: 0), group: group)
+        await client.shutdown()
+    }
+
     /// For a failure: the ends of all logs, and the group's events.
     func story(_ group: String) async -> String {
         let events = try? await redis.cli("--raw", "XREVRANGE", "ringfence:{default}:events", "+", "-", "COUNT", "40")
