@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the README's examples take for granted: a program, a client made before, and a database client, a stored cursor and
-// what is done with an event of the user's own.
+// What the README's examples take for granted: a program, a client made before, and a database client, a stored cursor, what
+// a primary does, and what is done with an event of the user's own.
 
 import Ringfence
 
@@ -20,6 +20,8 @@ let ringfence: RingfenceClient = {
     do { return try RingfenceClient(.init()) } catch { preconditionFailure("\(error)") }
 }()
 let stored: EventCursor? = nil
+func batches() -> AsyncStream<Int> { AsyncStream { $0.finish() } }
+func settle(_ batch: Int, fence: Int64) async throws {}
 func apply(_ event: Event, cursor: EventCursor) async throws {}
 
 @main enum Payments {
