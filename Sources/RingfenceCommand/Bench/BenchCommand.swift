@@ -68,6 +68,21 @@ struct BenchSettings: Sendable {
     var rounds: Int
     var tasks: Int
     var logger: Logger
+
+    /// Runs `body` with a plain connection, beside what is measured.
+    func withPlain<Result: Sendable>(
+        _ configuration: RedisConfiguration, _ body: @Sendable (RedisClient) async throws -> Result
+    ) async throws -> Result {
+        let client = RedisClient(configuration, logger: logger)
+        do {
+            let result = try await body(client)
+            await client.close()
+            return result
+        } catch {
+            await client.close()
+            throw error
+        }
+    }
 }
 
 extension BenchOptions {

@@ -42,7 +42,7 @@ struct Failover: Sendable {
 
     private func crashes(lease: Int) async throws -> Figure {
         let late = try await Told.following("primary.elected", settings, Self.namespace) { told in
-            try await withPlain { plain in
+            try await settings.withPlain(configuration) { plain in
                 var late: [Double] = []
                 for round in 0..<settings.rounds * 2 {
                     late += try await withThrowingTaskGroup(of: Double.self) { dying in
@@ -256,20 +256,6 @@ struct Failover: Sendable {
         defer { close(null) }
         (launch.input, launch.output) = (null, null)
         return try await ChildProcess.start(launch)
-    }
-
-    private func withPlain<Result: Sendable>(
-        _ body: @Sendable (RedisClient) async throws -> Result
-    ) async throws -> Result {
-        let client = RedisClient(configuration, logger: settings.logger)
-        do {
-            let result = try await body(client)
-            await client.close()
-            return result
-        } catch {
-            await client.close()
-            throw error
-        }
     }
 }
 

@@ -62,24 +62,10 @@ struct GroupLife: Sendable {
         return (version, mark)
     }
 
-    private func withPlain<Result: Sendable>(
-        _ body: @Sendable (RedisClient) async throws -> Result
-    ) async throws -> Result {
-        let client = RedisClient(configuration, logger: settings.logger)
-        do {
-            let result = try await body(client)
-            await client.close()
-            return result
-        } catch {
-            await client.close()
-            throw error
-        }
-    }
-
     // MARK: What a beat costs
 
     private func beatCost() async throws -> Figure {
-        try await withPlain { client in
+        try await settings.withPlain(configuration) { client in
             let (version, mark) = try await join(client, "cost", "m", lease: 3_600_000)
             let rounds = try await Rounds.alternate(settings.rounds) {
                 try await serverMicroseconds(client) {
@@ -142,7 +128,7 @@ struct GroupLife: Sendable {
 
     private func deaths(lease: Int) async throws -> Figure {
         let late = try await Told.following("member.expired", settings, Self.namespace) { told in
-            try await withPlain { plain in
+            try await settings.withPlain(configuration) { plain in
                 var late: [Double] = []
                 for round in 0..<settings.rounds {
                     late += try await withThrowingTaskGroup(of: Double.self) { dying in

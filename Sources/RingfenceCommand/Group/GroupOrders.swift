@@ -287,7 +287,6 @@ struct SettingsCommand: AsyncParsableCommand {
             minStandbysAction   warn      warn, refuseSwitchover, suspendWrites
             brakeCount          3         after so many failovers in brakeWindowMs it is held; 0: never
             brakeWindowMs       600000
-            whenAway            fence     what a primary does without Redis: fence, hold
 
             EXAMPLES
               ringfence group ledger settings

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Failovers of real processes on a real Redis, with everything done to them that happens to processes, networks and servers, and
-// by two operators at once. What counts is not what anybody says but what the processes wrote down while they held the role, on
+// Failovers of real processes on a real Redis: they are killed, frozen, cut off and delayed, Redis stalls, forgets and
+// restarts, and two operators order at once; one such fault after the other in each group. What counts is not what anybody says but what the processes wrote down while they held the role, on
 // the machine's one monotonic clock:
 //
 //   no two       the times in which two terms were held, from the first look to the last, do not overlap
