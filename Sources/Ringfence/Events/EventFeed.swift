@@ -202,10 +202,7 @@ final class EventFeed: Sendable {
         // Before the first event there is nothing to miss.
         guard !gen.isEmpty else { return }
         let now = Moment.now
-        change { state in
-            state.machine.heard(LogPosition(gen: gen, seq: seq), now: now)
-            return .none
-        }
+        change { state in state.machine.heard(LogPosition(gen: gen, seq: seq), now: now) }
     }
 
     private func tick() {

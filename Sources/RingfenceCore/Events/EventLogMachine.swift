@@ -185,8 +185,8 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     }
 
     /// Somebody else's answer showed the head of the log. Its message may be on its way still.
-    package mutating func heard(_ other: LogPosition, now: Nanos) {
-        _ = suspect(other, now: now, at: now.adding(settings.grace))
+    package mutating func heard(_ other: LogPosition, now: Nanos) -> Action {
+        suspect(other, now: now, at: now.adding(settings.grace))
     }
 
     package mutating func tick(now: Nanos) -> Action {

@@ -64,7 +64,7 @@ final class EventWorld {
     enum Fault: CaseIterable {
         case lose, double, reorder, cutMessages, loseAnswers, slow, restart, restartLosing, restartEmpty, flush,
             promote,
-            zombie, hole, kill, sleepers
+            zombie, hole, kill, sleepers, lateTimers
     }
 
     struct Flaws {
@@ -74,6 +74,8 @@ final class EventWorld {
         var forgetsWhereGenerationsEnded = false
         var neverChecksSilence = false
         var takesResetsForNothing = false
+        /// What the machine asks for when an answer mentions the log is not done.
+        var forgetsToLook = false
     }
 
     let seed: UInt64
@@ -302,11 +304,18 @@ final class EventWorld {
         wake()
     }
 
+    private func heard(_ head: LogHead) {
+        let action = machine.heard(head.position, now: now)
+        perform(flaws.forgetsToLook ? .none : action)
+    }
+
     private func setTimer() {
         timer += 1
         let timer = self.timer
         guard machine.wakeAt != .never, !flaws.neverChecksSilence else { return }
-        agenda.add(at: max(now, machine.wakeAt)) {
+        // A timer of a busy process strikes late, and other things happen between.
+        let lateness = has(.lateTimers, 10) ? random.pick(1...200) * .millisecond : 0
+        agenda.add(at: max(now, machine.wakeAt) + lateness) {
             guard timer == self.timer else { return }
             self.perform(self.machine.tick(now: self.now))
         }
@@ -375,8 +384,7 @@ final class EventWorld {
                 guard reader.isAlive else { return }
                 guard let page else { return self.after(50 * .millisecond) { self.turn(reader) } }
                 let events = reader.machine.paged(page, era: era, revision: revision)
-                self.machine.heard(page.head.position, now: self.now)
-                self.perform(.none)
+                self.heard(page.head)
                 self.give(events, to: reader)
             }
         case .state:
@@ -388,8 +396,7 @@ final class EventWorld {
                 guard let answer else { return self.after(50 * .millisecond) { self.turn(reader) } }
                 let outcome = reader.machine.stated(answer.head, era: era)
                 self.told(outcome, answer.log, reader)
-                self.machine.heard(answer.head.position, now: self.now)
-                self.perform(.none)
+                self.heard(answer.head)
                 self.turn(reader)
             }
         }

@@ -98,6 +98,12 @@ import Testing
         }
     }
 
+    @Test func `a look that is asked for late and not done is found`() async throws {
+        try await Self.expectFound(["not at the end", "not live"], [.lose, .loseAnswers, .lateTimers]) {
+            $0.forgetsToLook = true
+        }
+    }
+
     @Test func `a reset that nobody heeds is found`() async throws {
         try await Self.expectFound(["which follows"], [.promote, .restartEmpty]) { $0.takesResetsForNothing = true }
     }

@@ -40,7 +40,7 @@ import Testing
                 try await group.waitForAll()
                 end = try await writer.append(1)
                 for listener in listeners {
-                    try await listener.reaches(end)
+                    try await listener.reaches(end, by: client)
                     #expect(listener.resets == [])
                     try await expectWhole(listener.events, observer)
                 }

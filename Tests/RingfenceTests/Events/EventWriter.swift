@@ -162,11 +162,18 @@ final class Listener: Sendable {
         }
     }
 
-    /// Waits until it stands at `cursor`.
-    func reaches(_ cursor: EventCursor) async throws {
-        try await eventually("the listener reaches \(cursor)", within: .seconds(120)) {
-            if let error = self.error { throw error }
-            return self.items.last?.cursor == cursor
+    /// Waits until it stands at `cursor`; if it never does, the state of `client`'s feed is told.
+    func reaches(_ cursor: EventCursor, by client: RingfenceClient? = nil) async throws {
+        do {
+            try await eventually("reaching the end", within: .seconds(120)) {
+                if let error = self.error { throw error }
+                return self.items.last?.cursor == cursor
+            }
+        } catch let error as TestSupportError {
+            let last = items.last.map { "\($0.cursor)" } ?? "nothing"
+            throw TestSupportError(
+                "\(error): the listener stands at \(last) after \(count) items, not at \(cursor); "
+                    + "has ended: \(hasEnded)" + (client.map { ", \($0.eventStatus)" } ?? ""))
         }
     }
 
