@@ -71,6 +71,8 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "maintenance": "is in maintenance"
             case "draining": "has weight 0: it is draining"
             case "gaveUp": "gave the role up, and is not elected for some ms more"
+            case "unknownToPrimary":
+                "came when the primary was not reached any more, which may go on without Redis for so many ms"
             case "lag": "lacks more than the settings allow"
             case "position": "does not say how far its data has come"
             case "noGroup": "nobody ever joined the group"
@@ -159,6 +161,21 @@ public struct ElectionSettings: Sendable, Hashable {
         case suspendWrites
     }
 
+    /// What a primary does that cannot reach Redis.
+    public enum WhenAway: String, Sendable, Hashable, CaseIterable {
+        /// Its role ends with its lease. The default.
+        case fence
+        /// Its role goes on as long as every candidate that it knows promises, asked directly again and again, to begin none
+        /// meanwhile, and for ``ElectionSettings/hold`` at most. Only agents can be asked: one other candidate, or one agent
+        /// that does not answer or still reaches Redis, and the role ends with its lease.
+        ///
+        /// The price: a candidate that came when the primary was not reached any more is not elected before
+        /// ``ElectionSettings/hold`` is over, not even by an operator's order. If all that knew the primary are dead, set `fence`, but
+        /// only when you know that the primary is dead too. And not promised: that a Redis that lost its data heeds it,
+        /// for it has lost this setting.
+        case hold
+    }
+
     /// What decides among those that may lead.
     public var rank: Rank?
     /// Who lacks more is not elected, in units of the members' positions; -1: no limit, the default.
@@ -181,12 +198,17 @@ public struct ElectionSettings: Sendable, Hashable {
     public var brakeCount: Int?
     /// 10 minutes is the default.
     public var brakeWindow: Duration?
+    /// What a primary does that cannot reach Redis.
+    public var whenAway: WhenAway?
+    /// How long a primary goes on without Redis at most, beyond its lease: 1 s to 24 h; 10 minutes is the default.
+    public var hold: Duration?
 
     /// What is nil is left as it is.
     public init(
         rank: Rank? = nil, maxLag: Int64? = nil, lagStep: Int64? = nil, zone: String? = nil, failback: Failback? = nil,
         failbackAfter: Duration? = nil, drain: Duration? = nil, minStandbys: Int? = nil,
-        shortfallAction: ShortfallAction? = nil, brakeCount: Int? = nil, brakeWindow: Duration? = nil
+        shortfallAction: ShortfallAction? = nil, brakeCount: Int? = nil, brakeWindow: Duration? = nil,
+        whenAway: WhenAway? = nil, hold: Duration? = nil
     ) {
         self.rank = rank
         self.maxLag = maxLag
@@ -199,13 +221,14 @@ public struct ElectionSettings: Sendable, Hashable {
         self.shortfallAction = shortfallAction
         self.brakeCount = brakeCount
         self.brakeWindow = brakeWindow
+        self.whenAway = whenAway
+        self.hold = hold
     }
 
     /// The names under which the settings are stored, told over HTTP and given on the command line.
     package static let names = [
         "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "drainMs", "minStandbys",
-        "minStandbysAction",
-        "brakeCount", "brakeWindowMs",
+        "minStandbysAction", "brakeCount", "brakeWindowMs", "whenAway", "holdMs",
     ]
 
     /// Names and texts as they are stored.
@@ -218,7 +241,8 @@ public struct ElectionSettings: Sendable, Hashable {
             ("zone", zone), ("failback", failback?.rawValue), ("failbackAfterMs", milliseconds(failbackAfter)),
             ("drainMs", milliseconds(drain)), ("minStandbys", minStandbys.map { "\($0)" }),
             ("minStandbysAction", shortfallAction?.rawValue), ("brakeCount", brakeCount.map { "\($0)" }),
-            ("brakeWindowMs", milliseconds(brakeWindow)),
+            ("brakeWindowMs", milliseconds(brakeWindow)), ("whenAway", whenAway?.rawValue),
+            ("holdMs", milliseconds(hold)),
         ]
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
@@ -241,6 +265,8 @@ public struct ElectionSettings: Sendable, Hashable {
         shortfallAction = try Self.word(stored, "minStandbysAction")
         brakeCount = try Self.number(stored, "brakeCount").map { Int(clamping: $0) }
         brakeWindow = try Self.number(stored, "brakeWindowMs").map { .milliseconds($0) }
+        whenAway = try Self.word(stored, "whenAway")
+        hold = try Self.number(stored, "holdMs").map { .milliseconds($0) }
         try check()
     }
 
@@ -276,5 +302,6 @@ public struct ElectionSettings: Sendable, Hashable {
         try check(minStandbys.map { Int64($0) }, "minStandbys", 0...100)
         try check(brakeCount.map { Int64($0) }, "brakeCount", 0...16)
         try check(brakeWindow, "brakeWindowMs", .second...86_400 * .second)
+        try check(hold, "holdMs", .second...86_400 * .second)
     }
 }

@@ -250,6 +250,15 @@ public final class Group: Sendable {
 
     /// As Redis last said it is, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.machine.known } }
+    /// The same, but only when Redis has not been heard of for longer than it should.
+    func viewWhileAway(now: Nanos) -> GroupMachine.View? {
+        state.withLock { state in
+            guard let at = state.machine.confirmedAt,
+                HoldMachine.isAway(confirmedAt: at, pace: state.machine.pace, now: now)
+            else { return nil }
+            return state.machine.known
+        }
+    }
     var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
     var pace: Nanos { state.withLock { $0.machine.pace } }
 

@@ -7,7 +7,7 @@ import CoreMetrics
 import Hiredis
 import Logging
 import NIOCore
-import RingfenceCore
+package import RingfenceCore
 import Synchronization
 
 /// This process' place in a group, from ``Group/join(_:address:zone:weight:priority:capability:metadata:lease:rejoins:)`` until
@@ -56,6 +56,8 @@ public final class Membership: Sendable {
         /// The part of a candidate, while it stands.
         var role: RoleMachine?
         var roleListeners: [Int: AsyncStream<Role>.Continuation] = [:]
+        /// What others promised it, while it is primary and cannot reach Redis.
+        var hold: HoldMachine?
         /// What runs as long as it is primary, to be ended before it leaves.
         var term: Term?
         var listeners: [Int: AsyncStream<State>.Continuation] = [:]
@@ -371,7 +373,7 @@ public final class Membership: Sendable {
                 machine.holds(
                     epoch, deadline: deadline, isMember: guarded.machine.isMember(at: now), now: now)
             else { return nil }
-            return deadline - machine.margin
+            return machine.end(deadline: deadline)
         }
     }
 
@@ -421,7 +423,9 @@ public final class Membership: Sendable {
     }
 
     private func sawRole(_ view: GroupMachine.View, _ guarded: inout Guarded, now: Nanos) {
+        Self.judgeHold(&guarded, view)
         guard var machine = guarded.role else { return }
+        Self.letGoIfOver(&machine, guarded.machine)
         let output = machine.saw(
             view.role, gen: view.gen, version: view.version, id: guarded.record.id, session: guarded.record.session,
             now: now, deadline: guarded.machine.deadline,
@@ -430,9 +434,15 @@ public final class Membership: Sendable {
         performRole(output, &guarded, now: now)
     }
 
+    /// What others promised is good for a membership of which Redis has not said that it is over.
+    private static func letGoIfOver(_ role: inout RoleMachine, _ machine: MembershipMachine) {
+        if machine.state != .member, machine.state != .suspended { role.letGo() }
+    }
+
     /// Its own clock may have ended the role.
     private func judgeRole(_ guarded: inout Guarded, now: Nanos) {
         guard var machine = guarded.role else { return }
+        Self.letGoIfOver(&machine, guarded.machine)
         let output = machine.tick(
             now: now, deadline: guarded.machine.deadline, isMember: guarded.machine.isMember(at: now))
         guarded.role = machine
@@ -472,6 +482,74 @@ public final class Membership: Sendable {
         case .primary(let epoch): .primary(Epoch(epoch, self))
         case .draining(let epoch), .drained(let epoch): .draining(Epoch(epoch, self))
         }
+    }
+
+    // MARK: While Redis is away
+
+    /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the others.
+    package func promisesNeeded() -> (question: HoldMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
+        let now = Moment.now
+        guard let view = group.viewWhileAway(now: now), view.holdLimit != nil else { return nil }
+        return guarded.withLock { guarded in
+            judgeRole(&guarded, now: now)
+            guard case .primary(let epoch) = guarded.role?.state else { return nil }
+            let record = guarded.record
+            let question = HoldMachine.Question(
+                epoch: epoch, session: record.session, leaseMilliseconds: record.leaseMilliseconds)
+            return (question, HoldMachine.peers(view, but: record.id), now)
+        }
+    }
+
+    /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
+    package func promised(_ question: HoldMachine.Question, by sessions: [String], askedAt: Nanos) {
+        let now = Moment.now
+        let view = group.known
+        guarded.withLock { guarded in
+            judgeRole(&guarded, now: now)
+            guard guarded.role?.state == .primary(question.epoch), guarded.record.session == question.session else {
+                return
+            }
+            var hold = guarded.hold?.epoch == question.epoch ? guarded.hold! : HoldMachine(epoch: question.epoch)
+            for session in sessions {
+                hold.promised(session, until: HoldMachine.end(question, askedAt: askedAt))
+            }
+            guarded.hold = hold
+            Self.judgeHold(&guarded, view)
+        }
+        stepSoon()
+    }
+
+    /// How long the role may go on without Redis, by whom it knows.
+    private static func judgeHold(_ guarded: inout Guarded, _ view: GroupMachine.View) {
+        guard let hold = guarded.hold else { return }
+        let until = hold.until(view, but: guarded.record.id, deadline: guarded.machine.deadline)
+        guarded.role?.hold(hold.epoch, until: until)
+    }
+
+    /// Whether the role goes on though the membership's deadline has passed.
+    package var isHeldByPromises: Bool {
+        let now = Moment.now
+        return guarded.withLock { guarded in
+            guard case .primary(let epoch) = guarded.role?.state, now >= guarded.machine.deadline else { return false }
+            return guarded.role?.holds(
+                epoch, deadline: guarded.machine.deadline, isMember: guarded.machine.isMember(at: now), now: now)
+                == true
+        }
+    }
+
+    /// Promises the primary that asks to begin no role for the time of its lease. Nil; or why it cannot be promised.
+    ///
+    /// - Parameter session: whom the question is for.
+    package func promise(_ question: HoldMachine.Question, session: String) -> String? {
+        let now = Moment.now
+        guard let view = group.viewWhileAway(now: now) else { return "Redis is reached from here" }
+        if let objection = HoldMachine.objection(to: question, view) { return objection }
+        let isPromised = guarded.withLock { guarded in
+            judgeRole(&guarded, now: now)
+            return guarded.record.session == session
+                && guarded.role?.promise(question.epoch, until: HoldMachine.binding(question, now: now)) == true
+        }
+        return isPromised ? nil : "it is another session, or has or waits for a role of its own"
     }
 
     // MARK: The machine
@@ -585,6 +663,13 @@ public final class Membership: Sendable {
         let sentAt = Moment.now
         let known = group.knowledge(now: sentAt)
         let record = letter.record
+        // Before Redis hears whom it knows, its hold is no longer than they promised.
+        let view = group.known
+        guarded.withLock { guarded in
+            guard guarded.hold != nil else { return }
+            Self.judgeHold(&guarded, view)
+            judgeRole(&guarded, now: sentAt)
+        }
         let script =
             switch call {
             case .beat:

@@ -70,6 +70,10 @@
 --  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
 --  * for the longest lease after the server is another one, or lost data: it may have lost an election. (It may have lost
 --    more than one; the next epoch leaves out 16. Who knows a higher epoch says so, and then that is gone on from.)
+-- Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every candidate that it knows
+-- promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the last version that the primary
+-- said it knew (`pKnown`) has promised nothing: if it is not known that the primary stopped (`silentSince`), such a one is not elected
+-- before the time is over for which a primary may go on at most (`holdMs`), nor by an operator's order.
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
 -- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
 -- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead.
@@ -114,13 +118,14 @@ local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
 local log = redis.call('HMGET', KEYS[7], 'gen', 'seq', 'run')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
-    'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt')
+    'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'pKnown')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 local is_member_call = verb == 'beat' or verb == 'join' or verb == 'leave'
 local record = is_member_call and redis.call('HGET', KEYS[2], id)
 
 local gen, seq = log[1] or '', tonumber(log[2] or 0)
 local version, mark = tonumber(state[1] or 0), state[2] or ''
+local version_before, mark_before = version, mark
 local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
 local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
 local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
@@ -171,13 +176,13 @@ local function is_known(said)
     return (kind == 'r' and phase ~= 'elected') or (kind == 'e' and phase == 'elected')
 end
 
--- What a candidate says of itself with each beat: <fit since> <barred until> <position, or -> <unfit>.
+-- What a candidate says of itself with each beat: <fit since> <barred until> <joined with version> <position, or -> <unfit>.
 local function note_status()
     local old = claim and redis.call('HGET', KEYS[8], id)
     if not old then return end
-    local since, barred, before = string.match(old, '^(%d+) (%d+) %S+ (.*)$')
+    local since, kept, before = string.match(old, '^(%d+) (%d+ %d+) %S+ (.*)$')
     if unfit == '' and before ~= '' then since = int(now) end
-    local text = since .. ' ' .. barred .. ' ' .. position .. ' ' .. unfit
+    local text = since .. ' ' .. kept .. ' ' .. position .. ' ' .. unfit
     if text ~= old then redis.call('HSET', KEYS[8], id, text) end
 end
 
@@ -187,6 +192,9 @@ if known_mark == mark and now >= last
     if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
         renew(tonumber(ARGV[13]))
         note_status()
+        if primary == id and primary_session == session and tonumber(state[18] or 0) ~= version then
+            redis.call('HSET', KEYS[3], 'pKnown', int(version))
+        end
         return view('member')
     elseif verb == 'watch' and id == '' then
         return view('watching')
@@ -274,7 +282,7 @@ end
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion' }
+    'drainVersion', 'pKnown', 'silentSince' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -398,7 +406,15 @@ local function is_in_maintenance(member)
 end
 
 local function position_of(member)
-    return tonumber(string.match(redis.call('HGET', KEYS[8], member) or '', '^%d+ %d+ (%d+) '))
+    return tonumber(string.match(redis.call('HGET', KEYS[8], member) or '', '^%d+ %d+ %d+ (%d+) '))
+end
+
+-- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for Redis
+-- may do so, if it is not known to have stopped.
+local function may_hold() return setting('whenAway', 'fence') == 'hold' end
+local function silent_until()
+    if primary ~= '' or role.silentSince == '' or not may_hold() then return 0 end
+    return num('silentSince') + setting('holdMs', 600000)
 end
 
 -- What candidates are measured by: how far the primary has come, or had.
@@ -413,10 +429,10 @@ end
 local function rank()
     local list, penalty, furthest = {}, {}, nil
     for _, one in ipairs(penalties()) do penalty[one.id] = one.left end
-    local statuses = redis.call('HGETALL', KEYS[8])
+    local statuses, unknown_until = redis.call('HGETALL', KEYS[8]), silent_until()
     for i = 1, #statuses, 2 do
         local c = { id = statuses[i], reasons = {} }
-        local since, barred, at_position, why = string.match(statuses[i + 1], '^(%d+) (%d+) (%S+) (.*)$')
+        local since, barred, joined, at_position, why = string.match(statuses[i + 1], '^(%d+) (%d+) (%d+) (%S+) (.*)$')
         local is_read, its = pcall(cjson.decode, redis.call('HGET', KEYS[2], c.id) or '')
         if not is_read or type(its) ~= 'table' then its = { health = 'its record cannot be read' } end
         local function because(code, detail) c.reasons[#c.reasons + 1] = { code, detail or '' } end
@@ -434,6 +450,8 @@ local function rank()
         if its.weight == 0 then because('draining') end
         c.standby_reasons = #c.reasons
         if c.barred > now then because('gaveUp', int(c.barred - now)) end
+        c.is_unknown = may_hold() and tonumber(joined) > num('pKnown')
+        if c.is_unknown and unknown_until > now then because('unknownToPrimary', int(unknown_until - now)) end
         list[#list + 1] = c
     end
     local measure = reference() or furthest
@@ -481,8 +499,9 @@ local AGAINST_ITS_WILL = { expired = true, replaced = true, removed = true, susp
 -- Why a role ended in this call, how long after its holder was last heard of, and whom an order wants in its place.
 local ended, detect_ms, favoured = nil, 0, ''
 
-local function end_role(why, silence)
+local function end_role(why, is_silent, silence)
     local is_forced = role.forced == '1'
+    if is_silent then put('silentSince', now) end
     if is_forced then why = 'failover' end
     ended, detect_ms, favoured = why, silence or 0, role.target
     if AGAINST_ITS_WILL[why] and now >= hold_until then add_penalty(primary) end
@@ -545,6 +564,7 @@ local function is_other_server()
         end
         first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
         put('skip', SKIP)
+        put('silentSince', now)
         elect_not_before(now + longest + grace)
         if phase == 'draining' then put('drainUntil', num('drainUntil') + grace) end
     end
@@ -574,6 +594,7 @@ if is_behind or is_epoch_behind then
     if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
     elect_not_before(now + longest_known)
+    put('silentSince', now)
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
         if primary ~= '' then put('lastPrimary', primary) end
@@ -611,7 +632,7 @@ if first[1] and tonumber(first[2]) <= now and now >= hold_until then
     change(events)
     for i = 1, #dead, 2 do
         local text = texts[(i + 1) / 2]
-        if is_primary(dead[i], session_of(text)) then end_role('expired', now - dead[i + 1] + lease_of(text)) end
+        if is_primary(dead[i], session_of(text)) then end_role('expired', true, now - dead[i + 1] + lease_of(text)) end
         take_out(dead[i], text)
         if dead[i] == id then record, is_mine = false, false end
     end
@@ -630,7 +651,7 @@ local function hear(said)
     if is_primary(id, session) then
         if kind == 'g' then
             if BARRING[rest] then
-                local since, at_position, why = string.match(redis.call('HGET', KEYS[8], id) or '', '^(%d+) %d+ (%S+) (.*)$')
+                local since, at_position, why = string.match(redis.call('HGET', KEYS[8], id) or '', '^(%d+) %d+ (%d+ %S+) (.*)$')
                 if since then
                     local barred = int(now + lease_of(record))
                     redis.call('HSET', KEYS[8], id, since .. ' ' .. barred .. ' ' .. at_position .. ' ' .. why)
@@ -655,6 +676,7 @@ local function hear(said)
         put('pSession', session)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
+        put('silentSince', '')
         if role.forced == '1' and role.target ~= id then
             -- Ordered while nobody knew of a primary: it is to stop, like any other.
             put('phase', 'draining')
@@ -733,6 +755,9 @@ local function order(what, member, number, actor, why, order_id)
             if c and c.is_primary then refuse('primary', member) end
             for _, reason in ipairs(c and c.reasons or {}) do
                 if reason[1] == 'lease' or reason[1] == 'maintenance' then refuse(reason[1], member, reason[2]) end
+            end
+            if c and c.is_unknown and (primary ~= '' or silent_until() > now) then
+                refuse('unknownToPrimary', member, int(math.max(0, silent_until() - now)))
             end
             if #refusals == 0 then
                 local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
@@ -819,8 +844,8 @@ local function stand(text, lease_ms)
     if is_candidate then
         local is_as_before = old and is_mine and cjson.decode(record).health == cjson.decode(text).health
         if not is_as_before then
-            local barred = old and is_mine and string.match(old, '^%d+ (%d+)') or '0'
-            redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. barred .. ' - ')
+            local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
+            redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
         end
         -- Redis may have lost a group that had a primary. Whoever held that role has given it up by then.
         if epoch == 0 and (num('electAfter') == 0 or lease_ms > longest) then elect_not_before(now + lease_ms) end
@@ -836,6 +861,7 @@ if verb == 'beat' then
         status = 'member'
         renew(tonumber(ARGV[13]))
         note_status()
+        if is_primary(id, session) and known_mark == mark_before then put('pKnown', version_before) end
         if claim then hear(claim) end
     elseif record then
         status = 'replaced'
@@ -869,7 +895,7 @@ elseif verb == 'join' then
             if record and is_primary(id, session_of(record)) then
                 -- Its holder hears of it later than we.
                 elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))
-                end_role('replaced')
+                end_role('replaced', true)
             end
             if record then
                 table.insert(was, 1, session_of(record))
@@ -907,7 +933,7 @@ elseif verb == 'leave' then
                 end_role(reason ~= '' and reason or 'left')
             else
                 elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))
-                end_role('removed')
+                end_role('removed', true)
             end
         end
         take_out(id, record)
@@ -968,6 +994,8 @@ local function elect(c)
     put('epoch', number)
     put('primary', c.id)
     put('pSession', c.session)
+    put('pKnown', version)
+    put('silentSince', '')
     put('phase', 'elected')
     put('since', now)
     put('vacantSince', '')
@@ -986,7 +1014,7 @@ local function choose()
         -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
         if c then
             for _, reason in ipairs(c.reasons) do
-                if reason[1] == 'lease' then c = nil break end
+                if reason[1] == 'lease' or reason[1] == 'unknownToPrimary' then c = nil break end
             end
         end
         if c then
@@ -1059,7 +1087,7 @@ local function decide()
     if phase == 'draining' then
         local c = find(ranked(), role.target)
         if role.forced == '1' then
-            if now >= num('drainUntil') then end_role('failover') end
+            if now >= num('drainUntil') then end_role('failover', true) end
         elseif not c or c.standby_reasons > 0 then
             abort_handover('target')
         elseif role.final ~= '' and (role.final == '-' or (c.position and c.position >= tonumber(role.final))) then
@@ -1094,6 +1122,7 @@ local function decide()
     if phase == 'draining' then wake(num('drainUntil')) end
     if primary == '' and candidates > 0 then
         wake(num('electAfter'))
+        wake(silent_until())
         for _, c in ipairs(ranked()) do wake(c.barred) end
     end
     put('checkAt', next_at or '')
@@ -1106,7 +1135,7 @@ write_role()
 -- MARK: the view
 
 local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs' }
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs' }
 
 local answer = view(status)
 local wants_leases = verb == 'watch' and id == 'leases'

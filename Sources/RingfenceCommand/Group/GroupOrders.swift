@@ -287,6 +287,8 @@ struct SettingsCommand: AsyncParsableCommand {
             minStandbysAction   warn      warn, refuseSwitchover, suspendWrites
             brakeCount          3         after so many failovers in brakeWindowMs it is held; 0: never
             brakeWindowMs       600000
+            whenAway            fence     fence, hold: a primary without Redis stops, or goes on by its agents' word
+            holdMs              600000    for so long at most, and nobody whom it did not know leads before
 
             EXAMPLES
               ringfence group ledger settings

@@ -21,6 +21,8 @@ package struct GroupMachine: Sendable {
         package var policy: RingPolicy?
         package var isRecovering: Bool
         package var role = GroupRole()
+        /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
+        package var holdLimit: Nanos?
 
         package func member(_ id: String) -> MemberRecord? {
             let index = GroupMachine.place(of: id, in: members)
@@ -125,7 +127,8 @@ package struct GroupMachine: Sendable {
         guard let content = answer.content else { return .look }
         known = View(
             gen: Self.gen(of: answer.mark), version: answer.version, members: content.members,
-            policy: content.policy ?? known.policy, isRecovering: false, role: content.role)
+            policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
+            holdLimit: Self.holdLimit(content.settings))
         epoch = max(epoch, content.role.epoch)
         isPolicyKnown = content.policy != nil
         isLossKnown = answer.recoveryMilliseconds > 0
@@ -252,6 +255,11 @@ package struct GroupMachine: Sendable {
             guard gone.contains(where: { $0.hasSameBytes(as: member.id) }) else { return false }
         }
         return true
+    }
+
+    private static func holdLimit(_ settings: [String: String]) -> Nanos? {
+        guard settings["whenAway"] == "hold" else { return nil }
+        return (settings["holdMs"].flatMap { Int64($0) } ?? 600_000) * .millisecond
     }
 
     private static func gen(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }

@@ -8,6 +8,10 @@
 // when the own deadline has passed, another may have been elected and the record of that lost again: what Redis answers
 // then is no proof. Who lives and is still the best is elected again, under a new epoch.
 //
+// Where the group's settings say `hold`, the role may outlive the membership's deadline while Redis is away: as long as each of
+// the other candidates has *promised* to begin no role before `heldUntil` (HoldMachine.swift asks them). A promise is kept by this same
+// machine, in the candidate that gave it: what it is elected to meanwhile *waits*.
+//
 // What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency is
 // needed: `speaks` asks for a beat at once.
 
@@ -96,6 +100,12 @@ package struct RoleMachine: Sendable, Hashable {
     private var position: Int64?
     private var finalPosition: Int64?
     private var unfit = ""
+    /// Its role goes on till then, whatever the membership's deadline: all others promised.
+    private var heldUntil: Nanos = .min
+    /// It promised to begin no role before.
+    private var promisedUntil: Nanos = .min
+    /// The epoch it is elected to, and begins then.
+    private var waiting: Int64?
 
     package init(margin: Nanos) { self.margin = margin }
 
@@ -115,16 +125,34 @@ package struct RoleMachine: Sendable, Hashable {
     package func holds(_ epoch: Int64, deadline: Nanos, isMember: Bool, now: Nanos) -> Bool {
         // Who said that it stopped does not act, whether it is primary still or not: the target may have been elected.
         if case .drained = state { return false }
+        let (deadline, isMember) = judged(deadline, isMember, now)
         return state.epoch == epoch && isMember && now < deadline - margin
     }
 
+    /// When the role must have ended, and whether its holder may act at all, with what others promised.
+    private func judged(_ deadline: Nanos, _ isMember: Bool, _ now: Nanos) -> (deadline: Nanos, isMember: Bool) {
+        switch state {
+        case .primary where heldUntil > deadline, .draining where heldUntil > deadline: (heldUntil, now < heldUntil)
+        default: (deadline, isMember)
+        }
+    }
+
+    /// When a role that is held ends unless a beat gets through.
+    package func end(deadline: Nanos) -> Nanos { judged(deadline, true, .min).deadline - margin }
+
     /// When the role would end by itself, or an end can be told.
     package func wakeAt(deadline: Nanos) -> Nanos {
-        state.epoch == nil ? stopping?.until ?? .never : deadline - margin
+        guard state.epoch == nil else { return end(deadline: deadline) }
+        return min(stopping?.until ?? .never, waiting == nil ? .never : promisedUntil)
     }
 
     package mutating func tick(now: Nanos, deadline: Nanos, isMember: Bool) -> Output {
         var output = Output()
+        let (deadline, isMember) = judged(deadline, isMember, now)
+        if let epoch = waiting, now >= promisedUntil {
+            waiting = nil
+            if state.epoch == nil, stands, epoch > closed, isMember, now < deadline - margin { begin(epoch, &output) }
+        }
         if let epoch = state.epoch {
             guard !isMember || now >= deadline - margin else { return output }
             var isStopped = false
@@ -143,8 +171,36 @@ package struct RoleMachine: Sendable, Hashable {
         over = claims ? Ending(epoch: epoch, end: reason) : nil
         stopping = nil
         finalPosition = nil
+        heldUntil = .min
         output.tell += [.ended(epoch, reason), .state(.standby)]
         output.speaks = claims
+    }
+
+    private mutating func begin(_ epoch: Int64, _ output: inout Output) {
+        over = nil
+        state = .elected(epoch)
+        output.tell.append(.state(state))
+    }
+
+    // MARK: While Redis is away
+
+    /// All others have promised to begin no role before. An earlier time than the last one counts as well: there may be more
+    /// others than were known then.
+    package mutating func hold(_ epoch: Int64, until: Nanos) {
+        switch state {
+        case .primary(epoch), .draining(epoch): heldUntil = until
+        default: break
+        }
+    }
+
+    /// The membership is over: nothing goes on beyond it.
+    package mutating func letGo() { heldUntil = .min }
+
+    /// Promises the primary of `epoch` to begin no role before `until`. False if that cannot be promised.
+    package mutating func promise(_ epoch: Int64, until: Nanos) -> Bool {
+        guard state == .standby, stopping == nil, waiting == nil, epoch > closed else { return false }
+        promisedUntil = max(promisedUntil, until)
+        return true
     }
 
     // MARK: What Redis says
@@ -154,10 +210,11 @@ package struct RoleMachine: Sendable, Hashable {
         _ role: GroupRole, gen: String, version: Int64, id: String, session: String, now: Nanos, deadline: Nanos,
         isMember: Bool
     ) -> Output {
+        let isMine = role.session == session && role.primary.hasSameBytes(as: id)
+        if version >= self.version, !isMine || role.epoch != waiting { waiting = nil }
         var output = tick(now: now, deadline: deadline, isMember: isMember)
         guard version >= self.version else { return output }
         (self.version, self.gen) = (version, gen)
-        let isMine = role.session == session && role.primary.hasSameBytes(as: id)
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
         if let stopping, role.epoch > stopping.epoch || !isMine { self.stopping = nil }
         guard let epoch = state.epoch else {
@@ -178,9 +235,11 @@ package struct RoleMachine: Sendable, Hashable {
                 output.speaks = true
                 return output
             }
-            over = nil
-            state = .elected(role.epoch)
-            output.tell.append(.state(state))
+            guard now >= promisedUntil else {
+                waiting = role.epoch
+                return output
+            }
+            begin(role.epoch, &output)
             return output
         }
         guard role.epoch >= epoch else { return output }
@@ -202,8 +261,9 @@ package struct RoleMachine: Sendable, Hashable {
         }
         switch (role.phase, state) {
         case (.draining, _) where role.isForced:
+            let until = judged(deadline, isMember, now).deadline
             end(epoch, .failover, claims: false, &output)
-            stopping = Ending(epoch: epoch, end: .failover, until: deadline)
+            stopping = Ending(epoch: epoch, end: .failover, until: until)
         case (.draining, .primary):
             state = .draining(epoch)
             output.tell.append(.state(state))

@@ -45,14 +45,16 @@ package struct Agent: Service {
         let core = AgentCore(configuration, logger: logger)
         let probes = try configuration.checks.map { try $0.makeProbe() }
         let lag = LagLookUp(client: client, group: configuration.group, member: configuration.member)
+        let hold = AgentHold(logger: logger)
         var endpoints: AgentEndpoints?
         if let listen = configuration.listen {
-            endpoints = try await AgentEndpoints.listen(on: listen) { [configuration] path, query in
-                await Self.answer(path, query, core, configuration, lag)
+            endpoints = try await AgentEndpoints.listen(on: listen) { [configuration] method, path, query in
+                if method == .POST { return hold.answer(query) }
+                return await Self.answer(path, query, core, configuration, lag, hold)
             }
         }
         do {
-            try await run(core, probes, endpoints?.port)
+            try await run(core, hold, probes, endpoints?.port)
         } catch {
             await endpoints?.close()
             throw error
@@ -60,7 +62,7 @@ package struct Agent: Service {
         await endpoints?.close()
     }
 
-    private func run(_ core: AgentCore, _ probes: [any CheckProbe], _ port: Int?) async throws {
+    private func run(_ core: AgentCore, _ hold: AgentHold, _ probes: [any CheckProbe], _ port: Int?) async throws {
         let stopping = OneShot()
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in
@@ -69,11 +71,12 @@ package struct Agent: Service {
                 if let hook = configuration.onEvent { tasks.addTask { await self.callOnEvent(hook) } }
                 let notes = Task { await self.writeNotes(core) }
                 defer { notes.cancel() }
-                let seat = try await self.join(core, stopping)
+                let seat = try await self.join(core, port, stopping)
                 guard let seat else { return tasks.cancelAll() }
                 onRunning(port)
                 tasks.addTask { await self.writeHealth(core, seat.membership) }
                 tasks.addTask { await self.watch(core) }
+                if seat.candidacy != nil { tasks.addTask { await hold.run(seat.membership) } }
                 let roles = Task {
                     guard let candidacy = seat.candidacy else { return }
                     for await role in candidacy.roles { await core.took(role) }
@@ -118,14 +121,16 @@ package struct Agent: Service {
     }
 
     /// Joins, however long Redis takes to come; nil when it is to stop before.
-    private func join(_ core: AgentCore, _ stopping: OneShot) async throws -> AgentCore.Seat? {
+    private func join(_ core: AgentCore, _ port: Int?, _ stopping: OneShot) async throws -> AgentCore.Seat? {
+        var metadata = configuration.metadata
+        if let address = configuration.promiseAddress(port: port) { metadata[AgentHold.key] = address }
         var isTold = false
         while !stopping.hasHappened, !Task.isCancelled {
             do {
                 let group = try await client.group(configuration.group)
                 let membership = try await group.join(
                     configuration.member, address: configuration.address, zone: configuration.zone,
-                    weight: configuration.weight, priority: configuration.priority, metadata: configuration.metadata,
+                    weight: configuration.weight, priority: configuration.priority, metadata: metadata,
                     lease: configuration.lease, rejoins: true)
                 let candidacy =
                     configuration.isCandidate
@@ -223,7 +228,8 @@ package struct Agent: Service {
 
 extension Agent {
     static func answer(
-        _ path: String, _ query: String, _ core: AgentCore, _ configuration: AgentConfiguration, _ lag: LagLookUp
+        _ path: String, _ query: String, _ core: AgentCore, _ configuration: AgentConfiguration, _ lag: LagLookUp,
+        _ hold: AgentHold
     ) async -> EndpointAnswer {
         let status = await core.status
         let isPrimary = await core.isServingPrimary
@@ -260,6 +266,7 @@ extension Agent {
             json.field("epoch", status.role.held ?? 0)
             json.field("phase", phase ?? "unknown")
             json.field("check", status.verdict.rawValue)
+            if hold.isHolding { json.field("heldByPromises", true) }
             if !status.why.isEmpty { json.field("why", status.why) }
             if !status.unfit.isEmpty { json.field("unfit", status.unfit) }
             if let role = status.resourceRole { json.field("resource", role.rawValue) }

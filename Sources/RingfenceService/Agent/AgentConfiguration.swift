@@ -84,6 +84,8 @@ package struct AgentConfiguration: Sendable {
     package var fenceBudget: Duration = .seconds(1)
     /// nil: no health endpoints.
     package var listen: Endpoint?
+    /// Where other agents reach `listen`; nil: at its host, if that is one.
+    package var advertise: Endpoint?
     package var releasesWhenUnhealthy = true
     package var agreement: Duration = .seconds(10)
     package var checks: [Check] = []
@@ -158,6 +160,13 @@ package struct AgentConfiguration: Sendable {
                 "fenceBudget", "must be at most half of lease (\(lease.shortText)), not \(fenceBudget.shortText)")
         }
         listen = try fields.endpoint("listen", lowestPort: 0)
+        advertise = try fields.endpoint("advertise")
+        if advertise != nil, listen == nil {
+            throw fields.wrong("advertise", "needs listen: it is where other agents reach that")
+        }
+        if metadata[AgentHold.key] != nil {
+            throw fields.wrong("metadata", "\(AgentHold.key) is the agent's own: set advertise")
+        }
         releasesWhenUnhealthy = try fields.choice("onUnhealthy", ["release", "ignore"]) ?? "release" == "release"
         agreement = try fields.duration("agreement", .milliseconds(100)...(.seconds(600))) ?? agreement
         do {
@@ -177,7 +186,8 @@ package struct AgentConfiguration: Sendable {
     private static let names = [
         "redis", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace", "group", "member",
         "address",
-        "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "onUnhealthy",
+        "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "advertise",
+        "onUnhealthy",
         "agreement", "checks", "hooks",
     ]
 

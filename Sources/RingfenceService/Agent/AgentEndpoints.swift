@@ -25,7 +25,8 @@ struct EndpointAnswer: Sendable {
 
 /// The listener for health endpoints.
 final class AgentEndpoints: Sendable {
-    typealias Responder = @Sendable (_ path: String, _ query: String) async -> EndpointAnswer
+    typealias Responder =
+        @Sendable (_ method: HTTPMethod, _ path: String, _ query: String) async -> EndpointAnswer
 
     private let channel: any Channel
     /// The one it listens on.
@@ -81,15 +82,15 @@ private final class EndpointHandler: ChannelInboundHandler {
     }
 
     private func answer(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
-        guard [.GET, .HEAD, .OPTIONS].contains(head.method) else {
+        let path = head.uri.prefix { $0 != "?" }
+        guard [.GET, .HEAD, .OPTIONS].contains(head.method) || (head.method == .POST && path == AgentHold.path) else {
             return write(
                 EndpointAnswer(status: .methodNotAllowed, body: #"{"error":"GET, HEAD or OPTIONS"}"#), head, context)
         }
-        let path = head.uri.prefix { $0 != "?" }
         let query = head.uri[path.endIndex...].dropFirst()
         let (respond, loop) = (respond, context.eventLoop)
         let promise = loop.makePromise(of: EndpointAnswer.self)
-        promise.completeWithTask { await respond(String(path), String(query)) }
+        promise.completeWithTask { await respond(head.method, String(path), String(query)) }
         let bound = NIOLoopBound((self, context), eventLoop: loop)
         promise.futureResult.whenSuccess { answer in
             let (handler, context) = bound.value

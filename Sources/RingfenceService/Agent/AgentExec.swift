@@ -82,7 +82,7 @@ package struct AgentExec: Sendable {
         let board = Board()
         var endpoints: AgentEndpoints?
         if let listen {
-            endpoints = try await AgentEndpoints.listen(on: listen) { path, _ in
+            endpoints = try await AgentEndpoints.listen(on: listen) { _, path, _ in
                 board.answer(path, self.group, self.member)
             }
         }

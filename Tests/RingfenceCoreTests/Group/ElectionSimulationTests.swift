@@ -23,6 +23,7 @@ import Testing
         var elections = 0
         var admitted = 0
         var whys: Set<String> = []
+        var heldRoles = 0
     }
 
     /// Seeds in a run of all tests; more with RINGFENCE_SIMULATION_SEEDS.
@@ -46,6 +47,7 @@ import Testing
                 counts.elections += world.roles.elections
                 counts.admitted += world.roles.admitted
                 counts.whys.formUnion(world.roles.whys)
+                counts.heldRoles += world.heldRoles
             }
             return (nil, counts)
         }
@@ -53,7 +55,7 @@ import Testing
             Issue.record("\(violation)\nAgain, with its trace: RINGFENCE_SIMULATION_SEED=<seed>")
         } else {
             #expect(
-                counts.steps > 25_000 && counts.elections > 100 && counts.whys.count > 8,
+                counts.steps > 25_000 && counts.elections > 100 && counts.whys.count > 8 && counts.heldRoles > 20,
                 "too little happened: \(counts)")
         }
     }
@@ -67,7 +69,7 @@ import Testing
 /// What each rule is worth: with one thing made wrong, it must find it.
 @Suite struct ElectionSimulationControls {
     private static func expectFound(
-        _ complaints: [String], _ faults: [GroupWorld.Fault],
+        _ complaints: [String], holds: Bool = false, _ faults: [GroupWorld.Fault],
         _ spoil: (inout GroupServerModel.Flaws, inout GroupWorld.Flaws) -> Void
     ) async throws {
         var (server, own) = (GroupServerModel.Flaws(), GroupWorld.Flaws())
@@ -75,7 +77,7 @@ import Testing
         let found = try await onOwnThread { [server, own] () -> String? in
             for seed in 1...200 as ClosedRange<UInt64> {
                 let world = GroupWorld(
-                    seed: seed, hasCandidates: true, faults: faults, serverFlaws: server, flaws: own)
+                    seed: seed, hasCandidates: true, holds: holds, faults: faults, serverFlaws: server, flaws: own)
                 do { try world.run() } catch { return "\(error)" }
             }
             return nil
@@ -103,6 +105,18 @@ import Testing
     @Test func `an epoch that is only counted on, and not healed, is found`() async throws {
         try await Self.expectFound(["is given", "was told", "begins epoch", "was not elected"], [.stepBack, .cutWire]) {
             server, _ in server.forgetsEpochs = true
+        }
+    }
+
+    @Test func `a promise to a primary that is cut off, and is not kept, is found`() async throws {
+        try await Self.expectFound(["two primaries"], holds: true, [.cutWire, .pauseRedis]) {
+            $1.forgetsPromises = true
+        }
+    }
+
+    @Test func `an election of somebody whom a primary that is cut off does not know is found`() async throws {
+        try await Self.expectFound(["two primaries"], holds: true, [.cutWire, .kill, .twin]) { server, _ in
+            server.electsTheUnknown = true
         }
     }
 

@@ -30,6 +30,7 @@ final class GroupCandidate {
         machine = RoleMachine(margin: margin)
         if world.hasPositions { position = 0 }
         goOn()
+        if world.holds { holdOn() }
     }
 
     private var deadline: Nanos { world.flaws.neverFences ? .never : node.membership?.deadline ?? 0 }
@@ -52,10 +53,20 @@ final class GroupCandidate {
 
     // MARK: The machine
 
-    func judge() { perform(machine.tick(now: node.clock, deadline: deadline, isMember: isMember)) }
+    func judge() {
+        letGoIfOver()
+        perform(machine.tick(now: node.clock, deadline: deadline, isMember: isMember))
+    }
+
+    private func letGoIfOver() {
+        let state = node.membership?.state
+        if state != .member, state != .suspended { machine.letGo() }
+    }
 
     func saw() {
         let view = node.view.known
+        letGoIfOver()
+        judgeHold()
         perform(
             machine.saw(
                 view.role, gen: view.gen, version: view.version, id: node.name, session: node.record.session,
@@ -149,6 +160,63 @@ final class GroupCandidate {
     func woke() {
         guard let epoch = machine.state.epoch else { return }
         if machine.holds(epoch, deadline: deadline, isMember: isMember, now: node.clock) { isExcused = false }
+    }
+
+    // MARK: While Redis is away
+
+    private var hold = HoldMachine(epoch: 0)
+
+    private func holdOn() {
+        world.after(max(node.view.pace / 2, 20 * .millisecond)) { [weak self] in
+            guard let self, self.node.isAlive else { return }
+            if !self.node.isPaused { self.askForPromises() }
+            self.holdOn()
+        }
+    }
+
+    private func askForPromises() {
+        let view = node.view
+        guard case .primary(let epoch) = machine.state, view.known.holdLimit != nil, let at = view.confirmedAt,
+            HoldMachine.isAway(confirmedAt: at, pace: view.pace, now: node.clock)
+        else { return }
+        if hold.epoch != epoch { hold = HoldMachine(epoch: epoch) }
+        let peers = HoldMachine.peers(view.known, but: node.name)
+        let question = HoldMachine.Question(
+            epoch: epoch, session: node.record.session, leaseMilliseconds: node.record.leaseMilliseconds)
+        let askedAt = node.clock
+        if peers.isEmpty { judgeHold() }
+        for peer in peers {
+            guard let other = world.nodes.first(where: { $0.record.session == peer.session }) else { continue }
+            node.ask(other) {
+                other.isAlive && other.candidate?.promises(question) == true
+            } _: { [self] in
+                hold.promised(peer.session, until: HoldMachine.end(question, askedAt: askedAt))
+                judgeHold()
+                guard let deadline = node.membership?.deadline, node.clock > deadline - margin,
+                    machine.holds(epoch, deadline: deadline, isMember: isMember, now: node.clock)
+                else { return }
+                world.heldRoles += 1
+                world.note("\(node.name) is held by \(peers.map(\.session))")
+            }
+        }
+    }
+
+    /// By whom it knows by now.
+    func judgeHold() {
+        guard let deadline = node.membership?.deadline else { return }
+        machine.hold(hold.epoch, until: hold.until(node.view.known, but: node.name, deadline: deadline))
+        node.planWake()
+    }
+
+    private func promises(_ question: HoldMachine.Question) -> Bool {
+        let view = node.view
+        guard HoldMachine.objection(to: question, view.known) == nil,
+            let at = view.confirmedAt, HoldMachine.isAway(confirmedAt: at, pace: view.pace, now: node.clock)
+        else { return false }
+        if world.flaws.forgetsPromises { return true }
+        let isPromised = machine.promise(question.epoch, until: HoldMachine.binding(question, now: node.clock))
+        if isPromised { world.note("\(node.name) promises epoch \(question.epoch) \(question.leaseMilliseconds) ms") }
+        return isPromised
     }
 
     // MARK: What goes on by itself

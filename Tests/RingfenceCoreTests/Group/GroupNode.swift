@@ -16,6 +16,8 @@ final class GroupNode {
     private var newestArrived = 0
     private var lastArrival: Nanos = 0
     private var isCutUntil: Nanos = 0
+    /// From the other nodes as well.
+    private var isAloneUntil: Nanos = 0
     private var waiting: [(number: Int, lost: () -> Void)] = []
     private var lastNumber = 0
     private var nextWake = Nanos.never
@@ -119,8 +121,9 @@ final class GroupNode {
     func cut(for length: Nanos) {
         guard isAlive else { return }
         world.note("\(name) is cut for \(length / .millisecond) ms")
-        if length > 0 { faultAt = world.now + length }
+        if length > 0 { faultAt = max(faultAt, world.now + length) }
         isCutUntil = max(isCutUntil, world.now + length)
+        if world.holds, world.random.chance(40) { isAloneUntil = isCutUntil }
         wire += 1
         let lost = waiting
         for one in lost { world.after(world.dice(0...5 * .millisecond)) { [weak self] in self?.react { one.lost() } } }
@@ -169,6 +172,20 @@ final class GroupNode {
     }
 
     // MARK: The group
+
+    /// Asks another node something, directly.
+    func ask(_ peer: GroupNode, _ question: @escaping () -> Bool, _ promised: @escaping () -> Void) {
+        func isLost() -> Bool {
+            isAloneUntil > world.now || peer.isAloneUntil > world.now || (!world.isCalm && world.random.chance(4))
+        }
+        world.after(world.travelTime()) { [world] in
+            guard !isLost() else { return }
+            peer.react {
+                guard question() else { return }
+                world.after(world.travelTime()) { if !isLost() { self.react(promised) } }
+            }
+        }
+    }
 
     private func look() {
         guard !isLooking else { return }
@@ -293,6 +310,8 @@ final class GroupNode {
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         let session = record.session
+        candidate?.judgeHold()
+        candidate?.judge()
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             // Before the answer lengthens anything: it may say that somebody takes the role away.

@@ -30,6 +30,8 @@ final class GroupWorld {
         var neverFences = false
         /// A role that ended by the own clock begins again when a beat gets through.
         var resumes = false
+        /// What was promised to a primary that is held is not kept.
+        var forgetsPromises = false
     }
 
     static let stormLength: Nanos = 8 * .second
@@ -46,6 +48,10 @@ final class GroupWorld {
     let commonLease: Int64?
     /// Members have data that lags behind; and how far any primary's came.
     let hasPositions: Bool
+    /// A primary that cannot reach Redis goes on by the word of the others.
+    let holds: Bool
+    /// How often a role went on beyond its lease.
+    var heldRoles = 0
     var furthest: Int64 = 0
     var random: SplitMix64
     private(set) var now: Nanos = 0
@@ -70,7 +76,7 @@ final class GroupWorld {
     var latency: Nanos = 2 * .millisecond
 
     init(
-        seed: UInt64, hasCandidates: Bool = false, faults: [Fault]? = nil,
+        seed: UInt64, hasCandidates: Bool = false, holds: Bool? = nil, faults: [Fault]? = nil,
         serverFlaws: GroupServerModel.Flaws = .init(),
         flaws: Flaws = .init(), isTracing: Bool = false
     ) {
@@ -84,6 +90,8 @@ final class GroupWorld {
         let mayLose = self.faults.contains(.loseData) || self.faults.contains(.stepBack)
         commonLease = hasCandidates && mayLose ? random.pick([200, 400, 400, 1000]) : nil
         hasPositions = random.chance(75)
+        // With its data Redis would lose that setting.
+        self.holds = holds ?? (hasCandidates && !self.faults.contains(.loseData) && seed % 2 == 0)
         self.random = random
         model = GroupServerModel(clock: 0, flaws: serverFlaws)
         checker.world = self
@@ -98,8 +106,17 @@ final class GroupWorld {
         for number in 0..<Int(random.pick(2...5)) { start("n\(number)", isMember: true) }
         for number in 0..<Int(random.pick(0...3)) { start("w\(number)", isMember: false) }
         if faults.contains(.slowWires) { latency = 60 * .millisecond }
-        copyAgain()
-        strikeAgain()
+        if holds {
+            // Before anybody is elected, and in every copy.
+            after(200 * .millisecond) {
+                self.order(
+                    .settings([("whenAway", "hold"), ("holdMs", "\(self.random.pick([300, 1500, 1500, 30_000]))")]))
+            }
+        }
+        after(holds ? 300 * .millisecond : 0) {
+            self.copyAgain()
+            self.strikeAgain()
+        }
         if hasCandidates, faults.contains(.operate) { operateAgain() }
         after(Self.stormLength) { self.becomeCalm() }
         after(Self.stormLength + Self.calmLength) {
@@ -282,6 +299,8 @@ final class GroupWorld {
             after(delay * .second) {
                 self.order(.resume)
                 self.order(.acknowledge)
+                // Else nobody might be elected who came while the primary was away.
+                if self.holds { self.order(.settings([("holdMs", "300")])) }
                 for name in Set(self.nodes.map(\.name)).sorted() { self.order(.maintenance(name, isOn: false)) }
             }
         }

@@ -177,6 +177,65 @@ import Testing
         }
     }
 
+    @Test
+    func `where the settings say hold, a primary goes on without Redis by the word of all the others, and only so`()
+        async throws
+    {
+        let file = ["--appendonly", "yes", "--appendfsync", "always"]
+        try await withRedis(file) { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
+            try await withClient(redis) {
+                try await $0.changeSettings(ElectionSettings(whenAway: .hold), group: "g", actor: "test")
+            }
+            for other in others {
+                try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
+            }
+            let answer = try await others[0].get("/promise?for=x&session=y&epoch=1&leaseMs=1000", method: "POST")
+            #expect(answer.status == 409, "whoever reaches Redis promises nothing: \(answer.body)")
+            #expect(try await others[0].get("/promise", method: "POST").status == 400)
+
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            // As long as it takes to be sure that the role does not go on for another reason: three leases.
+            let end = ContinuousClock.now + .seconds(3)
+            while ContinuousClock.now < end {
+                #expect(try await one.get("/primary").status == 200)
+                for other in others { #expect(try await other.get("/primary").status == 503) }
+                try await Task.sleep(for: .milliseconds(50))
+            }
+            try await redis.restart()
+            try await eventually("Redis is back") {
+                try await !one.get("/primary").body.contains("heldByPromises")
+            }
+            // It went on under its epoch, and nobody else was elected.
+            #expect(try await one.get("/primary").status == 200)
+            #expect(one.calls == ["prePromote", "onPromote"])
+            let events = try await groupEvents(redis)
+            #expect(events.count { $0.contains("primary.elected") } == 1, "\(events)")
+
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease again") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            await others[1].kill()
+            try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }
+            #expect(try await one.get("/primary").status == 503)
+            #expect(try await others[0].get("/primary").status == 503)
+            try await redis.restart()
+            // Who knew the primary may be elected, and is, but not before its own promise is over.
+            try await eventually("somebody is primary again", within: .seconds(40)) {
+                for agent in [one, others[0]] where try await agent.get("/primary").status == 200 { return true }
+                return false
+            }
+            await one.stop()
+            await others[0].stop()
+        }
+    }
+
     @Test func `frozen while another took over, an agent that wakes fences its resource and demotes it`() async throws {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)

@@ -181,7 +181,7 @@ final class GroupScriptFuzz {
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'order', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-                'drainVersion' }) do
+                'drainVersion', 'pKnown', 'silentSince' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -235,7 +235,8 @@ final class GroupScriptFuzz {
             "agent.check",
         ]
         let reasons = [
-            "primary", "lease", "health", "unfit", "maintenance", "draining", "gaveUp", "lag", "position",
+            "primary", "lease", "health", "unfit", "maintenance", "draining", "gaveUp", "unknownToPrimary", "lag",
+            "position",
         ]
         let refusals =
             reasons + [
@@ -582,6 +583,7 @@ final class GroupScriptFuzz {
                 ("minStandbysAction", ["warn", "refuseSwitchover", "suspendWrites"]),
                 ("brakeCount", ["0", "1", "1", "2"]),
                 ("brakeWindowMs", ["1000", "20000"]),
+                ("whenAway", ["fence", "hold", "hold"]), ("holdMs", ["200", "2000", "600000"]),
             ].map { ($0.0, random.pick($0.1)) })
     }
 
@@ -707,7 +709,7 @@ final class GroupScriptFuzz {
 
     private static func text(_ standing: GroupServerModel.Standing) -> String {
         let position = standing.position.map { "\($0)" } ?? "-"
-        return "\(standing.fitSince) \(standing.barredUntil) \(position) \(standing.unfit)"
+        return "\(standing.fitSince) \(standing.barredUntil) \(standing.joined) \(position) \(standing.unfit)"
     }
 
     private static func fields(of group: GroupServerModel.Group) -> [String] {
@@ -733,7 +735,8 @@ final class GroupScriptFuzz {
             "failbackAt": text(office.failbackAt), "penalties": penalties.joined(),
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
-            "drainVersion": text(office.drainVersion),
+            "drainVersion": text(office.drainVersion), "pKnown": text(office.known),
+            "silentSince": text(office.silentSince),
         ]
         return fields.map { "\($0.key) \($0.value)" }
     }

@@ -11,6 +11,8 @@ extension GroupServerModel {
         package var fitSince: Int64
         /// It gave an epoch up and is left out until then.
         package var barredUntil: Int64 = 0
+        /// The version with which it became a candidate.
+        package var joined: Int64
         package var position: Int64?
         package var unfit = ""
     }
@@ -67,6 +69,10 @@ extension GroupServerModel {
         package var penalties: [Penalty] = []
         package var maintenance: [String] = []
         package var isShort = false
+        /// The version of the group that the primary said it knew.
+        package var known: Int64 = 0
+        /// Since when nobody knows whether a primary acts that cannot reach Redis.
+        package var silentSince: Int64?
         /// When time alone decides something.
         package var checkAt: Int64?
 
@@ -80,6 +86,9 @@ extension GroupServerModel {
             if !flaws.electsAfterLoss { waits(until: moment) }
             if phase == .draining { drainUntil! += grace }
         }
+
+        /// A lease was over, or was not what it is, and its holder has not said that it stopped.
+        mutating func fellSilent(at now: Int64) { silentSince = now }
 
         /// There was a higher epoch than the one stored, so whoever is stored is not primary any more.
         mutating func recover(_ known: Int64, now: Int64) {
@@ -108,6 +117,8 @@ extension GroupServerModel {
         var isInMaintenance: Bool
         /// Nothing speaks against it but, perhaps, its lag and that it gave up.
         var isStandby: Bool
+        /// The primary did not know it, and may go on without its promise.
+        var isUnknown: Bool
         var reasons: [RoleReason]
         var order: [Int64] = []
         /// Its lag in steps.
@@ -162,6 +173,13 @@ extension GroupServerModel.Group {
     var minStandbys: Int64 { number("minStandbys") ?? 0 }
     var brakeCount: Int64 { number("brakeCount") ?? 3 }
     var brakeWindow: Int64 { number("brakeWindowMs") ?? 600_000 }
+    private var mayHold: Bool { settings["whenAway"] == "hold" }
+
+    /// Until then a primary that is gone may act still, among those it knew.
+    var silentUntil: Int64? {
+        guard office.primary.isEmpty, mayHold, let since = office.silentSince else { return nil }
+        return since + (number("holdMs") ?? 600_000)
+    }
 
     // MARK: What is told
 
@@ -223,6 +241,8 @@ extension GroupServerModel.Group {
         if record.weight == 0 { because("draining") }
         let isStandby = reasons.isEmpty
         if standing.barredUntil > now { because("gaveUp", "\(standing.barredUntil - now)") }
+        let isUnknown = mayHold && standing.joined > office.known
+        if isUnknown, let until = silentUntil, until > now { because("unknownToPrimary", "\(until - now)") }
         var lag: Int64?
         if let measure, let position = standing.position {
             lag = max(0, measure - position)
@@ -234,7 +254,7 @@ extension GroupServerModel.Group {
         var judged = GroupServerModel.Judged(
             id: id, session: record.session, standing: standing, lag: lag, penalty: penalty, priority: record.priority,
             isElsewhere: !zone.isEmpty && record.zone != zone, isInMaintenance: isInMaintenance, isStandby: isStandby,
-            reasons: reasons)
+            isUnknown: isUnknown, reasons: reasons)
         let step = max(1, number("lagStep") ?? 1)
         let bucket = measure == nil ? 0 : lag.map { $0 / step } ?? .max
         let wasCutOff = office.lastPrimary.hasSameBytes(as: id) && ["suspended", "lost"].contains(office.lastWhy)
@@ -271,9 +291,10 @@ extension GroupServerModel {
     /// Whoever gives up so is left out for one lease.
     private static let refusals: Set<String> = ["refused", "promotionFailed", "unhealthy", "stepDown"]
 
-    func endRole(_ why: String, silence: Int64 = 0, _ call: inout Call) {
+    func endRole(_ why: String, isSilent: Bool = false, silence: Int64 = 0, _ call: inout Call) {
         let now = call.group.now
         var office = call.group.office
+        if isSilent { office.fellSilent(at: now) }
         let why = office.isForced ? "failover" : why
         call.ended = RoleEnded(why: why, silence: silence)
         call.favoured = office.target
@@ -311,8 +332,11 @@ extension GroupServerModel {
         if isFirst, call.group.office.electAfter == 0 || lease > call.group.longest, !flaws.electsAfterLoss {
             call.group.office.waits(until: now + lease)
         }
-        guard isSameSession, let old = before?.standing else { return Standing(fitSince: now) }
-        return before?.record.health == record.health ? old : Standing(fitSince: now, barredUntil: old.barredUntil)
+        guard isSameSession, let old = before?.standing else {
+            return Standing(fitSince: now, joined: call.group.version)
+        }
+        return before?.record.health == record.health
+            ? old : Standing(fitSince: now, barredUntil: old.barredUntil, joined: old.joined)
     }
 
     mutating func hear(_ claim: RoleClaim, from record: MemberRecord, _ call: inout Call) {
@@ -346,7 +370,7 @@ extension GroupServerModel {
             news.epoch = of
             change(&call, news)
             (call.group.office.primary, call.group.office.session) = (record.id, record.session)
-            call.group.office.since = now
+            (call.group.office.since, call.group.office.silentSince) = (now, nil)
             if case .elected = claim {
                 call.group.office.phase = .elected
             } else {
@@ -450,6 +474,10 @@ extension GroupServerModel {
         guard let judged else { return }
         if office.primary.hasSameBytes(as: member) { call.refuse("primary", member) }
         call.refusals += judged.reasons.filter { $0.code == "lease" || $0.code == "maintenance" }
+        let silence = max(0, (call.group.silentUntil ?? 0) - call.group.now)
+        if judged.isUnknown, !office.primary.isEmpty || silence > 0 {
+            call.refuse("unknownToPrimary", member, "\(silence)")
+        }
     }
 
     private mutating func startHandover(
@@ -511,6 +539,7 @@ extension GroupServerModel {
         if office.phase == .draining { moments.append(office.drainUntil) }
         if office.primary.isEmpty, call.group.hasCandidates {
             moments.append(office.electAfter)
+            moments.append(call.group.silentUntil)
             moments += call.group.members.values.map { $0.standing?.barredUntil }
         }
         call.group.office.checkAt = moments.compactMap { $0 }.filter { $0 > now }.min()
@@ -526,7 +555,7 @@ extension GroupServerModel {
         let office = call.group.office
         let isOver = call.group.now >= office.drainUntil ?? 0
         if office.isForced {
-            if isOver { endRole("failover", &call) }
+            if isOver { endRole("failover", isSilent: true, &call) }
             return
         }
         let target = call.group.ranking().first { $0.id.hasSameBytes(as: office.target) }
@@ -546,7 +575,8 @@ extension GroupServerModel {
         let ranking = call.group.ranking()
         func find(_ id: String) -> Judged? { ranking.first { $0.id.hasSameBytes(as: id) } }
         if office.isForced {
-            if let wanted = find(office.target), !wanted.reasons.contains(where: { $0.code == "lease" }) {
+            let isOut = find(office.target)?.reasons.contains { ["lease", "unknownToPrimary"].contains($0.code) }
+            if let wanted = find(office.target), isOut == false {
                 call.favoured = wanted.id
                 return wanted
             }
@@ -602,6 +632,7 @@ extension GroupServerModel {
         (next.skip, next.epoch, next.phase, next.since, next.vacantSince) = (0, epoch, .elected, now, nil)
         (next.primary, next.session) = (winner.id, winner.session)
         (next.target, next.isForced) = ("", false)
+        (next.known, next.silentSince) = (flaws.electsTheUnknown ? .max : call.group.version, nil)
         call.group.office = next
     }
 

@@ -30,6 +30,8 @@ package struct GroupServerModel: Sendable {
         package var electsAfterLoss = false
         /// What callers know of epochs that Redis lost is not heeded, and none are left out.
         package var forgetsEpochs = false
+        /// Whom a silent primary did not know is elected like others.
+        package var electsTheUnknown = false
         package init() {}
     }
 
@@ -145,6 +147,9 @@ package struct GroupServerModel: Sendable {
         /// Whether the server was compared with the group's in this call, which is done once; and with which.
         var isServerChecked = false
         let runBefore: String
+        /// What the group was at before anything was done.
+        let versionBefore: Int64
+        let markBefore: String
         /// The role that ended in this call.
         var ended: RoleEnded?
         /// Whom an order wants in its place.
@@ -190,7 +195,9 @@ package struct GroupServerModel: Sendable {
         _ verb: Verb, _ name: String, fresh: String, known: GroupKnowledge
     ) -> GroupAnswer {
         let group = groups.removeValue(forKey: name) ?? Group()
-        var call = Call(verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run)
+        var call = Call(
+            verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run,
+            versionBefore: group.version, markBefore: group.mark)
         let status: GroupAnswer.Status
         if isQuiet(call) {
             passTime(&call)
@@ -232,7 +239,14 @@ package struct GroupServerModel: Sendable {
     private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
         guard case .beat(let id, _, let lease, _, let status) = call.verb else { return .watching }
         call.group.renew(id, lease, status)
+        noteKnowledge(of: call.group.held(id)!.record, &call)
         return .member
+    }
+
+    /// A primary that knows the group as it is says so with each beat.
+    private func noteKnowledge(of record: MemberRecord, _ call: inout Call) {
+        guard call.group.isPrimary(record), call.known.mark == call.markBefore else { return }
+        call.group.office.known = flaws.electsTheUnknown ? .max : call.versionBefore
     }
 
     private func isGap(_ group: Group) -> Bool {
@@ -272,6 +286,7 @@ package struct GroupServerModel: Sendable {
             news.reason = "server"
             write(news, &call)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
+            call.group.office.fellSilent(at: call.group.now)
             call.group.office.distrust(until: call.group.now + call.group.longest + grace, grace, flaws)
         }
         (call.group.run, call.group.runAt) = (run, call.group.now)
@@ -297,6 +312,7 @@ package struct GroupServerModel: Sendable {
         change(
             &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
         if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
+        call.group.office.fellSilent(at: call.group.now)
         if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
     }
 
@@ -320,7 +336,7 @@ package struct GroupServerModel: Sendable {
         guard !flaws.leavesTheDead else { return }
         for held in dead {
             if call.group.isPrimary(held.record) {
-                endRole("expired", silence: now - held.ends + held.record.leaseMilliseconds, &call)
+                endRole("expired", isSilent: true, silence: now - held.ends + held.record.leaseMilliseconds, &call)
             }
             call.group.members[Array(held.record.id.utf8)] = nil
         }
@@ -333,6 +349,7 @@ package struct GroupServerModel: Sendable {
             guard let held = call.group.held(id) else { return isLost(joined) ? .unknown : .expired }
             guard held.record.session == session else { return .replaced }
             call.group.renew(id, lease, status)
+            noteKnowledge(of: held.record, &call)
             if let status { hear(status.claim, from: held.record, &call) }
             return .member
         case .join(let record, let mode, let policy, let status):
@@ -349,7 +366,7 @@ package struct GroupServerModel: Sendable {
                     endRole(reason.isEmpty ? "left" : reason, &call)
                 } else {
                     waitFor(held, &call)
-                    endRole("removed", &call)
+                    endRole("removed", isSilent: true, &call)
                 }
             }
             call.group.members[Array(id.utf8)] = nil
@@ -387,7 +404,7 @@ package struct GroupServerModel: Sendable {
             change(&call, news)
             if call.group.isPrimary(held.record) {
                 waitFor(held, &call)
-                endRole("replaced", &call)
+                endRole("replaced", isSilent: true, &call)
             }
             before = Array(([held.record.session] + held.before).prefix(4))
         } else if case .stay(let joined) = mode {

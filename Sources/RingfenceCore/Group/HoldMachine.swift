@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a primary goes on while it cannot reach Redis, where the group's settings say `hold`: by the promise of everybody who could
+// be elected in its place.
+//
+// Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are asked
+// directly, again and again, to begin no role before a lease from now; the role is good until the earliest of these times.
+// Candidates that it does not know, because they came later, Redis does not elect before `holdMs` is over; and so the role ends
+// at the latest then. Nobody else can become primary, so two cannot be. A majority would not do: whom Redis elects needs no majority.
+//
+// Which candidates the primary knows is what it tells Redis with a beat. So all of its hold is judged again, by whom it knows by
+// then, before a beat is written.
+//
+// It is also the primary that asks, not the others that offer: so a primary that is dead or cut off from all is not waited for.
+// And whoever still reaches Redis refuses, for then the primary is the one that is cut off, and another shall lead.
+//
+// Both sides count on clocks that run apart by 1 %: the primary takes 1 % off, and whoever promises puts 1 % on.
+
+package struct HoldMachine: Sendable {
+    /// What the primary asks for.
+    package struct Question: Sendable, Hashable {
+        package var epoch: Int64
+        /// The primary's. Only who can read the group knows it.
+        package var session: String
+        package var leaseMilliseconds: Int64
+
+        package init(epoch: Int64, session: String, leaseMilliseconds: Int64) {
+            self.epoch = epoch
+            self.session = session
+            self.leaseMilliseconds = leaseMilliseconds
+        }
+
+        package var lease: Nanos { leaseMilliseconds * .millisecond }
+    }
+
+    package let epoch: Int64
+    /// Until when each has promised, by its session: another process under the same id has promised nothing.
+    private var promises: [String: Nanos] = [:]
+
+    package init(epoch: Int64) { self.epoch = epoch }
+
+    /// Whether Redis has not been heard of for longer than a beat that was lost explains.
+    package static func isAway(confirmedAt: Nanos, pace: Nanos, now: Nanos) -> Bool {
+        now - confirmedAt > pace + pace / 2
+    }
+
+    /// Everybody who could be elected in the primary's place, as far as it knows.
+    package static func peers(_ view: GroupMachine.View, but id: String) -> [MemberRecord] {
+        view.members.filter { $0.isCandidate && !$0.id.hasSameBytes(as: id) }
+    }
+
+    /// Why whoever sees the group so must not promise; nil: it may, if it has no role of its own.
+    package static func objection(to question: Question, _ view: GroupMachine.View) -> String? {
+        guard view.holdLimit != nil else { return "the group's settings do not say hold" }
+        guard view.role.epoch == question.epoch, view.role.session == question.session else {
+            return "the asker is not the primary known here"
+        }
+        guard view.member(view.role.primary)?.leaseMilliseconds == question.leaseMilliseconds else {
+            return "the primary's lease known here is another"
+        }
+        return nil
+    }
+
+    /// Until when a promise is good for who was given it, to a question asked at `askedAt`.
+    package static func end(_ question: Question, askedAt: Nanos) -> Nanos {
+        askedAt + question.lease - question.lease / 100 - .millisecond
+    }
+
+    /// Until when a promise binds who gives it at `now`.
+    package static func binding(_ question: Question, now: Nanos) -> Nanos {
+        now + question.lease + question.lease / 100 + .millisecond
+    }
+
+    package mutating func promised(_ session: String, until: Nanos) {
+        promises[session] = max(promises[session] ?? .min, until)
+    }
+
+    /// Until when the role is good by the word of all that are known, if it is beyond the membership's deadline.
+    package func until(_ view: GroupMachine.View, but id: String, deadline: Nanos) -> Nanos {
+        guard let limit = view.holdLimit else { return .min }
+        return Self.peers(view, but: id).reduce(deadline.adding(limit - limit / 100)) { end, peer in
+            min(end, promises[peer.session] ?? .min)
+        }
+    }
+}
