@@ -250,6 +250,10 @@ public final class Group: Sendable {
 
     /// As Redis last said it is, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.machine.known } }
+    /// And it was that when Redis was asked at this moment.
+    var knownAndWhen: (view: GroupMachine.View, asOf: Nanos) {
+        state.withLock { ($0.machine.known, $0.machine.confirmedAt ?? .min) }
+    }
     /// The same, but only when Redis has not been heard of for longer than it should.
     func viewWhileAway(now: Nanos) -> GroupMachine.View? {
         state.withLock { state in
@@ -305,7 +309,7 @@ public final class Group: Sendable {
         }
         if isNewRole { hub.metrics.saw(known.role, of: name) }
         if !hearing.isEmpty {
-            let known = known
+            let known = knownAndWhen
             for membership in hearing { membership.saw(known, now: now) }
             setAlarm()
         }

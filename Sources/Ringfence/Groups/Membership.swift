@@ -418,16 +418,18 @@ public final class Membership: Sendable {
     func endTerm() { guarded.withLock { $0.term = nil } }
 
     /// The group was seen.
-    func saw(_ view: GroupMachine.View, now: Nanos) {
-        guarded.withLock { sawRole(view, &$0, now: now) }
+    func saw(_ known: (view: GroupMachine.View, asOf: Nanos), now: Nanos) {
+        guarded.withLock { sawRole(known, &$0, now: now) }
     }
 
-    private func sawRole(_ view: GroupMachine.View, _ guarded: inout Guarded, now: Nanos) {
+    private func sawRole(_ known: (view: GroupMachine.View, asOf: Nanos), _ guarded: inout Guarded, now: Nanos) {
+        let view = known.view
         Self.judgeHold(&guarded, view)
         guard var machine = guarded.role else { return }
         Self.letGoIfOver(&machine, guarded.machine)
         let output = machine.saw(
-            view.role, gen: view.gen, version: view.version, id: guarded.record.id, session: guarded.record.session,
+            view.role, gen: view.gen, version: view.version, asOf: known.asOf, id: guarded.record.id,
+            session: guarded.record.session,
             now: now, deadline: guarded.machine.deadline,
             isMember: guarded.machine.isMember(at: now))
         guarded.role = machine
@@ -699,12 +701,13 @@ public final class Membership: Sendable {
             if case .failure = result { hub.metrics.beatFailures.increment() }
         }
         // Before the answer lengthens anything: it may say that somebody takes the role away.
-        let view = group.known
+        let known = group.knownAndWhen
+        let view = known.view
         let step = guarded.withLock { guarded -> (MembershipMachine.Output, Letter) in
-            sawRole(view, &guarded, now: now)
+            sawRole(known, &guarded, now: now)
             let output = took(result, call, &guarded, now: now)
             // A member again: what it is elected to may begin now.
-            sawRole(view, &guarded, now: now)
+            sawRole(known, &guarded, now: now)
             if view.version != guarded.comparedVersion {
                 let stored = view.member(guarded.record.id)
                 let isOther = stored?.session == guarded.record.session && stored != guarded.record

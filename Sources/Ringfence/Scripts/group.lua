@@ -118,7 +118,8 @@ local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
 local log = redis.call('HMGET', KEYS[7], 'gen', 'seq', 'run')
 local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
-    'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'pKnown')
+    'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'pKnown',
+    'silentSince')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 local is_member_call = verb == 'beat' or verb == 'join' or verb == 'leave'
 local record = is_member_call and redis.call('HGET', KEYS[2], id)
@@ -176,6 +177,13 @@ local function is_known(said)
     return (kind == 'r' and phase ~= 'elected') or (kind == 'e' and phase == 'elected')
 end
 
+-- Whether the caller is the primary and says that it has begun. Then whoever had the role before has none any more: it was
+-- known to that one, and had promised it to wait, or had not and so it had to stop.
+local function acts()
+    return primary ~= '' and primary == id and primary_session == session
+        and string.match(claim or '', '^[er]:(%d+)') == int(epoch)
+end
+
 -- What a candidate says of itself with each beat: <fit since> <barred until> <joined with version> <position, or -> <unfit>.
 local function note_status()
     local old = claim and redis.call('HGET', KEYS[8], id)
@@ -192,8 +200,9 @@ if known_mark == mark and now >= last
     if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
         renew(tonumber(ARGV[13]))
         note_status()
-        if primary == id and primary_session == session and tonumber(state[18] or 0) ~= version then
+        if (tonumber(state[18] or 0) ~= version or state[19]) and acts() then
             redis.call('HSET', KEYS[3], 'pKnown', int(version))
+            redis.call('HDEL', KEYS[3], 'silentSince')
         end
         return view('member')
     elseif verb == 'watch' and id == '' then
@@ -861,7 +870,10 @@ if verb == 'beat' then
         status = 'member'
         renew(tonumber(ARGV[13]))
         note_status()
-        if is_primary(id, session) and known_mark == mark_before then put('pKnown', version_before) end
+        if acts() then
+            if known_mark == mark_before then put('pKnown', version_before) end
+            put('silentSince', '')
+        end
         if claim then hear(claim) end
     elseif record then
         status = 'replaced'
@@ -994,8 +1006,6 @@ local function elect(c)
     put('epoch', number)
     put('primary', c.id)
     put('pSession', c.session)
-    put('pKnown', version)
-    put('silentSince', '')
     put('phase', 'elected')
     put('since', now)
     put('vacantSince', '')

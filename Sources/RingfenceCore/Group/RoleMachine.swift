@@ -104,8 +104,10 @@ package struct RoleMachine: Sendable, Hashable {
     private var heldUntil: Nanos = .min
     /// It promised to begin no role before.
     private var promisedUntil: Nanos = .min
-    /// The epoch it is elected to, and begins then.
+    /// The epoch it is elected to, and begins when Redis says then that it still is. (Not by its own clock: what elected it may be a
+    /// server that is lost since, and the primary it promised to wait for go on with another that never heard of it.)
     private var waiting: Int64?
+    private var hasAsked = false
 
     package init(margin: Nanos) { self.margin = margin }
 
@@ -143,16 +145,13 @@ package struct RoleMachine: Sendable, Hashable {
     /// When the role would end by itself, or an end can be told.
     package func wakeAt(deadline: Nanos) -> Nanos {
         guard state.epoch == nil else { return end(deadline: deadline) }
-        return min(stopping?.until ?? .never, waiting == nil ? .never : promisedUntil)
+        return min(stopping?.until ?? .never, waiting == nil || hasAsked ? .never : promisedUntil)
     }
 
     package mutating func tick(now: Nanos, deadline: Nanos, isMember: Bool) -> Output {
         var output = Output()
         let (deadline, isMember) = judged(deadline, isMember, now)
-        if let epoch = waiting, now >= promisedUntil {
-            waiting = nil
-            if state.epoch == nil, stands, epoch > closed, isMember, now < deadline - margin { begin(epoch, &output) }
-        }
+        if waiting != nil, !hasAsked, now >= promisedUntil { (hasAsked, output.speaks) = (true, true) }
         if let epoch = state.epoch {
             guard !isMember || now >= deadline - margin else { return output }
             var isStopped = false
@@ -174,12 +173,6 @@ package struct RoleMachine: Sendable, Hashable {
         heldUntil = .min
         output.tell += [.ended(epoch, reason), .state(.standby)]
         output.speaks = claims
-    }
-
-    private mutating func begin(_ epoch: Int64, _ output: inout Output) {
-        over = nil
-        state = .elected(epoch)
-        output.tell.append(.state(state))
     }
 
     // MARK: While Redis is away
@@ -206,9 +199,11 @@ package struct RoleMachine: Sendable, Hashable {
     // MARK: What Redis says
 
     /// The group's role changed, or was confirmed.
+    ///
+    /// - Parameter asOf: Redis was asked then, or later.
     package mutating func saw(
-        _ role: GroupRole, gen: String, version: Int64, id: String, session: String, now: Nanos, deadline: Nanos,
-        isMember: Bool
+        _ role: GroupRole, gen: String, version: Int64, asOf: Nanos, id: String, session: String, now: Nanos,
+        deadline: Nanos, isMember: Bool
     ) -> Output {
         let isMine = role.session == session && role.primary.hasSameBytes(as: id)
         if version >= self.version, !isMine || role.epoch != waiting { waiting = nil }
@@ -235,11 +230,13 @@ package struct RoleMachine: Sendable, Hashable {
                 output.speaks = true
                 return output
             }
-            guard now >= promisedUntil else {
-                waiting = role.epoch
+            guard asOf >= promisedUntil else {
+                if waiting == nil { (waiting, hasAsked) = (role.epoch, false) }
                 return output
             }
-            begin(role.epoch, &output)
+            (waiting, over) = (nil, nil)
+            state = .elected(role.epoch)
+            output.tell.append(.state(state))
             return output
         }
         guard role.epoch >= epoch else { return output }
@@ -252,7 +249,8 @@ package struct RoleMachine: Sendable, Hashable {
             // It may be this one again, under the new epoch.
             if isMine, role.epoch > closed {
                 let more = saw(
-                    role, gen: gen, version: version, id: id, session: session, now: now, deadline: deadline,
+                    role, gen: gen, version: version, asOf: asOf, id: id, session: session, now: now,
+                    deadline: deadline,
                     isMember: isMember)
                 output.tell += more.tell
                 output.speaks = output.speaks || more.speaks

@@ -109,13 +109,13 @@ import Testing
     }
 
     @Test func `a promise to a primary that is cut off, and is not kept, is found`() async throws {
-        try await Self.expectFound(["two primaries"], holds: true, [.cutWire, .pauseRedis]) {
+        try await Self.expectFound(["two primaries"], holds: true, [.partition]) {
             $1.forgetsPromises = true
         }
     }
 
     @Test func `an election of somebody whom a primary that is cut off does not know is found`() async throws {
-        try await Self.expectFound(["two primaries"], holds: true, [.cutWire, .kill, .twin]) { server, _ in
+        try await Self.expectFound(["two primaries"], holds: true, [.partition, .cutWire, .kill]) { server, _ in
             server.electsTheUnknown = true
         }
     }

@@ -220,7 +220,8 @@ struct ExploredWorld {
         let member = members[index]
         let view = member.view.machine.known
         let output = members[index].role.saw(
-            view.role, gen: view.gen, version: view.version, id: member.id, session: member.record.session, now: now,
+            view.role, gen: view.gen, version: view.version, asOf: now, id: member.id, session: member.record.session,
+            now: now,
             deadline: deadline(member), isMember: isMember(member))
         hear(output, index)
     }

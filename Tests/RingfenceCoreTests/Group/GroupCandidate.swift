@@ -65,11 +65,12 @@ final class GroupCandidate {
 
     func saw() {
         let view = node.view.known
-        letGoIfOver()
         judgeHold()
+        letGoIfOver()
         perform(
             machine.saw(
-                view.role, gen: view.gen, version: view.version, id: node.name, session: node.record.session,
+                view.role, gen: view.gen, version: view.version, asOf: node.view.confirmedAt ?? .min, id: node.name,
+                session: node.record.session,
                 now: node.clock, deadline: deadline, isMember: isMember))
     }
 

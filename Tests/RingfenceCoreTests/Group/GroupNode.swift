@@ -118,12 +118,12 @@ final class GroupNode {
         }
     }
 
-    func cut(for length: Nanos) {
+    func cut(for length: Nanos, fromAll: Bool = false) {
         guard isAlive else { return }
         world.note("\(name) is cut for \(length / .millisecond) ms")
         if length > 0 { faultAt = max(faultAt, world.now + length) }
         isCutUntil = max(isCutUntil, world.now + length)
-        if world.holds, world.random.chance(40) { isAloneUntil = isCutUntil }
+        if fromAll { isAloneUntil = isCutUntil }
         wire += 1
         let lost = waiting
         for one in lost { world.after(world.dice(0...5 * .millisecond)) { [weak self] in self?.react { one.lost() } } }

@@ -20,6 +20,8 @@ final class GroupWorld {
         case twin
         /// Only where there are candidates: orders, members that leave in good order, members that are ill for a while.
         case operate, leave, ail
+        /// Some are cut off from Redis together, but not from each other.
+        case partition
     }
 
     /// What is made wrong in the members, for a control.
@@ -226,7 +228,10 @@ final class GroupWorld {
         let living = nodes.filter { $0.isAlive }
         guard let node = living.randomElement(using: &random) else { return }
         switch fault {
-        case .cutWire: node.cut(for: dice(0...2 * .second))
+        case .cutWire: node.cut(for: dice(0...2 * .second), fromAll: holds && random.chance(40))
+        case .partition:
+            let length = dice(100 * .millisecond...2 * .second)
+            for node in living where random.chance(70) { node.cut(for: length + dice(0...300 * .millisecond)) }
         case .pause: node.pause(for: dice(50 * .millisecond...3 * .second))
         case .kill:
             node.kill()

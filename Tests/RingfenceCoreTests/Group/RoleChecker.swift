@@ -91,6 +91,8 @@ final class RoleChecker {
             default: break
             }
         }
+        // Whoever withdraws and stands again begins anew.
+        if case .join(let record, _, _, _) = verb, !record.isCandidate { barred[record.session] = nil }
         for event in after.events {
             switch event.type {
             case "primary.elected": wasElected(event, before?.office, group)

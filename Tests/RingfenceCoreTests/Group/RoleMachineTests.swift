@@ -22,7 +22,7 @@ import Testing
         mutating func saw(
             _ phase: GroupRole.Phase, epoch: Int64, by session: String = "s", of id: String = "a", forced: Bool = false,
             gen: String = "gen1", version: Int64? = nil, now: Nanos = 0, deadline: Nanos = RoleMachineTests.deadline,
-            isMember: Bool = true
+            isMember: Bool = true, asOf: Nanos? = nil
         ) {
             self.version = version ?? self.version + 1
             let isVacant = phase == .vacant || phase == .recovering
@@ -31,7 +31,8 @@ import Testing
                 isForced: forced)
             take(
                 machine.saw(
-                    role, gen: gen, version: self.version, id: "a", session: "s", now: now, deadline: deadline,
+                    role, gen: gen, version: self.version, asOf: asOf ?? now, id: "a", session: "s", now: now,
+                    deadline: deadline,
                     isMember: isMember))
         }
 

@@ -632,7 +632,6 @@ extension GroupServerModel {
         (next.skip, next.epoch, next.phase, next.since, next.vacantSince) = (0, epoch, .elected, now, nil)
         (next.primary, next.session) = (winner.id, winner.session)
         (next.target, next.isForced) = ("", false)
-        (next.known, next.silentSince) = (flaws.electsTheUnknown ? .max : call.group.version, nil)
         call.group.office = next
     }
 

@@ -239,13 +239,19 @@ package struct GroupServerModel: Sendable {
     private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
         guard case .beat(let id, _, let lease, _, let status) = call.verb else { return .watching }
         call.group.renew(id, lease, status)
-        noteKnowledge(of: call.group.held(id)!.record, &call)
+        noteKnowledge(of: call.group.held(id)!.record, status, &call)
         return .member
     }
 
     /// A primary that knows the group as it is says so with each beat.
-    private func noteKnowledge(of record: MemberRecord, _ call: inout Call) {
-        guard call.group.isPrimary(record), call.known.mark == call.markBefore else { return }
+    private func noteKnowledge(of record: MemberRecord, _ status: CandidateStatus?, _ call: inout Call) {
+        let epoch = call.group.office.epoch
+        guard call.group.isPrimary(record), status?.claim == .elected(epoch) || status?.claim == .ready(epoch) else {
+            return
+        }
+        // It has begun, and so whoever was silent has ended.
+        call.group.office.silentSince = nil
+        guard call.known.mark == call.markBefore else { return }
         call.group.office.known = flaws.electsTheUnknown ? .max : call.versionBefore
     }
 
@@ -349,7 +355,7 @@ package struct GroupServerModel: Sendable {
             guard let held = call.group.held(id) else { return isLost(joined) ? .unknown : .expired }
             guard held.record.session == session else { return .replaced }
             call.group.renew(id, lease, status)
-            noteKnowledge(of: held.record, &call)
+            noteKnowledge(of: held.record, status, &call)
             if let status { hear(status.claim, from: held.record, &call) }
             return .member
         case .join(let record, let mode, let policy, let status):
