@@ -20,7 +20,7 @@ public final class Membership: Sendable {
     /// What has become of a membership.
     ///
     /// `member` → `suspended` → `member` again or `expired`; `member` → `expired`, `replaced` or `left`. `expired`, `replaced` and
-    /// `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new session.
+    /// `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new session (or `expired` again, when the answer to that join came too late).
     public enum State: String, Sendable, Hashable {
         /// In the group.
         case member

@@ -24,6 +24,19 @@ package struct GroupMachine: Sendable {
         /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
         package var holdLimit: Nanos?
 
+        package init(
+            gen: String, version: Int64, members: [MemberRecord], policy: RingPolicy?, isRecovering: Bool,
+            role: GroupRole = GroupRole(), holdLimit: Nanos? = nil
+        ) {
+            self.gen = gen
+            self.version = version
+            self.members = members
+            self.policy = policy
+            self.isRecovering = isRecovering
+            self.role = role
+            self.holdLimit = holdLimit
+        }
+
         package func member(_ id: String) -> MemberRecord? {
             let index = GroupMachine.place(of: id, in: members)
             guard index < members.count, members[index].id.hasSameBytes(as: id) else { return nil }

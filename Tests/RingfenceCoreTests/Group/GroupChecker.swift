@@ -160,6 +160,8 @@ final class GroupChecker {
             case (.member, .suspended), (.suspended, .member), (.member, .expired), (.suspended, .expired),
                 (.expired, .member), (_, .replaced):
                 true
+            // The join that came between was answered when its lease was over.
+            case (.expired, .expired): node.rejoins
             default: false
             }
         if !isLegal { world.fail("\(node.name) is told \(state) after \(last)") }

@@ -29,7 +29,7 @@ final class GroupNode {
     private(set) var record: MemberRecord
     private var joined = ""
     private var isOut = false
-    private let rejoins: Bool
+    let rejoins: Bool
     private var isJoining = false
     private var isLooking = false
     private var sessions = 0

@@ -249,4 +249,115 @@ import Testing
         #expect(isNews4)
         #expect(player.machine.status == CandidateStatus())
     }
+
+    // MARK: While Redis is away
+
+    private func expectPromise(
+        _ isPromised: Bool, _ player: inout Player, _ epoch: Int64, until: Nanos, _ why: String = "",
+        location: SourceLocation = #_sourceLocation
+    ) {
+        let answer = player.machine.promise(epoch, until: until)
+        #expect(answer == isPromised, "\(why)", sourceLocation: location)
+    }
+
+    @Test func `a role goes on beyond the deadline as long as the others promised, and no longer`() {
+        var player = Self.primary()
+        player.machine.hold(3, until: 13 * Self.second)
+        player.tick(now: 11 * Self.second, isMember: false)
+        #expect(player.told.isEmpty && player.holds(3, now: 11 * Self.second))
+        #expect(!player.holds(3, now: 12 * Self.second), "it ends a margin before")
+        player.tick(now: 12 * Self.second, isMember: false)
+        #expect(player.told == [.ended(3, .suspended), .state(.standby)])
+        player.tick(now: 12 * Self.second + 1, isMember: false)
+        #expect(player.claim == .none, "others wait until what they promised is over")
+        player.tick(now: 13 * Self.second, isMember: false)
+        #expect(player.claim == .gone(3, reason: "suspended"))
+    }
+
+    @Test func `what others promised counts for the role it was promised to, and not for a membership that is over`() {
+        var player = Self.primary()
+        player.machine.hold(2, until: 13 * Self.second)
+        #expect(!player.holds(3, now: 11 * Self.second))
+        player.machine.hold(3, until: 13 * Self.second)
+        player.machine.letGo()
+        player.tick(now: 11 * Self.second, isMember: false)
+        #expect(player.told == [.ended(3, .suspended), .state(.standby)])
+        player.machine.hold(3, until: 20 * Self.second)
+        #expect(!player.holds(3, now: 9 * Self.second))
+    }
+
+    @Test func `who promised begins a role when Redis confirms it after that, and not by its own clock`() {
+        var player = Player()
+        expectPromise(true, &player, 3, until: 5 * Self.second)
+        player.saw(.elected, epoch: 4, now: 1 * Self.second)
+        #expect(player.told.isEmpty)
+        #expect(player.machine.wakeAt(deadline: Self.deadline) == 5 * Self.second)
+        player.tick(now: 5 * Self.second)
+        #expect(player.told.isEmpty && player.speaks, "it asks")
+        player.saw(.elected, epoch: 4, version: player.version, now: 6 * Self.second, asOf: 4 * Self.second)
+        #expect(player.told.isEmpty, "an answer from before")
+        player.saw(.elected, epoch: 4, version: player.version, now: 6 * Self.second, asOf: 5 * Self.second)
+        #expect(player.told == [.state(.elected(4))])
+    }
+
+    @Test func `nothing is promised by who has a role, waits for one, or knows a later one`() {
+        var player = Self.primary()
+        expectPromise(false, &player, 3, until: Self.second)
+        player.say { $0.giveUp(3, reason: "left") }
+        expectPromise(false, &player, 3, until: Self.second, "that one is over")
+        expectPromise(true, &player, 4, until: Self.second)
+        player.saw(.elected, epoch: 5)
+        expectPromise(false, &player, 4, until: 2 * Self.second, "it is elected, and waits")
+        player.saw(.vacant, epoch: 5)
+        expectPromise(true, &player, 6, until: 2 * Self.second)
+    }
+}
+
+@Suite struct HoldMachineTests {
+    private static let question = HoldMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 1000)
+
+    private static func view(_ candidates: String..., limit: Nanos? = 60 * .second) -> GroupMachine.View {
+        let members = (["a"] + candidates).map {
+            MemberRecord(id: $0, session: $0 == "a" ? "p" : "s-" + $0, leaseMilliseconds: 1000, isCandidate: true)
+        }
+        let role = GroupRole(epoch: 3, primary: "a", session: "p", phase: .ready)
+        return GroupMachine.View(
+            gen: "g", version: 9, members: members + [MemberRecord(id: "w", session: "s-w", leaseMilliseconds: 1000)],
+            policy: nil, isRecovering: false, role: role, holdLimit: limit)
+    }
+
+    @Test func `the earliest promise of all that are known counts, and the limit`() {
+        var hold = HoldMachine(epoch: 3)
+        func until(_ view: GroupMachine.View) -> Nanos { hold.until(view, but: "a", deadline: 0) }
+        hold.promised("s-b", until: 5 * .second)
+        hold.promised("s-c", until: 4 * .second)
+        #expect(until(Self.view("b", "c")) == 4 * .second)
+        #expect(until(Self.view("b")) == 5 * .second)
+        #expect(until(Self.view("b", "d")) == .min, "one more has come, who promised nothing")
+        #expect(until(Self.view("b", limit: nil)) == .min, "the settings say fence")
+        hold.promised("s-b", until: 3 * .second)
+        #expect(until(Self.view("b")) == 5 * .second, "what was promised once is kept")
+        hold.promised("s-b", until: 100 * .second)
+        #expect(until(Self.view("b")) == 59_400 * .millisecond, "the limit, less 1 %")
+        #expect(until(Self.view()) == 59_400 * .millisecond, "nobody else can be elected")
+    }
+
+    @Test func `who asks in vain: not the primary, another lease, settings that do not say hold`() {
+        let view = Self.view("b")
+        #expect(HoldMachine.objection(to: Self.question, view) == nil)
+        #expect(HoldMachine.objection(to: Self.question, Self.view("b", limit: nil)) != nil)
+        for wrong in [
+            HoldMachine.Question(epoch: 4, session: "p", leaseMilliseconds: 1000),
+            HoldMachine.Question(epoch: 3, session: "x", leaseMilliseconds: 1000),
+            HoldMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 60_000),
+        ] { #expect(HoldMachine.objection(to: wrong, view) != nil) }
+    }
+
+    @Test func `a promise binds longer than it is counted on, by clocks that run apart by 1 %`() {
+        let counted = HoldMachine.end(Self.question, askedAt: 0)
+        let binding = HoldMachine.binding(Self.question, now: 0)
+        // The one's second is 1 % longer, the other's 1 % shorter.
+        #expect(counted * 100 / 99 <= binding * 100 / 101)
+        #expect(counted < Self.question.lease && binding > Self.question.lease)
+    }
 }

@@ -98,6 +98,8 @@ struct AgentConfigurationTests {
             "fenceBudget must be at most half of lease"
         ),
         (#"{"group":"g","member":"m","listen":"8008"}"#, "listen must be HOST:PORT"),
+        (#"{"group":"g","member":"m","advertise":"10.0.0.1:8008"}"#, "advertise needs listen"),
+        (#"{"group":"g","member":"m","metadata":{"ringfence.agent":"x:1"}}"#, "ringfence.agent is the agent's own"),
         (#"{"group":"g","member":"m","onUnhealthy":"panic"}"#, "onUnhealthy must be release, ignore"),
         (#"{"group":"g","member":"m","priority":2000}"#, "priority must be -1000 to 1000, not 2000"),
         (#"{"group":"g","member":"m","checks":{}}"#, "checks must be an array of objects"),
