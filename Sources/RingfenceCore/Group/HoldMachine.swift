@@ -16,7 +16,7 @@
 //
 // Both sides count on clocks that run apart by 1 %: the primary takes 1 % off, and whoever promises puts 1 % on.
 
-package struct HoldMachine: Sendable {
+package struct HoldMachine: Sendable, Hashable {
     /// What the primary asks for.
     package struct Question: Sendable, Hashable {
         package var epoch: Int64

@@ -22,6 +22,7 @@ struct Exploration {
     var transitions = 0
     var calls = 0
     var elections = 0
+    var heldRoles = 0
     var complaint: String?
 
     private static func disturbances(_ world: ExploredWorld) -> [ExploredWorld.Disturbance] {
@@ -32,9 +33,10 @@ struct Exploration {
         all += [
             .order(.switchover(to: nil, timeoutMilliseconds: 500)), .order(.failover(to: "b")),
             .order(.failover(to: "c")),
-            .remove(0), .loss(1), .loss(3), .loss(nil),
+            .remove(0), .loss(1), .loss(3),
         ]
-        return all
+        // With its data Redis would lose the setting.
+        return all + [world.holds ? .outage : .loss(nil)]
     }
 
     /// - Parameters:
@@ -93,6 +95,7 @@ struct Exploration {
                 transitions += 1
                 calls += world.calls - story.world.calls
                 elections += world.elections - story.world.elections
+                heldRoles += world.heldRoles - story.world.heldRoles
                 isQuiet = isQuiet && disturbance == nil && world.model.log?.seq == seq
                 var told = story.told
                 if let disturbance { told.append("\(step): \(disturbance) \(place) in \(order)") }
@@ -122,13 +125,14 @@ struct Exploration {
 @Suite struct ElectionExplorationTests {
     private static func explore(
         window: Int, steps: Int, disturbances: Int, flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false,
-        part: Int = 0,
-        of parts: Int = 1
+        holds: Bool = false, forgetsPromises: Bool = false, part: Int = 0, of parts: Int = 1
     ) async throws -> Exploration {
         try await onOwnThread {
             var exploration = Exploration()
             exploration.explore(
-                ExploredWorld(flaws: flaws, neverFences: neverFences), quiet: 8, window: window, steps: steps,
+                ExploredWorld(
+                    flaws: flaws, neverFences: neverFences, holds: holds, forgetsPromises: forgetsPromises), quiet: 8,
+                window: window, steps: steps,
                 disturbances: disturbances, part: part, of: parts)
             return exploration
         }
@@ -148,18 +152,33 @@ struct Exploration {
         #expect(result.states > 3000 && result.elections > 1000)
     }
 
+    @Test func `no story in which a primary goes on without Redis has two, or none in the end`() async throws {
+        let window = Self.number("RINGFENCE_EXPLORATION_WINDOW") ?? 2
+        let result = try await Self.explore(window: window, steps: max(14, window), disturbances: 2, holds: true)
+        print("explored \(result.states) states, in \(result.heldRoles) steps a role went on beyond its lease")
+        if let complaint = result.complaint { Issue.record("\(complaint)") }
+        #expect(result.states > 3000 && result.heldRoles > 100)
+    }
+
     private static func expectFound(
-        _ complaints: [String], neverFences: Bool = false, _ spoil: (inout GroupServerModel.Flaws) -> Void = { _ in }
+        _ complaints: [String], neverFences: Bool = false, holds: Bool = false, forgetsPromises: Bool = false,
+        disturbances: Int = 1, _ spoil: (inout GroupServerModel.Flaws) -> Void = { _ in }
     ) async throws {
         var flaws = GroupServerModel.Flaws()
         spoil(&flaws)
-        let result = try await explore(window: 1, steps: 9, disturbances: 1, flaws: flaws, neverFences: neverFences)
+        let result = try await explore(
+            window: holds ? 6 : 1, steps: holds ? 12 : 9, disturbances: disturbances, flaws: flaws, neverFences: neverFences,
+            holds: holds, forgetsPromises: forgetsPromises)
         let text = try #require(result.complaint, "\(result.states) states did not show it")
         #expect(complaints.contains { text.contains($0) }, "another rule was broken: \(text)")
     }
 
     @Test func `exploring finds a primary that does not fence itself`() async throws {
         try await Self.expectFound(["two primaries"], neverFences: true)
+    }
+
+    @Test func `exploring finds a promise that is not kept`() async throws {
+        try await Self.expectFound(["two primaries"], holds: true, forgetsPromises: true, disturbances: 2)
     }
 
     @Test func `exploring finds an election that does not wait for the lease of who was put out`() async throws {

@@ -22,13 +22,20 @@ struct ExploredWorld {
     /// What is not in the course of things.
     enum Disturbance: Hashable {
         case way(Int, Way)
+        /// Nobody reaches Redis; each may come back for itself.
+        case outage
         case order(RoleOrder)
         case remove(Int)
         /// Redis restarts with what it had so many steps ago, or with nothing.
         case loss(Int?)
 
         /// A member's way changes for itself; everything else comes to Redis before, between or after the members' calls.
-        var comesToRedis: Bool { if case .way = self { false } else { true } }
+        var comesToRedis: Bool {
+            switch self {
+            case .way, .outage: false
+            case .order, .remove, .loss: true
+            }
+        }
     }
 
     struct Member: Hashable {
@@ -42,6 +49,7 @@ struct ExploredWorld {
         var view = View()
         var membership: Opaque
         var role = RoleMachine(margin: ExploredWorld.margin)
+        var hold = HoldMachine(epoch: 0)
         var way = Way.well
         var body = Body.idle
         var bodyEpoch: Int64 = 0
@@ -100,12 +108,22 @@ struct ExploredWorld {
     /// How many calls to Redis were made, in this story and before.
     private(set) var calls = 0
     private(set) var elections = 0
+    /// How often a role went on beyond its lease.
+    private(set) var heldRoles = 0
     let flaws: GroupServerModel.Flaws
     let neverFences: Bool
+    /// A primary that cannot reach Redis goes on by the word of the others.
+    let holds: Bool
+    let forgetsPromises: Bool
 
-    init(flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false) {
+    init(
+        flaws: GroupServerModel.Flaws = .init(), neverFences: Bool = false, holds: Bool = false,
+        forgetsPromises: Bool = false
+    ) {
         self.flaws = flaws
         self.neverFences = neverFences
+        self.holds = holds
+        self.forgetsPromises = forgetsPromises
         model = GroupServerModel(clock: Self.start, flaws: flaws)
         for (index, id) in ["a", "b", "c"].enumerated() {
             let record = MemberRecord(id: id, session: "s\(index)", leaseMilliseconds: Self.lease, isCandidate: true)
@@ -114,6 +132,7 @@ struct ExploredWorld {
                 lease: record.lease, pace: record.lease / 5, sentAt: now, rejoins: true)
             members.append(Member(id: id, record: record, joined: answer.mark, membership: Opaque(machine: machine)))
         }
+        if holds { happen(.order(.settings([("whenAway", "hold"), ("holdMs", "3000")]))) }
     }
 
     private var now: Nanos { time * .millisecond }
@@ -148,6 +167,7 @@ struct ExploredWorld {
             members[index].way = way
             if way == .asleep { members[index].isExcused = members[index].body != .idle }
             if way != .asleep { wake(index) }
+        case .outage: for index in members.indices where members[index].way != .asleep { members[index].way = .cut }
         case .order(let order):
             orders += 1
             _ = call(.order(order, actor: "op", reason: "", id: "o\(orders)"), .none)
@@ -183,6 +203,7 @@ struct ExploredWorld {
         }
         judge(index)
         goOn(index)
+        if holds { askForPromises(index) }
         let output = members[index].membership.machine.tick(now: now)
         perform(output, index)
         look()
@@ -210,17 +231,57 @@ struct ExploredWorld {
     private func deadline(_ member: Member) -> Nanos { neverFences ? .never : member.membership.machine.deadline }
     private func isMember(_ member: Member) -> Bool { neverFences || member.membership.machine.isMember(at: now) }
 
+    private mutating func letGoIfOver(_ index: Int) {
+        let state = members[index].membership.machine.state
+        if state != .member, state != .suspended { members[index].role.letGo() }
+    }
+
     private mutating func judge(_ index: Int) {
+        letGoIfOver(index)
         let member = members[index]
         let output = members[index].role.tick(now: now, deadline: deadline(member), isMember: isMember(member))
         hear(output, index)
     }
 
+    private mutating func askForPromises(_ index: Int) {
+        let member = members[index]
+        let view = member.view.machine.known
+        guard case .primary(let epoch) = member.role.state, isAway(member), view.holdLimit != nil else { return }
+        if members[index].hold.epoch != epoch { members[index].hold = HoldMachine(epoch: epoch) }
+        let question = HoldMachine.Question(epoch: epoch, session: member.record.session, leaseMilliseconds: Self.lease)
+        for peer in HoldMachine.peers(view, but: member.id) {
+            guard let other = members.firstIndex(where: { $0.record.session == peer.session }),
+                members[other].way != .asleep, isAway(members[other]),
+                HoldMachine.objection(to: question, members[other].view.machine.known) == nil
+            else { continue }
+            judge(other)
+            let binding = HoldMachine.binding(question, now: now)
+            guard forgetsPromises || members[other].role.promise(epoch, until: binding) else { continue }
+            members[index].hold.promised(peer.session, until: HoldMachine.end(question, askedAt: now))
+        }
+        judgeHold(index)
+        if insideByClock(members[index]) != nil, now >= deadline(member) - Self.margin { heldRoles += 1 }
+    }
+
+    private func isAway(_ member: Member) -> Bool {
+        guard let at = member.view.machine.confirmedAt else { return false }
+        return HoldMachine.isAway(confirmedAt: at, pace: member.view.machine.pace, now: now)
+    }
+
+    private mutating func judgeHold(_ index: Int) {
+        let member = members[index]
+        let until = member.hold.until(member.view.machine.known, but: member.id, deadline: deadline(member))
+        members[index].role.hold(member.hold.epoch, until: until)
+    }
+
     private mutating func saw(_ index: Int) {
+        if holds { judgeHold(index) }
+        letGoIfOver(index)
         let member = members[index]
         let view = member.view.machine.known
         let output = members[index].role.saw(
-            view.role, gen: view.gen, version: view.version, asOf: now, id: member.id, session: member.record.session,
+            view.role, gen: view.gen, version: view.version, asOf: member.view.machine.confirmedAt ?? .min,
+            id: member.id, session: member.record.session,
             now: now,
             deadline: deadline(member), isMember: isMember(member))
         hear(output, index)
@@ -259,6 +320,10 @@ struct ExploredWorld {
             members[index].role.changedSession()
         }
         guard let call = output.call else { return }
+        if holds {
+            judgeHold(index)
+            judge(index)
+        }
         let member = members[index]
         let status = member.role.status
         let sentAt = now
