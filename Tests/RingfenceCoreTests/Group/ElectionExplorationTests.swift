@@ -167,7 +167,8 @@ struct Exploration {
         var flaws = GroupServerModel.Flaws()
         spoil(&flaws)
         let result = try await explore(
-            window: holds ? 6 : 1, steps: holds ? 12 : 9, disturbances: disturbances, flaws: flaws, neverFences: neverFences,
+            window: holds ? 6 : 1, steps: holds ? 12 : 9, disturbances: disturbances, flaws: flaws,
+            neverFences: neverFences,
             holds: holds, forgetsPromises: forgetsPromises)
         let text = try #require(result.complaint, "\(result.states) states did not show it")
         #expect(complaints.contains { text.contains($0) }, "another rule was broken: \(text)")
