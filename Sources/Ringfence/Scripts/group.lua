@@ -70,6 +70,7 @@
 --  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
 --  * for the longest lease after the server is another one, or lost data: it may have lost an election. (It may have lost
 --    more than one; the next epoch leaves out 16. Who knows a higher epoch says so, and then that is gone on from.)
+-- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one keeps the role.
 -- Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every candidate that it knows
 -- promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the last version that the primary
 -- said it knew (`pKnown`) has promised nothing: if it is not known that the primary stopped (`silentSince`), such a one is not elected
@@ -756,6 +757,7 @@ local function order(what, member, number, actor, why, order_id)
     if version == 0 then return refuse('noGroup') end
     if what == 'switchover' or what == 'failover' then
         if order_id == role.order then return end
+        if what == 'switchover' then is_other_server() end
         local ranking = rank()
         local c = member ~= '' and find(ranking, member)
         if member ~= '' and not c then refuse('notACandidate', member) end
@@ -774,6 +776,8 @@ local function order(what, member, number, actor, why, order_id)
             end
         else
             if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
+            -- The primary would stop, and then wait with everybody for whom nobody may elect yet.
+            if now < num('electAfter') then refuse('waiting', '', int(num('electAfter') - now) .. ' ms') end
             if c then refuse_because(c) end
             if member == '' then
                 c = ranking[1]
@@ -1074,7 +1078,8 @@ local function fall_back(wake)
         if #c.reasons == 0 and is_better(c, own) and (not best or is_better(c, best)) then best = c end
     end
     if not best then return end
-    local due = math.max(num('failbackAt'), num('since') + after, best.since + after)
+    local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
+    if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
     if now < due then return wake(due) end
     start_handover(best.id, now + setting('drainMs', 30000), false, 'failback-' .. int(epoch), '', '')
 end
@@ -1101,7 +1106,13 @@ local function decide()
         elseif not c or c.standby_reasons > 0 then
             abort_handover('target')
         elseif role.final ~= '' and (role.final == '-' or (c.position and c.position >= tonumber(role.final))) then
-            end_role(role.orderBy == '' and 'failback' or 'switchover')
+            -- Its role does not end before another may be elected.
+            is_other_server()
+            if now >= num('electAfter') then
+                end_role(role.orderBy == '' and 'failback' or 'switchover')
+            elseif now >= num('drainUntil') then
+                abort_handover('timeout')
+            end
         elseif now >= num('drainUntil') then
             abort_handover('timeout')
         end
@@ -1130,8 +1141,8 @@ local function decide()
     wake(num('pausedUntil'))
     wake(num('heldUntil'))
     if phase == 'draining' then wake(num('drainUntil')) end
+    if phase == 'draining' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
     if primary == '' and candidates > 0 then
-        wake(num('electAfter'))
         wake(silent_until())
         for _, c in ipairs(ranked()) do wake(c.barred) end
     end

@@ -88,7 +88,7 @@ import Testing
 
 /// The model and the server side by side.
 final class GroupScriptFuzz {
-    private enum Step {
+    enum Step {
         case call(GroupServerModel.Verb, group: String, known: GroupKnowledge)
         /// The data is gone.
         case forget
@@ -113,7 +113,7 @@ final class GroupScriptFuzz {
 
     private static let names = ["g", "zwei/\u{E4}"]
     private static let ids = ["a", "b/\"1\"", "\u{FC}", "e\u{301}", "long-" + String(repeating: "x", count: 60)]
-    private static let policy = RingPolicy(seed: .max, unit: 256)
+    static let policy = RingPolicy(seed: .max, unit: 256)
 
     private let client: RedisClient
     private let scripts = GroupScripts(keys: Keyspace(namespace: "fuzz"), eventLength: 1000, nonces: NonceSource())
@@ -122,7 +122,9 @@ final class GroupScriptFuzz {
     private let copySHA: String
     private let seed: UInt64
     private var random: SplitMix64
-    private var model: GroupServerModel
+    var model: GroupServerModel
+    /// To the last call.
+    private(set) var answer: GroupAnswer?
     private var saved: GroupServerModel
     private var runs = 1
     private var sessions = 0
@@ -241,7 +243,7 @@ final class GroupScriptFuzz {
         let refusals =
             reasons + [
                 "noGroup", "notACandidate", "handingOver", "noPrimary", "notReady", "noCandidate", "standbys",
-                "notAMember",
+                "notAMember", "waiting",
             ]
         let orders = ["switchover", "abort", "failover", "pause", "resume", "maintenance", "acknowledge", "settings"]
         let whys = [
@@ -407,7 +409,7 @@ final class GroupScriptFuzz {
     }
 
     /// Plays the given steps, or random ones for nil: in the model first, then all in one write on Redis.
-    private func play(_ plan: [Step?]) async throws {
+    func play(_ plan: [Step?]) async throws {
         var expected: [Expected] = []
         for (index, planned) in plan.enumerated() {
             if planned == nil { passTime() }
@@ -622,7 +624,7 @@ final class GroupScriptFuzz {
         if members[group]!.count > 9 { members[group]!.removeFirst() }
     }
 
-    private func newRun() {
+    func newRun() {
         runs += 1
         model.run = "run\(runs)"
     }
@@ -647,6 +649,7 @@ final class GroupScriptFuzz {
             let before = model.events.count
             let gen = model.log?.gen
             let answer = model.call(verb, group, fresh: "fresh\(generations)", known: known)
+            self.answer = answer
             for event in model.events[before...] {
                 met.insert("event \(event.type)")
                 if event.type.hasPrefix("primary.") || event.type.hasPrefix("group.")

@@ -402,6 +402,7 @@ extension GroupServerModel {
         switch order {
         case .switchover(let member, let timeout):
             guard id != call.group.office.order else { return }
+            _ = isOtherServer(&call)
             guard let target = findTarget(member, &call) else { return }
             startHandover(to: target, until: now + timeout, isForced: false, id: id, by: actor, why: reason, &call)
         case .failover(let member):
@@ -453,6 +454,8 @@ extension GroupServerModel {
         if office.phase == .draining { call.refuse("handingOver", office.target) }
         if office.primary.isEmpty { call.refuse("noPrimary") }
         if office.phase == .elected { call.refuse("notReady", office.primary) }
+        let wait = office.electAfter - call.group.now
+        if wait > 0 { call.refuse("waiting", "", "\(wait) ms") }
         if let named = named ?? nil { call.refusals += named.reasons }
         let best = ranking.first { $0.mayLead }
         if member == nil, best == nil {
@@ -536,7 +539,7 @@ extension GroupServerModel {
         countStandbys(&call)
         let office = call.group.office
         var moments = [office.pausedUntil, office.heldUntil, failback]
-        if office.phase == .draining { moments.append(office.drainUntil) }
+        if office.phase == .draining { moments += [office.drainUntil, office.electAfter] }
         if office.primary.isEmpty, call.group.hasCandidates {
             moments.append(office.electAfter)
             moments.append(call.group.silentUntil)
@@ -561,7 +564,13 @@ extension GroupServerModel {
         let target = call.group.ranking().first { $0.id.hasSameBytes(as: office.target) }
         guard let target, target.isStandby else { return abort("target", &call) }
         if case .said(let final) = office.final, final == nil || target.standing.position ?? -1 >= final! {
-            endRole(office.orderBy.isEmpty ? "failback" : "switchover", &call)
+            // A role that nobody could be given yet does not end.
+            _ = isOtherServer(&call)
+            if call.group.now >= call.group.office.electAfter {
+                endRole(office.orderBy.isEmpty ? "failback" : "switchover", &call)
+            } else if call.group.now >= call.group.office.drainUntil ?? 0 {
+                abort("timeout", &call)
+            }
         } else if isOver {
             abort("timeout", &call)
         }
@@ -649,8 +658,10 @@ extension GroupServerModel {
         // The first of the best in the ranking's order.
         guard let best = better.first(where: { one in !better.contains { isBetter($0, one) } }) else { return nil }
         let after = call.group.failbackAfter
-        let due = max(office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after)
+        let due = max(
+            office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after, office.electAfter)
         if now < due { return due }
+        if isOtherServer(&call), now < call.group.office.electAfter { return call.group.office.electAfter }
         startHandover(
             to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "",
             why: "",
