@@ -32,7 +32,8 @@
 --             the primary must not write), last primary, who was ready last, and under which epoch }
 --   settings  of the election: name, value, name, value, … of those that were ever set
 --   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
---             refusals (code, member, detail, …), candidates } with candidates in the order in which they would be elected:
+--             refusals (code, member, detail, …), candidates, the epoch under which the order was carried out, which for one that
+--             is repeated is not this call (0: no order) } with candidates in the order in which they would be elected:
 --             { id, lag (-1: not known), position, ms fit, penalty in thousandths, 1 if in maintenance, reasons (code, detail, …) }
 --
 -- Group time. Leases end in the group's own time, ms that follow the server's clock with two corrections kept in `offset`.
@@ -112,6 +113,7 @@ local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
+local ORDERS = 8
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -290,7 +292,7 @@ end
 
 -- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
-    'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
+    'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
     'drainVersion', 'pKnown', 'silentSince' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
@@ -723,7 +725,7 @@ local function standbys(ranking)
     return count
 end
 
-local function start_handover(target, ends, is_forced, order_id, actor, why)
+local function start_handover(target, ends, is_forced, actor, why)
     local cause = is_forced and 'failover' or (actor == '' and 'failback' or 'switchover')
     change({ { type = is_forced and 'failover.started' or 'switchover.started', member = cjson.encode(target),
         epoch = int(epoch), previous = quoted(primary), reason = quoted(why), actor = quoted(actor),
@@ -737,7 +739,6 @@ local function start_handover(target, ends, is_forced, order_id, actor, why)
     put('drainVersion', version)
     put('forced', is_forced and '1' or '')
     put('final', '')
-    put('order', order_id)
     put('orderBy', actor)
     put('orderWhy', why)
 end
@@ -752,11 +753,8 @@ local function abort_handover(why, actor)
     put('final', '')
 end
 
--- An order that is repeated, because its answer was lost, has been carried out already and is not again.
-local function order(what, member, number, actor, why, order_id)
-    if version == 0 then return refuse('noGroup') end
+local function carry_out(what, member, number, actor, why)
     if what == 'switchover' or what == 'failover' then
-        if order_id == role.order then return end
         if what == 'switchover' then is_other_server() end
         local ranking = rank()
         local c = member ~= '' and find(ranking, member)
@@ -772,7 +770,7 @@ local function order(what, member, number, actor, why, order_id)
             end
             if #refusals == 0 then
                 local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
-                start_handover(member, ends, true, order_id, actor, why)
+                start_handover(member, ends, true, actor, why)
             end
         else
             if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
@@ -792,7 +790,7 @@ local function order(what, member, number, actor, why, order_id)
             if setting('minStandbysAction', 'warn') == 'refuseSwitchover' and standbys(ranking) < least then
                 refuse('standbys', '', int(standbys(ranking)) .. ' of ' .. int(least))
             end
-            if #refusals == 0 then start_handover(c.id, now + number, false, order_id, actor, why) end
+            if #refusals == 0 then start_handover(c.id, now + number, false, actor, why) end
         end
     elseif what == 'abort' then
         if phase == 'draining' and role.forced ~= '1' then
@@ -846,6 +844,24 @@ local function order(what, member, number, actor, why, order_id)
     else
         refuse('unknown', '', what)
     end
+end
+
+-- An order that is repeated, because its answer was lost, has been carried out already and is not again: the last ones are
+-- remembered, each with the epoch under which it was.
+local order_epoch = 0
+local function order(order_id, ...)
+    if version == 0 then return refuse('noGroup') end
+    local kept = { order_id .. '@' .. int(epoch) }
+    for one, under in string.gmatch(role.orders, '(%S+)@(%d+)') do
+        if one == order_id then
+            order_epoch = tonumber(under)
+            return
+        end
+        if #kept < ORDERS then kept[#kept + 1] = one .. '@' .. under end
+    end
+    order_epoch = epoch
+    carry_out(...)
+    if #refusals == 0 then put('orders', table.concat(kept, ' ')) end
 end
 
 -- MARK: the verbs
@@ -959,7 +975,7 @@ elseif verb == 'leave' then
         status = 'gone'
     end
 elseif verb == 'order' then
-    order(ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16])
+    order(ARGV[16], ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], ARGV[15])
     status = #refusals == 0 and 'ordered' or 'refused'
 elseif verb == 'note' then
     append({ { type = ARGV[11], member = quoted(ARGV[12]), reason = quoted(ARGV[13]), actor = quoted(ARGV[14]),
@@ -1081,7 +1097,7 @@ local function fall_back(wake)
     local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
     if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
     if now < due then return wake(due) end
-    start_handover(best.id, now + setting('drainMs', 30000), false, 'failback-' .. int(epoch), '', '')
+    start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
 end
 
 local function decide()
@@ -1195,7 +1211,7 @@ if known_mark ~= mark or wants_leases or verb == 'order' then
         end
         local function left(name) return math.max(0, num(name) - now) end
         answer[16] = { left('pausedUntil'), left('heldUntil'), left('electAfter'),
-            phase == 'draining' and left('drainUntil') or 0, refusals, list }
+            phase == 'draining' and left('drainUntil') or 0, refusals, list, order_epoch }
     end
 end
 return answer

@@ -134,7 +134,7 @@ final class GroupScriptFuzz {
     private(set) var steps = 0
     /// Answers, events, refusals, orders, and why primaries were elected and lost.
     private(set) var met: Set<String> = []
-    private var lastOrder = ""
+    private var lastOrders: [String] = []
     private(set) var forks = 0
 
     init(_ server: RedisServer, seed: UInt64) async throws {
@@ -181,7 +181,7 @@ final class GroupScriptFuzz {
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
             for _, field in ipairs({ 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
-                'forced', 'order', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
+                'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
                 'drainVersion', 'pKnown', 'silentSince' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
@@ -554,8 +554,8 @@ final class GroupScriptFuzz {
 
     private func randomOrder(_ group: String) -> GroupServerModel.Verb {
         sessions += 1
-        let id = random.chance(15) ? lastOrder : "o\(sessions)"
-        lastOrder = id
+        let id = (random.chance(15) ? lastOrders.randomElement(using: &random) : nil) ?? "o\(sessions)"
+        lastOrders = Array(([id] + lastOrders).prefix(9))
         let member =
             random.chance(85)
             ? present(group).randomElement(using: &random)?.record.id ?? "a" : random.pick(Self.ids)
@@ -731,7 +731,8 @@ final class GroupScriptFuzz {
             "since": text(office.since), "electAfter": text(office.electAfter),
             "vacantSince": text(office.vacantSince), "lastPrimary": office.lastPrimary, "lastWhy": office.lastWhy,
             "lastPosition": office.lastPosition.map { "\($0)" } ?? "", "final": final, "target": office.target,
-            "drainUntil": text(office.drainUntil), "forced": office.isForced ? "1" : "", "order": office.order,
+            "drainUntil": text(office.drainUntil), "forced": office.isForced ? "1" : "",
+            "orders": office.orders.map { "\($0.id)@\($0.epoch)" }.joined(separator: " "),
             "orderBy": office.orderBy, "orderWhy": office.orderWhy, "skip": text(office.skip),
             "pausedUntil": text(office.pausedUntil), "heldUntil": text(office.heldUntil),
             "failovers": office.failovers.map { "\($0)" }.joined(separator: " "), "short": office.isShort ? "1" : "",

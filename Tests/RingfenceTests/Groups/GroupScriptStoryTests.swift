@@ -6,6 +6,8 @@ import RingfenceCore
 import TestSupport
 import Testing
 
+@testable import Ringfence
+
 @Suite struct GroupScriptStoryTests {
     private func withStory(_ tell: @Sendable @escaping (GroupStory) async throws -> Void) async throws {
         try await onOwnThread {
@@ -63,6 +65,49 @@ import Testing
             #expect(story.count("primary.lost") == 0)
         }
     }
+
+    // MARK: Orders
+
+    @Test func `an order that is repeated is not carried out again, though others came after it`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5, "b": 5])
+            let switchover = RoleOrder.switchover(to: "b", timeoutMilliseconds: 30_000)
+            #expect(try await story.order(switchover, id: "lost").isEmpty)
+            let epoch = story.office.epoch
+            #expect(try await story.order(.abort, id: "abort").isEmpty)
+            for other in 0..<6 { #expect(try await story.order(.resume, id: "other-\(other)").isEmpty) }
+            for _ in 0..<3 {
+                #expect(try await story.order(switchover, id: "lost").isEmpty)
+                #expect(story.office.phase == .ready && story.lastReport?.orderEpoch == epoch)
+            }
+            #expect(story.count("switchover.started") == 1)
+            #expect(try await story.order(switchover).isEmpty)
+            #expect(try await story.order(.abort, id: "abort").isEmpty)
+            #expect(story.office.phase == .draining, "that was to end the other one")
+            // Nothing was done for it, so it may be yet.
+            try await story.order(.abort)
+            #expect(try await story.order(.failover(to: "nobody"), id: "refused").map(\.code) == ["notACandidate"])
+            try await story.join("nobody", position: 5)
+            #expect(try await story.order(.failover(to: "nobody"), id: "refused").isEmpty)
+            #expect(story.count("failover.started") == 1)
+        }
+    }
+
+    @Test func `a switchover whose first answer was lost and that was taken back is not told as done`() {
+        func status(_ member: String, _ epoch: Int64, _ phase: GroupRole.Phase = .ready) -> PrimaryStatus {
+            PrimaryStatus(GroupRole(epoch: epoch, primary: member, session: "s", phase: phase))
+        }
+        let role = GroupRole(epoch: 4, primary: "a", session: "s", phase: .ready)
+        let taken = Ordered(.switchover(to: "b", timeoutMilliseconds: 10), role, epoch: 4, version: 9)
+        #expect(taken.outcome(status("a", 4), version: 8) == .pending, "older than the order")
+        guard case .aborted(let why) = taken.outcome(status("a", 4), version: 9) else {
+            Issue.record("the old primary is told as the new one")
+            return
+        }
+        #expect(why.contains("'b'") && why.contains("'a' goes on"))
+        #expect(taken.outcome(status("b", 5, .elected), version: 11) == .pending)
+        #expect(taken.outcome(status("b", 5), version: 12) == .done(status("b", 5)))
+    }
 }
 
 /// A group whose members live 100 ms at a time, on the model and on Redis.
@@ -79,6 +124,7 @@ final class GroupStory {
     var office: GroupServerModel.Office { group.office }
     func events(_ type: String) -> [GroupServerModel.Event] { fuzz.model.events.filter { $0.type == type } }
     func count(_ type: String) -> Int { events(type).count }
+    var lastReport: RoleReport? { fuzz.answer?.content?.report }
     func newServer() { fuzz.newRun() }
 
     @discardableResult

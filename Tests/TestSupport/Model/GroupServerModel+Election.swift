@@ -32,6 +32,11 @@ extension GroupServerModel {
         func left(at now: Int64) -> Int64 { thousandths >> min((now - since) / Self.halfLife, 62) }
     }
 
+    package struct PastOrder: Sendable, Hashable {
+        package var id: String
+        package var epoch: Int64
+    }
+
     /// What a group keeps of its primary.
     package struct Office: Sendable, Hashable {
         package var epoch: Int64 = 0
@@ -57,7 +62,8 @@ extension GroupServerModel {
         package var drainUntil: Int64?
         /// The version in which it was ordered.
         package var drainVersion: Int64 = 0
-        package var order = ""
+        /// The last ones that were carried out, newest first.
+        package var orders: [PastOrder] = []
         package var orderBy = ""
         package var orderWhy = ""
         package var pausedUntil: Int64?
@@ -191,7 +197,7 @@ extension GroupServerModel.Group {
             last: office.lastPrimary, readyMember: office.readyMember, readyEpoch: office.readyEpoch)
     }
 
-    func report(_ refusals: [RoleReason]) -> RoleReport {
+    func report(_ refusals: [RoleReason], orderEpoch: Int64) -> RoleReport {
         func left(_ moment: Int64?) -> Int64 { max(0, (moment ?? 0) - now) }
         let candidates = ranking().map { one in
             RoleReport.Candidate(
@@ -203,7 +209,7 @@ extension GroupServerModel.Group {
             pausedMilliseconds: left(office.pausedUntil), heldMilliseconds: left(office.heldUntil),
             electMilliseconds: left(office.electAfter),
             drainMilliseconds: office.phase == .draining ? left(office.drainUntil) : 0, refusals: refusals,
-            candidates: candidates)
+            candidates: candidates, orderEpoch: orderEpoch)
     }
 
     // MARK: Who may lead
@@ -394,6 +400,17 @@ extension GroupServerModel {
     ) {
         let now = call.group.now
         guard call.group.version > 0 else { return call.refuse("noGroup") }
+        if let before = call.group.office.orders.first(where: { $0.id == id }) {
+            call.orderEpoch = before.epoch
+            return
+        }
+        call.orderEpoch = call.group.office.epoch
+        defer {
+            if call.refusals.isEmpty {
+                let new = PastOrder(id: id, epoch: call.orderEpoch)
+                call.group.office.orders = Array(([new] + call.group.office.orders).prefix(8))
+            }
+        }
         func news(_ type: String, member: String? = nil, detail: String? = nil) -> News {
             var news = News(type, member: member, detail: detail)
             (news.reason, news.actor) = (reason, actor)
@@ -401,18 +418,16 @@ extension GroupServerModel {
         }
         switch order {
         case .switchover(let member, let timeout):
-            guard id != call.group.office.order else { return }
             _ = isOtherServer(&call)
             guard let target = findTarget(member, &call) else { return }
-            startHandover(to: target, until: now + timeout, isForced: false, id: id, by: actor, why: reason, &call)
+            startHandover(to: target, until: now + timeout, isForced: false, by: actor, why: reason, &call)
         case .failover(let member):
-            guard id != call.group.office.order else { return }
             checkFailover(to: member, &call)
             guard call.refusals.isEmpty else { return }
             // As its lease is now; what lengthens it later is told to its holder along with the order.
             let ends = call.group.held(call.group.office.primary)?.ends ?? now
             let until = call.group.office.primary.isEmpty || flaws.electsAtOnce ? now : ends
-            startHandover(to: member, until: until, isForced: true, id: id, by: actor, why: reason, &call)
+            startHandover(to: member, until: until, isForced: true, by: actor, why: reason, &call)
         case .abort:
             guard call.group.office.phase == .draining else { return }
             guard !call.group.office.isForced else {
@@ -484,7 +499,7 @@ extension GroupServerModel {
     }
 
     private mutating func startHandover(
-        to target: String, until: Int64, isForced: Bool, id: String, by actor: String, why: String, _ call: inout Call
+        to target: String, until: Int64, isForced: Bool, by actor: String, why: String, _ call: inout Call
     ) {
         let now = call.group.now
         let cause = isForced ? "failover" : actor.isEmpty ? "failback" : "switchover"
@@ -498,7 +513,7 @@ extension GroupServerModel {
         (call.group.office.target, call.group.office.drainUntil) = (target, until)
         call.group.office.drainVersion = call.group.version
         (call.group.office.isForced, call.group.office.final) = (isForced, .unsaid)
-        (call.group.office.order, call.group.office.orderBy, call.group.office.orderWhy) = (id, actor, why)
+        (call.group.office.orderBy, call.group.office.orderWhy) = (actor, why)
     }
 
     private mutating func abort(_ why: String, by actor: String = "", _ call: inout Call) {
@@ -663,8 +678,7 @@ extension GroupServerModel {
         if now < due { return due }
         if isOtherServer(&call), now < call.group.office.electAfter { return call.group.office.electAfter }
         startHandover(
-            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "",
-            why: "",
+            to: best.id, until: now + call.group.drain, isForced: false, by: "", why: "",
             &call)
         return nil
     }
