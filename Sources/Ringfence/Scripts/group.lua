@@ -62,7 +62,7 @@
 -- Every call ends with the same decision (`decide`): at most one end of a role and one election. What a candidate does is
 -- not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
--- (V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
+-- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
 -- holder go on in between: what it says of the first is no answer to the second, whose version is higher.)
 -- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch. So
 -- it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left, gave
@@ -677,7 +677,7 @@ local function hear(said)
             put('since', now)
             put('readyMember', id)
             put('readyEpoch', epoch)
-        elseif kind == 'd' and phase == 'draining' and role.final == '' then
+        elseif kind == 'd' and phase == 'draining' and not tonumber(role.final) then
             local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
             if (tonumber(as_of) or 0) >= num('drainVersion') then put('final', last ~= '' and last or '-') end
         end
@@ -1100,6 +1100,16 @@ local function fall_back(wake)
     start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
 end
 
+-- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is only
+-- believed where nobody tells positions: else the target might lack anything.
+local function has_come(c)
+    if tonumber(role.final) then return c.position and c.position >= tonumber(role.final) end
+    for _, other in ipairs(ranked()) do
+        if other.position then return false end
+    end
+    return true
+end
+
 local function decide()
     candidates = redis.call('HLEN', KEYS[8])
     put('candidates', candidates > 0 and candidates or '')
@@ -1121,7 +1131,7 @@ local function decide()
             if now >= num('drainUntil') then end_role('failover', true) end
         elseif not c or c.standby_reasons > 0 then
             abort_handover('target')
-        elseif role.final ~= '' and (role.final == '-' or (c.position and c.position >= tonumber(role.final))) then
+        elseif role.final ~= '' and has_come(c) then
             -- Its role does not end before another may be elected.
             is_other_server()
             if now >= num('electAfter') then
@@ -1130,7 +1140,7 @@ local function decide()
                 abort_handover('timeout')
             end
         elseif now >= num('drainUntil') then
-            abort_handover('timeout')
+            abort_handover(role.final == '-' and 'position' or 'timeout')
         end
         ranking = nil
     end

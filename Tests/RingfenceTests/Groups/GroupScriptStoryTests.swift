@@ -108,6 +108,36 @@ import Testing
         #expect(taken.outcome(status("b", 5, .elected), version: 11) == .pending)
         #expect(taken.outcome(status("b", 5), version: 12) == .done(status("b", 5)))
     }
+
+    // MARK: Positions
+
+    @Test func `who stops and does not say how far it came hands over only where nobody tells positions`() async throws
+    {
+        try await withStory { story in
+            try await story.lead(["a": 100, "b": 5])
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            let blind = RoleClaim.drained(1, position: nil, asOf: story.group.version)
+            try await story.live(900, claims: ["a": blind])
+            #expect(story.office.primary == "a" && story.office.phase == .draining, "b lacks 95")
+            try await story.live(100, claims: ["a": blind])
+            #expect(story.office.primary == "a" && story.office.phase == .ready)
+            #expect(story.events("switchover.aborted").map(\.reason) == ["position"])
+            // It may say it later.
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            let version = story.group.version
+            try await story.live(300, claims: ["a": .drained(1, position: nil, asOf: version)])
+            story.moves("b", to: 110)
+            let told = RoleClaim.drained(1, position: 110, asOf: version)
+            try await story.live(200, claims: ["a": told])
+            #expect(story.office.primary == "b" && story.office.epoch == 2)
+        }
+        try await withStory { story in
+            try await story.lead(["a": nil, "b": nil])
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            try await story.beat("a", .drained(1, position: nil, asOf: story.group.version))
+            #expect(story.office.primary == "b")
+        }
+    }
 }
 
 /// A group whose members live 100 ms at a time, on the model and on Redis.

@@ -20,6 +20,8 @@ extension GroupServerModel {
     /// Where a primary stopped that hands over.
     package enum Final: Sendable, Hashable {
         case unsaid, said(Int64?)
+
+        var position: Int64? { if case .said(let position) = self { position } else { nil } }
     }
 
     package struct Penalty: Sendable, Hashable {
@@ -365,7 +367,7 @@ extension GroupServerModel {
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
             case .drained(_, let position, let version)
-            where office.phase == .draining && office.final == .unsaid && version >= office.drainVersion:
+            where office.phase == .draining && office.final.position == nil && version >= office.drainVersion:
                 call.group.office.final = .said(position)
             default: break
             }
@@ -578,7 +580,9 @@ extension GroupServerModel {
         }
         let target = call.group.ranking().first { $0.id.hasSameBytes(as: office.target) }
         guard let target, target.isStandby else { return abort("target", &call) }
-        if case .said(let final) = office.final, final == nil || target.standing.position ?? -1 >= final! {
+        let isBlind = !call.group.members.values.contains { $0.standing?.position != nil }
+        let hasCome = office.final.position.map { target.standing.position ?? -1 >= $0 } ?? isBlind
+        if office.final != .unsaid, hasCome {
             // A role that nobody could be given yet does not end.
             _ = isOtherServer(&call)
             if call.group.now >= call.group.office.electAfter {
@@ -587,7 +591,7 @@ extension GroupServerModel {
                 abort("timeout", &call)
             }
         } else if isOver {
-            abort("timeout", &call)
+            abort(office.final == .said(nil) ? "position" : "timeout", &call)
         }
     }
 
