@@ -68,9 +68,12 @@ import Testing
                 "POST", "/v1/groups/g/switchover", #"{"to":"two","timeoutMs":60000,"actor":"ann","reason":"t 1"}"#)
             try await eventually("it is asked to hand over") {
                 _ = try await two.put(#","position":5"#)
-                return try await one.put(ready).body.contains(#""phase":"draining""#)
+                answer = try await one.put(ready)
+                return answer.body.contains(#""phase":"draining""#)
             }
-            try await one.put(#","position":9,"claim":{"state":"drained","epoch":1,"position":9}"#)
+            let version = try #require(answer["version"])
+            try await one.put(
+                #","position":9,"claim":{"state":"drained","epoch":1,"position":9,"version":\#(version)}"#)
             #expect(try await two.put(#","position":8"#).body.contains(#""phase":"draining""#), "it lacks one")
             #expect(try await two.put(#","position":9"#).body.contains(#""epoch":2,"member":"two""#))
             #expect(try await two.put(#","position":9,"claim":{"state":"ready","epoch":2}"#).status == 200)
@@ -120,6 +123,7 @@ import Testing
         ("PUT", "members/m", #"{"candidate":true,"position":-1}"#, "position"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"king","epoch":1}}"#, "state"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"ready"}}"#, "epoch"),
+        ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"drained","epoch":1,"position":9}}"#, "version"),
         ("GET", "members?state=ill", "", "state"),
         ("GET", "history?limit=0", "", "limit"),
     ])

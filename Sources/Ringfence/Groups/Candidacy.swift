@@ -151,7 +151,8 @@ public final class Candidacy: Sendable {
     ///
     /// - Parameters:
     ///   - epoch: that of the role.
-    ///   - position: the last one; nil: there is none.
+    ///   - position: the last one; nil: there is none. Where any candidate tells its position the role is not handed over
+    ///     without this one.
     /// - Returns: false if the role is not `draining`.
     @discardableResult
     public func drained(_ epoch: Epoch, position: Int64? = nil) -> Bool {

@@ -228,10 +228,10 @@ struct GroupScripts: Sendable {
     }
 
     private static func report(_ reply: RedisReply) -> RoleReport? {
-        guard case .array(let items) = reply, items.count == 6, case .integer(let paused) = items[0],
+        guard case .array(let items) = reply, items.count == 7, case .integer(let paused) = items[0],
             case .integer(let held) = items[1], case .integer(let elect) = items[2],
             case .integer(let drain) = items[3], case .array(let texts) = items[4], texts.count % 3 == 0,
-            case .array(let entries) = items[5]
+            case .array(let entries) = items[5], case .integer(let orderEpoch) = items[6]
         else { return nil }
         var refusals: [RoleReason] = []
         for index in stride(from: 0, to: texts.count, by: 3) {
@@ -258,7 +258,7 @@ struct GroupScripts: Sendable {
         }
         return RoleReport(
             pausedMilliseconds: paused, heldMilliseconds: held, electMilliseconds: elect, drainMilliseconds: drain,
-            refusals: refusals, candidates: candidates)
+            refusals: refusals, candidates: candidates, orderEpoch: orderEpoch)
     }
 }
 

@@ -151,15 +151,10 @@ extension RingfenceClient {
 
     // MARK: Orders
 
-    /// The group right after an order was taken.
-    private struct Ordered {
-        var role: GroupRole
-        var version: Int64
-    }
-
     /// Asks until Redis answers or a command timeout has passed.
-    private func order(_ order: RoleOrder, _ group: String, _ actor: String?, _ reason: String) async throws -> Ordered
-    {
+    private func order(
+        _ order: RoleOrder, _ group: String, _ actor: String?, _ reason: String
+    ) async throws -> Ordered {
         let actor = actor ?? configuration.owner
         do {
             try Limits.check(group: group)
@@ -177,7 +172,9 @@ extension RingfenceClient {
                 guard let answer = GroupScripts.answer(reply), let content = answer.content,
                     let report = content.report
                 else { throw RingfenceError.unexpected(reply) }
-                if answer.status == .ordered { return Ordered(role: content.role, version: answer.version) }
+                if answer.status == .ordered {
+                    return Ordered(order, content.role, epoch: report.orderEpoch, version: answer.version)
+                }
                 let reasons = report.refusals.map { Refusal($0) }
                 var error = RingfenceError(
                     .orderRefused, effect: .none,
@@ -201,20 +198,16 @@ extension RingfenceClient {
         of ordered: Ordered, in name: String, within timeout: Duration, cancel: (@Sendable () async throws -> Void)?
     ) async throws -> PrimaryStatus {
         let group = try await group(name)
-        let role = ordered.role
-        // Elected already, in the step that took the order; or still to be.
-        let epoch = role.phase == .draining || !role.target.isEmpty ? role.epoch + 1 : role.epoch
         // The new primary's promotion comes after the handing over, and takes as long as it takes: this is only what we wait.
         let end = ContinuousClock.now + timeout + .seconds(60)
         while true {
-            let snapshot = group.snapshot
-            // What is known here may be older than the order.
-            if let status = snapshot.primary, snapshot.version >= ordered.version, status.phase == .ready {
-                if status.epoch >= epoch { return status }
+            switch ordered.outcome(group.snapshot.primary, version: group.snapshot.version) {
+            case .pending: break
+            case .done(let primary): return primary
+            case .aborted(let why):
                 throw RingfenceError(
                     .switchoverAborted, effect: .none, isRetriable: true,
-                    "the switchover of the group '\(name)' was taken back: '\(role.target)' did not come as far as the "
-                        + "primary in time, or was lost, or somebody took it back; '\(role.primary)' goes on")
+                    "the switchover of the group '\(name)' was taken back: \(why)")
             }
             if Task.isCancelled {
                 guard let cancel else {
@@ -232,6 +225,37 @@ extension RingfenceClient {
             }
             try? await hub.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }
+    }
+}
+
+/// What is known of an order that was taken, and what became of it.
+struct Ordered {
+    enum Outcome: Hashable {
+        case pending
+        case done(PrimaryStatus)
+        case aborted(String)
+    }
+
+    /// Whom it wanted; nil: not known any more.
+    private let target: String?
+    /// The epoch under which it was taken, which may be long ago: the answer that came is not the first one.
+    private let epoch: Int64
+    /// The version of the group that told so.
+    private let version: Int64
+
+    init(_ order: RoleOrder, _ role: GroupRole, epoch: Int64, version: Int64) {
+        target = [order.member, role.target].first { !$0.isEmpty }
+        self.epoch = epoch
+        self.version = version
+    }
+
+    /// By what is known of the group, which may be older than the order.
+    func outcome(_ status: PrimaryStatus?, version: Int64) -> Outcome {
+        guard let status, version >= self.version, status.phase == .ready else { return .pending }
+        if status.epoch > epoch { return .done(status) }
+        return .aborted(
+            "\(target.map { "'\($0)'" } ?? "the target") did not come as far as the primary in time, or was lost, or "
+                + "somebody took it back; '\(status.member ?? "")' goes on")
     }
 }
 

@@ -32,7 +32,8 @@
 --             the primary must not write), last primary, who was ready last, and under which epoch }
 --   settings  of the election: name, value, name, value, … of those that were ever set
 --   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
---             refusals (code, member, detail, …), candidates } with candidates in the order in which they would be elected:
+--             refusals (code, member, detail, …), candidates, the epoch under which the order was carried out, which for one that
+--             is repeated is not this call (0: no order) } with candidates in the order in which they would be elected:
 --             { id, lag (-1: not known), position, ms fit, penalty in thousandths, 1 if in maintenance, reasons (code, detail, …) }
 --
 -- Group time. Leases end in the group's own time, ms that follow the server's clock with two corrections kept in `offset`.
@@ -61,7 +62,7 @@
 -- Every call ends with the same decision (`decide`): at most one end of a role and one election. What a candidate does is
 -- not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
--- (V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
+-- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
 -- holder go on in between: what it says of the first is no answer to the second, whose version is higher.)
 -- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch. So
 -- it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left, gave
@@ -70,6 +71,7 @@
 --  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
 --  * for the longest lease after the server is another one, or lost data: it may have lost an election. (It may have lost
 --    more than one; the next epoch leaves out 16. Who knows a higher epoch says so, and then that is gone on from.)
+-- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one keeps the role.
 -- Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every candidate that it knows
 -- promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the last version that the primary
 -- said it knew (`pKnown`) has promised nothing: if it is not known that the primary stopped (`silentSince`), such a one is not elected
@@ -111,6 +113,7 @@ local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
+local ORDERS = 8
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -289,7 +292,7 @@ end
 
 -- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
-    'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'order', 'orderBy', 'orderWhy', 'skip',
+    'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
     'drainVersion', 'pKnown', 'silentSince' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
@@ -674,7 +677,7 @@ local function hear(said)
             put('since', now)
             put('readyMember', id)
             put('readyEpoch', epoch)
-        elseif kind == 'd' and phase == 'draining' and role.final == '' then
+        elseif kind == 'd' and phase == 'draining' and not tonumber(role.final) then
             local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
             if (tonumber(as_of) or 0) >= num('drainVersion') then put('final', last ~= '' and last or '-') end
         end
@@ -722,7 +725,7 @@ local function standbys(ranking)
     return count
 end
 
-local function start_handover(target, ends, is_forced, order_id, actor, why)
+local function start_handover(target, ends, is_forced, actor, why)
     local cause = is_forced and 'failover' or (actor == '' and 'failback' or 'switchover')
     change({ { type = is_forced and 'failover.started' or 'switchover.started', member = cjson.encode(target),
         epoch = int(epoch), previous = quoted(primary), reason = quoted(why), actor = quoted(actor),
@@ -736,7 +739,6 @@ local function start_handover(target, ends, is_forced, order_id, actor, why)
     put('drainVersion', version)
     put('forced', is_forced and '1' or '')
     put('final', '')
-    put('order', order_id)
     put('orderBy', actor)
     put('orderWhy', why)
 end
@@ -751,11 +753,9 @@ local function abort_handover(why, actor)
     put('final', '')
 end
 
--- An order that is repeated, because its answer was lost, has been carried out already and is not again.
-local function order(what, member, number, actor, why, order_id)
-    if version == 0 then return refuse('noGroup') end
+local function carry_out(what, member, number, actor, why)
     if what == 'switchover' or what == 'failover' then
-        if order_id == role.order then return end
+        if what == 'switchover' then is_other_server() end
         local ranking = rank()
         local c = member ~= '' and find(ranking, member)
         if member ~= '' and not c then refuse('notACandidate', member) end
@@ -770,10 +770,12 @@ local function order(what, member, number, actor, why, order_id)
             end
             if #refusals == 0 then
                 local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
-                start_handover(member, ends, true, order_id, actor, why)
+                start_handover(member, ends, true, actor, why)
             end
         else
             if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
+            -- The primary would stop, and then wait with everybody for whom nobody may elect yet.
+            if now < num('electAfter') then refuse('waiting', '', int(num('electAfter') - now) .. ' ms') end
             if c then refuse_because(c) end
             if member == '' then
                 c = ranking[1]
@@ -788,7 +790,7 @@ local function order(what, member, number, actor, why, order_id)
             if setting('minStandbysAction', 'warn') == 'refuseSwitchover' and standbys(ranking) < least then
                 refuse('standbys', '', int(standbys(ranking)) .. ' of ' .. int(least))
             end
-            if #refusals == 0 then start_handover(c.id, now + number, false, order_id, actor, why) end
+            if #refusals == 0 then start_handover(c.id, now + number, false, actor, why) end
         end
     elseif what == 'abort' then
         if phase == 'draining' and role.forced ~= '1' then
@@ -842,6 +844,24 @@ local function order(what, member, number, actor, why, order_id)
     else
         refuse('unknown', '', what)
     end
+end
+
+-- An order that is repeated, because its answer was lost, has been carried out already and is not again: the last ones are
+-- remembered, each with the epoch under which it was.
+local order_epoch = 0
+local function order(order_id, ...)
+    if version == 0 then return refuse('noGroup') end
+    local kept = { order_id .. '@' .. int(epoch) }
+    for one, under in string.gmatch(role.orders, '(%S+)@(%d+)') do
+        if one == order_id then
+            order_epoch = tonumber(under)
+            return
+        end
+        if #kept < ORDERS then kept[#kept + 1] = one .. '@' .. under end
+    end
+    order_epoch = epoch
+    carry_out(...)
+    if #refusals == 0 then put('orders', table.concat(kept, ' ')) end
 end
 
 -- MARK: the verbs
@@ -955,7 +975,7 @@ elseif verb == 'leave' then
         status = 'gone'
     end
 elseif verb == 'order' then
-    order(ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16])
+    order(ARGV[16], ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], ARGV[15])
     status = #refusals == 0 and 'ordered' or 'refused'
 elseif verb == 'note' then
     append({ { type = ARGV[11], member = quoted(ARGV[12]), reason = quoted(ARGV[13]), actor = quoted(ARGV[14]),
@@ -1074,9 +1094,20 @@ local function fall_back(wake)
         if #c.reasons == 0 and is_better(c, own) and (not best or is_better(c, best)) then best = c end
     end
     if not best then return end
-    local due = math.max(num('failbackAt'), num('since') + after, best.since + after)
+    local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
+    if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
     if now < due then return wake(due) end
-    start_handover(best.id, now + setting('drainMs', 30000), false, 'failback-' .. int(epoch), '', '')
+    start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
+end
+
+-- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is only
+-- believed where nobody tells positions: else the target might lack anything.
+local function has_come(c)
+    if tonumber(role.final) then return c.position and c.position >= tonumber(role.final) end
+    for _, other in ipairs(ranked()) do
+        if other.position then return false end
+    end
+    return true
 end
 
 local function decide()
@@ -1100,10 +1131,16 @@ local function decide()
             if now >= num('drainUntil') then end_role('failover', true) end
         elseif not c or c.standby_reasons > 0 then
             abort_handover('target')
-        elseif role.final ~= '' and (role.final == '-' or (c.position and c.position >= tonumber(role.final))) then
-            end_role(role.orderBy == '' and 'failback' or 'switchover')
+        elseif role.final ~= '' and has_come(c) then
+            -- Its role does not end before another may be elected.
+            is_other_server()
+            if now >= num('electAfter') then
+                end_role(role.orderBy == '' and 'failback' or 'switchover')
+            elseif now >= num('drainUntil') then
+                abort_handover('timeout')
+            end
         elseif now >= num('drainUntil') then
-            abort_handover('timeout')
+            abort_handover(role.final == '-' and 'position' or 'timeout')
         end
         ranking = nil
     end
@@ -1130,8 +1167,8 @@ local function decide()
     wake(num('pausedUntil'))
     wake(num('heldUntil'))
     if phase == 'draining' then wake(num('drainUntil')) end
+    if phase == 'draining' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
     if primary == '' and candidates > 0 then
-        wake(num('electAfter'))
         wake(silent_until())
         for _, c in ipairs(ranked()) do wake(c.barred) end
     end
@@ -1184,7 +1221,7 @@ if known_mark ~= mark or wants_leases or verb == 'order' then
         end
         local function left(name) return math.max(0, num(name) - now) end
         answer[16] = { left('pausedUntil'), left('heldUntil'), left('electAfter'),
-            phase == 'draining' and left('drainUntil') or 0, refusals, list }
+            phase == 'draining' and left('drainUntil') or 0, refusals, list, order_epoch }
     end
 end
 return answer

@@ -111,10 +111,12 @@ package struct RoleReport: Sendable, Hashable {
     package var refusals: [RoleReason]
     /// In the order in which they would be elected.
     package var candidates: [Candidate]
+    /// Under which the order was carried out: of one that was repeated, when it was first. 0: there was none.
+    package var orderEpoch: Int64
 
     package init(
         pausedMilliseconds: Int64, heldMilliseconds: Int64, electMilliseconds: Int64, drainMilliseconds: Int64,
-        refusals: [RoleReason], candidates: [Candidate]
+        refusals: [RoleReason], candidates: [Candidate], orderEpoch: Int64 = 0
     ) {
         self.pausedMilliseconds = pausedMilliseconds
         self.heldMilliseconds = heldMilliseconds
@@ -122,6 +124,7 @@ package struct RoleReport: Sendable, Hashable {
         self.drainMilliseconds = drainMilliseconds
         self.refusals = refusals
         self.candidates = candidates
+        self.orderEpoch = orderEpoch
     }
 }
 

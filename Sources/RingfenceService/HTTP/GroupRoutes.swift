@@ -160,10 +160,12 @@ struct GroupRoutes: Sendable {
             case "elected": status.claim = .elected(epoch)
             case "ready": status.claim = .ready(epoch)
             case "drained":
-                // Without a version it is taken for the switchover that is under way, whichever that is.
+                // Without it what is said of one switchover would be taken for an answer to the next.
+                guard let version = try claim.integer("version", Limits.position) else {
+                    throw InvalidArgument("version", "is missing in claim: that of the last answer")
+                }
                 status.claim = .drained(
-                    epoch, position: try claim.integer("position", Limits.position),
-                    asOf: try claim.integer("version", Limits.position) ?? Limits.position.upperBound)
+                    epoch, position: try claim.integer("position", Limits.position), asOf: version)
             case "gone":
                 let reason = try claim.text("reason") ?? "stepDown"
                 guard reason.utf8.count <= 64, reason.utf8.allSatisfy({ (0x20...0x7E).contains($0) }) else {

@@ -88,7 +88,7 @@ import Testing
 
 /// The model and the server side by side.
 final class GroupScriptFuzz {
-    private enum Step {
+    enum Step {
         case call(GroupServerModel.Verb, group: String, known: GroupKnowledge)
         /// The data is gone.
         case forget
@@ -113,7 +113,7 @@ final class GroupScriptFuzz {
 
     private static let names = ["g", "zwei/\u{E4}"]
     private static let ids = ["a", "b/\"1\"", "\u{FC}", "e\u{301}", "long-" + String(repeating: "x", count: 60)]
-    private static let policy = RingPolicy(seed: .max, unit: 256)
+    static let policy = RingPolicy(seed: .max, unit: 256)
 
     private let client: RedisClient
     private let scripts = GroupScripts(keys: Keyspace(namespace: "fuzz"), eventLength: 1000, nonces: NonceSource())
@@ -122,7 +122,9 @@ final class GroupScriptFuzz {
     private let copySHA: String
     private let seed: UInt64
     private var random: SplitMix64
-    private var model: GroupServerModel
+    var model: GroupServerModel
+    /// To the last call.
+    private(set) var answer: GroupAnswer?
     private var saved: GroupServerModel
     private var runs = 1
     private var sessions = 0
@@ -132,7 +134,7 @@ final class GroupScriptFuzz {
     private(set) var steps = 0
     /// Answers, events, refusals, orders, and why primaries were elected and lost.
     private(set) var met: Set<String> = []
-    private var lastOrder = ""
+    private var lastOrders: [String] = []
     private(set) var forks = 0
 
     init(_ server: RedisServer, seed: UInt64) async throws {
@@ -179,7 +181,7 @@ final class GroupScriptFuzz {
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
             for _, field in ipairs({ 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
-                'forced', 'order', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
+                'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
                 'drainVersion', 'pKnown', 'silentSince' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
@@ -241,7 +243,7 @@ final class GroupScriptFuzz {
         let refusals =
             reasons + [
                 "noGroup", "notACandidate", "handingOver", "noPrimary", "notReady", "noCandidate", "standbys",
-                "notAMember",
+                "notAMember", "waiting",
             ]
         let orders = ["switchover", "abort", "failover", "pause", "resume", "maintenance", "acknowledge", "settings"]
         let whys = [
@@ -254,7 +256,7 @@ final class GroupScriptFuzz {
         all.formUnion(refusals.map { "refusal \($0)" })
         all.formUnion(orders.map { "order \($0) ordered" })
         all.formUnion(whys.map { "primary.elected \($0)" })
-        all.formUnion(["target", "timeout", "aborted"].map { "switchover.aborted \($0)" })
+        all.formUnion(["target", "timeout", "position", "aborted"].map { "switchover.aborted \($0)" })
         all.insert("group.resumed expired")
         return all
     }
@@ -407,7 +409,7 @@ final class GroupScriptFuzz {
     }
 
     /// Plays the given steps, or random ones for nil: in the model first, then all in one write on Redis.
-    private func play(_ plan: [Step?]) async throws {
+    func play(_ plan: [Step?]) async throws {
         var expected: [Expected] = []
         for (index, planned) in plan.enumerated() {
             if planned == nil { passTime() }
@@ -552,8 +554,8 @@ final class GroupScriptFuzz {
 
     private func randomOrder(_ group: String) -> GroupServerModel.Verb {
         sessions += 1
-        let id = random.chance(15) ? lastOrder : "o\(sessions)"
-        lastOrder = id
+        let id = (random.chance(15) ? lastOrders.randomElement(using: &random) : nil) ?? "o\(sessions)"
+        lastOrders = Array(([id] + lastOrders).prefix(9))
         let member =
             random.chance(85)
             ? present(group).randomElement(using: &random)?.record.id ?? "a" : random.pick(Self.ids)
@@ -622,7 +624,7 @@ final class GroupScriptFuzz {
         if members[group]!.count > 9 { members[group]!.removeFirst() }
     }
 
-    private func newRun() {
+    func newRun() {
         runs += 1
         model.run = "run\(runs)"
     }
@@ -647,6 +649,7 @@ final class GroupScriptFuzz {
             let before = model.events.count
             let gen = model.log?.gen
             let answer = model.call(verb, group, fresh: "fresh\(generations)", known: known)
+            self.answer = answer
             for event in model.events[before...] {
                 met.insert("event \(event.type)")
                 if event.type.hasPrefix("primary.") || event.type.hasPrefix("group.")
@@ -728,7 +731,8 @@ final class GroupScriptFuzz {
             "since": text(office.since), "electAfter": text(office.electAfter),
             "vacantSince": text(office.vacantSince), "lastPrimary": office.lastPrimary, "lastWhy": office.lastWhy,
             "lastPosition": office.lastPosition.map { "\($0)" } ?? "", "final": final, "target": office.target,
-            "drainUntil": text(office.drainUntil), "forced": office.isForced ? "1" : "", "order": office.order,
+            "drainUntil": text(office.drainUntil), "forced": office.isForced ? "1" : "",
+            "orders": office.orders.map { "\($0.id)@\($0.epoch)" }.joined(separator: " "),
             "orderBy": office.orderBy, "orderWhy": office.orderWhy, "skip": text(office.skip),
             "pausedUntil": text(office.pausedUntil), "heldUntil": text(office.heldUntil),
             "failovers": office.failovers.map { "\($0)" }.joined(separator: " "), "short": office.isShort ? "1" : "",

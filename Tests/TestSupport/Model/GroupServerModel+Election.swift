@@ -20,6 +20,8 @@ extension GroupServerModel {
     /// Where a primary stopped that hands over.
     package enum Final: Sendable, Hashable {
         case unsaid, said(Int64?)
+
+        var position: Int64? { if case .said(let position) = self { position } else { nil } }
     }
 
     package struct Penalty: Sendable, Hashable {
@@ -30,6 +32,11 @@ extension GroupServerModel {
         package var since: Int64
 
         func left(at now: Int64) -> Int64 { thousandths >> min((now - since) / Self.halfLife, 62) }
+    }
+
+    package struct PastOrder: Sendable, Hashable {
+        package var id: String
+        package var epoch: Int64
     }
 
     /// What a group keeps of its primary.
@@ -57,7 +64,8 @@ extension GroupServerModel {
         package var drainUntil: Int64?
         /// The version in which it was ordered.
         package var drainVersion: Int64 = 0
-        package var order = ""
+        /// The last ones that were carried out, newest first.
+        package var orders: [PastOrder] = []
         package var orderBy = ""
         package var orderWhy = ""
         package var pausedUntil: Int64?
@@ -191,7 +199,7 @@ extension GroupServerModel.Group {
             last: office.lastPrimary, readyMember: office.readyMember, readyEpoch: office.readyEpoch)
     }
 
-    func report(_ refusals: [RoleReason]) -> RoleReport {
+    func report(_ refusals: [RoleReason], orderEpoch: Int64) -> RoleReport {
         func left(_ moment: Int64?) -> Int64 { max(0, (moment ?? 0) - now) }
         let candidates = ranking().map { one in
             RoleReport.Candidate(
@@ -203,7 +211,7 @@ extension GroupServerModel.Group {
             pausedMilliseconds: left(office.pausedUntil), heldMilliseconds: left(office.heldUntil),
             electMilliseconds: left(office.electAfter),
             drainMilliseconds: office.phase == .draining ? left(office.drainUntil) : 0, refusals: refusals,
-            candidates: candidates)
+            candidates: candidates, orderEpoch: orderEpoch)
     }
 
     // MARK: Who may lead
@@ -359,7 +367,7 @@ extension GroupServerModel {
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
             case .drained(_, let position, let version)
-            where office.phase == .draining && office.final == .unsaid && version >= office.drainVersion:
+            where office.phase == .draining && office.final.position == nil && version >= office.drainVersion:
                 call.group.office.final = .said(position)
             default: break
             }
@@ -394,6 +402,17 @@ extension GroupServerModel {
     ) {
         let now = call.group.now
         guard call.group.version > 0 else { return call.refuse("noGroup") }
+        if let before = call.group.office.orders.first(where: { $0.id == id }) {
+            call.orderEpoch = before.epoch
+            return
+        }
+        call.orderEpoch = call.group.office.epoch
+        defer {
+            if call.refusals.isEmpty {
+                let new = PastOrder(id: id, epoch: call.orderEpoch)
+                call.group.office.orders = Array(([new] + call.group.office.orders).prefix(8))
+            }
+        }
         func news(_ type: String, member: String? = nil, detail: String? = nil) -> News {
             var news = News(type, member: member, detail: detail)
             (news.reason, news.actor) = (reason, actor)
@@ -401,17 +420,16 @@ extension GroupServerModel {
         }
         switch order {
         case .switchover(let member, let timeout):
-            guard id != call.group.office.order else { return }
+            _ = isOtherServer(&call)
             guard let target = findTarget(member, &call) else { return }
-            startHandover(to: target, until: now + timeout, isForced: false, id: id, by: actor, why: reason, &call)
+            startHandover(to: target, until: now + timeout, isForced: false, by: actor, why: reason, &call)
         case .failover(let member):
-            guard id != call.group.office.order else { return }
             checkFailover(to: member, &call)
             guard call.refusals.isEmpty else { return }
             // As its lease is now; what lengthens it later is told to its holder along with the order.
             let ends = call.group.held(call.group.office.primary)?.ends ?? now
             let until = call.group.office.primary.isEmpty || flaws.electsAtOnce ? now : ends
-            startHandover(to: member, until: until, isForced: true, id: id, by: actor, why: reason, &call)
+            startHandover(to: member, until: until, isForced: true, by: actor, why: reason, &call)
         case .abort:
             guard call.group.office.phase == .draining else { return }
             guard !call.group.office.isForced else {
@@ -453,6 +471,8 @@ extension GroupServerModel {
         if office.phase == .draining { call.refuse("handingOver", office.target) }
         if office.primary.isEmpty { call.refuse("noPrimary") }
         if office.phase == .elected { call.refuse("notReady", office.primary) }
+        let wait = office.electAfter - call.group.now
+        if wait > 0 { call.refuse("waiting", "", "\(wait) ms") }
         if let named = named ?? nil { call.refusals += named.reasons }
         let best = ranking.first { $0.mayLead }
         if member == nil, best == nil {
@@ -481,7 +501,7 @@ extension GroupServerModel {
     }
 
     private mutating func startHandover(
-        to target: String, until: Int64, isForced: Bool, id: String, by actor: String, why: String, _ call: inout Call
+        to target: String, until: Int64, isForced: Bool, by actor: String, why: String, _ call: inout Call
     ) {
         let now = call.group.now
         let cause = isForced ? "failover" : actor.isEmpty ? "failback" : "switchover"
@@ -495,7 +515,7 @@ extension GroupServerModel {
         (call.group.office.target, call.group.office.drainUntil) = (target, until)
         call.group.office.drainVersion = call.group.version
         (call.group.office.isForced, call.group.office.final) = (isForced, .unsaid)
-        (call.group.office.order, call.group.office.orderBy, call.group.office.orderWhy) = (id, actor, why)
+        (call.group.office.orderBy, call.group.office.orderWhy) = (actor, why)
     }
 
     private mutating func abort(_ why: String, by actor: String = "", _ call: inout Call) {
@@ -536,7 +556,7 @@ extension GroupServerModel {
         countStandbys(&call)
         let office = call.group.office
         var moments = [office.pausedUntil, office.heldUntil, failback]
-        if office.phase == .draining { moments.append(office.drainUntil) }
+        if office.phase == .draining { moments += [office.drainUntil, office.electAfter] }
         if office.primary.isEmpty, call.group.hasCandidates {
             moments.append(office.electAfter)
             moments.append(call.group.silentUntil)
@@ -560,10 +580,18 @@ extension GroupServerModel {
         }
         let target = call.group.ranking().first { $0.id.hasSameBytes(as: office.target) }
         guard let target, target.isStandby else { return abort("target", &call) }
-        if case .said(let final) = office.final, final == nil || target.standing.position ?? -1 >= final! {
-            endRole(office.orderBy.isEmpty ? "failback" : "switchover", &call)
+        let isBlind = !call.group.members.values.contains { $0.standing?.position != nil }
+        let hasCome = office.final.position.map { target.standing.position ?? -1 >= $0 } ?? isBlind
+        if office.final != .unsaid, hasCome {
+            // A role that nobody could be given yet does not end.
+            _ = isOtherServer(&call)
+            if call.group.now >= call.group.office.electAfter {
+                endRole(office.orderBy.isEmpty ? "failback" : "switchover", &call)
+            } else if call.group.now >= call.group.office.drainUntil ?? 0 {
+                abort("timeout", &call)
+            }
         } else if isOver {
-            abort("timeout", &call)
+            abort(office.final == .said(nil) ? "position" : "timeout", &call)
         }
     }
 
@@ -649,11 +677,12 @@ extension GroupServerModel {
         // The first of the best in the ranking's order.
         guard let best = better.first(where: { one in !better.contains { isBetter($0, one) } }) else { return nil }
         let after = call.group.failbackAfter
-        let due = max(office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after)
+        let due = max(
+            office.failbackAt, (office.since ?? 0) + after, best.standing.fitSince + after, office.electAfter)
         if now < due { return due }
+        if isOtherServer(&call), now < call.group.office.electAfter { return call.group.office.electAfter }
         startHandover(
-            to: best.id, until: now + call.group.drain, isForced: false, id: "failback-\(office.epoch)", by: "",
-            why: "",
+            to: best.id, until: now + call.group.drain, isForced: false, by: "", why: "",
             &call)
         return nil
     }

@@ -155,6 +155,8 @@ package struct GroupServerModel: Sendable {
         /// Whom an order wants in its place.
         var favoured = ""
         var refusals: [RoleReason] = []
+        /// Under which the order was carried out, in this call or before.
+        var orderEpoch: Int64 = 0
     }
 
     /// The server's clock, ms.
@@ -444,7 +446,8 @@ package struct GroupServerModel: Sendable {
                 members: all.map(\.record), leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
                 policy: group.policy, role: group.role,
                 sinceMilliseconds: group.office.since.map { group.now - $0 } ?? 0, settings: group.settings,
-                report: asksForLeases || isOrder ? group.report(call.refusals) : nil)
+                report: asksForLeases || isOrder
+                    ? group.report(call.refusals, orderEpoch: call.orderEpoch) : nil)
         }
         var next = group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) }
         if let at = group.office.checkAt { next = min(next ?? .max, max(0, at - group.now)) }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Stories of group.lua that chance seldom tells: each step is played on the model and on a real Redis, which must agree, and then
+// what became of it is looked at.
+import RingfenceCore
+import TestSupport
+import Testing
+
+@testable import Ringfence
+
+@Suite struct GroupScriptStoryTests {
+    private func withStory(_ tell: @Sendable @escaping (GroupStory) async throws -> Void) async throws {
+        try await onOwnThread {
+            try await withRedis { server in
+                let story = GroupStory(try await GroupScriptFuzz(server, seed: 1))
+                try await tell(story)
+                await story.close()
+            }
+        }
+    }
+
+    // MARK: Another server
+
+    @Test func `no switchover is taken as long as nobody could be elected`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5, "b": 5])
+            story.newServer()
+            let refused = try await story.order(.switchover(to: "b", timeoutMilliseconds: 30_000))
+            #expect(refused.map(\.code) == ["waiting"] && refused.first?.detail == "1800 ms")
+            #expect(story.office.phase == .ready && story.count("switchover.started") == 0)
+            try await story.live(2000)
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 30_000)).isEmpty)
+            #expect(story.office.phase == .draining)
+        }
+    }
+
+    @Test func `an automatic failback does not begin as long as nobody could be elected`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5])
+            _ = try await story.order(.settings([("failback", "automatic"), ("failbackAfterMs", "3000")]))
+            try await story.join("b", priority: 1, position: 5)
+            try await story.live(2900)
+            story.newServer()
+            try await story.live(1700)
+            #expect(story.office.phase == .ready && story.count("switchover.started") == 0)
+            try await story.live(300)
+            #expect(story.office.phase == .draining && story.office.target == "b")
+        }
+    }
+
+    @Test func `a primary that stopped keeps its role until another may be elected`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5, "b": 5])
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 30_000)).isEmpty)
+            let drained = RoleClaim.drained(1, position: 5, asOf: story.group.version)
+            story.newServer()
+            try await story.beat("a", drained)
+            #expect(story.office.primary == "a" && story.office.phase == .draining)
+            for _ in 0..<17 {
+                try await story.live(100, claims: ["a": drained])
+                #expect(story.office.primary == "a", "nobody may be elected yet")
+            }
+            try await story.live(100, claims: ["a": drained])
+            #expect(story.office.primary == "b" && story.office.epoch == 18)
+            #expect(story.count("primary.lost") == 0)
+        }
+    }
+
+    // MARK: Orders
+
+    @Test func `an order that is repeated is not carried out again, though others came after it`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5, "b": 5])
+            let switchover = RoleOrder.switchover(to: "b", timeoutMilliseconds: 30_000)
+            #expect(try await story.order(switchover, id: "lost").isEmpty)
+            let epoch = story.office.epoch
+            #expect(try await story.order(.abort, id: "abort").isEmpty)
+            for other in 0..<6 { #expect(try await story.order(.resume, id: "other-\(other)").isEmpty) }
+            for _ in 0..<3 {
+                #expect(try await story.order(switchover, id: "lost").isEmpty)
+                #expect(story.office.phase == .ready && story.lastReport?.orderEpoch == epoch)
+            }
+            #expect(story.count("switchover.started") == 1)
+            #expect(try await story.order(switchover).isEmpty)
+            #expect(try await story.order(.abort, id: "abort").isEmpty)
+            #expect(story.office.phase == .draining, "that was to end the other one")
+            // Nothing was done for it, so it may be yet.
+            try await story.order(.abort)
+            #expect(try await story.order(.failover(to: "nobody"), id: "refused").map(\.code) == ["notACandidate"])
+            try await story.join("nobody", position: 5)
+            #expect(try await story.order(.failover(to: "nobody"), id: "refused").isEmpty)
+            #expect(story.count("failover.started") == 1)
+        }
+    }
+
+    @Test func `a switchover whose first answer was lost and that was taken back is not told as done`() {
+        func status(_ member: String, _ epoch: Int64, _ phase: GroupRole.Phase = .ready) -> PrimaryStatus {
+            PrimaryStatus(GroupRole(epoch: epoch, primary: member, session: "s", phase: phase))
+        }
+        let role = GroupRole(epoch: 4, primary: "a", session: "s", phase: .ready)
+        let taken = Ordered(.switchover(to: "b", timeoutMilliseconds: 10), role, epoch: 4, version: 9)
+        #expect(taken.outcome(status("a", 4), version: 8) == .pending, "older than the order")
+        guard case .aborted(let why) = taken.outcome(status("a", 4), version: 9) else {
+            Issue.record("the old primary is told as the new one")
+            return
+        }
+        #expect(why.contains("'b'") && why.contains("'a' goes on"))
+        #expect(taken.outcome(status("b", 5, .elected), version: 11) == .pending)
+        #expect(taken.outcome(status("b", 5), version: 12) == .done(status("b", 5)))
+    }
+
+    // MARK: Positions
+
+    @Test func `who stops and does not say how far it came hands over only where nobody tells positions`() async throws
+    {
+        try await withStory { story in
+            try await story.lead(["a": 100, "b": 5])
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            let blind = RoleClaim.drained(1, position: nil, asOf: story.group.version)
+            try await story.live(900, claims: ["a": blind])
+            #expect(story.office.primary == "a" && story.office.phase == .draining, "b lacks 95")
+            try await story.live(100, claims: ["a": blind])
+            #expect(story.office.primary == "a" && story.office.phase == .ready)
+            #expect(story.events("switchover.aborted").map(\.reason) == ["position"])
+            // It may say it later.
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            let version = story.group.version
+            try await story.live(300, claims: ["a": .drained(1, position: nil, asOf: version)])
+            story.moves("b", to: 110)
+            let told = RoleClaim.drained(1, position: 110, asOf: version)
+            try await story.live(200, claims: ["a": told])
+            #expect(story.office.primary == "b" && story.office.epoch == 2)
+        }
+        try await withStory { story in
+            try await story.lead(["a": nil, "b": nil])
+            #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
+            try await story.beat("a", .drained(1, position: nil, asOf: story.group.version))
+            #expect(story.office.primary == "b")
+        }
+    }
+}
+
+/// A group whose members live 100 ms at a time, on the model and on Redis.
+final class GroupStory {
+    private let fuzz: GroupScriptFuzz
+    private var positions: [String: Int64?] = [:]
+    private var orders = 0
+
+    init(_ fuzz: GroupScriptFuzz) { self.fuzz = fuzz }
+
+    func close() async { await fuzz.close() }
+
+    var group: GroupServerModel.Group { fuzz.model.groups["g"] ?? .init() }
+    var office: GroupServerModel.Office { group.office }
+    func events(_ type: String) -> [GroupServerModel.Event] { fuzz.model.events.filter { $0.type == type } }
+    func count(_ type: String) -> Int { events(type).count }
+    var lastReport: RoleReport? { fuzz.answer?.content?.report }
+    func newServer() { fuzz.newRun() }
+
+    @discardableResult
+    func call(_ verb: GroupServerModel.Verb) async throws -> GroupAnswer {
+        let known = GroupKnowledge(version: group.version, mark: group.mark, epoch: office.epoch)
+        try await fuzz.play([.call(verb, group: "g", known: known)])
+        return try #require(fuzz.answer)
+    }
+
+    func join(_ id: String, priority: Int = 0, position: Int64?) async throws {
+        positions[id] = .some(position)
+        let record = MemberRecord(
+            id: id, session: "of-\(id)", leaseMilliseconds: 1000, priority: priority, isCandidate: true)
+        try await call(.join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(position: position)))
+    }
+
+    /// Says where it is, and what it claims: if nothing is given, that it is ready, if it is primary.
+    func beat(_ id: String, _ claim: RoleClaim? = nil) async throws {
+        let own = office.primary == id ? RoleClaim.ready(office.epoch) : .none
+        let status = CandidateStatus(claim: claim ?? own, position: positions[id] ?? nil)
+        try await call(
+            .beat(id: id, session: "of-\(id)", leaseMilliseconds: 1000, joined: "", status: status))
+    }
+
+    func moves(_ id: String, to position: Int64?) { positions[id] = .some(position) }
+    func dies(_ id: String) { positions[id] = nil }
+
+    /// Time passes, and all that live call each 100 ms.
+    func live(_ milliseconds: Int64, claims: [String: RoleClaim] = [:]) async throws {
+        for _ in 0..<milliseconds / 100 {
+            fuzz.model.clock += 100
+            for id in positions.keys.sorted() { try await beat(id, claims[id]) }
+        }
+    }
+
+    /// Why it was refused.
+    @discardableResult
+    func order(_ order: RoleOrder, id: String? = nil, reason: String = "") async throws -> [RoleReason] {
+        orders += 1
+        let answer = try await call(.order(order, actor: "ann", reason: reason, id: id ?? "o\(orders)"))
+        return try #require(answer.content?.report).refusals
+    }
+
+    /// The first of them is ready under epoch 1.
+    func lead(_ members: KeyValuePairs<String, Int64?>) async throws {
+        for (id, position) in members { try await join(id, position: position) }
+        try await live(1200)
+        #expect(office.primary == members.first?.key && office.phase == .ready && office.epoch == 1)
+    }
+}
