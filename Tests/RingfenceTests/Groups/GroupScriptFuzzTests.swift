@@ -256,7 +256,7 @@ final class GroupScriptFuzz {
         all.formUnion(refusals.map { "refusal \($0)" })
         all.formUnion(orders.map { "order \($0) ordered" })
         all.formUnion(whys.map { "primary.elected \($0)" })
-        all.formUnion(["target", "timeout", "position", "aborted"].map { "switchover.aborted \($0)" })
+        all.formUnion(["target", "timeout", "aborted"].map { "switchover.aborted \($0)" })
         all.insert("group.resumed expired")
         return all
     }
