@@ -43,6 +43,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let orderRefused = Code("order.refused")
         /// A switchover was taken back: the primary goes on.
         public static let switchoverAborted = Code("switchover.aborted")
+        /// A failover by hand came to nothing: the member that was named was gone before it could be elected.
+        public static let failoverAborted = Code("failover.aborted")
         /// The group was made with another seed or unit of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
         /// Redis cannot be reached, or did not answer in time.

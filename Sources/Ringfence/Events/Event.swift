@@ -82,6 +82,8 @@ public struct Event: Sendable {
         public static let switchoverAborted = Kind("switchover.aborted")
         /// An operator gives the role to another, whatever is lost.
         public static let failoverStarted = Kind("failover.started")
+        /// Whom the operator named was gone before it could be elected.
+        public static let failoverAborted = Kind("failover.aborted")
         /// Nothing is elected by itself for a while.
         public static let groupPaused = Kind("group.paused")
         /// The pause is over.

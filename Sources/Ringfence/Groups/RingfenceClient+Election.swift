@@ -63,7 +63,8 @@ extension RingfenceClient {
     ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
     ///   - reason: why, for the event: up to 512 bytes.
     /// - Returns: the new primary, when it is ready.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `coordinator.unavailable`; `cancelled`: the order stands.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `failover.aborted` when the member is gone before it could be
+    ///   elected; `coordinator.unavailable`; `cancelled`: the order stands.
     @discardableResult
     public func failover(
         group: String, to member: String, acceptsDataLoss: Bool, actor: String? = nil, reason: String = ""
@@ -208,6 +209,10 @@ extension RingfenceClient {
                 throw RingfenceError(
                     .switchoverAborted, effect: .none, isRetriable: true,
                     "the switchover of the group '\(name)' was taken back: \(why)")
+            case .dropped(let why):
+                throw RingfenceError(
+                    .failoverAborted, effect: .unknown,
+                    "the failover of the group '\(name)' came to nothing: \(why)")
             }
             if Task.isCancelled {
                 guard let cancel else {
@@ -234,7 +239,10 @@ struct Ordered {
         case pending
         case done(PrimaryStatus)
         case aborted(String)
+        case dropped(String)
     }
+
+    private let isForced: Bool
 
     /// Whom it wanted; nil: not known any more.
     private let target: String?
@@ -244,6 +252,7 @@ struct Ordered {
     private let version: Int64
 
     init(_ order: RoleOrder, _ role: GroupRole, epoch: Int64, version: Int64) {
+        isForced = if case .failover = order { true } else { false }
         target = [order.member, role.target].first { !$0.isEmpty }
         self.epoch = epoch
         self.version = version
@@ -251,8 +260,19 @@ struct Ordered {
 
     /// By what is known of the group, which may be older than the order.
     func outcome(_ status: PrimaryStatus?, version: Int64) -> Outcome {
-        guard let status, version >= self.version, status.phase == .ready else { return .pending }
-        if status.epoch > epoch { return .done(status) }
+        guard version >= self.version else { return .pending }
+        let role = status?.role ?? GroupRole()
+        let isTarget = target?.hasSameBytes(as: role.primary) == true
+        if let status, role.phase == .ready, role.epoch > epoch || isTarget { return .done(status) }
+        if isForced {
+            let isElected = role.epoch > epoch && !role.primary.isEmpty
+            // As long as the order stands, the group says so.
+            guard !isTarget, isElected || (role.epoch <= epoch && !role.isForced) else { return .pending }
+            return .dropped(
+                "'\(target ?? "")' was gone before it could be elected, or gave the role up"
+                    + (isElected ? "; '\(role.primary)' was elected" : ""))
+        }
+        guard let status, role.phase == .ready else { return .pending }
         return .aborted(
             "\(target.map { "'\($0)'" } ?? "the target") did not come as far as the primary in time, or was lost, or "
                 + "somebody took it back; '\(status.member ?? "")' goes on")

@@ -114,6 +114,7 @@ local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
 local ORDERS = 8
+local FAILBACK_WAIT = 3600000
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -294,7 +295,7 @@ end
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince' }
+    'drainVersion', 'pKnown', 'silentSince', 'failbackWait' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -746,7 +747,13 @@ end
 local function abort_handover(why, actor)
     change({ { type = 'switchover.aborted', member = cjson.encode(role.target), epoch = int(epoch), reason = quoted(why),
         actor = quoted(actor or '') } })
-    if role.orderBy == '' then put('failbackAt', now + setting('failbackAfterMs', 300000)) end
+    if role.orderBy == '' then
+        -- The primary stopped for nothing. It shall not do so again and again for one that never comes as far.
+        local wait = math.min(FAILBACK_WAIT, math.max(1000, 2 * num('failbackWait')))
+        wait = math.max(setting('failbackAfterMs', 300000), wait)
+        put('failbackWait', wait)
+        put('failbackAt', now + wait)
+    end
     put('phase', 'ready')
     put('since', now)
     put('target', '')
@@ -1031,15 +1038,28 @@ local function elect(c)
     put('vacantSince', '')
     put('target', '')
     put('forced', '')
+    put('failbackAt', '')
+    put('failbackWait', '')
     ranking = nil
+end
+
+local function drop_failover()
+    change({ { type = 'failover.aborted', member = cjson.encode(role.target), epoch = int(epoch), reason = '"target"' } })
+    put('forced', '')
+    put('target', '')
 end
 
 -- Whom to elect now; nil: nobody.
 local function choose()
-    if candidates == 0 or now < num('electAfter') then return end
     local is_forced = role.forced == '1'
     local wanted = is_forced and role.target or favoured
     local c = wanted ~= '' and find(ranked(), wanted)
+    if is_forced and not c then
+        -- It is gone. Whoever ordered it waits to be told, also where nobody else can be elected.
+        drop_failover()
+        is_forced = false
+    end
+    if candidates == 0 or now < num('electAfter') then return end
     if is_forced then
         -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
         if c then
@@ -1051,8 +1071,7 @@ local function choose()
             favoured = c.id
             return c
         end
-        put('forced', '')
-        put('target', '')
+        drop_failover()
     end
     if (ended == 'switchover' or ended == 'failback') and c then return c end
     if num('pausedUntil') > now then return end

@@ -157,7 +157,8 @@ struct ElectionRoutes: Sendable {
         Route(
             method: method, path: "/v1/groups/{name}/" + name,
             operation: method == .delete ? "abortSwitchover" : name + "Group", summary: summary, request: schema,
-            requestIsOptional: true, response: "Ordered", problems: [.orderRefused, .switchoverAborted],
+            requestIsOptional: true, response: "Ordered",
+            problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
                 let peer = "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"

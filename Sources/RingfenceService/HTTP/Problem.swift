@@ -28,6 +28,8 @@ struct Problem: Error {
         static let orderRefused = Code(name: "order.refused", status: 409, title: "The order is refused")
         static let switchoverAborted = Code(
             name: "switchover.aborted", status: 409, title: "The switchover was taken back")
+        static let failoverAborted = Code(
+            name: "failover.aborted", status: 409, title: "The failover came to nothing")
         static let eventsGone = Code(name: "events.gone", status: 410, title: "The log does not have these events")
         static let bodyTooLarge = Code(name: "body.tooLarge", status: 413, title: "The body is too large")
         static let unsupportedMedia = Code(name: "body.unsupported", status: 415, title: "The body must be JSON")
@@ -40,7 +42,8 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            replaced, expired, orderRefused, switchoverAborted, eventsGone, bodyTooLarge, unsupportedMedia,
+            replaced, expired, orderRefused, switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
+            unsupportedMedia,
             headersTooLarge, `internal`, overloaded,
             unavailable, refused, draining,
         ]
@@ -103,6 +106,7 @@ struct Problem: Error {
         case .membershipExpired: self.init(.expired, error.message)
         case .orderRefused: self.init(.orderRefused, error.message)
         case .switchoverAborted: self.init(.switchoverAborted, error.message)
+        case .failoverAborted: self.init(.failoverAborted, error.message)
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
         case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)

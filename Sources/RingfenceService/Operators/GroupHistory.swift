@@ -25,7 +25,7 @@ package struct HistoryEntry: Sendable, Hashable {
         case lost
         /// The primary said that it is, after Redis had lost data.
         case confirmed
-        /// A switchover that did not come about: the primary stays.
+        /// A switchover that did not come about: the primary stays. Or a failover by hand whose target was gone.
         case aborted
         case paused, resumed
         /// Too many failovers: no more by itself.
@@ -112,7 +112,7 @@ package struct GroupHistory: Sendable {
             entry.kind = .lost
             (entry.from, entry.to) = (event.member, nil)
         case "primary.confirmed": entry.kind = .confirmed
-        case "switchover.aborted":
+        case "switchover.aborted", "failover.aborted":
             entry.kind = .aborted
             startedAt = nil
         case "group.paused":

@@ -183,7 +183,7 @@ final class GroupScriptFuzz {
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-                'drainVersion', 'pKnown', 'silentSince' }) do
+                'drainVersion', 'pKnown', 'silentSince', 'failbackWait' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -232,7 +232,8 @@ final class GroupScriptFuzz {
         let events = [
             "member.joined", "member.updated", "member.left", "member.expired", "member.maintenance", "coordinator.gap",
             "state.rolledBack", "primary.elected", "primary.ready", "primary.lost", "primary.confirmed",
-            "switchover.started", "switchover.aborted", "failover.started", "group.paused", "group.resumed",
+            "switchover.started", "switchover.aborted", "failover.started", "failover.aborted", "group.paused",
+            "group.resumed",
             "group.settings", "standby.shortfall", "standby.restored", "agent.hook",
             "agent.check",
         ]
@@ -740,7 +741,7 @@ final class GroupScriptFuzz {
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
             "drainVersion": text(office.drainVersion), "pKnown": text(office.known),
-            "silentSince": text(office.silentSince),
+            "silentSince": text(office.silentSince), "failbackWait": text(office.failbackWait),
         ]
         return fields.map { "\($0.key) \($0.value)" }
     }

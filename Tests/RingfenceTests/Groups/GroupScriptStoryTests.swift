@@ -109,6 +109,65 @@ import Testing
         #expect(taken.outcome(status("b", 5), version: 12) == .done(status("b", 5)))
     }
 
+    @Test func `a failover whose target is gone ends with an event, and its caller is told`() async throws {
+        for others in [true, false] {
+            try await withStory { story in
+                try await story.lead(others ? ["a": 5, "b": 5, "c": 5] : ["a": 5, "b": 5])
+                let version = story.group.version
+                let order = RoleOrder.failover(to: "b")
+                #expect(try await story.order(order).isEmpty)
+                let ordered = Ordered(order, story.group.role, epoch: 1, version: version + 1)
+                func outcome() -> Ordered.Outcome {
+                    ordered.outcome(PrimaryStatus(story.group.role), version: story.group.version)
+                }
+                #expect(outcome() == .pending)
+                try await story.call(.leave(id: "b", session: "of-b", reason: "", actor: ""))
+                story.dies("b")
+                #expect(story.count("failover.aborted") == 0 && outcome() == .pending, "a has not stopped yet")
+                if others {
+                    try await story.beat("a", .gone(1, reason: "failover"))
+                } else {
+                    try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: ""))
+                }
+                let aborted = story.events("failover.aborted")
+                #expect(aborted.map(\.member) == ["b"] && aborted.map(\.reason) == ["target"])
+                #expect(!story.office.isForced && story.office.target.isEmpty)
+                guard case .dropped(let why) = outcome() else {
+                    Issue.record("it is \(outcome())")
+                    return
+                }
+                #expect(why.contains("'b' was gone") && why.contains("was elected") == others)
+                #expect(story.office.epoch == (others ? 2 : 1))
+            }
+        }
+    }
+
+    @Test func `a failback whose target never comes as far waits longer each time`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 100])
+            try await story.order(
+                .settings([("failback", "automatic"), ("failbackAfterMs", "1000"), ("drainMs", "300")]))
+            try await story.join("b", priority: 1, position: 5)
+            var starts: [Int64] = []
+            for _ in 0..<180 {
+                let before = story.count("switchover.started")
+                let claim =
+                    story.office.phase == .draining ? RoleClaim.drained(1, position: 100, asOf: .max >> 11) : nil
+                try await story.live(100, claims: claim.map { ["a": $0] } ?? [:])
+                if story.count("switchover.started") > before { starts.append(story.group.now) }
+            }
+            let gaps = zip(starts.dropFirst(), starts).map { $0 - $1 }
+            #expect(gaps == [1300, 2300, 4300, 8300])
+            story.moves("b", to: 100)
+            for _ in 0..<200 where story.office.epoch == 1 {
+                let claim =
+                    story.office.phase == .draining ? RoleClaim.drained(1, position: 100, asOf: .max >> 11) : nil
+                try await story.live(100, claims: claim.map { ["a": $0] } ?? [:])
+            }
+            #expect(story.office.primary == "b" && story.office.failbackWait == 0)
+        }
+    }
+
     // MARK: Positions
 
     @Test func `who stops and does not say how far it came hands over only where nobody tells positions`() async throws

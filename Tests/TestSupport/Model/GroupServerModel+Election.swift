@@ -71,6 +71,8 @@ extension GroupServerModel {
         package var pausedUntil: Int64?
         package var heldUntil: Int64?
         package var failbackAt: Int64 = 0
+        /// How long the last failback that was aborted made the next one wait.
+        package var failbackWait: Int64 = 0
         /// When there were automatic failovers, newest first.
         package var failovers: [Int64] = []
         /// Newest first.
@@ -523,7 +525,11 @@ extension GroupServerModel {
         var news = News("switchover.aborted", member: call.group.office.target)
         (news.epoch, news.reason, news.actor) = (call.group.office.epoch, why, actor)
         change(&call, news)
-        if call.group.office.orderBy.isEmpty { call.group.office.failbackAt = now + call.group.failbackAfter }
+        if call.group.office.orderBy.isEmpty {
+            let longer = min(3_600_000, max(1000, 2 * call.group.office.failbackWait))
+            call.group.office.failbackWait = max(call.group.failbackAfter, longer)
+            call.group.office.failbackAt = now + call.group.office.failbackWait
+        }
         (call.group.office.phase, call.group.office.since) = (.ready, now)
         (call.group.office.target, call.group.office.final) = ("", .unsaid)
     }
@@ -599,16 +605,18 @@ extension GroupServerModel {
     private mutating func choose(_ call: inout Call) -> Judged? {
         let now = call.group.now
         let office = call.group.office
-        guard call.group.hasCandidates, now >= office.electAfter else { return nil }
         let ranking = call.group.ranking()
         func find(_ id: String) -> Judged? { ranking.first { $0.id.hasSameBytes(as: id) } }
-        if office.isForced {
-            let isOut = find(office.target)?.reasons.contains { ["lease", "unknownToPrimary"].contains($0.code) }
-            if let wanted = find(office.target), isOut == false {
+        let wanted = office.isForced ? find(office.target) : nil
+        if office.isForced, wanted == nil { dropFailover(&call) }
+        guard call.group.hasCandidates, now >= office.electAfter else { return nil }
+        if let wanted {
+            let forbidding: Set<String> = ["lease", "unknownToPrimary"]
+            if !wanted.reasons.contains(where: { forbidding.contains($0.code) }) {
                 call.favoured = wanted.id
                 return wanted
             }
-            (call.group.office.isForced, call.group.office.target) = (false, "")
+            dropFailover(&call)
         }
         let favoured = office.isForced ? nil : find(call.favoured)
         if let favoured, call.ended?.why == "switchover" || call.ended?.why == "failback" { return favoured }
@@ -629,6 +637,14 @@ extension GroupServerModel {
         change(&call, news)
         (call.group.office.heldUntil, call.group.office.failovers) = (now + window, [])
         return nil
+    }
+
+    /// Whom a failover by hand named is not there.
+    private mutating func dropFailover(_ call: inout Call) {
+        var news = News("failover.aborted", member: call.group.office.target)
+        (news.epoch, news.reason) = (call.group.office.epoch, "target")
+        change(&call, news)
+        (call.group.office.isForced, call.group.office.target) = (false, "")
     }
 
     private mutating func elect(_ winner: Judged, _ call: inout Call) {
@@ -660,6 +676,7 @@ extension GroupServerModel {
         (next.skip, next.epoch, next.phase, next.since, next.vacantSince) = (0, epoch, .elected, now, nil)
         (next.primary, next.session) = (winner.id, winner.session)
         (next.target, next.isForced) = ("", false)
+        (next.failbackAt, next.failbackWait) = (0, 0)
         call.group.office = next
     }
 
