@@ -170,7 +170,7 @@ public final class Candidacy: Sendable {
     ///
     /// - Parameters:
     ///   - epoch: that of the role.
-    ///   - reason: `stepDown`, `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease. Anything
+    ///   - reason: `stepDown` (or nothing), `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease. Anything
     ///     else of up to 64 bytes is just told.
     /// - Returns: false if the role was over already.
     @discardableResult

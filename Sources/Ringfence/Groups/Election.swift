@@ -51,7 +51,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
     package init(_ reason: RoleReason) { self.reason = reason }
 
     /// A stable word: `primary`, `lease`, `health`, `unfit`, `maintenance`, `draining`, `gaveUp`, `lag`, `position` of a member;
-    /// `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`, `notAMember`, `handingOver`, `standbys`, `paused`, `held`,
+    /// `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`, `notAMember`, `maintenanceFull`, `handingOver`, `standbys`, `paused`, `held`,
     /// `waiting` of an order or a group.
     public var code: String { reason.code }
     /// Of whom it is said; nil: of the group.
@@ -81,6 +81,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "noCandidate": "no member may take over"
             case "notACandidate": "does not stand for primary"
             case "notAMember": "is not a member"
+            case "maintenanceFull": "cannot be put in maintenance too: so many members are already"
             case "handingOver": "the primary is handing over already"
             case "standbys": "there would be fewer standbys than the settings ask for"
             case "paused": "the group is paused"

@@ -44,7 +44,7 @@ extension RingfenceClient {
         }
     }
 
-    /// Takes a switchover back: the primary goes on. Nothing happens if none is under way.
+    /// Takes a switchover back: the primary goes on. Nothing happens if neither that nor a failover is under way.
     ///
     /// - Throws: ``RingfenceError``: `order.refused` for a failover by hand, which cannot be taken back.
     public func abortSwitchover(group: String, actor: String? = nil, reason: String = "") async throws {
@@ -100,9 +100,10 @@ extension RingfenceClient {
         _ = try await order(.resume, group, actor, reason)
     }
 
-    /// Takes a member out of the election, or back into it; it stays so over its restarts.
+    /// Takes a member out of the election, or back into it; it stays so over its restarts. Of a group 128 can be so at once; whoever
+    /// is no member any more makes room for others.
     ///
-    /// - Throws: ``RingfenceError``: `order.refused` with `primary` for the primary: switch over first.
+    /// - Throws: ``RingfenceError``: `order.refused` with `primary` for the primary: switch over first; with `maintenanceFull`.
     public func setMaintenance(
         _ isOn: Bool, of member: String, group: String, actor: String? = nil, reason: String = ""
     ) async throws {

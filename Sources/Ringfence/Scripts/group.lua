@@ -13,7 +13,8 @@
 --          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
 --          member that is there (without a mark, one that is not there has expired and was never lost);
 --          16 seed, 17 unit, for a group without policy; and of a candidate 18 claim, 19 position, 20 unfit
---   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor
+--   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that its role is
+--          over at once, only with its session and without an actor
 --   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings'),
 --          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off), 14 actor, 15 reason, 16 the order's own id, 17… settings:
 --          name, value, name, value, …
@@ -114,6 +115,7 @@ local NO_LEASES_PACE = 1000
 local SKIP = 16
 local HALF_LIFE = 300000
 local ORDERS = 8
+local MAINTAINED = 128
 local FAILBACK_WAIT = 3600000
 
 local function int(n) return string.format('%.0f', n) end
@@ -447,11 +449,18 @@ local function rank()
         local c = { id = statuses[i], reasons = {} }
         local since, barred, joined, at_position, why = string.match(statuses[i + 1], '^(%d+) (%d+) (%d+) (%S+) (.*)$')
         local is_read, its = pcall(cjson.decode, redis.call('HGET', KEYS[2], c.id) or '')
-        if not is_read or type(its) ~= 'table' then its = { health = 'its record cannot be read' } end
+        -- It may be written by hand.
+        if not is_read or type(its) ~= 'table' or type(its.health or '') ~= 'string' then
+            its = { health = 'its record cannot be read' }
+        end
+        local function said(name, default)
+            local value = its[name]
+            return type(value) == type(default) and value == value and value or default
+        end
         local function because(code, detail) c.reasons[#c.reasons + 1] = { code, detail or '' } end
         c.since, c.barred = tonumber(since), tonumber(barred)
         c.position = tonumber(at_position)
-        c.session, c.zone, c.priority = its.session or '', its.zone or '', its.priority or 0
+        c.session, c.zone, c.priority = said('session', ''), said('zone', ''), said('priority', 0)
         c.penalty, c.is_maintained = penalty[c.id] or 0, is_in_maintenance(c.id)
         c.is_primary = c.id == primary
         if c.position and (not furthest or c.position > furthest) then furthest = c.position end
@@ -663,6 +672,7 @@ local function hear(said)
     local who = { member = cjson.encode(id), epoch = int(epoch) }
     if is_primary(id, session) then
         if kind == 'g' then
+            if rest == '' then rest = 'stepDown' end
             if BARRING[rest] then
                 local since, at_position, why = string.match(redis.call('HGET', KEYS[8], id) or '', '^(%d+) %d+ (%d+ %S+) (.*)$')
                 if since then
@@ -670,7 +680,7 @@ local function hear(said)
                     redis.call('HSET', KEYS[8], id, since .. ' ' .. barred .. ' ' .. at_position .. ' ' .. why)
                 end
             end
-            end_role(rest ~= '' and rest or 'stepDown')
+            end_role(rest)
         elseif kind == 'r' and phase == 'elected' then
             who.type, who.detail = 'primary.ready', '{"promoteMs":' .. int(now - num('since')) .. '}'
             change({ who })
@@ -678,6 +688,8 @@ local function hear(said)
             put('since', now)
             put('readyMember', id)
             put('readyEpoch', epoch)
+            -- What the one before it had is no measure for whom this one tells nothing.
+            if not position_of(id) then put('lastPosition', '') end
         elseif kind == 'd' and phase == 'draining' and not tonumber(role.final) then
             local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
             if (tonumber(as_of) or 0) >= num('drainVersion') then put('final', last ~= '' and last or '-') end
@@ -760,6 +772,24 @@ local function abort_handover(why, actor)
     put('final', '')
 end
 
+-- Who is in maintenance stays so over its restarts, and many never come back: where there are too many names, the oldest that
+-- is no member is dropped.
+local function make_room()
+    local names = {}
+    for name in string.gmatch(role.maintenance, '[^\n]+') do names[#names + 1] = name end
+    if #names < MAINTAINED then return true end
+    for i, name in ipairs(names) do
+        if redis.call('HEXISTS', KEYS[2], name) == 0 then
+            change({ { type = 'member.maintenance', member = cjson.encode(name), reason = '"gone"',
+                detail = '{"on":false}' } })
+            table.remove(names, i)
+            put('maintenance', table.concat(names, '\n') .. '\n')
+            return true
+        end
+    end
+    return false
+end
+
 local function carry_out(what, member, number, actor, why)
     if what == 'switchover' or what == 'failover' then
         if what == 'switchover' then is_other_server() end
@@ -800,10 +830,10 @@ local function carry_out(what, member, number, actor, why)
             if #refusals == 0 then start_handover(c.id, now + number, false, actor, why) end
         end
     elseif what == 'abort' then
-        if phase == 'draining' and role.forced ~= '1' then
-            abort_handover(why ~= '' and why or 'aborted', actor)
-        elseif phase == 'draining' then
+        if role.forced == '1' then
             refuse('handingOver', role.target, 'a failover by hand cannot be taken back')
+        elseif phase == 'draining' then
+            abort_handover(why ~= '' and why or 'aborted', actor)
         end
     elseif what == 'pause' then
         change({ { type = 'group.paused', reason = quoted(why), actor = quoted(actor),
@@ -818,6 +848,7 @@ local function carry_out(what, member, number, actor, why)
         if not redis.call('HGET', KEYS[2], member) and number == 1 then return refuse('notAMember', member) end
         if member == primary and number == 1 then return refuse('primary', member) end
         if is_in_maintenance(member) ~= (number == 1) then
+            if number == 1 and not make_room() then return refuse('maintenanceFull', member, int(MAINTAINED)) end
             change({ { type = 'member.maintenance', member = cjson.encode(member), reason = quoted(why),
                 actor = quoted(actor), detail = '{"on":' .. (number == 1 and 'true' or 'false') .. '}' } })
             if number == 1 then
@@ -873,12 +904,17 @@ end
 
 -- MARK: the verbs
 
+local function health_of(text)
+    local is_read, its = pcall(cjson.decode, text)
+    return is_read and type(its) == 'table' and its.health or nil
+end
+
 -- A record that is about to be stored: whether it stands for election, and since when it is fit.
 local function stand(text, lease_ms)
     local is_candidate = string.find(text, '^{"session":"[^"]*","leaseMs":%d+,"candidate":true')
     local old = redis.call('HGET', KEYS[8], id)
     if is_candidate then
-        local is_as_before = old and is_mine and cjson.decode(record).health == cjson.decode(text).health
+        local is_as_before = old and is_mine and health_of(record) == health_of(text)
         if not is_as_before then
             local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
             redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
@@ -968,7 +1004,7 @@ elseif verb == 'leave' then
         event.reason, event.actor = quoted(reason), quoted(actor)
         change({ event })
         if is_primary(id, session_of(record)) then
-            if actor == '' then
+            if actor == '' and session ~= '' then
                 end_role(reason ~= '' and reason or 'left')
             else
                 elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))

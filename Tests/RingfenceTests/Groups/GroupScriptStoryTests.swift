@@ -197,6 +197,76 @@ import Testing
             #expect(story.office.primary == "b")
         }
     }
+
+    @Test func `a primary without a position makes that of the one before it no measure`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 100])
+            try await story.join("b", position: nil)
+            try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: ""))
+            story.dies("a")
+            try await story.order(.failover(to: "b"))
+            try await story.live(300)
+            #expect(story.office.primary == "b" && story.office.phase == .ready && story.office.lastPosition == nil)
+            try await story.join("c", position: nil)
+            try await story.call(.leave(id: "b", session: "of-b", reason: "", actor: ""))
+            #expect(story.office.primary == "c")
+        }
+    }
+
+    // MARK: The end of a role
+
+    @Test func `only with its session and without an actor is it the primary's own word that it left`() async throws {
+        for (session, actor, isOwn) in [("of-a", "", true), ("", "", false), ("", "ann", false)] {
+            try await withStory { story in
+                try await story.lead(["a": 5, "b": 5])
+                try await story.call(.leave(id: "a", session: session, reason: "", actor: actor))
+                story.dies("a")
+                #expect(story.office.primary == (isOwn ? "b" : ""))
+                #expect(story.office.lastWhy == (isOwn ? "left" : "removed"))
+                try await story.live(900)
+                #expect(story.office.primary == (isOwn ? "b" : ""), "its lease is not over yet")
+                try await story.live(100)
+                #expect(story.office.primary == "b")
+            }
+        }
+    }
+
+    @Test(arguments: ["", "stepDown", "exited"])
+    func `who gives up without a reason is left out as one that steps down`(reason: String) async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5])
+            try await story.beat("a", .gone(1, reason: reason))
+            #expect(story.office.primary == (reason == "exited" ? "a" : ""))
+            #expect(story.office.lastWhy == (reason == "exited" ? "exited" : "stepDown"))
+        }
+    }
+
+    @Test func `a failover that waits for its time cannot be taken back, and says so`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 5, "b": 5])
+            try await story.call(.leave(id: "a", session: "", reason: "", actor: "ann"))
+            story.dies("a")
+            #expect(try await story.order(.failover(to: "b")).isEmpty)
+            #expect(story.office.primary.isEmpty && story.office.isForced)
+            #expect(try await story.order(.abort).map(\.code) == ["handingOver"])
+            #expect(story.office.isForced)
+        }
+    }
+
+    @Test func `maintenance has room for 128, and whoever is gone makes room`() async throws {
+        try await withStory { story in
+            for number in 0...128 {
+                try await story.join("m\(number)", position: nil)
+                let refused = try await story.order(.maintenance("m\(number)", isOn: true))
+                #expect(refused.map(\.code) == (number < 128 ? [] : ["maintenanceFull"]))
+            }
+            try await story.call(.leave(id: "m7", session: "of-m7", reason: "", actor: ""))
+            #expect(story.office.maintenance.contains("m7"), "it stays so over its restart")
+            #expect(try await story.order(.maintenance("m128", isOn: true)).isEmpty)
+            #expect(story.office.maintenance.count == 128 && !story.office.maintenance.contains("m7"))
+            #expect(story.events("member.maintenance").suffix(2).map(\.reason) == ["gone", ""])
+        }
+    }
 }
 
 /// A group whose members live 100 ms at a time, on the model and on Redis.

@@ -114,6 +114,31 @@ import Testing
         }
     }
 
+    @Test(arguments: [
+        #""priority":"high""#, #""zone":{},"priority":[]"#, #""priority":NaN"#, #""health":7"#, #""health":"", "oops"#,
+    ])
+    func `a record that somebody wrote by hand breaks no call`(fields: String) async throws {
+        try await withScript { script in
+            try await script.join("a", position: 1)
+            try await script.join("b", position: 1)
+            try await script.join("c", position: 1)
+            let json = #"{"session":"of-b","leaseMs":2000,"candidate":true,\#(fields)}"#
+            let reply = try await script.client.send { writer in
+                writer.begin(4)
+                writer.argument("HSET")
+                writer.argument(script.scripts.keys.members + "g")
+                writer.argument("b")
+                writer.argument(json)
+            }
+            #expect(reply.error == nil)
+            let role = try await script.elect([("a", 1), ("b", 1), ("c", 1)])
+            #expect(role.primary == "a")
+            #expect(try await script.look().content?.report?.candidates.count == 3)
+            try await script.order(.failover(to: "c"), "1")
+            try await script.join("b", position: 1)
+        }
+    }
+
     @Test func `a primary that dies while it hands over is replaced by whoever lacks least`() async throws {
         try await withScript { script in
             try await script.join("a", position: 1000)

@@ -355,12 +355,13 @@ extension GroupServerModel {
         let now = call.group.now
         if call.group.isPrimary(record) {
             switch claim {
-            case .gone(_, let reason):
+            case .gone(_, let said):
+                let reason = said.isEmpty ? "stepDown" : said
                 if Self.refusals.contains(reason) {
                     let key = Array(record.id.utf8)
                     call.group.members[key]!.standing?.barredUntil = now + record.leaseMilliseconds
                 }
-                endRole(reason.isEmpty ? "stepDown" : reason, &call)
+                endRole(reason, &call)
             case .ready where office.phase == .elected:
                 var news = News(
                     "primary.ready", member: record.id, detail: "{\"promoteMs\":\(now - (office.since ?? 0))}")
@@ -368,6 +369,7 @@ extension GroupServerModel {
                 change(&call, news)
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
+                if call.group.held(record.id)?.standing?.position == nil { call.group.office.lastPosition = nil }
             case .drained(_, let position, let version)
             where office.phase == .draining && office.final.position == nil && version >= office.drainVersion:
                 call.group.office.final = .said(position)
@@ -433,11 +435,11 @@ extension GroupServerModel {
             let until = call.group.office.primary.isEmpty || flaws.electsAtOnce ? now : ends
             startHandover(to: member, until: until, isForced: true, by: actor, why: reason, &call)
         case .abort:
-            guard call.group.office.phase == .draining else { return }
             guard !call.group.office.isForced else {
                 return call.refuse(
                     "handingOver", call.group.office.target, "a failover by hand cannot be taken back")
             }
+            guard call.group.office.phase == .draining else { return }
             abort(reason.isEmpty ? "aborted" : reason, by: actor, &call)
         case .pause(let milliseconds):
             change(&call, news("group.paused", detail: "{\"forMs\":\(milliseconds)}"))
@@ -449,8 +451,16 @@ extension GroupServerModel {
         case .maintenance(let member, let isOn):
             if isOn, call.group.held(member) == nil { return call.refuse("notAMember", member) }
             if isOn, call.group.office.primary.hasSameBytes(as: member) { return call.refuse("primary", member) }
-            let all = call.group.office.maintenance
+            var all = call.group.office.maintenance
             guard all.contains(where: { $0.hasSameBytes(as: member) }) != isOn else { return }
+            if isOn, all.count >= 128 {
+                guard let place = all.firstIndex(where: { call.group.held($0) == nil }) else {
+                    return call.refuse("maintenanceFull", member, "128")
+                }
+                var gone = News("member.maintenance", member: all.remove(at: place), detail: "{\"on\":false}")
+                gone.reason = "gone"
+                change(&call, gone)
+            }
             change(&call, news("member.maintenance", member: member, detail: "{\"on\":\(isOn)}"))
             call.group.office.maintenance = isOn ? all + [member] : all.filter { !$0.hasSameBytes(as: member) }
         case .acknowledge:

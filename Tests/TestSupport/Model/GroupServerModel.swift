@@ -370,7 +370,7 @@ package struct GroupServerModel: Sendable {
             (news.reason, news.actor) = (reason, actor)
             change(&call, news)
             if call.group.isPrimary(held.record) {
-                if actor.isEmpty {
+                if actor.isEmpty, !session.isEmpty {
                     endRole(reason.isEmpty ? "left" : reason, &call)
                 } else {
                     waitFor(held, &call)
