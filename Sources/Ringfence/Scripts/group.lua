@@ -60,11 +60,13 @@
 -- The primary. Who may be it are the candidates: members whose record says so. A group without one elects nobody. It has an
 -- epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it said that it
 -- is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch may say so.
--- Every call ends with the same decision (`decide`): at most one end of a role and one election. What a candidate does is
--- not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
+-- Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and one election. Quiet is a
+-- beat or a look that finds nothing new; while the role is vacant or handed over none of a candidate is. What a candidate does
+-- is not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
--- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A switchover can be taken back and another ordered while that is on its way, and the
--- holder go on in between: what it says of the first is no answer to the second, whose version is higher.)
+-- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A
+-- switchover can be taken back and another ordered while that is on its way, and the holder go on in between: what it says of
+-- the first is no answer to the second, whose version is higher.)
 -- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch. So
 -- it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left, gave
 -- up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by the
@@ -145,7 +147,8 @@ local now, pace = at + offset, pace_of()
 local is_gap = now - last > 2.5 * pace and first[1] and last > 0
 local is_behind = known_version > version or (known_version == version and known_mark ~= mark)
 local is_epoch_behind = known_epoch > epoch
-local is_electing = (candidates > 0 and (primary == '' or phase == 'draining')) or (check_at > 0 and now >= check_at)
+-- Who is to be primary depends on time, which `checkAt` knows, on what candidates say, and on what is no quiet call anyway.
+local is_electing = (claim and candidates > 0 and (primary == '' or phase == 'draining')) or (check_at > 0 and now >= check_at)
 local is_due = first[1] and tonumber(first[2]) <= now and now >= hold_until
 local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'

@@ -223,6 +223,19 @@ final class GroupScriptFuzz {
         return try #require(reply.text)
     }
 
+    /// How often Redis has carried out a command.
+    func callsOf(_ command: String) async throws -> Int {
+        let reply = try await client.send { writer in
+            writer.begin(2)
+            writer.argument("INFO")
+            writer.argument("commandstats")
+        }
+        let line = try #require(reply.text).split(whereSeparator: \.isNewline).first {
+            $0.hasPrefix("cmdstat_\(command):")
+        }
+        return line.flatMap { Int($0.split(separator: ",")[0].split(separator: "=")[1]) } ?? 0
+    }
+
     func close() async { await client.close() }
 
     static var toBeMet: Set<String> {

@@ -213,6 +213,39 @@ import Testing
         }
     }
 
+    // MARK: Who decides
+
+    /// What the script reads to decide, it reads in each call that is not quiet.
+    @Test func `while the role is vacant or handed over only candidates and time make Redis think`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 100, "b": 5])
+            try await story.join("w", position: nil, isCandidate: false)
+            func isQuiet() async throws -> Bool {
+                try await story.thoughts {
+                    for _ in 0..<3 {
+                        try await story.beat("w")
+                        try await story.call(.watch(leases: false))
+                    }
+                } == 0
+            }
+            #expect(try await isQuiet())
+            try await story.order(.switchover(to: "b", timeoutMilliseconds: 400))
+            #expect(try await isQuiet() && story.office.phase == .draining)
+            // Time takes it back, whoever calls.
+            for _ in 0..<4 { try await story.live(100, only: "w") }
+            #expect(story.office.phase == .ready && story.count("switchover.aborted") == 1)
+            try await story.order(.pause(milliseconds: 500))
+            try await story.beat("a", .gone(1, reason: "stepDown"))
+            #expect(try await isQuiet() && story.office.primary.isEmpty)
+            for _ in 0..<5 { try await story.live(100, only: "w") }
+            #expect(story.office.primary == "b", "the pause is over")
+            try await story.beat("b", .gone(2, reason: "stepDown"))
+            #expect(try await isQuiet() && story.office.primary.isEmpty, "both are left out for a lease")
+            for _ in 0..<5 { try await story.live(100, only: "w") }
+            #expect(story.office.primary == "a")
+        }
+    }
+
     // MARK: The end of a role
 
     @Test func `only with its session and without an actor is it the primary's own word that it left`() async throws {
@@ -273,6 +306,8 @@ import Testing
 final class GroupStory {
     private let fuzz: GroupScriptFuzz
     private var positions: [String: Int64?] = [:]
+    /// Members that do not stand.
+    private var others: Set<String> = []
     private var orders = 0
 
     init(_ fuzz: GroupScriptFuzz) { self.fuzz = fuzz }
@@ -293,11 +328,13 @@ final class GroupStory {
         return try #require(fuzz.answer)
     }
 
-    func join(_ id: String, priority: Int = 0, position: Int64?) async throws {
+    func join(_ id: String, priority: Int = 0, position: Int64?, isCandidate: Bool = true) async throws {
         positions[id] = .some(position)
+        if !isCandidate { others.insert(id) }
         let record = MemberRecord(
-            id: id, session: "of-\(id)", leaseMilliseconds: 1000, priority: priority, isCandidate: true)
-        try await call(.join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(position: position)))
+            id: id, session: "of-\(id)", leaseMilliseconds: 1000, priority: priority, isCandidate: isCandidate)
+        let status = isCandidate ? CandidateStatus(position: position) : nil
+        try await call(.join(record, .first, GroupScriptFuzz.policy, status: status))
     }
 
     /// Says where it is, and what it claims: if nothing is given, that it is ready, if it is primary.
@@ -305,18 +342,28 @@ final class GroupStory {
         let own = office.primary == id ? RoleClaim.ready(office.epoch) : .none
         let status = CandidateStatus(claim: claim ?? own, position: positions[id] ?? nil)
         try await call(
-            .beat(id: id, session: "of-\(id)", leaseMilliseconds: 1000, joined: "", status: status))
+            .beat(
+                id: id, session: "of-\(id)", leaseMilliseconds: 1000, joined: "",
+                status: others.contains(id) ? nil : status))
     }
 
     func moves(_ id: String, to position: Int64?) { positions[id] = .some(position) }
     func dies(_ id: String) { positions[id] = nil }
 
     /// Time passes, and all that live call each 100 ms.
-    func live(_ milliseconds: Int64, claims: [String: RoleClaim] = [:]) async throws {
+    func live(_ milliseconds: Int64, claims: [String: RoleClaim] = [:], only: String? = nil) async throws {
         for _ in 0..<milliseconds / 100 {
             fuzz.model.clock += 100
-            for id in positions.keys.sorted() { try await beat(id, claims[id]) }
+            for id in positions.keys.sorted() where only == nil || id == only { try await beat(id, claims[id]) }
         }
+    }
+
+    /// How often Redis read settings or candidates meanwhile, in calls that ask for no members.
+    func thoughts(while body: () async throws -> Void) async throws -> Int {
+        let (before, steps) = (try await fuzz.callsOf("hgetall"), fuzz.steps)
+        try await body()
+        // Each step is looked at, which takes two.
+        return try await fuzz.callsOf("hgetall") - before - 2 * (fuzz.steps - steps)
     }
 
     /// Why it was refused.

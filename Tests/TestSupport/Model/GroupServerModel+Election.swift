@@ -146,11 +146,8 @@ extension GroupServerModel {
 extension GroupServerModel.Group {
     var hasCandidates: Bool { members.values.contains { $0.standing != nil } }
 
-    /// Something may be decided with each call.
-    func isElecting(at now: Int64) -> Bool {
-        if let at = office.checkAt, now >= at { return true }
-        return (office.primary.isEmpty || office.phase == .draining) && hasCandidates
-    }
+    /// Something may be decided with each call of a candidate.
+    var awaitsCandidates: Bool { (office.primary.isEmpty || office.phase == .draining) && hasCandidates }
 
     func isPrimary(_ record: MemberRecord) -> Bool {
         office.session == record.session && office.primary.hasSameBytes(as: record.id)

@@ -229,13 +229,13 @@ package struct GroupServerModel: Sendable {
         case .watch(leases: false): break
         case .beat(let id, let session, _, _, let status):
             guard group.held(id)?.record.session == session else { return false }
-            if let status, !group.knows(status.claim, of: id, session) { return false }
+            if let status, group.awaitsCandidates || !group.knows(status.claim, of: id, session) { return false }
         default: return false
         }
         let now = clock + group.offset
         guard now >= group.now, !isGap(group) else { return false }
         if let end = group.firstEnd, now >= max(end, group.holdUntil) || now - group.runAt >= 10_000 { return false }
-        return !group.isElecting(at: now)
+        return group.office.checkAt.map { now < $0 } ?? true
     }
 
     private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
