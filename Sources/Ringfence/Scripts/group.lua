@@ -72,7 +72,7 @@
 -- up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by the
 -- holder later: nobody is elected before the lease as it then was is over (`electAfter`). Nor
 --  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
---  * for the longest lease after the server is another one, or lost data: it may have lost an election. (It may have lost
+--  * for the longest lease after the server is another one, or lost data, of those that come then as well: it may have lost an election. (It may have lost
 --    more than one; the next epoch leaves out 16. Who knows a higher epoch says so, and then that is gone on from.)
 -- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one keeps the role.
 -- Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every candidate that it knows
@@ -300,7 +300,7 @@ end
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince', 'failbackWait' }
+    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -590,6 +590,7 @@ local function is_other_server()
         first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
         put('skip', SKIP)
         put('silentSince', now)
+        put('lostAt', now)
         elect_not_before(now + longest + grace)
         if phase == 'draining' then put('drainUntil', num('drainUntil') + grace) end
     end
@@ -620,6 +621,7 @@ if is_behind or is_epoch_behind then
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
     elect_not_before(now + longest_known)
     put('silentSince', now)
+    put('lostAt', now)
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
         if primary ~= '' then put('lastPrimary', primary) end
@@ -922,8 +924,10 @@ local function stand(text, lease_ms)
             local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
             redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
         end
-        -- Redis may have lost a group that had a primary. Whoever held that role has given it up by then.
-        if epoch == 0 and (num('electAfter') == 0 or lease_ms > longest) then elect_not_before(now + lease_ms) end
+        -- Redis may have lost a group that had a primary, or one that who came first did not know any more. Whoever held that role
+        -- has given it up by then.
+        if epoch == 0 and role.lostAt == '' then put('lostAt', now) end
+        if role.lostAt ~= '' then elect_not_before(num('lostAt') + lease_ms) end
     elseif old then
         if is_primary(id, session) then end_role('stepDown') end
         redis.call('HDEL', KEYS[8], id)
@@ -1072,6 +1076,7 @@ local function elect(c)
     put('epoch', number)
     put('primary', c.id)
     put('pSession', c.session)
+    put('lostAt', '')
     put('phase', 'elected')
     put('since', now)
     put('vacantSince', '')

@@ -35,7 +35,7 @@ final class GroupCandidate {
 
     private var deadline: Nanos { world.flaws.neverFences ? .never : node.membership?.deadline ?? 0 }
     private var isMember: Bool { world.flaws.neverFences || node.membership?.isMember(at: node.clock) == true }
-    var wakeAt: Nanos { machine.wakeAt(deadline: deadline) }
+    var wakeAt: Nanos { world.flaws.neverFences ? .never : machine.wakeAt(deadline: deadline) }
     var status: CandidateStatus { machine.status }
     var state: RoleMachine.State { machine.state }
     var isFit: Bool { unfit.isEmpty }
@@ -204,7 +204,7 @@ final class GroupCandidate {
 
     /// By whom it knows by now.
     func judgeHold() {
-        guard let deadline = node.membership?.deadline else { return }
+        guard world.holds, let deadline = node.membership?.deadline else { return }
         machine.hold(hold.epoch, until: hold.until(node.view.known, but: node.name, deadline: deadline))
         node.planWake()
     }

@@ -183,7 +183,7 @@ final class GroupScriptFuzz {
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-                'drainVersion', 'pKnown', 'silentSince', 'failbackWait' }) do
+                'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -754,7 +754,8 @@ final class GroupScriptFuzz {
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
             "drainVersion": text(office.drainVersion), "pKnown": text(office.known),
-            "silentSince": text(office.silentSince), "failbackWait": text(office.failbackWait),
+            "silentSince": text(office.silentSince), "lostAt": text(office.lostAt),
+            "failbackWait": text(office.failbackWait),
         ]
         return fields.map { "\($0.key) \($0.value)" }
     }

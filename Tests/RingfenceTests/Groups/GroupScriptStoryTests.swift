@@ -66,6 +66,28 @@ import Testing
         }
     }
 
+    @Test func `after a loss of all data nobody is elected for one lease, though who comes first knew of no members`()
+        async throws
+    {
+        try await withStory { story in
+            try await story.lead(["a": 5])
+            story.dies("a")
+            try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: "ann"))
+            #expect(story.group.members.isEmpty)
+            // As far as this one knows nobody is there. Somebody may have come since, and lead.
+            let known = GroupKnowledge(version: story.group.version, mark: story.group.mark, epoch: 1)
+            try await story.forget()
+            try await story.call(.watch(leases: false), known: known)
+            try await story.join("b", position: 5)
+            for _ in 0..<9 {
+                try await story.live(100)
+                #expect(story.office.primary == "", "whoever led may lead still")
+            }
+            try await story.live(200)
+            #expect(story.office.primary == "b" && story.office.epoch == 2)
+        }
+    }
+
     // MARK: Orders
 
     @Test func `an order that is repeated is not carried out again, though others came after it`() async throws {
@@ -321,9 +343,12 @@ final class GroupStory {
     var lastReport: RoleReport? { fuzz.answer?.content?.report }
     func newServer() { fuzz.newRun() }
 
+    /// Redis loses everything.
+    func forget() async throws { try await fuzz.play([.forget]) }
+
     @discardableResult
-    func call(_ verb: GroupServerModel.Verb) async throws -> GroupAnswer {
-        let known = GroupKnowledge(version: group.version, mark: group.mark, epoch: office.epoch)
+    func call(_ verb: GroupServerModel.Verb, known: GroupKnowledge? = nil) async throws -> GroupAnswer {
+        let known = known ?? GroupKnowledge(version: group.version, mark: group.mark, epoch: office.epoch)
         try await fuzz.play([.call(verb, group: "g", known: known)])
         return try #require(fuzz.answer)
     }

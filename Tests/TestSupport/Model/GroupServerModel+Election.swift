@@ -83,6 +83,8 @@ extension GroupServerModel {
         package var known: Int64 = 0
         /// Since when nobody knows whether a primary acts that cannot reach Redis.
         package var silentSince: Int64?
+        /// Redis lost data then, as far as is known, or may have: nobody was elected since.
+        package var lostAt: Int64?
         /// When time alone decides something.
         package var checkAt: Int64?
 
@@ -99,6 +101,9 @@ extension GroupServerModel {
 
         /// A lease was over, or was not what it is, and its holder has not said that it stopped.
         mutating func fellSilent(at now: Int64) { silentSince = now }
+
+        /// Redis may have lost an election.
+        mutating func mayHaveLost(at now: Int64) { (silentSince, lostAt) = (now, now) }
 
         /// There was a higher epoch than the one stored, so whoever is stored is not primary any more.
         mutating func recover(_ known: Int64, now: Int64) {
@@ -335,10 +340,8 @@ extension GroupServerModel {
             return nil
         }
         let (now, lease) = (call.group.now, record.leaseMilliseconds)
-        let isFirst = call.group.office.epoch == 0
-        if isFirst, call.group.office.electAfter == 0 || lease > call.group.longest, !flaws.electsAfterLoss {
-            call.group.office.waits(until: now + lease)
-        }
+        if call.group.office.epoch == 0, call.group.office.lostAt == nil { call.group.office.lostAt = now }
+        if let lost = call.group.office.lostAt, !flaws.electsAfterLoss { call.group.office.waits(until: lost + lease) }
         guard isSameSession, let old = before?.standing else {
             return Standing(fitSince: now, joined: call.group.version)
         }
@@ -683,6 +686,7 @@ extension GroupServerModel {
         (next.skip, next.epoch, next.phase, next.since, next.vacantSince) = (0, epoch, .elected, now, nil)
         (next.primary, next.session) = (winner.id, winner.session)
         (next.target, next.isForced) = ("", false)
+        next.lostAt = nil
         (next.failbackAt, next.failbackWait) = (0, 0)
         call.group.office = next
     }

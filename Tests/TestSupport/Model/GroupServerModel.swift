@@ -294,7 +294,7 @@ package struct GroupServerModel: Sendable {
             news.reason = "server"
             write(news, &call)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
-            call.group.office.fellSilent(at: call.group.now)
+            call.group.office.mayHaveLost(at: call.group.now)
             call.group.office.distrust(until: call.group.now + call.group.longest + grace, grace, flaws)
         }
         (call.group.run, call.group.runAt) = (run, call.group.now)
@@ -320,7 +320,7 @@ package struct GroupServerModel: Sendable {
         change(
             &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
         if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
-        call.group.office.fellSilent(at: call.group.now)
+        call.group.office.mayHaveLost(at: call.group.now)
         if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
     }
 
