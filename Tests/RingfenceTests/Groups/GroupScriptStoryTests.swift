@@ -272,7 +272,8 @@ import Testing
             #expect(story.office.primary == "b", "the pause is over")
             try await story.beat("b", .gone(2, reason: "stepDown"))
             #expect(try await isQuiet() && story.office.primary.isEmpty, "both are left out for a lease")
-            for _ in 0..<5 { try await story.live(100, only: "w") }
+            try await story.live(100)
+            for _ in 0..<4 { try await story.live(100, only: "w") }
             #expect(story.office.primary == "a")
         }
     }
