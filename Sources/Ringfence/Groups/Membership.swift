@@ -145,7 +145,7 @@ public final class Membership: Sendable {
 
     /// What `now` tells of the present, then whatever these listeners are told; nothing if that is nil.
     private func stream<Element: Sendable>(
-        _ listeners: WritableKeyPath<Guarded, [Int: AsyncStream<Element>.Continuation]> & Sendable,
+        _ listeners: any WritableKeyPath<Guarded, [Int: AsyncStream<Element>.Continuation]> & Sendable,
         _ now: (Guarded) -> Element?
     ) -> AsyncStream<Element> {
         let (stream, continuation) = AsyncStream<Element>.makeStream()
