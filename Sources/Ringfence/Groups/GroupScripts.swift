@@ -163,8 +163,9 @@ struct GroupScripts: Sendable {
 
     private static func content(_ items: ArraySlice<RedisReply>) -> GroupAnswer.Content? {
         let items = Array(items)
-        guard case .array(let pairs) = items[0], case .array(let ends) = items[1], let seed = items[2].text,
-            let unit = items[3].text, pairs.count % 2 == 0, ends.count % 2 == 0
+        let isUnchanged = items[0].text == "unchanged"
+        guard case .array(let pairs) = isUnchanged ? .array([]) : items[0], case .array(let ends) = items[1],
+            let seed = items[2].text, let unit = items[3].text, pairs.count % 2 == 0, ends.count % 2 == 0
         else { return nil }
         var members: [MemberRecord] = []
         members.reserveCapacity(pairs.count / 2)
@@ -199,7 +200,7 @@ struct GroupScripts: Sendable {
             report = decoded
         }
         return GroupAnswer.Content(
-            members: members, leases: leases, policy: policy, unreadable: unreadable, role: role,
+            members: isUnchanged ? nil : members, leases: leases, policy: policy, unreadable: unreadable, role: role,
             sinceMilliseconds: since, settings: settings, report: report)
     }
 

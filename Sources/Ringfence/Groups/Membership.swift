@@ -140,12 +140,21 @@ public final class Membership: Sendable {
 
     /// Its states from now on: the present one, then each change. It ends with the membership.
     public var states: AsyncStream<State> {
-        let (stream, continuation) = AsyncStream<State>.makeStream()
+        stream(\.listeners) { State($0.machine.state) }
+    }
+
+    /// What `now` tells of the present, then whatever these listeners are told; nothing if that is nil.
+    private func stream<Element: Sendable>(
+        _ listeners: any WritableKeyPath<Guarded, [Int: AsyncStream<Element>.Continuation]> & Sendable,
+        _ now: (Guarded) -> Element?
+    ) -> AsyncStream<Element> {
+        let (stream, continuation) = AsyncStream<Element>.makeStream()
         let number = guarded.withLock { guarded -> Int? in
-            continuation.yield(State(guarded.machine.state))
+            guard let present = now(guarded) else { return nil }
+            continuation.yield(present)
             guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
             guarded.lastNumber += 1
-            guarded.listeners[guarded.lastNumber] = continuation
+            guarded[keyPath: listeners][guarded.lastNumber] = continuation
             return guarded.lastNumber
         }
         guard let number else {
@@ -153,7 +162,7 @@ public final class Membership: Sendable {
             return stream
         }
         continuation.onTermination = { [weak self] _ in
-            _ = self?.guarded.withLock { $0.listeners.removeValue(forKey: number) }
+            _ = self?.guarded.withLock { $0[keyPath: listeners].removeValue(forKey: number) }
         }
         return stream
     }
@@ -345,23 +354,10 @@ public final class Membership: Sendable {
     }
 
     var roles: AsyncStream<Role> {
-        let (stream, continuation) = AsyncStream<Role>.makeStream()
-        let number = guarded.withLock { guarded -> Int? in
+        stream(\.roleListeners) { [self] guarded in
             guard let machine = guarded.role, machine.stands else { return nil }
-            continuation.yield(role(of: machine.state))
-            guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
-            guarded.lastNumber += 1
-            guarded.roleListeners[guarded.lastNumber] = continuation
-            return guarded.lastNumber
+            return role(of: machine.state)
         }
-        guard let number else {
-            continuation.finish()
-            return stream
-        }
-        continuation.onTermination = { [weak self] _ in
-            _ = self?.guarded.withLock { $0.roleListeners.removeValue(forKey: number) }
-        }
-        return stream
     }
 
     /// When the role of this epoch ends unless a beat gets through; nil if it is over.
@@ -468,8 +464,8 @@ public final class Membership: Sendable {
                 case .ended(let epoch, let end): .ended(Epoch(epoch, self), reason: RoleEnd(end))
                 }
             for listener in guarded.roleListeners.values { listener.yield(told) }
-            if case .ended(_, let end) = tell { hub.metrics.ended(end) }
-            // Neither under the lock, for it runs handlers of the user's, nor on the pool, which may be blocked.
+            // Not under the lock, for both run what is the user's, nor on the pool, which may be blocked.
+            if case .ended(_, let end) = tell { hub.eventLoop.execute { [hub] in hub.metrics.ended(end) } }
             if let term = guarded.term, told.epoch?.value != term.epoch || guarded.role?.mustStop == true {
                 hub.eventLoop.execute { term.cancel() }
             }
@@ -703,7 +699,8 @@ public final class Membership: Sendable {
         // Before the answer lengthens anything: it may say that somebody takes the role away.
         let known = group.knownAndWhen
         let view = known.view
-        let step = guarded.withLock { guarded -> (MembershipMachine.Output, Letter) in
+        let (step, margin) = guarded.withLock { guarded -> ((MembershipMachine.Output, Letter), Nanos) in
+            let margin = max(0, guarded.machine.deadline - now)
             sawRole(known, &guarded, now: now)
             let output = took(result, call, &guarded, now: now)
             // A member again: what it is elected to may begin now.
@@ -713,8 +710,9 @@ public final class Membership: Sendable {
                 let isOther = stored?.session == guarded.record.session && stored != guarded.record
                 if !isOther || guarded.machine.differs(now: now) { guarded.comparedVersion = view.version }
             }
-            return (output, Letter(guarded))
+            return ((output, Letter(guarded)), margin)
         }
+        if call != .leave, case .success = result { hub.metrics.memberMargin.recordNanoseconds(margin) }
         perform(step)
     }
 
@@ -723,7 +721,6 @@ public final class Membership: Sendable {
     ) -> MembershipMachine.Output {
         switch result {
         case .success(let answer):
-            if call != .leave { hub.metrics.memberMargin.recordNanoseconds(max(0, guarded.machine.deadline - now)) }
             guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
             switch answer.status {
             case .unknown, .expired: guarded.isOut = true

@@ -65,11 +65,12 @@ public struct GroupStatus: Sendable {
 extension GroupStatus {
     /// nil for an answer that was not asked for the leases.
     init?(_ name: String, _ answer: GroupAnswer) {
-        guard let content = answer.content, content.leases.count == content.members.count, let report = content.report
+        guard let content = answer.content, let records = content.members, content.leases.count == records.count,
+            let report = content.report
         else { return nil }
         self.init(
             name: name, version: answer.version, gen: String(answer.mark.prefix { $0 != ":" }),
-            members: zip(content.members, content.leases).map {
+            members: zip(records, content.leases).map {
                 .init(member: Member($0), remaining: .milliseconds($1))
             },
             held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit,

@@ -25,9 +25,10 @@
 --             join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out, or left),
 --             'unknown' (Redis lost it: it shall join again under the same session)
 --   gen, seq  of the event log: whoever saw less has missed a message
---   mark      <gen>:<seq> of the event that made this version. The caller that knows it already is told no members.
+--   mark      <gen>:<seq> of the event that made this version. The caller that knows it already is told nothing that follows.
 --   ms to the next death   or to whatever else time will decide; -1 if there are no members
---   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or 'leases'
+--   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or 'leases'. For
+--             neither of the two, and if the members are what they were in the version that the caller knows: 'unchanged'
 --   leases    id, ms left, id, ms left, …
 --   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
 --             the primary must not write), last primary, who was ready last, and under which epoch }
@@ -82,6 +83,10 @@
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
 -- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
 -- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead.
+--
+-- Members unchanged. Most changes of a large group are of its role only, and all who look at it ask after each. The version of
+-- the last change of members is kept (`memberVersion`). Whose version is no older, and was made in this generation of the log, so
+-- that it is none that was lost, has them. (Where INFO is forbidden generations do not end, so all are told all.)
 --
 -- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one version and
 -- say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes it out.
@@ -367,6 +372,11 @@ local function change(events)
     if is_new then redis.call('SADD', KEYS[5], group) end
 end
 
+local function change_members(events)
+    change(events)
+    redis.call('HSET', KEYS[3], 'memberVersion', int(version))
+end
+
 local function take_out(member, text)
     redis.call('ZREM', KEYS[1], member)
     redis.call('HDEL', KEYS[2], member)
@@ -614,7 +624,7 @@ if is_behind or is_epoch_behind then
     end
     if is_epoch_behind then note = ',"epoch":' .. int(known_epoch) end
     local healed_from = version
-    change({ { type = 'state.rolledBack',
+    change_members({ { type = 'state.rolledBack',
         detail = '{"from":' .. int(healed_from) .. ',"to":' .. int(was) .. note .. '}' } })
     if was == 0 then redis.call('SADD', KEYS[5], group) end
     if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
@@ -656,7 +666,7 @@ if first[1] and tonumber(first[2]) <= now and now >= hold_until then
         events[#events + 1] = { type = 'member.expired', member = cjson.encode(dead[i]),
             detail = '{"session":' .. cjson.encode(session_of(text)) .. ',"lateMs":' .. int(now - dead[i + 1]) .. '}' }
     end
-    change(events)
+    change_members(events)
     for i = 1, #dead, 2 do
         local text = texts[(i + 1) / 2]
         if is_primary(dead[i], session_of(text)) then end_role('expired', true, now - dead[i + 1] + lease_of(text)) end
@@ -972,7 +982,7 @@ elseif verb == 'join' then
             if record then
                 event.reason, event.previous = '"replaced"', cjson.encode(session_of(record))
             end
-            change({ event })
+            change_members({ event })
             if redis.call('HSETNX', KEYS[4], 'seed', ARGV[16]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[17]) end
             if record and is_primary(id, session_of(record)) then
                 -- Its holder hears of it later than we.
@@ -984,7 +994,7 @@ elseif verb == 'join' then
                 redis.call('HSET', KEYS[3], 'was:' .. id, table.concat(was, ' '))
             end
         elseif record ~= text then
-            change({ { type = 'member.updated', member = cjson.encode(id), detail = text } })
+            change_members({ { type = 'member.updated', member = cjson.encode(id), detail = text } })
         end
         if record ~= text then
             stand(text, lease_ms)
@@ -1009,7 +1019,7 @@ elseif verb == 'leave' then
         local event = { type = 'member.left', member = cjson.encode(id),
             detail = '{"session":' .. cjson.encode(session_of(record)) .. '}' }
         event.reason, event.actor = quoted(reason), quoted(actor)
-        change({ event })
+        change_members({ event })
         if is_primary(id, session_of(record)) then
             if actor == '' and session ~= '' then
                 end_role(reason ~= '' and reason or 'left')
@@ -1250,7 +1260,10 @@ local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAft
 local answer = view(status)
 local wants_leases = verb == 'watch' and id == 'leases'
 if known_mark ~= mark or wants_leases or verb == 'order' then
-    answer[10] = redis.call('HGETALL', KEYS[2])
+    local has_members = not wants_leases and verb ~= 'order' and gen ~= '' and string.match(known_mark, '^(%w+):') == gen
+        and known_version >= (tonumber(redis.call('HGET', KEYS[3], 'memberVersion') or '') or math.huge)
+        and (redis.call('HGET', KEYS[7], 'run') or '') ~= ''
+    answer[10] = has_members and 'unchanged' or redis.call('HGETALL', KEYS[2])
     answer[11] = {}
     if wants_leases then
         local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')

@@ -41,6 +41,20 @@ struct OrderArguments: ParsableArguments {
     }
 }
 
+extension OrderArguments {
+    /// Gives an order after which there is nothing to wait for.
+    func give(
+        _ outcome: String, _ said: String? = nil,
+        _ order: @Sendable @escaping (RingfenceClient, OrderArguments) async throws -> Void
+    ) async throws {
+        let arguments = self
+        try await run(outcome, said ?? outcome) { client in
+            try await order(client, arguments)
+            return nil
+        }
+    }
+}
+
 struct PlanGroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "plan",
@@ -100,9 +114,8 @@ struct SwitchoverCommand: AsyncParsableCommand {
     func run() async throws {
         let (name, who, why, to, limit) = (order.name, order.who, order.reason, to, timeout.duration)
         if abort {
-            return try await order.run("aborted", "taken back") { client in
-                try await client.abortSwitchover(group: name, actor: who, reason: why)
-                return nil
+            return try await order.give("aborted", "taken back") {
+                try await $0.abortSwitchover(group: $1.name, actor: $1.who, reason: $1.reason)
             }
         }
         try await order.run("ready", "") { client in
@@ -182,10 +195,9 @@ struct PauseCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let (name, who, why, length) = (order.name, order.who, order.reason, length.duration)
-        try await order.run("paused", "paused for \(length.shortText)") { client in
-            try await client.pause(group: name, for: length, actor: who, reason: why)
-            return nil
+        let length = length.duration
+        try await order.give("paused", "paused for \(length.shortText)") {
+            try await $0.pause(group: $1.name, for: length, actor: $1.who, reason: $1.reason)
         }
     }
 }
@@ -205,10 +217,8 @@ struct ResumeCommand: AsyncParsableCommand {
     @OptionGroup var order: OrderArguments
 
     func run() async throws {
-        let (name, who, why) = (order.name, order.who, order.reason)
-        try await order.run("resumed", "resumed") { client in
-            try await client.resume(group: name, actor: who, reason: why)
-            return nil
+        try await order.give("resumed") {
+            try await $0.resume(group: $1.name, actor: $1.who, reason: $1.reason)
         }
     }
 }
@@ -236,11 +246,10 @@ struct MaintenanceCommand: AsyncParsableCommand {
     var state: Switch
 
     func run() async throws {
-        let (name, who, why, member, isOn) = (order.name, order.who, order.reason, member, state == .on)
+        let (member, isOn) = (member, state == .on)
         let said = isOn ? "\(member) is in maintenance" : "\(member) is in maintenance no more"
-        try await order.run(isOn ? "on" : "off", said) { client in
-            try await client.setMaintenance(isOn, of: member, group: name, actor: who, reason: why)
-            return nil
+        try await order.give(isOn ? "on" : "off", said) {
+            try await $0.setMaintenance(isOn, of: member, group: $1.name, actor: $1.who, reason: $1.reason)
         }
     }
 }
@@ -261,10 +270,8 @@ struct AcknowledgeCommand: AsyncParsableCommand {
     @OptionGroup var order: OrderArguments
 
     func run() async throws {
-        let (name, who, why) = (order.name, order.who, order.reason)
-        try await order.run("acknowledged", "acknowledged") { client in
-            try await client.acknowledge(group: name, actor: who, reason: why)
-            return nil
+        try await order.give("acknowledged") {
+            try await $0.acknowledge(group: $1.name, actor: $1.who, reason: $1.reason)
         }
     }
 }

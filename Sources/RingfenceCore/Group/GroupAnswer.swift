@@ -8,8 +8,8 @@ package struct GroupAnswer: Sendable, Equatable {
 
     /// What is told only to a caller that does not know it already.
     package struct Content: Sendable, Equatable {
-        /// In the order of their ids' bytes.
-        package var members: [MemberRecord]
+        /// In the order of their ids' bytes; nil: they are what they were in the version that the caller said it knew.
+        package var members: [MemberRecord]?
         /// ms left, member by member; empty if not asked for.
         package var leases: [Int64]
         package var policy: RingPolicy?
@@ -25,7 +25,7 @@ package struct GroupAnswer: Sendable, Equatable {
         package var report: RoleReport?
 
         package init(
-            members: [MemberRecord], leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = [],
+            members: [MemberRecord]?, leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = [],
             role: GroupRole = GroupRole(), sinceMilliseconds: Int64 = 0, settings: [String: String] = [:],
             report: RoleReport? = nil
         ) {

@@ -138,8 +138,12 @@ package struct GroupMachine: Sendable {
         }
         guard answer.version > known.version else { return .none }
         guard let content = answer.content else { return .look }
+        // No member has changed since the version that was known when this was asked. What came in between is of the same story
+        // only if it is of the same generation.
+        let gen = Self.gen(of: answer.mark)
+        guard content.members != nil || known.gen == gen else { return look(now: now) }
         known = View(
-            gen: Self.gen(of: answer.mark), version: answer.version, members: content.members,
+            gen: gen, version: answer.version, members: content.members ?? known.members,
             policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
             holdLimit: Self.holdLimit(content.settings))
         epoch = max(epoch, content.role.epoch)

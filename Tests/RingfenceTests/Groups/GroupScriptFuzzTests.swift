@@ -183,7 +183,7 @@ final class GroupScriptFuzz {
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-                'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait' }) do
+                'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'memberVersion' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -241,6 +241,7 @@ final class GroupScriptFuzz {
     static var toBeMet: Set<String> {
         let answers = [
             "member", "replaced", "expired", "unknown", "left", "gone", "watching", "ordered", "refused", "noted",
+            "unchanged",
         ]
         let events = [
             "member.joined", "member.updated", "member.left", "member.expired", "member.maintenance", "coordinator.gap",
@@ -452,6 +453,7 @@ final class GroupScriptFuzz {
             let reply = next.removeFirst()
             if let answer = expected.answer {
                 met.insert("answer \(answer.status)")
+                if let content = answer.content, content.members == nil { met.insert("answer unchanged") }
                 for refusal in answer.content?.report?.refusals ?? [] { met.insert("refusal \(refusal.code)") }
                 for candidate in answer.content?.report?.candidates ?? [] {
                     for reason in candidate.reasons { met.insert("reason \(reason.code)") }
@@ -755,7 +757,7 @@ final class GroupScriptFuzz {
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
             "drainVersion": text(office.drainVersion), "pKnown": text(office.known),
             "silentSince": text(office.silentSince), "lostAt": text(office.lostAt),
-            "failbackWait": text(office.failbackWait),
+            "failbackWait": text(office.failbackWait), "memberVersion": text(group.memberVersion),
         ]
         return fields.map { "\($0.key) \($0.value)" }
     }

@@ -57,6 +57,8 @@ package struct GroupServerModel: Sendable {
     package struct Group: Sendable, Hashable {
         package var version: Int64 = 0
         package var mark = ""
+        /// The version of the last change of members.
+        package var memberVersion: Int64 = 0
         package var now: Int64 = 0
         package var offset: Int64 = 0
         package var holdUntil: Int64 = 0
@@ -442,8 +444,11 @@ package struct GroupServerModel: Sendable {
         var content: GroupAnswer.Content?
         if call.known.mark != group.mark || asksForLeases || isOrder {
             let all = group.members.values.sorted { $0.record.id.isBefore($1.record.id) }
+            // What the caller knows was not lost, and no member changed since.
+            let isSame = call.known.version >= group.memberVersion && call.known.mark.hasPrefix("\(log?.gen ?? ""):")
             content = GroupAnswer.Content(
-                members: all.map(\.record), leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
+                members: isSame && !asksForLeases && !isOrder ? nil : all.map(\.record),
+                leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
                 policy: group.policy, role: group.role,
                 sinceMilliseconds: group.office.since.map { group.now - $0 } ?? 0, settings: group.settings,
                 report: asksForLeases || isOrder
@@ -464,6 +469,10 @@ package struct GroupServerModel: Sendable {
     private mutating func change(_ call: inout Call, _ all: [News]) {
         call.group.version += 1
         for news in all { write(news, &call, version: call.group.version, of: all.count) }
+        let ofMembers: Set<String> = [
+            "member.joined", "member.updated", "member.left", "member.expired", "state.rolledBack",
+        ]
+        if ofMembers.contains(all[0].type) { call.group.memberVersion = call.group.version }
         call.group.mark = "\(log!.gen):\(log!.seq)"
     }
 

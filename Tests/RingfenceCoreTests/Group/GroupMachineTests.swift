@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One process' view of a group, answer by answer. (Under loss, delay and recovery the simulation tells it.)
+import RingfenceCore
+import Testing
+
+@Suite struct GroupMachineTests {
+    private func answer(_ version: Int64, gen: String = "g1", members: [String]?, primary: String) -> GroupAnswer {
+        let records = members?.map { MemberRecord(id: $0, session: "s", leaseMilliseconds: 1000) }
+        let role = GroupRole(epoch: version, primary: primary, session: "s", phase: .ready)
+        return GroupAnswer(
+            status: .watching, gen: gen, seq: version, version: version, mark: "\(gen):\(version)",
+            nextMilliseconds: nil, paceMilliseconds: 200, heldMilliseconds: 0, recoveryMilliseconds: 0,
+            content: GroupAnswer.Content(members: records, policy: RingPolicy(seed: 1, unit: 2), role: role))
+    }
+
+    @Test func `members that have not changed stay, and what changed is taken`() {
+        var view = GroupMachine()
+        #expect(view.answered(answer(3, members: ["a", "b"], primary: "a"), sentAt: 1, now: 2) == .show)
+        #expect(view.answered(answer(5, members: nil, primary: "b"), sentAt: 3, now: 4) == .show)
+        #expect(view.shown.members.map(\.id) == ["a", "b"] && view.shown.role.primary == "b")
+        #expect(view.shown.version == 5 && view.knowledge.mark == "g1:5")
+    }
+
+    @Test func `that nothing changed is not believed of another generation`() {
+        var view = GroupMachine()
+        _ = view.answered(answer(3, members: ["a", "b"], primary: "a"), sentAt: 1, now: 2)
+        // It was asked while the old one was known, and overtaken by an answer of the new one.
+        _ = view.answered(answer(4, gen: "g2", members: ["a"], primary: "a"), sentAt: 3, now: 4)
+        #expect(view.answered(answer(5, members: nil, primary: "b"), sentAt: 3, now: 5) == .look)
+        #expect(view.shown.members.map(\.id) == ["a"] && view.shown.version == 4)
+        #expect(view.wakeAt(dice: 0) <= 5)
+    }
+}
