@@ -80,6 +80,39 @@ import Testing
     }
 }
 
+@Suite struct RoleHistoryTests {
+    private static let file = (member: "n0", text: "- s0\n10 20 1\n30 40 1\n")
+
+    /// With elections, `SEQ EPOCH SESSION`, as a subscriber may be told of them.
+    private func history(_ elections: String...) throws -> RoleHistory {
+        var told = [Told.state(.start)]
+        for election in elections {
+            let words = election.split(separator: " ")
+            let json =
+                #"{"gen":"0123456789abcdef01","seq":\#(words[0]),"at":1,"type":"primary.elected","group":"g","#
+                + #""member":"n0","version":1,"epoch":\#(words[1]),"detail":{"session":"\#(words[2])"}}"#
+            told.append(.event(Event(try EventRecord(Array(json.utf8)))))
+        }
+        return try RoleHistory([Self.file], told: told)
+    }
+
+    @Test func `what must not stand in a history is found, and nothing else`() throws {
+        let found = try history("1 1 s0", "2 2 s1").violations()
+        #expect(found == [])
+        #expect(try history("1 1 s1").violations().contains { $0.contains("but elected was") })
+        #expect(try history().violations().contains { $0.contains("but elected was") })
+        #expect(try history("1 1 s0", "3 2 s1").violations().contains { $0.contains("follows upon") })
+        #expect(try history("1 1 s0", "2 1 s1").violations().contains { $0.contains("was elected after") })
+        #expect(try history("1 2 s1", "2 1 s0").violations().contains { $0.contains("is of epoch 1 after 2") })
+    }
+
+    @Test func `a history that cannot be read is an error, and not an empty one`() {
+        for text in ["", "-\n1 2 3\n", "- s\n1 2\n", "- s\n1 x 3\n", "1 2 3\n"] {
+            #expect(throws: TestSupportError.self) { try RoleHistory([("n0", text)], told: []) }
+        }
+    }
+}
+
 /// A number in the environment.
 func number(_ variable: String) -> UInt64? { getenv(variable).flatMap { UInt64(String(cString: $0)) } }
 
@@ -88,6 +121,14 @@ enum Told: Sendable {
     /// A state: every event after it comes. A later one says that events are missing.
     case state(EventCursor)
     case event(Event)
+
+    /// The place behind it.
+    var cursor: EventCursor {
+        switch self {
+        case .state(let cursor): cursor
+        case .event(let event): event.cursor
+        }
+    }
 }
 
 /// What the processes wrote down, and what was told of them.
@@ -217,8 +258,8 @@ struct RoleHistory {
         var last: EventCursor?
         var (epoch, electedEpoch): (Int64, Int64) = (0, 0)
         for item in told {
+            defer { last = item.cursor }
             guard case .event(let event) = item else {
-                if case .state(let cursor) = item { last = cursor }
                 (epoch, electedEpoch) = (0, 0)
                 continue
             }
@@ -226,7 +267,6 @@ struct RoleHistory {
             if event.seq != (last?.seq ?? 0) + 1 {
                 found.append("event \(event) follows upon \(String(describing: last))")
             }
-            last = event.cursor
             guard let its = event.epoch else { continue }
             if its < epoch { found.append("event \(event) is of epoch \(its) after \(epoch)") }
             epoch = its
@@ -361,8 +401,14 @@ final class Nemesis: Sendable {
                     throw error
                 }
                 for contender in contenders { try await contender.process.value.end() }
-                // What the stream holds is whole too, as far as it was not lost.
+                // What the stream holds is whole too, as far as it was not lost, and the subscriber has read all of it.
                 try await observer.checkLog()
+                if let last = try await observer.events().last {
+                    try await eventually("the subscriber has read event \(last.seq)") {
+                        guard let cursor = told.value.last?.cursor else { return false }
+                        return cursor.gen == last.gen && cursor.seq >= last.seq
+                    }
+                }
             }
         }
     }
