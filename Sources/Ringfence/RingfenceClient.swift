@@ -71,7 +71,8 @@ public final class RingfenceClient: Service, Sendable {
         table = LockTable(
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
-        groupScripts = GroupScripts(keys: keys, eventLength: configuration.eventLength, nonces: nonces)
+        groupScripts = GroupScripts(
+            keys: keys, eventLength: configuration.eventLength, nonces: nonces, text: configuration.groupScript)
         feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
             feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,

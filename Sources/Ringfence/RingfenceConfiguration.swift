@@ -51,6 +51,8 @@ public struct RingfenceConfiguration: Sendable {
     public var auditLength: Int
     /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should agree.
     public var eventLength: Int
+    /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
+    package var groupScript: String?
 
     /// A configuration for the Redis at `url`. `owner` defaults to `host/process-id`.
     public init(

@@ -55,6 +55,35 @@ import Testing
         }
     }
 
+    @Test func `a proxy ends one direction of a connection, and the other goes on`() async throws {
+        try await withRedis { server async throws in
+            let proxy = try await TCPProxy.start(to: server)
+            let loop = MultiThreadedEventLoopGroup.singleton.any()
+            let ended = loop.makePromise(of: Void.self)
+            let half = try await ClientBootstrap(group: loop)
+                .channelOption(.allowRemoteHalfClosure, value: true)
+                .channelInitializer { channel in
+                    channel.eventLoop.makeCompletedFuture {
+                        try channel.pipeline.syncOperations.addHandler(InputEnd(ended))
+                    }
+                }
+                .connect(host: "127.0.0.1", port: proxy.port).get()
+            try await eventually { proxy.open == 1 }
+            proxy.halfClose(toClient: true)
+            try await ended.futureResult.get()
+            try await half.writeAndFlush(ByteBuffer(string: "SET k 1\r\n"))
+            try await eventually { try await server.cli("GET", "k") == "1" }
+            // Redis closes what has ended for it.
+            proxy.halfClose(toClient: false)
+            try await eventually {
+                try await server.cli("CLIENT", "LIST", "TYPE", "normal").split(separator: "\n").count == 1
+            }
+            try await half.close()
+            try await eventually { proxy.open == 0 }
+            await proxy.close()
+        }
+    }
+
     @Test func `a proxy cuts after exactly so many bytes`() async throws {
         try await withRedis { server async throws in
             let proxy = try await TCPProxy.start(to: server)
@@ -73,5 +102,18 @@ import Testing
             }
             await proxy.close()
         }
+    }
+}
+
+/// Tells when the other end has said that nothing more comes.
+private final class InputEnd: ChannelInboundHandler, Sendable {
+    typealias InboundIn = ByteBuffer
+    private let promise: EventLoopPromise<Void>
+
+    init(_ promise: EventLoopPromise<Void>) { self.promise = promise }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .inputClosed? = event as? ChannelEvent { promise.succeed() }
+        context.fireUserInboundEventTriggered(event)
     }
 }

@@ -8,6 +8,9 @@ final class Writers: Sendable {
     struct Acknowledgement: Sendable {
         var writer: Int
         var number: Int
+        /// When its statement was sent,
+        var begun: ContinuousClock.Instant
+        /// and when it was answered.
         var at: ContinuousClock.Instant
     }
 
@@ -28,9 +31,12 @@ final class Writers: Sendable {
                     let current: PostgresWire
                     if let session { current = session } else { current = try await PostgresWire.connect(port: port) }
                     session = current
+                    let begun = ContinuousClock.now
                     try await current.run("INSERT INTO writes VALUES (\(writer), \(number))")
                     let now = ContinuousClock.now
-                    acknowledged.withLock { $0.append(.init(writer: writer, number: number, at: now)) }
+                    acknowledged.withLock {
+                        $0.append(.init(writer: writer, number: number, begun: begun, at: now))
+                    }
                     try await Task.sleep(for: .milliseconds(2))
                 } catch {
                     session = nil
@@ -53,27 +59,26 @@ final class Writers: Sendable {
     /// What the last failure was, for a story of why nothing goes on.
     var lastComplaint: String { complaint.withLock { $0 } }
 
-    /// Returns when something was acknowledged that was begun after now (or nearly so), and when that was.
+    /// Waits until so many commits are acknowledged that began after now, and returns when the first of them was. One that
+    /// is under way now proves nothing of what comes: a server that is killed may have answered it already.
     @discardableResult
     func progress(_ what: String, by more: Int = 20, writers: ClosedRange<Int> = 0...99) async throws
         -> ContinuousClock.Instant
     {
         let start = ContinuousClock.now
         try await eventually("writes go on \(what)", within: .seconds(120)) {
-            count(after: start, of: writers) >= more
+            count(begunAfter: start, of: writers) >= more
         }
-        return acknowledged.withLock { all in all.first { $0.at > start && writers.contains($0.writer) }?.at ?? start }
+        return acknowledged.withLock { all in
+            all.first { $0.begun > start && writers.contains($0.writer) }?.at ?? start
+        }
     }
 
-    func count(after start: ContinuousClock.Instant, of writers: ClosedRange<Int>) -> Int {
+    private func count(begunAfter start: ContinuousClock.Instant, of writers: ClosedRange<Int>) -> Int {
+        // Nothing that began after it was answered before it.
         acknowledged.withLock { all in
-            all.reversed().prefix { $0.at > start }.count { writers.contains($0.writer) }
+            all.reversed().prefix { $0.at > start }.count { $0.begun > start && writers.contains($0.writer) }
         }
-    }
-
-    /// The first acknowledgement after `instant`.
-    func first(after instant: ContinuousClock.Instant) -> ContinuousClock.Instant? {
-        acknowledged.withLock { all in all.first { $0.at > instant }?.at }
     }
 
     /// The longest time without any acknowledgement that reaches into the time since `start`.

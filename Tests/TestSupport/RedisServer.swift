@@ -130,6 +130,23 @@ package final class RedisServer: Sendable {
         try await launch()
     }
 
+    /// Deletes its data, so that it starts empty; it must not run.
+    package func deleteData() {
+        for name in ["appendonlydir", "appendonly.aof", "dump.rdb"] {
+            TemporaryDirectory.delete("\(directory.path)/\(name)")
+        }
+    }
+
+    /// The last value that a field of any hash was set to by itself, as the append-only file tells; nil if it does not.
+    package func lastInAppendOnlyFile(_ field: String) async throws -> String? {
+        let files = "'\(directory.path)'/appendonly*.aof '\(directory.path)'/appendonlydir/*.aof"
+        let script = "cat \(files) 2>/dev/null | tr -d '\\r' | grep -a -x -A 2 \(field) | tail -n 1; true"
+        let value = try await output(of: "sh", ["-c", script]).trimmingPrefix { $0.isWhitespace }.prefix {
+            !$0.isWhitespace
+        }
+        return value.isEmpty ? nil : String(value)
+    }
+
     /// Starts the process and returns at once, without waiting for its first answer (it may be loading).
     package func launchWithoutWaiting() throws {
         var all = [

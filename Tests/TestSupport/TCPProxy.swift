@@ -101,6 +101,11 @@ package final class TCPProxy: Sendable {
         for link in state.withLock({ Array($0.links.values) }) { link.client.close(promise: nil) }
     }
 
+    /// Ends one direction of every connection now: its receiver reads the end, and the other direction goes on.
+    package func halfClose(toClient: Bool) {
+        for link in state.withLock({ Array($0.links.values) }) { link.halfClose(toClient: toClient) }
+    }
+
     /// From here the stalls of now hold for the connections of now only.
     package func passNewConnections() {
         state.withLock { $0.stallsUpTo = $0.accepted }
@@ -209,6 +214,16 @@ private final class Link: Sendable {
         }
         client.close(promise: nil)
         server.close(promise: nil)
+    }
+
+    /// Bytes that still come for that direction are lost.
+    func halfClose(toClient: Bool) {
+        client.eventLoop.execute { [self] in
+            lanes.withLock { lanes in
+                if toClient { lanes.serverToClient.isCut = true } else { lanes.clientToServer.isCut = true }
+            }
+            (toClient ? client : server).close(mode: .output, promise: nil)
+        }
     }
 
     /// Passes on what the faults allow, in both directions. Both ends share one event loop, so order is kept.

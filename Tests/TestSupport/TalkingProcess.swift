@@ -39,6 +39,11 @@ package final class TalkingProcess: Sendable {
         return try TalkingProcess(builtExecutable(name), arguments)
     }
 
+    /// Starts any program.
+    package static func start(program: String, _ arguments: [String]) throws -> TalkingProcess {
+        try TalkingProcess(program, arguments)
+    }
+
     private init(_ program: String, _ arguments: [String]) throws {
         let orders = try Subprocess.pipe()
         let says = try Subprocess.pipe()
@@ -82,7 +87,12 @@ package final class TalkingProcess: Sendable {
         return line
     }
 
-    package func signal(_ signal: Int32) { _ = kill(pid, signal) }
+    /// Does nothing once it has ended.
+    package func signal(_ signal: Int32) {
+        let pid = self.pid
+        // 0 would be the tests themselves.
+        if pid != 0 { _ = kill(pid, signal) }
+    }
 
     /// Stops it, and returns once all its threads have stopped: a signal is on its way for a moment, in which they still run.
     package func freeze() async throws {

@@ -20,7 +20,7 @@ package final class TemporaryDirectory: Sendable {
 
     deinit { Self.delete(path) }
 
-    private static func delete(_ path: String) {
+    static func delete(_ path: String) {
         // remove() deletes a file, a link or an empty directory.
         if remove(path) == 0 { return }
         guard let directory = opendir(path) else { return }

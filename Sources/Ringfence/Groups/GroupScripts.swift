@@ -17,11 +17,14 @@ struct GroupScripts: Sendable {
     let keys: Keyspace
     let eventLength: String
     let nonces: NonceSource
+    private let script: RedisScript
 
-    init(keys: Keyspace, eventLength: Int, nonces: NonceSource) {
+    /// `text`: another one than `Scripts/group.lua`.
+    init(keys: Keyspace, eventLength: Int, nonces: NonceSource, text: String? = nil) {
         self.keys = keys
         self.eventLength = String(eventLength)
         self.nonces = nonces
+        script = text.map { RedisScript($0) } ?? Self.script
     }
 
     // MARK: Calls
@@ -113,7 +116,7 @@ struct GroupScripts: Sendable {
         let keys = keys
         let eventLength = eventLength
         let generation = nonces.generation()
-        return ScriptCall(script: Self.script, keys: 8, arguments: 10 + arguments) { writer in
+        return ScriptCall(script: script, keys: 8, arguments: 10 + arguments) { writer in
             writer.argument(keys.leases, group)
             writer.argument(keys.members, group)
             writer.argument(keys.state, group)
