@@ -49,7 +49,8 @@ struct AgentCommand: AsyncParsableCommand {
             The file and the programs must belong to root or to the agent's user, and nobody else may write them.
 
             ENDPOINTS, 200 or 503:  GET /primary   GET /standby?lag=1MB   GET /health
-            Agents ask each other there too, while Redis is away, if the group's settings say whenAway=hold; where "listen"             names no host of its own, "advertise" tells the others "10.0.0.1:8008".
+            Agents ask each other there too, while Redis is away, if the group's settings say whenAway=hold; where \
+            "listen" names no host of its own, "advertise" tells the others: "10.0.0.1:8008".
 
             SIGTERM gives a role up, fences the instance and leaves: switch over first if you want no gap. If the agent \
             crashes, the instance runs on, and the lease with the role ends.

@@ -77,6 +77,8 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "position": "does not say how far its data has come"
             case "noGroup": "nobody ever joined the group"
             case "noPrimary": "there is no primary to switch over from; name a member to fail over to"
+            case "serverUnknown":
+                "Redis does not let this user ask INFO: without it nobody can tell when Redis is another server, on which hold rests"
             case "notReady": "is still being promoted"
             case "noCandidate": "no member may take over"
             case "notACandidate": "does not stand for primary"

@@ -250,11 +250,11 @@ public final class Group: Sendable {
 
     /// As Redis last said it is, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.machine.known } }
-    /// And it was that when Redis was asked at this moment.
+    /// The same, and when Redis was asked last that said so.
     var knownAndWhen: (view: GroupMachine.View, asOf: Nanos) {
         state.withLock { ($0.machine.known, $0.machine.confirmedAt ?? .min) }
     }
-    /// The same, but only when Redis has not been heard of for longer than it should.
+    /// As Redis last said it is, but only when Redis has not been heard of for longer than it should.
     func viewWhileAway(now: Nanos) -> GroupMachine.View? {
         state.withLock { state in
             guard let at = state.machine.confirmedAt,

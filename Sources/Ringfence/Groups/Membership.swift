@@ -58,6 +58,8 @@ public final class Membership: Sendable {
         var roleListeners: [Int: AsyncStream<Role>.Continuation] = [:]
         /// What others promised it, while it is primary and cannot reach Redis.
         var hold: HoldMachine?
+        /// By which version it was judged last: threads may come with older ones.
+        var holdVersion: Int64 = 0
         /// What runs as long as it is primary, to be ended before it leaves.
         var term: Term?
         var listeners: [Int: AsyncStream<State>.Continuation] = [:]
@@ -418,9 +420,11 @@ public final class Membership: Sendable {
         guarded.withLock { sawRole(known, &$0, now: now) }
     }
 
-    private func sawRole(_ known: (view: GroupMachine.View, asOf: Nanos), _ guarded: inout Guarded, now: Nanos) {
+    private func sawRole(
+        _ known: (view: GroupMachine.View, asOf: Nanos), _ guarded: inout Guarded, now: Nanos, judgesHold: Bool = true
+    ) {
         let view = known.view
-        Self.judgeHold(&guarded, view)
+        if judgesHold { Self.judgeHold(&guarded, view) }
         guard var machine = guarded.role else { return }
         Self.letGoIfOver(&machine, guarded.machine)
         let output = machine.saw(
@@ -519,7 +523,8 @@ public final class Membership: Sendable {
 
     /// How long the role may go on without Redis, by whom it knows.
     private static func judgeHold(_ guarded: inout Guarded, _ view: GroupMachine.View) {
-        guard let hold = guarded.hold else { return }
+        guard let hold = guarded.hold, view.version >= guarded.holdVersion else { return }
+        guarded.holdVersion = view.version
         let until = hold.until(view, but: guarded.record.id, deadline: guarded.machine.deadline)
         guarded.role?.hold(hold.epoch, until: until)
     }
@@ -661,23 +666,24 @@ public final class Membership: Sendable {
         let sentAt = Moment.now
         let known = group.knowledge(now: sentAt)
         let record = letter.record
-        // Before Redis hears whom it knows, its hold is no longer than they promised.
+        // Before Redis hears whom it knows, its hold is no longer than they promised; and what it says is said as of then.
         let view = group.known
-        guarded.withLock { guarded in
-            guard guarded.hold != nil else { return }
+        let status = guarded.withLock { guarded in
+            guard guarded.hold != nil else { return letter.status }
             Self.judgeHold(&guarded, view)
             judgeRole(&guarded, now: sentAt)
+            return guarded.role?.status
         }
         let script =
             switch call {
             case .beat:
                 hub.scripts.beat(
                     group.name, known, id: record.id, session: record.session,
-                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined, status: letter.status)
+                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined, status: status)
             case .write:
                 hub.scripts.join(
                     group.name, known, record, letter.isOut ? .again : .stay(since: letter.joined),
-                    group.policy ?? group.wantedPolicy, status: letter.status)
+                    group.policy ?? group.wantedPolicy, status: status)
             case .leave:
                 hub.scripts.leave(
                     group.name, known, id: record.id, session: record.session, reason: letter.reason, actor: "")
@@ -701,7 +707,8 @@ public final class Membership: Sendable {
         let view = known.view
         let (step, margin) = guarded.withLock { guarded -> ((MembershipMachine.Output, Letter), Nanos) in
             let margin = max(0, guarded.machine.deadline - now)
-            sawRole(known, &guarded, now: now)
+            // (Who has come meanwhile is heard of by Redis with the next beat: till then what was promised is good.)
+            sawRole(known, &guarded, now: now, judgesHold: false)
             let output = took(result, call, &guarded, now: now)
             // A member again: what it is elected to may begin now.
             sawRole(known, &guarded, now: now)

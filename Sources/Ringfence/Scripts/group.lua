@@ -139,7 +139,6 @@ local record = is_member_call and redis.call('HGET', KEYS[2], id)
 
 local gen, seq = log[1] or '', tonumber(log[2] or 0)
 local version, mark = tonumber(state[1] or 0), state[2] or ''
-local version_before, mark_before = version, mark
 local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
 local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
 local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
@@ -320,6 +319,10 @@ local function put(name, value)
 end
 local function elect_not_before(moment)
     if moment > num('electAfter') then put('electAfter', moment) end
+end
+-- A primary of which nobody knows when it stops may act without Redis for `holdMs` from here, and not less than was said before.
+local function silent_from(moment)
+    if moment > num('silentSince') then put('silentSince', moment) end
 end
 local function write_role()
     for i, name in ipairs(NAMES) do
@@ -536,7 +539,7 @@ local ended, detect_ms, favoured = nil, 0, ''
 
 local function end_role(why, is_silent, silence)
     local is_forced = role.forced == '1'
-    if is_silent then put('silentSince', now) end
+    if is_silent then silent_from(math.max(now, tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0))) end
     if is_forced then why = 'failover' end
     ended, detect_ms, favoured = why, silence or 0, role.target
     if AGAINST_ITS_WILL[why] and now >= hold_until then add_penalty(primary) end
@@ -592,14 +595,17 @@ local function is_other_server()
     local is_other = server() ~= '' and group_run ~= '' and server() ~= group_run
     if is_other then
         local grace = 4 * pace_of()
-        append({ { type = 'coordinator.gap', reason = '"server"',
+        -- A version: what was said to the server before, of what it knew, is no word about this one.
+        change({ { type = 'coordinator.gap', reason = '"server"',
             detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
         for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
             redis.call('ZINCRBY', KEYS[1], int(grace), member)
         end
         first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
         put('skip', SKIP)
-        put('silentSince', now)
+        -- Whoever led may have known others than this one's copy says.
+        put('pKnown', '')
+        silent_from(now + longest + grace)
         put('lostAt', now)
         elect_not_before(now + longest + grace)
         if phase == 'draining' then put('drainUntil', num('drainUntil') + grace) end
@@ -630,7 +636,8 @@ if is_behind or is_epoch_behind then
     if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
     redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
     elect_not_before(now + longest_known)
-    put('silentSince', now)
+    put('pKnown', '')
+    silent_from(now + longest_known)
     put('lostAt', now)
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
@@ -716,7 +723,6 @@ local function hear(said)
         put('pSession', session)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
-        put('silentSince', '')
         if role.forced == '1' and role.target ~= id then
             -- Ordered while nobody knew of a primary: it is to stop, like any other.
             put('phase', 'draining')
@@ -883,6 +889,9 @@ local function carry_out(what, member, number, actor, why)
         put('heldUntil', '')
         put('failovers', '')
     elseif what == 'settings' then
+        for i = 17, #ARGV - 1, 2 do
+            if ARGV[i] == 'whenAway' and ARGV[i + 1] == 'hold' and server() == '' then return refuse('serverUnknown') end
+        end
         local pairs_of, changed = {}, false
         for i = 17, #ARGV - 1, 2 do
             if redis.call('HGET', KEYS[4], ARGV[i]) ~= ARGV[i + 1] then changed = true end
@@ -937,7 +946,10 @@ local function stand(text, lease_ms)
         -- Redis may have lost a group that had a primary, or one that who came first did not know any more. Whoever held that role
         -- has given it up by then.
         if epoch == 0 and role.lostAt == '' then put('lostAt', now) end
-        if role.lostAt ~= '' then elect_not_before(num('lostAt') + lease_ms) end
+        if role.lostAt ~= '' then
+            elect_not_before(num('lostAt') + lease_ms)
+            if role.silentSince ~= '' then silent_from(num('lostAt') + lease_ms) end
+        end
     elseif old then
         if is_primary(id, session) then end_role('stepDown') end
         redis.call('HDEL', KEYS[8], id)
@@ -950,8 +962,8 @@ if verb == 'beat' then
         status = 'member'
         renew(tonumber(ARGV[13]))
         note_status()
-        if acts() then
-            if known_mark == mark_before then put('pKnown', version_before) end
+        if known_mark == mark and acts() then
+            put('pKnown', version)
             put('silentSince', '')
         end
         if claim then hear(claim) end

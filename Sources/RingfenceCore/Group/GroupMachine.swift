@@ -23,6 +23,8 @@ package struct GroupMachine: Sendable {
         package var role = GroupRole()
         /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
         package var holdLimit: Nanos?
+        /// There are records that cannot be read: who they are of, nobody here knows.
+        package var hasUnreadable = false
 
         package init(
             gen: String, version: Int64, members: [MemberRecord], policy: RingPolicy?, isRecovering: Bool,
@@ -142,10 +144,12 @@ package struct GroupMachine: Sendable {
         // only if it is of the same generation.
         let gen = Self.gen(of: answer.mark)
         guard content.members != nil || known.gen == gen else { return look(now: now) }
+        let hasUnreadable = content.members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
         known = View(
             gen: gen, version: answer.version, members: content.members ?? known.members,
             policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
-            holdLimit: Self.holdLimit(content.settings))
+            holdLimit: hasUnreadable ? nil : Self.holdLimit(content.settings))
+        known.hasUnreadable = hasUnreadable
         epoch = max(epoch, content.role.epoch)
         isPolicyKnown = content.policy != nil
         isLossKnown = answer.recoveryMilliseconds > 0
@@ -276,7 +280,7 @@ package struct GroupMachine: Sendable {
 
     private static func holdLimit(_ settings: [String: String]) -> Nanos? {
         guard settings["whenAway"] == "hold" else { return nil }
-        return (settings["holdMs"].flatMap { Int64($0) } ?? 600_000) * .millisecond
+        return (settings["holdMs"].flatMap { Int64($0) } ?? 600_000).multipliedClamping(by: .millisecond)
     }
 
     private static func gen(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }

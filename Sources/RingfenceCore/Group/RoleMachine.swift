@@ -102,6 +102,8 @@ package struct RoleMachine: Sendable, Hashable {
     private var unfit = ""
     /// Its role goes on till then, whatever the membership's deadline: all others promised.
     private var heldUntil: Nanos = .min
+    /// And did once.
+    private var wasHeld = false
     /// It promised to begin no role before.
     private var promisedUntil: Nanos = .min
     /// The epoch it is elected to, and begins when Redis says then that it still is. (Not by its own clock: what elected it may be a
@@ -156,8 +158,10 @@ package struct RoleMachine: Sendable, Hashable {
             guard !isMember || now >= deadline - margin else { return output }
             var isStopped = false
             if case .drained = state { isStopped = true }
+            // What held it may have gone without notice: it takes time to stop all the same.
+            let until = wasHeld ? max(deadline, now + margin) : deadline
             end(epoch, .suspended, claims: isStopped, &output)
-            if !isStopped { stopping = Ending(epoch: epoch, end: .suspended, until: deadline) }
+            if !isStopped { stopping = Ending(epoch: epoch, end: .suspended, until: until) }
         }
         // What there was time for is over.
         if let stopping, now >= stopping.until { output.speaks = stopped(stopping.epoch) != nil || output.speaks }
@@ -170,7 +174,7 @@ package struct RoleMachine: Sendable, Hashable {
         over = claims ? Ending(epoch: epoch, end: reason) : nil
         stopping = nil
         finalPosition = nil
-        heldUntil = .min
+        (heldUntil, wasHeld) = (.min, false)
         output.tell += [.ended(epoch, reason), .state(.standby)]
         output.speaks = claims
     }
@@ -181,7 +185,7 @@ package struct RoleMachine: Sendable, Hashable {
     /// others than were known then.
     package mutating func hold(_ epoch: Int64, until: Nanos) {
         switch state {
-        case .primary(epoch), .draining(epoch): heldUntil = until
+        case .primary(epoch), .draining(epoch): (heldUntil, wasHeld) = (until, wasHeld || until > .min)
         default: break
         }
     }

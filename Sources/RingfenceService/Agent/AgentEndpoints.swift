@@ -85,7 +85,9 @@ private final class EndpointHandler: ChannelInboundHandler {
         let path = head.uri.prefix { $0 != "?" }
         guard [.GET, .HEAD, .OPTIONS].contains(head.method) || (head.method == .POST && path == AgentHold.path) else {
             return write(
-                EndpointAnswer(status: .methodNotAllowed, body: #"{"error":"GET, HEAD or OPTIONS"}"#), head, context)
+                EndpointAnswer(
+                    status: .methodNotAllowed, body: #"{"error":"GET, HEAD or OPTIONS; POST for /promise"}"#), head,
+                context)
         }
         let query = head.uri[path.endIndex...].dropFirst()
         let (respond, loop) = (respond, context.eventLoop)

@@ -5,8 +5,9 @@
 // only the wires: `POST /promise` at the address that each agent has in its member's metadata.
 //
 // A question names the primary's session and the session that it is for. Both are known only to who can read the group, and
-// nothing can be done with them but to keep one member from a role for one lease, while it cannot reach Redis. So the endpoint needs no
-// password of its own.
+// nothing can be done by asking but to keep one member from a role for one lease, while it cannot reach Redis. So the endpoint needs no
+// password of its own. An answer counts only if it repeats in its own words what was asked: that something else has the port of an
+// agent that is gone, and says 200 to everything, is no promise. Who can change what is on the wire can forge one: see Agent.md.
 import Logging
 import NIOHTTP1
 import Ringfence
@@ -21,6 +22,7 @@ final class AgentHold: Sendable {
 
     private let logger: Logger
     private let membership = Mutex<Membership?>(nil)
+    private let hasWarned = Atomic<Bool>(false)
 
     init(logger: Logger) { self.logger = logger }
 
@@ -34,10 +36,11 @@ final class AgentHold: Sendable {
         self.membership.withLock { $0 = membership }
         var wasHolding = false
         while !Task.isCancelled {
-            let pause = membership.member.lease / 20
+            let pause = membership.member.lease / 10
             if let (question, peers, askedAt) = membership.promisesNeeded() {
                 let limit = Duration.milliseconds(question.leaseMilliseconds) / 4
                 if peers.isEmpty { membership.promised(question, by: [], askedAt: askedAt) }
+                warn(of: peers.filter { $0.metadata[Self.key] == nil }.map(\.id), in: membership.groupName)
                 await withTaskGroup(of: Void.self) { tasks in
                     for peer in peers {
                         tasks.addTask {
@@ -52,12 +55,20 @@ final class AgentHold: Sendable {
                 let text =
                     isHolding
                     ? "Redis is away: the role goes on by the promise of all other candidates"
-                    : "the role goes on by nobody's promise any more"
+                    : "the role does not need the others' promise any more, or has ended"
                 logger.warning("\(text)", metadata: ["group": "\(membership.groupName)"])
             }
             wasHolding = isHolding
             try? await Task.sleep(for: max(pause, .milliseconds(10)))
         }
+    }
+
+    /// The setting says hold, and nobody could.
+    private func warn(of silent: [String], in group: String) {
+        guard !silent.isEmpty, !hasWarned.exchange(true, ordering: .relaxed) else { return }
+        logger.warning(
+            "candidates that cannot be asked for a promise: the role ends with its lease, though the settings say hold",
+            metadata: ["group": "\(group)", "members": "\(silent.joined(separator: " "))"])
     }
 
     private static func ask(_ peer: MemberRecord, _ question: HoldMachine.Question, within limit: Duration) async
@@ -70,7 +81,7 @@ final class AgentHold: Sendable {
             isSecure: false, endpoint: endpoint,
             target: "\(path)?for=\(peer.session)&session=\(question.session)&epoch=\(question.epoch)"
                 + "&leaseMs=\(question.leaseMilliseconds)",
-            authority: text, method: "POST", status: 200...200)
+            authority: text, method: "POST", status: 200...200, body: word(question, of: peer.session))
         guard let probe = try? HTTPProbe(plan) else { return false }
         return await probe.look(timeout: limit).failure == nil
     }
@@ -97,7 +108,12 @@ final class AgentHold: Sendable {
         if let objection = membership.promise(question, session: String(own)) {
             return EndpointAnswer(status: .conflict, body: Self.refusal(objection))
         }
-        return EndpointAnswer(status: .ok, body: #"{"promised":true}"# + "\n")
+        return EndpointAnswer(status: .ok, body: "{\(Self.word(question, of: String(own)))}\n")
+    }
+
+    /// What an answer says that promises.
+    private static func word(_ question: HoldMachine.Question, of session: String) -> String {
+        #""promised":"\#(session) \#(question.epoch) \#(question.session)""#
     }
 
     private static func refusal(_ why: String) -> String {

@@ -298,6 +298,8 @@ final class GroupNode {
             }
         }
         guard let call = output.call else { return }
+        candidate?.judgeHold()
+        candidate?.judge()
         let status = candidate?.status
         let verb: GroupServerModel.Verb =
             switch call {
@@ -310,8 +312,6 @@ final class GroupNode {
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         let session = record.session
-        candidate?.judgeHold()
-        candidate?.judge()
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
             // Before the answer lengthens anything: it may say that somebody takes the role away.

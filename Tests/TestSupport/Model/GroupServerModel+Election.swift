@@ -100,10 +100,13 @@ extension GroupServerModel {
         }
 
         /// A lease was over, or was not what it is, and its holder has not said that it stopped.
-        mutating func fellSilent(at now: Int64) { silentSince = now }
+        mutating func fellSilent(at moment: Int64) { silentSince = max(silentSince ?? 0, moment) }
 
         /// Redis may have lost an election.
-        mutating func mayHaveLost(at now: Int64) { (silentSince, lostAt) = (now, now) }
+        mutating func mayHaveLost(at now: Int64, until end: Int64) {
+            fellSilent(at: end)
+            (known, lostAt) = (0, now)
+        }
 
         /// There was a higher epoch than the one stored, so whoever is stored is not primary any more.
         mutating func recover(_ known: Int64, now: Int64) {
@@ -306,7 +309,7 @@ extension GroupServerModel {
     func endRole(_ why: String, isSilent: Bool = false, silence: Int64 = 0, _ call: inout Call) {
         let now = call.group.now
         var office = call.group.office
-        if isSilent { office.fellSilent(at: now) }
+        if isSilent { office.fellSilent(at: max(now, call.group.held(office.primary)?.ends ?? 0)) }
         let why = office.isForced ? "failover" : why
         call.ended = RoleEnded(why: why, silence: silence)
         call.favoured = office.target
@@ -341,7 +344,10 @@ extension GroupServerModel {
         }
         let (now, lease) = (call.group.now, record.leaseMilliseconds)
         if call.group.office.epoch == 0, call.group.office.lostAt == nil { call.group.office.lostAt = now }
-        if let lost = call.group.office.lostAt, !flaws.electsAfterLoss { call.group.office.waits(until: lost + lease) }
+        if let lost = call.group.office.lostAt {
+            if !flaws.electsAfterLoss { call.group.office.waits(until: lost + lease) }
+            if call.group.office.silentSince != nil { call.group.office.fellSilent(at: lost + lease) }
+        }
         guard isSameSession, let old = before?.standing else {
             return Standing(fitSince: now, joined: call.group.version)
         }
@@ -382,7 +388,7 @@ extension GroupServerModel {
             news.epoch = of
             change(&call, news)
             (call.group.office.primary, call.group.office.session) = (record.id, record.session)
-            (call.group.office.since, call.group.office.silentSince) = (now, nil)
+            call.group.office.since = now
             if case .elected = claim {
                 call.group.office.phase = .elected
             } else {

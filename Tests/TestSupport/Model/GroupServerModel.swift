@@ -149,9 +149,6 @@ package struct GroupServerModel: Sendable {
         /// Whether the server was compared with the group's in this call, which is done once; and with which.
         var isServerChecked = false
         let runBefore: String
-        /// What the group was at before anything was done.
-        let versionBefore: Int64
-        let markBefore: String
         /// The role that ended in this call.
         var ended: RoleEnded?
         /// Whom an order wants in its place.
@@ -200,8 +197,7 @@ package struct GroupServerModel: Sendable {
     ) -> GroupAnswer {
         let group = groups.removeValue(forKey: name) ?? Group()
         var call = Call(
-            verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run,
-            versionBefore: group.version, markBefore: group.mark)
+            verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run)
         let status: GroupAnswer.Status
         if isQuiet(call) {
             passTime(&call)
@@ -253,10 +249,10 @@ package struct GroupServerModel: Sendable {
         guard call.group.isPrimary(record), status?.claim == .elected(epoch) || status?.claim == .ready(epoch) else {
             return
         }
+        guard call.known.mark == call.group.mark else { return }
         // It has begun, and so whoever was silent has ended.
         call.group.office.silentSince = nil
-        guard call.known.mark == call.markBefore else { return }
-        call.group.office.known = flaws.electsTheUnknown ? .max : call.versionBefore
+        call.group.office.known = flaws.electsTheUnknown ? .max : call.group.version
     }
 
     private func isGap(_ group: Group) -> Bool {
@@ -294,10 +290,11 @@ package struct GroupServerModel: Sendable {
             let grace = 4 * call.group.pace
             var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
             news.reason = "server"
-            write(news, &call)
+            change(&call, news)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
-            call.group.office.mayHaveLost(at: call.group.now)
-            call.group.office.distrust(until: call.group.now + call.group.longest + grace, grace, flaws)
+            let end = call.group.now + call.group.longest + grace
+            call.group.office.mayHaveLost(at: call.group.now, until: end)
+            call.group.office.distrust(until: end, grace, flaws)
         }
         (call.group.run, call.group.runAt) = (run, call.group.now)
         return isOther
@@ -322,7 +319,7 @@ package struct GroupServerModel: Sendable {
         change(
             &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
         if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
-        call.group.office.mayHaveLost(at: call.group.now)
+        call.group.office.mayHaveLost(at: call.group.now, until: call.group.now + longest)
         if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
     }
 
