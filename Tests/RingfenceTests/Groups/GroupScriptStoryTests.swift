@@ -235,37 +235,6 @@ import Testing
         }
     }
 
-    // MARK: What is told
-
-    @Test func `members are told again only if one changed, or what the caller knows may have been lost`() async throws
-    {
-        try await withStory { story in
-            try await story.lead(["a": 100, "b": 100])
-            var known = story.knowledge
-            func look() async throws -> GroupAnswer.Content? {
-                let content = try await story.call(.watch(leases: false), known: known).content
-                known = story.knowledge
-                return content
-            }
-            #expect(try await look() == nil)
-            let id = try await story.call(.order(.pause(milliseconds: 60_000), actor: "ann", reason: "", id: "p"))
-            #expect(id.content?.members?.count == 2, "an order is answered in full")
-            let told = try #require(try await look())
-            #expect(told.members == nil && told.role == story.group.role && told.policy != nil)
-            try await story.order(.resume)
-            try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: ""))
-            story.dies("a")
-            #expect(try await look()?.members?.map(\.id) == ["b"], "one left before the election")
-            // The first event after a restart ends the generation, and what was known of the old one may be lost.
-            story.newServer()
-            try await story.order(.pause(milliseconds: 60_000))
-            #expect(try await look()?.members?.map(\.id) == ["b"])
-            try await story.order(.resume)
-            let again = try #require(try await look())
-            #expect(again.members == nil)
-        }
-    }
-
     // MARK: Who decides
 
     /// What the script reads to decide, it reads in each call that is not quiet.
