@@ -187,7 +187,8 @@ import Testing
             try await one.waitUntilPrimary()
             let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
             try await withClient(redis) {
-                try await $0.changeSettings(ElectionSettings(whenAway: .hold, hold: .seconds(12)), group: "g", actor: "test")
+                try await $0.changeSettings(
+                    ElectionSettings(whenAway: .hold, hold: .seconds(12)), group: "g", actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
