@@ -419,7 +419,8 @@ struct ExploredWorld {
     /// Nothing disturbs any more: in the end there is one primary.
     mutating func calmDown() {
         for index in members.indices { happen(.way(index, .well)) }
-        for _ in 0..<24 {
+        // Who is not known to a primary that may go on waits for that.
+        for _ in 0..<(holds ? 40 : 24) {
             pass()
             for index in members.indices { act(index) }
             if complaint != nil { return }
