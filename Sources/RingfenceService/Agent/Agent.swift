@@ -208,8 +208,18 @@ package struct Agent: Service {
 
     private func writeHealth(_ core: AgentCore, _ membership: Membership) async {
         for await text in core.healths {
-            do { try await membership.update(health: Self.short(text)) } catch {
-                logger.debug("the health was not written at once", metadata: ["why": "\(error)"])
+            while !Task.isCancelled {
+                do {
+                    try await membership.update(health: Self.short(text))
+                    break
+                } catch let error as RingfenceError where error.code == .membershipExpired {
+                    // It joins again, with the health of before: who was ill then would never be elected.
+                    try? await Task.sleep(for: .milliseconds(100))
+                } catch {
+                    // Redis is told with the next beat.
+                    logger.debug("the health was not written at once", metadata: ["why": "\(error)"])
+                    break
+                }
             }
         }
     }

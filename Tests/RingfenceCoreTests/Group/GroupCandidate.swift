@@ -274,7 +274,12 @@ final class GroupCandidate {
     func recover() {
         node.react { [self] in
             unfit = ""
-            if !node.record.health.isEmpty { node.change { $0.health = "" } }
+            guard !node.record.health.isEmpty else { return }
+            node.change { $0.health = "" }
+            // A membership that has expired takes no change until it is one again.
+            if !node.record.health.isEmpty, node.membership?.isOver == false {
+                world.after(100 * .millisecond) { [weak self] in self?.recover() }
+            }
         }
     }
 }
