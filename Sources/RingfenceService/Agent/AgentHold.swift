@@ -7,7 +7,7 @@
 // A question names the primary's session and the session that it is for. Both are known only to who can read the group, and
 // nothing can be done by asking but to keep one member from a role for one lease, while it cannot reach Redis. So the endpoint needs no
 // password of its own. An answer counts only if it repeats in its own words what was asked: that something else has the port of an
-// agent that is gone, and says 200 to everything, is no promise. Who can change what is on the wire can forge one: see Agent.md.
+// agent that is gone, and says 200 to everything, is no promise. Who can change what is on the wire can forge one: see Failover.md.
 import Logging
 import NIOHTTP1
 import Ringfence
