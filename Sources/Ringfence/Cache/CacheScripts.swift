@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cache.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
+// cannot have made is no answer.
+//
+// Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, that one rule
+// holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands before it: no key of
+// one group can be one of another.
+
+import Hiredis
+import RingfenceCore
+
+struct CacheScripts: Sendable {
+    static let script = RedisScript(String(decoding: PackageResources.cache_lua, as: UTF8.self))
+
+    /// How many keys are looked at in one call of a scan, about.
+    static let page = 256
+
+    let node: String
+    private let prefix: [UInt8]
+    private let pattern: [UInt8]
+    private let hints: String
+    /// ms for which a completed node is taken for complete.
+    let freshness: Int64
+    /// How many hints a node keeps for another.
+    let hintLimit: Int
+
+    init(keys: Keyspace, group: String, freshness: Int64, hintLimit: Int) {
+        let name = "\(group.utf8.count):\(group)"
+        node = keys.prefix + "cachenode:" + name
+        hints = keys.prefix + "cachehints:" + name + ":"
+        prefix = Array((keys.prefix + "cache:" + name + ":").utf8)
+        pattern = Self.literal(prefix) + [UInt8(ascii: "*")]
+        self.freshness = freshness
+        self.hintLimit = hintLimit
+    }
+
+    /// A pattern that matches exactly these bytes.
+    private static func literal(_ bytes: [UInt8]) -> [UInt8] {
+        bytes.flatMap { byte -> [UInt8] in
+            switch byte {
+            case UInt8(ascii: "*"), UInt8(ascii: "?"), UInt8(ascii: "["), UInt8(ascii: "]"), UInt8(ascii: "\\"):
+                [UInt8(ascii: "\\"), byte]
+            default: [byte]
+            }
+        }
+    }
+
+    /// The key of Redis that a key of the cache stands under.
+    func key(_ key: String) -> [UInt8] { prefix + key.utf8 }
+
+    // MARK: Calls
+
+    func call(_ call: CacheCall, epoch: Int64, run: String) -> ScriptCall {
+        func make(
+            _ verb: String, _ keys: [[UInt8]], _ arguments: Int,
+            _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+        ) -> ScriptCall {
+            ScriptCall(script: Self.script, keys: 1 + keys.count, arguments: 3 + arguments) { [node] writer in
+                writer.argument(node)
+                for key in keys { writer.argument(key) }
+                writer.argument(verb)
+                writer.argument(epoch)
+                writer.argument(run)
+                encode(&writer)
+            }
+        }
+        let (pattern, freshness, hintLimit) = (pattern, freshness, hintLimit)
+        switch call {
+        case .hello(let targets): return make("hello", targets.map(hintKey), 0) { _ in }
+        case .put(let items, let notAfter):
+            return make("put", items.map { key($0.key) }, 1 + 5 * items.count) { writer in
+                writer.argument(notAfter ?? 0)
+                for item in items {
+                    writer.argument(item.entry.version.text)
+                    writer.argument(item.entry.payload == nil ? "x" : "v")
+                    writer.argument(item.entry.ttlMilliseconds ?? -1)
+                    writer.argument(item.entry.lifeMilliseconds ?? -1)
+                    writer.argument(item.entry.payload ?? [])
+                }
+            }
+        case .get(let names): return make("get", names.map(key), 0) { _ in }
+        case .heads(let names): return make("heads", names.map(key), 0) { _ in }
+        case .scan(let cursor), .wipe(let cursor):
+            let verb = if case .wipe = call { "wipe" } else { "scan" }
+            return make(verb, [], 3) { writer in
+                writer.argument(cursor)
+                writer.argument(pattern)
+                writer.argument(Self.page)
+            }
+        case .begin(let nonce), .end(let nonce):
+            let verb = if case .begin = call { "begin" } else { "end" }
+            return make(verb, [], 2) { writer in
+                writer.argument(nonce)
+                writer.argument(freshness)
+            }
+        case .raise(let layout): return make("raise", [], 1) { $0.argument(layout) }
+        case .hint(let target, let names):
+            return make("hint", [hintKey(target)], 1 + names.count) { writer in
+                writer.argument(hintLimit)
+                for name in names { writer.argument(name) }
+            }
+        case .hinted(let target):
+            return make("hinted", [hintKey(target)], 2) { writer in
+                writer.argument(Self.page)
+                writer.argument(freshness)
+            }
+        case .unhint(let target, let list):
+            return make("unhint", [hintKey(target)], 2 * list.count) { writer in
+                for hint in list {
+                    writer.argument(hint.key)
+                    writer.argument(hint.at)
+                }
+            }
+        case .behind(let isBehind): return make("behind", [], 1) { $0.argument(isBehind ? "1" : "0") }
+        case .drop(let heads):
+            return make("drop", heads.map { key($0.key) }, heads.count) { writer in
+                for head in heads { writer.argument(head.version.text) }
+            }
+        }
+    }
+
+    private func hintKey(_ target: String) -> [UInt8] { Array((hints + target).utf8) }
+
+    // MARK: Answers
+
+    /// What a node answered to `call`; nil if it cannot be that.
+    func answer(to call: CacheCall, _ reply: RedisReply) -> CacheAnswer? {
+        guard let parts = reply.array, parts.count == 6, let status = parts[0].text, let now = parts[1].int,
+            let epoch = parts[2].int, let whole = parts[3].int, let behind = parts[4].int
+        else { return nil }
+        let result: CacheAnswer.Result?
+        switch status {
+        case "ok": result = self.result(of: call, parts[5])
+        case "late": result = .late
+        case "outdated": result = parts[5].bytes.map { .outdated(layout: $0.isEmpty ? nil : $0) }
+        default: result = nil
+        }
+        return result.map {
+            CacheAnswer(now: now, epoch: epoch, wholeEpoch: whole, isBehind: behind == 1, result: $0)
+        }
+    }
+
+    private func result(of call: CacheCall, _ reply: RedisReply) -> CacheAnswer.Result? {
+        guard let list = reply.array else { return nil }
+        func versions(_ count: Int) -> [CacheVersion?]? {
+            guard list.count == count else { return nil }
+            var versions: [CacheVersion?] = []
+            for item in list {
+                guard let bytes = item.bytes else { return nil }
+                guard !bytes.isEmpty else {
+                    versions.append(nil)
+                    continue
+                }
+                guard let version = CacheVersion(text: bytes) else { return nil }
+                versions.append(version)
+            }
+            return versions
+        }
+        switch call {
+        case .hello(let targets):
+            let numbers = list.dropFirst().compactMap(\.int)
+            guard list.count == 2 + targets.count, numbers.count == 1 + targets.count, let layout = list[0].bytes
+            else { return nil }
+            return .hello(
+                layout: layout.isEmpty ? nil : layout, hints: Array(numbers.dropFirst()), wholeLeft: numbers[0])
+        case .put(let items, _): return versions(items.count).map { .put($0) }
+        case .heads(let names): return versions(names.count).map { .heads($0) }
+        case .get(let names):
+            guard list.count == names.count else { return nil }
+            var entries: [CacheEntry?] = []
+            for item in list {
+                guard let parts = item.array else { return nil }
+                guard !parts.isEmpty else {
+                    entries.append(nil)
+                    continue
+                }
+                guard parts.count == 5, let text = parts[0].bytes, let version = CacheVersion(text: text),
+                    let kind = parts[1].text, let ttl = parts[2].int, let life = parts[3].int,
+                    let payload = parts[4].bytes
+                else { return nil }
+                entries.append(
+                    CacheEntry(
+                        version: version, payload: kind == "v" ? payload : nil, ttlMilliseconds: ttl < 0 ? nil : ttl,
+                        lifeMilliseconds: life < 0 ? nil : life))
+            }
+            return .entries(entries)
+        case .scan, .wipe:
+            guard let cursor = list.first?.text else { return nil }
+            var names: [String] = []
+            for item in list.dropFirst() {
+                guard let bytes = item.bytes, bytes.starts(with: prefix) else { return nil }
+                // What is no text is no key of a cache: somebody else's, and left alone.
+                if let name = String(validating: bytes.dropFirst(prefix.count), as: UTF8.self) { names.append(name) }
+            }
+            return .keys(cursor: cursor, names)
+        case .begin:
+            guard list.count == 2, let wipe = list[0].int, let blank = list[1].int else { return nil }
+            return .begun(mustWipe: wipe == 1, isBlank: blank == 1)
+        case .end: return list.first?.int.map { .ended($0 == 1) }
+        case .raise: return .done(0)
+        case .hint, .unhint, .behind, .drop: return list.first?.int.map { .done($0) }
+        case .hinted:
+            guard list.count.isMultiple(of: 2) else { return nil }
+            var hints: [CacheHint] = []
+            for index in stride(from: 0, to: list.count, by: 2) {
+                guard let key = list[index].text, let at = list[index + 1].int else { return nil }
+                hints.append(CacheHint(key: key, at: at))
+            }
+            return .hints(hints)
+        }
+    }
+}
