@@ -88,11 +88,16 @@ struct CacheScripts: Sendable {
                 writer.argument(pattern)
                 writer.argument(Self.page)
             }
-        case .begin(let nonce), .end(let nonce):
-            let verb = if case .begin = call { "begin" } else { "end" }
-            return make(verb, [], 2) { writer in
+        case .begin(let nonce):
+            return make("begin", [], 2) { writer in
                 writer.argument(nonce)
                 writer.argument(freshness)
+            }
+        case .end(let nonce, let isFull):
+            return make("end", [], 3) { writer in
+                writer.argument(nonce)
+                writer.argument(freshness)
+                writer.argument(isFull ? "1" : "0")
             }
         case .raise(let layout): return make("raise", [], 1) { $0.argument(layout) }
         case .hint(let target, let names):

@@ -11,7 +11,7 @@
 --   scan    4 cursor, 5 pattern, 6 about how many
 --   begin   4 nonce, 5 freshness in ms
 --   wipe    4 cursor, 5 pattern, 6 about how many
---   end     4 nonce, 5 freshness in ms
+--   end     4 nonce, 5 freshness in ms, 6 '1' if all its data was gone through, '0': it was whole, and got what a new layout brings
 --   raise   4 layout
 --   hint    KEYS 2 hints; 4 how many may be kept, 5… keys
 --   hinted  KEYS 2 hints; 4 how many, 5 freshness in ms
@@ -128,7 +128,12 @@ elseif verb == 'end' then
     if building[1] == ARGV[4] and building[2] == run then
         local began, ends = tonumber(building[4]), tonumber(building[4]) + tonumber(ARGV[5])
         redis.call('HDEL', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began')
-        if now >= began and now < ends then
+        if ARGV[6] == '0' then
+            if is_whole then
+                redis.call('HSET', KEYS[1], 'wholeEpoch', building[3])
+                whole, result[1] = tonumber(building[3]), 1
+            end
+        elseif now >= began and now < ends then
             redis.call('HSET', KEYS[1], 'run', run, 'wholeEpoch', building[3], 'swept', building[4], 'wholeUntil', int(ends))
             whole, result[1] = tonumber(building[3]), 1
         end

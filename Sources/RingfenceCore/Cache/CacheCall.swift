@@ -49,8 +49,8 @@ package enum CacheCall: Sendable, Equatable {
     case begin(nonce: String)
     /// Takes out some keys; as `scan`.
     case wipe(cursor: String)
-    /// It is complete, if the nonce is still there.
-    case end(nonce: String)
+    /// It is complete, if the nonce is still there. Not `isFull`: it was complete, and is now so for this layout too.
+    case end(nonce: String, isFull: Bool)
     /// From here on nobody is heard who knows an older layout only.
     case raise(layout: [UInt8])
     /// Remembers that `target` lacks these keys.

@@ -108,8 +108,9 @@ package struct CacheLayout: Sendable, Equatable {
 
     package var json: [UInt8] {
         var json: [UInt8] = []
-        json += #"{"epoch":\#(epoch),"step":"\#(step.rawValue)","copies":\#(copies),"seed":"\#(seed)","unit":\#(unit)"#
-            .utf8
+        json += #"{"epoch":\#(epoch),"step":"\#(step.rawValue)""#.utf8
+        json += #","copies":\#(copies),"writes":\#(writes),"reads":\#(reads)"#.utf8
+        json += #","seed":"\#(seed)","unit":\#(unit)"#.utf8
         json += #","membersSince":\#(membersSince),"targetSince":\#(targetSince)"#.utf8
         for (name, list) in [("members", members), ("target", target)] {
             json += #","\#(name)":["#.utf8
@@ -231,6 +232,9 @@ package struct CacheMap: Sendable {
         if let new { for node in nodes(of: key, on: new) where !all.contains(node) { all.append(node) } }
         return all
     }
+
+    /// Whether a node was to have a key before the layout began to change.
+    package func hadBefore(_ node: Int, _ key: String) -> Bool { nodes(of: key, on: old).contains(node) }
 
     /// Who remembers that one of a key's nodes lacks it: the next one on the ring that has nothing to do with it, or else those
     /// that have it.
