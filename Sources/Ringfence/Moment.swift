@@ -10,6 +10,8 @@ import RingfenceCore
     import Glibc
 #elseif canImport(Musl)
     import Musl
+#else
+    import Darwin
 #endif
 
 enum Moment {
@@ -20,6 +22,19 @@ enum Moment {
 
     static func instant(_ moment: Nanos) -> ContinuousClock.Instant {
         origin.instant.advanced(by: .nanoseconds(moment))
+    }
+
+    /// The wall clock, which may step: only for what others compare, never for how long something took.
+    static var wallMilliseconds: Int64 {
+        #if canImport(Glibc) || canImport(Musl)
+            var time = timespec()
+            clock_gettime(CLOCK_REALTIME, &time)
+            return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+        #else
+            var time = timeval()
+            gettimeofday(&time, nil)
+            return Int64(time.tv_sec) * 1000 + Int64(time.tv_usec) / 1000
+        #endif
     }
 
     private static func reading() -> Nanos {

@@ -47,6 +47,10 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let failoverAborted = Code("failover.aborted")
         /// The group was made with another seed or unit of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
+        /// Too few of a cache's nodes could be reached, or have their data.
+        public static let cacheQuorum = Code("cache.quorum")
+        /// A cache cannot be made yet: its group has too few members that answer.
+        public static let cacheNodes = Code("cache.nodes")
         /// Redis cannot be reached, or did not answer in time.
         public static let unavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.

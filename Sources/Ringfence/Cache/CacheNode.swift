@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The way to one node of a cache. A call to a node that is not connected fails at once: the others answer, and to wait for it
+// would only hold memory. Each call says which server process it is meant for, so that a node that restarted between two
+// calls is not taken for the one that acknowledged the first.
+
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+final class CacheNode: Sendable {
+    let id: String
+    let address: String
+    private let redis: RedisClient
+    private let scripts: CacheScripts
+    private let logger: Logger
+    private let warnings = Mutex<Set<String>>([])
+
+    init(
+        id: String, address: String, options: CacheOptions, scripts: CacheScripts, eventLoop: any EventLoop,
+        logger: Logger
+    ) throws {
+        var configuration = try RedisConfiguration(
+            url: address.contains("://") ? address : "redis://\(address)",
+            tls: .init(
+                authorityFile: options.tls.authorityFile, certificateFile: options.tls.certificateFile,
+                privateKeyFile: options.tls.privateKeyFile, serverName: options.tls.serverName))
+        configuration.username = configuration.username ?? options.username
+        configuration.password = configuration.password ?? options.password
+        configuration.clientName = "ringfence-cache"
+        configuration.commandTimeout = options.timeout
+        configuration.probeInterval = max(.milliseconds(500), options.timeout)
+        self.id = id
+        self.address = address
+        self.scripts = scripts
+        var logger = logger
+        logger[metadataKey: LoggingKeys.member] = "\(id)"
+        self.logger = logger
+        redis = RedisClient(configuration, eventLoop: eventLoop, logger: logger)
+        redis.connect()
+    }
+
+    var isConnected: Bool { redis.connection != nil }
+
+    /// `completion` comes exactly once: at once if the node is not connected, else on the event loop.
+    func call(
+        _ call: CacheCall, epoch: Int64, deadline: Duration? = nil,
+        completion: @escaping @Sendable (Result<CacheAnswer, CacheFailure>) -> Void
+    ) {
+        guard let connection = redis.connection else { return completion(.failure(.notSent)) }
+        guard let run = connection.runID else {
+            warn("INFO is forbidden here: without it nobody can tell when the node restarted and lost data")
+            return completion(.failure(.refused))
+        }
+        let script = scripts.call(call, epoch: epoch, run: run)
+        redis.run(
+            script.script, keys: script.keys, arguments: script.arguments, deadline: deadline, script.encode
+        ) { [self] result in
+            switch result {
+            case .success(let reply):
+                guard let answer = scripts.answer(to: call, reply) else {
+                    warn("an answer cannot be read")
+                    return completion(.failure(.unknown))
+                }
+                completion(.success(answer))
+            case .failure(let error):
+                if error.code == .server { warn(error.message) }
+                completion(.failure(error.effect == .none ? (error.code == .server ? .refused : .notSent) : .unknown))
+            }
+        }
+    }
+
+    /// The same for a task.
+    func answer(to call: CacheCall, epoch: Int64) async -> Result<CacheAnswer, CacheFailure> {
+        await withCheckedContinuation { continuation in
+            self.call(call, epoch: epoch) { continuation.resume(returning: $0) }
+        }
+    }
+
+    /// Why a node refuses is told once, not with each call.
+    private func warn(_ message: String) {
+        guard warnings.withLock({ $0.count < 16 && $0.insert(message).inserted }) else { return }
+        logger.warning("a node of a cache refuses: \(message)")
+    }
+
+    /// Looks whether the node forgets by itself what it acknowledged.
+    func checkEviction() async {
+        let reply = try? await redis.send { writer in
+            writer.begin(2)
+            writer.argument("INFO")
+            writer.argument("memory")
+        }
+        guard let text = reply?.text else { return }
+        for line in text.split(whereSeparator: \.isNewline) where line.hasPrefix("maxmemory_policy:") {
+            let policy = line.dropFirst("maxmemory_policy:".count)
+            if policy != "noeviction" {
+                warn(
+                    "maxmemory-policy is \(policy): it may drop what others were told is stored, and reads may then be "
+                        + "older than the latest write. Set noeviction")
+            }
+        }
+    }
+
+    func close() async { await redis.close() }
+}
