@@ -94,6 +94,8 @@ public struct Event: Sendable {
         public static let groupReleased = Kind("group.released")
         /// How the group elects was changed.
         public static let groupSettings = Kind("group.settings")
+        /// An operator opened or closed the group's breaker for all who call its members, or let each decide again.
+        public static let breakerForced = Kind("breaker.forced")
         /// A member was taken out of the election, or back into it.
         public static let memberMaintenance = Kind("member.maintenance")
         /// Fewer members could take over than the settings ask for.

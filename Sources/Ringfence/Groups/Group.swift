@@ -105,7 +105,8 @@ public final class Group: Sendable {
         return GroupSnapshot(
             group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members,
             role: shown.view.role, sequence: shown.seq,
-            confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale)
+            confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale,
+            breaker: shown.view.breaker)
     }
 
     /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just changing it.

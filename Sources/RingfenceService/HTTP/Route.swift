@@ -74,6 +74,8 @@ struct Route: Sendable {
     var response: String?
     /// The answer may also be a stream of server-sent events.
     var streams = false
+    /// The answer may also be lines of text.
+    var isAlsoText = false
     /// What may go wrong beside what may always.
     var problems: [Problem.Code] = []
     /// Reached without a token even when tokens are set.
