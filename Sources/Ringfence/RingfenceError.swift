@@ -47,6 +47,10 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let failoverAborted = Code("failover.aborted")
         /// The group was made with another seed or unit of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
+        /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
+        public static let noMember = Code("balancer.noMember")
+        /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was called.
+        public static let breakerOpen = Code("breaker.open")
         /// Redis cannot be reached, or did not answer in time.
         public static let unavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.
