@@ -13,7 +13,7 @@ public enum BreakerForce: String, Sendable, Hashable, CaseIterable {
     case automatic
     /// Nobody is called: who asks for a member gets `breaker.open`.
     case open
-    /// Members are called, whatever a process saw of them.
+    /// Calls are made, however many of them fail. (A member that fails alone is left out all the same.)
     case closed
 
     package init(_ breaker: GroupBreaker) { self = Self(rawValue: breaker.rawValue) ?? .automatic }

@@ -136,8 +136,8 @@ extension RingfenceClient {
     ///
     /// - Parameters:
     ///   - group: the group.
-    ///   - state: ``BreakerForce/open``: nobody is called; ``BreakerForce/closed``: members are, whatever a process saw
-    ///     of them; ``BreakerForce/automatic``: as before.
+    ///   - state: ``BreakerForce/open``: nobody is called; ``BreakerForce/closed``: calls are made, however many
+    ///     fail; ``BreakerForce/automatic``: each process decides again.
     ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
     ///   - reason: why, for the event: 1 to 512 bytes. Whoever finds all calls refused wants to know.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused` if nobody ever joined the group;

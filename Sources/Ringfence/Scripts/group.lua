@@ -89,7 +89,7 @@
 -- that it is none that was lost, has them. (Where INFO is forbidden generations do not end, so all are told all.)
 --
 -- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
--- order it for all of them: 'open', nobody is called; 'closed', all are, whatever a process saw; 'automatic', each
+-- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
 -- decides again. It is stored with the settings, so it comes with every answer that has them, and makes a version, so
 -- that all look at once.
 --

@@ -348,7 +348,7 @@ struct BreakerCommand: AsyncParsableCommand {
         discussion: """
             Processes that balance calls over the members stop by themselves when too many fail, each by what it sees. \
             open stops all of them: whoever asks for a member is refused with breaker.open. closed lets all calls through, \
-            whatever a process saw. automatic lets each decide again. All obey within a round trip of Redis; one that \
+            however many fail. automatic lets each decide again. All obey within a round trip of Redis; one that \
             cannot reach Redis goes on by what it heard last.
 
             It stays until the next order, over restarts, so do not forget it: ringfence group NAME shows it, and doctor \
@@ -381,7 +381,7 @@ struct BreakerCommand: AsyncParsableCommand {
         let said =
             switch state {
             case .open: "breaker open: nobody calls a member of \(order.name)"
-            case .closed: "breaker closed: members of \(order.name) are called, whatever a process saw of them"
+            case .closed: "breaker closed: members of \(order.name) are called, however many calls fail"
             case .automatic: "breaker automatic: each process decides for itself"
             }
         try await order.give(state.rawValue, said) {

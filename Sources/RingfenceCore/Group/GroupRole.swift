@@ -193,7 +193,7 @@ package enum GroupBreaker: String, Sendable, Hashable, CaseIterable {
     case automatic
     /// Nobody is called.
     case open
-    /// Members are called, whatever a process saw of them.
+    /// Calls are made, however many of them fail.
     case closed
 
     /// Among a group's settings, under this name. One that a later version wrote is as good as none.
