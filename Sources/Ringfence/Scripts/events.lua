@@ -48,7 +48,7 @@ if ARGV[1] == 'state' then
         groups[#groups + 1] = state[2] or ''
         groups[#groups + 1] = members
         groups[#groups + 1] = { state[3] or '0', state[4] or '', state[5] or '', state[6] or 'vacant', state[7] or '',
-            redis.call('HGET', prefix .. 'policy:' .. name, 'breaker') or '' }
+            redis.call('HMGET', prefix .. 'policy:' .. name, 'breaker')[1] or '' }
     end
     result[5] = groups
     return result
