@@ -211,7 +211,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
+                "Ringfence", "RingfenceCore", "Hiredis", "CThreadNumber", "TestSupport", "StoppedHolder", "TestHolder",
+                "TestMember",
                 "TestPrimary", "TestSubscriber", "RingAllocations", "BalancerAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),

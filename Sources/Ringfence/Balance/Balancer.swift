@@ -69,8 +69,9 @@ public struct Balancer: Sendable {
     /// well and its answer was no. A call that hangs counts as outstanding until it ends: give it a deadline.
     ///
     /// - Parameters:
+    ///   - isolation: where `body` runs: where the caller does, unless you say otherwise.
     ///   - isFailure: whether an error of `body` speaks against the member.
-    ///   - body: the call. It is run where the caller runs, and a cancelled caller is a cancelled body.
+    ///   - body: the call. It is run in the caller's task: if that is cancelled, so is the call.
     /// - Returns: what `body` returned.
     /// - Throws: the body's own error, unchanged; or ``RingfenceError`` with effect `none`, and then `body` was not called:
     ///   `balancer.noMember`, `breaker.open`, or `argument.invalid` if the policy needs a key.

@@ -131,8 +131,8 @@ struct BalancedTail: Sendable {
     static let namespace = "bench-balancer"
     static let servers = 10
     static let callers = 64
-    static let usual = TimeAmount.milliseconds(10)
-    static let slow = TimeAmount.milliseconds(200)
+    static let usual = TimeAmount.milliseconds(20)
+    static let slow = TimeAmount.milliseconds(400)
 
     let settings: BenchSettings
 
