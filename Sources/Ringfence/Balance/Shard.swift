@@ -24,12 +24,20 @@ final class Shard: Sendable {
 
         mutating func take(_ plan: PickPlan, version: Int) {
             self.version = version
-            if membership != plan.membership {
-                handles = plan.seats.map { MemberHandle($0) }
-                membership = plan.membership
-            }
+            if membership != plan.membership { takeMembers(plan) }
+            membership = plan.membership
             table = PickTable(plan)
             isGated = plan.isGated
+        }
+
+        /// Copies who is new or says something else of itself. Both are in the order of ids.
+        private mutating func takeMembers(_ plan: PickPlan) {
+            var old = handles[...]
+            handles = plan.seats.map { seat in
+                while let first = old.first, first.record.id.isBefore(seat.record.id) { old.removeFirst() }
+                if let first = old.first, first.number == seat.number, first.record == seat.record { return first }
+                return MemberHandle(seat)
+            }
         }
     }
 

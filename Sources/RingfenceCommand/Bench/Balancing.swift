@@ -2,8 +2,8 @@
 //
 // `ringfence bench balancer`: what a pick costs, alone and with another thread that picks too, and what picking well is worth.
 //
-// A pick is timed as a lookup of the ring is: eight thousand at a time, the median of these. For two threads the picks of a whole
-// round are counted, for one thread and for two in turn: what they cost each other shows in no single time.
+// A pick is timed as a lookup of the ring is: eight thousand at a time, the median of these. So are two threads that pick at
+// once, each for itself, for one thread and for two in turn: were they to wait for each other, every part would show it.
 //
 // The tail is measured on ten servers in this process, on real sockets, of which one takes twenty times as long. The same
 // callers call them by round robin and by least load, turn about; both lists of members come from a real group.
@@ -46,15 +46,17 @@ struct Picks {
     }
 
     /// The nanoseconds of one pick.
-    private func time(_ pick: (Int) throws -> Int) throws -> Double {
+    private func time(_ pick: (Int) throws -> Int) throws -> Double { try Self.time(seconds, pick) }
+
+    private static func time(_ seconds: Double, _ pick: (Int) throws -> Int) throws -> Double {
         let clock = ContinuousClock()
         let start = clock.now
         var times: [Double] = []
         repeat {
             let before = clock.now
             var sum = 0
-            for number in 0..<Self.partLength { sum &+= try pick(number) }
-            times.append(nanoseconds(clock.now - before) / Double(Self.partLength))
+            for number in 0..<partLength { sum &+= try pick(number) }
+            times.append(nanoseconds(clock.now - before) / Double(partLength))
             guard sum > 0 else { throw CommandFailure("nobody was picked") }
         } while clock.now - start < .seconds(seconds)
         return Statistics.median(times)
@@ -66,11 +68,14 @@ struct Picks {
         let balancer = try Balancer(.leastLoaded, members: Self.members)
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: 2)
         let seconds = seconds
+        // Picks in a microsecond.
         @Sendable func pace(_ threads: Int) async throws -> Double {
             try await withThrowingTaskGroup(of: Double.self) { tasks in
                 for loop in loops.makeIterator().prefix(threads) {
                     tasks.addTask {
-                        try await loop.submit { try Self.pace(balancer, seconds) }.get()
+                        try await loop.submit {
+                            1000 / (try Self.time(seconds) { _ in try balancer.pick().id.utf8.count })
+                        }.get()
                     }
                 }
                 return try await tasks.reduce(0, +)
@@ -85,20 +90,6 @@ struct Picks {
         }
         try await loops.shutdownGracefully()
         return Figure(name: "pick.threads", unit: "picks/us", rounds: rounds, bar: .ratioAtLeast(1.8))
-    }
-
-    /// Picks of this thread in a microsecond.
-    private static func pace(_ balancer: Balancer, _ seconds: Double) throws -> Double {
-        let clock = ContinuousClock()
-        let start = clock.now
-        var count = 0
-        var sum = 0
-        repeat {
-            for _ in 0..<partLength { sum &+= try balancer.pick().id.utf8.count }
-            count += partLength
-        } while clock.now - start < .seconds(seconds)
-        guard sum > 0 else { throw CommandFailure("nobody was picked") }
-        return Double(count) / (nanoseconds(clock.now - start) / 1000)
     }
 
     // MARK: Calls
@@ -131,8 +122,8 @@ struct BalancedTail: Sendable {
     static let namespace = "bench-balancer"
     static let servers = 10
     static let callers = 64
-    static let usual = TimeAmount.milliseconds(20)
-    static let slow = TimeAmount.milliseconds(400)
+    static let usual = TimeAmount.milliseconds(50)
+    static let slow = TimeAmount.seconds(1)
 
     let settings: BenchSettings
 
@@ -140,7 +131,7 @@ struct BalancedTail: Sendable {
         let client = try RingfenceClient(
             .init(url: settings.redis.url, namespace: Self.namespace), logger: settings.logger)
         do {
-            report(try await tail(client))
+            try await tails(client, report: report)
             await client.shutdown()
         } catch {
             await client.shutdown()
@@ -148,7 +139,7 @@ struct BalancedTail: Sendable {
         }
     }
 
-    private func tail(_ client: RingfenceClient) async throws -> Figure {
+    private func tails(_ client: RingfenceClient, report: (Figure) -> Void) async throws {
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let group = try await client.group("servers")
         var servers: [any Channel] = []
@@ -160,20 +151,25 @@ struct BalancedTail: Sendable {
         }
         let ports = servers.compactMap { $0.localAddress?.port }
         let roundRobin = try group.balancer(.roundRobin)
-        let leastLoaded = try group.balancer(.leastLoaded)
-        var latencies: [Double] = []
-        let rounds = try await Rounds.alternate(settings.rounds) {
-            Statistics.percentile(try await calls(roundRobin, ports, loops), 0.99) ?? 0
-        } ours: {
-            let own = try await calls(leastLoaded, ports, loops)
-            latencies += own
-            return Statistics.percentile(own, 0.99) ?? 0
+        for (name, policy, bar) in [
+            ("balancer.tail", BalancePolicy.leastLoaded, Figure.Bar.ratioAtMost(0.15)),
+            ("balancer.tail.peakEWMA", .peakEWMA, nil),
+        ] {
+            let balancer = try group.balancer(policy)
+            var latencies: [Double] = []
+            let rounds = try await Rounds.alternate(settings.rounds) {
+                Statistics.percentile(try await calls(roundRobin, ports, loops), 0.99) ?? 0
+            } ours: {
+                let own = try await calls(balancer, ports, loops)
+                latencies += own
+                return Statistics.percentile(own, 0.99) ?? 0
+            }
+            report(
+                Figure(
+                    name: name, unit: "ms p99", rounds: rounds, latencies: latencies.map { $0 * 1000 }, bar: bar))
         }
         for server in servers { try await server.close() }
         try await loops.shutdownGracefully()
-        return Figure(
-            name: "balancer.tail", unit: "ms p99", rounds: rounds, latencies: latencies.map { $0 * 1000 },
-            bar: .ratioAtMost(0.15))
     }
 
     /// The milliseconds of each call of a round.

@@ -305,6 +305,7 @@ struct BalancerBench: AsyncParsableCommand {
             call.leastLoaded   a whole call of an empty body: picked, counted, learned from
             balancer.tail      the 99th percentile of calls to ten servers of which one takes twenty times as long, \
             least loaded beside round robin
+            balancer.tail.peakEWMA   the same by what calls cost
 
             Needs two processors that are idle.
 

@@ -80,7 +80,6 @@ package struct PickTable {
     }
 
     private let rule: PickRule
-    private let isRing: Bool
     private let near: Pool
     private let far: Pool
     private let stay: Double
@@ -97,11 +96,7 @@ package struct PickTable {
         stay = near.places.isEmpty ? 0 : far.places.isEmpty ? 1 : plan.stay
         costDecay = plan.costDecay
         ring = plan.rule.needsKey ? plan.ring.map { RingPart($0, plan) } : nil
-        isRing = ring != nil
     }
-
-    /// The costs of calls are asked for, so `pick` needs to know what time it is.
-    package var needsTime: Bool { rule == .peakEWMA }
 
     /// The seed that a key's position is to be taken under.
     package var seed: UInt64 { ring?.ring.seed ?? 0 }
