@@ -119,6 +119,30 @@ import Testing
         }
     }
 
+    @Test func `a pick whose answer nobody took leaves no call behind`() async throws {
+        try await withPool { first, redis in
+            let proxy = try await TCPProxy.start(to: redis)
+            let service = try await Service.start(
+                ["--redis", "redis://127.0.0.1:\(proxy.port)", "--command-timeout", "30s"])
+            // What the service asks first, it has asked by then.
+            #expect(try await service.request("POST", "/v1/groups/nowhere/pick").status == 503)
+            proxy.update { $0.serverToClient.isStalled = true }
+            let connection = try await service.connect()
+            let before = proxy.bytesToServer
+            try await connection.send("POST", "/v1/groups/pool/pick", #"{"trackMs":600000}"#)
+            try await eventually("Redis was asked for the group") { proxy.bytesToServer > before + 100 }
+            try await connection.reset()
+            proxy.update { $0.serverToClient.isStalled = false }
+            try await eventually("the call is over", within: .seconds(60)) {
+                let page = try await service.request("GET", "/metrics").body
+                return page.contains(
+                    #"ringfence_balancer_calls_total{group="pool",outcome="cancelled",policy="leastLoaded"} 1"#)
+            }
+            _ = await service.stop()
+            await proxy.close()
+        }
+    }
+
     @Test func `so many calls are kept and no more, and one that is not kept is over`() throws {
         let balancer = try Balancer(.leastLoaded, members: [("a", 1, "")])
         let loop = MultiThreadedEventLoopGroup.singleton.any()
