@@ -4,7 +4,7 @@
 // The arrows point one way:
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
-//        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService
+//        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService        CThreadNumber <- Ringfence
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
@@ -39,6 +39,8 @@ let package = Package(
         ),
         // A reference that is replaced while others read it.
         .target(name: "CPublished"),
+        // A small number for each thread.
+        .target(name: "CThreadNumber"),
         .target(
             name: "Hiredis",
             dependencies: [
@@ -57,6 +59,7 @@ let package = Package(
         .target(
             name: "Ringfence",
             dependencies: [
+                "CThreadNumber",
                 "RingfenceCore",
                 "Hiredis",
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -183,6 +186,13 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/RingAllocations",
             swiftSettings: strict
         ),
+        // Counts what a balancer allocates.
+        .executableTarget(
+            name: "BalancerAllocations",
+            dependencies: ["MallocCounter", "Ringfence"],
+            path: "Tests/BalancerAllocations",
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "RingfenceCoreTests",
             dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
@@ -201,8 +211,9 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
-                "TestPrimary", "TestSubscriber", "RingAllocations",
+                "Ringfence", "RingfenceCore", "Hiredis", "CThreadNumber", "TestSupport", "StoppedHolder", "TestHolder",
+                "TestMember",
+                "TestPrimary", "TestSubscriber", "RingAllocations", "BalancerAllocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

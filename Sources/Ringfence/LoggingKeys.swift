@@ -11,6 +11,7 @@ enum LoggingKeys {
     static let group = "ringfence.group"
     static let member = "ringfence.member"
     static let session = "ringfence.session"
+    static let policy = "ringfence.policy"
     static let process = "ringfence.process"
     static let namespace = "ringfence.namespace"
 }

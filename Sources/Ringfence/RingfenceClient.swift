@@ -76,7 +76,7 @@ public final class RingfenceClient: Service, Sendable {
         feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
             feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
-            commandTimeout: Nanos(saturating: configuration.commandTimeout), logger: logger)
+            commandTimeout: Nanos(saturating: configuration.commandTimeout), owner: configuration.owner, logger: logger)
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)

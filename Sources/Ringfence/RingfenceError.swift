@@ -51,6 +51,10 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let cacheQuorum = Code("cache.quorum")
         /// A cache cannot be made yet: its group has too few members that answer.
         public static let cacheNodes = Code("cache.nodes")
+        /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
+        public static let noMember = Code("balancer.noMember")
+        /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was called.
+        public static let breakerOpen = Code("breaker.open")
         /// Redis cannot be reached, or did not answer in time.
         public static let unavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.

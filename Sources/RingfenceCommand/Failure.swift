@@ -22,7 +22,7 @@ extension ExitCode {
     static let usage = ExitCode(64)
     /// Redis cannot be reached or refused (EX_UNAVAILABLE).
     static let unavailable = ExitCode(69)
-    /// The lock was not free in time, or a switchover did not come about (EX_TEMPFAIL).
+    /// The lock was not free in time, a switchover did not come about, nobody can be called now (EX_TEMPFAIL).
     static let busy = ExitCode(75)
     /// The lease was lost while the command ran.
     static let leaseLost = ExitCode(79)
@@ -48,7 +48,7 @@ struct Failure {
             case .orderRefused:
                 code = .refused
                 message = "refused:" + error.reasons.map { "\n  - \($0)" }.joined()
-            case .switchoverAborted, .failoverAborted: code = .busy
+            case .switchoverAborted, .failoverAborted, .noMember, .breakerOpen: code = .busy
             case .unavailable, .refused, .overloaded:
                 code = .unavailable
                 if error.effect == .unknown { message += ". It may have been done: look before you do it again" }

@@ -29,6 +29,7 @@ struct Main: AsyncParsableCommand {
               ringfence locks                             who holds what
               ringfence group ledger                      who is in a group, and for how long
               ringfence ring ledger owner account/4711    where a key belongs
+              ringfence pick card-issuer                  whom to call now
               ringfence events --follow                   what happens to groups
               ringfence doctor                            is this Redis good enough, and for which lease
             """,
@@ -39,7 +40,7 @@ struct Main: AsyncParsableCommand {
                 name: "Operating",
                 subcommands: [
                     LocksCommand.self, UnlockCommand.self, AuditCommand.self, GroupsCommand.self, GroupCommand.self,
-                    RingCommand.self, EventsCommand.self, DoctorCommand.self,
+                    RingCommand.self, PickCommand.self, EventsCommand.self, DoctorCommand.self,
                 ]),
         ] + (trials.isEmpty ? [] : [CommandGroup(name: "Trying out", subcommands: trials)]))
 

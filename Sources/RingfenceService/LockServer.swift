@@ -40,6 +40,7 @@ package struct LockServer: Service {
     let onRunning: @Sendable (Int) -> Void
     private let draining = OneShot()
     private let groups: GroupShelf
+    private let picks: PickRoutes
 
     /// - Parameters:
     ///   - port: 0 takes a free one; `onRunning` is told which.
@@ -51,6 +52,7 @@ package struct LockServer: Service {
     ) {
         self.client = client
         self.groups = GroupShelf(client)
+        self.picks = PickRoutes(groups: groups)
         self.host = host
         self.port = port
         self.tokens = tokens
@@ -68,6 +70,7 @@ package struct LockServer: Service {
             + membership.routes
             + ElectionRoutes(client: client, groups: groups, view: membership.view).routes
             + RingRoutes(groups: groups).routes
+            + picks.routes
             + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, draining: draining, registry: registry).routes
         return routes + [HealthRoutes.openAPI(of: routes)]

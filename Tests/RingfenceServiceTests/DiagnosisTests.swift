@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the doctor thinks of readings: pure, so every misconfiguration can be put to it without making one.
+import Ringfence
 import Testing
 
 @testable import RingfenceService
@@ -243,6 +244,16 @@ import Testing
         #expect(codes(.seconds(4)) == [])
         readings.leases = [.init(group: "a", shortest: .seconds(1)), .init(group: "b", shortest: .seconds(10))]
         #expect(codes(.seconds(4)) == ["lease.groupTooShort"])
+    }
+
+    @Test func `a breaker that somebody forced is a warning that says how to end it`() {
+        var readings = RedisReadings()
+        readings.forcedBreakers = [.init(group: "a", state: .open), .init(group: "b", state: .closed)]
+        let findings = Diagnosis.findings(readings).filter { $0.code == "breaker.forced" }
+        #expect(findings.map(\.severity) == [.warning, .warning])
+        #expect(findings[0].detail.contains("group a is forced open: nobody calls"))
+        #expect(findings[1].detail.contains("group b is forced closed"))
+        #expect(findings[1].remedy.contains("ringfence group b breaker automatic"))
     }
 
     @Test func `a bad clock is told by how bad it is`() {

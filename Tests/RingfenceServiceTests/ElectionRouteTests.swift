@@ -100,10 +100,18 @@ import Testing
             #expect(try await order("maintenance", #"{"member":"one","on":false}"#).status == 200)
             #expect(try await order("settings", #"{"maxLag":1000,"failback":"manual"}"#).status == 200)
             #expect(try await service.request("GET", "/v1/groups/g").body.contains(#""maxLag":1000"#))
+            let open = #"{"state":"open","actor":"ann","reason":"wrong balances"}"#
+            #expect(try await order("breaker", open).status == 200)
+            #expect(try await service.request("GET", "/v1/groups/g")["breaker"] == "open")
+            #expect(try await service.request("GET", "/v1/groups/g/primary")["breaker"] == "open")
+            #expect(try await order("breaker", #"{"state":"automatic","reason":"mended"}"#).status == 200)
+            #expect(try await service.request("GET", "/v1/groups/g")["breaker"] == "automatic")
+            let history = try await service.request("GET", "/v1/groups/g/history")
+            #expect(history.body.contains(#""kind":"breaker","#) && history.body.contains("wrong balances"))
             #expect(try await order("acknowledge", "{}").status == 200)
             #expect(try await order("switchover", "{}", "DELETE").status == 200)
             let events = try await service.request("GET", "/v1/events?after=0:0&limit=100")
-            for type in ["group.paused", "group.resumed", "member.maintenance", "group.settings"] {
+            for type in ["group.paused", "group.resumed", "member.maintenance", "group.settings", "breaker.forced"] {
                 #expect(events.body.contains(type), "\(type)")
             }
         }
@@ -119,6 +127,13 @@ import Testing
         ("POST", "maintenance", #"{"on":true}"#, "member"),
         ("POST", "settings", #"{"rank":"luck"}"#, "rank"),
         ("POST", "settings", #"{"maxLag":-2}"#, "maxLag"),
+        ("POST", "breaker", "{}", "state"),
+        ("POST", "breaker", #"{"state":"half","reason":"x"}"#, "state"),
+        ("POST", "breaker", #"{"state":7,"reason":"x"}"#, "state"),
+        ("POST", "breaker", #"{"state":"open"}"#, "reason"),
+        ("POST", "breaker", #"{"state":"open","reason":""}"#, "reason"),
+        ("POST", "breaker", #"{"state":"open","reason":"x","actor":""}"#, "actor"),
+        ("POST", "settings", #"{"breaker":"open"}"#, "breaker"),
         ("PUT", "members/m", #"{"position":5}"#, "position"),
         ("PUT", "members/m", #"{"candidate":true,"position":-1}"#, "position"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"king","epoch":1}}"#, "state"),

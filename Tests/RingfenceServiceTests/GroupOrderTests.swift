@@ -143,6 +143,19 @@ import Testing
             #expect(try await stage.run("group", "db").output.contains("paused for another 9 m"))
             #expect(try await stage.run("group", "db", "resume").output == "resumed\n")
             #expect(try await stage.run("group", "db", "acknowledge", "--json").output.contains("acknowledged"))
+            let open = try await stage.run(
+                "group", "db", "breaker", "open", "--actor", "ann", "--reason", "wrong balances")
+            #expect(open.code == 0 && open.output == "breaker open: nobody calls a member of db\n", "\(open)")
+            #expect(try await stage.run("group", "db").output.contains("breaker forced open: nobody calls"))
+            let doctor = try await stage.run("doctor", "--seconds", "1", "--json")
+            #expect(doctor.output.contains(#""code":"breaker.forced""#), "\(doctor)")
+            let closed = try await stage.run("group", "db", "breaker", "closed", "--reason", "drill", "--json")
+            #expect(closed.code == 0 && closed.output.contains(#""outcome":"closed""#), "\(closed)")
+            #expect(try await stage.run("group", "db").output.contains("breaker forced closed"))
+            #expect(try await stage.run("group", "db", "breaker", "automatic", "--reason", "over").code == 0)
+            #expect(try await !stage.run("group", "db").output.contains("breaker"))
+            let history = try await stage.run("group", "db", "history")
+            #expect(history.output.contains("wrong balances: open") && history.output.contains("ann"), "\(history)")
             let empty = try await stage.run("group", "db", "settings")
             #expect(empty.code == 0 && empty.output.contains("by default"), "\(empty)")
             let set = try await stage.run("group", "db", "settings", "--set", "maxLag=5", "--set", "rank=priority")
@@ -186,7 +199,8 @@ import Testing
         (["settings", "--set", "maxLag"], "NAME=VALUE"), (["settings", "--set", "maxLag=-2"], "maxLag"),
         (["settings", "--set", "luck=1"], "is no setting"), (["settings", "--set", "rank=luck"], "data, priority"),
         (["settings", "--set", "rank=data", "--set", "rank=data"], "twice"), (["swichover"], "no action swichover"),
-        (["resume", "--actor", ""], "1 to 128"),
+        (["resume", "--actor", ""], "1 to 128"), (["breaker", "half", "--reason", "x"], "half"),
+        (["breaker", "open"], "--reason"), (["breaker", "--reason", "x"], "state"),
     ])
     func `a bad order is refused by its option and limit, and nothing is asked of Redis`(
         arguments: [String], says: String
@@ -207,7 +221,9 @@ import Testing
             }
             let order = try await stage.run("group", "nowhere", "pause", "--for", "1m")
             #expect(order.code == 2 && order.error.contains("nobody ever joined"), "\(order)")
-            for action in ["plan", "history", "switchover", "failover", "pause", "maintenance", "settings", "watch"] {
+            for action in [
+                "plan", "history", "switchover", "failover", "pause", "maintenance", "settings", "watch", "breaker",
+            ] {
                 let help = try await Program.run(["group", "g", action, "--help"])
                 #expect(help.code == 0 && help.output.contains("EXAMPLES"), "\(action)")
             }

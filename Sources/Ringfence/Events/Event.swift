@@ -94,12 +94,26 @@ public struct Event: Sendable {
         public static let groupReleased = Kind("group.released")
         /// How the group elects was changed.
         public static let groupSettings = Kind("group.settings")
+        /// An operator opened or closed the group's breaker for all who call its members, or let each decide again.
+        public static let breakerForced = Kind("breaker.forced")
         /// A member was taken out of the election, or back into it.
         public static let memberMaintenance = Kind("member.maintenance")
         /// Fewer members could take over than the settings ask for.
         public static let standbyShortfall = Kind("standby.shortfall")
         /// There are enough again.
         public static let standbyRestored = Kind("standby.restored")
+        /// A balancer of one process picks a member no more for a while, because its calls fail.
+        public static let memberEjected = Kind("member.ejected")
+        /// It may be picked there again.
+        public static let memberReturned = Kind("member.returned")
+        /// So few members can be picked by a balancer of one process that it picks among all.
+        public static let balancerPanic = Kind("balancer.panic")
+        /// Enough can be picked there again.
+        public static let balancerCalm = Kind("balancer.calm")
+        /// So many calls of one process to the group failed that it makes none for a while.
+        public static let breakerOpened = Kind("breaker.opened")
+        /// It calls again.
+        public static let breakerClosed = Kind("breaker.closed")
         /// What a hook of an agent did.
         public static let agentHook = Kind("agent.hook")
         /// What a check of an agent found.

@@ -14,7 +14,8 @@ struct EventScripts: Sendable {
         var head: LogHead
         var groups:
             [(
-                name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])], role: GroupRole
+                name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])], role: GroupRole,
+                breaker: GroupBreaker
             )]
     }
 
@@ -66,24 +67,27 @@ struct EventScripts: Sendable {
         for index in stride(from: 0, to: items.count, by: 5) {
             guard let name = items[index].text, let version = items[index + 1].int,
                 let mark = items[index + 2].text, case .array(let pairs) = items[index + 3],
-                pairs.count.isMultiple(of: 2), let role = role(items[index + 4])
+                pairs.count.isMultiple(of: 2), let (role, breaker) = role(items[index + 4])
             else { return nil }
             var members: [(id: String, record: [UInt8])] = []
             for pair in stride(from: 0, to: pairs.count, by: 2) {
                 guard let id = pairs[pair].text, let record = pairs[pair + 1].bytes else { return nil }
                 members.append((id, record))
             }
-            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members, role))
+            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members, role, breaker))
         }
         return state
     }
 
-    private static func role(_ reply: RedisReply) -> GroupRole? {
-        guard case .array(let items) = reply, items.count == 5, let epoch = items[0].int, let primary = items[1].text,
+    private static func role(_ reply: RedisReply) -> (GroupRole, GroupBreaker)? {
+        guard case .array(let items) = reply, items.count == 6, let epoch = items[0].int, let primary = items[1].text,
             let session = items[2].text, let phase = items[3].text.flatMap({ GroupRole.Phase(rawValue: $0) }),
-            let target = items[4].text
+            let target = items[4].text, let breaker = items[5].text
         else { return nil }
-        return GroupRole(epoch: epoch, primary: primary, session: session, phase: phase, target: target)
+        return (
+            GroupRole(epoch: epoch, primary: primary, session: session, phase: phase, target: target),
+            GroupBreaker(["breaker": breaker])
+        )
     }
 
     private static func head(_ parts: [RedisReply]) -> LogHead? {

@@ -236,7 +236,8 @@ extension EventState {
             GroupSnapshot(
                 group: group.name, gen: group.gen, version: group.version,
                 members: group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) },
-                role: group.role, sequence: state.head.seq, confirmedAt: now, isStale: false)
+                role: group.role, sequence: state.head.seq, confirmedAt: now, isStale: false,
+                breaker: group.breaker)
         }
         self.init(
             cursor: EventCursor(state.head.position), oldest: EventCursor(state.head.oldest),

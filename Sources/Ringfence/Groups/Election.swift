@@ -250,6 +250,12 @@ public struct ElectionSettings: Sendable, Hashable {
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
 
+    /// Of a group's settings as Redis has them: what is among them beside is not of the election.
+    init(of group: [String: String]) {
+        let own = group.filter { Self.names.contains($0.key) }
+        self = (try? Self(stored: own)) ?? Self()
+    }
+
     /// Reads names and texts as they are stored.
     /// - Throws: `InvalidArgument`, naming the setting and what it may be.
     package init(stored: [String: String]) throws(InvalidArgument) {

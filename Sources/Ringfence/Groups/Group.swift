@@ -60,6 +60,7 @@ public final class Group: Sendable {
     private let confirmedAt = Atomic<Int64>(Int64.min)
     private let staleAt = Atomic<Int64>(Int64.min)
     private let wantsRing = Atomic<Bool>(false)
+    private let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
     private let alarm: Alarm
     /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the next look.
     private let follower: EventFeed.Follower?
@@ -93,6 +94,7 @@ public final class Group: Sendable {
             state.isStopped = true
             state.memberships = [:]
         }
+        for balancer in balancers.withLock({ Array($0.values) }) { balancer.stop() }
     }
 
     // MARK: What readers see
@@ -105,7 +107,8 @@ public final class Group: Sendable {
         return GroupSnapshot(
             group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members,
             role: shown.view.role, sequence: shown.seq,
-            confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale)
+            confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale,
+            breaker: shown.view.breaker)
     }
 
     /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just changing it.
@@ -150,6 +153,39 @@ public final class Group: Sendable {
             Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
         }
         shown.store(next)
+        for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
+    }
+
+    // MARK: Balancers
+
+    private struct BalancerKey: Hashable {
+        var policy: BalancePolicy
+        var options: BalancerOptions
+    }
+
+    /// The one balancer of this policy and these options.
+    func balancerCore(_ policy: BalancePolicy, _ options: BalancerOptions) throws -> BalancerCore {
+        let settings = try options.checked()
+        let key = BalancerKey(policy: policy, options: options)
+        return balancers.withLock { balancers in
+            if let core = balancers[key] { return core }
+            let outside = BalancerCore.Outside(eventLoop: hub.eventLoop, logger: hub.logger) {
+                [weak hub, name] type, member, reason, detail in
+                hub?.note(type, group: name, member: member, reason: reason, detail: detail)
+            }
+            let core = BalancerCore(policy.rule, settings, group: name, outside)
+            // Who publishes meanwhile stores first and tells all balancers then, this one too.
+            tell(core, shown.load())
+            balancers[key] = core
+            return core
+        }
+    }
+
+    private func tell(_ balancer: BalancerCore, _ shown: Shown) {
+        guard balancer.needsKey else { return balancer.saw(shown.view, ring: nil) }
+        wantsRing.store(true, ordering: .relaxed)
+        let ring = shown.ring.made.load()?.ring ?? Self.ring(of: shown, after: nil, logger: hub.logger)
+        balancer.saw(shown.view, ring: ring.core)
     }
 
     // MARK: Time

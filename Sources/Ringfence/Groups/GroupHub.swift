@@ -36,11 +36,13 @@ final class GroupHub: Sendable {
     let metrics: RingfenceMetrics
     let logger: Logger
     let commandTimeout: Nanos
+    /// Who is named in events as the one that acted.
+    let owner: String
     private let state = Mutex(State())
 
     init(
         feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource,
-        metrics: RingfenceMetrics, commandTimeout: Nanos, logger: Logger
+        metrics: RingfenceMetrics, commandTimeout: Nanos, owner: String, logger: Logger
     ) {
         self.feed = feed
         self.courier = courier
@@ -49,6 +51,7 @@ final class GroupHub: Sendable {
         self.nonces = nonces
         self.metrics = metrics
         self.commandTimeout = commandTimeout
+        self.owner = owner
         self.logger = logger
         feed.listen(
             .init(
@@ -94,6 +97,20 @@ final class GroupHub: Sendable {
     }
 
     var groups: [Group] { state.withLock { $0.groups.values.compactMap(\.group) } }
+
+    /// Writes an event about a group that changes nothing, if Redis can be reached now. Nobody waits for it.
+    func note(_ type: String, group: String, member: String, reason: String, detail: [UInt8]) {
+        let call = scripts.note(
+            group, .none, type: type, member: member, reason: reason, actor: owner, detail: detail)
+        courier.run(call, confirmation: nil) { [logger] result in
+            guard case .failure(let error) = result else { return }
+            logger.debug(
+                "an event could not be written",
+                metadata: [
+                    LoggingKeys.group: "\(group)", LoggingKeys.reason: "\(type)", LoggingKeys.error: "\(error)",
+                ])
+        }
+    }
 
     // MARK: Memberships
 

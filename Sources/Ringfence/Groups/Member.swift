@@ -49,6 +49,8 @@ public struct GroupSnapshot: Sendable {
     public var members: [Member]
     /// Who is primary; nil for a group that never elected anybody and in which nobody stands.
     public var primary: PrimaryStatus?
+    /// What an operator ordered about calls to the group's members; ``BreakerForce/automatic`` unless somebody did.
+    public var breaker: BreakerForce
     /// The event log had come so far when this snapshot was current. Every later event has a higher number.
     package var sequence: Int64
     /// When Redis last confirmed it, on this machine's clock.
@@ -58,7 +60,7 @@ public struct GroupSnapshot: Sendable {
 
     package init(
         group: String, gen: String, version: Int64, members: [Member], role: GroupRole, sequence: Int64,
-        confirmedAt: ContinuousClock.Instant, isStale: Bool
+        confirmedAt: ContinuousClock.Instant, isStale: Bool, breaker: GroupBreaker = .automatic
     ) {
         self.group = group
         self.gen = gen
@@ -69,6 +71,7 @@ public struct GroupSnapshot: Sendable {
         self.sequence = sequence
         self.confirmedAt = confirmedAt
         self.isStale = isStale
+        self.breaker = BreakerForce(breaker)
     }
 
     /// How long ago Redis last confirmed it.

@@ -126,6 +126,33 @@ extension RingfenceClient {
         _ = try await order(.settings(settings.stored), group, actor, reason)
     }
 
+    /// Opens or closes the breaker of a whole group for every process that balances calls over its members, or lets
+    /// each decide for itself again. All obey within a round trip of it; one that cannot reach Redis goes on by what it
+    /// heard last.
+    ///
+    /// The order stands until another is given, over restarts of every process. It is in ``GroupSnapshot/breaker``, and
+    /// whoever ordered it, and why, in the event `breaker.forced`. Ordered once more as it is, it changes nothing and
+    /// makes no event. (A Redis that loses its data has lost it too.)
+    ///
+    /// - Parameters:
+    ///   - group: the group.
+    ///   - state: ``BreakerForce/open``: nobody is called; ``BreakerForce/closed``: calls are made, however many
+    ///     fail; ``BreakerForce/automatic``: each process decides again.
+    ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
+    ///   - reason: why, for the event: 1 to 512 bytes. Whoever finds all calls refused wants to know.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused` if nobody ever joined the group;
+    ///   `coordinator.unavailable`.
+    public func forceBreaker(
+        of group: String, _ state: BreakerForce, actor: String? = nil, reason: String
+    ) async throws {
+        guard !reason.isEmpty else {
+            throw RingfenceError(
+                InvalidArgument(
+                    "reason", "must be 1 to 512 bytes: whoever finds all calls refused, or none, must be told why"))
+        }
+        _ = try await order(.breaker(state.order), group, actor, reason)
+    }
+
     /// Writes an event about a group that changes nothing: what a hook of an agent did, say.
     ///
     /// - Parameters:

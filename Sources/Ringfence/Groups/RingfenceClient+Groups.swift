@@ -56,6 +56,8 @@ public struct GroupStatus: Sendable {
     public var drainRemaining: Duration { .milliseconds(report.drainMilliseconds) }
     /// How it elects, where that was ever set.
     public var settings: ElectionSettings
+    /// What an operator ordered about calls to its members.
+    public var breaker: BreakerForce
     package var report: RoleReport
 
     /// Who stands for primary, in the order in which they would be elected.
@@ -76,7 +78,8 @@ extension GroupStatus {
             held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit,
             primary: PrimaryStatus(content.role), phaseLasted: .milliseconds(content.sinceMilliseconds),
             // What somebody wrote by hand is as if it were not there; the script takes its default too.
-            settings: (try? ElectionSettings(stored: content.settings)) ?? ElectionSettings(), report: report)
+            settings: ElectionSettings(of: content.settings), breaker: BreakerForce(GroupBreaker(content.settings)),
+            report: report)
     }
 }
 

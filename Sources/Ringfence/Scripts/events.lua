@@ -8,7 +8,7 @@
 -- RESULT {gen, last number, oldest entry, forks, …}; gen is '' before the first event, the oldest entry '' if none is kept
 --   page   the events behind that number, as XRANGE gives them: {{id, {'e', json}}, …}
 --   state  {group, version, mark of the version, {member, record, member, record, …},
---          {epoch, primary, its session, phase, target}, group, …}
+--          {epoch, primary, its session, phase, target, what is ordered of the breaker or ''}, group, …}
 --
 -- `log` holds the generation, the last number and the forks: `<gen>@<last number kept> …`, newest first. Whether a position
 -- is still in the log is for the caller to judge from that.
@@ -47,7 +47,8 @@ if ARGV[1] == 'state' then
         groups[#groups + 1] = state[1] or '0'
         groups[#groups + 1] = state[2] or ''
         groups[#groups + 1] = members
-        groups[#groups + 1] = { state[3] or '0', state[4] or '', state[5] or '', state[6] or 'vacant', state[7] or '' }
+        groups[#groups + 1] = { state[3] or '0', state[4] or '', state[5] or '', state[6] or 'vacant', state[7] or '',
+            redis.call('HMGET', prefix .. 'policy:' .. name, 'breaker')[1] or '' }
     end
     result[5] = groups
     return result

@@ -15,9 +15,9 @@
 --          16 seed, 17 unit, for a group without policy; and of a candidate 18 claim, 19 position, 20 unfit
 --   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that its role is
 --          over at once, only with its session and without an actor
---   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings'),
+--   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings', 'breaker'),
 --          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off), 14 actor, 15 reason, 16 the order's own id, 17… settings:
---          name, value, name, value, …
+--          name, value, name, value, …; breaker: 'breaker' and 'automatic', 'open' or 'closed'
 --   note   11 type, 12 member, 13 reason, 14 actor, 15 detail: an event that changes nothing
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
 --          members, leases, seed, unit, role, settings, report }
@@ -32,7 +32,7 @@
 --   leases    id, ms left, id, ms left, …
 --   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
 --             the primary must not write), last primary, who was ready last, and under which epoch }
---   settings  of the election: name, value, name, value, … of those that were ever set
+--   settings  of the election, and 'breaker': name, value, name, value, … of those that were ever set
 --   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
 --             refusals (code, member, detail, …), candidates, the epoch under which the order was carried out, which for one that
 --             is repeated is not this call (0: no order) } with candidates in the order in which they would be elected:
@@ -87,6 +87,11 @@
 -- Members unchanged. Most changes of a large group are of its role only, and all who look at it ask after each. The version of
 -- the last change of members is kept (`memberVersion`). Whose version is no older, and was made in this generation of the log, so
 -- that it is none that was lost, has them. (Where INFO is forbidden generations do not end, so all are told all.)
+--
+-- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
+-- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
+-- decides again. It is stored with the settings, so it comes with every answer that has them, and makes a version, so
+-- that all look at once.
 --
 -- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one version and
 -- say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes it out.
@@ -903,6 +908,13 @@ local function carry_out(what, member, number, actor, why)
             for i = 17, #ARGV - 1, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
             settings_read = nil
         end
+    elseif what == 'breaker' then
+        if setting('breaker', 'automatic') ~= ARGV[18] then
+            change({ { type = 'breaker.forced', reason = quoted(why), actor = quoted(actor),
+                detail = '{"state":' .. cjson.encode(ARGV[18]) .. '}' } })
+            redis.call('HSET', KEYS[4], 'breaker', ARGV[18])
+            settings_read = nil
+        end
     else
         refuse('unknown', '', what)
     end
@@ -1267,7 +1279,7 @@ write_role()
 -- MARK: the view
 
 local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs' }
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs', 'breaker' }
 
 local answer = view(status)
 local wants_leases = verb == 'watch' and id == 'leases'

@@ -24,6 +24,7 @@ struct BenchCommand: AsyncParsableCommand {
               ringfence bench lock                          taking and releasing
               ringfence bench handoff --json                hand-offs, as JSON lines
               ringfence bench ring                          finding owners; needs no Redis
+              ringfence bench balancer                      picking members
               ringfence bench all --seconds 5 --rounds 9    everything, at length
               ringfence bench lock --redis redis://127.0.0.1:6379
 
@@ -32,7 +33,7 @@ struct BenchCommand: AsyncParsableCommand {
             """,
         subcommands: [
             LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, BeatBench.self,
-            FailoverBench.self, AllBench.self,
+            FailoverBench.self, BalancerBench.self, AllBench.self,
         ])
 }
 
@@ -87,7 +88,7 @@ struct BenchSettings: Sendable {
 
 extension BenchOptions {
     /// Which benchmarks to run.
-    enum Part: Sendable { case lock, handoff, service, ring, events, beat, failover }
+    enum Part: Sendable { case lock, handoff, service, ring, events, beat, failover, balancer }
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
@@ -127,6 +128,9 @@ extension BenchOptions {
                     try await GroupLife(settings: settings, configuration: configuration).run(report: report)
                 case .failover:
                     try await Failover(settings: settings, configuration: configuration).run(report: report)
+                case .balancer:
+                    try await Picks(seconds: seconds, rounds: rounds).run(report: report)
+                    try await BalancedTail(settings: settings).run(report: report)
                 }
             }
             // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
@@ -290,6 +294,28 @@ struct FailoverBench: AsyncParsableCommand {
     func run() async throws { try await options.run([.failover]) }
 }
 
+/// `ringfence bench balancer`.
+struct BalancerBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "balancer",
+        abstract: "What it costs to pick a member, and what picking well is worth.",
+        discussion: """
+            pick.roundRobin .weighted .random .leastLoaded .peakEWMA .ringHash   one pick of ten members, by one thread
+            pick.threads       picks of two threads at once, beside one thread's
+            call.leastLoaded   a whole call of an empty body: picked, counted, learned from
+            balancer.tail      the 99th percentile of calls to ten servers of which one takes twenty times as long, \
+            least loaded beside round robin
+            balancer.tail.peakEWMA   the same by what calls cost
+
+            Needs two processors that are idle.
+
+            EXAMPLE
+              ringfence bench balancer --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.balancer]) }
+}
+
 /// `ringfence bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -299,5 +325,7 @@ struct AllBench: AsyncParsableCommand {
               ringfence bench all --json > figures.jsonl
             """)
     @OptionGroup var options: BenchOptions
-    func run() async throws { try await options.run([.lock, .handoff, .service, .ring, .events, .beat, .failover]) }
+    func run() async throws {
+        try await options.run([.lock, .handoff, .service, .ring, .events, .beat, .failover, .balancer])
+    }
 }

@@ -8,7 +8,7 @@ import ArgumentParser
 struct GroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "group",
-        abstract: "Show a group, its primary and its members; switch it over, pause it, watch it.",
+        abstract: "Show a group, its primary and its members; switch it over, pause it, stop calls to it, watch it.",
         usage: "ringfence group NAME [ACTION] [options]",
         discussion: """
             Without an action it shows the group. Each action has its own --help: ringfence group NAME switchover --help.
@@ -31,7 +31,7 @@ struct GroupCommand: AsyncParsableCommand {
         subcommands: [
             ShowGroupCommand.self, PlanGroupCommand.self, GroupHistoryCommand.self, WatchGroupCommand.self,
             SwitchoverCommand.self, FailoverCommand.self, PauseCommand.self, ResumeCommand.self,
-            MaintenanceCommand.self, AcknowledgeCommand.self, SettingsCommand.self,
+            MaintenanceCommand.self, AcknowledgeCommand.self, SettingsCommand.self, BreakerCommand.self,
         ],
         defaultSubcommand: ShowGroupCommand.self)
 

@@ -340,6 +340,56 @@ struct SettingsCommand: AsyncParsableCommand {
     }
 }
 
+struct BreakerCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "breaker",
+        abstract: "Stop all calls to the group's members, or let none be stopped, for every process at once.",
+        usage: "ringfence group NAME breaker open|closed|automatic --reason TEXT",
+        discussion: """
+            Processes that balance calls over the members stop by themselves when too many fail, each by what it sees. \
+            open stops all of them: whoever asks for a member is refused with breaker.open. closed lets all calls through, \
+            however many fail. automatic lets each decide again. All obey within a round trip of Redis; one that \
+            cannot reach Redis goes on by what it heard last.
+
+            It stays until the next order, over restarts, so do not forget it: ringfence group NAME shows it, and doctor \
+            warns of it. Who ordered it and why is in ringfence group NAME history.
+
+            EXAMPLES
+              ringfence group card-issuer breaker open --reason 'they answer with wrong balances, ticket 4711'
+              ringfence group card-issuer breaker automatic --reason 'mended, ticket 4711'
+            """)
+
+    @OptionGroup var order: OrderArguments
+    @Argument(
+        help: "open, closed or automatic.",
+        transform: { text in
+            guard let state = BreakerForce(rawValue: text) else {
+                throw ValidationError("a breaker is forced open or closed, or left automatic")
+            }
+            return state
+        })
+    var state: BreakerForce
+
+    func validate() throws {
+        guard !order.reason.isEmpty else {
+            throw ValidationError("--reason is missing: whoever finds all calls refused, or none, must be told why")
+        }
+    }
+
+    func run() async throws {
+        let state = state
+        let said =
+            switch state {
+            case .open: "breaker open: nobody calls a member of \(order.name)"
+            case .closed: "breaker closed: members of \(order.name) are called, however many calls fail"
+            case .automatic: "breaker automatic: each process decides for itself"
+            }
+        try await order.give(state.rawValue, said) {
+            try await $0.forceBreaker(of: $1.name, state, actor: $1.who, reason: $1.reason)
+        }
+    }
+}
+
 /// What `body` gives, or nil when it takes longer. It goes on then, and its outcome is nobody's.
 func withinTime<Result: Sendable>(
     _ limit: Duration, _ body: @Sendable @escaping () async throws -> Result

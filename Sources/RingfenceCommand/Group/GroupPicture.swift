@@ -40,6 +40,12 @@ enum GroupPicture {
         if let held = view.held, held > .zero {
             lines.append("nobody is taken out for \(held.shortText): Redis was out of reach, or lost data")
         }
+        switch view.breaker {
+        case .automatic: break
+        case .open: lines.append("breaker forced open: nobody calls its members; history says who ordered it, and why")
+        case .closed:
+            lines.append("breaker forced closed: all its members are called; history says who ordered it, and why")
+        }
         if let primary = view.primary { lines += about(primary, view.election) }
         return lines
     }

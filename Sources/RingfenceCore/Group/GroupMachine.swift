@@ -23,6 +23,8 @@ package struct GroupMachine: Sendable {
         package var role = GroupRole()
         /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
         package var holdLimit: Nanos?
+        /// What an operator ordered about calls to members.
+        package var breaker = GroupBreaker.automatic
         /// There are records that cannot be read: who they are of, nobody here knows.
         package var hasUnreadable = false
 
@@ -150,6 +152,7 @@ package struct GroupMachine: Sendable {
             policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
             holdLimit: hasUnreadable ? nil : Self.holdLimit(content.settings))
         known.hasUnreadable = hasUnreadable
+        known.breaker = GroupBreaker(content.settings)
         epoch = max(epoch, content.role.epoch)
         isPolicyKnown = content.policy != nil
         isLossKnown = answer.recoveryMilliseconds > 0

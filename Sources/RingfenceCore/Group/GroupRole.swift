@@ -187,6 +187,21 @@ package struct CandidateStatus: Sendable, Hashable {
     }
 }
 
+/// What an operator ordered about calls to a group's members, by whomever.
+package enum GroupBreaker: String, Sendable, Hashable, CaseIterable {
+    /// Each process decides for itself, by what it sees.
+    case automatic
+    /// Nobody is called.
+    case open
+    /// Calls are made, however many of them fail.
+    case closed
+
+    /// Among a group's settings, under this name. One that a later version wrote is as good as none.
+    package init(_ settings: [String: String]) {
+        self = settings["breaker"].flatMap { Self(rawValue: $0) } ?? .automatic
+    }
+}
+
 /// What an operator orders.
 package enum RoleOrder: Sendable, Hashable {
     /// To the given member, or to the best one.
@@ -199,6 +214,7 @@ package enum RoleOrder: Sendable, Hashable {
     case acknowledge
     /// Names and values as they are stored.
     case settings([(name: String, value: String)])
+    case breaker(GroupBreaker)
 
     package var name: String {
         switch self {
@@ -210,6 +226,7 @@ package enum RoleOrder: Sendable, Hashable {
         case .maintenance: "maintenance"
         case .acknowledge: "acknowledge"
         case .settings: "settings"
+        case .breaker: "breaker"
         }
     }
 
@@ -230,7 +247,11 @@ package enum RoleOrder: Sendable, Hashable {
     }
 
     package var settings: [(name: String, value: String)] {
-        if case .settings(let settings) = self { settings } else { [] }
+        switch self {
+        case .settings(let settings): settings
+        case .breaker(let state): [("breaker", state.rawValue)]
+        default: []
+        }
     }
 
     package static func == (one: RoleOrder, other: RoleOrder) -> Bool {

@@ -6,6 +6,8 @@
 // A problem breaks a promise of Ringfence: locks are given away, nothing can be written, scripts may not run. A warning
 // breaks one when something else happens as well: a restart, a failover, a full memory. A note is worth knowing.
 
+import Ringfence
+
 /// Something to know about a Redis.
 package struct Finding: Sendable, Hashable {
     package enum Severity: String, Sendable, Comparable {
@@ -46,7 +48,7 @@ package enum Diagnosis {
     package static func findings(_ readings: RedisReadings) -> [Finding] {
         sorted(
             identity(readings) + permissions(readings) + memory(readings) + persistence(readings)
-                + replication(readings) + records(readings))
+                + replication(readings) + records(readings) + breakers(readings))
     }
 
     /// What is to be said of what was measured; the worst first.
@@ -290,6 +292,20 @@ package enum Diagnosis {
                 "Redis does not record its stalls: what happened before is not known here",
                 remedy: "CONFIG SET latency-monitor-threshold 20, also in redis.conf")
         ]
+    }
+
+    /// Ordered in an emergency, and forgotten after it.
+    private static func breakers(_ readings: RedisReadings) -> [Finding] {
+        readings.forcedBreakers.map { forced in
+            let what =
+                forced.state == .open
+                ? "nobody calls its members" : "its members are called, however many calls fail"
+            return Finding(
+                .warning, "breaker.forced",
+                "the breaker of the group \(forced.group) is forced \(forced.state.rawValue): \(what)",
+                remedy: "ringfence group \(forced.group) history says who ordered it and why; when that is over: "
+                    + "ringfence group \(forced.group) breaker automatic --reason …")
+        }
     }
 
     // MARK: What was measured

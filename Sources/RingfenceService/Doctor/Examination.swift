@@ -77,7 +77,9 @@ package struct Examination: Sendable {
         readings.forbidden = try await forbidden()
         readings.sentinels = try await sentinels()
         readings.stalls = try await stalls(readings.info)
-        readings.leases = try await leases()
+        let groups = try await groups()
+        readings.leases = try await leases(groups)
+        readings.forcedBreakers = try await forcedBreakers(groups)
         if let info = readings.info, !readings.isReplica {
             readings.replicas = await replicas(RedisReadings.replicas(in: info))
         }
@@ -158,17 +160,32 @@ package struct Examination: Sendable {
         return stalls
     }
 
-    private func leases() async throws -> [RedisReadings.GroupLease] {
-        let prefix = "ringfence:{\(namespace)}:"
-        let names = (try await ask(client, "SRANDMEMBER", prefix + "groups", "1000"))?.array?.compactMap(\.text) ?? []
+    /// Up to a thousand.
+    private func groups() async throws -> [String] {
+        (try await ask(client, "SRANDMEMBER", prefix + "groups", "1000"))?.array?.compactMap(\.text).sorted() ?? []
+    }
+
+    private func leases(_ groups: [String]) async throws -> [RedisReadings.GroupLease] {
         var leases: [RedisReadings.GroupLease] = []
-        for name in names.sorted() {
+        for name in groups {
             guard let shortest = try await ask(client, "HGET", prefix + "state:" + name, "shortest")?.int, shortest > 0
             else { continue }
             leases.append(.init(group: name, shortest: .milliseconds(shortest)))
         }
         return leases
     }
+
+    private func forcedBreakers(_ groups: [String]) async throws -> [RedisReadings.ForcedBreaker] {
+        var forced: [RedisReadings.ForcedBreaker] = []
+        for name in groups {
+            let text = try await ask(client, "HGET", prefix + "policy:" + name, "breaker")?.text
+            guard let state = text.flatMap({ BreakerForce(rawValue: $0) }), state != .automatic else { continue }
+            forced.append(.init(group: name, state: state))
+        }
+        return forced
+    }
+
+    private var prefix: String { "ringfence:{\(namespace)}:" }
 
     /// Asks each replica itself, under our own name, for what its primary does not know.
     private func replicas(_ list: [(host: String, port: Int, isOnline: Bool)]) async -> [RedisReadings.Replica] {

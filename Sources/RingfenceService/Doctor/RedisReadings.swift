@@ -3,6 +3,8 @@
 // What a Redis says of itself, as plain values, so that what to think of it is a pure function (Diagnosis.swift). Where
 // INFO and CONFIG both know a thing, INFO's word is taken: an operator's ACL allows INFO far more often.
 
+package import Ringfence
+
 /// All that was read of one Redis. What may not be asked is nil.
 package struct RedisReadings: Sendable {
     /// A replica, as its primary lists it and as it says itself.
@@ -42,6 +44,17 @@ package struct RedisReadings: Sendable {
         }
     }
 
+    /// A group whose breaker somebody forced: `open` or `closed`.
+    package struct ForcedBreaker: Sendable, Hashable {
+        package var group: String
+        package var state: BreakerForce
+
+        package init(group: String, state: BreakerForce) {
+            self.group = group
+            self.state = state
+        }
+    }
+
     /// The fields of INFO.
     package var info: [String: String]?
     /// What CONFIG GET says.
@@ -54,6 +67,7 @@ package struct RedisReadings: Sendable {
     package var stalls: [Stall] = []
     /// The groups of the namespace that have members.
     package var leases: [GroupLease] = []
+    package var forcedBreakers: [ForcedBreaker] = []
 
     package init(info: [String: String]? = nil, settings: [String: String]? = nil) {
         self.info = info

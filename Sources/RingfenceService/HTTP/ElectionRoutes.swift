@@ -26,6 +26,7 @@ struct ElectionRoutes: Sendable {
     static let orderSchema = Route.Schema(name: "OrderRequest", fields: ["actor", "reason"])
     static let maintenanceSchema = Route.Schema(
         name: "MaintenanceRequest", fields: ["member", "on", "actor", "reason"])
+    static let breakerSchema = Route.Schema(name: "BreakerRequest", fields: ["state", "actor", "reason"])
     static let settingsSchema = Route.Schema(
         name: "SettingsRequest", fields: ElectionSettings.names + ["actor", "reason"])
 
@@ -37,26 +38,7 @@ struct ElectionRoutes: Sendable {
                 method: .get, path: "/v1/groups/{name}/primary", operation: "getPrimary",
                 summary: "Shows who is primary, and where it can be reached.", response: "Primary",
                 handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange.name))) }),
-            Route(
-                method: .get, path: "/v1/groups/{name}/members", operation: "listMembers",
-                summary: "Lists a group's members, or those in one state: for load balancers.",
-                query: [
-                    (
-                        "state",
-                        #"{"type":"string","enum":["healthy","failing","maintenance","unfit","draining","lost"]}"#,
-                        "Only those."
-                    )
-                ],
-                response: "Members",
-                handle: { exchange in
-                    let text = try queryParameters(exchange.query, allowed: ["state"])["state"]
-                    let state = text.flatMap { GroupView.State(rawValue: $0) }
-                    if text != nil, state == nil {
-                        throw InvalidArgument(
-                            "state", "must be healthy, failing, maintenance, unfit, draining or lost")
-                    }
-                    return Reply(JSONWriter.members(of: try await view(exchange.name), in: state))
-                }),
+            MemberList.route(view),
             Route(
                 method: .get, path: "/v1/groups/{name}/plan", operation: "getPlan",
                 summary: "Says who would be primary if it died now, how soon, and why not each of the others.",
@@ -141,6 +123,25 @@ struct ElectionRoutes: Sendable {
                     actor: order.actor, reason: order.reason)
                 return nil
             },
+            order(
+                "breaker", Self.breakerSchema,
+                "Opens or closes the breaker for all who call the group's members, or lets each decide again.",
+                needsBody: true
+            ) { exchange, order in
+                guard let text = try order.body?.text("state") else {
+                    throw InvalidArgument("state", "is missing: open, closed or automatic")
+                }
+                guard let state = BreakerForce(rawValue: text) else {
+                    throw InvalidArgument("state", "must be open, closed or automatic")
+                }
+                guard !order.reason.isEmpty else {
+                    throw InvalidArgument(
+                        "reason", "is missing: whoever finds all calls refused, or none, must be told why")
+                }
+                try await client.forceBreaker(
+                    of: exchange.name, state, actor: order.actor, reason: order.reason)
+                return nil
+            },
         ]
     }
 
@@ -152,12 +153,12 @@ struct ElectionRoutes: Sendable {
 
     private func order(
         _ name: String, _ schema: Route.Schema, _ summary: String, method: HTTPRequest.Method = .post,
-        _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
+        needsBody: Bool = false, _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
     ) -> Route {
         Route(
             method: method, path: "/v1/groups/{name}/" + name,
             operation: method == .delete ? "abortSwitchover" : name + "Group", summary: summary, request: schema,
-            requestIsOptional: true, response: "Ordered",
+            requestIsOptional: !needsBody, response: "Ordered",
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil

@@ -19,6 +19,7 @@ struct Problem: Error {
         static let badRequest = Code(name: "request.malformed", status: 400, title: "The request is not HTTP/1.1")
         static let unauthorized = Code(name: "unauthorized", status: 401, title: "A bearer token is required")
         static let routeNotFound = Code(name: "route.notFound", status: 404, title: "There is no such resource")
+        static let callNotFound = Code(name: "call.notFound", status: 404, title: "There is no such call")
         static let methodNotAllowed = Code(name: "method.notAllowed", status: 405, title: "Not with this method")
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
         static let busy = Code(name: "lock.busy", status: 409, title: "Somebody else holds the lock")
@@ -38,6 +39,8 @@ struct Problem: Error {
         static let overloaded = Code(name: "coordinator.overloaded", status: 503, title: "Too many requests wait")
         static let unavailable = Code(name: "coordinator.unavailable", status: 503, title: "Redis cannot be reached")
         static let refused = Code(name: "coordinator.refused", status: 503, title: "Redis refused the command")
+        static let breakerOpen = Code(name: "breaker.open", status: 503, title: "Calls to the group are stopped")
+        static let noMember = Code(name: "balancer.noMember", status: 503, title: "Nobody can be called now")
         static let draining = Code(name: "service.draining", status: 503, title: "The service is shutting down")
 
         static let all = [
@@ -45,7 +48,7 @@ struct Problem: Error {
             replaced, expired, orderRefused, switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
             unsupportedMedia,
             headersTooLarge, `internal`, overloaded,
-            unavailable, refused, draining,
+            unavailable, refused, draining, callNotFound, breakerOpen, noMember,
         ]
     }
 
@@ -107,6 +110,8 @@ struct Problem: Error {
         case .orderRefused: self.init(.orderRefused, error.message)
         case .switchoverAborted: self.init(.switchoverAborted, error.message)
         case .failoverAborted: self.init(.failoverAborted, error.message)
+        case .breakerOpen: self.init(.breakerOpen, error.message, retryAfterMs: 1_000)
+        case .noMember: self.init(.noMember, error.message, retryAfterMs: 1_000)
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
         case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)

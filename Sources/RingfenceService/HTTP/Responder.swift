@@ -87,7 +87,9 @@ struct Responder: Sendable {
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized(request) else { throw Self.unauthorized }
         if let name = parameters.first { exchange.name = try Self.decoded(name, "name") }
-        if parameters.count > 1 { exchange.member = try Self.decoded(parameters[1], "member") }
+        if parameters.count > 1 {
+            exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")
+        }
         exchange.body = try await body(of: request, exchange.channel)
         if exchange.body.readableBytes > 0 {
             guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }

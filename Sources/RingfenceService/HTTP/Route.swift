@@ -42,7 +42,7 @@ struct Exchange: Sendable {
     let arrived: ContinuousClock.Instant
     /// The decoded `{name}` of the path.
     var name = ""
-    /// The decoded `{member}` of the path.
+    /// The decoded `{member}` of the path, or whatever else comes behind the name.
     var member = ""
     /// After the question mark, undecoded.
     var query = ""
@@ -60,7 +60,7 @@ struct Route: Sendable {
     }
 
     let method: HTTPRequest.Method
-    /// With `{name}` for a lock's or group's name, and behind it perhaps `{member}` for a member's id.
+    /// With `{name}` for a lock's or group's name, and behind it perhaps `{member}` for a member's id, or `{call}`.
     let path: String
     /// `operationId`, and the route's name in metrics.
     let operation: String
@@ -74,6 +74,8 @@ struct Route: Sendable {
     var response: String?
     /// The answer may also be a stream of server-sent events.
     var streams = false
+    /// The answer may also be lines of text.
+    var isAlsoText = false
     /// What may go wrong beside what may always.
     var problems: [Problem.Code] = []
     /// Reached without a token even when tokens are set.

@@ -37,6 +37,7 @@ extension JSONWriter {
                 json.object { json in
                     json.field("group", group.group)
                     json.field("version", group.version)
+                    json.field("breaker", group.breaker.rawValue)
                     json.key("members")
                     json.array(group.members) { $0.member($1) }
                 }

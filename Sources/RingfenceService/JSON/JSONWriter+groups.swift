@@ -37,6 +37,34 @@ package struct GroupView: Sendable {
         package var state: State
         /// What an election would think of it; nil for one that does not stand, and when Redis cannot be asked.
         package var candidate: GroupPlan.Candidate?
+
+        /// Whether calls may go to it: it lives, its check passes and its weight is not 0. What an election thinks of
+        /// it is another matter: one in maintenance answers calls.
+        package var isHealthy: Bool {
+            remaining.map { $0 > .zero } ?? true && member.health.isEmpty && !member.isDraining
+        }
+    }
+
+    /// Which members a list has.
+    package enum Filter: Sendable, Hashable {
+        case all, healthy, unhealthy
+        case state(State)
+
+        /// `all`, `healthy`, `unhealthy`, or any other state.
+        package init?(_ text: String) {
+            switch text {
+            case "all": self = .all
+            case "healthy": self = .healthy
+            case "unhealthy": self = .unhealthy
+            default:
+                guard let state = State(rawValue: text) else { return nil }
+                self = .state(state)
+            }
+        }
+
+        package static var words: [String] {
+            ["all", "healthy", "unhealthy"] + State.allCases.filter { $0 != .healthy }.map(\.rawValue)
+        }
     }
 
     /// What only Redis knows.
@@ -58,9 +86,23 @@ package struct GroupView: Sendable {
     package var held: Duration?
     /// nil for a group that never elected anybody and in which nobody stands.
     package var primary: PrimaryStatus?
+    /// What an operator ordered about calls to its members.
+    package var breaker: BreakerForce
     /// nil without a primary's group, and when Redis cannot be asked.
     package var election: Election?
     package var members: [Entry]
+
+    /// Those a filter lets through.
+    package func members(_ filter: Filter) -> [Entry] {
+        members.filter { entry in
+            switch filter {
+            case .all: true
+            case .healthy: entry.isHealthy
+            case .unhealthy: !entry.isHealthy
+            case .state(let state): entry.state == state
+            }
+        }
+    }
 
     /// As Redis has just answered.
     package init(_ status: GroupStatus) {
@@ -70,6 +112,7 @@ package struct GroupView: Sendable {
         isStale = false
         age = .zero
         held = status.held
+        breaker = status.breaker
         let plan = status.plan
         let primary = status.primary
         if primary.epoch > 0 || !plan.candidates.isEmpty || status.members.contains(where: \.member.isCandidate) {
@@ -95,6 +138,7 @@ package struct GroupView: Sendable {
         gen = snapshot.gen
         isStale = true
         age = snapshot.age
+        breaker = snapshot.breaker
         primary = snapshot.primary
         let primary = snapshot.primary
         members = snapshot.members.map { Entry(member: $0, role: Role($0, primary), state: State($0, nil)) }
@@ -149,13 +193,13 @@ extension JSONWriter {
         return json
     }
 
-    /// The members of a group, or those in one state.
-    package static func members(of view: GroupView, in state: GroupView.State?) -> JSONWriter {
+    /// The members of a group, or some of them.
+    package static func members(of view: GroupView, _ filter: GroupView.Filter) -> JSONWriter {
         var json = JSONWriter(capacity: 256 + 512 * view.members.count)
         json.object { json in
             json.head(of: view)
             json.key("members")
-            json.array(view.members.filter { state == nil || $0.state == state }) { $0.entry($1) }
+            json.array(view.members(filter)) { $0.entry($1) }
         }
         return json
     }
@@ -246,6 +290,7 @@ extension JSONWriter {
         field("stale", view.isStale)
         field("ageMs", view.age.wholeMilliseconds)
         milliseconds("heldMs", view.held)
+        field("breaker", view.breaker.rawValue)
         key("primary")
         primary(view.primary, lasted: view.election?.phaseLasted)
     }

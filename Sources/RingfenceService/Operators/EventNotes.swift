@@ -29,7 +29,7 @@ package enum EventNotes {
             ("detectMs", "detection "), ("decideMs", "decision "), ("promoteMs", "promotion "), ("forMs", "for "),
             ("timeoutMs", "within "), ("gapMs", "gap "), ("holdMs", "held for "),
         ]
-        let texts = ["why", "hook", "outcome", "check", "output"]
+        let texts = ["why", "state", "hook", "outcome", "check", "output"]
         let object = try? JSONObject.reading(
             durations.map(\.0) + texts + ["on", "standbys", "least"], raw: "", of: Array(detail.utf8)
         )

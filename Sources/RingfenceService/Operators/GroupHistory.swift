@@ -32,6 +32,8 @@ package struct HistoryEntry: Sendable, Hashable {
         case held
         case released
         case maintenance, settings
+        /// The breaker was forced, or left to each process again.
+        case breaker
         /// Fewer standbys than the settings ask for; and again enough.
         case shortfall, restored
     }
@@ -124,6 +126,9 @@ package struct GroupHistory: Sendable {
         case "group.settings":
             entry.kind = .settings
             entry.note = event.detail
+        case "breaker.forced":
+            entry.kind = .breaker
+            entry.note = detail.text("state")
         case "member.maintenance":
             entry.kind = .maintenance
             entry.note = detail.isOn.map { $0 ? "on" : "off" }
@@ -136,7 +141,7 @@ package struct GroupHistory: Sendable {
 
     /// The flat fields of an event's detail.
     private struct Detail {
-        private static let names = ["detectMs", "decideMs", "promoteMs", "forMs", "why", "on"]
+        private static let names = ["detectMs", "decideMs", "promoteMs", "forMs", "why", "on", "state"]
         private let object: JSONObject?
 
         init(_ event: Event) {

@@ -248,7 +248,7 @@ final class GroupScriptFuzz {
             "state.rolledBack", "primary.elected", "primary.ready", "primary.lost", "primary.confirmed",
             "switchover.started", "switchover.aborted", "failover.started", "failover.aborted", "group.paused",
             "group.resumed",
-            "group.settings", "standby.shortfall", "standby.restored", "agent.hook",
+            "group.settings", "breaker.forced", "standby.shortfall", "standby.restored", "agent.hook",
             "agent.check",
         ]
         let reasons = [
@@ -260,7 +260,9 @@ final class GroupScriptFuzz {
                 "noGroup", "notACandidate", "handingOver", "noPrimary", "notReady", "noCandidate", "standbys",
                 "notAMember", "waiting",
             ]
-        let orders = ["switchover", "abort", "failover", "pause", "resume", "maintenance", "acknowledge", "settings"]
+        let orders = [
+            "switchover", "abort", "failover", "pause", "resume", "maintenance", "acknowledge", "settings", "breaker",
+        ]
         let whys = [
             "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "unhealthy", "refused",
             "exited", "switchover", "failback", "failover", "lost",
@@ -576,7 +578,7 @@ final class GroupScriptFuzz {
             random.chance(85)
             ? present(group).randomElement(using: &random)?.record.id ?? "a" : random.pick(Self.ids)
         let order: RoleOrder =
-            switch random.pick(0...19) {
+            switch random.pick(0...20) {
             case 0...6:
                 .switchover(to: random.chance(60) ? member : nil, timeoutMilliseconds: random.pick([10, 300, 2000]))
             case 7...9: .failover(to: member)
@@ -585,6 +587,7 @@ final class GroupScriptFuzz {
             case 13: .resume
             case 14...15: .maintenance(member, isOn: random.chance(45))
             case 16: .acknowledge
+            case 17: .breaker(random.pick([.automatic, .open, .closed]))
             default: .settings((0..<random.pick(1...3)).map { _ in randomSetting() })
             }
         return .order(

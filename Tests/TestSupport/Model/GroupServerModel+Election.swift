@@ -477,6 +477,10 @@ extension GroupServerModel {
             let pairs = settings.map { "\(Self.quoted($0.name)):\(Self.quoted($0.value))" }
             change(&call, news("group.settings", detail: "{\(pairs.joined(separator: ","))}"))
             for setting in settings { call.group.settings[setting.name] = setting.value }
+        case .breaker(let state):
+            guard GroupBreaker(call.group.settings) != state else { return }
+            change(&call, news("breaker.forced", detail: "{\"state\":\"\(state.rawValue)\"}"))
+            call.group.settings["breaker"] = state.rawValue
         }
     }
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// By what rule a balancer picks, and the numbers it goes by. Each number has one default and one range, here.
+
+/// How one member is picked of those that can be.
+package enum PickRule: Sendable, Hashable {
+    case roundRobin
+    case weighted
+    case random
+    case leastLoaded
+    case peakEWMA
+    case ringHash
+    case boundedLoad
+    case primaryOnly
+    case nearestZone(String)
+
+    /// It finds a member by a key.
+    package var needsKey: Bool { self == .ringHash || self == .boundedLoad }
+
+    package var name: String {
+        switch self {
+        case .roundRobin: "roundRobin"
+        case .weighted: "weighted"
+        case .random: "random"
+        case .leastLoaded: "leastLoaded"
+        case .peakEWMA: "peakEWMA"
+        case .ringHash: "ringHash"
+        case .boundedLoad: "boundedLoad"
+        case .primaryOnly: "primaryOnly"
+        case .nearestZone: "nearestZone"
+        }
+    }
+}
+
+package struct BalanceSettings: Sendable, Hashable {
+    /// So long a new member's share grows; 0: it has all of it at once.
+    package var slowStart: Nanos = 10 * .second
+    /// In this time a cost decays to 37 %.
+    package var costDecay: Nanos = 10 * .second
+    /// So many times its fair part of all outstanding calls a member may have.
+    package var bound = 1.25
+    /// Calls stay in the zone as long as this part of it can be picked.
+    package var spillBelow = 0.7
+    /// Where less than this part of the members can be picked, all are; 0: never.
+    package var panicBelow = 0.5
+
+    /// So many failures one after the other eject a member; 0: none do.
+    package var consecutiveFailures = 5
+    /// So many members must have had enough calls for their success rates to be compared; 0: they are not compared.
+    package var successRateMembers = 5
+    package var successRateCalls = 100
+    /// A member is ejected whose success rate is so many standard deviations below the mean.
+    package var successRateDeviations = 1.9
+    package var outlierInterval: Nanos = 10 * .second
+    package var ejection: Nanos = 30 * .second
+    package var maximumEjection: Nanos = 300 * .second
+    /// At most this part of the members is ejected at once, but one may be if there are two.
+    package var maximumEjected = 0.33
+
+    /// So many calls in a window must have ended for the breaker to judge; 0: there is no breaker.
+    package var breakerCalls = 100
+    package var breakerFailureRate = 0.5
+    package var breakerWindow: Nanos = 10 * .second
+    package var breakerOpen: Nanos = 5 * .second
+    package var maximumBreakerOpen: Nanos = 60 * .second
+    package var breakerProbes = 10
+
+    package init() {}
+
+    /// How many members a pool must have for panic: of three, one that is left is no reason to call two that are ill.
+    package static let panicMembers = 4
+    /// How much below the mean, at the least, a success rate must be: in a pool where next to nothing fails, the standard
+    /// deviation is next to nothing too.
+    package static let successRateMargin = 0.05
+    /// An event of one type about one member is written at most once in this time.
+    package static let noteInterval: Nanos = 10 * .second
+
+    package func check() throws(InvalidArgument) {
+        let second = Nanos.second
+        try Limits.check(slowStart, "slowStart", 0...3600 * second)
+        try Limits.check(costDecay, "costDecay", 100 * .millisecond...3600 * second)
+        try Self.check(bound, "bound", 1.01...100)
+        try Self.check(spillBelow, "spillBelow", 0.01...1)
+        try Self.check(panicBelow, "panicBelow", 0...1)
+        try Limits.check(consecutiveFailures, "consecutiveFailures", 0...1_000_000)
+        try Limits.check(successRateMembers, "successRateMembers", 0...65_535)
+        guard successRateMembers != 1, successRateMembers != 2 else {
+            throw InvalidArgument(
+                "successRateMembers", "must be 0 (not compared) or at least 3: of two neither is an outlier")
+        }
+        try Limits.check(successRateCalls, "successRateCalls", 1...1_000_000)
+        try Self.check(successRateDeviations, "successRateDeviations", 0.1...10)
+        try Limits.check(outlierInterval, "outlierInterval", 100 * .millisecond...3600 * second)
+        try Limits.check(ejection, "ejection", 10 * .millisecond...86_400 * second)
+        try Limits.check(maximumEjection, "maximumEjection", ejection...86_400 * second)
+        try Self.check(maximumEjected, "maximumEjected", 0...1)
+        try Limits.check(breakerCalls, "breakerCalls", 0...1_000_000)
+        try Self.check(breakerFailureRate, "breakerFailureRate", 0.01...1)
+        try Limits.check(breakerWindow, "breakerWindow", 100 * .millisecond...3600 * second)
+        try Limits.check(breakerOpen, "breakerOpen", 10 * .millisecond...3600 * second)
+        try Limits.check(maximumBreakerOpen, "maximumBreakerOpen", breakerOpen...86_400 * second)
+        try Limits.check(breakerProbes, "breakerProbes", 1...10_000)
+    }
+
+    private static func check(_ value: Double, _ field: String, _ range: ClosedRange<Double>) throws(InvalidArgument) {
+        guard range.contains(value) else {
+            throw InvalidArgument(field, "must be \(range.lowerBound) to \(range.upperBound), not \(value)")
+        }
+    }
+}
+
+/// Chance as a value: the same seed, the same dice.
+package struct Dice: Sendable, Hashable {
+    private var state: UInt64
+
+    package init(seed: UInt64) { state = seed }
+
+    /// 64 bits, by the SplitMix64 generator.
+    @inline(__always)
+    package mutating func roll() -> UInt64 {
+        state &+= RingHash.golden
+        var z = state
+        z = (z ^ (z &>> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z &>> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z &>> 31)
+    }
+
+    /// 0 to `count` - 1.
+    @inline(__always)
+    package mutating func roll(_ count: Int) -> Int {
+        Int(truncatingIfNeeded: UInt64(truncatingIfNeeded: count).multipliedFullWidth(by: roll()).high)
+    }
+
+    /// 0 up to 1.
+    package mutating func fraction() -> Double { Double(roll() >> 11) * 0x1p-53 }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+import TestSupport
+import Testing
+
+@Suite struct BalancerAllocationTests {
+    @Test func `a hundred thousand picks by each policy allocate nothing`() async throws {
+        let process = try TalkingProcess.start("BalancerAllocations", [])
+        var counts: [String: Int] = [:]
+        while let line = try await process.line() {
+            let words = line.split(separator: " ")
+            counts[String(words[0])] = Int(words[1])
+        }
+        try await process.end()
+        // Where malloc cannot be counted, the program says -1.
+        guard let control = counts.removeValue(forKey: "array"), control >= 0 else { return }
+        #expect(control >= 100_000, "the control allocates, and it was not seen")
+        #expect(counts.count == 8)
+        for (name, count) in counts { #expect(count == 0, "\(name)") }
+    }
+}
