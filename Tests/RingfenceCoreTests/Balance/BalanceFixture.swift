@@ -66,12 +66,13 @@ struct BalanceWorld {
 
     func seat(_ id: String) -> PickPlan.Seat { machine.plan.seats.first { $0.record.id == id }! }
 
-    /// A call to a member, of which the result comes at once, as if it had taken so long.
+    /// A call to a member, of which the result comes at once, as if it had taken so long; or it began before.
     mutating func call(
-        _ id: String, _ outcome: BalanceMachine.Outcome, took: Nanos = .millisecond, probe: Int? = nil
+        _ id: String, _ outcome: BalanceMachine.Outcome, took: Nanos = .millisecond, beganAt: Nanos? = nil,
+        probe: Int? = nil
     ) {
         now += took
-        let call = BalanceMachine.Call(number: seat(id).number, beganAt: now - took, probe: probe)
+        let call = BalanceMachine.Call(number: seat(id).number, beganAt: beganAt ?? now - took, probe: probe)
         take(machine.finished(call, outcome, now: now, dice: &dice))
     }
 

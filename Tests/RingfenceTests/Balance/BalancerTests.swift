@@ -60,7 +60,7 @@ extension Balancer {
                             id, address: "\(id):80", zone: "z", weight: 3, capability: ["x"], metadata: ["k": "v"],
                             lease: .seconds(60)))
                 }
-                try await eventually { try balancer.picked() == ["a", "b", "c", "d"] }
+                try await eventually { (try? balancer.picked()) == ["a", "b", "c", "d"] }
                 let member = try await balancer.withMember { $0 }
                 #expect(member.address == "\(member.id):80" && member.zone == "z" && member.weight == 3)
                 #expect(member.capability == ["x"] && member.metadata == ["k": "v"] && !member.session.isEmpty)
@@ -68,7 +68,7 @@ extension Balancer {
                 try await members[0].update(weight: 0)
                 try await members[1].update(health: "its disk is full")
                 try await members[2].leave()
-                try await eventually { try balancer.picked() == ["d"] }
+                try await eventually { (try? balancer.picked()) == ["d"] }
                 try await members[3].update(weight: 0)
                 try await eventually { await failure { try balancer.pick() }?.code == .noMember }
                 let none = await failure { try balancer.pick() }
@@ -98,16 +98,19 @@ extension Balancer {
                 let group = try await client.group("g")
                 for id in ["a", "b", "c"] { _ = try await group.join(id, lease: .seconds(60)) }
                 let balancer = try group.balancer(options: .plain { $0.ejection = .milliseconds(700) })
-                let metrics = balancer.state
-                #expect(metrics.members.allSatisfy { $0.ejectedUntil == nil && $0.canBePicked })
+                let before = balancer.state
+                #expect(before.members.allSatisfy { $0.ejectedUntil == nil && $0.canBePicked })
                 try await balancer.fail("b")
                 let state = balancer.state.member("b")
                 if state?.ejectedUntil != nil { #expect(state?.canBePicked == false) }
                 try await eventually("it is back") { balancer.state.member("b")?.ejectedUntil == nil }
                 #expect(try balancer.picked() == ["a", "b", "c"])
-                try await eventually("both are written") { try await observer.events().count == 5 }
-                let events = try await observer.events().suffix(2)
-                #expect(events.map(\.type) == ["member.ejected", "member.returned"])
+                let types = ["member.ejected", "member.returned"]
+                try await eventually("both are written") {
+                    try await observer.events().filter { types.contains($0.type) }.count == 2
+                }
+                let events = try await observer.events().filter { types.contains($0.type) }
+                #expect(events.map(\.type) == types)
                 #expect(events.map(\.member) == ["b", "b"])
                 #expect(events.first?.reason == "5 failures one after the other")
                 let text = try await server.cli("XREVRANGE", "ringfence:{default}:events", "+", "-", "COUNT", "2")
@@ -318,7 +321,7 @@ extension Balancer {
     @Test func `while Redis is away it goes on from what was seen last`() async throws {
         try await withRedis { server in
             try await withClient(server.unixURL) { configuration in
-                configuration.commandTimeout = .milliseconds(200)
+                configuration.commandTimeout = .seconds(3)
             } _: { client in
                 let group = try await client.group("g")
                 for id in ["a", "b", "c"] { _ = try await group.join(id, lease: .seconds(60)) }
@@ -388,6 +391,45 @@ extension Balancer {
                 }
                 #expect(total("failed") == 8 * 43 && total("succeeded") == 2400 - 8 * 43)
             }
+        }
+    }
+
+    /// Calls from an actor, whose state the body may touch, with a result that is no `Sendable`.
+    private actor Caller {
+        final class Receipt { var member = "" }
+        private var calls = 0
+
+        func call(_ balancer: Balancer) async throws -> (String, Int) {
+            let receipt = try await balancer.withMember { member in
+                calls += 1
+                let receipt = Receipt()
+                receipt.member = member.id
+                return receipt
+            }
+            return (receipt.member, calls)
+        }
+
+        /// As callers write it who may call again.
+        func callUntilOneIsThere(_ balancer: Balancer) async throws -> String {
+            while true {
+                do { return try await balancer.withMember(key: "k") { $0.id } } catch let error as RingfenceError
+                    where error.isRetriable
+                { await Task.yield() }
+            }
+        }
+    }
+
+    @Test func `the body runs where its caller does`() async throws {
+        try await withRingfence { _, client in
+            let group = try await client.group("g")
+            let balancer = try group.balancer(options: .plain())
+            let waiting = Task { try await Caller().callUntilOneIsThere(balancer) }
+            _ = try await group.join("a", lease: .seconds(60))
+            #expect(try await waiting.value == "a")
+            let caller = Caller()
+            _ = try await caller.call(balancer)
+            let (member, calls) = try await caller.call(balancer)
+            #expect(member == "a" && calls == 2)
         }
     }
 
