@@ -32,7 +32,7 @@ struct CommandRedis: Sendable {
     ) async throws -> Result {
         if let url { return try await interruptible { try await body(CommandRedis(url: url, isPrivate: false)) } }
         let directory = try temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: directory) }
+        defer { remove(directory) }
         return try await interruptible {
             let redis = try await EmbeddedRedis.start(directory: directory, logger: logger)
             do {
@@ -71,8 +71,11 @@ struct CommandRedis: Sendable {
         do { _ = try RedisConfiguration(url: url) } catch { throw ValidationError("--redis: \(error.message)") }
     }
 
+    /// Removes what ``temporaryDirectory()`` made.
+    static func remove(_ directory: String) { try? FileManager.default.removeItem(atPath: directory) }
+
     /// A new directory of this user only. In /tmp and not in TMPDIR, whose path may be too long for a unix socket.
-    private static func temporaryDirectory() throws -> String {
+    static func temporaryDirectory() throws -> String {
         var template = Array("/tmp/ringfence-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else {
             throw CommandFailure("cannot make a directory in /tmp: \(String(cString: strerror(errno)))")

@@ -33,7 +33,7 @@ struct BenchCommand: AsyncParsableCommand {
             """,
         subcommands: [
             LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, BeatBench.self,
-            FailoverBench.self, BalancerBench.self, AllBench.self,
+            FailoverBench.self, BalancerBench.self, CacheBench.self, AllBench.self,
         ])
 }
 
@@ -88,7 +88,7 @@ struct BenchSettings: Sendable {
 
 extension BenchOptions {
     /// Which benchmarks to run.
-    enum Part: Sendable { case lock, handoff, service, ring, events, beat, failover, balancer }
+    enum Part: Sendable { case lock, handoff, service, ring, events, beat, failover, balancer, cache }
 
     /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
     func run(_ parts: [Part]) async throws {
@@ -131,6 +131,8 @@ extension BenchOptions {
                 case .balancer:
                     try await Picks(seconds: seconds, rounds: rounds).run(report: report)
                     try await BalancedTail(settings: settings).run(report: report)
+                case .cache:
+                    try await Caching(settings: settings).run(report: report)
                 }
             }
             // Locks and fences expire by themselves; the audit streams would stay in a Redis that outlives us.
@@ -316,6 +318,26 @@ struct BalancerBench: AsyncParsableCommand {
     func run() async throws { try await options.run([.balancer]) }
 }
 
+/// `ringfence bench cache`.
+struct CacheBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cache",
+        abstract: "What three copies of a value cost beside one.",
+        discussion: """
+            cache.write.3.2     a write of 100 bytes to three servers that waits for two, one after the other, beside a plain \
+            SET on one: the 50th percentile
+            cache.read.3.2      a read from three that waits for two, beside a plain GET
+            cache.drain.10000   from the moment a node is back until it has the 10,000 keys it missed
+
+            Starts three redis-servers of its own; --redis is where their group is.
+
+            EXAMPLE
+              ringfence bench cache --json
+            """)
+    @OptionGroup var options: BenchOptions
+    func run() async throws { try await options.run([.cache]) }
+}
+
 /// `ringfence bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -326,6 +348,6 @@ struct AllBench: AsyncParsableCommand {
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws {
-        try await options.run([.lock, .handoff, .service, .ring, .events, .beat, .failover, .balancer])
+        try await options.run([.lock, .handoff, .service, .ring, .events, .beat, .failover, .balancer, .cache])
     }
 }
