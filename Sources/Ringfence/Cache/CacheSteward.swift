@@ -122,7 +122,9 @@ final class CacheSteward: Sendable {
         let (type, reason, members, count): (String, String, [String], Int64?)
         switch happening {
         case .moving(let joining, let leaving):
-            (type, reason, members, count) = ("cache.moving", leaving.isEmpty ? "join" : "leave", joining + leaving, nil)
+            (type, reason, members, count) = (
+                "cache.moving", leaving.isEmpty ? "join" : "leave", joining + leaving, nil
+            )
         case .moved(let all): (type, reason, members, count) = ("cache.moved", "", all, nil)
         case .completing(let nodes): (type, reason, members, count) = ("cache.completing", "", nodes, nil)
         case .completed(let nodes, let copied):

@@ -172,7 +172,8 @@ public final class ReplicatedCache: Sendable {
         }
         guard !core.group.snapshot.members.contains(where: { $0.id.hasSameBytes(as: node) }) else {
             throw RingfenceError(
-                InvalidArgument("node", "'\(node)' is a member of the group: take it out first, or set its weight to 0"))
+                InvalidArgument("node", "'\(node)' is a member of the group: take it out first, or set its weight to 0")
+            )
         }
         try await steward.forget(node)
     }

@@ -32,7 +32,8 @@ extension RingfenceClient {
         guard (layout.copies, layout.writes, layout.reads) == (options.copies, options.writes, options.reads) else {
             throw RingfenceError(
                 .policyMismatch, effect: .none,
-                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): ask for those")
+                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): ask for those"
+            )
         }
         let map: CacheMap
         do { map = try CacheMap(layout) } catch { throw RingfenceError(error) }
@@ -134,7 +135,9 @@ final class CacheWorker: Sendable {
         let lock = "cache/\(core.name)"
         while !Task.isCancelled, !core.group.hub.isShutDown {
             core.follow()
-            if let lease = try? await core.client.tryAcquire(lock, ttl: .seconds(5), options: .init(maximumHold: .seconds(30 * 86_400))) {
+            if let lease = try? await core.client.tryAcquire(
+                lock, ttl: .seconds(5), options: .init(maximumHold: .seconds(30 * 86_400)))
+            {
                 let steward = CacheSteward(core, nonce: core.client.nonces.session(), isNew: isNew)
                 isNew = false
                 let forgotten = state.withLock { state in

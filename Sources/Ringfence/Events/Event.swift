@@ -102,6 +102,20 @@ public struct Event: Sendable {
         public static let standbyShortfall = Kind("standby.shortfall")
         /// There are enough again.
         public static let standbyRestored = Kind("standby.restored")
+        /// A node of a replicated cache lost data, is new, or is due: it is being completed from the others.
+        public static let cacheCompleting = Kind("cache.completing")
+        /// It is complete, and counts.
+        public static let cacheCompleted = Kind("cache.completed")
+        /// A node was brought what it missed while it was away.
+        public static let cacheDrained = Kind("cache.drained")
+        /// The layout of a replicated cache begins to change: a node came, went for good or was drained.
+        public static let cacheMoving = Kind("cache.moving")
+        /// It has changed.
+        public static let cacheMoved = Kind("cache.moved")
+        /// Nothing can be done for a replicated cache before these nodes are back.
+        public static let cacheWaiting = Kind("cache.waiting")
+        /// More nodes lost data than copies make good: values may be missing, or older than they were.
+        public static let cacheLost = Kind("cache.lost")
         /// A balancer of one process picks a member no more for a while, because its calls fail.
         public static let memberEjected = Kind("member.ejected")
         /// It may be picked there again.
