@@ -81,12 +81,18 @@ struct CacheScripts: Sendable {
             }
         case .get(let names): return make("get", names.map(key), 0) { _ in }
         case .heads(let names): return make("heads", names.map(key), 0) { _ in }
-        case .scan(let cursor), .wipe(let cursor):
-            let verb = if case .wipe = call { "wipe" } else { "scan" }
-            return make(verb, [], 3) { writer in
+        case .scan(let cursor):
+            return make("scan", [], 3) { writer in
                 writer.argument(cursor)
                 writer.argument(pattern)
                 writer.argument(Self.page)
+            }
+        case .wipe(let nonce, let cursor):
+            return make("wipe", [], 4) { writer in
+                writer.argument(cursor)
+                writer.argument(pattern)
+                writer.argument(Self.page)
+                writer.argument(nonce)
             }
         case .begin(let nonce):
             return make("begin", [], 2) { writer in
@@ -125,7 +131,7 @@ struct CacheScripts: Sendable {
         }
     }
 
-    private func hintKey(_ target: String) -> [UInt8] { Array((hints + target).utf8) }
+    func hintKey(_ target: String) -> [UInt8] { Array((hints + target).utf8) }
 
     // MARK: Answers
 

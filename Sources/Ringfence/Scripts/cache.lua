@@ -10,7 +10,7 @@
 --   heads   KEYS 2…
 --   scan    4 cursor, 5 pattern, 6 about how many
 --   begin   4 nonce, 5 freshness in ms
---   wipe    4 cursor, 5 pattern, 6 about how many
+--   wipe    4 cursor, 5 pattern, 6 about how many, 7 nonce
 --   end     4 nonce, 5 freshness in ms, 6 '1' if all its data was gone through, '0': it was whole, and got what a new layout brings
 --   raise   4 layout
 --   hint    KEYS 2 hints; 4 how many may be kept, 5… keys
@@ -24,7 +24,7 @@
 --   put     for each key '' or the version that is newer
 --   get     for each key { } or { version, 'v' or 'x', ttl, life, payload }
 --   heads   for each key '' or its version
---   scan    { cursor, key, key, … }, wipe { cursor }
+--   scan    { cursor, key, key, … }, wipe { cursor, or '' if it is not to be wiped by this nonce, or has been }
 --   begin   { 1 if it must be wiped, 1 if there is nothing here }, end { 1 if it is whole now }
 --   hinted  { key, at, key, at, … }, hint { how many were not taken }
 --
@@ -36,7 +36,8 @@
 -- Whole. A node counts in quorums only while it is whole: while its data was completed from the others, in this very process
 -- (`run`: one that restarted may have lost its last second), not longer ago than others remember removals. A server that was
 -- flushed has no such word, and one whose clock went back before the completion does not trust it. To complete: `begin`, wipe if
--- told to, copy from the others, `end`. Whatever is lost between the two takes the nonce with it.
+-- told to, copy from the others, `end`. Whatever is lost between the two takes the nonce with it. A node that was not wiped must
+-- end before the others forget what was removed just after it was completed last: they remember for a third longer than it is whole.
 --
 -- Versions are compared in four parts, as numbers: Lua compares strings by the server's locale.
 local verb, epoch, run = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -112,28 +113,42 @@ elseif verb == 'heads' then
         local head = redis.call('GETRANGE', KEYS[i], 0, 31)
         result[i - 1] = #head == 32 and head or ''
     end
-elseif verb == 'scan' or verb == 'wipe' then
+elseif verb == 'scan' then
     local page = redis.call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
     result[1] = page[1]
-    for i, key in ipairs(page[2]) do
-        if verb == 'scan' then result[i + 1] = key else redis.call('UNLINK', key) end
+    for i, key in ipairs(page[2]) do result[i + 1] = key end
+elseif verb == 'wipe' then
+    local building = redis.call('HMGET', KEYS[1], 'building', 'buildingRun', 'wiping')
+    if building[1] == ARGV[7] and building[2] == run and building[3] then
+        local page = redis.call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
+        result[1] = page[1]
+        for _, key in ipairs(page[2]) do redis.call('UNLINK', key) end
+        if page[1] == '0' then redis.call('HDEL', KEYS[1], 'wiping') end
+    else
+        result[1] = ''
     end
 elseif verb == 'begin' then
     redis.call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch), 'began', int(now))
     local swept = tonumber(node[4] or '')
     result = { (not swept or now < swept or now - swept >= tonumber(ARGV[5])) and 1 or 0, swept and 0 or 1 }
+    if result[1] == 1 then
+        redis.call('HSET', KEYS[1], 'wiping', '1')
+        redis.call('HDEL', KEYS[1], 'swept')
+    else
+        redis.call('HDEL', KEYS[1], 'wiping')
+    end
 elseif verb == 'end' then
     local building = redis.call('HMGET', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began')
     result[1] = 0
     if building[1] == ARGV[4] and building[2] == run then
         local began, ends = tonumber(building[4]), tonumber(building[4]) + tonumber(ARGV[5])
-        redis.call('HDEL', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began')
+        redis.call('HDEL', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began', 'wiping')
         if ARGV[6] == '0' then
             if is_whole then
                 redis.call('HSET', KEYS[1], 'wholeEpoch', building[3])
                 whole, result[1] = tonumber(building[3]), 1
             end
-        elseif now >= began and now < ends then
+        elseif now >= began and now < ends and not (node[4] and (now - node[4]) * 3 >= ARGV[5] * 4) then
             redis.call('HSET', KEYS[1], 'run', run, 'wholeEpoch', building[3], 'swept', building[4], 'wholeUntil', int(ends))
             whole, result[1] = tonumber(building[3]), 1
         end

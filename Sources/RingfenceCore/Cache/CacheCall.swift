@@ -47,8 +47,10 @@ package enum CacheCall: Sendable, Equatable {
     case scan(cursor: String)
     /// The node's data is to be completed: what is written from here on is kept, or the nonce is lost with it.
     case begin(nonce: String)
-    /// Takes out some keys; as `scan`.
-    case wipe(cursor: String)
+    /// Takes out some keys; as `scan`. Only between a `begin` that told to, of this nonce, and the end of the wipe: one
+    /// that comes late, from a process that was paused, would take what others have completed since. The cursor is
+    /// empty then.
+    case wipe(nonce: String, cursor: String)
     /// It is complete, if the nonce is still there. Not `isFull`: it was complete, and is now so for this layout too.
     case end(nonce: String, isFull: Bool)
     /// From here on nobody is heard who knows an older layout only.

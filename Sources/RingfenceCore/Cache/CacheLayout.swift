@@ -95,8 +95,8 @@ package struct CacheLayout: Sendable, Equatable {
 
     /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them.
     package var tolerance: Int { max(0, min(writes, reads) - 1) }
-    /// So many nodes may be missing when another one's data is completed: of the rest each key has one that has its last write.
-    package var uncovered: Int { max(0, writes - 2) }
+    /// So many nodes may be away or have lost data: of the rest each key has one that has its last write.
+    package var uncovered: Int { max(0, writes - 1) }
 
     /// All that have something to do with it, by id.
     package var everybody: [CacheMember] {

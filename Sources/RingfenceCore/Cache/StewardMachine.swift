@@ -14,9 +14,10 @@
 //     4  data is copied: a node lacks some            sweep; none does: next step
 //     5  readers switch                               next step
 //     6  a node lost data                             sweep
-//     7  a node was away and is back                  drain its hints
-//     8  a member came, went for good or was drained  begin to change the layout
-//     9  a node was completed long ago                sweep
+//     7  a node's word is about to run out            sweep
+//     8  a node was away and is back                  drain its hints
+//     9  a member came, went for good or was drained  begin to change the layout
+//    10  a node was completed long ago                sweep
 //
 // A node that is away is waited for: its copies are on the others, and it comes back sooner than they could be copied. Only
 // whoever has been no member for `replaceAfter` is given up.
@@ -293,6 +294,10 @@ package struct StewardMachine: Sendable {
         guard away.count <= layout.tolerance else { return wait(for: away, now: now) }
         let old = places(layout.members)
         let new = places(layout.target)
+        func due(within left: Int64) -> Set<Int> {
+            Set(old.filter { node in looks[node].map { $0.wholeLeft < left } ?? false })
+        }
+        func sweepAll() -> [Action] { sweep(looks.keys.filter(old.contains).sorted(), now: now) }
         /// Of which epoch a node must be complete.
         func due(_ node: Int) -> Int64 { new.contains(node) ? layout.targetSince : layout.membersSince }
         let lacking = looks.filter { $0.value.wholeEpoch < due($0.key) }.keys.sorted()
@@ -305,7 +310,12 @@ package struct StewardMachine: Sendable {
         case .switching:
             return publish(layout.advanced())
         case .settled:
-            if !lacking.isEmpty { return sweep(lacking, now: now) }
+            if !lacking.isEmpty {
+                // With them those that are due: one that loses data again and again must not take the word of others.
+                return sweep(due(within: settings.freshness / 3 * 2).union(lacking).sorted(), now: now)
+            }
+            // Else hints that never end, or members that come and go, would put it off until the word runs out.
+            if !due(within: settings.freshness / 3).isEmpty { return sweepAll() }
             if let actions = drain() { return actions }
             if let wanted = wanted(now: now) {
                 return publish(layout.moving(to: wanted))
@@ -316,9 +326,7 @@ package struct StewardMachine: Sendable {
                                 leaving: Self.ids(layout.members, notIn: wanted.filter { $0.weight > 0 })))
                     ]
             }
-            if looks.values.contains(where: { $0.wholeLeft < settings.freshness / 3 * 2 }) {
-                return sweep(looks.keys.filter(old.contains).sorted(), now: now)
-            }
+            if !due(within: settings.freshness / 3 * 2).isEmpty { return sweepAll() }
             lastWaiting = []
             return rest(now: now)
         }
@@ -342,19 +350,21 @@ package struct StewardMachine: Sendable {
     }
 
     private mutating func sweep(_ nodes: [Int], now: Nanos) -> [Action] {
-        let holders = places(layout.members.filter { $0.weight > 0 })
-        let away = holders.filter { looks[$0] == nil }
-        guard away.count <= layout.uncovered else { return wait(for: away, now: now) }
-        lastWaiting = []
         // One that was a member before, went and comes again, may be complete for an epoch of a time when it was none.
         let old = places(layout.members)
         func isWhole(_ node: Int) -> Bool {
             old.contains(node) && (looks[node].map { $0.wholeEpoch >= layout.membersSince } ?? false)
         }
         let sources = map.ids.indices.filter(isWhole)
-        // A node that is being completed has nothing to say of the others; but for it one less could be missing.
+        // What was written was counted on W nodes that were whole. Who is away has it still, who lost data has not; of
+        // the rest one must have it. (No more is asked for a node that is new, or is only due: else one that is away
+        // for long, or for ever, would take the word of all others with it.)
+        let holders = places(layout.members.filter { $0.weight > 0 })
+        let away = holders.filter { looks[$0] == nil }
         let broken = holders.filter { looks[$0] != nil && !isWhole($0) }
-        let isLossy = away.count + broken.count > layout.uncovered + 1
+        let isLossy = away.count + broken.count > layout.uncovered
+        guard away.isEmpty || !isLossy else { return wait(for: away, now: now) }
+        lastWaiting = []
         sweeps += 1
         var sweep = SweepMachine(
             map, jobs: nodes.map { .init(node: $0, isPartial: layout.step == .copying && isWhole($0)) },
@@ -371,7 +381,8 @@ package struct StewardMachine: Sendable {
         guard let outcome = sweep.outcome else { return call(calls) }
         self.calls = [:]
         guard case .completed(let nodes) = outcome, !nodes.isEmpty else { return rest(now: now) }
-        if nodes.count == map.ids.count { isNew = false }
+        // From here on there is something to lose, even if a node was away and is completed later.
+        isNew = false
         work = .resting(until: now)
         return [.tell(.completed(nodes.map { map.ids[$0] }, copied: sweep.progress.copied))]
     }

@@ -146,11 +146,13 @@ package struct SweepMachine: Sendable {
                 // It has lost what it had when it was looked at.
                 guard !needed.contains(node) else { return fail() }
                 sources.removeAll { $0 == node }
-                return [(node, .wipe(cursor: "0"))]
+                return [(node, .wipe(nonce: nonce, cursor: "0"))]
             }
             if !sources.contains(node) { sources.append(node) }
         case (.beginning, .keys(let cursor, _)):
-            if cursor != "0" { return [(node, .wipe(cursor: cursor))] }
+            // Another has begun since.
+            guard !cursor.isEmpty else { return failed(node, now: now) }
+            if cursor != "0" { return [(node, .wipe(nonce: nonce, cursor: cursor))] }
         case (.scanning, .keys(let cursor, let keys)):
             guard isSource(node, answer) else { return fail() }
             pending.remove(node)

@@ -1,0 +1,610 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A replicated cache in one thread: nodes that are the reference model, clients and stewards that run the real
+// machines, a coordinator that keeps the layout, and a network between them. Everything is on one agenda in true time,
+// every die is thrown by one seeded generator, so a seed is a whole story and can be told again:
+//
+//     RINGFENCE_SIMULATION_SEED=42 swift test --filter CacheSimulationTests
+//
+// A run has a storm, in which faults of the kinds this seed drew strike at random, and then a calm, at the end of which
+// calls must succeed, the layout must be at rest, and all nodes of a key must have the same. In the storm any number of
+// nodes may be out of reach, but the data of one at a time is lost, as is promised: until it is whole again, no other
+// is touched. Should two be without their data all the same (a word that ran out while no steward was there to renew
+// it), the promise is over, and so is the run.
+import RingfenceCore
+import TestSupport
+
+final class CacheWorld {
+    enum Fault: CaseIterable {
+        case lose, late, again, cut, partition, freeze, pauseClient, pauseSteward, killClient, killSteward
+        case restart, loseSecond, loseData, flush
+        case stepClientClock, stepNodeClock
+        case coordinatorAway, coordinatorLoses, coordinatorStepsBack
+        case join, drain, leave
+    }
+
+    /// What is made wrong in the clients, for a control.
+    struct Flaws {
+        /// A node that lost data counts all the same.
+        var countsUnwhole = false
+        /// "There is something newer" is taken for done.
+        var takesNewerForDone = false
+        /// Quorums, whatever the seed says; they need not meet.
+        var quorums: (copies: Int, writes: Int, reads: Int)?
+        /// How long removals are remembered; ms.
+        var life: Int64?
+        /// So often as much happens to the others as it may at random.
+        var mishaps: UInt64?
+    }
+
+    struct Settings {
+        var copies = 3
+        var writes = 2
+        var reads = 2
+        var callLimit: Nanos = .second
+        /// As in the options, freshness is three quarters of it.
+        var life: Int64 = 40_000
+        var freshness: Int64 = 30_000
+        var steward: StewardMachine.Settings {
+            StewardMachine.Settings(
+                callLimit: callLimit, pace: 2000, lookEvery: 300 * .millisecond, replaceAfter: 5 * .second,
+                freshness: freshness)
+        }
+    }
+
+    /// No message comes later than this.
+    static let latest: Nanos = 8 * .second
+    /// So long after the storm calls may fail yet.
+    static let grace: Nanos = 16 * .second
+    /// So far may steps have put a node's clock forward within the life of a value.
+    static let steps: Nanos = 4 * .second
+    /// True time 0, by a right clock, in ms.
+    static let epochOfClocks: Int64 = 1_790_000_000_000
+
+    let seed: UInt64
+    let faults: Set<Fault>
+    private let faultList: [Fault]
+    let flaws: Flaws
+    private let nodeFlaws: CacheNodeModel.Flaws
+    let isTracing: Bool
+    var random: SplitMix64
+    private(set) var settings = Settings()
+    private(set) var now: Nanos = 0
+    private var agenda = Agenda()
+    private(set) var isCalm = false
+    private(set) var isOver = false
+    private var isFinished = false
+    private var mustSucceed = false
+    private(set) var violation: Violation?
+    private(set) var trace: [String] = []
+    private(set) var steps = 0
+    /// Of steps; some ten times what a storm takes.
+    var limit = 2_000_000
+    /// More was lost than is promised to do no harm.
+    private(set) var isBeyondPromise = false
+
+    private(set) var nodes: [String: CacheNode] = [:]
+    private(set) var ids: [String] = []
+    private(set) var present: [CacheMember] = []
+    private(set) var goneForGood: Set<String> = []
+    private var clients: [CacheClient] = []
+    private var stewards: [CacheSteward] = []
+    private var processes = 0
+    private(set) var layout: CacheLayout
+    private var stored: CacheLayout?
+    /// What was stored before.
+    private var before: CacheLayout?
+    private var isCoordinatorUp = true
+    private var maps: [Int64: CacheMap] = [:]
+    private var hasBegun = false
+    let keys: [String]
+    /// Between two calls of a client, at most.
+    let rest: Nanos
+    let longestPause: Nanos
+    let stormLength: Nanos
+    /// Between two faults, at most.
+    private let unrest: Nanos
+    private let mishaps: UInt64
+    let checker = CacheChecker()
+    private(set) var losses = 0
+    private(set) var moves = 0
+    private(set) var sweeps = 0
+
+    init(
+        seed: UInt64, faults: [Fault]? = nil, nodeFlaws: CacheNodeModel.Flaws = .init(), flaws: Flaws = .init(),
+        isTracing: Bool = false
+    ) {
+        self.seed = seed
+        self.isTracing = isTracing
+        self.flaws = flaws
+        self.nodeFlaws = nodeFlaws
+        var random = SplitMix64(seed: seed)
+        let drawn = Fault.allCases.filter { _ in random.chance(35) }
+        faultList = faults ?? drawn
+        self.faults = Set(faultList)
+        var settings = Settings()
+        let (copies, writes, reads) = random.pick([
+            (3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 3, 1), (3, 2, 3), (2, 2, 1),
+            (4, 3, 2),
+            (5, 3, 3),
+        ])
+        (settings.copies, settings.writes, settings.reads) = (copies, writes, reads)
+        if let quorums = flaws.quorums {
+            (settings.copies, settings.writes, settings.reads) = quorums
+        }
+        if let life = flaws.life { settings.life = life }
+        self.settings = settings
+        keys = (0..<Int(faults == nil ? random.pick(2...5) : 2)).map { "k\($0)" }
+        rest = (faults == nil ? random.pick([60, 150, 400]) : 60) * .millisecond
+        longestPause = random.pick([2, 5]) * .second
+        // A control has a short and violent storm.
+        let isControl = faults != nil
+        stormLength = isControl ? 20 * .second : random.pick([20, 40, 150]) * .second
+        unrest = isControl ? 500 * .millisecond : random.pick([900, 3000]) * .millisecond
+        mishaps = flaws.mishaps ?? (isControl ? 80 : random.pick([5, 20, 50, 100]))
+        let count = max(settings.copies, Int(random.pick(3...5)))
+        present = (0..<count).map {
+            CacheMember(id: "n\($0)", zone: random.chance(30) ? "z\($0 % 2)" : "", weight: 1)
+        }
+        layout = CacheLayout(
+            copies: settings.copies, writes: settings.writes, reads: settings.reads, seed: seed, unit: 8,
+            members: present)
+        self.random = random
+        checker.world = self
+        for member in present { addNode(member.id) }
+    }
+
+    func run() throws {
+        defer {
+            agenda.removeAll()
+            (clients, stewards) = ([], [])
+        }
+        stored = layout
+        startSteward(isNew: true)
+        waitForTheBeginning()
+        while violation == nil, !isBeyondPromise, !isFinished, let (time, action) = agenda.popFirst() {
+            now = time
+            steps += 1
+            action()
+            if steps > limit { fail("\(steps) steps: it does not come to an end") }
+        }
+        if let violation { throw violation }
+    }
+
+    func after(_ delay: Nanos, _ action: @escaping () -> Void) { agenda.add(at: now + max(delay, 0), action) }
+    func dice(_ range: ClosedRange<Nanos>) -> Nanos { random.pick(range) }
+    func travelTime() -> Nanos {
+        guard mishap(.late, 3) else { return random.pick(Nanos.millisecond / 20...4 * .millisecond) }
+        // Often about as late as a call may take.
+        return random.pick(0...(random.chance(50) ? 2 * .second : Self.latest))
+    }
+
+    /// Whether one of these happens to a message, or to who sends it.
+    func mishap(_ fault: Fault, _ percent: UInt64) -> Bool {
+        hasBegun && !isCalm && faults.contains(fault) && UInt64(random.pick(0...9999)) < percent * mishaps
+    }
+
+    func note(_ text: @autoclosure () -> String) {
+        if isTracing { trace.append("\(Double(now) / 1e9) \(text())") }
+    }
+
+    func fail(_ text: String) {
+        note("VIOLATION " + text)
+        if violation == nil { violation = Violation(description: "seed \(seed) at \(Double(now) / 1e9) s: \(text)") }
+    }
+
+    private func waitForTheBeginning() {
+        after(100 * .millisecond) {
+            guard self.lacking.isEmpty else {
+                if self.now > 10 * .second { self.fail("a new cache is not complete after 10 s") }
+                return self.waitForTheBeginning()
+            }
+            self.hasBegun = true
+            self.note(
+                "all nodes are whole: N=\(self.settings.copies) W=\(self.settings.writes) R=\(self.settings.reads)")
+            for _ in 0..<self.random.pick(2...4) { self.startClient() }
+            self.snapshotAgain()
+            self.strikeAgain()
+            self.watchThePromise()
+            self.after(self.stormLength) { self.becomeCalm() }
+        }
+    }
+
+    // MARK: Processes
+
+    private func startClient() {
+        guard let map = map(of: stored ?? layout) else { return }
+        processes += 1
+        let client = CacheClient(
+            self, name: "c\(processes)", writer: UInt64(processes), map: map,
+            wallOffset: random.pick(-4000...4000))
+        clients.append(client)
+        client.begin()
+    }
+
+    private func startSteward(isNew: Bool) {
+        guard let map = map(of: stored ?? layout) else { return }
+        processes += 1
+        let steward = CacheSteward(self, name: "s\(processes)", map: map, isNew: isNew)
+        stewards.append(steward)
+        steward.begin()
+    }
+
+    /// Layouts of one epoch are the same, or that is a fault.
+    func map(of layout: CacheLayout) -> CacheMap? {
+        if let map = maps[layout.epoch] {
+            if map.layout == layout { return map }
+            fail("two layouts have the epoch \(layout.epoch)")
+            return nil
+        }
+        guard let map = try? CacheMap(layout) else {
+            fail("no map can be made of \(layout)")
+            return nil
+        }
+        maps[layout.epoch] = map
+        return map
+    }
+
+    func heard(_ happening: StewardMachine.Happening) {
+        switch happening {
+        case .completed: sweeps += 1
+        case .moved: moves += 1
+        default: break
+        }
+    }
+
+    // MARK: Nodes
+
+    private func addNode(_ id: String) {
+        let offset = random.pick(-3_600_000...3_600_000) + Self.epochOfClocks
+        let model = CacheNodeModel(
+            clock: offset, freshness: settings.freshness, hintLimit: 4, page: Int(random.pick(1...3)), flaws: nodeFlaws)
+        nodes[id] = CacheNode(id: id, model: model, clockOffset: offset)
+        ids.append(id)
+    }
+
+    func execute(
+        _ call: CacheCall, at node: CacheNode, epoch: Int64, run: String, from process: CacheProcess,
+        _ answered: @escaping (CacheAnswer) -> Void
+    ) {
+        guard node.isUp else { return }
+        if node.isFrozen {
+            node.unread.append { self.execute(call, at: node, epoch: epoch, run: run, from: process, answered) }
+            return
+        }
+        node.model.clock = now / .millisecond + node.clockOffset
+        let answer = node.model.call(call, epoch: epoch, run: run)
+        note("    \(node.id) \(process.name) in \(epoch) \(Self.text(call)) -> \(Self.text(answer))")
+        answered(answer)
+    }
+
+    private static func text(_ members: [CacheMember]) -> String {
+        members.map { "\($0.id):\($0.weight)" }.joined(separator: " ")
+    }
+
+    private static func text(_ call: CacheCall) -> String {
+        switch call {
+        case .put(let items, let notAfter):
+            "put \(items.map { "\($0.key) \($0.entry.version.text)" })\(notAfter.map { " not after \($0)" } ?? "")"
+        case .raise: "raise"
+        case .hello: "hello"
+        default: "\(call)"
+        }
+    }
+
+    private static func text(_ answer: CacheAnswer) -> String {
+        let result =
+            switch answer.result {
+            case .put(let newer): newer.allSatisfy { $0 == nil } ? "has it" : "newer \(newer.map { $0?.text ?? "" })"
+            case .outdated: "outdated"
+            case .hello: "hello"
+            case .entries(let entries):
+                "\(entries.map { $0.map { "\($0.version.text)\($0.payload == nil ? "x" : "")" } ?? "-" })"
+            case .heads(let heads): "\(heads.map { $0?.text ?? "-" })"
+            default: "\(answer.result)"
+            }
+        return "\(result) whole \(answer.wholeEpoch) epoch \(answer.epoch) now \(answer.now)"
+    }
+
+    /// Members whose data is not complete, by the layout that is in force.
+    private var lacking: [String] {
+        var due: [String: Int64] = [:]
+        if layout.step != .switching { for one in layout.members { due[one.id] = layout.membersSince } }
+        if layout.step == .switching { for one in layout.target { due[one.id] = layout.targetSince } }
+        return due.keys.sorted().filter { id in
+            let node = nodes[id]!
+            return !node.isUp || node.wholeEpoch(now: now) < due[id]!
+        }
+    }
+
+    private func watchThePromise() {
+        after(20 * .millisecond) {
+            let lacking = self.lacking
+            let isTooMuch = lacking.count > max(1, min(self.settings.writes - 1, 1))
+            if isTooMuch {
+                self.note("beyond what is promised: \(lacking) have lost their data")
+                self.isBeyondPromise = true
+            }
+            if !self.isOver { self.watchThePromise() }
+        }
+    }
+
+    /// Whether a node's data may be lost now.
+    private func mayLose(_ node: CacheNode) -> Bool { lacking.allSatisfy { $0 == node.id } }
+
+    private func snapshotAgain() {
+        for node in nodes.values where node.isUp {
+            node.snapshots.append(node.model)
+            if node.snapshots.count > 4 { node.snapshots.removeFirst() }
+        }
+        after(250 * .millisecond) { if !self.isCalm { self.snapshotAgain() } }
+    }
+
+    // MARK: The coordinator
+
+    /// Stores what is newer than what is there, and tells what is there then; nil if it is away.
+    func publish(_ layout: CacheLayout, from process: CacheProcess, _ then: @escaping (CacheLayout?) -> Void) {
+        after(travelTime()) {
+            guard self.isCoordinatorUp else {
+                return self.after(300 * .millisecond) { process.act { then(nil) } }
+            }
+            if layout.epoch > self.stored?.epoch ?? 0 {
+                self.before = self.stored
+                self.stored = layout
+                _ = self.map(of: layout)
+                if layout.epoch > self.layout.epoch {
+                    self.note(
+                        "\(process.name) publishes \(layout.epoch) \(layout.step) "
+                            + "\(Self.text(layout.members)) -> \(Self.text(layout.target))"
+                    )
+                    self.layout = layout
+                }
+            }
+            let current = self.stored
+            self.after(self.travelTime()) { process.act { then(current) } }
+        }
+    }
+
+    func coordinator(
+        from process: CacheProcess, offering layout: CacheLayout, _ then: @escaping (CacheLayout?) -> Void
+    ) {
+        publish(layout, from: process, then)
+    }
+
+    // MARK: Faults
+
+    private func strikeAgain() {
+        guard !isCalm else { return }
+        after(dice(30 * .millisecond...unrest)) {
+            guard !self.isCalm else { return }
+            if !self.faultList.isEmpty { self.strike(self.random.pick(self.faultList)) }
+            self.strikeAgain()
+        }
+    }
+
+    private var allProcesses: [CacheProcess] { clients as [CacheProcess] + stewards as [CacheProcess] }
+
+    private func strike(_ fault: Fault) {
+        let node = nodes[random.pick(ids)]!
+        switch fault {
+        case .lose, .late, .again: break
+        case .cut:
+            let process = random.pick(allProcesses)
+            process.cutUntil[node.id] = now + dice(50 * .millisecond...4 * .second)
+        case .partition:
+            // Some do not see some.
+            let until = now + dice(200 * .millisecond...4 * .second)
+            for process in allProcesses where random.chance(50) {
+                for id in ids where random.chance(40) { process.cutUntil[id] = until }
+            }
+        case .freeze:
+            guard node.isUp, !node.isFrozen else { return }
+            note("\(node.id) freezes")
+            node.isFrozen = true
+            after(dice(50 * .millisecond...4 * .second)) { self.thaw(node) }
+        case .pauseClient:
+            clients.randomElement(using: &random)?.pause(for: dice(50 * .millisecond...longestPause))
+        case .pauseSteward:
+            guard let steward = stewards.randomElement(using: &random) else { return }
+            let length = dice(50 * .millisecond...longestPause)
+            steward.pause(for: length)
+            // It loses its lock, another has it; and it wakes, and goes on until it notices.
+            guard stewards.count == 1, random.chance(70) else { return }
+            after(dice(0...length)) { if !self.isCalm { self.startSteward(isNew: false) } }
+            after(length + dice(0...2 * .second)) { self.end(steward) }
+        case .killClient:
+            guard let client = clients.randomElement(using: &random) else { return }
+            client.kill()
+            clients.removeAll { $0 === client }
+            after(dice(0...2 * .second)) { self.startClient() }
+        case .killSteward:
+            guard let steward = stewards.randomElement(using: &random) else { return }
+            end(steward)
+            after(dice(0...2 * .second)) { if self.stewards.isEmpty { self.startSteward(isNew: false) } }
+        case .restart, .loseSecond, .loseData, .flush:
+            guard node.isUp, mayLose(node) else { return }
+            lose(node, fault)
+        case .stepClientClock:
+            clients.randomElement(using: &random)?.wallOffset += random.pick([-3000, -500, 500, 3000, 60_000])
+        case .stepNodeClock:
+            // Small ones: all that is promised about times rests on clocks that run.
+            node.clockOffset += random.pick([-400, -100, 100, 400])
+        case .coordinatorAway:
+            guard isCoordinatorUp else { return }
+            isCoordinatorUp = false
+            after(dice(100 * .millisecond...4 * .second)) { self.isCoordinatorUp = true }
+        case .coordinatorLoses:
+            note("the coordinator loses the layout")
+            stored = nil
+        case .coordinatorStepsBack:
+            guard let before else { return }
+            note("the coordinator has layout \(before.epoch) again")
+            stored = before
+        case .join: join()
+        case .drain: drain()
+        case .leave: leave()
+        }
+    }
+
+    private func end(_ steward: CacheSteward) {
+        guard steward.isAlive else { return }
+        steward.kill()
+        stewards.removeAll { $0 === steward }
+        if stewards.isEmpty, isCalm { startSteward(isNew: false) }
+    }
+
+    private func thaw(_ node: CacheNode) {
+        guard node.isFrozen else { return }
+        note("\(node.id) goes on")
+        node.isFrozen = false
+        let all = node.unread
+        node.unread = []
+        for action in all { action() }
+    }
+
+    private func lose(_ node: CacheNode, _ fault: Fault) {
+        note("\(node.id): \(fault)")
+        losses += 1
+        switch fault {
+        case .flush:
+            node.model.forgetEverything()
+            // What is in a file is flushed with it.
+            node.snapshots = []
+            return
+        case .loseData:
+            node.model.forgetEverything()
+            node.snapshots = []
+        case .loseSecond:
+            if let snapshot = node.snapshots.randomElement(using: &random) { node.model.stepBack(to: snapshot) }
+        default: break
+        }
+        node.isUp = false
+        node.isFrozen = false
+        node.newRun()
+        after(dice(0...2 * .second)) { if !node.isGone { node.isUp = true } }
+    }
+
+    private func join() {
+        guard present.count < 6 else { return }
+        let away = ids.filter { id in !present.contains { $0.id == id } && !layout.everybody.contains { $0.id == id } }
+        let id: String
+        if let old = away.randomElement(using: &random), random.chance(60) {
+            // One that was there before, with what it had then, or without.
+            id = old
+            let node = nodes[id]!
+            if random.chance(30) { node.model.forgetEverything() }
+            if random.chance(60) { node.newRun() }
+            (node.isUp, node.isGone) = (true, false)
+            goneForGood.remove(id)
+        } else {
+            guard ids.count < 8 else { return }
+            id = "n\(ids.count)"
+            addNode(id)
+        }
+        note("\(id) joins")
+        present.append(CacheMember(id: id, weight: random.chance(80) ? 1 : 2))
+    }
+
+    private var owners: Int { present.count { $0.weight > 0 } }
+
+    private func drain() {
+        guard owners > settings.copies, let index = present.indices.randomElement(using: &random),
+            present[index].weight > 0
+        else { return }
+        note("\(present[index].id) is drained")
+        present[index].weight = 0
+        let id = present[index].id
+        if random.chance(50) { leaveOnceDrained(id) }
+    }
+
+    private func leaveOnceDrained(_ id: String) {
+        after(200 * .millisecond) {
+            if self.layout.step == .settled, let member = self.layout.members.first(where: { $0.id == id }),
+                member.weight == 0
+            {
+                self.note("\(id) leaves, drained")
+                self.present.removeAll { $0.id == id }
+                // Its data stays in it, for when it comes again.
+                if self.random.chance(50) { self.nodes[id]!.isUp = false }
+            } else if !self.isCalm {
+                self.leaveOnceDrained(id)
+            }
+        }
+    }
+
+    private func leave() {
+        // Where every node is needed for some quorum, nobody can be given up.
+        let isSpared =
+            min(settings.writes, settings.reads) > 1 && max(settings.writes, settings.reads) < settings.copies
+        guard isSpared, owners > settings.copies, layout.step == .settled,
+            let member = present.filter({ $0.weight > 0 }).randomElement(using: &random),
+            layout.members.contains(where: { $0.id == member.id }), mayLose(nodes[member.id]!)
+        else { return }
+        note("\(member.id) is gone for good")
+        losses += 1
+        let node = nodes[member.id]!
+        (node.isUp, node.isFrozen, node.isGone) = (false, false, true)
+        node.newRun()
+        present.removeAll { $0.id == member.id }
+        if random.chance(50) { goneForGood.insert(member.id) }
+    }
+
+    // MARK: The end
+
+    private func becomeCalm() {
+        note("calm")
+        isCalm = true
+        isCoordinatorUp = true
+        for process in allProcesses {
+            process.cutUntil = [:]
+            process.wake()
+        }
+        for id in ids {
+            thaw(nodes[id]!)
+            if !nodes[id]!.isGone { nodes[id]!.isUp = true }
+        }
+        for steward in stewards.dropLast() { end(steward) }
+        if stewards.isEmpty { startSteward(isNew: false) }
+        after(Self.grace) { self.mustSucceed = true }
+        after(Self.grace + 4 * .second) { self.isOver = true }
+        after(Self.grace + 17 * .second) { self.checkTheEnd() }
+        after(Self.grace + 20 * .second) { self.isFinished = true }
+    }
+
+    /// A call failed.
+    func failed(_ what: @autoclosure () -> String) {
+        if mustSucceed { fail("\(what()), \(Self.grace / .second) s and more after all faults ended") }
+    }
+
+    private func checkTheEnd() {
+        if layout.step != .settled { fail("at the end the layout moves still: \(layout)") }
+        let wanted = present.sorted { $0.id.isBefore($1.id) }
+        if layout.members != wanted {
+            fail("at the end the members are \(layout.members.map(\.id)), not \(wanted.map(\.id))")
+        }
+        if stored != layout { fail("at the end the coordinator has another layout") }
+        if !lacking.isEmpty { fail("at the end these are not whole: \(lacking)") }
+        guard violation == nil, let map = map(of: layout) else { return }
+        for key in keys {
+            let found = map.keepers(of: key).map { place -> String in
+                let node = nodes[map.ids[place]]!
+                node.model.clock = now / .millisecond + node.clockOffset
+                let answer = node.model.call(.get([key]), epoch: layout.epoch, run: node.run)
+                guard case .entries(let entries) = answer.result else { return "\(answer.result)" }
+                // What is over may be forgotten here and remembered there.
+                guard let entry = entries[0], entry.payload != nil else { return "-" }
+                return entry.version.text
+            }
+            // Times that run out come to an end within the slack of copying.
+            let values = Set(found)
+            if values.count > 1 { fail("at the end the nodes of \(key) have \(found)") }
+        }
+        for client in clients {
+            for key in keys {
+                client.write(key, isRemoval: random.chance(20), ttl: nil) { isDone in
+                    if isDone { client.read(key) { _ in } }
+                }
+            }
+        }
+    }
+}

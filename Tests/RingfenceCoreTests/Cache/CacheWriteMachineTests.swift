@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+import RingfenceCore
+import Testing
+
+@Suite struct CacheWriteMachineTests {
+    private static let map = try! CacheMap(CacheLayoutTests.layout())
+
+    private static func machine(_ map: CacheMap = map, key: String = "k", sloppy: Bool = false) -> CacheWriteMachine {
+        CacheWriteMachine(map, key: key, writes: 2, sloppy: sloppy)
+    }
+
+    private static func has(whole: Int64 = 1) -> CacheAnswer {
+        CacheAnswer(now: 0, epoch: 1, wholeEpoch: whole, isBehind: false, result: .put([nil]))
+    }
+
+    private static func answer(_ result: CacheAnswer.Result) -> CacheAnswer {
+        CacheAnswer(now: 0, epoch: 1, wholeEpoch: 1, isBehind: false, result: result)
+    }
+
+    @Test func `a write is sent to all nodes of its key and done when enough have it`() {
+        var machine = Self.machine()
+        let nodes = machine.nodes
+        #expect(nodes.count == 3)
+        #expect(machine.answered(nodes[2], Self.has()) == .none)
+        #expect(machine.answered(nodes[0], Self.has()) == .done)
+        #expect(!machine.isSettled && machine.missing == [nodes[1]])
+        #expect(machine.answered(nodes[1], Self.has()) == .none)
+        #expect(machine.isSettled && machine.missing.isEmpty && machine.holders == nodes.sorted())
+    }
+
+    @Test func `a node that lost data does not count`() {
+        var machine = Self.machine()
+        let nodes = machine.nodes
+        #expect(machine.answered(nodes[0], Self.has()) == .none)
+        #expect(machine.answered(nodes[1], Self.has(whole: -1)) == .none)
+        #expect(machine.answered(nodes[2], Self.has()) == .done)
+    }
+
+    @Test func `one answer that comes twice counts once`() {
+        var machine = Self.machine()
+        #expect(machine.answered(machine.nodes[0], Self.has()) == .none)
+        #expect(machine.answered(machine.nodes[0], Self.has()) == .none)
+    }
+
+    @Test func `something newer anywhere is written over, not taken for done`() {
+        var machine = Self.machine()
+        let newer = CacheVersion(stamp: 9, writer: 9)
+        #expect(machine.answered(machine.nodes[0], Self.answer(.put([newer]))) == .again(above: newer))
+        #expect(machine.answered(machine.nodes[1], Self.has()) == .none)
+        #expect(machine.answered(machine.nodes[2], Self.has()) == .none)
+    }
+
+    @Test func `an old layout is told, once`() {
+        var machine = Self.machine()
+        #expect(machine.answered(machine.nodes[0], Self.answer(.outdated(layout: [1]))) == .outdated([1]))
+        #expect(machine.answered(machine.nodes[1], Self.answer(.outdated(layout: nil))) == .none)
+    }
+
+    @Test func `it fails as soon as enough cannot be had, and says whether it may be there all the same`() {
+        var machine = Self.machine()
+        let nodes = machine.nodes
+        #expect(machine.failed(nodes[0], .notSent) == .none)
+        #expect(machine.failed(nodes[1], .refused) == .failed(mayBeApplied: false))
+        machine = Self.machine()
+        #expect(machine.failed(nodes[0], .unknown) == .none)
+        #expect(machine.failed(nodes[1], .notSent) == .failed(mayBeApplied: true))
+        machine = Self.machine()
+        #expect(machine.answered(nodes[2], Self.has(whole: -1)) == .none)
+        #expect(machine.failed(nodes[0], .notSent) == .failed(mayBeApplied: true))
+    }
+
+    @Test func `a write that comes after its moment is not there`() {
+        var machine = Self.machine()
+        #expect(machine.answered(machine.nodes[0], Self.answer(.late)) == .none)
+        #expect(machine.missing.contains(machine.nodes[0]))
+    }
+
+    @Test func `while a layout changes both quorums are needed, and of after any node counts`() throws {
+        let map = try CacheMap(CacheLayoutTests.moving)
+        let key = try #require(CacheLayoutTests.keys.first { map.writers(of: $0).count == 2 })
+        let (before, after) = (map.writers(of: key)[0].nodes, map.writers(of: key)[1].nodes)
+        let added = try #require(after.first { !before.contains($0) })
+        let removed = try #require(before.first { !after.contains($0) })
+        let shared = before.filter(after.contains)
+        #expect(shared.count == 2)
+        var machine = Self.machine(map, key: key)
+        #expect(Set(machine.nodes) == Set(before + after))
+        #expect(machine.answered(removed, Self.has()) == .none)
+        // Two of before, and one of after.
+        #expect(machine.answered(shared[0], Self.has()) == .none)
+        #expect(machine.answered(added, Self.has(whole: -1)) == .done)
+    }
+
+    @Test func `a sloppy write is handed over to others, and these count for both`() {
+        var machine = Self.machine(sloppy: true)
+        let nodes = machine.nodes
+        let spare = Self.map.hintKeepers(of: "k")[0]
+        #expect(machine.answered(nodes[0], Self.has()) == .none)
+        #expect(machine.failed(nodes[1], .notSent) == .none)
+        #expect(machine.failed(nodes[2], .notSent) == .handOver([spare]))
+        #expect(machine.answered(spare, Self.has()) == .done)
+        #expect(machine.missing.sorted() == [nodes[1], nodes[2]].sorted())
+    }
+}
