@@ -236,13 +236,14 @@ extension Scenarios {
             }
         }
 
-        /// One line: what each met.
-        private func show(_ name: String, _ phase: Phase) {
+        /// One line: what each met, and how many calls went to the member that is not well.
+        private func show(_ name: String, _ phase: Phase, _ member: Int? = nil) {
             func number(_ duration: Duration) -> String { "\(Int((duration / .milliseconds(1)).rounded())) ms" }
             func text(_ tally: Tally) -> String {
                 let thousandths = Int(1000 * tally.errorCount / max(1, tally.latencies.count))
-                return
-                    "\(tally.errorCount) errors (\(thousandths / 10).\(thousandths % 10) %), p99 \(number(tally.p99))"
+                let calls = member.map { "\(tally.calls[$0]) calls to it, " } ?? ""
+                return calls
+                    + "\(tally.errorCount) errors (\(thousandths / 10).\(thousandths % 10) %), p99 \(number(tally.p99))"
             }
             print(
                 "balanced \(name): \(phase.turns) calls each; round robin \(text(phase.roundRobin));",
@@ -302,7 +303,7 @@ extension Scenarios {
         private func slow(_ shop: Shop) async throws {
             try await shop.tell(0, "slow?ms=300")
             let phase = try await shop.load("one is slow", turns: 1200)
-            show("slow", phase)
+            show("slow", phase, 0)
             checkOthers(phase, faulty: nil)
             #expect(phase.roundRobin.p99 >= Self.slowness)
             #expect(phase.peakEWMA.p99 < phase.roundRobin.p99)
@@ -316,7 +317,7 @@ extension Scenarios {
             let phase = try await shop.load("one fails", turns: 800) { _ in
                 shop.state(shop.leastLoaded, 1)?.ejectedUntil != nil
             }
-            show("failing", phase)
+            show("failing", phase, 1)
             check(phase, faulty: 1)
             try await overHTTP(shop)
             try await shop.tell(1, "fail?on=0")
@@ -329,7 +330,7 @@ extension Scenarios {
             let phase = try await shop.load("one hangs", turns: 400) { _ in
                 shop.state(shop.leastLoaded, 2)?.ejectedUntil != nil
             }
-            show("hanging", phase)
+            show("hanging", phase, 2)
             check(phase, faulty: 2)
             try await shop.tell(2, "hang?on=0")
             try await returned(shop, 2)
@@ -341,14 +342,14 @@ extension Scenarios {
             let phase = try await shop.load("one is killed", turns: 800) { _ in
                 [shop.leastLoaded, shop.peakEWMA].allSatisfy { shop.state($0, 3)?.canBePicked == false }
             }
-            show("killed", phase)
+            show("killed", phase, 3)
             check(phase, faulty: 3)
             try await shop.startService(3)
             try await shop.back(3)
             let after = try await shop.load("it is called again", turns: 400) { phase in
                 phase.balanced.allSatisfy { $0.calls[3] > 0 }
             }
-            show("returned", after)
+            show("returned", after, 3)
             checkOthers(after, faulty: nil)
         }
 
