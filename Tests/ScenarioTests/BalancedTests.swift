@@ -306,7 +306,8 @@ extension Scenarios {
             show("slow", phase, 0)
             checkOthers(phase, faulty: nil)
             #expect(phase.roundRobin.p99 >= Self.slowness)
-            #expect(phase.peakEWMA.p99 < phase.roundRobin.p99)
+            // Not its 99th percentile, which a machine that stalls would spoil: how often it is called is what makes that.
+            #expect(phase.peakEWMA.calls[0] * 10 < phase.roundRobin.calls[0])
             for tally in phase.balanced { #expect(tally.calls[0] < phase.roundRobin.calls[0]) }
             try await shop.tell(0, "slow?ms=0")
         }
