@@ -31,8 +31,10 @@ final class CacheCore: Sendable {
         var waiting: [@Sendable () -> Void] = []
         /// By keeper and target.
         var hints: [[Int]: Set<HintedKey>] = [:]
-        var hintsEpoch: Int64 = 0
+        var hintsStamp = CacheStamp.none
         var isFlushing = false
+        /// To be sent to the rest of their nodes.
+        var late: [CacheWrite] = []
     }
 
     struct HintedKey: Hashable {
@@ -89,13 +91,19 @@ final class CacheCore: Sendable {
 
     // MARK: The layout
 
-    /// Takes a layout into force if it is newer, and goes to where its nodes are now.
-    func adopt(_ layout: CacheLayout) {
-        guard layout.epoch > placement.map.layout.epoch else { return }
+    /// Takes a layout into force if it is newer, and goes to where its nodes are now. `isAtNodes`: one that nodes were told of
+    /// takes the place of another of the same epoch, too.
+    func adopt(_ layout: CacheLayout, isAtNodes: Bool = false) {
+        guard isNews(layout, isAtNodes: isAtNodes) else { return }
         guard let map = try? CacheMap(layout) else {
             return logger.error("a layout of which no ring can be made")
         }
         place(map)
+    }
+
+    private func isNews(_ layout: CacheLayout, isAtNodes: Bool) -> Bool {
+        let stamp = placement.map.stamp
+        return layout.epoch > stamp.epoch || (isAtNodes && layout.epoch == stamp.epoch && layout.change != stamp.change)
     }
 
     /// Follows members that have another address now.
@@ -140,8 +148,8 @@ final class CacheCore: Sendable {
 
     /// A node said that the layout in force here is history. `completion` comes when another one may be in force.
     func renew(_ json: [UInt8]?, completion: @escaping @Sendable () -> Void) {
-        if let layout = json.flatMap({ CacheLayout(json: $0) }), layout.epoch > placement.map.layout.epoch {
-            adopt(layout)
+        if let layout = json.flatMap({ CacheLayout(json: $0) }), isNews(layout, isAtNodes: true) {
+            adopt(layout, isAtNodes: true)
             return completion()
         }
         let isFirst = state.withLock { state in
@@ -150,8 +158,8 @@ final class CacheCore: Sendable {
             return !state.isRenewing
         }
         guard isFirst else { return }
-        layouts.read { [self] layout in
-            if let layout { adopt(layout) }
+        layouts.exchange { [self] word in
+            if let layout = word?.layout { adopt(layout) }
             let waiting = state.withLock { state in
                 defer { (state.isRenewing, state.waiting) = (false, []) }
                 return state.waiting
@@ -162,10 +170,39 @@ final class CacheCore: Sendable {
 
     /// Stores a layout if it is the next; tells what is in force then, nil if nobody says.
     func publish(_ layout: CacheLayout, completion: @escaping @Sendable (CacheLayout?) -> Void) {
-        layouts.publish(layout) { [self] current in
-            if let current { adopt(current) }
-            completion(current)
+        layouts.exchange(layout) { [self] word in
+            if let current = word?.layout { adopt(current) }
+            completion(word?.layout)
         }
+    }
+
+    /// Says for whoever tends the cache that a member is gone for good.
+    func forget(_ id: String) async throws { try await layouts.exchange(gone: id) }
+
+    /// Looks whether there is a newer layout. - Returns: who was said to be gone for good.
+    func lookAround() async throws -> [String] {
+        let word = try await layouts.exchange()
+        if let layout = word.layout { adopt(layout) }
+        return word.gone
+    }
+
+    // MARK: Writes that are sent to some nodes yet
+
+    /// In a moment.
+    func sendLater(_ write: CacheWrite) {
+        let isFirst = state.withLock { state in
+            state.late.append(write)
+            return state.late.count == 1
+        }
+        if isFirst { eventLoop.scheduleTask(in: .milliseconds(1)) { [self] in sendRest() } }
+    }
+
+    private func sendRest() {
+        let writes = state.withLock { state in
+            defer { state.late = [] }
+            return state.late
+        }
+        CacheLate.send(writes.flatMap { $0.rest() })
     }
 
     // MARK: Hints
@@ -178,9 +215,9 @@ final class CacheCore: Sendable {
         }
         guard let keeper = keepers.first else { return }
         let isFirst = state.withLock { state in
-            let epoch = placement.map.layout.epoch
+            let stamp = placement.map.stamp
             // Places are of a layout; hints of the one before are late, and not needed.
-            if state.hintsEpoch != epoch { (state.hintsEpoch, state.hints) = (epoch, [:]) }
+            if state.hintsStamp != stamp { (state.hintsStamp, state.hints) = (stamp, [:]) }
             for node in nodes { state.hints[[keeper, node], default: []].insert(HintedKey(key: key)) }
             defer { state.isFlushing = true }
             return !state.isFlushing
@@ -193,13 +230,13 @@ final class CacheCore: Sendable {
     private func flushHints() {
         let (hints, placement) = state.withLock { state in
             defer { (state.isFlushing, state.hints) = (false, [:]) }
-            return (state.hintsEpoch == state.placement.map.layout.epoch ? state.hints : [:], state.placement)
+            return (state.hintsStamp == state.placement.map.stamp ? state.hints : [:], state.placement)
         }
         for (pair, keys) in hints {
             let target = placement.map.ids[pair[1]]
             metrics.hints.increment(by: Int64(keys.count))
             placement.nodes[pair[0]]?.call(
-                .hint(target: target, keys: keys.map(\.key)), epoch: placement.map.layout.epoch
+                .hint(target: target, keys: keys.map(\.key)), stamp: placement.map.stamp
             ) { [metrics] result in
                 guard case .success(let answer) = result, case .done(let refused) = answer.result else { return }
                 if refused > 0 { metrics.hintsDropped.increment(by: refused) }
@@ -210,6 +247,7 @@ final class CacheCore: Sendable {
     // MARK: End
 
     func close() async {
+        sendRest()
         let nodes = state.withLock { state in
             state.isClosed = true
             return state.placement.nodes.compactMap { $0 }
@@ -218,53 +256,64 @@ final class CacheCore: Sendable {
     }
 }
 
-/// Where the layout is kept.
+/// Where the layout is kept, and who was said to be gone for good.
 struct CacheLayouts: Sendable {
+    /// What is there.
+    struct Word: Sendable {
+        /// nil: none.
+        var layout: CacheLayout?
+        var gone: [String]
+    }
+
     private static let script = RedisScript(String(decoding: PackageResources.cachelayout_lua, as: UTF8.self))
 
     let courier: Courier
     let key: String
+    let goneKey: String
 
-    func read(_ completion: @escaping @Sendable (CacheLayout?) -> Void) { call(0, [], completion) }
-
-    func publish(_ layout: CacheLayout, _ completion: @escaping @Sendable (CacheLayout?) -> Void) {
-        call(layout.epoch, layout.json, completion)
+    init(courier: Courier, keys: Keyspace, group: String) {
+        self.courier = courier
+        let name = "\(group.utf8.count):\(group)"
+        key = keys.prefix + "cachelayout:" + name
+        goneKey = keys.prefix + "cachegone:" + name
     }
 
-    private func call(_ epoch: Int64, _ json: [UInt8], _ completion: @escaping @Sendable (CacheLayout?) -> Void) {
-        let call = ScriptCall(script: Self.script, keys: 1, arguments: 2) { [key] writer in
-            writer.argument(key)
-            writer.argument(epoch)
-            writer.argument(json)
-        }
-        courier.run(call, confirmation: nil) { result in
-            completion((try? result.get())?.bytes.flatMap { CacheLayout(json: $0) })
+    /// Tells what is there, nil if nobody says. Stores `layout` before, if it is the next.
+    func exchange(_ layout: CacheLayout? = nil, _ completion: @escaping @Sendable (Word?) -> Void) {
+        courier.run(call(layout, gone: ""), confirmation: nil) { result in
+            completion((try? result.get()).flatMap { try? Self.word($0) })
         }
     }
 
-    /// - Returns: the layout that is there; nil: none.
+    /// The same for a task; `gone`: a member of whom it is to be said.
     /// - Throws: `RingfenceError` if Redis does not answer.
-    func read() async throws -> CacheLayout? { try await ask(0, []) }
-
-    /// - Returns: the layout that is there then.
-    func publish(_ layout: CacheLayout) async throws -> CacheLayout? { try await ask(layout.epoch, layout.json) }
-
-    private func ask(_ epoch: Int64, _ json: [UInt8]) async throws -> CacheLayout? {
-        let call = ScriptCall(script: Self.script, keys: 1, arguments: 2) { [key] writer in
-            writer.argument(key)
-            writer.argument(epoch)
-            writer.argument(json)
-        }
+    @discardableResult
+    func exchange(_ layout: CacheLayout? = nil, gone: String = "") async throws -> Word {
         let reply: RedisReply
-        do { reply = try await courier.result(of: call).get() } catch {
+        do { reply = try await courier.result(of: call(layout, gone: gone)).get() } catch {
             throw RingfenceError(error, "asking for the layout of a cache")
         }
-        guard let bytes = reply.bytes else { throw RingfenceError.unexpected(reply) }
-        guard !bytes.isEmpty else { return nil }
+        return try Self.word(reply)
+    }
+
+    private func call(_ layout: CacheLayout?, gone: String) -> ScriptCall {
+        ScriptCall(script: Self.script, keys: 2, arguments: 3) { [key, goneKey] writer in
+            writer.argument(key)
+            writer.argument(goneKey)
+            writer.argument(layout?.epoch ?? 0)
+            writer.argument(layout?.json ?? [])
+            writer.argument(gone)
+        }
+    }
+
+    private static func word(_ reply: RedisReply) throws -> Word {
+        guard let list = reply.array, let bytes = list.first?.bytes else { throw RingfenceError.unexpected(reply) }
+        let gone = list.dropFirst().compactMap(\.text)
+        guard !bytes.isEmpty else { return Word(layout: nil, gone: gone) }
         guard let layout = CacheLayout(json: bytes) else {
             throw RingfenceError(
                 .refused, effect: .none, "the layout of the cache cannot be read: a newer version wrote it, or a hand")
         }
-        return layout
+        return Word(layout: layout, gone: gone)
     }
 }

@@ -3,6 +3,10 @@
 // The way to one node of a cache. A call to a node that is not connected fails at once: the others answer, and to wait for it
 // would only hold memory. Each call says which server process it is meant for, so that a node that restarted between two
 // calls is not taken for the one that acknowledged the first.
+//
+// A write carries a moment of the node's own clock after which it must not be done any more: had this process been stopped for an
+// hour just before it was sent, it would bring back what was removed since, and all have forgotten that. From each answer it is
+// known what the node's clock says at most; an answer of long ago says too little, for clocks drift.
 
 import Hiredis
 import Logging
@@ -17,6 +21,19 @@ final class CacheNode: Sendable {
     private let scripts: CacheScripts
     private let logger: Logger
     private let warnings = Mutex<Set<String>>([])
+    private let clock = Mutex<Clock?>(nil)
+    private let slow = Atomic<Bool>(false)
+
+    private struct Clock {
+        var milliseconds: Int64
+        /// When the answer was asked for that told it.
+        var at: Nanos
+    }
+
+    /// So long it is believed to run as fast as ours.
+    private static let clockLife = 60 * Nanos.second
+    /// By so much it may be stepped in that time, or the two differ, without harm. ms.
+    private static let clockSlack: Int64 = 1_000
 
     init(
         id: String, address: String, options: CacheOptions, scripts: CacheScripts, eventLoop: any EventLoop,
@@ -44,9 +61,35 @@ final class CacheNode: Sendable {
 
     var isConnected: Bool { redis.connection != nil }
 
+    /// It did not answer within the moment in which it should have; until it answers again.
+    var isSlow: Bool {
+        get { slow.load(ordering: .relaxed) }
+        set { slow.store(newValue, ordering: .relaxed) }
+    }
+
+    /// Stores what is newer there, if it comes there before `deadline` or soon after.
+    func put(
+        _ items: [CacheItem], stamp: CacheStamp, deadline: Nanos,
+        completion: @escaping @Sendable (Result<CacheAnswer, CacheFailure>) -> Void
+    ) {
+        let left = deadline - Moment.now
+        guard left > 0 else { return completion(.failure(.notSent)) }
+        guard let clock = clock.withLock({ $0 }), deadline - clock.at < Self.clockLife else {
+            return call(.hello(hintedTargets: []), stamp: stamp, deadline: .nanoseconds(left)) { [self] result in
+                switch result {
+                case .success: put(items, stamp: stamp, deadline: deadline, completion: completion)
+                case .failure(let failure): completion(.failure(failure == .unknown ? .notSent : failure))
+                }
+            }
+        }
+        let notAfter = clock.milliseconds + (deadline - clock.at) / .millisecond + Self.clockSlack
+        call(
+            .put(items, notAfter: notAfter), stamp: stamp, deadline: .nanoseconds(left), completion: completion)
+    }
+
     /// `completion` comes exactly once: at once if the node is not connected, else on the event loop.
     func call(
-        _ call: CacheCall, epoch: Int64, deadline: Duration? = nil,
+        _ call: CacheCall, stamp: CacheStamp, deadline: Duration? = nil,
         completion: @escaping @Sendable (Result<CacheAnswer, CacheFailure>) -> Void
     ) {
         guard let connection = redis.connection else { return completion(.failure(.notSent)) }
@@ -54,7 +97,8 @@ final class CacheNode: Sendable {
             warn("INFO is forbidden here: without it nobody can tell when the node restarted and lost data")
             return completion(.failure(.refused))
         }
-        let script = scripts.call(call, epoch: epoch, run: run)
+        let script = scripts.call(call, stamp: stamp, run: run)
+        let asked = Moment.now
         redis.run(
             script.script, keys: script.keys, arguments: script.arguments, deadline: deadline, script.encode
         ) { [self] result in
@@ -64,6 +108,8 @@ final class CacheNode: Sendable {
                     warn("an answer cannot be read")
                     return completion(.failure(.unknown))
                 }
+                clock.withLock { $0 = Clock(milliseconds: answer.now, at: asked) }
+                isSlow = false
                 completion(.success(answer))
             case .failure(let error):
                 if error.code == .server { warn(error.message) }
@@ -73,9 +119,9 @@ final class CacheNode: Sendable {
     }
 
     /// The same for a task.
-    func answer(to call: CacheCall, epoch: Int64) async -> Result<CacheAnswer, CacheFailure> {
+    func answer(to call: CacheCall, stamp: CacheStamp) async -> Result<CacheAnswer, CacheFailure> {
         await withCheckedContinuation { continuation in
-            self.call(call, epoch: epoch) { continuation.resume(returning: $0) }
+            self.call(call, stamp: stamp) { continuation.resume(returning: $0) }
         }
     }
 

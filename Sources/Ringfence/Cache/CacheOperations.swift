@@ -2,6 +2,9 @@
 //
 // One write and one read, performed: the machines decide, here their messages are sent, and their caller is told.
 //
+// A write's first messages are sent by its caller; those to the rest of its nodes wait for a moment, and go with those of other
+// writes to the same node in one message (CacheLate).
+//
 // A call is over when its machine says so (each message has a deadline, and one that passes is an answer too); the object lives on until every node has been heard of, because what
 // the last one says shows who lacks something. Time counts from before the first message. An answer that comes when the time is
 // over must not make the call a success, even where nobody looked at the clock in between: what keeps quorums right
@@ -46,6 +49,53 @@ private enum NodeWord {
     }
 }
 
+/// What is sent to a node a moment after the write began.
+struct CacheLate: Sendable {
+    /// How many of them go in one message, and how many bytes of values with another.
+    private static let most = 64
+    private static let mostBytes = 256 << 10
+
+    let node: CacheNode
+    let stamp: CacheStamp
+    let item: CacheItem
+    let deadline: Nanos
+    let heard: @Sendable (Result<CacheAnswer, CacheFailure>) -> Void
+
+    /// One message for each node.
+    static func send(_ all: [CacheLate]) {
+        var open: [ObjectIdentifier: [CacheLate]] = [:]
+        var bytes: [ObjectIdentifier: Int] = [:]
+        for one in all {
+            let id = ObjectIdentifier(one.node)
+            let size = one.item.entry.payload?.count ?? 0
+            if let batch = open[id],
+                batch.count == most || bytes[id]! + size > mostBytes || batch[0].stamp != one.stamp
+            {
+                send(together: batch)
+                (open[id], bytes[id]) = (nil, nil)
+            }
+            open[id, default: []].append(one)
+            bytes[id, default: 0] += size
+        }
+        for batch in open.values { send(together: batch) }
+    }
+
+    private static func send(together batch: [CacheLate]) {
+        // The first of them is the oldest, by a millisecond at most.
+        batch[0].node.put(batch.map(\.item), stamp: batch[0].stamp, deadline: batch[0].deadline) { result in
+            for (index, one) in batch.enumerated() {
+                one.heard(
+                    result.map { answer in
+                        guard case .put(let results) = answer.result else { return answer }
+                        var answer = answer
+                        answer.result = .put([results[index]])
+                        return answer
+                    })
+            }
+        }
+    }
+}
+
 final class CacheWrite: Sendable {
     private struct State {
         var caller: Caller<Void>
@@ -75,8 +125,15 @@ final class CacheWrite: Sendable {
         state = Mutex(
             State(
                 caller: caller, entry: entry,
-                machine: CacheWriteMachine(placement.map, key: key, writes: writes, sloppy: isSloppy),
-                placement: placement))
+                machine: Self.machine(placement, key, writes: writes, isSloppy: isSloppy), placement: placement))
+    }
+
+    private static func machine(
+        _ placement: CachePlacement, _ key: String, writes: Int, isSloppy: Bool
+    ) -> CacheWriteMachine {
+        CacheWriteMachine(placement.map, key: key, writes: writes, sloppy: isSloppy) { node in
+            placement.nodes[node].map { $0.isSlow || !$0.isConnected } ?? true
+        }
     }
 
     /// Writes, with a version of its own.
@@ -94,23 +151,41 @@ final class CacheWrite: Sendable {
     }
 
     private func start() {
-        send(to: state.withLock { $0.machine.nodes })
+        let (first, hasMore) = state.withLock { ($0.machine.first, $0.machine.first.count < $0.machine.nodes.count) }
+        send(to: first)
+        if hasMore { core.sendLater(self) }
     }
 
     private func send(to nodes: [Int]) {
         let (placement, entry, attempt, deadline) = state.withLock {
             ($0.placement, $0.entry, $0.attempt, $0.caller.deadline)
         }
-        let left = deadline - Moment.now
-        let call = CacheCall.put([CacheItem(key, entry)], notAfter: nil)
         for node in nodes {
-            guard left > 0, let target = placement.nodes[node] else {
+            guard let target = placement.nodes[node] else {
                 heard(node, .failure(.notSent), attempt)
                 continue
             }
-            target.call(call, epoch: placement.map.layout.epoch, deadline: .nanoseconds(left)) { [self] result in
-                heard(node, result, attempt)
+            target.put([CacheItem(key, entry)], stamp: placement.map.stamp, deadline: deadline) {
+                [self] result in heard(node, result, attempt)
             }
+        }
+    }
+
+    /// For whom it was not sent to at once. Who of the first has not answered yet is not waited for by the next ones.
+    func rest() -> [CacheLate] {
+        let (nodes, awaited, placement, entry, attempt, deadline) = state.withLock {
+            let awaited = $0.machine.awaited
+            return ($0.machine.rest(), awaited, $0.placement, $0.entry, $0.attempt, $0.caller.deadline)
+        }
+        for node in awaited { placement.nodes[node]?.isSlow = true }
+        return nodes.compactMap { node in
+            guard let target = placement.nodes[node] else {
+                heard(node, .failure(.notSent), attempt)
+                return nil
+            }
+            return CacheLate(
+                node: target, stamp: placement.map.stamp, item: CacheItem(key, entry), deadline: deadline
+            ) { [self] result in heard(node, result, attempt) }
         }
     }
 
@@ -141,7 +216,7 @@ final class CacheWrite: Sendable {
         case .done:
             if let continuation { continuation.resume(returning: .success(())) } else { fail() }
         case .failed: fail()
-        case .handOver(let nodes): send(to: nodes)
+        case .send(let nodes): send(to: nodes)
         case .again(let above):
             core.metrics.again.increment()
             again { core, state in state.entry.version = core.nextVersion(above: above) }
@@ -153,16 +228,18 @@ final class CacheWrite: Sendable {
     }
 
     private func again(_ change: (CacheCore, inout State) -> Void) {
-        let nodes = state.withLock { state -> [Int]? in
-            guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return nil }
+        let isGoingOn = state.withLock { state in
+            // What was sent and not answered may come there yet.
+            if !state.machine.awaited.isEmpty { state.mayBeApplied = true }
+            guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return false }
             change(core, &state)
             state.attempt += 1
             state.words = [:]
             state.placement = core.placement
-            state.machine = CacheWriteMachine(state.placement.map, key: key, writes: writes, sloppy: isSloppy)
-            return state.machine.nodes
+            state.machine = Self.machine(state.placement, key, writes: writes, isSloppy: isSloppy)
+            return true
         }
-        if let nodes { send(to: nodes) } else { fail() }
+        if isGoingOn { start() } else { fail() }
     }
 
     private func fail() {
@@ -232,7 +309,7 @@ final class CacheRead: Sendable {
                 heard(node, .failure(.notSent), attempt)
                 continue
             }
-            target.call(.get([key]), epoch: placement.map.layout.epoch, deadline: .nanoseconds(left)) {
+            target.call(.get([key]), stamp: placement.map.stamp, deadline: .nanoseconds(left)) {
                 [self] result in heard(node, result, attempt)
             }
         }
@@ -283,7 +360,7 @@ final class CacheRead: Sendable {
             core.metrics.repairs.increment()
             state.placement.nodes[repair.node]?.call(
                 .put([CacheItem(key, repair.entry)], notAfter: repair.notAfter),
-                epoch: state.placement.map.layout.epoch
+                stamp: state.placement.map.stamp
             ) { _ in }
         }
     }

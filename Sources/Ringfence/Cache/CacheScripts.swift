@@ -51,7 +51,7 @@ struct CacheScripts: Sendable {
 
     // MARK: Calls
 
-    func call(_ call: CacheCall, epoch: Int64, run: String) -> ScriptCall {
+    func call(_ call: CacheCall, stamp: CacheStamp, run: String) -> ScriptCall {
         func make(
             _ verb: String, _ keys: [[UInt8]], _ arguments: Int,
             _ encode: @escaping @Sendable (inout CommandWriter) -> Void
@@ -60,7 +60,7 @@ struct CacheScripts: Sendable {
                 writer.argument(node)
                 for key in keys { writer.argument(key) }
                 writer.argument(verb)
-                writer.argument(epoch)
+                writer.argument(stamp.text)
                 writer.argument(run)
                 encode(&writer)
             }
@@ -105,7 +105,11 @@ struct CacheScripts: Sendable {
                 writer.argument(freshness)
                 writer.argument(isFull ? "1" : "0")
             }
-        case .raise(let layout): return make("raise", [], 1) { $0.argument(layout) }
+        case .raise(let layout, let began):
+            return make("raise", [], 2) { writer in
+                writer.argument(layout)
+                writer.argument(began)
+            }
         case .hint(let target, let names):
             return make("hint", [hintKey(target)], 1 + names.count) { writer in
                 writer.argument(hintLimit)
@@ -137,19 +141,17 @@ struct CacheScripts: Sendable {
 
     /// What a node answered to `call`; nil if it cannot be that.
     func answer(to call: CacheCall, _ reply: RedisReply) -> CacheAnswer? {
-        guard let parts = reply.array, parts.count == 6, let status = parts[0].text, let now = parts[1].int,
-            let epoch = parts[2].int, let whole = parts[3].int, let behind = parts[4].int
+        guard let parts = reply.array, parts.count == 5, let status = parts[0].text, let now = parts[1].int,
+            let whole = parts[2].int, let behind = parts[3].int
         else { return nil }
         let result: CacheAnswer.Result?
         switch status {
-        case "ok": result = self.result(of: call, parts[5])
+        case "ok": result = self.result(of: call, parts[4])
         case "late": result = .late
-        case "outdated": result = parts[5].bytes.map { .outdated(layout: $0.isEmpty ? nil : $0) }
+        case "outdated": result = parts[4].bytes.map { .outdated(layout: $0.isEmpty ? nil : $0) }
         default: result = nil
         }
-        return result.map {
-            CacheAnswer(now: now, epoch: epoch, wholeEpoch: whole, isBehind: behind == 1, result: $0)
-        }
+        return result.map { CacheAnswer(now: now, wholeEpoch: whole, isBehind: behind == 1, result: $0) }
     }
 
     private func result(of call: CacheCall, _ reply: RedisReply) -> CacheAnswer.Result? {
@@ -209,8 +211,7 @@ struct CacheScripts: Sendable {
             guard list.count == 2, let wipe = list[0].int, let blank = list[1].int else { return nil }
             return .begun(mustWipe: wipe == 1, isBlank: blank == 1)
         case .end: return list.first?.int.map { .ended($0 == 1) }
-        case .raise: return .done(0)
-        case .hint, .unhint, .behind, .drop: return list.first?.int.map { .done($0) }
+        case .raise, .hint, .unhint, .behind, .drop: return list.first?.int.map { .done($0) }
         case .hinted:
             guard list.count.isMultiple(of: 2) else { return nil }
             var hints: [CacheHint] = []

@@ -31,7 +31,8 @@ final class CacheSteward: Sendable {
         state = Mutex(
             State(
                 machine: StewardMachine(
-                    core.placement.map, settings: settings, nonce: nonce, isNew: isNew, now: Moment.now)))
+                    core.placement.map, settings: settings, nonce: nonce, change: .random(in: 1 ... .max),
+                    isNew: isNew, now: Moment.now)))
         let target = Target()
         alarm = Alarm(eventLoop: core.eventLoop) { now in target.steward.withLock { $0.steward }?.tick(now: now) }
         target.steward.withLock { $0.steward = self }
@@ -45,6 +46,9 @@ final class CacheSteward: Sendable {
     deinit { alarm.stop() }
 
     var progress: SweepMachine.Progress? { state.withLock { $0.machine.progress } }
+
+    /// Somebody else seems to tend the cache, too.
+    var isContested: Bool { state.withLock { $0.machine.isContested } }
 
     func start() { setAlarm() }
 
@@ -86,10 +90,17 @@ final class CacheSteward: Sendable {
     }
 
     private func perform(_ body: (inout StewardMachine) -> [StewardMachine.Action]) {
-        let actions = state.withLock { $0.isOver ? [] : body(&$0.machine) }
+        let (actions, adopted) = state.withLock { state -> ([StewardMachine.Action], CacheLayout?) in
+            guard !state.isOver else { return ([], nil) }
+            let before = state.machine.map.stamp
+            let actions = body(&state.machine)
+            let map = state.machine.map
+            return (actions, map.stamp == before ? nil : map.layout)
+        }
+        if let adopted { core.adopt(adopted, isAtNodes: true) }
         for action in actions {
             switch action {
-            case .call(let id, let node, let epoch, let call): send(id, node, epoch, call)
+            case .call(let id, let node, let stamp, let call): send(id, node, stamp, call)
             case .publish(let layout):
                 core.publish(layout) { [weak self] current in
                     self?.perform { $0.published(current, now: Moment.now) }
@@ -100,7 +111,7 @@ final class CacheSteward: Sendable {
         setAlarm()
     }
 
-    private func send(_ id: Int, _ name: String, _ epoch: Int64, _ call: CacheCall) {
+    private func send(_ id: Int, _ name: String, _ stamp: CacheStamp, _ call: CacheCall) {
         let placement = core.placement
         let place = placement.map.ids.firstIndex { $0.hasSameBytes(as: name) }
         guard let node = place.flatMap({ placement.nodes[$0] }) else {
@@ -108,7 +119,7 @@ final class CacheSteward: Sendable {
         }
         // Never from within the call that asked.
         let loop = core.eventLoop
-        node.call(call, epoch: epoch) { result in loop.execute { [weak self] in self?.took(id, result) } }
+        node.call(call, stamp: stamp) { result in loop.execute { [weak self] in self?.took(id, result) } }
     }
 
     private func took(_ id: Int, _ result: Result<CacheAnswer, CacheFailure>) {
@@ -120,8 +131,10 @@ final class CacheSteward: Sendable {
 
     private func tell(_ happening: StewardMachine.Happening) {
         let (type, reason, members, count): (String, String, [String], Int64?)
+        var share: Double?
         switch happening {
-        case .moving(let joining, let leaving):
+        case .moving(let joining, let leaving, let part):
+            share = part
             (type, reason, members, count) = (
                 "cache.moving", leaving.isEmpty ? "join" : "leave", joining + leaving, nil
             )
@@ -146,6 +159,7 @@ final class CacheSteward: Sendable {
         }
         detail += "]".utf8
         if let count { detail += #","copied":\#(count)"#.utf8 }
+        if let share { detail += #","share":\#((share * 10_000).rounded() / 10_000)"#.utf8 }
         detail += "}".utf8
         core.logger.info("\(type): \(members.joined(separator: " "))")
         let scripts = core.client.groupScripts

@@ -21,7 +21,7 @@ import RingfenceCore
 /// ```
 ///
 /// Each key has N copies on the nodes of its preference list on the ring, in different zones as far as there are some. A write
-/// waits for W of them and a read for R.
+/// waits for W of them, a read for R; the rest get a write a millisecond later.
 ///
 /// What you get with R + W > N, the default, and no sloppy writes: a read sees the latest write that had been acknowledged when
 /// it began, also while nodes die, freeze, restart empty, come, and go, as long as no more of them lose data at one time than
@@ -130,7 +130,7 @@ public final class ReplicatedCache: Sendable {
         await withTaskGroup(of: (Int, CacheAnswer?).self) { tasks in
             for (place, node) in placement.nodes.enumerated() {
                 tasks.addTask {
-                    (place, try? await node?.answer(to: .hello(hintedTargets: ids), epoch: layout.epoch).get())
+                    (place, try? await node?.answer(to: .hello(hintedTargets: ids), stamp: layout.stamp).get())
                 }
             }
             for await (place, answer) in tasks { found[place] = answer }
@@ -162,7 +162,7 @@ public final class ReplicatedCache: Sendable {
     /// A node is gone for good: its copies are made anew on the others now, not only after ``CacheOptions/replaceAfter``.
     /// Whoever can, sets the node's weight to 0 instead and waits: then its data moves away while it is still there.
     ///
-    /// Done by the process that tends the cache; in any other one it waits until that one hears of it.
+    /// The process that tends the cache hears of it within seconds, whichever it is.
     /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid` if it is no node of the cache, or is a member of the
     ///   group and so would come again at once; `coordinator.unavailable`.
     public func forget(_ node: String) async throws {

@@ -20,10 +20,9 @@ extension RingfenceClient {
     public func cache(_ name: String, options: CacheOptions = CacheOptions()) async throws -> ReplicatedCache {
         do { try options.check() } catch { throw RingfenceError(error) }
         let group = try await group(name)
-        let layouts = CacheLayouts(
-            courier: courier, key: keys.prefix + "cachelayout:\(name.utf8.count):\(name)")
+        let layouts = CacheLayouts(courier: courier, keys: keys, group: name)
         var isNew = false
-        var layout = try await layouts.read()
+        var layout = try await layouts.exchange().layout
         if layout == nil {
             try await group.refresh()
             (layout, isNew) = try await first(group, options, layouts)
@@ -68,7 +67,7 @@ extension RingfenceClient {
             unit: policy.unit,
             members: members.map {
                 CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address)
-            })
+            }, change: .random(in: 1 ... .max))
         let map: CacheMap
         do { map = try CacheMap(fresh) } catch { throw RingfenceError(error) }
         let core = CacheCore(
@@ -79,7 +78,7 @@ extension RingfenceClient {
             guard let node else { continue }
             let end = Moment.now + .second
             while !node.isConnected, Moment.now < end { try await Task.sleep(for: .milliseconds(5)) }
-            guard case .success(let answer) = await node.answer(to: .hello(hintedTargets: []), epoch: 0) else {
+            guard case .success(let answer) = await node.answer(to: .hello(hintedTargets: []), stamp: .none) else {
                 continue
             }
             answered += 1
@@ -88,73 +87,14 @@ extension RingfenceClient {
             }
         }
         await core.close()
-        if let newest = known.max(by: { $0.epoch < $1.epoch }) { return (try await layouts.publish(newest), false) }
+        if let newest = known.max(by: { $0.epoch < $1.epoch }) { return (try await layouts.exchange(newest).layout, false) }
         // Who knows a layout may be among those that do not answer.
         guard answered >= members.count - fresh.tolerance else {
             throw RingfenceError(
                 .cacheNodes, effect: .none, isRetriable: true,
                 "a cache is made when its nodes answer: \(answered) of \(members.count) do")
         }
-        let stored = try await layouts.publish(fresh)
+        let stored = try await layouts.exchange(fresh).layout
         return (stored, stored == fresh)
-    }
-}
-
-/// Stands in line to tend a cache, and follows where its nodes are.
-final class CacheWorker: Sendable {
-    private struct State {
-        var steward: CacheSteward?
-        var forgotten: Set<String> = []
-    }
-
-    private let core: CacheCore
-    private let state = Mutex(State())
-    private let isNew: Bool
-
-    init(_ core: CacheCore, isNew: Bool) {
-        self.core = core
-        self.isNew = isNew
-    }
-
-    var progress: CacheStatus.Progress? {
-        state.withLock { $0.steward }?.progress.map {
-            .init(sourcesDone: $0.sourcesDone, sources: $0.sources, seen: $0.seen, copied: $0.copied)
-        }
-    }
-
-    func forget(_ id: String) async throws {
-        let steward = state.withLock { state in
-            state.forgotten.insert(id)
-            return state.steward
-        }
-        steward?.forget(id)
-    }
-
-    func run() async {
-        var isNew = isNew
-        let lock = "cache/\(core.name)"
-        while !Task.isCancelled, !core.group.hub.isShutDown {
-            core.follow()
-            if let lease = try? await core.client.tryAcquire(
-                lock, ttl: .seconds(5), options: .init(maximumHold: .seconds(30 * 86_400)))
-            {
-                let steward = CacheSteward(core, nonce: core.client.nonces.session(), isNew: isNew)
-                isNew = false
-                let forgotten = state.withLock { state in
-                    state.steward = steward
-                    return state.forgotten
-                }
-                for id in forgotten { steward.forget(id) }
-                steward.start()
-                while !Task.isCancelled, (try? lease.check()) != nil {
-                    try? await Task.sleep(for: .milliseconds(200))
-                }
-                steward.stop()
-                state.withLock { $0.steward = nil }
-                try? await lease.release()
-            } else {
-                try? await Task.sleep(for: .milliseconds(Int.random(in: 500...1500)))
-            }
-        }
     }
 }

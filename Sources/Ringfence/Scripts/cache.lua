@@ -3,7 +3,7 @@
 -- newest, says what it lost, and refuses to hear who knows an old layout.
 --
 -- KEYS   1 node, a hash; then by verb
--- ARGV   1 verb, 2 epoch of the layout that the caller knows, 3 the server's run id as the caller's connection knows it, then by verb
+-- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the caller's connection knows it, then by verb
 --   hello   KEYS 2… hints kept for each target
 --   put     KEYS 2… ; 4 not after (ms of this server's clock; 0: whenever), and for each key: version, 'v' or 'x', ttl, life, payload
 --   get     KEYS 2…
@@ -12,13 +12,13 @@
 --   begin   4 nonce, 5 freshness in ms
 --   wipe    4 cursor, 5 pattern, 6 about how many, 7 nonce
 --   end     4 nonce, 5 freshness in ms, 6 '1' if all its data was gone through, '0': it was whole, and got what a new layout brings
---   raise   4 layout
+--   raise   4 layout, 5 epoch that its change began with
 --   hint    KEYS 2 hints; 4 how many may be kept, 5… keys
 --   hinted  KEYS 2 hints; 4 how many, 5 freshness in ms
 --   unhint  KEYS 2 hints; 4… key, at, key, at, …
 --   behind  4 '1' or '0'
 --   drop    KEYS 2… ; 4… their versions
--- RESULT { status, now, epoch, whole epoch, 1 if behind, result }
+-- RESULT { status, now, whole epoch, 1 if behind, result }
 --   status  'ok'; 'outdated' (result: the layout, if it is here): nothing was done; 'late': it is past `not after`
 --   hello   { layout or '', ms left of being whole, hints, hints, … }
 --   put     for each key '' or the version that is newer
@@ -39,38 +39,32 @@
 -- told to, copy from the others, `end`. Whatever is lost between the two takes the nonce with it. A node that was not wiped must
 -- end before the others forget what was removed just after it was completed last: they remember for a third longer than it is whole.
 --
--- Versions are compared in four parts, as numbers: Lua compares strings by the server's locale.
-local verb, epoch, run = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local HEAD = 59
+-- Layouts. `raise` tells the node of one, and whoever knows an older one is not heard from then on; nor whoever knows another of
+-- the same epoch, for of two that follow the same one only one can be told to nearly all nodes then.
+--
+-- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
+local verb, stamp, run = ARGV[1], ARGV[2], ARGV[3]
+local HEAD, NEVER = 59, '0000000000000'
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local node = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
-local known = tonumber(node[1] or 0)
+local node = redis.call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
 local is_whole = node[2] == run and node[4] and now >= tonumber(node[4]) and now < tonumber(node[5])
 local whole = is_whole and tonumber(node[3]) or -1
 local behind = node[6] and 1 or 0
 
 local function int(n) return string.format('%.0f', n) end
-local function answer(status, result) return { status, now, known, whole, behind, result } end
+local function answer(status, result) return { status, now, whole, behind, result } end
+local function epoch_of(one) return tonumber(string.match(one, '^%d+')) end
 
 if verb == 'hello' then
     local result = { redis.call('HGET', KEYS[1], 'layout') or '', is_whole and node[5] - now or 0 }
     for i = 2, #KEYS do result[i + 1] = redis.call('ZCARD', KEYS[i]) end
     return answer('ok', result)
 end
-if epoch < known then return answer('outdated', redis.call('HGET', KEYS[1], 'layout') or '') end
-if epoch > known then
-    redis.call('HSET', KEYS[1], 'epoch', int(epoch))
-    known = epoch
-end
-
-local function is_newer(one, other)
-    for i = 1, 25, 8 do
-        local a, b = tonumber(string.sub(one, i, i + 7), 16), tonumber(string.sub(other, i, i + 7), 16)
-        if a ~= b then return a > b end
-    end
-    return false
+local known = node[1] or '0-0'
+if stamp ~= known and epoch_of(stamp) <= epoch_of(known) then
+    return answer('outdated', redis.call('HGET', KEYS[1], 'layout') or '')
 end
 
 local result = {}
@@ -79,21 +73,27 @@ if verb == 'put' then
     if until_ > 0 and now > until_ then return answer('late', result) end
     for i = 2, #KEYS do
         local at = 5 * i - 5
-        local version, kind, ttl, life = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+        local version, ttl, life = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
         local old = redis.call('GETRANGE', KEYS[i], 0, 31)
-        if #old == 32 and old ~= version and is_newer(old, version) then
-            result[i - 1] = old
-        else
-            if old ~= version then
-                local value = version .. kind .. string.format('%013.0f', ttl >= 0 and now + ttl or 0)
-                    .. string.format('%013.0f', life >= 0 and now + life or 0) .. ARGV[at + 4]
-                if life < 0 then
-                    redis.call('SET', KEYS[i], value)
-                elseif life > 0 then
-                    redis.call('SET', KEYS[i], value, 'PX', int(life))
+        local is_there, is_newer = old == version, false
+        if #old == 32 and not is_there then
+            for digit = 1, 32, 13 do
+                local a, b = tonumber(string.sub(old, digit, digit + 12), 16), tonumber(string.sub(version, digit, digit + 12), 16)
+                if a ~= b then
+                    is_newer = a > b
+                    break
                 end
             end
-            result[i - 1] = ''
+        end
+        result[i - 1] = is_newer and old or ''
+        if not is_newer and not is_there and life ~= 0 then
+            local value = version .. ARGV[at + 1] .. (ttl < 0 and NEVER or string.format('%013.0f', now + ttl))
+                .. (life < 0 and NEVER or string.format('%013.0f', now + life)) .. ARGV[at + 4]
+            if life < 0 then
+                redis.call('SET', KEYS[i], value)
+            else
+                redis.call('SET', KEYS[i], value, 'PX', int(life))
+            end
         end
     end
 elseif verb == 'get' then
@@ -128,7 +128,7 @@ elseif verb == 'wipe' then
         result[1] = ''
     end
 elseif verb == 'begin' then
-    redis.call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch), 'began', int(now))
+    redis.call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch_of(stamp)), 'began', int(now))
     local swept = tonumber(node[4] or '')
     result = { (not swept or now < swept or now - swept >= tonumber(ARGV[5])) and 1 or 0, swept and 0 or 1 }
     if result[1] == 1 then
@@ -154,7 +154,15 @@ elseif verb == 'end' then
         end
     end
 elseif verb == 'raise' then
-    redis.call('HSET', KEYS[1], 'layout', ARGV[4])
+    -- It was told of another change that came to nothing, and what it was completed for may have been that.
+    local began = tonumber(ARGV[5])
+    local is_other = string.match(stamp, '-.*') ~= string.match(known, '-.*')
+    if node[3] and is_other and epoch_of(known) >= began and tonumber(node[3]) >= began then
+        redis.call('HSET', KEYS[1], 'wholeEpoch', int(began - 1))
+        whole = is_whole and began - 1 or -1
+    end
+    redis.call('HSET', KEYS[1], 'stamp', stamp, 'layout', ARGV[4])
+    result[1] = 0
 elseif verb == 'hint' then
     local room, refused = tonumber(ARGV[4]) - redis.call('ZCARD', KEYS[2]), 0
     for i = 5, #ARGV do

@@ -1,15 +1,23 @@
 -- SPDX-License-Identifier: Apache-2.0
--- cachelayout.lua: the layout of a cache, kept where its group is. Of two that would be the next, the first one is.
+-- cachelayout.lua: the layout of a cache, kept where its group is. Of two that would be the next, the first one is. And who is said
+-- to be gone for good: for a minute, in which whoever tends the cache hears of it.
 --
--- KEYS   1 layout
--- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only
--- RESULT the layout that is there now, or ''
+-- KEYS   1 layout, 2 gone: a sorted set by when it was said
+-- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or ''
+-- RESULT { the layout that is there now, or '', those that are gone … }
 --
 -- Nodes remember the layout too, so one that this Redis lost, or an older copy of it, is put back by whoever knows it.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stored = redis.call('GET', KEYS[1]) or ''
 local known = tonumber(string.match(stored, '^{"epoch":(%d+)') or 0)
 if ARGV[2] ~= '' and tonumber(ARGV[1]) > known then
     redis.call('SET', KEYS[1], ARGV[2])
-    return ARGV[2]
+    stored = ARGV[2]
 end
-return stored
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now - 60000))
+if ARGV[3] ~= '' then
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[3])
+    redis.call('PEXPIRE', KEYS[2], 60000)
+end
+return { stored, unpack(redis.call('ZRANGE', KEYS[2], 0, 99)) }

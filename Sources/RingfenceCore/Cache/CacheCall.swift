@@ -35,7 +35,7 @@ package struct CacheItem: Sendable, Hashable {
 }
 
 package enum CacheCall: Sendable, Equatable {
-    /// Tells how things stand. The only call that no epoch is too old for. With how many hints it keeps for each of these.
+    /// Tells how things stand. The only call that no layout is too old for. With how many hints it keeps for each of these.
     case hello(hintedTargets: [String])
     /// Stores what is newer than what is there. `notAfter`: a moment of the node's own clock from which on it must not; the
     /// guard against a copy that was read long ago by a process that was paused since.
@@ -53,8 +53,9 @@ package enum CacheCall: Sendable, Equatable {
     case wipe(nonce: String, cursor: String)
     /// It is complete, if the nonce is still there. Not `isFull`: it was complete, and is now so for this layout too.
     case end(nonce: String, isFull: Bool)
-    /// From here on nobody is heard who knows an older layout only.
-    case raise(layout: [UInt8])
+    /// From here on nobody is heard who knows an older layout only, or another of the same epoch. `began`: the epoch that its
+    /// change began with.
+    case raise(layout: [UInt8], began: Int64)
     /// Remembers that `target` lacks these keys.
     case hint(target: String, keys: [String])
     /// The oldest of those.
@@ -91,7 +92,7 @@ package struct CacheHead: Sendable, Hashable {
 /// A node's answer: how it stands, and what was asked for.
 package struct CacheAnswer: Sendable, Equatable {
     package enum Result: Sendable, Equatable {
-        /// The caller's layout is too old; here is one that is not, if the node has it. Nothing was done.
+        /// The caller's layout is too old, or another of the same epoch is in force; here is one that is not, if the node has it. Nothing was done.
         case outdated(layout: [UInt8]?)
         /// It is past `notAfter`. Nothing was done.
         case late
@@ -112,16 +113,13 @@ package struct CacheAnswer: Sendable, Equatable {
 
     /// ms of the node's clock.
     package var now: Int64
-    /// The highest epoch it was ever told.
-    package var epoch: Int64
     /// Its data is complete for layouts up to this epoch; -1: it lost something, or may have, or is new.
     package var wholeEpoch: Int64
     package var isBehind: Bool
     package var result: Result
 
-    package init(now: Int64, epoch: Int64, wholeEpoch: Int64, isBehind: Bool, result: Result) {
+    package init(now: Int64, wholeEpoch: Int64, isBehind: Bool, result: Result) {
         self.now = now
-        self.epoch = epoch
         self.wholeEpoch = wholeEpoch
         self.isBehind = isBehind
         self.result = result

@@ -15,6 +15,12 @@
 // A step must not begin while somebody may still act by the step before the last. Nodes see to it: each remembers the highest
 // epoch it was told, and answers nobody who knows less. So after nearly all nodes were told ("nearly": so few are missing that
 // no quorum can be made of them) the step before is history, whoever sleeps with it in memory.
+//
+// The coordinator keeps the layout, and a coordinator may lose its last second. Then somebody may begin another change under an
+// epoch that was used already. So each change has a name of its own, thrown by dice, and a node that was told of one does not
+// hear of another of the same epoch: only one of them can be told to nearly all nodes, and only that one goes on. (They do no
+// harm to each other before: both read the old copies, and write those and some more.) If none can be any more, what was before
+// is put in force again, under the next epoch.
 
 /// A member of a layout.
 package struct CacheMember: Sendable, Hashable {
@@ -32,10 +38,30 @@ package struct CacheMember: Sendable, Hashable {
     }
 }
 
+/// Which layout: its epoch, and the change that it is a step of.
+package struct CacheStamp: Sendable, Hashable {
+    package let epoch: Int64
+    package let change: UInt64
+    /// As nodes compare it.
+    package let text: String
+
+    package init(epoch: Int64, change: UInt64) {
+        self.epoch = epoch
+        self.change = change
+        text = "\(epoch)-\(change)"
+    }
+
+    /// Older than all.
+    package static let none = CacheStamp(epoch: 0, change: 0)
+}
+
 package struct CacheLayout: Sendable, Equatable {
     package enum Step: String, Sendable { case settled, copying, switching }
 
     package var epoch: Int64
+    /// A name by dice for the change that this is a step of, and the epoch that it began with.
+    package var change: UInt64
+    package var began: Int64
     package var step: Step
     /// How many copies of a key there are: N.
     package var copies: Int
@@ -53,8 +79,10 @@ package struct CacheLayout: Sendable, Equatable {
     package var targetSince: Int64
 
     /// The first layout.
-    package init(copies: Int, writes: Int, reads: Int, seed: UInt64, unit: Int, members: [CacheMember]) {
-        epoch = 1
+    package init(
+        copies: Int, writes: Int, reads: Int, seed: UInt64, unit: Int, members: [CacheMember], change: UInt64
+    ) {
+        (epoch, began, self.change) = (1, 1, change)
         step = .settled
         self.copies = copies
         self.writes = writes
@@ -67,14 +95,33 @@ package struct CacheLayout: Sendable, Equatable {
         targetSince = 0
     }
 
-    /// The next step towards `wanted`; from `settled` on.
-    package func moving(to wanted: [CacheMember]) -> CacheLayout {
-        precondition(step == .settled)
+    package var stamp: CacheStamp { CacheStamp(epoch: epoch, change: change) }
+
+    private func next(_ change: UInt64) -> CacheLayout {
         var next = self
         next.epoch += 1
+        (next.began, next.change) = (next.epoch, change)
+        return next
+    }
+
+    /// The next step towards `wanted`; from `settled` on.
+    package func moving(to wanted: [CacheMember], change: UInt64) -> CacheLayout {
+        precondition(step == .settled)
+        var next = next(change)
         next.step = .copying
         next.target = wanted.sorted { $0.id.isBefore($1.id) }
         next.targetSince = next.epoch
+        return next
+    }
+
+    /// What was before the change that begins with this, where it comes to nothing. (The first layout of a cache has nothing
+    /// before it, and nobody was complete for it: all are completed for this one.)
+    package func withdrawn(change: UInt64) -> CacheLayout {
+        precondition(step != .switching)
+        var next = next(change)
+        if step == .settled, membersSince == epoch { next.membersSince = next.epoch }
+        next.step = .settled
+        (next.target, next.targetSince) = ([], 0)
         return next
     }
 
@@ -93,8 +140,9 @@ package struct CacheLayout: Sendable, Equatable {
         return next
     }
 
-    /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them.
-    package var tolerance: Int { max(0, min(writes, reads) - 1) }
+    /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them, and they are
+    /// the smaller part, so nearly all were never told of two different ones.
+    package var tolerance: Int { max(0, min(min(writes, reads) - 1, (members.count - 1) / 2)) }
     /// So many nodes may be away or have lost data: of the rest each key has one that has its last write.
     package var uncovered: Int { max(0, writes - 1) }
 
@@ -108,7 +156,7 @@ package struct CacheLayout: Sendable, Equatable {
 
     package var json: [UInt8] {
         var json: [UInt8] = []
-        json += #"{"epoch":\#(epoch),"step":"\#(step.rawValue)""#.utf8
+        json += #"{"epoch":\#(epoch),"change":"\#(change)","began":\#(began),"step":"\#(step.rawValue)""#.utf8
         json += #","copies":\#(copies),"writes":\#(writes),"reads":\#(reads)"#.utf8
         json += #","seed":"\#(seed)","unit":\#(unit)"#.utf8
         json += #","membersSince":\#(membersSince),"targetSince":\#(targetSince)"#.utf8
@@ -133,6 +181,8 @@ package struct CacheLayout: Sendable, Equatable {
     package init?(json: [UInt8]) {
         guard let object = try? JSONObject(json, allowed: nil, depth: 1),
             case .integer(let epoch)? = object["epoch"], epoch > 0,
+            case .string(let changeText)? = object["change"], let change = UInt64(changeText),
+            case .integer(let began)? = object["began"], began > 0, began <= epoch,
             case .string(let word)? = object["step"], let step = Step(rawValue: word),
             case .integer(let copies)? = object["copies"], copies > 0,
             case .integer(let writes)? = object["writes"], writes > 0,
@@ -144,8 +194,9 @@ package struct CacheLayout: Sendable, Equatable {
             let members = Self.members(object["members"]), let target = Self.members(object["target"])
         else { return nil }
         self.init(
-            copies: Int(copies), writes: Int(writes), reads: Int(reads), seed: seed, unit: Int(unit), members: members)
-        (self.epoch, self.step, self.target) = (epoch, step, target)
+            copies: Int(copies), writes: Int(writes), reads: Int(reads), seed: seed, unit: Int(unit), members: members,
+            change: change)
+        (self.epoch, self.began, self.step, self.target) = (epoch, began, step, target)
         (self.membersSince, self.targetSince) = (membersSince, targetSince)
     }
 
@@ -169,6 +220,7 @@ package struct CacheLayout: Sendable, Equatable {
 /// A layout with its rings made: what a call needs to know where a key is.
 package struct CacheMap: Sendable {
     package let layout: CacheLayout
+    package let stamp: CacheStamp
     /// In the order of `layout.everybody`.
     package let ids: [String]
     private let old: Side
@@ -192,6 +244,7 @@ package struct CacheMap: Sendable {
     /// - Throws: `InvalidArgument` for members that no ring can be made of.
     package init(_ layout: CacheLayout) throws(InvalidArgument) {
         self.layout = layout
+        stamp = layout.stamp
         let ids = layout.everybody.map(\.id)
         self.ids = ids
         func side(_ members: [CacheMember], since: Int64) throws(InvalidArgument) -> Side {
@@ -231,6 +284,12 @@ package struct CacheMap: Sendable {
         var all = nodes(of: key, on: old)
         if let new { for node in nodes(of: key, on: new) where !all.contains(node) { all.append(node) } }
         return all
+    }
+
+    /// The part of all keys that gets another owner by the change that goes on, 0 to 1 (`Ring.moves`).
+    package var movedShare: Double {
+        guard let new else { return 0 }
+        return Double(old.ring.moves(to: new.ring).reduce(UInt128(0)) { $0 + $1.count }) / 0x1p64
     }
 
     /// Whether a node was to have a key before the layout began to change.

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One write of one key: to all its nodes at once, done when enough of them have it.
+// One write of one key: to so many of its nodes as are needed at once, to the others a moment later, done when enough have it.
+//
+// Why not to all at once: the others' share of the work would be done while the caller waits, and is the smaller the more writes
+// go to a node in one message. They are sent to as soon as one of the first fails, or after a moment in any case, answered or
+// not; so a node that hangs costs a write that moment and no more, and the next writes begin with the others. While the layout
+// moves there are two quorums to be had, and all are first.
 //
 // A node stores what is newer than what it has, so a write that comes twice or late does no harm. A writer whose clock is behind
 // is told "there is something newer". Was that written at the same moment, or long ago by a clock that is ahead? Nobody can
@@ -19,13 +24,13 @@ package struct CacheWriteMachine: Sendable {
         case again(above: CacheVersion)
         /// This layout is history: get a newer one and write again. Here is one, if the node had it.
         case outdated([UInt8]?)
-        /// Not enough nodes of those that should have it: these are asked too (`sloppy`).
-        case handOver([Int])
+        /// These are to be sent to as well, now.
+        case send([Int])
         /// Enough nodes can not be had. `mayBeApplied`: one or more may have it, or have it yet.
         case failed(mayBeApplied: Bool)
     }
 
-    private enum State: Sendable { case waiting, has(wholeEpoch: Int64), lacks }
+    private enum State: Sendable { case unsent, waiting, has(wholeEpoch: Int64), lacks }
 
     private let copies: [CacheMap.Copies]
     private let writes: Int
@@ -33,27 +38,48 @@ package struct CacheWriteMachine: Sendable {
     private var handedOver: [Int] = []
     private var spares: [Int]
     private var isOver = false
+    private var isRepeated = false
     private var mayBeApplied = false
 
-    /// To whom it is sent.
+    /// All that shall have it, and of those whom it is sent to at once.
     package let nodes: [Int]
+    package let first: [Int]
 
     /// - Parameters:
     ///   - writes: how many of a key's nodes must have it.
     ///   - sloppy: others count in their place, if they are not reached.
-    package init(_ map: CacheMap, key: String, writes: Int, sloppy: Bool) {
+    ///   - isSlow: whether a node is better not waited for.
+    package init(_ map: CacheMap, key: String, writes: Int, sloppy: Bool, isSlow: (Int) -> Bool = { _ in false }) {
         copies = map.writers(of: key)
         self.writes = writes
         var nodes: [Int] = []
         for one in copies { for node in one.nodes where !nodes.contains(node) { nodes.append(node) } }
         self.nodes = nodes
         spares = sloppy ? map.hintKeepers(of: key).filter { !nodes.contains($0) } : []
-        for node in nodes { states[node] = .waiting }
+        first = copies.count == 1 ? Array((nodes.filter { !isSlow($0) } + nodes.filter(isSlow)).prefix(writes)) : nodes
+        for node in nodes { states[node] = first.contains(node) ? .waiting : .unsent }
     }
 
     /// Whether all have been heard of.
     package var isSettled: Bool {
-        states.values.allSatisfy { if case .waiting = $0 { false } else { true } }
+        states.values.allSatisfy { state in
+            switch state {
+            case .unsent, .waiting: false
+            case .has, .lacks: true
+            }
+        }
+    }
+
+    /// Of those it was sent to, who has not answered.
+    package var awaited: [Int] { nodes.filter { if case .waiting = states[$0]! { true } else { false } } }
+
+    /// Time has come to send to those that it was not sent to yet: these.
+    package mutating func rest() -> [Int] {
+        // It is written again, to all of them.
+        guard !isRepeated else { return [] }
+        let rest = nodes.filter { if case .unsent = states[$0]! { true } else { false } }
+        for node in rest { states[node] = .waiting }
+        return rest
     }
 
     /// Of its nodes those that do not have it, or are not known to.
@@ -76,10 +102,10 @@ package struct CacheWriteMachine: Sendable {
             }
             // Nothing that its reply could still change.
             states[node] = .lacks
-            return over(.again(above: newer))
+            return repeated(.again(above: newer))
         case .outdated(let layout):
             states[node] = .lacks
-            return over(.outdated(layout))
+            return repeated(.outdated(layout))
         default:
             states[node] = .lacks
             return judge()
@@ -90,6 +116,12 @@ package struct CacheWriteMachine: Sendable {
         if failure == .unknown { mayBeApplied = true }
         states[node] = .lacks
         return judge()
+    }
+
+    private mutating func repeated(_ action: Action) -> Action {
+        guard !isOver else { return .none }
+        isRepeated = true
+        return over(action)
     }
 
     private mutating func over(_ action: Action) -> Action {
@@ -113,11 +145,14 @@ package struct CacheWriteMachine: Sendable {
         }
         if copies.allSatisfy({ count($0, has) >= writes }) { return over(.done) }
         guard !copies.allSatisfy({ count($0, mayHave) >= writes }) else { return .none }
+        // One of the first does not count: the others are needed.
+        let rest = rest()
+        if !rest.isEmpty { return .send(rest) }
         if !spares.isEmpty {
             handedOver = spares
             spares = []
             for node in handedOver { states[node] = .waiting }
-            return .handOver(handedOver)
+            return .send(handedOver)
         }
         return over(.failed(mayBeApplied: mayBeApplied))
     }

@@ -75,6 +75,11 @@ package struct DrainMachine: Sendable {
             }
             return fetch(now: now)
         case (.fetching, .entries(let entries)):
+            // It has lost its data since it was looked at: what it may have kept is no news.
+            guard answer.wholeEpoch >= map.layout.membersSince else {
+                asked[node] = nil
+                return pending.isEmpty ? store(now: now) : []
+            }
             for (key, entry) in zip(asked[node] ?? [], entries) {
                 guard let entry else { continue }
                 let bytes = Array(key.utf8)

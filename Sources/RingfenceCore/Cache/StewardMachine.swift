@@ -48,7 +48,7 @@ package struct StewardMachine: Sendable {
 
     package enum Action: Sendable, Equatable {
         /// Ask a node; tell `answered` what came of it, always.
-        case call(id: Int, node: String, epoch: Int64, CacheCall)
+        case call(id: Int, node: String, stamp: CacheStamp, CacheCall)
         /// Store it at the coordinator if it is newer than what is there; tell `published` what is there then.
         case publish(CacheLayout)
         case tell(Happening)
@@ -56,8 +56,8 @@ package struct StewardMachine: Sendable {
 
     /// What people are told.
     package enum Happening: Sendable, Equatable {
-        /// The layout begins to change. `share`: the part of all keys that gets another owner.
-        case moving(joining: [String], leaving: [String])
+        /// The layout begins to change. `share`: the part of all keys that gets another owner, 0 to 1.
+        case moving(joining: [String], leaving: [String], share: Double)
         case moved(members: [String])
         case completing([String])
         case completed([String], copied: Int64)
@@ -69,8 +69,8 @@ package struct StewardMachine: Sendable {
     }
 
     private struct Look: Sendable {
-        var epoch: Int64
-        var layoutEpoch: Int64
+        /// What it was told last.
+        var layout: CacheLayout?
         var wholeEpoch: Int64
         var wholeLeft: Int64
         var isBehind: Bool
@@ -89,6 +89,8 @@ package struct StewardMachine: Sendable {
 
     private let settings: Settings
     private let nonce: String
+    /// Of the next change that it begins.
+    private var change: UInt64
     /// It made the cache itself, just now: there is nothing yet that could be lost.
     private var isNew: Bool
     package private(set) var map: CacheMap
@@ -103,16 +105,23 @@ package struct StewardMachine: Sendable {
     private var forgotten: Set<[UInt8]> = []
     private var lastWaiting: [String] = []
 
+    /// Somebody else completes nodes too, or so it seems. Two of them that last would only begin again and again.
+    package private(set) var isContested = false
+
     /// How far a sweep is, while there is one.
     package var progress: SweepMachine.Progress? { if case .sweeping(let sweep) = work { sweep.progress } else { nil } }
 
     /// - Parameters:
     ///   - nonce: unique to this object.
+    ///   - change: a random number; the changes that it begins are named from there on.
     ///   - isNew: this process has just made the layout, the first of its cache.
-    package init(_ map: CacheMap, settings: Settings, nonce: String, isNew: Bool, now: Nanos) {
+    package init(
+        _ map: CacheMap, settings: Settings, nonce: String, change: UInt64, isNew: Bool, now: Nanos
+    ) {
         self.map = map
         self.settings = settings
         self.nonce = nonce
+        self.change = change
         self.isNew = isNew
         work = .resting(until: now)
     }
@@ -144,10 +153,12 @@ package struct StewardMachine: Sendable {
         }
     }
 
-    /// A member is gone for good: it is not waited for.
+    private func isForgotten(_ node: Int) -> Bool { looks[node] == nil && forgotten.contains(Array(map.ids[node].utf8)) }
+
+    /// A member is gone for good, somebody says who knows it: it is not waited for, and counts as one that lost its data. (Where
+    /// all nodes are needed for a quorum there is no other way to replace one.)
     package mutating func forget(_ id: String, now: Nanos) {
-        forgotten.insert(Array(id.utf8))
-        hurry(now: now)
+        if forgotten.insert(Array(id.utf8)).inserted { hurry(now: now) }
     }
 
     /// Looks at once, if it rests.
@@ -158,6 +169,10 @@ package struct StewardMachine: Sendable {
     /// Another layout is in force.
     package mutating func adopt(_ other: CacheMap, now: Nanos) {
         guard other.layout.epoch > layout.epoch else { return }
+        take(other, now: now)
+    }
+
+    private mutating func take(_ other: CacheMap, now: Nanos) {
         map = other
         isNew = false
         (looks, calls) = ([:], [:])
@@ -214,8 +229,8 @@ package struct StewardMachine: Sendable {
                     return [.publish(known)]
                 }
                 looks[node] = Look(
-                    epoch: answer.epoch, layoutEpoch: known?.epoch ?? 0, wholeEpoch: answer.wholeEpoch,
-                    wholeLeft: wholeLeft, isBehind: answer.isBehind, hints: hints)
+                    layout: known, wholeEpoch: answer.wholeEpoch, wholeLeft: wholeLeft, isBehind: answer.isBehind,
+                    hints: hints)
             }
             work = .looking(pending)
             return pending.isEmpty ? decide(now: now) : []
@@ -262,7 +277,7 @@ package struct StewardMachine: Sendable {
         calls.map { node, call in
             lastID += 1
             self.calls[lastID] = node
-            return .call(id: lastID, node: map.ids[node], epoch: layout.epoch, call)
+            return .call(id: lastID, node: map.ids[node], stamp: map.stamp, call)
         }
     }
 
@@ -285,12 +300,15 @@ package struct StewardMachine: Sendable {
     }
 
     private mutating func decide(now: Nanos) -> [Action] {
-        let untold = looks.filter { $0.value.layoutEpoch < layout.epoch }.keys.sorted()
-        if !untold.isEmpty, looks.values.allSatisfy({ $0.epoch <= layout.epoch }) {
+        let untold = looks.filter { $0.value.layout.map { $0.epoch < layout.epoch } ?? true }.keys.sorted()
+        if !untold.isEmpty {
             work = .telling(Set(untold))
-            return call(untold.map { ($0, .raise(layout: layout.json)) })
+            return call(untold.map { ($0, .raise(layout: layout.json, began: layout.began)) })
         }
-        let away = map.ids.indices.filter { looks[$0].map { $0.epoch != layout.epoch } ?? true }
+        if let actions = judgeOthers(now: now) { return actions }
+        // Who was told of another change is not heard and does not hear; the next step takes it along.
+        looks = looks.filter { $0.value.layout?.stamp == map.stamp }
+        let away = map.ids.indices.filter { looks[$0] == nil && !isForgotten($0) }
         guard away.count <= layout.tolerance else { return wait(for: away, now: now) }
         let old = places(layout.members)
         let new = places(layout.target)
@@ -318,18 +336,31 @@ package struct StewardMachine: Sendable {
             if !due(within: settings.freshness / 3).isEmpty { return sweepAll() }
             if let actions = drain() { return actions }
             if let wanted = wanted(now: now) {
-                return publish(layout.moving(to: wanted))
-                    + [
-                        .tell(
-                            .moving(
-                                joining: Self.ids(wanted, notIn: layout.members),
-                                leaving: Self.ids(layout.members, notIn: wanted.filter { $0.weight > 0 })))
-                    ]
+                return begin(layout.moving(to: wanted, change: nextChange()))
             }
             if !due(within: settings.freshness / 3 * 2).isEmpty { return sweepAll() }
             lastWaiting = []
             return rest(now: now)
         }
+    }
+
+    /// Whether this layout can be told to nearly all, where some nodes were told of another of the same epoch (CacheLayout).
+    private mutating func judgeOthers(now: Nanos) -> [Action]? {
+        let told = places(layout.members).compactMap { looks[$0]?.layout }.filter { $0.epoch == layout.epoch }
+        func isLost(_ other: CacheLayout) -> Bool { told.count { $0.stamp != other.stamp } > layout.tolerance }
+        guard isLost(layout) else { return nil }
+        if let other = told.first(where: { !isLost($0) }), let map = try? CacheMap(other) {
+            take(map, now: now)
+            return []
+        }
+        // Nobody went on from any of them, or will. Only those that begin a change can be two: every other step follows from one.
+        guard layout.step != .switching else { return nil }
+        return publish(layout.withdrawn(change: nextChange()))
+    }
+
+    private mutating func nextChange() -> UInt64 {
+        defer { change &+= 1 }
+        return change
     }
 
     private static func ids(_ some: [CacheMember], notIn others: [CacheMember]) -> [String] {
@@ -349,6 +380,17 @@ package struct StewardMachine: Sendable {
         return [.publish(layout)]
     }
 
+    private mutating func begin(_ next: CacheLayout) -> [Action] {
+        // Of members that no ring can be made of nothing can be made.
+        guard let share = (try? CacheMap(next))?.movedShare else { return [] }
+        return publish(next) + [
+            .tell(
+                .moving(
+                    joining: Self.ids(next.target, notIn: layout.members),
+                    leaving: Self.ids(layout.members, notIn: next.target.filter { $0.weight > 0 }), share: share))
+        ]
+    }
+
     private mutating func sweep(_ nodes: [Int], now: Nanos) -> [Action] {
         // One that was a member before, went and comes again, may be complete for an epoch of a time when it was none.
         let old = places(layout.members)
@@ -360,8 +402,8 @@ package struct StewardMachine: Sendable {
         // the rest one must have it. (No more is asked for a node that is new, or is only due: else one that is away
         // for long, or for ever, would take the word of all others with it.)
         let holders = places(layout.members.filter { $0.weight > 0 })
-        let away = holders.filter { looks[$0] == nil }
-        let broken = holders.filter { looks[$0] != nil && !isWhole($0) }
+        let away = holders.filter { looks[$0] == nil && !isForgotten($0) }
+        let broken = holders.filter { !away.contains($0) && !isWhole($0) }
         let isLossy = away.count + broken.count > layout.uncovered
         guard away.isEmpty || !isLossy else { return wait(for: away, now: now) }
         lastWaiting = []
@@ -380,6 +422,7 @@ package struct StewardMachine: Sendable {
         work = .sweeping(sweep)
         guard let outcome = sweep.outcome else { return call(calls) }
         self.calls = [:]
+        if sweep.isContested { isContested = true }
         guard case .completed(let nodes) = outcome, !nodes.isEmpty else { return rest(now: now) }
         // From here on there is something to lose, even if a node was away and is completed later.
         isNew = false

@@ -77,6 +77,8 @@ package struct SweepMachine: Sendable {
 
     package private(set) var progress = Progress()
     package private(set) var outcome: Outcome?
+    /// Another one has begun on a node since, or the node lost its data.
+    package private(set) var isContested = false
     /// Nodes that had nothing at all.
     package private(set) var blank: [Int] = []
 
@@ -150,8 +152,10 @@ package struct SweepMachine: Sendable {
             }
             if !sources.contains(node) { sources.append(node) }
         case (.beginning, .keys(let cursor, _)):
-            // Another has begun since.
-            guard !cursor.isEmpty else { return failed(node, now: now) }
+            guard !cursor.isEmpty else {
+                isContested = true
+                return failed(node, now: now)
+            }
             if cursor != "0" { return [(node, .wipe(nonce: nonce, cursor: cursor))] }
         case (.scanning, .keys(let cursor, let keys)):
             guard isSource(node, answer) else { return fail() }
@@ -171,7 +175,7 @@ package struct SweepMachine: Sendable {
         case (.storing, .put): break
         case (.dropping, .done): break
         case (.ending, .ended(let isWhole)):
-            if isWhole { completed.append(node) }
+            if isWhole { completed.append(node) } else { isContested = true }
         default: return failed(node, now: now)
         }
         pending.remove(node)

@@ -34,7 +34,15 @@ final class CacheClient: CacheProcess {
     }
 
     private func adopt(_ layout: CacheLayout?) {
-        guard let layout, layout.epoch > map.layout.epoch, let map = world.map(of: layout) else { return }
+        guard let layout, layout.epoch > map.stamp.epoch, let map = world.map(of: layout) else { return }
+        self.map = map
+    }
+
+    /// What a node that refused was told of: another of the same epoch, too.
+    private func adopt(refusal json: [UInt8]?) {
+        guard let layout = json.flatMap({ CacheLayout(json: $0) }), layout.stamp != map.stamp,
+            layout.epoch >= map.stamp.epoch, let map = world.map(of: layout)
+        else { return }
         self.map = map
     }
 
@@ -82,8 +90,9 @@ final class CacheClient: CacheProcess {
         world.checker.sent(write, version)
         world.note(
             "\(name) write \(write.number) of \(write.key)\(write.payload == nil ? " (removal)" : "")"
-                + "\(write.ttl.map { " ttl \($0 / .millisecond)" } ?? "") as \(version.text) in \(map.layout.epoch)")
-        var machine = CacheWriteMachine(map, key: write.key, writes: settings.writes, sloppy: false)
+                + "\(write.ttl.map { " ttl \($0 / .millisecond)" } ?? "") as \(version.text) in \(map.stamp.text)")
+        let slow = world.random.chance(30) ? world.random.pick(0...5) : -1
+        var machine = CacheWriteMachine(map, key: write.key, writes: settings.writes, sloppy: false) { $0 == slow }
         let ttl = write.ttl.map { $0 / .millisecond }
         let life = write.payload == nil ? settings.life : ttl.map { $0 + settings.life }
         let entry = CacheEntry(version: version, payload: write.payload, ttlMilliseconds: ttl, lifeMilliseconds: life)
@@ -100,12 +109,12 @@ final class CacheClient: CacheProcess {
                     attempt(write, deadline: deadline, finish)
                 }
             case .outdated(let json):
-                adopt(json.flatMap { CacheLayout(json: $0) })
+                adopt(refusal: json)
                 // Whoever waits for the coordinator to know more asks again a little later.
-                after(map.layout.epoch < self.map.layout.epoch ? 0 : 20 * .millisecond) {
+                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) {
                     if self.world.now < deadline { self.attempt(write, deadline: deadline, finish) }
                 }
-            case .handOver: break
+            case .send(let nodes): send(to: nodes)
             case .failed: finish(false, "nodes")
             }
             if machine.isSettled, !isHinted {
@@ -113,24 +122,33 @@ final class CacheClient: CacheProcess {
                 hint(machine, map, write.key)
             }
         }
-        for node in machine.nodes {
-            // Between two of them it may be paused.
-            if world.mishap(.pauseClient, 1) { pause(for: world.dice(100 * .millisecond...world.longestPause)) }
-            act {
-                self.send(
-                    .put([CacheItem(write.key, entry)], notAfter: nil), to: map.ids[node], epoch: map.layout.epoch,
-                    deadline: deadline
-                ) { result in
-                    switch result {
-                    // What comes too late is not counted.
-                    case .success(var answer) where self.world.now < deadline:
-                        if self.world.flaws.countsUnwhole { answer.wholeEpoch = .max }
-                        went(machine.answered(node, answer))
-                    case .success: went(machine.failed(node, .unknown))
-                    case .failure(let failure): went(machine.failed(node, failure))
-                    }
+        func send(to nodes: [Int]) {
+            for node in nodes {
+                let notAfter = world.clock(of: map.ids[node], at: deadline)
+                // Between two of them it may be paused.
+                if world.mishap(.pauseClient, 1) { pause(for: world.dice(100 * .millisecond...world.longestPause)) }
+                act { put(to: node, notAfter: notAfter) }
+            }
+        }
+        func put(to node: Int, notAfter: Int64) {
+            self.send(
+                .put([CacheItem(write.key, entry)], notAfter: notAfter), to: map.ids[node], stamp: map.stamp,
+                deadline: deadline
+            ) { result in
+                switch result {
+                // What comes too late is not counted.
+                case .success(var answer) where self.world.now < deadline:
+                    if self.world.flaws.countsUnwhole { answer.wholeEpoch = .max }
+                    went(machine.answered(node, answer))
+                case .success: went(machine.failed(node, .unknown))
+                case .failure(let failure): went(machine.failed(node, failure))
                 }
             }
+        }
+        send(to: machine.first)
+        after(.millisecond) {
+            // Who was away for too long does not send any more.
+            if self.world.now < deadline { send(to: machine.rest()) }
         }
     }
 
@@ -142,7 +160,7 @@ final class CacheClient: CacheProcess {
                 continue
             }
             send(
-                .hint(target: map.ids[missing], keys: [key]), to: map.ids[keeper], epoch: map.layout.epoch,
+                .hint(target: map.ids[missing], keys: [key]), to: map.ids[keeper], stamp: map.stamp,
                 deadline: world.now + settings.callLimit
             ) { _ in }
         }
@@ -181,8 +199,8 @@ final class CacheClient: CacheProcess {
             case .none: break
             case .done(let entry): finish(.some(entry), "")
             case .outdated(let json):
-                adopt(json.flatMap { CacheLayout(json: $0) })
-                after(map.layout.epoch < self.map.layout.epoch ? 0 : 20 * .millisecond) {
+                adopt(refusal: json)
+                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) {
                     if self.world.now < deadline { self.look(key, deadline: deadline, finish) }
                 }
             case .failed: finish(nil, "nodes")
@@ -195,14 +213,14 @@ final class CacheClient: CacheProcess {
                     for repair in repairs {
                         self.send(
                             .put([CacheItem(key, repair.entry)], notAfter: repair.notAfter), to: map.ids[repair.node],
-                            epoch: map.layout.epoch, deadline: self.world.now + self.settings.callLimit
+                            stamp: map.stamp, deadline: self.world.now + self.settings.callLimit
                         ) { _ in }
                     }
                 }
             }
         }
         for node in machine.nodes {
-            send(.get([key]), to: map.ids[node], epoch: map.layout.epoch, deadline: deadline) { result in
+            send(.get([key]), to: map.ids[node], stamp: map.stamp, deadline: deadline) { result in
                 switch result {
                 case .success(var answer) where self.world.now < deadline:
                     if self.world.flaws.countsUnwhole { answer.wholeEpoch = .max }
@@ -221,7 +239,8 @@ final class CacheSteward: CacheProcess {
 
     init(_ world: CacheWorld, name: String, map: CacheMap, isNew: Bool) {
         machine = StewardMachine(
-            map, settings: world.settings.steward, nonce: name, isNew: isNew, now: world.now)
+            map, settings: world.settings.steward, nonce: name, change: world.random.next(), isNew: isNew,
+            now: world.now)
         super.init(world, name: name)
     }
 
@@ -246,11 +265,11 @@ final class CacheSteward: CacheProcess {
     private func go(_ change: (inout StewardMachine) -> [StewardMachine.Action]) {
         for action in change(&machine) + machine.tick(now: world.now) {
             switch action {
-            case .call(let id, let node, let epoch, let call):
+            case .call(let id, let node, let stamp, let call):
                 if world.mishap(.pauseSteward, 1) { pause(for: world.dice(200 * .millisecond...world.longestPause)) }
                 act {
                     self.send(
-                        call, to: node, epoch: epoch, deadline: self.world.now + self.world.settings.callLimit
+                        call, to: node, stamp: stamp, deadline: self.world.now + self.world.settings.callLimit
                     ) { result in
                         self.go { $0.answered(id, result, now: self.world.now) }
                     }

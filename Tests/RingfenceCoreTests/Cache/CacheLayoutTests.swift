@@ -8,13 +8,13 @@ import Testing
     ) -> CacheLayout {
         CacheLayout(
             copies: copies, writes: writes, reads: reads, seed: 1, unit: 16,
-            members: (0..<count).map { CacheMember(id: "n\($0)") })
+            members: (0..<count).map { CacheMember(id: "n\($0)") }, change: 77)
     }
 
     /// A layout that moves to one more member.
     static var moving: CacheLayout {
         let settled = layout()
-        return settled.moving(to: settled.members + [CacheMember(id: "n9")])
+        return settled.moving(to: settled.members + [CacheMember(id: "n9")], change: 78)
     }
 
     static let keys = (0..<200).map { "key \($0)" }
@@ -29,6 +29,21 @@ import Testing
         #expect(moved.members == copying.target && moved.target.isEmpty)
         #expect(moved.membersSince == 2 && moved.targetSince == 0)
         #expect(copying.everybody.map(\.id) == ["n0", "n1", "n2", "n3", "n9"])
+        #expect([settled, copying, switching, moved].map(\.change) == [77, 78, 78, 78])
+        #expect([settled, copying, switching, moved].map(\.began) == [1, 2, 2, 2])
+        #expect(moved.stamp.text == "4-78")
+    }
+
+    @Test func `a change that comes to nothing is withdrawn under an epoch of its own`() {
+        let withdrawn = Self.moving.withdrawn(change: 79)
+        #expect((withdrawn.epoch, withdrawn.began, withdrawn.change) == (3, 3, 79))
+        #expect(withdrawn.step == .settled && withdrawn.target.isEmpty && withdrawn.targetSince == 0)
+        #expect(withdrawn.members == Self.layout().members && withdrawn.membersSince == 1)
+        // Two of those, too.
+        #expect(withdrawn.withdrawn(change: 80).membersSince == 1)
+        // Nobody was complete for one of two first layouts.
+        let first = Self.layout().withdrawn(change: 80)
+        #expect((first.epoch, first.membersSince) == (2, 2) && first.members == Self.layout().members)
     }
 
     @Test func `a layout reads back from its JSON at every step`() {
@@ -46,7 +61,8 @@ import Testing
         #expect(CacheLayout(json: Array("{}".utf8)) == nil)
         let text = String(decoding: json, as: UTF8.self)
         for (good, bad) in [
-            (#""epoch":1"#, #""epoch":0"#), (#""step":"settled""#, #""step":"sleeping""#),
+            (#""epoch":1"#, #""epoch":0"#), (#""change":"77""#, #""change":77"#), (#""began":1"#, #""began":2"#),
+            (#""step":"settled""#, #""step":"sleeping""#),
             (#""copies":3"#, #""copies":0"#),
             (#""writes":2"#, #""writes":"2""#), (#""seed":"1""#, #""seed":"-1""#), (#""weight":1"#, #""weight":"1""#),
         ] {
@@ -59,6 +75,9 @@ import Testing
         #expect(Self.layout().tolerance == 1)
         #expect(Self.layout(copies: 3, writes: 3, reads: 1).tolerance == 0)
         #expect(Self.layout(5, copies: 5, writes: 3, reads: 3).tolerance == 2)
+        // And not more than the smaller part.
+        #expect(Self.layout(3, copies: 3, writes: 3, reads: 3).tolerance == 1)
+        #expect(Self.layout(2, copies: 2, writes: 2, reads: 2).tolerance == 0)
     }
 
     @Test func `as many nodes may be without their data as a write has copies but one`() {

@@ -95,7 +95,7 @@ class CacheProcess {
 
     /// Sends a call; `reply` hears of it once, at the latest at `deadline`.
     func send(
-        _ call: CacheCall, to id: String, epoch: Int64, deadline: Nanos,
+        _ call: CacheCall, to id: String, stamp: CacheStamp, deadline: Nanos,
         reply: @escaping (Result<CacheAnswer, CacheFailure>) -> Void
     ) {
         var isOpen = true
@@ -121,7 +121,7 @@ class CacheProcess {
             world.after(world.travelTime()) {
                 // A connection ends with the server, but for what lies in a proxy.
                 guard node.run == run || self.world.random.chance(20), !self.isCut(from: node) else { return }
-                self.world.execute(call, at: node, epoch: epoch, run: run, from: self) { answer in
+                self.world.execute(call, at: node, stamp: stamp, run: run, from: self) { answer in
                     guard !self.isCut(from: node), !self.world.mishap(.lose, 4) else { return }
                     self.world.after(self.world.travelTime()) { answered(answer) }
                 }

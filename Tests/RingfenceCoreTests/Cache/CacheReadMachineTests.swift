@@ -12,7 +12,7 @@ import Testing
     private static func found(
         _ entry: CacheEntry?, whole: Int64 = 1, isBehind: Bool = false, now: Int64 = 0
     ) -> CacheAnswer {
-        CacheAnswer(now: now, epoch: 1, wholeEpoch: whole, isBehind: isBehind, result: .entries([entry]))
+        CacheAnswer(now: now, wholeEpoch: whole, isBehind: isBehind, result: .entries([entry]))
     }
 
     private var machine = CacheReadMachine(map, key: "k", reads: 2)
@@ -59,7 +59,7 @@ import Testing
 
     @Test func `an old layout is told, once`() {
         func outdated(_ layout: [UInt8]?) -> CacheAnswer {
-            CacheAnswer(now: 0, epoch: 2, wholeEpoch: 1, isBehind: false, result: .outdated(layout: layout))
+            CacheAnswer(now: 0, wholeEpoch: 1, isBehind: false, result: .outdated(layout: layout))
         }
         #expect(machine.answered(nodes[0], outdated([2])) == .outdated([2]))
         #expect(machine.answered(nodes[1], outdated(nil)) == .none)

@@ -31,7 +31,7 @@ import Testing
         }
         let perPart = max(1, (Self.number("RINGFENCE_SIMULATION_SEEDS") ?? Self.seeds) / 2)
         let (violations, counts) = try await onOwnThread { () -> ([String], [Int]) in
-            var counts = [Int](repeating: 0, count: 9)
+            var counts = [Int](repeating: 0, count: 10)
             var violations: [String] = []
             for seed in part * perPart + 1...(part + 1) * perPart {
                 let world = CacheWorld(seed: seed)
@@ -39,7 +39,7 @@ import Testing
                 let of = world.checker
                 let more = [
                     world.steps, of.completed, of.reads, of.found, of.failed, world.losses, world.moves, world.sweeps,
-                    world.isBeyondPromise ? 1 : 0,
+                    world.isBeyondPromise ? 1 : 0, world.splits,
                 ]
                 for (index, count) in more.enumerated() { counts[index] += count }
                 if violations.count > 20 { break }

@@ -11,7 +11,9 @@ import Testing
     private static func isFound(reachesAt: Nanos, wait: Nanos) throws -> Bool {
         let map = try CacheMap(CacheLayoutTests.layout(3))
         var nodes = (0..<3).map { _ in CacheNodeModel(clock: 1_790_000_000_000, freshness: 60_000, hintLimit: 9) }
-        func ask(_ node: Int, _ call: CacheCall) -> CacheAnswer { nodes[node].call(call, epoch: 1, run: "run \(node)") }
+        func ask(_ node: Int, _ call: CacheCall) -> CacheAnswer {
+            nodes[node].call(call, stamp: map.stamp, run: "run \(node)")
+        }
         for node in nodes.indices {
             #expect(ask(node, .begin(nonce: "first")).result == .begun(mustWipe: true, isBlank: true))
             #expect(ask(node, .end(nonce: "first", isFull: true)).result == .ended(true))
@@ -19,6 +21,7 @@ import Testing
         let version = CacheVersion(stamp: 1_790_000_000_000 << 16, writer: 1)
         let put = CacheCall.put([CacheItem("k", CacheEntry(version: version, payload: [1]))], notAfter: nil)
         var write = CacheWriteMachine(map, key: "k", writes: 2, sloppy: false)
+        _ = write.rest()
         #expect(write.answered(2, ask(2, put)) == .none)
         nodes[2].forgetEverything()
 

@@ -95,7 +95,7 @@ final class CacheWorld {
     /// What was stored before.
     private var before: CacheLayout?
     private var isCoordinatorUp = true
-    private var maps: [Int64: CacheMap] = [:]
+    private var maps: [CacheStamp: CacheMap] = [:]
     private var hasBegun = false
     let keys: [String]
     /// Between two calls of a client, at most.
@@ -109,6 +109,8 @@ final class CacheWorld {
     private(set) var losses = 0
     private(set) var moves = 0
     private(set) var sweeps = 0
+    /// Epochs that two layouts had.
+    private(set) var splits = 0
 
     init(
         seed: UInt64, faults: [Fault]? = nil, nodeFlaws: CacheNodeModel.Flaws = .init(), flaws: Flaws = .init(),
@@ -148,7 +150,7 @@ final class CacheWorld {
         }
         layout = CacheLayout(
             copies: settings.copies, writes: settings.writes, reads: settings.reads, seed: seed, unit: 8,
-            members: present)
+            members: present, change: seed)
         self.random = random
         checker.world = self
         for member in present { addNode(member.id) }
@@ -230,18 +232,19 @@ final class CacheWorld {
         steward.begin()
     }
 
-    /// Layouts of one epoch are the same, or that is a fault.
+    /// Layouts of one epoch and one change are the same, or that is a fault.
     func map(of layout: CacheLayout) -> CacheMap? {
-        if let map = maps[layout.epoch] {
+        if let map = maps[layout.stamp] {
             if map.layout == layout { return map }
-            fail("two layouts have the epoch \(layout.epoch)")
+            fail("two layouts have the stamp \(layout.stamp.text)")
             return nil
         }
         guard let map = try? CacheMap(layout) else {
             fail("no map can be made of \(layout)")
             return nil
         }
-        maps[layout.epoch] = map
+        maps[layout.stamp] = map
+        if maps.count(where: { $0.key.epoch == layout.epoch }) == 2 { splits += 1 }
         return map
     }
 
@@ -264,18 +267,23 @@ final class CacheWorld {
     }
 
     func execute(
-        _ call: CacheCall, at node: CacheNode, epoch: Int64, run: String, from process: CacheProcess,
+        _ call: CacheCall, at node: CacheNode, stamp: CacheStamp, run: String, from process: CacheProcess,
         _ answered: @escaping (CacheAnswer) -> Void
     ) {
         guard node.isUp else { return }
         if node.isFrozen {
-            node.unread.append { self.execute(call, at: node, epoch: epoch, run: run, from: process, answered) }
+            node.unread.append { self.execute(call, at: node, stamp: stamp, run: run, from: process, answered) }
             return
         }
         node.model.clock = now / .millisecond + node.clockOffset
-        let answer = node.model.call(call, epoch: epoch, run: run)
-        note("    \(node.id) \(process.name) in \(epoch) \(Self.text(call)) -> \(Self.text(answer))")
+        let answer = node.model.call(call, stamp: stamp, run: run)
+        note("    \(node.id) \(process.name) in \(stamp.text) \(Self.text(call)) -> \(Self.text(answer))")
         answered(answer)
+    }
+
+    /// What a node's clock says at a moment of true time, as somebody knows it who may be wrong by a second.
+    func clock(of id: String, at time: Nanos) -> Int64 {
+        time / .millisecond + (nodes[id]?.clockOffset ?? 0) + 1_000
     }
 
     private static func text(_ members: [CacheMember]) -> String {
@@ -303,7 +311,7 @@ final class CacheWorld {
             case .heads(let heads): "\(heads.map { $0?.text ?? "-" })"
             default: "\(answer.result)"
             }
-        return "\(result) whole \(answer.wholeEpoch) epoch \(answer.epoch) now \(answer.now)"
+        return "\(result) whole \(answer.wholeEpoch) now \(answer.now)"
     }
 
     /// Members whose data is not complete, by the layout that is in force.
@@ -352,9 +360,9 @@ final class CacheWorld {
                 self.before = self.stored
                 self.stored = layout
                 _ = self.map(of: layout)
-                if layout.epoch > self.layout.epoch {
+                if layout.epoch > self.layout.epoch || (layout.epoch == self.layout.epoch && layout != self.layout) {
                     self.note(
-                        "\(process.name) publishes \(layout.epoch) \(layout.step) "
+                        "\(process.name) publishes \(layout.stamp.text) \(layout.step) "
                             + "\(Self.text(layout.members)) -> \(Self.text(layout.target))"
                     )
                     self.layout = layout
@@ -589,7 +597,7 @@ final class CacheWorld {
             let found = map.keepers(of: key).map { place -> String in
                 let node = nodes[map.ids[place]]!
                 node.model.clock = now / .millisecond + node.clockOffset
-                let answer = node.model.call(.get([key]), epoch: layout.epoch, run: node.run)
+                let answer = node.model.call(.get([key]), stamp: layout.stamp, run: node.run)
                 guard case .entries(let entries) = answer.result else { return "\(answer.result)" }
                 // What is over may be forgotten here and remembered there.
                 guard let entry = entries[0], entry.payload != nil else { return "-" }

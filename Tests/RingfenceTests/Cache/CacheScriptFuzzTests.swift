@@ -42,7 +42,7 @@ import Testing
             let client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
             let scripts = CacheScripts(keys: Keyspace(namespace: "t"), group: "g", freshness: 60_000, hintLimit: 3)
             func ask(_ call: CacheCall) async throws -> CacheAnswer.Result? {
-                let encoded = scripts.call(call, epoch: 1, run: "r")
+                let encoded = scripts.call(call, stamp: CacheStamp(epoch: 1, change: 7), run: "r")
                 let reply = try await client.send { writer in
                     writer.begin(3 + encoded.keys + encoded.arguments)
                     writer.argument("EVAL")
@@ -75,7 +75,7 @@ import Testing
 /// The model and the server side by side.
 final class CacheScriptFuzz {
     private enum Step {
-        case call(CacheCall, epoch: Int64, run: String)
+        case call(CacheCall, stamp: CacheStamp, run: String)
         case flush, save, stepBack, newRun
     }
 
@@ -133,7 +133,7 @@ final class CacheScriptFuzz {
         """
 
     private static let fields = [
-        "epoch", "layout", "run", "wholeEpoch", "swept", "wholeUntil", "behind", "building", "buildingRun",
+        "stamp", "layout", "run", "wholeEpoch", "swept", "wholeUntil", "behind", "building", "buildingRun",
         "buildingEpoch",
         "began", "wiping",
     ]
@@ -246,7 +246,7 @@ final class CacheScriptFuzz {
         model.clock += 10_000
         for call in [CacheCall.begin(nonce: nonce), .wipe(nonce: nonce, cursor: "0")] {
             let expected = Expected(
-                step: .call(call, epoch: 1 << 40, run: run), clock: model.clock, forgotten: [], state: "")
+                step: .call(call, stamp: CacheStamp(epoch: 1 << 40, change: 7), run: run), clock: model.clock, forgotten: [], state: "")
             _ = try await client.pipeline(count: 1) { encode(expected, &$0) }
         }
         #expect(try await get(other.key("a")) == "x")
@@ -293,9 +293,10 @@ final class CacheScriptFuzz {
         case 5...6: return .newRun
         default: break
         }
-        let known = model.standing.epoch ?? 0
-        let epoch = random.chance(92) ? known : max(0, known + random.pick([-2, -1, -1, 1]))
-        return .call(randomCall(), epoch: epoch, run: random.chance(95) ? run : "run\(max(1, runs - 1))")
+        let known = model.standing.stamp ?? .none
+        let other = CacheStamp(
+            epoch: max(0, known.epoch + random.pick([-2, -1, -1, 0, 1, 1])), change: random.pick([1, 2, .max]))
+        return .call(randomCall(), stamp: random.chance(90) ? known : other, run: random.chance(95) ? run : "run\(max(1, runs - 1))")
     }
 
     private func randomCall() -> CacheCall {
@@ -309,7 +310,9 @@ final class CacheScriptFuzz {
             return .begin(nonce: random.chance(90) ? nonces[0] : random.pick(nonces))
         case 60...62: return .wipe(nonce: randomNonce(), cursor: "0")
         case 63...69: return .end(nonce: randomNonce(), isFull: random.chance(70))
-        case 70...72: return .raise(layout: Array("layout \(random.pick(0...9))".utf8))
+        case 70...72: return .raise(
+                layout: Array("layout \(random.pick(0...9))".utf8),
+                began: max(1, (model.standing.stamp?.epoch ?? 0) + random.pick(-2...1)))
         case 73...79:
             return .hint(
                 target: random.pick(Self.targets), keys: (0..<random.pick(0...3)).map { _ in random.pick(Self.keys) })
@@ -371,9 +374,9 @@ final class CacheScriptFuzz {
             model.stepBack(to: saved)
             runs += 1
         case .newRun: runs += 1
-        case .call(let call, let epoch, let run):
+        case .call(let call, let stamp, let run):
             let before = model
-            let answer = model.call(call, epoch: epoch, run: run)
+            let answer = model.call(call, stamp: stamp, run: run)
             meet(call, answer, before)
             return answer
         }
@@ -409,7 +412,7 @@ final class CacheScriptFuzz {
         let standing = model.standing
         func text(_ number: Int64?) -> String { number.map { "\($0)" } ?? "-" }
         var lines = [
-            text(standing.epoch), standing.layout.map { String(decoding: $0, as: UTF8.self) } ?? "-",
+            standing.stamp?.text ?? "-", standing.layout.map { String(decoding: $0, as: UTF8.self) } ?? "-",
             standing.run ?? "-",
             text(standing.wholeEpoch), text(standing.swept), text(standing.wholeUntil), standing.isBehind ? "1" : "-",
             standing.building ?? "-", standing.buildingRun ?? "-", text(standing.buildingEpoch), text(standing.began),
@@ -463,8 +466,8 @@ final class CacheScriptFuzz {
         case .newRun:
             writer.begin(1)
             writer.argument("PING")
-        case .call(let call, let epoch, let run):
-            let encoded = scripts.call(call, epoch: epoch, run: run)
+        case .call(let call, let stamp, let run):
+            let encoded = scripts.call(call, stamp: stamp, run: run)
             writer.begin(3 + encoded.keys + encoded.arguments + 1)
             writer.argument("EVALSHA")
             writer.argument(scriptSHA)

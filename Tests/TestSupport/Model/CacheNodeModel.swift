@@ -6,7 +6,7 @@
 //
 //  - an entry is replaced by a newer one only, and what is over stands until it may be forgotten;
 //  - a node is whole while the word of its last completion holds: this run, not long ago, not in the future;
-//  - nobody is heard who knows an older layout, except to say hello.
+//  - nobody is heard who knows an older layout, or another of the same epoch, except to say hello.
 //
 // Time is the caller's: `clock` is the server's, in ms, and may step either way. What Redis forgets by itself (PX) is
 // forgotten at the beginning of the next call. The flaws are wrong on purpose, for the controls that must be found.
@@ -18,6 +18,8 @@ package struct CacheNodeModel: Sendable {
         package var isAlwaysWhole = false
         /// Who knows an old layout is heard all the same.
         package var ignoresEpochs = false
+        /// Who knows another layout of the same epoch, too.
+        package var ignoresChanges = false
         /// Whoever tells it to is obeyed, however late.
         package var wipesForAnybody = false
         /// A copy may come as late as it likes.
@@ -44,7 +46,7 @@ package struct CacheNodeModel: Sendable {
 
     /// The hash that says how the node stands; nil: no such field.
     package struct Standing: Sendable, Equatable {
-        package var epoch: Int64?
+        package var stamp: CacheStamp?
         package var layout: [UInt8]?
         package var run: String?
         package var wholeEpoch: Int64?
@@ -111,7 +113,7 @@ package struct CacheNodeModel: Sendable {
 
     // MARK: Calls
 
-    package mutating func call(_ call: CacheCall, epoch: Int64, run: String) -> CacheAnswer {
+    package mutating func call(_ call: CacheCall, stamp: CacheStamp, run: String) -> CacheAnswer {
         forgetWhatMayBe()
         let whole = wholeEpoch(run: run)
         if case .hello(let targets) = call {
@@ -119,17 +121,22 @@ package struct CacheNodeModel: Sendable {
             let left = whole < 0 ? 0 : (standing.wholeUntil ?? clock + freshness) - clock
             return answer(run, .hello(layout: standing.layout, hints: counts, wholeLeft: left))
         }
-        let known = standing.epoch ?? 0
-        if epoch < known, !flaws.ignoresEpochs { return answer(run, .outdated(layout: standing.layout)) }
-        if epoch > known { standing.epoch = epoch }
+        let known = standing.stamp ?? .none
+        let isHeard = stamp == known || stamp.epoch > known.epoch
+        if !isHeard, !(flaws.ignoresEpochs && stamp.epoch < known.epoch),
+            !(flaws.ignoresChanges && stamp.epoch == known.epoch)
+        {
+            return answer(run, .outdated(layout: standing.layout))
+        }
         // As it stood before the call.
         var answer = answer(run, .late)
         if case .put(_, let notAfter?) = call, clock > notAfter, notAfter > 0, !flaws.ignoresNotAfter { return answer }
-        answer.result = result(of: call, epoch: epoch, run: run, isWhole: whole >= 0)
+        answer.result = result(of: call, stamp: stamp, run: run, isWhole: whole >= 0)
         switch call {
         case .end, .behind:
             answer.isBehind = standing.isBehind
             if answer.result == .ended(true) { answer.wholeEpoch = standing.wholeEpoch ?? -1 }
+        case .raise: answer.wholeEpoch = wholeEpoch(run: run)
         default: break
         }
         return answer
@@ -137,12 +144,12 @@ package struct CacheNodeModel: Sendable {
 
     private func answer(_ run: String, _ result: CacheAnswer.Result) -> CacheAnswer {
         CacheAnswer(
-            now: clock, epoch: standing.epoch ?? 0, wholeEpoch: wholeEpoch(run: run), isBehind: standing.isBehind,
+            now: clock, wholeEpoch: wholeEpoch(run: run), isBehind: standing.isBehind,
             result: result)
     }
 
     private mutating func result(
-        of call: CacheCall, epoch: Int64, run: String, isWhole: Bool
+        of call: CacheCall, stamp: CacheStamp, run: String, isWhole: Bool
     ) -> CacheAnswer.Result {
         switch call {
         case .hello: preconditionFailure("answered before")
@@ -161,13 +168,20 @@ package struct CacheNodeModel: Sendable {
             return .keys(cursor: next, [])
         case .begin(let nonce):
             (standing.building, standing.buildingRun) = (nonce, run)
-            (standing.buildingEpoch, standing.began) = (epoch, clock)
+            (standing.buildingEpoch, standing.began) = (stamp.epoch, clock)
             standing.isWiping = standing.swept.map { clock < $0 || clock - $0 >= freshness } ?? true
             let isBlank = standing.swept == nil
             if standing.isWiping { standing.swept = nil }
             return .begun(mustWipe: standing.isWiping, isBlank: isBlank)
         case .end(let nonce, let isFull): return .ended(end(nonce, run, isFull: isFull, isWhole: isWhole))
-        case .raise(let layout):
+        case .raise(let layout, let began):
+            let known = standing.stamp ?? .none
+            if let whole = standing.wholeEpoch, known.change != stamp.change, known.epoch >= began,
+                whole >= began
+            {
+                standing.wholeEpoch = began - 1
+            }
+            standing.stamp = stamp
             standing.layout = layout.isEmpty ? nil : layout
             return .done(0)
         case .hint(let target, let keys): return .done(hint(target, keys))
