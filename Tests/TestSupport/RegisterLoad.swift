@@ -159,25 +159,29 @@ package final class RegisterLoad: Sendable {
 
     // MARK: Many
 
-    /// Writes every key once, by so many at once.
-    package func fill(_ writers: Int = 16) async {
+    /// Writes every key once.
+    package func fill() async { await forAll { load, key in await load.write(key) } }
+
+    /// Reads every key once more.
+    package func readAll(through store: Int = 0) async {
+        await forAll { load, key in await load.read(key, through: store) }
+    }
+
+    private func forAll(_ body: @escaping @Sendable (RegisterLoad, Int) async -> Void) async {
+        let tasksAtOnce = 16
         await withTaskGroup(of: Void.self) { tasks in
-            for writer in 0..<writers {
+            for first in 0..<tasksAtOnce {
                 tasks.addTask { [self] in
-                    for key in stride(from: writer, to: keys, by: writers) { await write(key) }
+                    for key in stride(from: first, to: keys, by: tasksAtOnce) { await body(self, key) }
                 }
             }
         }
     }
 
-    /// Reads every key once more.
-    package func readAll(through store: Int = 0) async {
-        for key in 0..<keys { await read(key, through: store) }
-    }
-
     /// Runs so many writers at once until `body` returns. Each has keys of its own and one store to write them through; what it
     /// reads in between are keys of all, through all stores in turn.
     package func run(_ writers: Int = 4, _ body: @Sendable () async throws -> Void) async throws {
+        state.withLock { $0.isOver = false }
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             for writer in 0..<writers {
                 tasks.addTask { [self] in await work(writer, of: writers) }
