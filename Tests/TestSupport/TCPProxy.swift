@@ -23,6 +23,9 @@ package final class TCPProxy: Sendable {
     package struct Faults: Sendable {
         package var clientToServer = Direction()
         package var serverToClient = Direction()
+        /// Nothing passes, either way, on connections whose first bytes hold one of these, say the name of a Redis user: one
+        /// client is cut off and the others are not.
+        package var isolated: Set<String> = []
     }
 
     fileprivate struct State {
@@ -94,6 +97,11 @@ package final class TCPProxy: Sendable {
     /// Cuts every connection on both sides now; what was held back is lost.
     package func cut() {
         for link in state.withLock({ Array($0.links.values) }) { link.cut() }
+    }
+
+    /// Cuts the connections whose first bytes hold `text`.
+    package func cut(_ text: String) {
+        for link in state.withLock({ Array($0.links.values) }) where link.opens(with: [text]) { link.cut() }
     }
 
     /// Closes the clients' sides only; the servers' sides see it in order behind what is held back.
@@ -175,6 +183,8 @@ private final class Link: Sendable {
     private let number: Int
     private let proxy: TCPProxy
     private let lanes = Mutex((clientToServer: Lane(), serverToClient: Lane()))
+    /// The first that the client sent.
+    private let opening = Mutex("")
 
     /// `number` counts the connections of the proxy, from 1.
     init(client: any Channel, server: any Channel, proxy: TCPProxy, number: Int) {
@@ -184,7 +194,13 @@ private final class Link: Sendable {
         self.proxy = proxy
     }
 
+    /// Whether the client's first bytes hold one of these.
+    func opens(with texts: Set<String>) -> Bool {
+        !texts.isEmpty && opening.withLock { opening in texts.contains { opening.contains($0) } }
+    }
+
     func received(_ bytes: ByteBuffer, fromClient: Bool) {
+        if fromClient { opening.withLock { if $0.isEmpty { $0 = String(buffer: bytes) } } }
         lanes.withLock { lanes in
             var bytes = bytes
             if fromClient {
@@ -246,7 +262,9 @@ private final class Link: Sendable {
         lanes.withLock { lanes in
             proxy.state.withLock { state in
                 let fault = state.faults[keyPath: direction]
-                guard !fault.isStalled || number > state.stallsUpTo, !lanes[keyPath: lane].isCut else { return }
+                guard !fault.isStalled || number > state.stallsUpTo, !lanes[keyPath: lane].isCut,
+                    !opens(with: state.faults.isolated)
+                else { return }
                 delay = fault.delay
                 let count = min(lanes[keyPath: lane].held.readableBytes, fault.cutAfter ?? .max)
                 if count > 0 {

@@ -154,6 +154,8 @@ package struct CacheWriteMachine: Sendable {
             for node in handedOver { states[node] = .waiting }
             return .send(handedOver)
         }
+        // Whoever has not been heard of may have it yet: nobody is told "none" before that is known.
+        guard mayBeApplied || isSettled else { return .none }
         return over(.failed(mayBeApplied: mayBeApplied))
     }
 }

@@ -90,7 +90,13 @@ import Testing
         var machine = Self.machine()
         let nodes = machine.nodes
         #expect(machine.failed(nodes[0], .notSent) == .send([nodes[2]]))
-        #expect(machine.failed(nodes[1], .refused) == .failed(mayBeApplied: false))
+        #expect(machine.failed(nodes[1], .refused) == .none)
+        #expect(machine.failed(nodes[2], .notSent) == .failed(mayBeApplied: false))
+        // The last one is not heard of yet, and may have it: "none" would be a lie.
+        machine = Self.machine()
+        #expect(machine.failed(nodes[0], .notSent) == .send([nodes[2]]))
+        #expect(machine.failed(nodes[1], .notSent) == .none)
+        #expect(machine.answered(nodes[2], Self.has()) == .failed(mayBeApplied: true))
         machine = Self.machine()
         #expect(machine.failed(nodes[0], .unknown) == .send([nodes[2]]))
         #expect(machine.failed(nodes[1], .notSent) == .failed(mayBeApplied: true))

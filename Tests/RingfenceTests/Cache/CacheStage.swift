@@ -12,24 +12,30 @@ final class CacheStage: Sendable {
     let coordinator: RedisServer
     let client: RingfenceClient
     let group: Group
+    private let isProxied: Bool
     private let state = Mutex(State())
 
     private struct State {
         var nodes: [String: RedisServer] = [:]
+        var proxies: [String: TCPProxy] = [:]
         var memberships: [String: Membership] = [:]
     }
 
-    private init(_ coordinator: RedisServer, _ client: RingfenceClient, _ group: Group) {
+    private init(_ coordinator: RedisServer, _ client: RingfenceClient, _ group: Group, isProxied: Bool) {
         self.coordinator = coordinator
         self.client = client
         self.group = group
+        self.isProxied = isProxied
     }
 
     /// Runs `body` with a coordinator and so many nodes, `node-1` and so on.
-    static func with(_ count: Int, _ body: @Sendable (CacheStage) async throws -> Void) async throws {
+    /// - Parameter isProxied: there is a network between the clients and the nodes, in which something may go wrong.
+    static func with(
+        _ count: Int, isProxied: Bool = false, _ body: @Sendable (CacheStage) async throws -> Void
+    ) async throws {
         try await withRedis { coordinator in
             try await withClient(coordinator.unixURL) { client in
-                let stage = CacheStage(coordinator, client, try await client.group(name))
+                let stage = CacheStage(coordinator, client, try await client.group(name), isProxied: isProxied)
                 do {
                     for number in 1...count { try await stage.add("node-\(number)") }
                     try await body(stage)
@@ -43,20 +49,45 @@ final class CacheStage: Sendable {
     }
 
     private func stop() async {
+        for proxy in state.withLock({ $0.proxies.values }) { await proxy.close() }
         for node in state.withLock({ $0.nodes.values }) { await node.stop() }
     }
 
     func node(_ id: String) -> RedisServer { state.withLock { $0.nodes[id]! } }
+    func proxy(_ id: String) -> TCPProxy { state.withLock { $0.proxies[id]! } }
+    var nodes: [String] { state.withLock { $0.nodes.keys.sorted() } }
 
     /// Starts a server and lets it join.
     func add(_ id: String) async throws {
-        let server = try await RedisServer.start()
+        let users = CachePartitionTests.users.flatMap { ["--user", $0, "on", "nopass", "~*", "&*", "+@all"] }
+        let server = try await RedisServer.start(isProxied ? users : [])
         state.withLock { $0.nodes[id] = server }
-        let membership = try await group.join(id, address: server.unixURL)
+        var address = server.unixURL
+        if isProxied {
+            let proxy = try await TCPProxy.start(to: server)
+            state.withLock { $0.proxies[id] = proxy }
+            address = proxy.url
+        }
+        let membership = try await group.join(id, address: address)
         state.withLock { $0.memberships[id] = membership }
     }
 
     func membership(_ id: String) -> Membership { state.withLock { $0.memberships[id]! } }
+
+    /// Waits until every node has the same of every key, for which there are as many nodes as copies.
+    func equal() async throws {
+        try await eventually("all nodes have the same", within: .seconds(60), every: .milliseconds(50)) {
+            let all = try await copies()
+            return all.values.allSatisfy { $0 == all["node-1"] }
+        }
+    }
+
+    /// What each node really has.
+    func copies() async throws -> [String: [String: String]] {
+        var all: [String: [String: String]] = [:]
+        for id in nodes { all[id] = try await node(id).cacheCopies(Self.name) }
+        return all
+    }
 
     /// Waits until all nodes are up and nothing is left to do.
     func calm(_ cache: ReplicatedCache, _ what: String, nodes: [String]? = nil) async throws {
@@ -68,80 +99,25 @@ final class CacheStage: Sendable {
     }
 }
 
-/// Writes and reads all the time, and knows what it may find.
-final class CacheLoad: Sendable {
-    private struct State {
-        /// By key: the last number that was acknowledged, and the last that was tried.
-        var acknowledged: [Int: Int] = [:]
-        var tried: [Int: Int] = [:]
-        var failures: [String] = []
-        var stale: [String] = []
-        var calls = 0
-        var isOver = false
+extension RegisterLoad {
+    /// A load on a cache; on several ways to the same one, each a client of its own.
+    convenience init(_ caches: ReplicatedCache..., keys: Int = 64) {
+        self.init(caches.map { RegisterStore($0) }, keys: keys)
     }
+}
 
-    private let cache: ReplicatedCache
-    private let keys: Int
-    private let state = Mutex(State())
-
-    init(_ cache: ReplicatedCache, keys: Int = 64) {
-        self.cache = cache
-        self.keys = keys
-    }
-
-    var calls: Int { state.withLock { $0.calls } }
-    var failures: [String] { state.withLock { $0.failures } }
-    var stale: [String] { state.withLock { $0.stale } }
-
-    /// Runs so many writers at once until `body` returns. Each has keys of its own, so what a read may find is known.
-    func run(_ writers: Int = 4, _ body: @Sendable () async throws -> Void) async throws {
-        try await withThrowingTaskGroup(of: Void.self) { tasks in
-            for writer in 0..<writers {
-                tasks.addTask { [self] in await write(writer, of: writers) }
-            }
-            do {
-                try await body()
-            } catch {
-                state.withLock { $0.isOver = true }
-                throw error
-            }
-            state.withLock { $0.isOver = true }
-            try await tasks.waitForAll()
-        }
-    }
-
-    private func write(_ writer: Int, of writers: Int) async {
-        var number = 0
-        while !state.withLock({ $0.isOver }) {
-            let key = writer + writers * (number % (keys / writers))
-            number += 1
-            do {
-                state.withLock { $0.tried[key] = number }
-                try await cache.set("key-\(key)", Array("\(number)".utf8))
-                state.withLock { $0.acknowledged[key] = number }
-            } catch { state.withLock { $0.failures.append("set: \(error)") } }
-            do {
-                let other = writer + writers * (number * 7 % (keys / writers))
-                let floor = state.withLock { $0.acknowledged[other] }
-                let bytes = try await cache.get("key-\(other)")
-                let found = bytes.flatMap { Int(String(decoding: $0, as: UTF8.self)) } ?? 0
-                state.withLock { state in
-                    state.calls += 2
-                    if found < floor ?? 0 {
-                        state.stale.append("key-\(other): \(found), after \(floor ?? 0) was acknowledged")
-                    }
+extension RegisterStore {
+    /// - Parameters: as of a call; nil: as the cache was made.
+    init(_ cache: ReplicatedCache, writes: Int? = nil, reads: Int? = nil) {
+        self.init(
+            get: { try await cache.get($0, reads: reads) },
+            set: { key, value in
+                if let value {
+                    try await cache.set(key, value, writes: writes)
+                } else {
+                    try await cache.remove(key, writes: writes)
                 }
-            } catch { state.withLock { $0.failures.append("get: \(error)") } }
-        }
-    }
-
-    /// Every key, read once more.
-    func check() async throws -> [String] {
-        var wrong: [String] = []
-        for (key, number) in state.withLock({ $0.acknowledged }) {
-            let found = try await cache.get("key-\(key)").flatMap { Int(String(decoding: $0, as: UTF8.self)) } ?? 0
-            if found < number { wrong.append("key-\(key): \(found), not \(number)") }
-        }
-        return wrong
+            },
+            isWithoutEffect: { ($0 as? RingfenceError)?.effect == RingfenceError.Effect.none })
     }
 }
