@@ -231,13 +231,16 @@ struct CacheLayouts: Sendable {
         call(layout.epoch, layout.json, completion)
     }
 
-    private func call(_ epoch: Int64, _ json: [UInt8], _ completion: @escaping @Sendable (CacheLayout?) -> Void) {
-        let call = ScriptCall(script: Self.script, keys: 1, arguments: 2) { [key] writer in
+    private func script(_ epoch: Int64, _ json: [UInt8]) -> ScriptCall {
+        ScriptCall(script: Self.script, keys: 1, arguments: 2) { [key] writer in
             writer.argument(key)
             writer.argument(epoch)
             writer.argument(json)
         }
-        courier.run(call, confirmation: nil) { result in
+    }
+
+    private func call(_ epoch: Int64, _ json: [UInt8], _ completion: @escaping @Sendable (CacheLayout?) -> Void) {
+        courier.run(script(epoch, json), confirmation: nil) { result in
             completion((try? result.get())?.bytes.flatMap { CacheLayout(json: $0) })
         }
     }
@@ -250,13 +253,8 @@ struct CacheLayouts: Sendable {
     func publish(_ layout: CacheLayout) async throws -> CacheLayout? { try await ask(layout.epoch, layout.json) }
 
     private func ask(_ epoch: Int64, _ json: [UInt8]) async throws -> CacheLayout? {
-        let call = ScriptCall(script: Self.script, keys: 1, arguments: 2) { [key] writer in
-            writer.argument(key)
-            writer.argument(epoch)
-            writer.argument(json)
-        }
         let reply: RedisReply
-        do { reply = try await courier.result(of: call).get() } catch {
+        do { reply = try await courier.result(of: script(epoch, json)).get() } catch {
             throw RingfenceError(error, "asking for the layout of a cache")
         }
         guard let bytes = reply.bytes else { throw RingfenceError.unexpected(reply) }
