@@ -178,19 +178,12 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/StoppedHolder",
             swiftSettings: strict
         ),
-        // Counts what a ring allocates.
+        // Counts what a ring and a balancer allocate.
         .target(name: "MallocCounter", path: "Tests/MallocCounter"),
         .executableTarget(
-            name: "RingAllocations",
+            name: "Allocations",
             dependencies: ["MallocCounter", "Ringfence"],
-            path: "Tests/RingAllocations",
-            swiftSettings: strict
-        ),
-        // Counts what a balancer allocates.
-        .executableTarget(
-            name: "BalancerAllocations",
-            dependencies: ["MallocCounter", "Ringfence"],
-            path: "Tests/BalancerAllocations",
+            path: "Tests/Allocations",
             swiftSettings: strict
         ),
         .testTarget(
@@ -213,7 +206,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 "Ringfence", "RingfenceCore", "Hiredis", "CThreadNumber", "TestSupport", "StoppedHolder", "TestHolder",
                 "TestMember",
-                "TestPrimary", "TestSubscriber", "RingAllocations", "BalancerAllocations",
+                "TestPrimary", "TestSubscriber", "Allocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),

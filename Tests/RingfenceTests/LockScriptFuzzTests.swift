@@ -77,9 +77,9 @@ final class LockScriptFuzz {
     private let server: RedisServer
     private let client: RedisClient
     private let scripts = LockScripts(keys: Keyspace(namespace: "fuzz"), auditLength: 100)
-    private let lockSHA: String
-    private let renewSHA: String
-    private let dumpSHA: String
+    private let locking: LoadedScript
+    private let renewing: LoadedScript
+    private let dumping: LoadedScript
     private let seed: UInt64
     private var random: SplitMix64
     private var model: LockServerModel
@@ -100,11 +100,11 @@ final class LockScriptFuzz {
         random = SplitMix64(seed: seed)
         model = LockServerModel(now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds)
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
-        lockSHA = try await Self.load(
+        locking = try await LoadedScript(
             "local time = table.remove(ARGV); ARGV[3] = '\(Self.claimMilliseconds)'\n" + Self.fedClock
-                + LockScripts.lock.source, client)
-        renewSHA = try await Self.load(LockScripts.renew.source, client)
-        dumpSHA = try await Self.load(Self.dump, client)
+                + LockScripts.lock.source, on: client)
+        renewing = try await LoadedScript(LockScripts.renew.source, on: client)
+        dumping = try await LoadedScript(Self.dump, on: client)
     }
 
     private static let fedClock = """
@@ -128,16 +128,6 @@ final class LockScriptFuzz {
         end
         return state
         """
-
-    private static func load(_ source: String, _ client: RedisClient) async throws -> String {
-        let reply = try await client.send { writer in
-            writer.begin(3)
-            writer.argument("SCRIPT")
-            writer.argument("LOAD")
-            writer.argument(source)
-        }
-        return try #require(reply.text)
-    }
 
     func close() async {
         for subscriber in subscribers.values { await subscriber.close() }
@@ -340,10 +330,8 @@ final class LockScriptFuzz {
     }
 
     private func encode(_ call: ScriptCall, _ clock: Int64?, _ writer: inout CommandWriter) {
-        writer.begin(3 + call.keys + call.arguments + (clock == nil ? 0 : 1))
-        writer.argument("EVALSHA")
-        writer.argument(clock == nil ? renewSHA : lockSHA)
-        writer.argument(Int64(call.keys))
+        let script = clock == nil ? renewing : locking
+        script.begin(&writer, keys: call.keys, arguments: call.arguments + (clock == nil ? 0 : 1))
         call.encode(&writer)
         if let clock { writer.argument(clock) }
     }
@@ -355,10 +343,7 @@ final class LockScriptFuzz {
     }
 
     private func encodeDump(_ writer: inout CommandWriter) {
-        writer.begin(6 + Self.names.count)
-        writer.argument("EVALSHA")
-        writer.argument(dumpSHA)
-        writer.argument(Int64(3))
+        dumping.begin(&writer, keys: 3, arguments: Self.names.count)
         writer.argument(scripts.keys.lock)
         writer.argument(scripts.keys.fence)
         writer.argument(scripts.keys.queue)

@@ -162,11 +162,7 @@ final class CacheSteward: Sendable {
         if let share { detail += #","share":\#((share * 10_000).rounded() / 10_000)"#.utf8 }
         detail += "}".utf8
         core.logger.info("\(type): \(members.joined(separator: " "))")
-        let scripts = core.client.groupScripts
-        let call = scripts.note(
-            core.name, .none, type: type, member: members.count == 1 ? members[0] : "", reason: reason, actor: "",
-            detail: detail)
-        // An event that is lost is not worth more.
-        core.client.courier.run(call, confirmation: nil) { _ in }
+        core.group.hub.note(
+            type, group: core.name, member: members.count == 1 ? members[0] : "", reason: reason, detail: detail)
     }
 }

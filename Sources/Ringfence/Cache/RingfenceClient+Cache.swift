@@ -87,7 +87,9 @@ extension RingfenceClient {
             }
         }
         await core.close()
-        if let newest = known.max(by: { $0.epoch < $1.epoch }) { return (try await layouts.exchange(newest).layout, false) }
+        if let newest = known.max(by: { $0.epoch < $1.epoch }) {
+            return (try await layouts.exchange(newest).layout, false)
+        }
         // Who knows a layout may be among those that do not answer.
         guard answered >= members.count - fresh.tolerance else {
             throw RingfenceError(

@@ -56,7 +56,7 @@ struct Picks {
             let before = clock.now
             var sum = 0
             for number in 0..<partLength { sum &+= try pick(number) }
-            times.append(nanoseconds(clock.now - before) / Double(partLength))
+            times.append((clock.now - before).nanoseconds / Double(partLength))
             guard sum > 0 else { throw CommandFailure("nobody was picked") }
         } while clock.now - start < .seconds(seconds)
         return Statistics.median(times)
@@ -104,17 +104,12 @@ struct Picks {
             repeat {
                 let before = clock.now
                 for _ in 0..<1024 { try await balancer.withMember { _ in } }
-                times.append(nanoseconds(clock.now - before) / 1024)
+                times.append((clock.now - before).nanoseconds / 1024)
             } while clock.now - start < .seconds(seconds)
             values.append(Statistics.median(times))
         }
         return Figure(name: "call.leastLoaded", unit: "ns", value: Statistics.median(values), trials: values.count)
     }
-}
-
-private func nanoseconds(_ duration: Duration) -> Double {
-    let (seconds, attoseconds) = duration.components
-    return Double(seconds) * 1e9 + Double(attoseconds) / 1e9
 }
 
 /// One slow server of ten.
@@ -195,7 +190,7 @@ struct BalancedTail: Sendable {
                             connection.writeAndFlush(Question(answer: answer), promise: nil)
                             try await answer.futureResult.get()
                         }
-                        times.append(nanoseconds(clock.now - before) / 1e6)
+                        times.append((clock.now - before).milliseconds)
                     } while clock.now - start < .seconds(seconds)
                     for connection in connections.values { try await connection.close() }
                     return times

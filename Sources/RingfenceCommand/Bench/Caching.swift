@@ -141,7 +141,7 @@ struct Caching: Sendable {
         repeat {
             let before = clock.now
             try await body()
-            own.append((clock.now - before) / .microseconds(1))
+            own.append((clock.now - before).microseconds)
         } while clock.now - start < .seconds(settings.seconds)
         all += own
         return Statistics.median(own)
@@ -172,7 +172,7 @@ struct Caching: Sendable {
             try await send(["ACL", "SETUSER", "default", "+@all"], to: node)
             let start = ContinuousClock.now
             try await calm(cache)
-            trials.append((ContinuousClock.now - start) / .milliseconds(1))
+            trials.append((ContinuousClock.now - start).milliseconds)
         }
         return Figure(
             name: "cache.drain.\(Self.hints)", unit: "ms", value: Statistics.median(trials), trials: trials.count,

@@ -121,7 +121,7 @@ struct EventFlow: Sendable {
             let start = ContinuousClock.now
             try await send()
             let arrived = await arrivals.next()
-            all.append((arrived - start) / .microseconds(1))
+            all.append((arrived - start).microseconds)
         }
         return (Statistics.median(all), all)
     }
@@ -156,7 +156,7 @@ struct EventFlow: Sendable {
                     next += 1
                     if event.cursor == end { break }
                 }
-                return (ContinuousClock.now - began) / .milliseconds(1)
+                return (ContinuousClock.now - began).milliseconds
             }
         }
         return Figure(name: "event.replay.\(Self.replayed)", unit: "ms", rounds: rounds, bar: .valueAtMost(250))
@@ -182,7 +182,7 @@ struct EventFlow: Sendable {
             count += entries.count
             next += Int64(entries.count)
         }
-        let milliseconds = (ContinuousClock.now - began) / .milliseconds(1)
+        let milliseconds = (ContinuousClock.now - began).milliseconds
         await client.close()
         guard count == Int(to - from) else { throw CommandFailure("XRANGE gave \(count) events") }
         return milliseconds

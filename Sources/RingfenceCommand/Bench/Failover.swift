@@ -76,7 +76,7 @@ struct Failover: Sendable {
             _ = await process.wait()
             let left = try await leaseLeft(plain, name, "primary")
             let end = ContinuousClock.now + left
-            let late = (await told.arrival(of: name) - end) / .milliseconds(1)
+            let late = (await told.arrival(of: name) - end).milliseconds
             try await until("the standby is primary") { candidacy.role.epoch != nil }
             try await standby.leave()
             return late
@@ -131,7 +131,7 @@ struct Failover: Sendable {
                 told.forget("releases")
                 let start = ContinuousClock.now
                 holder.giveUp(epoch)
-                late.append((await told.arrival(of: "releases") - start) / .milliseconds(1))
+                late.append((await told.arrival(of: "releases") - start).milliseconds)
             }
             for member in members { try await member.leave() }
             return late
@@ -168,7 +168,7 @@ struct Failover: Sendable {
                     told.forget(name)
                     let start = ContinuousClock.now
                     kill(child, SIGKILL)
-                    late.append((await told.arrival(of: name) - start) / .milliseconds(1))
+                    late.append((await told.arrival(of: name) - start).milliseconds)
                     withExtendedLifetime(candidacy) {}
                     try await standby.leave()
                 } catch {
@@ -190,7 +190,7 @@ struct Failover: Sendable {
 
         func enter() {
             let now = ContinuousClock.now
-            gaps.withLock { if let left = $0.left { $0.gaps.append((now - left) / .milliseconds(1)) } }
+            gaps.withLock { if let left = $0.left { $0.gaps.append((now - left).milliseconds) } }
         }
         func leave() {
             let now = ContinuousClock.now

@@ -154,7 +154,7 @@ struct GroupLife: Sendable {
         let start = ContinuousClock.now
         _ = try await join(plain, name, "m", lease: lease)
         let arrived = await told.arrival(of: name)
-        return withExtendedLifetime(group) { (arrived - start) / .milliseconds(1) - Double(lease) }
+        return withExtendedLifetime(group) { (arrived - start).milliseconds - Double(lease) }
     }
 
     private func leaves() async throws -> Figure {
@@ -165,7 +165,7 @@ struct GroupLife: Sendable {
                 let member = try await group.join("m")
                 let start = ContinuousClock.now
                 try await member.leave()
-                late.append((await told.arrival(of: "leaves") - start) / .milliseconds(1))
+                late.append((await told.arrival(of: "leaves") - start).milliseconds)
             }
             return late
         }

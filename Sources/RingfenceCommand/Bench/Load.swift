@@ -104,6 +104,10 @@ final class Shared<Value: Sendable>: Sendable {
 extension Duration {
     /// The whole duration in seconds.
     var seconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
+    /// The whole duration in milliseconds.
+    var milliseconds: Double { seconds * 1e3 }
     /// The whole duration in microseconds.
     var microseconds: Double { seconds * 1e6 }
+    /// The whole duration in nanoseconds.
+    var nanoseconds: Double { seconds * 1e9 }
 }

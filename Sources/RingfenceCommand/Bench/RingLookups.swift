@@ -91,7 +91,7 @@ struct RingLookups {
             for _ in 0..<5 {
                 let start = clock.now
                 _ = try ReferenceRing(1_001, points: Self.points)
-                trials.append(Self.microseconds(clock.now - start))
+                trials.append((clock.now - start).microseconds)
             }
             return Statistics.median(trials)
         } ours: {
@@ -139,7 +139,7 @@ struct RingLookups {
                 for (range, expected) in zip(ranges, found) {
                     let before = clock.now
                     let sum = try part(keys, range)
-                    times.append(microseconds(clock.now - before) * 1_000 / Double(partLength))
+                    times.append((clock.now - before).nanoseconds / Double(partLength))
                     guard sum == expected else { throw CommandFailure("the same keys had other owners") }
                 }
             } while clock.now - start < .seconds(seconds)
@@ -157,15 +157,10 @@ struct RingLookups {
         repeat {
             let before = clock.now
             try body()
-            own.append(microseconds(clock.now - before))
+            own.append((clock.now - before).microseconds)
         } while clock.now - start < .seconds(seconds)
         all += own
         return Statistics.median(own)
-    }
-
-    private static func microseconds(_ duration: Duration) -> Double {
-        let (seconds, attoseconds) = duration.components
-        return Double(seconds) * 1e6 + Double(attoseconds) / 1e12
     }
 }
 

@@ -108,7 +108,7 @@ struct ServiceProcess: Sendable {
         let body = "{\"owner\":\"bench\",\"ttlMs\":1000,\"waitMs\":0}"
         while true {
             let status = CReference.httpStatus(port: port, "POST", path, body: body)
-            if status == 200 { return (ContinuousClock.now - startedAt).microseconds / 1000 }
+            if status == 200 { return (ContinuousClock.now - startedAt).milliseconds }
             guard process.isRunning else { throw CommandFailure("ringfence serve ended before it granted a lock") }
             guard ContinuousClock.now - startedAt < .seconds(30) else {
                 throw CommandFailure("ringfence serve granted no lock within 30 s (last status \(status))")

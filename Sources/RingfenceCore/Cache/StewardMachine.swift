@@ -153,7 +153,9 @@ package struct StewardMachine: Sendable {
         }
     }
 
-    private func isForgotten(_ node: Int) -> Bool { looks[node] == nil && forgotten.contains(Array(map.ids[node].utf8)) }
+    private func isForgotten(_ node: Int) -> Bool {
+        looks[node] == nil && forgotten.contains(Array(map.ids[node].utf8))
+    }
 
     /// A member is gone for good, somebody says who knows it: it is not waited for, and counts as one that lost its data. (Where
     /// all nodes are needed for a quorum there is no other way to replace one.)

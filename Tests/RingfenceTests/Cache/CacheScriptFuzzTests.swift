@@ -99,9 +99,9 @@ final class CacheScriptFuzz {
 
     private let client: RedisClient
     private let scripts: CacheScripts
-    private let scriptSHA: String
-    private let dumpSHA: String
-    private let copySHA: String
+    private let script: LoadedScript
+    private let dumping: LoadedScript
+    private let copying: LoadedScript
     private let seed: UInt64
     private var random: SplitMix64
     private var model: CacheNodeModel
@@ -118,9 +118,9 @@ final class CacheScriptFuzz {
         model = CacheNodeModel(clock: 1_790_000_000_000, freshness: 5000, hintLimit: 3)
         saved = model
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
-        scriptSHA = try await Self.load(Self.fed + CacheScripts.script.source, client)
-        dumpSHA = try await Self.load(Self.dump, client)
-        copySHA = try await Self.load(Self.copy, client)
+        script = try await LoadedScript(Self.fed + CacheScripts.script.source, on: client)
+        dumping = try await LoadedScript(Self.dump, on: client)
+        copying = try await LoadedScript(LoadedScript.copy, on: client)
     }
 
     private static let fed = """
@@ -150,25 +150,6 @@ final class CacheScriptFuzz {
         end
         return table.concat(text, '\\n')
         """
-
-    /// The first half of KEYS becomes what the second half is.
-    private static let copy = """
-        for i = 1, #KEYS / 2 do
-            redis.call('DEL', KEYS[i])
-            redis.call('COPY', KEYS[#KEYS / 2 + i], KEYS[i])
-        end
-        return 'OK'
-        """
-
-    private static func load(_ source: String, _ client: RedisClient) async throws -> String {
-        let reply = try await client.send { writer in
-            writer.begin(3)
-            writer.argument("SCRIPT")
-            writer.argument("LOAD")
-            writer.argument(source)
-        }
-        return try #require(reply.text)
-    }
 
     func close() async { await client.close() }
 
@@ -246,7 +227,8 @@ final class CacheScriptFuzz {
         model.clock += 10_000
         for call in [CacheCall.begin(nonce: nonce), .wipe(nonce: nonce, cursor: "0")] {
             let expected = Expected(
-                step: .call(call, stamp: CacheStamp(epoch: 1 << 40, change: 7), run: run), clock: model.clock, forgotten: [], state: "")
+                step: .call(call, stamp: CacheStamp(epoch: 1 << 40, change: 7), run: run), clock: model.clock,
+                forgotten: [], state: "")
             _ = try await client.pipeline(count: 1) { encode(expected, &$0) }
         }
         #expect(try await get(other.key("a")) == "x")
@@ -296,7 +278,9 @@ final class CacheScriptFuzz {
         let known = model.standing.stamp ?? .none
         let other = CacheStamp(
             epoch: max(0, known.epoch + random.pick([-2, -1, -1, 0, 1, 1])), change: random.pick([1, 2, .max]))
-        return .call(randomCall(), stamp: random.chance(90) ? known : other, run: random.chance(95) ? run : "run\(max(1, runs - 1))")
+        return .call(
+            randomCall(), stamp: random.chance(90) ? known : other,
+            run: random.chance(95) ? run : "run\(max(1, runs - 1))")
     }
 
     private func randomCall() -> CacheCall {
@@ -310,7 +294,8 @@ final class CacheScriptFuzz {
             return .begin(nonce: random.chance(90) ? nonces[0] : random.pick(nonces))
         case 60...62: return .wipe(nonce: randomNonce(), cursor: "0")
         case 63...69: return .end(nonce: randomNonce(), isFull: random.chance(70))
-        case 70...72: return .raise(
+        case 70...72:
+            return .raise(
                 layout: Array("layout \(random.pick(0...9))".utf8),
                 began: max(1, (model.standing.stamp?.epoch ?? 0) + random.pick(-2...1)))
         case 73...79:
@@ -450,10 +435,7 @@ final class CacheScriptFuzz {
         let keys = allKeys
         let copies = keys.map { $0 + ":saved".utf8 }.map { Array("s".utf8) + $0 }
         func copy(_ keys: [[UInt8]], _ writer: inout CommandWriter) {
-            writer.begin(3 + keys.count)
-            writer.argument("EVALSHA")
-            writer.argument(copySHA)
-            writer.argument(Int64(keys.count))
+            copying.begin(&writer, keys: keys.count, arguments: 0)
             for key in keys { writer.argument(key) }
         }
         switch expected.step {
@@ -468,10 +450,7 @@ final class CacheScriptFuzz {
             writer.argument("PING")
         case .call(let call, let stamp, let run):
             let encoded = scripts.call(call, stamp: stamp, run: run)
-            writer.begin(3 + encoded.keys + encoded.arguments + 1)
-            writer.argument("EVALSHA")
-            writer.argument(scriptSHA)
-            writer.argument(Int64(encoded.keys))
+            script.begin(&writer, keys: encoded.keys, arguments: encoded.arguments + 1)
             encoded.encode(&writer)
             writer.argument(expected.clock)
         }
@@ -479,10 +458,7 @@ final class CacheScriptFuzz {
 
     private func encodeDump(_ writer: inout CommandWriter) {
         let keys = allKeys
-        writer.begin(3 + keys.count + 1 + Self.fields.count)
-        writer.argument("EVALSHA")
-        writer.argument(dumpSHA)
-        writer.argument(Int64(keys.count))
+        dumping.begin(&writer, keys: keys.count, arguments: 1 + Self.fields.count)
         for key in keys { writer.argument(key) }
         writer.argument(Int64(Self.targets.count))
         for field in Self.fields { writer.argument(field) }

@@ -14,7 +14,7 @@ import Testing
 #endif
 
 @Suite struct CacheWorkerTests {
-    @Test func `a node that any process says is gone for good is replaced, where one alone is a quorum too`() async throws {
+    @Test func `a node that any process says is gone for good is replaced, also where one is a quorum`() async throws {
         try await CacheStage.with(4) { stage in
             let options = CacheOptions(writes: 3, reads: 1)
             let cache = try await stage.client.cache(CacheStage.name, options: options)

@@ -117,9 +117,9 @@ final class GroupScriptFuzz {
 
     private let client: RedisClient
     private let scripts = GroupScripts(keys: Keyspace(namespace: "fuzz"), eventLength: 1000, nonces: NonceSource())
-    private let scriptSHA: String
-    private let dumpSHA: String
-    private let copySHA: String
+    private let script: LoadedScript
+    private let dumping: LoadedScript
+    private let copying: LoadedScript
     private let seed: UInt64
     private var random: SplitMix64
     var model: GroupServerModel
@@ -143,9 +143,9 @@ final class GroupScriptFuzz {
         model = GroupServerModel(clock: 1_790_000_000_000)
         saved = model
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
-        scriptSHA = try await Self.load(Self.fed + GroupScripts.script.source, client)
-        dumpSHA = try await Self.load(Self.dump, client)
-        copySHA = try await Self.load(Self.copy, client)
+        script = try await LoadedScript(Self.fed + GroupScripts.script.source, on: client)
+        dumping = try await LoadedScript(Self.dump, on: client)
+        copying = try await LoadedScript(LoadedScript.copy, on: client)
     }
 
     private static let fed = """
@@ -203,25 +203,6 @@ final class GroupScriptFuzz {
         end
         return table.concat(text, '\\n')
         """
-
-    /// The first half of KEYS becomes what the second half is.
-    private static let copy = """
-        for i = 1, #KEYS / 2 do
-            redis.call('DEL', KEYS[i])
-            redis.call('COPY', KEYS[#KEYS / 2 + i], KEYS[i])
-        end
-        return 'OK'
-        """
-
-    private static func load(_ source: String, _ client: RedisClient) async throws -> String {
-        let reply = try await client.send { writer in
-            writer.begin(3)
-            writer.argument("SCRIPT")
-            writer.argument("LOAD")
-            writer.argument(source)
-        }
-        return try #require(reply.text)
-    }
 
     /// How often Redis has carried out a command.
     func callsOf(_ command: String) async throws -> Int {
@@ -797,10 +778,7 @@ final class GroupScriptFuzz {
                         group, known, type: type, member: member, reason: reason, actor: actor,
                         detail: Array(detail.utf8))
                 }
-            writer.begin(3 + call.keys + call.arguments + 3)
-            writer.argument("EVALSHA")
-            writer.argument(scriptSHA)
-            writer.argument(Int64(call.keys))
+            script.begin(&writer, keys: call.keys, arguments: call.arguments + 3)
             call.encode(&writer)
             writer.argument(expected.run)
             writer.argument(expected.clock)
@@ -817,19 +795,13 @@ final class GroupScriptFuzz {
     }
 
     private func encodeCopy(_ keys: [String], _ writer: inout CommandWriter) {
-        writer.begin(3 + keys.count)
-        writer.argument("EVALSHA")
-        writer.argument(copySHA)
-        writer.argument(Int64(keys.count))
+        copying.begin(&writer, keys: keys.count, arguments: 0)
         for key in keys { writer.argument(key) }
     }
 
     private func encodeDump(events: Int, _ writer: inout CommandWriter) {
         let keys = allKeys
-        writer.begin(3 + keys.count + Self.names.count + 1)
-        writer.argument("EVALSHA")
-        writer.argument(dumpSHA)
-        writer.argument(Int64(keys.count))
+        dumping.begin(&writer, keys: keys.count, arguments: Self.names.count + 1)
         for key in keys { writer.argument(key) }
         for name in Self.names { writer.argument(name) }
         writer.argument(Int64(events))
