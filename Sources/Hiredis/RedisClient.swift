@@ -277,7 +277,8 @@ extension Waiter {
 }
 
 extension CommandWriter {
-    fileprivate mutating func wait(replicas: Int, within: Duration) {
+    /// `WAIT`: how many replicas have all writes of this connection. Nothing behind it is looked at before it is answered.
+    package mutating func wait(replicas: Int, within: Duration) {
         begin(3)
         argument("WAIT")
         argument(replicas)

@@ -51,6 +51,10 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let cacheQuorum = Code("cache.quorum")
         /// A cache cannot be made yet: its group has too few members that answer.
         public static let cacheNodes = Code("cache.nodes")
+        /// The primary of a cache's group is not there, not reached, or refuses; see the message.
+        public static let cachePrimary = Code("cache.primary")
+        /// Too few replicas acknowledged a write to a cache in time; it stands at the primary.
+        public static let cacheNotConfirmed = Code("cache.notConfirmed")
         /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
         public static let noMember = Code("balancer.noMember")
         /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was called.

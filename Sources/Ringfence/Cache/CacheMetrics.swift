@@ -4,8 +4,10 @@ import CoreMetrics
 
 /// The metrics of caches, made with each from the factory in force then.
 struct CacheMetrics: Sendable {
-    /// Calls that did not find enough nodes: watch this one.
+    /// Calls that did not find enough nodes, or no primary: watch this one.
     let failed = Counter(label: "ringfence_cache_failed_total")
+    /// Writes at a primary that too few replicas acknowledged in time.
+    let notConfirmed = Counter(label: "ringfence_cache_not_confirmed_total")
     /// Nodes that were behind when a key was read, and were handed the newest value.
     let repairs = Counter(label: "ringfence_cache_repairs_total")
     /// Writes that met a newer version and were written again above it: many of them mean clocks that differ.

@@ -39,16 +39,9 @@ final class CacheNode: Sendable {
         id: String, address: String, options: CacheOptions, scripts: CacheScripts, eventLoop: any EventLoop,
         logger: Logger
     ) throws {
-        var configuration = try RedisConfiguration(
-            url: address.contains("://") ? address : "redis://\(address)",
-            tls: .init(
-                authorityFile: options.tls.authorityFile, certificateFile: options.tls.certificateFile,
-                privateKeyFile: options.tls.privateKeyFile, serverName: options.tls.serverName))
-        configuration.username = configuration.username ?? options.username
-        configuration.password = configuration.password ?? options.password
-        configuration.clientName = "ringfence-cache"
-        configuration.commandTimeout = options.timeout
-        configuration.probeInterval = max(.milliseconds(500), options.timeout)
+        let configuration = try RedisConfiguration(
+            member: address, timeout: options.timeout, username: options.username, password: options.password,
+            tls: options.tls)
         self.id = id
         self.address = address
         self.scripts = scripts
@@ -150,4 +143,22 @@ final class CacheNode: Sendable {
     }
 
     func close() async { await redis.close() }
+}
+
+extension RedisConfiguration {
+    /// The way to a server that keeps a cache's data: a member's address, `host:port` or a URL, and who we are there.
+    init(
+        member address: String, timeout: Duration, username: String?, password: String?, tls: RingfenceConfiguration.TLS
+    ) throws(RedisError) {
+        try self.init(
+            url: address.contains("://") ? address : "redis://\(address)",
+            tls: .init(
+                authorityFile: tls.authorityFile, certificateFile: tls.certificateFile,
+                privateKeyFile: tls.privateKeyFile, serverName: tls.serverName))
+        self.username = self.username ?? username
+        self.password = self.password ?? password
+        clientName = "ringfence-cache"
+        commandTimeout = timeout
+        probeInterval = max(.milliseconds(500), timeout)
+    }
 }

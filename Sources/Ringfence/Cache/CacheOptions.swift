@@ -67,6 +67,19 @@ public struct CacheOptions: Sendable, Hashable {
         try Limits.check(hintLimit, "hintLimit", 0...10_000_000)
     }
 
+    static func check(value: [UInt8]) throws(InvalidArgument) {
+        guard value.count <= maximumValueBytes else {
+            throw InvalidArgument("value", "must be at most \(maximumValueBytes) bytes, not \(value.count)")
+        }
+    }
+
+    /// A time to live in ms.
+    static func milliseconds(_ ttl: Duration?) throws(InvalidArgument) -> Int64? {
+        guard let nanos = ttl.map({ Nanos(saturating: $0) }) else { return nil }
+        try Limits.check(nanos, "ttl", .millisecond...365 * 86_400 * .second)
+        return nanos / .millisecond
+    }
+
     /// ms.
     var life: Int64 { Nanos(saturating: remembrance) / .millisecond }
     /// ms that a completed node counts as complete.

@@ -87,15 +87,12 @@ public final class ReplicatedCache: Sendable {
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, writes: Int? = nil, sloppy: Bool = false
     ) async throws {
-        guard value.count <= CacheOptions.maximumValueBytes else {
-            throw RingfenceError(
-                InvalidArgument("value", "must be at most \(CacheOptions.maximumValueBytes) bytes, not \(value.count)"))
-        }
-        let nanos = ttl.map { Nanos(saturating: $0) }
+        let milliseconds: Int64?
         do throws(InvalidArgument) {
-            if let nanos { try Limits.check(nanos, "ttl", .millisecond...365 * 86_400 * .second) }
+            try CacheOptions.check(value: value)
+            milliseconds = try CacheOptions.milliseconds(ttl)
         } catch { throw RingfenceError(error) }
-        try await write(key, value, ttl: nanos.map { $0 / .millisecond }, writes, sloppy)
+        try await write(key, value, ttl: milliseconds, writes, sloppy)
     }
 
     /// Removes a key, whether there is a value or not. As ``set(_:_:for:writes:sloppy:)``.

@@ -11,7 +11,7 @@ import RingfenceCore
 import Synchronization
 
 final class Courier: Sendable {
-    typealias Confirmation = LockOptions.Durability.Confirmation
+    typealias Confirmation = Durability.Confirmation
 
     let main: RedisClient
     private let configuration: RedisConfiguration

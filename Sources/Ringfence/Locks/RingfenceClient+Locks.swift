@@ -253,16 +253,9 @@ extension RingfenceClient {
         let maximumHold = Nanos(saturating: options.maximumHold)
         do {
             try Limits.check(maximumHold, "maximumHold", Limits.maximumHold)
-            if let confirmation = options.durability.confirmation {
-                guard (1...1000).contains(confirmation.replicas) else {
-                    throw InvalidArgument("durability.replicas", "must be 1 to 1000")
-                }
-                let longest = min(5000, request.terms.ttl / 3 / .millisecond)
-                guard (1...longest).contains(confirmation.milliseconds) else {
-                    throw InvalidArgument("durability.within", "must be 1 ms to a third of the ttl, and at most 5 s")
-                }
-            }
-        } catch let error as InvalidArgument {
+            try options.durability.check(
+                longest: min(5000, request.terms.ttl / 3 / .millisecond), "a third of the ttl, and at most 5 s")
+        } catch {
             throw RingfenceError(error)
         }
         // Not only before a wait: a holder that never waited is told at once too when its lock is taken away.

@@ -261,12 +261,7 @@ package struct BalanceMachine: Sendable {
 
     /// Of each member, whether it can be picked.
     private func pickable() -> [Bool] {
-        if rule == .primaryOnly {
-            return lives.map { life in
-                role.phase == .ready && role.session == life.record.session
-                    && role.primary.hasSameBytes(as: life.record.id)
-            }
-        }
+        if rule == .primaryOnly { return lives.map { role.isReady($0.record) } }
         let open = lives.map { life in
             isPanicking ? life.hasWeight && outliers.ejectedUntil(life.number) == nil : life.isOpen
         }
@@ -295,12 +290,7 @@ package struct BalanceMachine: Sendable {
 
     /// Why there is nobody to pick.
     package var nobody: String {
-        if rule == .primaryOnly {
-            guard !role.primary.isEmpty else { return "it has no primary" }
-            return role.phase == .ready
-                ? "its primary '\(role.primary)' is not among its members"
-                : "its primary '\(role.primary)' is not ready (\(role.phase.rawValue))"
-        }
+        if rule == .primaryOnly { return role.noneReady }
         guard !lives.isEmpty else { return "it has no members" }
         let drained = lives.count { !$0.hasWeight }
         var parts: [String] = []

@@ -59,6 +59,24 @@ package struct GroupRole: Sendable, Hashable {
     package func isHeld(by id: String, _ session: String, _ epoch: Int64) -> Bool {
         self.epoch == epoch && self.session == session && primary.hasSameBytes(as: id)
     }
+
+    /// Whether this member is the primary, and said that it is ready.
+    package func isReady(_ record: MemberRecord) -> Bool {
+        phase == .ready && isHeld(by: record.id, record.session, epoch)
+    }
+
+    /// Whether this member is the primary still, and hands over.
+    package func isDraining(_ record: MemberRecord) -> Bool {
+        phase == .draining && isHeld(by: record.id, record.session, epoch)
+    }
+
+    /// Why no member is ready.
+    package var noneReady: String {
+        guard !primary.isEmpty else { return "it has no primary" }
+        return phase == .ready
+            ? "its primary '\(primary)' is not among its members"
+            : "its primary '\(primary)' is not ready (\(phase.rawValue))"
+    }
 }
 
 /// Why something is refused, or may not be elected.
