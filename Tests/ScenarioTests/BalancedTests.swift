@@ -143,7 +143,7 @@ extension Scenarios {
                 let service = try await stage.start(
                     [stage.files + "/service.py", address(index), name(index)], log: "service-\(index)")
                 services.withLock { $0[index] = service }
-                // A member is taken to be well until its first check has failed, so it begins when it is.
+                // Round robin calls it at once, and the balancer too while few others are well.
                 try await eventually("\(name(index)) answers", within: .seconds(60)) {
                     (try? await get(address(index))) != nil
                 }

@@ -230,9 +230,14 @@ extension Scenarios {
                     show("killed, and returned with its data", nodes, since: start)
                     try await nodes.seen(1, isWell: true)
 
-                    // In the zone of the first, which it is to replace.
-                    start = .now
+                    // In the zone of the first, which it is to replace. While its Redis does not answer it gets no keys.
+                    await nodes.servers[3].kill(SIGKILL)
                     try await nodes.startAgent(3)
+                    try await nodes.seen(3, isWell: false)
+                    try await nodes.load.goOn(1000)
+                    #expect(try await nodes.events()["cache.moving"] == nil)
+                    start = .now
+                    try await nodes.servers[3].restart()
                     try await eventually("it has moved in", within: .seconds(60)) { try await nodes.moves() == 1 }
                     try await nodes.calm("after the join", [0, 1, 2, 3])
                     show("joined", nodes, since: start)

@@ -72,11 +72,14 @@ final class CacheSteward: Sendable {
 
     private func tick(now: Nanos) {
         let snapshot = core.group.snapshot
-        let members = snapshot.members.filter { !$0.address.isEmpty }.map {
-            CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address)
-        }
         core.follow()
         let map = core.placement.map
+        let members = snapshot.members.filter { member in
+            // Whose check fails, or has not ended yet, is given no keys; who has some keeps them.
+            let isNew = !map.layout.everybody.contains { $0.id.hasSameBytes(as: member.id) }
+            return !member.address.isEmpty && (member.health.isEmpty || !isNew)
+        }
+        .map { CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address) }
         perform { machine in
             machine.adopt(map, now: now)
             // Who is missing from a view that may be old is not missing.

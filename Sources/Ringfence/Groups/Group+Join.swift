@@ -19,6 +19,7 @@ extension Group {
     ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.
     ///   - capability: what it can do: up to 16 words of 1 to 64 bytes.
     ///   - metadata: up to 32 pairs; keys of 1 to 64 bytes, values of up to 1024. The whole record has at most 8 KiB.
+    ///   - health: why it should not be used yet, up to 512 bytes; empty: it is well.
     ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a group
     ///     sets the pace of all its members and watchers, a fifth of it.
     ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
@@ -29,15 +30,15 @@ extension Group {
     ///   member: what may have been done is undone in the background.
     public func join(
         _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
-        capability: [String] = [], metadata: [String: String] = [:], lease: Duration = .seconds(3),
-        rejoins: Bool = false
+        capability: [String] = [], metadata: [String: String] = [:], health: String = "",
+        lease: Duration = .seconds(3), rejoins: Bool = false
     ) async throws -> Membership {
         let record: MemberRecord
         do {
             record = MemberRecord(
                 id: id, session: hub.nonces.session(), leaseMilliseconds: try Self.milliseconds(of: lease),
                 address: address, zone: zone, weight: weight, priority: priority, capability: capability,
-                metadata: metadata)
+                metadata: metadata, health: health)
             try Limits.check(record)
             try checkRing(with: record)
         } catch { throw RingfenceError(error) }

@@ -10,7 +10,7 @@ import NIOCore
 package import RingfenceCore
 import Synchronization
 
-/// This process' place in a group, from ``Group/join(_:address:zone:weight:priority:capability:metadata:lease:rejoins:)`` until
+/// This process' place in a group, from ``Group/join(_:address:zone:weight:priority:capability:metadata:health:lease:rejoins:)`` until
 /// it leaves, expires or is replaced.
 ///
 /// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a member

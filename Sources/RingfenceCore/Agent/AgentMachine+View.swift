@@ -64,8 +64,15 @@ extension AgentMachine {
         if running?.kind == .onDemote, isNewestFailed { return "onDemote is running" }
         if isDownByUs { return "" }
         if let failing { return failing }
-        return checks.contains { $0.verdict == .unknown } ? "not checked yet" : ""
+        return unchecked
     }
+
+    /// Why nobody knows yet how the resource is; empty: it is known.
+    private var unchecked: String { checks.contains { $0.verdict == .unknown } ? "not checked yet" : "" }
+
+    /// Why nobody should use the resource; empty: it is well. What the agent itself stopped is not ill: it may be elected again.
+    /// And what was not looked at is not well: it may not even run yet.
+    package var health: String { isDownByUs ? "" : failing ?? unchecked }
 
     mutating func report(_ outputs: inout [AgentOutput], _ now: Nanos) {
         let unfit = unfit(now)
@@ -73,8 +80,7 @@ extension AgentMachine {
             reported = (toldPosition, unfit)
             outputs.append(.report(position: toldPosition, unfit: unfit))
         }
-        // What the agent itself stopped is not ill: it may be elected again.
-        let health = isDownByUs ? "" : failing ?? ""
+        let health = health
         if health != reportedHealth {
             reportedHealth = health
             outputs.append(.health(health))

@@ -109,6 +109,7 @@ package struct AgentMachine: Sendable {
         checks = policy.checks.map { CheckMachine($0.policy) }
         seen = policy.checks.map { _ in nil }
         mismatches = policy.checks.map { _ in 0 }
+        reportedHealth = health
     }
 
     // MARK: inputs

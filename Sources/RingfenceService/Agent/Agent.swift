@@ -3,7 +3,7 @@
 // `ringfence agent`: stands beside a database, cache or service, joins a group for it, looks at it, and calls its hooks.
 //
 // The order of a start: listen, look, join. So a load balancer is answered from the first moment, though with no, and
-// nobody is elected before it is known whether its resource is well. Redis need not be there yet: joining is tried until it is.
+// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there yet: joining is tried until it is.
 //
 // The end by SIGTERM: a role that is held is given up, the resource fenced first; then the member leaves. A crash does none
 // of that and touches nothing: the resource runs on, only the lease is not renewed any more, and the endpoints that sent
@@ -131,7 +131,7 @@ package struct Agent: Service {
                 let membership = try await group.join(
                     configuration.member, address: configuration.address, zone: configuration.zone,
                     weight: configuration.weight, priority: configuration.priority, metadata: metadata,
-                    lease: configuration.lease, rejoins: true)
+                    health: Self.short(core.health), lease: configuration.lease, rejoins: true)
                 let candidacy =
                     configuration.isCandidate
                     ? try await membership.stand(margin: configuration.fenceBudget) : nil

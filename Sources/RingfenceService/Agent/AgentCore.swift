@@ -162,6 +162,8 @@ actor AgentCore {
         await withCheckedContinuation { finishers.append($0) }
     }
 
+    /// What the member's record says of the resource, to begin with.
+    var health: String { machine.health }
     /// How things are.
     var status: AgentStatus { machine.status(now: Self.now) }
     /// Promoted, Redis knows, and the role's own deadline has not passed.

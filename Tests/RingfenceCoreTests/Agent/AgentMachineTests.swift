@@ -662,6 +662,18 @@ struct AgentMachineTests {
         #expect(bench.outputs.last == .finished)
     }
 
+    @Test func `what was not looked at yet is not well, and nobody says so twice`() {
+        var bench = AgentBench()
+        #expect(bench.machine.health == "not checked yet")
+        bench.sees(.standby)
+        #expect(bench.machine.health == "not checked yet")
+        bench.sees(.standby)
+        #expect(bench.machine.health == "")
+        let told = bench.outputs.filter { if case .health = $0 { true } else { false } }
+        #expect(told == [.health("")])
+        #expect(AgentMachine(AgentPolicy(member: "a", checks: [])).health == "", "there is nothing to look at")
+    }
+
     @Test func `stopped as standby, the agent is finished once its hook is`() {
         var bench = AgentBench()
         bench.sees(.standby, times: 2)
