@@ -3,7 +3,8 @@
 // `ringfence agent`: stands beside a database, cache or service, joins a group for it, looks at it, and calls its hooks.
 //
 // The order of a start: listen, look, join. So a load balancer is answered from the first moment, though with no, and
-// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there yet: joining is tried until it is.
+// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there yet:
+// joining is tried until it is.
 //
 // The end by SIGTERM: a role that is held is given up, the resource fenced first; then the member leaves. A crash does none
 // of that and touches nothing: the resource runs on, only the lease is not renewed any more, and the endpoints that sent
