@@ -7,9 +7,9 @@
 // before. The old one is not cut but let go of: calls that are under way on it hear what their server says, and the last one
 // closes it.
 //
-// Who is not primary any more says so itself: it is a replica then, and Redis refuses writes to it. What no client can find out is that
-// its primary is isolated and another was elected meanwhile. So the primary must notice that alone (`min-replicas-to-write`),
-// or the caller asks for a confirmation, which an isolated primary does not get.
+// Who is not primary any more says so itself: it is a replica then, and Redis refuses writes to it. What no client can find out
+// is that its primary is isolated and another was elected meanwhile. So the primary must notice that alone
+// (`min-replicas-to-write`), or the caller asks for a confirmation, which an isolated primary does not get.
 
 import CoreMetrics
 import Hiredis
@@ -19,7 +19,8 @@ import Synchronization
 /// Values at the Redis that is primary of a group, where Redis' own replication copies them.
 ///
 /// ```swift
-/// let cache = try await ringfence.primaryCache("cache", options: .init(durability: .confirmed(replicas: 1, within: .milliseconds(100))))
+/// let cache = try await ringfence.primaryCache(
+///     "cache", options: .init(durability: .confirmed(replicas: 1, within: .milliseconds(100))))
 /// try await cache.set("user/17", bytes, for: .seconds(600))
 /// let bytes = try await cache.get("user/17")
 /// ```
@@ -27,9 +28,9 @@ import Synchronization
 /// Calls go to the group's ready primary, and follow a switchover or failover. While there is none they fail at once.
 ///
 /// What you get is what Redis' replication gives. A read sees the latest write that the primary has. **A write that was
-/// acknowledged may be lost in a failover**: replicas get it a moment later. With ``Durability/confirmed(replicas:within:)`` the call
-/// waits until so many have it, and counts. That makes it rarer, and is no consensus: a replica that does not have the
-/// write may be elected. Where that must not be, take a ``ReplicatedCache``.
+/// acknowledged may be lost in a failover**: replicas get it a moment later. With ``Durability/confirmed(replicas:within:)`` the
+/// call waits until so many have it, and counts. That makes it rarer, and is no consensus: a replica that does not have
+/// the write may be elected. Where that must not be, take a ``ReplicatedCache``.
 public final class PrimaryCache: Sendable {
     private struct State {
         var node: PrimaryNode?
@@ -83,8 +84,8 @@ public final class PrimaryCache: Sendable {
     ///   - value: up to 1 MiB.
     ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
     ///   - durability: how far it must have got; nil: as the cache was opened. `within` is 1 ms to 5 s.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is no primary, it
-    ///   is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect `unknown`: the
+    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is no
+    ///   primary, it is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect `unknown`: the
     ///   primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`; `client.shutDown`.
     ///   To write the same value again does no harm, unless somebody else wrote another meanwhile.
     ///
@@ -243,8 +244,8 @@ extension PrimaryCacheOptions: CustomStringConvertible, CustomReflectable {
 }
 
 extension RingfenceClient {
-    /// The cache at the primary of the group of this name, where Redis itself replicates. The members are the Redis servers, and the
-    /// address of each is `host:port`, or a `redis://`, `rediss://` or `unix://` URL; `ringfence agent` joins them, and makes
+    /// The cache at the primary of the group of this name, where Redis itself replicates. The members are the Redis servers,
+    /// and the address of each is `host:port`, or a `redis://`, `rediss://` or `unix://` URL; `ringfence agent` joins them, and makes
     /// the elected one the primary.
     ///
     /// Returns whether there is a primary or not.

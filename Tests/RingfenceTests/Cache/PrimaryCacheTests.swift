@@ -15,7 +15,8 @@ import Testing
     import Darwin
 #endif
 
-/// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its ready primary.
+/// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its ready
+/// primary.
 private struct Pair: Sendable {
     let servers: [RedisServer]
     let observers: [Observer]
