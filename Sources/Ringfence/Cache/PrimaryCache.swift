@@ -145,7 +145,7 @@ public final class PrimaryCache: Sendable {
 
     private func check(_ key: String) throws {
         do throws(InvalidArgument) { try Limits.check(name: key, field: "key") } catch { throw RingfenceError(error) }
-        guard !client.hub.isShutDown else { throw RingfenceError.shutDown }
+        guard !client.hub.isShutDown, !state.withLock({ $0.isClosed }) else { throw RingfenceError.shutDown }
     }
 
     /// Who is primary, as this process last heard, and the way there. One that hands over takes no writes, but is read.

@@ -32,10 +32,6 @@ struct CacheControl: Sendable, CustomStringConvertible {
         CacheControl(
             "a node that hears who knows an old layout", [.join, .drain, .pauseClient, .late, .cut, .coordinatorAway]
         ) { node, _ in node.ignoresEpochs = true },
-        CacheControl(
-            "a node that hears of two changes under one epoch",
-            [.coordinatorStepsBack, .coordinatorStepsBack, .killSteward, .join, .drain, .leave], seeds: 400
-        ) { node, _ in node.ignoresChanges = true },
         CacheControl("removals that are forgotten before all know of them", [.cut, .freeze, .lose]) { _, client in
             client.life = 300
         },

@@ -18,8 +18,6 @@ package struct CacheNodeModel: Sendable {
         package var isAlwaysWhole = false
         /// Who knows an old layout is heard all the same.
         package var ignoresEpochs = false
-        /// Who knows another layout of the same epoch, too.
-        package var ignoresChanges = false
         /// Whoever tells it to is obeyed, however late.
         package var wipesForAnybody = false
         /// A copy may come as late as it likes.
@@ -123,9 +121,7 @@ package struct CacheNodeModel: Sendable {
         }
         let known = standing.stamp ?? .none
         let isHeard = stamp == known || stamp.epoch > known.epoch
-        if !isHeard, !(flaws.ignoresEpochs && stamp.epoch < known.epoch),
-            !(flaws.ignoresChanges && stamp.epoch == known.epoch)
-        {
+        if !isHeard, !(flaws.ignoresEpochs && stamp.epoch < known.epoch) {
             return answer(run, .outdated(layout: standing.layout))
         }
         // As it stood before the call.
