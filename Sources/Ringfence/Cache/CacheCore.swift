@@ -179,9 +179,10 @@ final class CacheCore: Sendable {
     /// Says for whoever tends the cache that a member is gone for good.
     func forget(_ id: String) async throws { try await layouts.exchange(gone: id) }
 
-    /// Looks whether there is a newer layout. - Returns: who was said to be gone for good.
+    /// Looks whether there is a newer layout, and puts this one back if the coordinator has lost it.
+    /// - Returns: who was said to be gone for good.
     func lookAround() async throws -> [String] {
-        let word = try await layouts.exchange()
+        let word = try await layouts.exchange(placement.map.layout)
         if let layout = word.layout { adopt(layout) }
         return word.gone
     }

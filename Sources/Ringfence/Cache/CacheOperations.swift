@@ -81,8 +81,9 @@ struct CacheLate: Sendable {
     }
 
     private static func send(together batch: [CacheLate]) {
-        // The first of them is the oldest, by a millisecond at most.
-        batch[0].node.put(batch.map(\.item), stamp: batch[0].stamp, deadline: batch[0].deadline) { result in
+        // One that is heard of after its own time is not counted by whoever sent it.
+        let deadline = batch.map(\.deadline).max() ?? 0
+        batch[0].node.put(batch.map(\.item), stamp: batch[0].stamp, deadline: deadline) { result in
             for (index, one) in batch.enumerated() {
                 one.heard(
                     result.map { answer in
@@ -104,6 +105,8 @@ final class CacheWrite: Sendable {
         var placement: CachePlacement
         /// A message of an attempt before is not heard.
         var attempt = 0
+        /// When this attempt did.
+        var began = Moment.now
         var words: [Int: String] = [:]
         var mayBeApplied = false
     }
@@ -151,15 +154,19 @@ final class CacheWrite: Sendable {
     }
 
     private func start() {
-        let (first, hasMore) = state.withLock { ($0.machine.first, $0.machine.first.count < $0.machine.nodes.count) }
-        send(to: first)
+        let (first, hasMore, attempt) = state.withLock {
+            ($0.machine.first, $0.machine.first.count < $0.machine.nodes.count, $0.attempt)
+        }
+        // A key has no node only where all members are drained.
+        if first.isEmpty { return fail() }
+        send(to: first, attempt)
         if hasMore { core.sendLater(self) }
     }
 
-    private func send(to nodes: [Int]) {
-        let (placement, entry, attempt, deadline) = state.withLock {
-            ($0.placement, $0.entry, $0.attempt, $0.caller.deadline)
-        }
+    private func send(to nodes: [Int], _ attempt: Int) {
+        // Places are of the attempt's layout.
+        let now = state.withLock { $0.attempt == attempt ? ($0.placement, $0.entry, $0.caller.deadline) : nil }
+        guard let (placement, entry, deadline) = now else { return }
         for node in nodes {
             guard let target = placement.nodes[node] else {
                 heard(node, .failure(.notSent), attempt)
@@ -174,7 +181,8 @@ final class CacheWrite: Sendable {
     /// For whom it was not sent to at once. Who of the first has not answered yet is not waited for by the next ones.
     func rest() -> [CacheLate] {
         let (nodes, awaited, placement, entry, attempt, deadline) = state.withLock {
-            let awaited = $0.machine.awaited
+            // One that joined the others late has hardly been sent yet.
+            let awaited = Moment.now - $0.began >= .millisecond ? $0.machine.awaited : []
             return ($0.machine.rest(), awaited, $0.placement, $0.entry, $0.attempt, $0.caller.deadline)
         }
         for node in awaited { placement.nodes[node]?.isSlow = true }
@@ -216,7 +224,7 @@ final class CacheWrite: Sendable {
         case .done:
             if let continuation { continuation.resume(returning: .success(())) } else { fail() }
         case .failed: fail()
-        case .send(let nodes): send(to: nodes)
+        case .send(let nodes): send(to: nodes, attempt)
         case .again(let above):
             core.metrics.again.increment()
             again { core, state in state.entry.version = core.nextVersion(above: above) }
@@ -236,6 +244,7 @@ final class CacheWrite: Sendable {
             state.attempt += 1
             state.words = [:]
             state.placement = core.placement
+            state.began = Moment.now
             state.machine = Self.machine(state.placement, key, writes: writes, isSloppy: isSloppy)
             return true
         }

@@ -160,8 +160,8 @@ public final class ReplicatedCache: Sendable {
     /// Whoever can, sets the node's weight to 0 instead and waits: then its data moves away while it is still there.
     ///
     /// The process that tends the cache hears of it within seconds, whichever it is.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid` if it is no node of the cache, or is a member of the
-    ///   group and so would come again at once; `coordinator.unavailable`.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member of the
+    ///   group and so would come again at once; `coordinator.unavailable`. To say it twice does no harm.
     public func forget(_ node: String) async throws {
         let layout = core.placement.map.layout
         guard layout.members.contains(where: { $0.id.hasSameBytes(as: node) }) else {

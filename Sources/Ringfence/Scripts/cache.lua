@@ -154,10 +154,10 @@ elseif verb == 'end' then
         end
     end
 elseif verb == 'raise' then
-    -- It was told of another change that came to nothing, and what it was completed for may have been that.
+    -- It may have been completed for another change, which came to nothing.
     local began = tonumber(ARGV[5])
     local is_other = string.match(stamp, '-.*') ~= string.match(known, '-.*')
-    if node[3] and is_other and epoch_of(known) >= began and tonumber(node[3]) >= began then
+    if node[3] and is_other and tonumber(node[3]) >= began then
         redis.call('HSET', KEYS[1], 'wholeEpoch', int(began - 1))
         whole = is_whole and began - 1 or -1
     end

@@ -6,6 +6,7 @@
 -- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or ''
 -- RESULT { the layout that is there now, or '', those that are gone … }
 --
+-- Whoever only asks writes nothing: it is answered also where this Redis takes no writes.
 -- Nodes remember the layout too, so one that this Redis lost, or an older copy of it, is put back by whoever knows it.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -15,9 +16,10 @@ if ARGV[2] ~= '' and tonumber(ARGV[1]) > known then
     redis.call('SET', KEYS[1], ARGV[2])
     stored = ARGV[2]
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now - 60000))
+local since = string.format('%.0f', now - 60000)
 if ARGV[3] ~= '' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', since)
     redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[3])
     redis.call('PEXPIRE', KEYS[2], 60000)
 end
-return { stored, unpack(redis.call('ZRANGE', KEYS[2], 0, 99)) }
+return { stored, unpack(redis.call('ZRANGEBYSCORE', KEYS[2], since, '+inf', 'LIMIT', 0, 100)) }

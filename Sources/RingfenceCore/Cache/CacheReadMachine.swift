@@ -35,7 +35,9 @@ package struct CacheReadMachine: Sendable {
     }
 
     private let copies: CacheMap.Copies
+    private let epoch: Int64
     private let reads: Int
+    private var otherChange: [UInt8]?
     private var heard: [Int: Heard?] = [:]
     private var isOver = false
 
@@ -44,6 +46,7 @@ package struct CacheReadMachine: Sendable {
 
     package init(_ map: CacheMap, key: String, reads: Int) {
         copies = map.readers(of: key)
+        epoch = map.stamp.epoch
         self.reads = reads
     }
 
@@ -57,11 +60,14 @@ package struct CacheReadMachine: Sendable {
                 entry: entries.first ?? nil, now: answer.now,
                 isCounted: copies.since.map { answer.wholeEpoch >= $0 } ?? true, isBehind: answer.isBehind)
             return judge()
-        case .outdated(let layout):
+        case .outdated(let json):
+            if let json, CacheLayout(json: json)?.epoch == epoch {
+                // Told of another change under this epoch (CacheWriteMachine).
+                otherChange = json
+                return failed(node)
+            }
             heard[node] = .some(nil)
-            guard !isOver else { return .none }
-            isOver = true
-            return .outdated(layout)
+            return outdated(json)
         default:
             return failed(node)
         }
@@ -70,6 +76,12 @@ package struct CacheReadMachine: Sendable {
     package mutating func failed(_ node: Int) -> Action {
         heard[node] = .some(nil)
         return judge()
+    }
+
+    private mutating func outdated(_ json: [UInt8]?) -> Action {
+        guard !isOver else { return .none }
+        isOver = true
+        return .outdated(json)
     }
 
     private var counted: [Heard] { heard.values.compactMap { $0 }.filter(\.isCounted) }
@@ -92,6 +104,7 @@ package struct CacheReadMachine: Sendable {
         }
         let possible = counted.count + copies.nodes.count - heard.count
         guard possible < reads else { return .none }
+        if let otherChange { return outdated(otherChange) }
         isOver = true
         return .failed
     }

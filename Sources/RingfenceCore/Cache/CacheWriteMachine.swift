@@ -33,7 +33,9 @@ package struct CacheWriteMachine: Sendable {
     private enum State: Sendable { case unsent, waiting, has(wholeEpoch: Int64), lacks }
 
     private let copies: [CacheMap.Copies]
+    private let epoch: Int64
     private let writes: Int
+    private var otherChange: [UInt8]?
     private var states: [Int: State] = [:]
     private var handedOver: [Int] = []
     private var spares: [Int]
@@ -51,6 +53,7 @@ package struct CacheWriteMachine: Sendable {
     ///   - isSlow: whether a node is better not waited for.
     package init(_ map: CacheMap, key: String, writes: Int, sloppy: Bool, isSlow: (Int) -> Bool = { _ in false }) {
         copies = map.writers(of: key)
+        epoch = map.stamp.epoch
         self.writes = writes
         var nodes: [Int] = []
         for one in copies { for node in one.nodes where !nodes.contains(node) { nodes.append(node) } }
@@ -103,9 +106,15 @@ package struct CacheWriteMachine: Sendable {
             // Nothing that its reply could still change.
             states[node] = .lacks
             return repeated(.again(above: newer))
-        case .outdated(let layout):
+        case .outdated(let json):
             states[node] = .lacks
-            return repeated(.outdated(layout))
+            if let json, CacheLayout(json: json)?.epoch == epoch {
+                // It was told of another change under this epoch, and nearly all of this one, or it is the other way round: so
+                // the rest is asked before anybody changes his mind.
+                otherChange = json
+                return judge()
+            }
+            return repeated(.outdated(json))
         default:
             states[node] = .lacks
             return judge()
@@ -156,6 +165,7 @@ package struct CacheWriteMachine: Sendable {
         }
         // Whoever has not been heard of may have it yet: nobody is told "none" before that is known.
         guard mayBeApplied || isSettled else { return .none }
+        if let otherChange { return repeated(.outdated(otherChange)) }
         return over(.failed(mayBeApplied: mayBeApplied))
     }
 }

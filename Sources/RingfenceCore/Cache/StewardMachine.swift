@@ -100,12 +100,14 @@ package struct StewardMachine: Sendable {
     private var lastID = 0
     private var sweeps = 0
 
+    /// Those that could not be told of the layout just now: full, perhaps. They are away for this round.
+    private var untellable: Set<Int> = []
     private var present: [CacheMember]?
     private var absentSince: [[UInt8]: Nanos] = [:]
     private var forgotten: Set<[UInt8]> = []
     private var lastWaiting: [String] = []
 
-    /// Somebody else completes nodes too, or so it seems. Two of them that last would only begin again and again.
+    /// Somebody else completes nodes too, or so it seemed in the last sweep. Two of them that last would only begin again and again.
     package private(set) var isContested = false
 
     /// How far a sweep is, while there is one.
@@ -177,6 +179,7 @@ package struct StewardMachine: Sendable {
     private mutating func take(_ other: CacheMap, now: Nanos) {
         map = other
         isNew = false
+        untellable = []
         (looks, calls) = ([:], [:])
         work = .resting(until: now)
     }
@@ -238,6 +241,7 @@ package struct StewardMachine: Sendable {
             return pending.isEmpty ? decide(now: now) : []
         case .telling(var pending):
             pending.remove(node)
+            if case .success(let answer) = result, case .done = answer.result {} else { untellable.insert(node) }
             work = .telling(pending)
             return pending.isEmpty ? look() : []
         case .sweeping(var sweep):
@@ -284,6 +288,7 @@ package struct StewardMachine: Sendable {
     }
 
     private mutating func rest(now: Nanos) -> [Action] {
+        untellable = []
         work = .resting(until: now + settings.lookEvery)
         return []
     }
@@ -303,6 +308,7 @@ package struct StewardMachine: Sendable {
 
     private mutating func decide(now: Nanos) -> [Action] {
         let untold = looks.filter { $0.value.layout.map { $0.epoch < layout.epoch } ?? true }.keys.sorted()
+            .filter { !untellable.contains($0) }
         if !untold.isEmpty {
             work = .telling(Set(untold))
             return call(untold.map { ($0, .raise(layout: layout.json, began: layout.began)) })
@@ -338,7 +344,7 @@ package struct StewardMachine: Sendable {
             if !due(within: settings.freshness / 3).isEmpty { return sweepAll() }
             if let actions = drain() { return actions }
             if let wanted = wanted(now: now) {
-                return begin(layout.moving(to: wanted, change: nextChange()))
+                return begin(layout.moving(to: wanted, change: nextChange()), now: now)
             }
             if !due(within: settings.freshness / 3 * 2).isEmpty { return sweepAll() }
             lastWaiting = []
@@ -382,9 +388,9 @@ package struct StewardMachine: Sendable {
         return [.publish(layout)]
     }
 
-    private mutating func begin(_ next: CacheLayout) -> [Action] {
-        // Of members that no ring can be made of nothing can be made.
-        guard let share = (try? CacheMap(next))?.movedShare else { return [] }
+    private mutating func begin(_ next: CacheLayout, now: Nanos) -> [Action] {
+        // Members that no ring can be made of have too many points together: it stays as it is until some are gone.
+        guard let share = (try? CacheMap(next))?.movedShare else { return rest(now: now) }
         return publish(next) + [
             .tell(
                 .moving(
@@ -424,7 +430,7 @@ package struct StewardMachine: Sendable {
         work = .sweeping(sweep)
         guard let outcome = sweep.outcome else { return call(calls) }
         self.calls = [:]
-        if sweep.isContested { isContested = true }
+        isContested = sweep.isContested
         guard case .completed(let nodes) = outcome, !nodes.isEmpty else { return rest(now: now) }
         // From here on there is something to lose, even if a node was away and is completed later.
         isNew = false

@@ -17,6 +17,13 @@ import Testing
         return settled.moving(to: settled.members + [CacheMember(id: "n9")], change: 78)
     }
 
+    /// Another first layout than `layout()`, by somebody who could not know of that.
+    static var otherChange: CacheLayout {
+        var other = layout()
+        other.change = 99
+        return other
+    }
+
     static let keys = (0..<200).map { "key \($0)" }
 
     @Test func `a change has three steps, each an epoch of its own`() {

@@ -64,6 +64,15 @@ import Testing
         #expect(machine.answered(nodes[0], outdated([2])) == .outdated([2]))
         #expect(machine.answered(nodes[1], outdated(nil)) == .none)
         #expect(machine.answered(nodes[2], Self.found(nil)) == .none)
+        // Who was told of another change is not heard, and is followed only if there are not enough others.
+        let other = CacheLayoutTests.otherChange.json
+        machine = CacheReadMachine(Self.map, key: "k", reads: 2)
+        #expect(machine.answered(nodes[0], outdated(other)) == .none)
+        #expect(machine.answered(nodes[1], Self.found(nil)) == .none)
+        #expect(machine.answered(nodes[2], Self.found(Self.entry(3))) == .done(Self.entry(3)))
+        machine = CacheReadMachine(Self.map, key: "k", reads: 2)
+        #expect(machine.answered(nodes[0], outdated(other)) == .none)
+        #expect(machine.failed(nodes[1]) == .outdated(other))
     }
 
     @Test func `who answered and lacks the newest is repaired, within a moment of its own clock`() {

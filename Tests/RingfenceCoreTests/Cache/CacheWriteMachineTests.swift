@@ -86,6 +86,19 @@ import Testing
         #expect(machine.answered(machine.nodes[1], Self.answer(.outdated(layout: nil))) == .none)
     }
 
+    @Test func `a node told of another change does not count, and is followed only if there are not enough others`() {
+        let other = CacheLayoutTests.otherChange.json
+        var machine = Self.machine()
+        let nodes = machine.nodes
+        #expect(machine.answered(nodes[0], Self.answer(.outdated(layout: other))) == .send([nodes[2]]))
+        #expect(machine.answered(nodes[1], Self.has()) == .none)
+        #expect(machine.answered(nodes[2], Self.has()) == .done)
+        machine = Self.machine()
+        #expect(machine.answered(nodes[0], Self.answer(.outdated(layout: other))) == .send([nodes[2]]))
+        #expect(machine.answered(nodes[1], Self.answer(.outdated(layout: other))) == .none)
+        #expect(machine.answered(nodes[2], Self.has()) == .outdated(other))
+    }
+
     @Test func `it fails as soon as enough cannot be had, and says whether it may be there all the same`() {
         var machine = Self.machine()
         let nodes = machine.nodes

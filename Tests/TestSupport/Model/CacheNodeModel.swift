@@ -172,9 +172,7 @@ package struct CacheNodeModel: Sendable {
         case .end(let nonce, let isFull): return .ended(end(nonce, run, isFull: isFull, isWhole: isWhole))
         case .raise(let layout, let began):
             let known = standing.stamp ?? .none
-            if let whole = standing.wholeEpoch, known.change != stamp.change, known.epoch >= began,
-                whole >= began
-            {
+            if let whole = standing.wholeEpoch, known.change != stamp.change, whole >= began {
                 standing.wholeEpoch = began - 1
             }
             standing.stamp = stamp
