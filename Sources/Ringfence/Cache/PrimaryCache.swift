@@ -89,7 +89,8 @@ public final class PrimaryCache: Sendable {
     ///   primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`; `client.shutDown`.
     ///   To write the same value again does no harm, unless somebody else wrote another meanwhile.
     ///
-    /// A confirmed write heeds no cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` and `within`.
+    /// A confirmed write heeds no cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` and `within`, its own or, where
+    /// it comes behind others that ask for longer, theirs.
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, durability: Durability? = nil
     ) async throws {

@@ -92,7 +92,8 @@ package struct CacheHead: Sendable, Hashable {
 /// A node's answer: how it stands, and what was asked for.
 package struct CacheAnswer: Sendable, Equatable {
     package enum Result: Sendable, Equatable {
-        /// The caller's layout is too old, or another of the same epoch is in force; here is one that is not, if the node has it. Nothing was done.
+        /// The caller's layout is too old, or not the one of its epoch that the node was told of; here is that one, if the node
+        /// has it. Nothing was done.
         case outdated(layout: [UInt8]?)
         /// It is past `notAfter`. Nothing was done.
         case late

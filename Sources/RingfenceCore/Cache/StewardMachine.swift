@@ -10,7 +10,7 @@
 //
 //     1  a newer layout is known to some node         take it
 //     2  a node was not told of the layout            tell it
-//     3  too many were not                            wait for them
+//     3  too many were not                            wait for them; they know another of its epoch: take or withdraw it
 //     4  data is copied: a node lacks some            sweep; none does: next step
 //     5  readers switch                               next step
 //     6  a node lost data                             sweep
