@@ -19,6 +19,13 @@ let strict: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
+// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
+let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
+
+// The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in the same time
+// with the optimizer. Overflows and broken preconditions trap all the same. A dependency may not have such flags.
+let thorough: [SwiftSetting] = isDependency ? [] : [.unsafeFlags(["-O"], .when(configuration: .debug))]
+
 let package = Package(
     name: "ringfence",
     platforms: [.macOS(.v15)],
@@ -55,7 +62,7 @@ let package = Package(
         ),
         // Header only: XXH3 from libxxhash-dev, and the ring's comparison of a block.
         .target(name: "CXXHash"),
-        .target(name: "RingfenceCore", dependencies: ["CXXHash"], swiftSettings: strict),
+        .target(name: "RingfenceCore", dependencies: ["CXXHash"], swiftSettings: strict + thorough),
         .target(
             name: "Ringfence",
             dependencies: [
@@ -73,8 +80,6 @@ let package = Package(
     ]
 )
 
-// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
-let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
 if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
     package.products.append(.executable(name: "ringfence", targets: ["RingfenceCommand"]))
     package.dependencies += [
@@ -141,7 +146,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             path: "Tests/TestSupport",
             // Compiled by the tests that preload it.
             exclude: ["ClockShim/clockshim.c"],
-            swiftSettings: strict
+            swiftSettings: strict + thorough
         ),
         // A lock holder that does what it is told, to be killed and frozen.
         .executableTarget(
@@ -189,7 +194,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceCoreTests",
             dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
-            swiftSettings: strict
+            swiftSettings: strict + thorough
         ),
         .testTarget(
             name: "HiredisTests",
@@ -248,4 +253,11 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict
         ),
     ]
+}
+
+// What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
+if Context.environment["RINGFENCE_PURE"] != nil {
+    let pure: Set = ["CXXHash", "RingfenceCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
+    package.products = []
+    package.targets.removeAll { !pure.contains($0.name) }
 }
