@@ -103,6 +103,20 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
         putLineEnd()
     }
 
+    /// 128 bits as 32 lowercase hexadecimal digits.
+    package mutating func argument(hexadecimal high: UInt64, _ low: UInt64) {
+        take()
+        reserve(32 + 26)
+        putHeader(UInt8(ascii: "$"), 32)
+        for half in [high, low] {
+            for shift in stride(from: 60, through: 0, by: -4) {
+                let digit = UInt8(truncatingIfNeeded: half >> UInt64(shift)) & 15
+                put(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10)
+            }
+        }
+        putLineEnd()
+    }
+
     /// A number, in decimal.
     package mutating func argument(_ number: Int64) {
         take()

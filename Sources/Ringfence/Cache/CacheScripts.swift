@@ -17,7 +17,8 @@ struct CacheScripts: Sendable {
     static let page = 256
 
     let node: String
-    private let prefix: [UInt8]
+    private let prefix: String
+    private let prefixBytes: [UInt8]
     private let pattern: [UInt8]
     private let hints: String
     /// ms for which a completed node is taken for complete.
@@ -29,8 +30,9 @@ struct CacheScripts: Sendable {
         let name = "\(group.utf8.count):\(group)"
         node = keys.prefix + "cachenode:" + name
         hints = keys.prefix + "cachehints:" + name + ":"
-        prefix = Array((keys.prefix + "cache:" + name + ":").utf8)
-        pattern = Self.literal(prefix) + [UInt8(ascii: "*")]
+        prefix = keys.prefix + "cache:" + name + ":"
+        prefixBytes = Array(prefix.utf8)
+        pattern = Self.literal(prefixBytes) + [UInt8(ascii: "*")]
         self.freshness = freshness
         self.hintLimit = hintLimit
     }
@@ -47,18 +49,18 @@ struct CacheScripts: Sendable {
     }
 
     /// The key of Redis that a key of the cache stands under.
-    func key(_ key: String) -> [UInt8] { prefix + key.utf8 }
+    func key(_ key: String) -> [UInt8] { prefixBytes + key.utf8 }
 
     // MARK: Calls
 
     func call(_ call: CacheCall, stamp: CacheStamp, run: String) -> ScriptCall {
         func make(
-            _ verb: String, _ keys: [[UInt8]], _ arguments: Int,
+            _ verb: String, _ prefix: String, _ names: [String], _ arguments: Int,
             _ encode: @escaping @Sendable (inout CommandWriter) -> Void
         ) -> ScriptCall {
-            ScriptCall(script: Self.script, keys: 1 + keys.count, arguments: 3 + arguments) { [node] writer in
+            ScriptCall(script: Self.script, keys: 1 + names.count, arguments: 3 + arguments) { [node] writer in
                 writer.argument(node)
-                for key in keys { writer.argument(key) }
+                for name in names { writer.argument(prefix, name) }
                 writer.argument(verb)
                 writer.argument(stamp.text)
                 writer.argument(run)
@@ -67,70 +69,70 @@ struct CacheScripts: Sendable {
         }
         let (pattern, freshness, hintLimit) = (pattern, freshness, hintLimit)
         switch call {
-        case .hello(let targets): return make("hello", targets.map(hintKey), 0) { _ in }
+        case .hello(let targets): return make("hello", hints, targets, 0) { _ in }
         case .put(let items, let notAfter):
-            return make("put", items.map { key($0.key) }, 1 + 5 * items.count) { writer in
+            return make("put", prefix, items.map(\.key), 1 + 5 * items.count) { writer in
                 writer.argument(notAfter ?? 0)
                 for item in items {
-                    writer.argument(item.entry.version.text)
+                    writer.argument(hexadecimal: item.entry.version.stamp, item.entry.version.writer)
                     writer.argument(item.entry.payload == nil ? "x" : "v")
                     writer.argument(item.entry.ttlMilliseconds ?? -1)
                     writer.argument(item.entry.lifeMilliseconds ?? -1)
                     writer.argument(item.entry.payload ?? [])
                 }
             }
-        case .get(let names): return make("get", names.map(key), 0) { _ in }
-        case .heads(let names): return make("heads", names.map(key), 0) { _ in }
+        case .get(let names): return make("get", prefix, names, 0) { _ in }
+        case .heads(let names): return make("heads", prefix, names, 0) { _ in }
         case .scan(let cursor):
-            return make("scan", [], 3) { writer in
+            return make("scan", "", [], 3) { writer in
                 writer.argument(cursor)
                 writer.argument(pattern)
                 writer.argument(Self.page)
             }
         case .wipe(let nonce, let cursor):
-            return make("wipe", [], 4) { writer in
+            return make("wipe", "", [], 4) { writer in
                 writer.argument(cursor)
                 writer.argument(pattern)
                 writer.argument(Self.page)
                 writer.argument(nonce)
             }
         case .begin(let nonce):
-            return make("begin", [], 2) { writer in
+            return make("begin", "", [], 2) { writer in
                 writer.argument(nonce)
                 writer.argument(freshness)
             }
         case .end(let nonce, let isFull):
-            return make("end", [], 3) { writer in
+            return make("end", "", [], 3) { writer in
                 writer.argument(nonce)
                 writer.argument(freshness)
                 writer.argument(isFull ? "1" : "0")
             }
         case .raise(let layout, let began):
-            return make("raise", [], 2) { writer in
+            return make("raise", "", [], 2) { writer in
                 writer.argument(layout)
                 writer.argument(began)
             }
         case .hint(let target, let names):
-            return make("hint", [hintKey(target)], 1 + names.count) { writer in
+            return make("hint", hints, [target], 1 + names.count) { writer in
                 writer.argument(hintLimit)
                 for name in names { writer.argument(name) }
             }
         case .hinted(let target):
-            return make("hinted", [hintKey(target)], 2) { writer in
+            return make("hinted", hints, [target], 2) { writer in
                 writer.argument(Self.page)
                 writer.argument(freshness)
             }
         case .unhint(let target, let list):
-            return make("unhint", [hintKey(target)], 2 * list.count) { writer in
+            return make("unhint", hints, [target], 2 * list.count) { writer in
                 for hint in list {
                     writer.argument(hint.key)
                     writer.argument(hint.at)
                 }
             }
-        case .behind(let isBehind): return make("behind", [], 1) { $0.argument(isBehind ? "1" : "0") }
+        case .behind(let isBehind): return make("behind", "", [], 1) { $0.argument(isBehind ? "1" : "0") }
         case .drop(let heads):
-            return make("drop", heads.map { key($0.key) }, heads.count) { writer in
-                for head in heads { writer.argument(head.version.text) }
+            return make("drop", prefix, heads.map(\.key), heads.count) { writer in
+                for head in heads { writer.argument(hexadecimal: head.version.stamp, head.version.writer) }
             }
         }
     }
@@ -141,6 +143,7 @@ struct CacheScripts: Sendable {
 
     /// What a node answered to `call`; nil if it cannot be that.
     func answer(to call: CacheCall, _ reply: RedisReply) -> CacheAnswer? {
+        if case .put(let items, _) = call, let stored = stored(items.count, reply) { return stored }
         guard let parts = reply.array, parts.count == 5, let status = parts[0].text, let now = parts[1].int,
             let whole = parts[2].int, let behind = parts[3].int
         else { return nil }
@@ -152,6 +155,15 @@ struct CacheScripts: Sendable {
         default: result = nil
         }
         return result.map { CacheAnswer(now: now, wholeEpoch: whole, isBehind: behind == 1, result: $0) }
+    }
+
+    /// What most puts are answered.
+    private func stored(_ count: Int, _ reply: RedisReply) -> CacheAnswer? {
+        guard let parts = reply.array, parts.count == 3, let now = parts[0].int, let whole = parts[1].int,
+            let behind = parts[2].int
+        else { return nil }
+        return CacheAnswer(
+            now: now, wholeEpoch: whole, isBehind: behind == 1, result: .put(Array(repeating: nil, count: count)))
     }
 
     private func result(of call: CacheCall, _ reply: RedisReply) -> CacheAnswer.Result? {
@@ -202,9 +214,10 @@ struct CacheScripts: Sendable {
             guard let cursor = list.first?.text else { return nil }
             var names: [String] = []
             for item in list.dropFirst() {
-                guard let bytes = item.bytes, bytes.starts(with: prefix) else { return nil }
+                guard let bytes = item.bytes, bytes.starts(with: prefixBytes) else { return nil }
                 // What is no text is no key of a cache: somebody else's, and left alone.
-                if let name = String(validating: bytes.dropFirst(prefix.count), as: UTF8.self) { names.append(name) }
+                let name = bytes.dropFirst(prefixBytes.count)
+                if let name = String(validating: name, as: UTF8.self) { names.append(name) }
             }
             return .keys(cursor: cursor, names)
         case .begin:

@@ -18,7 +18,7 @@
 --   unhint  KEYS 2 hints; 4… key, at, key, at, …
 --   behind  4 '1' or '0'
 --   drop    KEYS 2… ; 4… their versions
--- RESULT { status, now, whole epoch, 1 if behind, result }
+-- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind }
 --   status  'ok'; 'outdated' (result: the layout, if it is here): nothing was done; 'late': it is past `not after`
 --   hello   { layout or '', ms left of being whole, hints, hints, … }
 --   put     for each key '' or the version that is newer
@@ -43,132 +43,139 @@
 -- the same epoch, for of two that follow the same one only one can be told to nearly all nodes then.
 --
 -- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
+--
+-- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions and tables
+-- anew in each call, and those of this file took as long as the calls of Redis.
+local call, sub, number, format = redis.call, string.sub, tonumber, string.format
 local verb, stamp, run = ARGV[1], ARGV[2], ARGV[3]
 local HEAD, NEVER = 59, '0000000000000'
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local node = redis.call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
-local is_whole = node[2] == run and node[4] and now >= tonumber(node[4]) and now < tonumber(node[5])
-local whole = is_whole and tonumber(node[3]) or -1
+local time = call('TIME')
+local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local node = call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
+local is_whole = node[2] == run and node[4] and now >= number(node[4]) and now < number(node[5])
+local whole = is_whole and number(node[3]) or -1
 local behind = node[6] and 1 or 0
-
-local function int(n) return string.format('%.0f', n) end
-local function answer(status, result) return { status, now, whole, behind, result } end
-local function epoch_of(one) return tonumber(string.match(one, '^%d+')) end
-
-if verb == 'hello' then
-    local result = { redis.call('HGET', KEYS[1], 'layout') or '', is_whole and node[5] - now or 0 }
-    for i = 2, #KEYS do result[i + 1] = redis.call('ZCARD', KEYS[i]) end
-    return answer('ok', result)
-end
 local known = node[1] or '0-0'
-if stamp ~= known and epoch_of(stamp) <= epoch_of(known) then
-    return answer('outdated', redis.call('HGET', KEYS[1], 'layout') or '')
+
+if stamp ~= known and verb ~= 'hello' then
+    if number(string.match(stamp, '^%d+')) <= number(string.match(known, '^%d+')) then
+        return { 'outdated', now, whole, behind, call('HGET', KEYS[1], 'layout') or '' }
+    end
 end
 
-local result = {}
 if verb == 'put' then
-    local until_ = tonumber(ARGV[4])
-    if until_ > 0 and now > until_ then return answer('late', result) end
+    local not_after, newer = number(ARGV[4]), nil
+    if not_after > 0 and now > not_after then return { 'late', now, whole, behind, {} } end
     for i = 2, #KEYS do
-        local at = 5 * i - 5
-        local version, ttl, life = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-        local old = redis.call('GETRANGE', KEYS[i], 0, 31)
-        local is_there, is_newer = old == version, false
-        if #old == 32 and not is_there then
-            for digit = 1, 32, 13 do
-                local a, b = tonumber(string.sub(old, digit, digit + 12), 16), tonumber(string.sub(version, digit, digit + 12), 16)
-                if a ~= b then
-                    is_newer = a > b
-                    break
-                end
-            end
+        local key, at = KEYS[i], 5 * i - 5
+        local version, old, is_newer = ARGV[at], call('GETRANGE', key, 0, 31), false
+        if #old == 32 and old ~= version then
+            local a, b = number(sub(old, 1, 13), 16), number(sub(version, 1, 13), 16)
+            if a == b then a, b = number(sub(old, 14, 26), 16), number(sub(version, 14, 26), 16) end
+            if a == b then a, b = number(sub(old, 27, 32), 16), number(sub(version, 27, 32), 16) end
+            is_newer = a > b
         end
-        result[i - 1] = is_newer and old or ''
-        if not is_newer and not is_there and life ~= 0 then
-            local value = version .. ARGV[at + 1] .. (ttl < 0 and NEVER or string.format('%013.0f', now + ttl))
-                .. (life < 0 and NEVER or string.format('%013.0f', now + life)) .. ARGV[at + 4]
+        if is_newer then
+            newer = newer or {}
+            newer[i] = old
+        elseif old ~= version then
+            local ttl, life = number(ARGV[at + 2]), number(ARGV[at + 3])
+            local value = version .. ARGV[at + 1] .. (ttl < 0 and NEVER or format('%013.0f', now + ttl))
+                .. (life < 0 and NEVER or format('%013.0f', now + life)) .. ARGV[at + 4]
             if life < 0 then
-                redis.call('SET', KEYS[i], value)
-            else
-                redis.call('SET', KEYS[i], value, 'PX', int(life))
+                call('SET', key, value)
+            elseif life > 0 then
+                call('SET', key, value, 'PX', format('%.0f', life))
             end
         end
     end
+    if not newer then return { now, whole, behind } end
+    local result = {}
+    for i = 2, #KEYS do result[i - 1] = newer[i] or '' end
+    return { 'ok', now, whole, behind, result }
+end
+
+local function int(n) return format('%.0f', n) end
+local function epoch_of(one) return number(string.match(one, '^%d+')) end
+
+local result = {}
+if verb == 'hello' then
+    result[1], result[2] = call('HGET', KEYS[1], 'layout') or '', is_whole and node[5] - now or 0
+    for i = 2, #KEYS do result[i + 1] = call('ZCARD', KEYS[i]) end
 elseif verb == 'get' then
     for i = 2, #KEYS do
-        local value = redis.call('GET', KEYS[i])
+        local value = call('GET', KEYS[i])
         if not value or #value < HEAD then
             result[i - 1] = {}
         else
-            local kind, ends, forgets = string.sub(value, 33, 33), tonumber(string.sub(value, 34, 46)), tonumber(string.sub(value, 47, 59))
+            local kind, ends, forgets = sub(value, 33, 33), number(sub(value, 34, 46)), number(sub(value, 47, 59))
             local is_over = kind == 'x' or (ends > 0 and now >= ends)
-            result[i - 1] = { string.sub(value, 1, 32), is_over and 'x' or 'v', (not is_over and ends > 0) and ends - now or -1,
-                forgets > 0 and math.max(0, forgets - now) or -1, is_over and '' or string.sub(value, HEAD + 1) }
+            result[i - 1] = { sub(value, 1, 32), is_over and 'x' or 'v', (not is_over and ends > 0) and ends - now or -1,
+                forgets > 0 and math.max(0, forgets - now) or -1, is_over and '' or sub(value, HEAD + 1) }
         end
     end
 elseif verb == 'heads' then
     for i = 2, #KEYS do
-        local head = redis.call('GETRANGE', KEYS[i], 0, 31)
+        local head = call('GETRANGE', KEYS[i], 0, 31)
         result[i - 1] = #head == 32 and head or ''
     end
 elseif verb == 'scan' then
-    local page = redis.call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
+    local page = call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
     result[1] = page[1]
     for i, key in ipairs(page[2]) do result[i + 1] = key end
 elseif verb == 'wipe' then
-    local building = redis.call('HMGET', KEYS[1], 'building', 'buildingRun', 'wiping')
+    local building = call('HMGET', KEYS[1], 'building', 'buildingRun', 'wiping')
     if building[1] == ARGV[7] and building[2] == run and building[3] then
-        local page = redis.call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
+        local page = call('SCAN', ARGV[4], 'MATCH', ARGV[5], 'COUNT', ARGV[6])
         result[1] = page[1]
-        for _, key in ipairs(page[2]) do redis.call('UNLINK', key) end
-        if page[1] == '0' then redis.call('HDEL', KEYS[1], 'wiping') end
+        for _, key in ipairs(page[2]) do call('UNLINK', key) end
+        if page[1] == '0' then call('HDEL', KEYS[1], 'wiping') end
     else
         result[1] = ''
     end
 elseif verb == 'begin' then
-    redis.call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch_of(stamp)), 'began', int(now))
-    local swept = tonumber(node[4] or '')
-    result = { (not swept or now < swept or now - swept >= tonumber(ARGV[5])) and 1 or 0, swept and 0 or 1 }
+    call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch_of(stamp)), 'began', int(now))
+    local swept = number(node[4] or '')
+    result = { (not swept or now < swept or now - swept >= number(ARGV[5])) and 1 or 0, swept and 0 or 1 }
     if result[1] == 1 then
-        redis.call('HSET', KEYS[1], 'wiping', '1')
-        redis.call('HDEL', KEYS[1], 'swept')
+        call('HSET', KEYS[1], 'wiping', '1')
+        call('HDEL', KEYS[1], 'swept')
     else
-        redis.call('HDEL', KEYS[1], 'wiping')
+        call('HDEL', KEYS[1], 'wiping')
     end
 elseif verb == 'end' then
-    local building = redis.call('HMGET', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began')
+    local building = call('HMGET', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began')
     result[1] = 0
     if building[1] == ARGV[4] and building[2] == run then
-        local began, ends = tonumber(building[4]), tonumber(building[4]) + tonumber(ARGV[5])
-        redis.call('HDEL', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began', 'wiping')
+        local began, ends = number(building[4]), number(building[4]) + number(ARGV[5])
+        call('HDEL', KEYS[1], 'building', 'buildingRun', 'buildingEpoch', 'began', 'wiping')
         if ARGV[6] == '0' then
             if is_whole then
-                redis.call('HSET', KEYS[1], 'wholeEpoch', building[3])
-                whole, result[1] = tonumber(building[3]), 1
+                call('HSET', KEYS[1], 'wholeEpoch', building[3])
+                whole, result[1] = number(building[3]), 1
             end
         elseif now >= began and now < ends and not (node[4] and (now - node[4]) * 3 >= ARGV[5] * 4) then
-            redis.call('HSET', KEYS[1], 'run', run, 'wholeEpoch', building[3], 'swept', building[4], 'wholeUntil', int(ends))
-            whole, result[1] = tonumber(building[3]), 1
+            call('HSET', KEYS[1], 'run', run, 'wholeEpoch', building[3], 'swept', building[4], 'wholeUntil', int(ends))
+            whole, result[1] = number(building[3]), 1
         end
     end
 elseif verb == 'raise' then
     -- It may have been completed for another change, which came to nothing.
-    local began = tonumber(ARGV[5])
+    local began = number(ARGV[5])
     local is_other = string.match(stamp, '-.*') ~= string.match(known, '-.*')
-    if node[3] and is_other and tonumber(node[3]) >= began then
-        redis.call('HSET', KEYS[1], 'wholeEpoch', int(began - 1))
+    if node[3] and is_other and number(node[3]) >= began then
+        call('HSET', KEYS[1], 'wholeEpoch', int(began - 1))
         whole = is_whole and began - 1 or -1
     end
-    redis.call('HSET', KEYS[1], 'stamp', stamp, 'layout', ARGV[4])
+    call('HSET', KEYS[1], 'stamp', stamp, 'layout', ARGV[4])
     result[1] = 0
 elseif verb == 'hint' then
-    local room, refused = tonumber(ARGV[4]) - redis.call('ZCARD', KEYS[2]), 0
+    local room, refused = number(ARGV[4]) - call('ZCARD', KEYS[2]), 0
     for i = 5, #ARGV do
-        if redis.call('ZADD', KEYS[2], 'XX', 'CH', int(now), ARGV[i]) == 0 and not redis.call('ZSCORE', KEYS[2], ARGV[i]) then
+        if call('ZADD', KEYS[2], 'XX', 'CH', int(now), ARGV[i]) == 0 and not call('ZSCORE', KEYS[2], ARGV[i]) then
             if room > 0 then
-                redis.call('ZADD', KEYS[2], int(now), ARGV[i])
+                call('ZADD', KEYS[2], int(now), ARGV[i])
                 room = room - 1
             else
                 refused = refused + 1
@@ -177,22 +184,22 @@ elseif verb == 'hint' then
     end
     result[1] = refused
 elseif verb == 'hinted' then
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', int(now - tonumber(ARGV[5])))
-    result = redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[4]) - 1, 'WITHSCORES')
+    call('ZREMRANGEBYSCORE', KEYS[2], '-inf', int(now - number(ARGV[5])))
+    result = call('ZRANGE', KEYS[2], 0, number(ARGV[4]) - 1, 'WITHSCORES')
 elseif verb == 'unhint' then
     for i = 4, #ARGV, 2 do
-        if redis.call('ZSCORE', KEYS[2], ARGV[i]) == ARGV[i + 1] then redis.call('ZREM', KEYS[2], ARGV[i]) end
+        if call('ZSCORE', KEYS[2], ARGV[i]) == ARGV[i + 1] then call('ZREM', KEYS[2], ARGV[i]) end
     end
     result[1] = 0
 elseif verb == 'behind' then
-    if ARGV[4] == '1' then redis.call('HSET', KEYS[1], 'behind', '1') else redis.call('HDEL', KEYS[1], 'behind') end
-    behind, result[1] = tonumber(ARGV[4]), 0
+    if ARGV[4] == '1' then call('HSET', KEYS[1], 'behind', '1') else call('HDEL', KEYS[1], 'behind') end
+    behind, result[1] = number(ARGV[4]), 0
 elseif verb == 'drop' then
     for i = 2, #KEYS do
-        if redis.call('GETRANGE', KEYS[i], 0, 31) == ARGV[i + 2] then redis.call('UNLINK', KEYS[i]) end
+        if call('GETRANGE', KEYS[i], 0, 31) == ARGV[i + 2] then call('UNLINK', KEYS[i]) end
     end
     result[1] = 0
 else
     return redis.error_reply('ERR cache.lua: unknown verb ' .. tostring(verb))
 end
-return answer('ok', result)
+return { 'ok', now, whole, behind, result }

@@ -2,10 +2,10 @@
 //
 // `cache.*`: what three copies cost beside one.
 //
-// Three redis-servers of their own, on unix sockets, members of a group at the benchmark's Redis. A write is measured one at a
-// time, by the 50th percentile: three servers and this process share the machine, so with many at once their processor time would
-// be compared and not what a caller waits for. The reference is a plain SET of the same value on one of the servers, by the same
-// kind of connection.
+// Three redis-servers of their own, by TCP on the loopback, for three copies are on three machines; members of a group at the
+// benchmark's Redis. A write is measured one at a time, by the 50th percentile: three servers and this process share the machine,
+// so with many at once their processor time would be compared and not what a caller waits for. The reference is a plain SET of the
+// same value on one of the servers, by the same kind of connection.
 //
 // For the drain one node refuses scripts for a while (its ACL), as one does that is out of reach: what is written meanwhile is
 // hinted. From the moment it takes them again, until it has everything.
@@ -44,19 +44,23 @@ struct Caching: Sendable {
     }
 
     private func measure(_ servers: [EmbeddedRedis], _ report: (Figure) -> Void) async throws {
-        for server in servers { try await send(["CONFIG", "SET", "appendonly", "no"], to: server) }
+        var addresses: [String] = []
+        for server in servers {
+            try await send(["CONFIG", "SET", "appendonly", "no"], to: server)
+            addresses.append("127.0.0.1:\(try await listen(server))")
+        }
         let client = try RingfenceClient(
             .init(url: settings.redis.url, namespace: Self.namespace), logger: settings.logger)
         do {
             let name = "bench-\(UInt32.random(in: 0 ... .max))"
             let group = try await client.group(name)
-            for (index, server) in servers.enumerated() {
-                _ = try await group.join("node-\(index + 1)", address: server.url)
+            for (index, address) in addresses.enumerated() {
+                _ = try await group.join("node-\(index + 1)", address: address)
             }
             // So that a drain is not slowed on purpose: that is what is measured.
             let cache = try await client.cache(name, options: .init(pace: 1_000_000))
             try await calm(cache)
-            let figures = try await settings.withPlain(RedisConfiguration(url: servers[0].url)) { plain in
+            let figures = try await settings.withPlain(RedisConfiguration(url: "redis://\(addresses[0])")) { plain in
                 try await writes(cache, plain)
             }
             for figure in figures { report(figure) }
@@ -67,6 +71,18 @@ struct Caching: Sendable {
             await client.shutdown()
             throw error
         }
+    }
+
+    /// At a port that is free.
+    private func listen(_ server: EmbeddedRedis) async throws -> Int {
+        for _ in 0..<32 {
+            let port = Int.random(in: 10_000..<32_000)
+            do {
+                try await send(["CONFIG", "SET", "port", "\(port)"], to: server)
+                return port
+            } catch let error as RedisError where error.code == .server { continue }
+        }
+        throw CommandFailure("no redis-server could be made to listen on 127.0.0.1; Redis 7 or later is needed")
     }
 
     private func send(_ words: [String], to server: EmbeddedRedis) async throws {

@@ -30,13 +30,15 @@ package struct CacheWriteMachine: Sendable {
         case failed(mayBeApplied: Bool)
     }
 
-    private enum State: Sendable { case unsent, waiting, has(wholeEpoch: Int64), lacks }
+    /// `apart`: it is none of the key's nodes.
+    private enum State: Sendable { case apart, unsent, waiting, has(wholeEpoch: Int64), lacks }
 
     private let copies: [CacheMap.Copies]
     private let epoch: Int64
     private let writes: Int
     private var otherChange: [UInt8]?
-    private var states: [Int: State] = [:]
+    /// By place in the map's `ids`.
+    private var states: [State]
     private var handedOver: [Int] = []
     private var spares: [Int]
     private var isOver = false
@@ -60,39 +62,40 @@ package struct CacheWriteMachine: Sendable {
         self.nodes = nodes
         spares = sloppy ? map.hintKeepers(of: key).filter { !nodes.contains($0) } : []
         first = copies.count == 1 ? Array((nodes.filter { !isSlow($0) } + nodes.filter(isSlow)).prefix(writes)) : nodes
+        states = Array(repeating: .apart, count: map.ids.count)
         for node in nodes { states[node] = first.contains(node) ? .waiting : .unsent }
     }
 
     /// Whether all have been heard of.
     package var isSettled: Bool {
-        states.values.allSatisfy { state in
+        states.allSatisfy { state in
             switch state {
             case .unsent, .waiting: false
-            case .has, .lacks: true
+            case .apart, .has, .lacks: true
             }
         }
     }
 
     /// Of those it was sent to, who has not answered.
-    package var awaited: [Int] { nodes.filter { if case .waiting = states[$0]! { true } else { false } } }
+    package var awaited: [Int] { nodes.filter { if case .waiting = states[$0] { true } else { false } } }
 
     /// Time has come to send to those that it was not sent to yet: these.
     package mutating func rest() -> [Int] {
         // It is written again, to all of them.
         guard !isRepeated else { return [] }
-        let rest = nodes.filter { if case .unsent = states[$0]! { true } else { false } }
+        let rest = nodes.filter { if case .unsent = states[$0] { true } else { false } }
         for node in rest { states[node] = .waiting }
         return rest
     }
 
     /// Of its nodes those that do not have it, or are not known to.
     package var missing: [Int] {
-        nodes.filter { node in if case .has = states[node]! { false } else { true } }
+        nodes.filter { node in if case .has = states[node] { false } else { true } }
     }
 
     /// Of those that have it, somebody who can keep a hint.
     package var holders: [Int] {
-        states.compactMap { node, state in if case .has = state { node } else { nil } }.sorted()
+        states.indices.filter { if case .has = states[$0] { true } else { false } }
     }
 
     package mutating func answered(_ node: Int, _ answer: CacheAnswer) -> Action {
@@ -142,8 +145,8 @@ package struct CacheWriteMachine: Sendable {
     private mutating func judge() -> Action {
         guard !isOver else { return .none }
         func count(_ copies: CacheMap.Copies, _ isCounted: (State, Int64?) -> Bool) -> Int {
-            copies.nodes.count { isCounted(states[$0]!, copies.since) }
-                + handedOver.count { isCounted(states[$0]!, nil) }
+            copies.nodes.count { isCounted(states[$0], copies.since) }
+                + handedOver.count { isCounted(states[$0], nil) }
         }
         func has(_ state: State, _ since: Int64?) -> Bool {
             guard case .has(let whole) = state else { return false }

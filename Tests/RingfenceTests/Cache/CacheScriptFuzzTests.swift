@@ -53,14 +53,19 @@ import Testing
                 return scripts.answer(to: call, reply)?.result
             }
             let version = CacheVersion(stamp: 1, writer: 1)
-            let entry = CacheEntry(version: version, payload: [7], ttlMilliseconds: 150, lifeMilliseconds: 600)
-            #expect(try await ask(.put([CacheItem("k", entry)], notAfter: nil)) == .put([nil]))
-            guard case .entries(let first)? = try await ask(.get(["k"])), let found = first[0] else {
+            func put(_ key: String, ttl: Int64, life: Int64) async throws {
+                let entry = CacheEntry(version: version, payload: [7], ttlMilliseconds: ttl, lifeMilliseconds: life)
+                #expect(try await ask(.put([CacheItem(key, entry)], notAfter: nil)) == .put([nil]))
+            }
+            try await put("long", ttl: 600_000, life: 900_000)
+            guard case .entries(let first)? = try await ask(.get(["long"])), let found = first[0] else {
                 Issue.record("nothing is there")
                 return
             }
             #expect(found.version == version && found.payload == [7])
-            #expect((0...150).contains(found.ttlMilliseconds!) && (0...600).contains(found.lifeMilliseconds!))
+            #expect((0...600_000).contains(try #require(found.ttlMilliseconds)))
+            #expect((0...900_000).contains(try #require(found.lifeMilliseconds)))
+            try await put("k", ttl: 1, life: 3000)
             try await eventually("it is over, and still known") {
                 guard case .entries(let entries)? = try await ask(.get(["k"])) else { return false }
                 return entries[0]?.version == version && entries[0]?.payload == nil
