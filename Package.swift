@@ -23,7 +23,7 @@ let strict: [SwiftSetting] = [
 let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
 
 // The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in the same time
-// with the optimizer. Overflows and broken preconditions trap all the same. A dependency may not have such flags.
+// with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not have such flags.
 let thorough: [SwiftSetting] = isDependency ? [] : [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
 let package = Package(

@@ -57,6 +57,24 @@ import Testing
         }
     }
 
+    @Test func `128 bits are 32 hexadecimal digits`() {
+        let halves: [UInt64] = [0, 1, 9, 10, 15, 16, 0xA_0000_0000, 0x0123_4567_89AB_CDEF, .max]
+        for high in halves {
+            for low in halves {
+                var writer = CommandWriter(capacity: 16)
+                writer.begin(2)
+                writer.argument(hexadecimal: high, low)
+                writer.argument("")
+                let text = [high, low].map { half in
+                    let digits = String(half, radix: 16)
+                    return String(repeating: "0", count: 16 - digits.count) + digits
+                }
+                let written = Array(writer.bytes)
+                #expect(written == Self.reference([Array(text.joined().utf8), []]))
+            }
+        }
+    }
+
     @Test func `an argument of parts is the argument of the whole`() {
         for (first, second) in [("", ""), ("key:", "grüße"), ("a", String(repeating: "💳", count: 500))] {
             var writer = CommandWriter(capacity: 16)

@@ -329,7 +329,7 @@ struct CacheBench: AsyncParsableCommand {
             cache.read.3.2      a read from three that waits for two, beside a plain GET
             cache.drain.10000   from the moment a node is back until it has the 10,000 keys it missed
 
-            Starts three redis-servers of its own; --redis is where their group is.
+            Starts three redis-servers of its own, reached by TCP (Redis 7 or later); --redis is where their group is.
 
             EXAMPLE
               ringfence bench cache --json

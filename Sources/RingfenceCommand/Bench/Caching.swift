@@ -75,6 +75,7 @@ struct Caching: Sendable {
 
     /// At a port that is free.
     private func listen(_ server: EmbeddedRedis) async throws -> Int {
+        try await send(["CONFIG", "SET", "bind", "127.0.0.1"], to: server)
         for _ in 0..<32 {
             let port = Int.random(in: 10_000..<32_000)
             do {
