@@ -73,17 +73,11 @@ struct Caching: Sendable {
         }
     }
 
-    /// At a port that is free.
+    /// By TCP too. - Returns: the port.
     private func listen(_ server: EmbeddedRedis) async throws -> Int {
-        try await send(["CONFIG", "SET", "bind", "127.0.0.1"], to: server)
-        for _ in 0..<32 {
-            let port = Int.random(in: 10_000..<32_000)
-            do {
-                try await send(["CONFIG", "SET", "port", "\(port)"], to: server)
-                return port
-            } catch let error as RedisError where error.code == .server { continue }
-        }
-        throw CommandFailure("no redis-server could be made to listen on 127.0.0.1; Redis 7 or later is needed")
+        let port = try ServiceProcess.freePort()
+        try await send(["CONFIG", "SET", "bind", "127.0.0.1", "port", "\(port)"], to: server)
+        return port
     }
 
     private func send(_ words: [String], to server: EmbeddedRedis) async throws {
