@@ -210,7 +210,7 @@ import Testing
         }
     }
 
-    @Test func `the coordinator is cut off: calls go on, also when a node is lost, and it is healed afterwards`()
+    @Test func `the coordinator is cut off: calls go on, also when a node is lost, and it is healed all the same`()
         async throws
     {
         try await CacheStage.with(3) { stage in
@@ -223,7 +223,7 @@ import Testing
                     try await load.goOn(300)
                     await proxy.refuse()
                     proxy.cut()
-                    // Nobody tends the cache any more.
+                    // Nobody else can tend the cache now, so who did goes on without the lock.
                     try await eventually("its lock is free", within: .seconds(60), every: .milliseconds(50)) {
                         try await stage.client.inspect("cache/\(CacheStage.name)").holder == nil
                     }
@@ -232,11 +232,9 @@ import Testing
                     try await away("node-2", for: cache)
                     try await load.goOn(300)
                     try await stage.node("node-2").restart()
-                    try await eventually("it is back, and does not count", within: .seconds(60)) {
-                        await cache.status().nodes[1].state == .catchingUp
-                    }
+                    try await stage.calm(cache, "without its coordinator")
+                    #expect(try await stage.client.inspect("cache/\(CacheStage.name)").holder == nil)
                     try await load.goOn(300)
-                    #expect(await cache.status().nodes[1].state == .catchingUp, "nobody could complete it")
                     try await proxy.listen()
                     try await stage.calm(cache, "when the coordinator is back")
                     try await load.goOn(300)
