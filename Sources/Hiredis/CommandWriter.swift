@@ -103,17 +103,14 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
         putLineEnd()
     }
 
-    /// 128 bits as 32 lowercase hexadecimal digits.
-    package mutating func argument(hexadecimal high: UInt64, _ low: UInt64) {
+    /// Bytes in two parts as one argument.
+    package mutating func argument(_ first: [UInt8], _ second: [UInt8]) {
+        let length = first.count + second.count
         take()
-        reserve(32 + 26)
-        putHeader(UInt8(ascii: "$"), 32)
-        for half in [high, low] {
-            for shift in stride(from: 60, through: 0, by: -4) {
-                let digit = UInt8(truncatingIfNeeded: half >> UInt64(shift)) & 15
-                put(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10)
-            }
-        }
+        reserve(length + 26)
+        putHeader(UInt8(ascii: "$"), length)
+        first.withUnsafeBytes { raw($0) }
+        second.withUnsafeBytes { raw($0) }
         putLineEnd()
     }
 

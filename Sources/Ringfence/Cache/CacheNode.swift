@@ -7,6 +7,9 @@
 // A write carries a moment of the node's own clock after which it must not be done any more: had this process been stopped for an
 // hour just before it was sent, it would bring back what was removed since, and all have forgotten that. From each answer it is
 // known what the node's clock says at most; an answer of long ago says too little, for clocks drift.
+//
+// What is sent may wait until the connection is back, and then meet a server that restarted meanwhile with a run id on its disk that
+// is not its own any more, but is the one that was sent. So an answer counts only while the connection is of the run it was asked for.
 
 import Hiredis
 import Logging
@@ -21,8 +24,14 @@ final class CacheNode: Sendable {
     private let scripts: CacheScripts
     private let logger: Logger
     private let warnings = Mutex<Set<String>>([])
-    private let clock = Mutex<Clock?>(nil)
+    private let heard = Mutex(Heard())
     private let slow = Atomic<Bool>(false)
+
+    /// What its last answers told.
+    private struct Heard {
+        var clock: Clock?
+        var word: CacheWord?
+    }
 
     private struct Clock {
         var milliseconds: Int64
@@ -67,7 +76,7 @@ final class CacheNode: Sendable {
     ) {
         let left = deadline - Moment.now
         guard left > 0 else { return completion(.failure(.notSent)) }
-        guard let clock = clock.withLock({ $0 }), deadline - clock.at < Self.clockLife else {
+        guard let clock = heard.withLock({ $0.clock }), deadline - clock.at < Self.clockLife else {
             return call(.hello(hintedTargets: []), stamp: stamp, deadline: .nanoseconds(left)) { [self] result in
                 switch result {
                 case .success: put(items, stamp: stamp, deadline: deadline, completion: completion)
@@ -90,18 +99,23 @@ final class CacheNode: Sendable {
             warn("INFO is forbidden here: without it nobody can tell when the node restarted and lost data")
             return completion(.failure(.refused))
         }
-        let script = scripts.call(call, stamp: stamp, run: run)
+        let word = heard.withLock { $0.word }
+        let script = scripts.call(call, stamp: stamp, run: run, word: word)
         let asked = Moment.now
         redis.run(
             script.script, keys: script.keys, arguments: script.arguments, deadline: deadline, script.encode
         ) { [self] result in
             switch result {
             case .success(let reply):
-                guard let answer = scripts.answer(to: call, reply) else {
+                guard redis.connection?.runID == run else { return completion(.failure(.unknown)) }
+                guard let (answer, told) = scripts.answer(to: call, word: word, reply) else {
                     warn("an answer cannot be read")
                     return completion(.failure(.unknown))
                 }
-                clock.withLock { $0 = Clock(milliseconds: answer.now, at: asked) }
+                heard.withLock {
+                    $0.clock = Clock(milliseconds: answer.now, at: asked)
+                    if let told { $0.word = told }
+                }
                 isSlow = false
                 completion(.success(answer))
             case .failure(let error):

@@ -3,12 +3,46 @@
 // cache.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
 // cannot have made is no answer.
 //
+// A put is what callers wait for, and to say how a node stands takes as long as to store something. So the node says it in one word
+// with the answer to the first; who sends it back with the next is answered by a number.
+//
 // Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, that one rule
 // holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands before it: no key of
 // one group can be one of another.
 
 import Hiredis
 import RingfenceCore
+
+/// How a node stands, as it was told in its own words: while it says the same, it need not say more.
+struct CacheWord: Sendable {
+    let text: String
+    let wholeEpoch: Int64
+    let isBehind: Bool
+    /// From when until when it holds; ms of the node's clock.
+    let from, until: Int64
+    private let start: String
+
+    init?(_ text: String) {
+        let parts = text.split(separator: " ", omittingEmptySubsequences: false)
+        guard parts.count == 6, let whole = Int64(parts[2]), let from = Int64(parts[3]), let until = Int64(parts[4]),
+            parts[5] == "0" || parts[5] == "1"
+        else { return nil }
+        self.text = text
+        start = "\(parts[0]) \(parts[1])"
+        wholeEpoch = whole
+        isBehind = parts[5] == "1"
+        (self.from, self.until) = (from, until)
+    }
+
+    /// What is sent where none is known yet.
+    static func start(_ stamp: CacheStamp, run: String) -> String { "\(stamp.text) \(run)" }
+
+    /// Whether it is of this layout and this process of the server.
+    func isOf(_ stamp: CacheStamp, run: String) -> Bool {
+        start.utf8.count == stamp.text.utf8.count + 1 + run.utf8.count && start.hasPrefix(stamp.text)
+            && start.hasSuffix(run)
+    }
+}
 
 struct CacheScripts: Sendable {
     static let script = RedisScript(String(decoding: PackageResources.cache_lua, as: UTF8.self))
@@ -53,7 +87,8 @@ struct CacheScripts: Sendable {
 
     // MARK: Calls
 
-    func call(_ call: CacheCall, stamp: CacheStamp, run: String) -> ScriptCall {
+    /// - Parameter word: the node's as it was told last; of this layout and run, or it is not sent.
+    func call(_ call: CacheCall, stamp: CacheStamp, run: String, word: CacheWord? = nil) -> ScriptCall {
         func make(
             _ verb: String, _ prefix: String, _ names: [String], _ arguments: Int,
             _ encode: @escaping @Sendable (inout CommandWriter) -> Void
@@ -71,14 +106,20 @@ struct CacheScripts: Sendable {
         switch call {
         case .hello(let targets): return make("hello", hints, targets, 0) { _ in }
         case .put(let items, let notAfter):
-            return make("put", prefix, items.map(\.key), 1 + 5 * items.count) { writer in
+            let word = word.flatMap { $0.isOf(stamp, run: run) ? $0 : nil }
+            return ScriptCall(script: Self.script, keys: 1 + items.count, arguments: 5 + 3 * items.count) {
+                [node, prefix] writer in
+                writer.argument(node)
+                for item in items { writer.argument(prefix, item.key) }
+                writer.argument("put")
+                writer.argument(word?.text ?? CacheWord.start(stamp, run: run))
+                writer.argument(word?.from ?? 0)
+                writer.argument(word?.until ?? 0)
                 writer.argument(notAfter ?? 0)
                 for item in items {
-                    writer.argument(hexadecimal: item.entry.version.stamp, item.entry.version.writer)
-                    writer.argument(item.entry.payload == nil ? "x" : "v")
+                    writer.argument(Self.head(item.entry), item.entry.payload ?? [])
                     writer.argument(item.entry.ttlMilliseconds ?? -1)
                     writer.argument(item.entry.lifeMilliseconds ?? -1)
-                    writer.argument(item.entry.payload ?? [])
                 }
             }
         case .get(let names): return make("get", prefix, names, 0) { _ in }
@@ -132,8 +173,25 @@ struct CacheScripts: Sendable {
         case .behind(let isBehind): return make("behind", "", [], 1) { $0.argument(isBehind ? "1" : "0") }
         case .drop(let heads):
             return make("drop", prefix, heads.map(\.key), heads.count) { writer in
-                for head in heads { writer.argument(hexadecimal: head.version.stamp, head.version.writer) }
+                for head in heads { writer.argument(head.version.text) }
             }
+        }
+    }
+
+    /// What stands before the bytes of a value that never ends.
+    private static func head(_ entry: CacheEntry) -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: 59) { head, count in
+            var at = 0
+            for half in [entry.version.stamp, entry.version.writer] {
+                for shift in stride(from: 60, through: 0, by: -4) {
+                    let digit = UInt8(truncatingIfNeeded: half >> UInt64(shift)) & 15
+                    head[at] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
+                    at += 1
+                }
+            }
+            head[at] = entry.payload == nil ? UInt8(ascii: "x") : UInt8(ascii: "v")
+            for zero in at + 1..<59 { head[zero] = UInt8(ascii: "0") }
+            count = 59
         }
     }
 
@@ -141,9 +199,12 @@ struct CacheScripts: Sendable {
 
     // MARK: Answers
 
-    /// What a node answered to `call`; nil if it cannot be that.
-    func answer(to call: CacheCall, _ reply: RedisReply) -> CacheAnswer? {
-        if case .put(let items, _) = call, let stored = stored(items.count, reply) { return stored }
+    /// What a node answered to `call`, and its word if it told that; nil if it cannot be that.
+    /// - Parameter word: as it was given with the call.
+    func answer(
+        to call: CacheCall, word: CacheWord? = nil, _ reply: RedisReply
+    ) -> (answer: CacheAnswer, word: CacheWord?)? {
+        if case .put(let items, _) = call, let stored = stored(items.count, word, reply) { return stored }
         guard let parts = reply.array, parts.count == 5, let status = parts[0].text, let now = parts[1].int,
             let whole = parts[2].int, let behind = parts[3].int
         else { return nil }
@@ -154,34 +215,51 @@ struct CacheScripts: Sendable {
         case "outdated": result = parts[4].bytes.map { .outdated(layout: $0.isEmpty ? nil : $0) }
         default: result = nil
         }
-        return result.map { CacheAnswer(now: now, wholeEpoch: whole, isBehind: behind == 1, result: $0) }
+        return result.map {
+            (CacheAnswer(now: now, wholeEpoch: whole, isBehind: behind == 1, result: $0), nil)
+        }
     }
 
     /// What most puts are answered.
-    private func stored(_ count: Int, _ reply: RedisReply) -> CacheAnswer? {
-        guard let parts = reply.array, parts.count == 3, let now = parts[0].int, let whole = parts[1].int,
-            let behind = parts[2].int
+    private func stored(
+        _ count: Int, _ word: CacheWord?, _ reply: RedisReply
+    ) -> (answer: CacheAnswer, word: CacheWord?)? {
+        func answer(_ now: Int64, _ whole: Int64, _ isBehind: Bool, _ newer: [CacheVersion?]) -> CacheAnswer {
+            CacheAnswer(now: now, wholeEpoch: whole, isBehind: isBehind, result: .put(newer))
+        }
+        let none = [CacheVersion?](repeating: nil, count: count)
+        if let word, case .integer(let now) = reply {
+            return (answer(now, word.wholeEpoch, word.isBehind, none), word)
+        }
+        guard let parts = reply.array else { return nil }
+        if let word, parts.count == 2, let now = parts[0].int, let list = parts[1].array,
+            let newer = versions(list, count)
+        {
+            return (answer(now, word.wholeEpoch, word.isBehind, newer), word)
+        }
+        guard parts.count == 4, let now = parts[0].int, let whole = parts[1].int, let behind = parts[2].int,
+            let told = parts[3].text
         else { return nil }
-        return CacheAnswer(
-            now: now, wholeEpoch: whole, isBehind: behind == 1, result: .put(Array(repeating: nil, count: count)))
+        return (answer(now, whole, behind == 1, none), CacheWord(told))
+    }
+
+    private func versions(_ list: [RedisReply], _ count: Int) -> [CacheVersion?]? {
+        guard list.count == count else { return nil }
+        var versions: [CacheVersion?] = []
+        for item in list {
+            guard let bytes = item.bytes else { return nil }
+            guard !bytes.isEmpty else {
+                versions.append(nil)
+                continue
+            }
+            guard let version = CacheVersion(text: bytes) else { return nil }
+            versions.append(version)
+        }
+        return versions
     }
 
     private func result(of call: CacheCall, _ reply: RedisReply) -> CacheAnswer.Result? {
         guard let list = reply.array else { return nil }
-        func versions(_ count: Int) -> [CacheVersion?]? {
-            guard list.count == count else { return nil }
-            var versions: [CacheVersion?] = []
-            for item in list {
-                guard let bytes = item.bytes else { return nil }
-                guard !bytes.isEmpty else {
-                    versions.append(nil)
-                    continue
-                }
-                guard let version = CacheVersion(text: bytes) else { return nil }
-                versions.append(version)
-            }
-            return versions
-        }
         switch call {
         case .hello(let targets):
             let numbers = list.dropFirst().compactMap(\.int)
@@ -189,8 +267,8 @@ struct CacheScripts: Sendable {
             else { return nil }
             return .hello(
                 layout: layout.isEmpty ? nil : layout, hints: Array(numbers.dropFirst()), wholeLeft: numbers[0])
-        case .put(let items, _): return versions(items.count).map { .put($0) }
-        case .heads(let names): return versions(names.count).map { .heads($0) }
+        case .put(let items, _): return versions(list, items.count).map { .put($0) }
+        case .heads(let names): return versions(list, names.count).map { .heads($0) }
         case .get(let names):
             guard list.count == names.count else { return nil }
             var entries: [CacheEntry?] = []

@@ -5,7 +5,8 @@
 -- KEYS   1 node, a hash; then by verb
 -- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the caller's connection knows it, then by verb
 --   hello   KEYS 2… hints kept for each target
---   put     KEYS 2… ; 4 not after (ms of this server's clock; 0: whenever), and for each key: version, 'v' or 'x', ttl, life, payload
+--   put     KEYS 2… ; 2 the node's word as the caller was told it, or its first two parts, 3 and 4 from and until when it holds, 5 not after
+--           (ms of this server's clock; 0: whenever), and for each key: its entry as if nothing ended, ttl, life
 --   get     KEYS 2…
 --   heads   KEYS 2…
 --   scan    4 cursor, 5 pattern, 6 about how many
@@ -18,7 +19,8 @@
 --   unhint  KEYS 2 hints; 4… key, at, key, at, …
 --   behind  4 '1' or '0'
 --   drop    KEYS 2… ; 4… their versions
--- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind }
+-- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind, word or '' },
+--        or now alone if the word is the one that came with it
 --   status  'ok'; 'outdated' (result: the layout, if it is here): nothing was done; 'late': it is past `not after`
 --   hello   { layout or '', ms left of being whole, hints, hints, … }
 --   put     for each key '' or the version that is newer
@@ -44,55 +46,78 @@
 --
 -- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
 --
+-- Word. How the node stands, in one field: layout, run, whole epoch, swept, whole until, behind, as far as they are what puts are
+-- answered by. Written where one of these changes. A put that comes with the same word need not look at them, one by one.
+--
 -- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions and tables
--- anew in each call, and those of this file took as long as the calls of Redis.
+-- anew in each call, and those of this file took as long as the calls of Redis; a number that is given to Redis is printed and
+-- read again, so what can be text is text.
 local call, sub, number, format = redis.call, string.sub, tonumber, string.format
 local verb, stamp, run = ARGV[1], ARGV[2], ARGV[3]
 local HEAD, NEVER = 59, '0000000000000'
 
 local time = call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
-local node = call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
-local is_whole = node[2] == run and node[4] and now >= number(node[4]) and now < number(node[5])
-local whole = is_whole and number(node[3]) or -1
-local behind = node[6] and 1 or 0
-local known = node[1] or '0-0'
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local word, is_known, node, is_whole, whole, behind, known
 
-if stamp ~= known and verb ~= 'hello' then
-    if number(string.match(stamp, '^%d+')) <= number(string.match(known, '^%d+')) then
-        return { 'outdated', now, whole, behind, call('HGET', KEYS[1], 'layout') or '' }
+if verb == 'put' then
+    word = call('HGET', KEYS[1], 'word')
+    local not_after = number(ARGV[5])
+    is_known = word == ARGV[2] and now >= number(ARGV[3]) and now < number(ARGV[4]) and (not_after == 0 or now <= not_after)
+    if not is_known then stamp, run = string.match(ARGV[2], '^(%S+) (%S+)') end
+end
+
+if not is_known then
+    node = call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil', 'behind')
+    is_whole = node[2] == run and node[4] and now >= number(node[4]) and now < number(node[5])
+    whole = is_whole and number(node[3]) or -1
+    behind = node[6] and 1 or 0
+    known = node[1] or '0-0'
+    if stamp ~= known and verb ~= 'hello' then
+        if number(string.match(stamp, '^%d+')) <= number(string.match(known, '^%d+')) then
+            return { 'outdated', now, whole, behind, call('HGET', KEYS[1], 'layout') or '' }
+        end
     end
 end
 
 if verb == 'put' then
-    local not_after, newer = number(ARGV[4]), nil
-    if not_after > 0 and now > not_after then return { 'late', now, whole, behind, {} } end
+    local newer
+    if not is_known then
+        local not_after = number(ARGV[5])
+        if not_after > 0 and now > not_after then return { 'late', now, whole, behind, {} } end
+    end
     for i = 2, #KEYS do
-        local key, at = KEYS[i], 5 * i - 5
-        local version, old, is_newer = ARGV[at], call('GETRANGE', key, 0, 31), false
-        if #old == 32 and old ~= version then
-            local a, b = number(sub(old, 1, 13), 16), number(sub(version, 1, 13), 16)
-            if a == b then a, b = number(sub(old, 14, 26), 16), number(sub(version, 14, 26), 16) end
-            if a == b then a, b = number(sub(old, 27, 32), 16), number(sub(version, 27, 32), 16) end
-            is_newer = a > b
+        local key, at = KEYS[i], 3 * i
+        local value, old, is_newer, is_same = ARGV[at], call('GETRANGE', key, '0', '31'), false, false
+        if #old == 32 then
+            local a, b = number(sub(old, 1, 13), 16), number(sub(value, 1, 13), 16)
+            if a == b then a, b = number(sub(old, 14, 26), 16), number(sub(value, 14, 26), 16) end
+            if a == b then a, b = number(sub(old, 27, 32), 16), number(sub(value, 27, 32), 16) end
+            is_newer, is_same = a > b, a == b
         end
         if is_newer then
             newer = newer or {}
-            newer[i] = old
-        elseif old ~= version then
-            local ttl, life = number(ARGV[at + 2]), number(ARGV[at + 3])
-            local value = version .. ARGV[at + 1] .. (ttl < 0 and NEVER or format('%013.0f', now + ttl))
-                .. (life < 0 and NEVER or format('%013.0f', now + life)) .. ARGV[at + 4]
-            if life < 0 then
+            newer[i - 1] = old
+        elseif not is_same then
+            local ttl, life = ARGV[at + 1], ARGV[at + 2]
+            if ttl ~= '-1' or life ~= '-1' then
+                value = sub(value, 1, 33) .. (ttl == '-1' and NEVER or format('%013.0f', now + ttl))
+                    .. (life == '-1' and NEVER or format('%013.0f', now + life)) .. sub(value, HEAD + 1)
+            end
+            if life == '-1' then
                 call('SET', key, value)
-            elseif life > 0 then
-                call('SET', key, value, 'PX', format('%.0f', life))
+            elseif life ~= '0' then
+                call('SET', key, value, 'PX', life)
             end
         end
     end
-    if not newer then return { now, whole, behind } end
+    if not newer then
+        if is_known then return now end
+        return { now, whole, behind, is_whole and stamp == known and word or '' }
+    end
     local result = {}
-    for i = 2, #KEYS do result[i - 1] = newer[i] or '' end
+    for i = 1, #KEYS - 1 do result[i] = newer[i] or '' end
+    if is_known then return { now, result } end
     return { 'ok', now, whole, behind, result }
 end
 
@@ -201,5 +226,13 @@ elseif verb == 'drop' then
     result[1] = 0
 else
     return redis.error_reply('ERR cache.lua: unknown verb ' .. tostring(verb))
+end
+if verb == 'begin' or verb == 'end' or verb == 'raise' or verb == 'behind' then
+    local all = call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil')
+    if all[1] and all[4] then
+        call('HSET', KEYS[1], 'word', table.concat(all, ' ') .. ' ' .. behind)
+    else
+        call('HDEL', KEYS[1], 'word')
+    end
 end
 return { 'ok', now, whole, behind, result }

@@ -50,7 +50,7 @@ import Testing
                     writer.argument(Int64(encoded.keys))
                     encoded.encode(&writer)
                 }
-                return scripts.answer(to: call, reply)?.result
+                return scripts.answer(to: call, reply)?.answer.result
             }
             let version = CacheVersion(stamp: 1, writer: 1)
             func put(_ key: String, ttl: Int64, life: Int64) async throws {
@@ -80,7 +80,7 @@ import Testing
 /// The model and the server side by side.
 final class CacheScriptFuzz {
     private enum Step {
-        case call(CacheCall, stamp: CacheStamp, run: String)
+        case call(CacheCall, stamp: CacheStamp, run: String, word: CacheWord?)
         case flush, save, stepBack, newRun
     }
 
@@ -113,6 +113,7 @@ final class CacheScriptFuzz {
     private var saved: CacheNodeModel
     private var runs = 1
     private var nonces = ["nonce0"]
+    private var words: [String] = []
     private(set) var met: Set<String> = []
 
     init(_ server: RedisServer, seed: UInt64) async throws {
@@ -140,7 +141,7 @@ final class CacheScriptFuzz {
     private static let fields = [
         "stamp", "layout", "run", "wholeEpoch", "swept", "wholeUntil", "behind", "building", "buildingRun",
         "buildingEpoch",
-        "began", "wiping",
+        "began", "wiping", "word",
     ]
 
     private static let dump = """
@@ -163,6 +164,7 @@ final class CacheScriptFuzz {
         "partly ended", "must wipe", "need not wipe", "blank", "wiped", "not wiped", "refused hints", "taken hints",
         "hints",
         "forgotten hints", "whole", "behind", "forgotten", "hello whole", "heads", "scan",
+        "a number for a word", "a number and what is newer for a word", "a word", "no word",
     ]
 
     // MARK: Playing
@@ -197,9 +199,11 @@ final class CacheScriptFuzz {
                 throw complaint("\(key) was not there", expected)
             }
             let reply = next.removeFirst()
-            if case .call(let call, _, _) = expected.step {
-                guard let real = scripts.answer(to: call, reply), Self.inOrder(real) == Self.inOrder(expected.answer!)
+            if case .call(let call, _, _, let word) = expected.step {
+                guard let (real, told) = scripts.answer(to: call, word: word, reply),
+                    Self.inOrder(real) == Self.inOrder(expected.answer!)
                 else { throw complaint("the model answers \(expected.answer!), Redis \(reply)", expected) }
+                if case .put = call { meet(reply, told) }
             } else if let error = reply.error {
                 throw complaint("\(error)", expected)
             }
@@ -208,6 +212,16 @@ final class CacheScriptFuzz {
                 let lines = zip(real.split(separator: "\n"), expected.state.split(separator: "\n")).first { $0 != $1 }
                 throw complaint("Redis has \(lines?.0 ?? ""), the model \(lines?.1 ?? "")", expected)
             }
+        }
+    }
+
+    /// How much a put was told.
+    private func meet(_ reply: RedisReply, _ told: CacheWord?) {
+        switch reply {
+        case .integer: met.insert("a number for a word")
+        case .array(let parts) where parts.count == 2: met.insert("a number and what is newer for a word")
+        case .array(let parts) where parts.count == 4: met.insert(told == nil ? "no word" : "a word")
+        default: break
         }
     }
 
@@ -232,7 +246,8 @@ final class CacheScriptFuzz {
         model.clock += 10_000
         for call in [CacheCall.begin(nonce: nonce), .wipe(nonce: nonce, cursor: "0")] {
             let expected = Expected(
-                step: .call(call, stamp: CacheStamp(epoch: 1 << 40, change: 7), run: run), clock: model.clock,
+                step: .call(call, stamp: CacheStamp(epoch: 1 << 40, change: 7), run: run, word: nil),
+                clock: model.clock,
                 forgotten: [], state: "")
             _ = try await client.pipeline(count: 1) { encode(expected, &$0) }
         }
@@ -285,7 +300,24 @@ final class CacheScriptFuzz {
             epoch: max(0, known.epoch + random.pick([-2, -1, -1, 0, 1, 1])), change: random.pick([1, 2, .max]))
         return .call(
             randomCall(), stamp: random.chance(90) ? known : other,
-            run: random.chance(95) ? run : "run\(max(1, runs - 1))")
+            run: random.chance(95) ? run : "run\(max(1, runs - 1))", word: randomWord())
+    }
+
+    /// As it stands in Redis; nil: nothing.
+    private var word: String? {
+        let standing = model.standing
+        guard let stamp = standing.stamp, let swept = standing.swept, let until = standing.wholeUntil else {
+            return nil
+        }
+        let behind = standing.isBehind ? 1 : 0
+        return "\(stamp.text) \(standing.run!) \(standing.wholeEpoch!) \(swept) \(until) \(behind)"
+    }
+
+    /// The one that holds, or one of before.
+    private func randomWord() -> CacheWord? {
+        if let word, words.first != word { words = Array(([word] + words).prefix(4)) }
+        guard !words.isEmpty, random.chance(80) else { return nil }
+        return CacheWord(random.chance(70) ? words[0] : random.pick(words))
     }
 
     private func randomCall() -> CacheCall {
@@ -364,7 +396,7 @@ final class CacheScriptFuzz {
             model.stepBack(to: saved)
             runs += 1
         case .newRun: runs += 1
-        case .call(let call, let stamp, let run):
+        case .call(let call, let stamp, let run, _):
             let before = model
             let answer = model.call(call, stamp: stamp, run: run)
             meet(call, answer, before)
@@ -406,7 +438,7 @@ final class CacheScriptFuzz {
             standing.run ?? "-",
             text(standing.wholeEpoch), text(standing.swept), text(standing.wholeUntil), standing.isBehind ? "1" : "-",
             standing.building ?? "-", standing.buildingRun ?? "-", text(standing.buildingEpoch), text(standing.began),
-            standing.isWiping ? "1" : "-",
+            standing.isWiping ? "1" : "-", word ?? "-",
         ]
         for target in Self.targets {
             let hints = (model.hints[CacheNodeModel.Key(target)] ?? [:]).sorted {
@@ -453,8 +485,8 @@ final class CacheScriptFuzz {
         case .newRun:
             writer.begin(1)
             writer.argument("PING")
-        case .call(let call, let stamp, let run):
-            let encoded = scripts.call(call, stamp: stamp, run: run)
+        case .call(let call, let stamp, let run, let word):
+            let encoded = scripts.call(call, stamp: stamp, run: run, word: word)
             script.begin(&writer, keys: encoded.keys, arguments: encoded.arguments + 1)
             encoded.encode(&writer)
             writer.argument(expected.clock)
