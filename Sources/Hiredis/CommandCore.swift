@@ -91,6 +91,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     }
 
     var connection: ConnectionInfo? { state.withLock { $0.connection } }
+    var isConnected: Bool { state.withLock { $0.connection != nil } }
 
     // MARK: submission, from any thread
 

@@ -36,6 +36,9 @@ package final class RedisClient: Sendable {
     /// nil while not connected; another one after each reconnection.
     package var connection: ConnectionInfo? { core.connection }
 
+    /// Whether there is one now.
+    package var isConnected: Bool { core.isConnected }
+
     /// Closes the connection. What waits fails with `closed`; so does all that comes later. Idempotent.
     package func close() async {
         try? await core.close().get()

@@ -61,7 +61,7 @@ final class CacheNode: Sendable {
         redis.connect()
     }
 
-    var isConnected: Bool { redis.connection != nil }
+    var isConnected: Bool { redis.isConnected }
 
     /// It did not answer within the moment in which it should have; until it answers again.
     var isSlow: Bool {

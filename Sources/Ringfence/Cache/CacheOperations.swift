@@ -14,12 +14,29 @@ import CoreMetrics
 import RingfenceCore
 import Synchronization
 
+/// Nil for a write.
+private typealias CallerResult = Result<CacheEntry?, RingfenceError>
+
+#if DEBUG
+    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
+    private typealias CallerContinuation = CheckedContinuation<CallerResult, Never>
+    private func withCaller(_ body: (CallerContinuation) -> Void) async -> CallerResult {
+        await withCheckedContinuation(body)
+    }
+#else
+    private typealias CallerContinuation = UnsafeContinuation<CallerResult, Never>
+    @inline(__always)
+    private func withCaller(_ body: (CallerContinuation) -> Void) async -> CallerResult {
+        await withUnsafeContinuation(body)
+    }
+#endif
+
 /// What both share: the caller, who is told once.
-private struct Caller<Value: Sendable>: Sendable {
-    private var continuation: CheckedContinuation<Result<Value, RingfenceError>, Never>?
+private struct Caller: Sendable {
+    private var continuation: CallerContinuation?
     let deadline: Nanos
 
-    init(_ continuation: CheckedContinuation<Result<Value, RingfenceError>, Never>, timeout: Nanos) {
+    init(_ continuation: CallerContinuation, timeout: Nanos) {
         self.continuation = continuation
         deadline = Moment.now + timeout
     }
@@ -27,25 +44,29 @@ private struct Caller<Value: Sendable>: Sendable {
     var isWaiting: Bool { continuation != nil }
 
     /// To be resumed outside of a lock.
-    mutating func take() -> CheckedContinuation<Result<Value, RingfenceError>, Never>? {
+    mutating func take() -> CallerContinuation? {
         defer { continuation = nil }
         return continuation
     }
 }
 
-/// Why a node did not count, for a message.
-private enum NodeWord {
-    static func word(_ result: Result<CacheAnswer, CacheFailure>) -> String {
-        switch result {
-        case .failure(.notSent): "not connected"
-        case .failure(.unknown): "no answer in time"
-        case .failure(.refused): "refuses"
-        case .success(let answer): answer.wholeEpoch < 0 ? "its data is being completed" : "answers"
-        }
+/// What came of the messages of one attempt, for an error.
+private struct NodeWords: Sendable {
+    private var words: [(node: Int, word: StaticString)] = []
+
+    mutating func note(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>) {
+        let word: StaticString =
+            switch result {
+            case .failure(.notSent): "not connected"
+            case .failure(.unknown): "no answer in time"
+            case .failure(.refused): "refuses"
+            case .success(let answer): answer.wholeEpoch < 0 ? "its data is being completed" : "answers"
+            }
+        words.append((node, word))
     }
 
-    static func words(_ words: [Int: String], _ map: CacheMap) -> String {
-        words.sorted { $0.key < $1.key }.map { "\(map.ids[$0.key]): \($0.value)" }.joined(separator: "; ")
+    func text(_ map: CacheMap) -> String {
+        words.sorted { $0.node < $1.node }.map { "\(map.ids[$0.node]): \($0.word)" }.joined(separator: "; ")
     }
 }
 
@@ -99,7 +120,7 @@ struct CacheLate: Sendable {
 
 final class CacheWrite: Sendable {
     private struct State {
-        var caller: Caller<Void>
+        var caller: Caller
         var entry: CacheEntry
         var machine: CacheWriteMachine
         var placement: CachePlacement
@@ -107,7 +128,7 @@ final class CacheWrite: Sendable {
         var attempt = 0
         /// When this attempt did.
         var began = Moment.now
-        var words: [Int: String] = [:]
+        var words = NodeWords()
         var mayBeApplied = false
     }
 
@@ -118,7 +139,7 @@ final class CacheWrite: Sendable {
     private let state: Mutex<State>
 
     private init(
-        _ core: CacheCore, _ key: String, _ entry: CacheEntry, writes: Int, isSloppy: Bool, _ caller: Caller<Void>
+        _ core: CacheCore, _ key: String, _ entry: CacheEntry, writes: Int, isSloppy: Bool, _ caller: Caller
     ) {
         self.core = core
         self.key = key
@@ -143,14 +164,14 @@ final class CacheWrite: Sendable {
     static func perform(
         _ core: CacheCore, _ key: String, payload: [UInt8]?, ttl: Int64?, writes: Int, isSloppy: Bool
     ) async throws(RingfenceError) {
-        let result = await withCheckedContinuation { continuation in
-            let caller = Caller<Void>(continuation, timeout: Nanos(saturating: core.options.timeout))
+        let result = await withCaller { continuation in
+            let caller = Caller(continuation, timeout: Nanos(saturating: core.options.timeout))
             let life: Int64? = payload == nil ? core.options.life : ttl.map { $0 + core.options.life }
             let entry = CacheEntry(
                 version: core.nextVersion(), payload: payload, ttlMilliseconds: ttl, lifeMilliseconds: life)
             CacheWrite(core, key, entry, writes: writes, isSloppy: isSloppy, caller).start()
         }
-        try result.get()
+        _ = try result.get()
     }
 
     private func start() {
@@ -200,10 +221,10 @@ final class CacheWrite: Sendable {
     private func heard(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>, _ attempt: Int) {
         let (action, continuation, settled) = state.withLock {
             state -> (
-                CacheWriteMachine.Action, CheckedContinuation<Result<Void, RingfenceError>, Never>?, State?
+                CacheWriteMachine.Action, CallerContinuation?, State?
             ) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
-            if state.caller.isWaiting { state.words[node] = NodeWord.word(result) }
+            if state.caller.isWaiting { state.words.note(node, result) }
             let action =
                 switch result {
                 case .success(let answer): state.machine.answered(node, answer)
@@ -222,7 +243,7 @@ final class CacheWrite: Sendable {
         switch action {
         case .none: break
         case .done:
-            if let continuation { continuation.resume(returning: .success(())) } else { fail() }
+            if let continuation { continuation.resume(returning: .success(nil)) } else { fail() }
         case .failed: fail()
         case .send(let nodes): send(to: nodes, attempt)
         case .again(let above):
@@ -242,7 +263,7 @@ final class CacheWrite: Sendable {
             guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return false }
             change(core, &state)
             state.attempt += 1
-            state.words = [:]
+            state.words = NodeWords()
             state.placement = core.placement
             state.began = Moment.now
             state.machine = Self.machine(state.placement, key, writes: writes, isSloppy: isSloppy)
@@ -262,17 +283,17 @@ final class CacheWrite: Sendable {
                 RingfenceError(
                     .cacheQuorum, effect: mayBeApplied ? .unknown : .none, isRetriable: true,
                     "writing to the cache '\(core.name)': \(writes) nodes must have it, and fewer do "
-                        + "(\(NodeWord.words(words, map)))")))
+                        + "(\(words.text(map)))")))
     }
 }
 
 final class CacheRead: Sendable {
     private struct State {
-        var caller: Caller<CacheEntry?>
+        var caller: Caller
         var machine: CacheReadMachine
         var placement: CachePlacement
         var attempt = 0
-        var words: [Int: String] = [:]
+        var words = NodeWords()
     }
 
     private let core: CacheCore
@@ -280,7 +301,7 @@ final class CacheRead: Sendable {
     private let reads: Int
     private let state: Mutex<State>
 
-    private init(_ core: CacheCore, _ key: String, reads: Int, _ caller: Caller<CacheEntry?>) {
+    private init(_ core: CacheCore, _ key: String, reads: Int, _ caller: Caller) {
         self.core = core
         self.key = key
         self.reads = reads
@@ -293,8 +314,8 @@ final class CacheRead: Sendable {
 
     /// The newest entry, removals too; nil: nobody knows of any.
     static func perform(_ core: CacheCore, _ key: String, reads: Int) async throws(RingfenceError) -> CacheEntry? {
-        let result = await withCheckedContinuation { continuation in
-            let caller = Caller<CacheEntry?>(continuation, timeout: Nanos(saturating: core.options.timeout))
+        let result = await withCaller { continuation in
+            let caller = Caller(continuation, timeout: Nanos(saturating: core.options.timeout))
             CacheRead(core, key, reads: reads, caller).start()
         }
         let entry = try result.get()
@@ -327,10 +348,10 @@ final class CacheRead: Sendable {
     private func heard(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>, _ attempt: Int) {
         let (action, continuation, settled) = state.withLock {
             state -> (
-                CacheReadMachine.Action, CheckedContinuation<Result<CacheEntry?, RingfenceError>, Never>?, State?
+                CacheReadMachine.Action, CallerContinuation?, State?
             ) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
-            if state.caller.isWaiting { state.words[node] = NodeWord.word(result) }
+            if state.caller.isWaiting { state.words.note(node, result) }
             let action =
                 switch result {
                 case .success(let answer): state.machine.answered(node, answer)
@@ -356,7 +377,7 @@ final class CacheRead: Sendable {
         let isGoingOn = state.withLock { state in
             guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return false }
             state.attempt += 1
-            state.words = [:]
+            state.words = NodeWords()
             state.placement = core.placement
             state.machine = CacheReadMachine(state.placement.map, key: key, reads: reads)
             return true
@@ -383,6 +404,6 @@ final class CacheRead: Sendable {
                 RingfenceError(
                     .cacheQuorum, effect: .none, isRetriable: true,
                     "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, and fewer do "
-                        + "(\(NodeWord.words(words, map)))")))
+                        + "(\(words.text(map)))")))
     }
 }

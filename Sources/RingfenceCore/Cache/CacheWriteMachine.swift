@@ -57,11 +57,16 @@ package struct CacheWriteMachine: Sendable {
         copies = map.writers(of: key)
         epoch = map.stamp.epoch
         self.writes = writes
-        var nodes: [Int] = []
-        for one in copies { for node in one.nodes where !nodes.contains(node) { nodes.append(node) } }
+        var nodes = copies[0].nodes
+        for one in copies.dropFirst() { for node in one.nodes where !nodes.contains(node) { nodes.append(node) } }
         self.nodes = nodes
         spares = sloppy ? map.hintKeepers(of: key).filter { !nodes.contains($0) } : []
-        first = copies.count == 1 ? Array((nodes.filter { !isSlow($0) } + nodes.filter(isSlow)).prefix(writes)) : nodes
+        if copies.count == 1 {
+            let slow = nodes.filter(isSlow)
+            first = Array((slow.isEmpty ? nodes : nodes.filter { !slow.contains($0) } + slow).prefix(writes))
+        } else {
+            first = nodes
+        }
         states = Array(repeating: .apart, count: map.ids.count)
         for node in nodes { states[node] = first.contains(node) ? .waiting : .unsent }
     }
