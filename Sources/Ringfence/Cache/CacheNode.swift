@@ -63,6 +63,9 @@ final class CacheNode: Sendable {
 
     var isConnected: Bool { redis.isConnected }
 
+    /// Names the server process that it is connected to; nil if it is not, or nobody may know.
+    var run: String? { redis.connection?.runID }
+
     /// It did not answer within the moment in which it should have; until it answers again.
     var isSlow: Bool {
         get { slow.load(ordering: .relaxed) }
@@ -99,7 +102,15 @@ final class CacheNode: Sendable {
             warn("INFO is forbidden here: without it nobody can tell when the node restarted and lost data")
             return completion(.failure(.refused))
         }
-        let word = heard.withLock { $0.word }
+        self.call(call, stamp: stamp, run: run, deadline: deadline, completion: completion)
+    }
+
+    /// The same, of this run of the server: nothing else counts.
+    func call(
+        _ call: CacheCall, stamp: CacheStamp, run: String, deadline: Duration? = nil,
+        completion: @escaping @Sendable (Result<CacheAnswer, CacheFailure>) -> Void
+    ) {
+        let word = heard.withLock { $0.word }.flatMap { $0.isOf(stamp, run: run) ? $0 : nil }
         let script = scripts.call(call, stamp: stamp, run: run, word: word)
         let asked = Moment.now
         redis.run(
@@ -107,7 +118,7 @@ final class CacheNode: Sendable {
         ) { [self] result in
             switch result {
             case .success(let reply):
-                guard redis.connection?.runID == run else { return completion(.failure(.unknown)) }
+                guard self.run == run else { return completion(.failure(.unknown)) }
                 guard let (answer, told) = scripts.answer(to: call, word: word, reply) else {
                     warn("an answer cannot be read")
                     return completion(.failure(.unknown))

@@ -14,7 +14,7 @@ import CoreMetrics
 import RingfenceCore
 import Synchronization
 
-/// Nil for a write.
+/// A write's success is nil.
 private typealias CallerResult = Result<CacheEntry?, RingfenceError>
 
 #if DEBUG
@@ -51,7 +51,7 @@ private struct Caller: Sendable {
 }
 
 /// What came of the messages of one attempt, for an error.
-private struct NodeWords: Sendable {
+private struct Outcomes: Sendable {
     private var words: [(node: Int, word: StaticString)] = []
 
     mutating func note(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>) {
@@ -62,6 +62,7 @@ private struct NodeWords: Sendable {
             case .failure(.refused): "refuses"
             case .success(let answer): answer.wholeEpoch < 0 ? "its data is being completed" : "answers"
             }
+        if words.isEmpty { words.reserveCapacity(4) }
         words.append((node, word))
     }
 
@@ -128,7 +129,7 @@ final class CacheWrite: Sendable {
         var attempt = 0
         /// When this attempt did.
         var began = Moment.now
-        var words = NodeWords()
+        var outcomes = Outcomes()
         var mayBeApplied = false
     }
 
@@ -224,7 +225,7 @@ final class CacheWrite: Sendable {
                 CacheWriteMachine.Action, CallerContinuation?, State?
             ) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
-            if state.caller.isWaiting { state.words.note(node, result) }
+            if state.caller.isWaiting { state.outcomes.note(node, result) }
             let action =
                 switch result {
                 case .success(let answer): state.machine.answered(node, answer)
@@ -263,7 +264,7 @@ final class CacheWrite: Sendable {
             guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return false }
             change(core, &state)
             state.attempt += 1
-            state.words = NodeWords()
+            state.outcomes = Outcomes()
             state.placement = core.placement
             state.began = Moment.now
             state.machine = Self.machine(state.placement, key, writes: writes, isSloppy: isSloppy)
@@ -273,8 +274,8 @@ final class CacheWrite: Sendable {
     }
 
     private func fail() {
-        let (continuation, words, mayBeApplied, map) = state.withLock {
-            ($0.caller.take(), $0.words, $0.mayBeApplied, $0.placement.map)
+        let (continuation, outcomes, mayBeApplied, map) = state.withLock {
+            ($0.caller.take(), $0.outcomes, $0.mayBeApplied, $0.placement.map)
         }
         guard let continuation else { return }
         core.metrics.failed.increment()
@@ -283,7 +284,7 @@ final class CacheWrite: Sendable {
                 RingfenceError(
                     .cacheQuorum, effect: mayBeApplied ? .unknown : .none, isRetriable: true,
                     "writing to the cache '\(core.name)': \(writes) nodes must have it, and fewer do "
-                        + "(\(words.text(map)))")))
+                        + "(\(outcomes.text(map)))")))
     }
 }
 
@@ -293,7 +294,7 @@ final class CacheRead: Sendable {
         var machine: CacheReadMachine
         var placement: CachePlacement
         var attempt = 0
-        var words = NodeWords()
+        var outcomes = Outcomes()
     }
 
     private let core: CacheCore
@@ -351,7 +352,7 @@ final class CacheRead: Sendable {
                 CacheReadMachine.Action, CallerContinuation?, State?
             ) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
-            if state.caller.isWaiting { state.words.note(node, result) }
+            if state.caller.isWaiting { state.outcomes.note(node, result) }
             let action =
                 switch result {
                 case .success(let answer): state.machine.answered(node, answer)
@@ -377,7 +378,7 @@ final class CacheRead: Sendable {
         let isGoingOn = state.withLock { state in
             guard state.caller.isWaiting, Moment.now < state.caller.deadline else { return false }
             state.attempt += 1
-            state.words = NodeWords()
+            state.outcomes = Outcomes()
             state.placement = core.placement
             state.machine = CacheReadMachine(state.placement.map, key: key, reads: reads)
             return true
@@ -396,7 +397,7 @@ final class CacheRead: Sendable {
     }
 
     private func fail() {
-        let (continuation, words, map) = state.withLock { ($0.caller.take(), $0.words, $0.placement.map) }
+        let (continuation, outcomes, map) = state.withLock { ($0.caller.take(), $0.outcomes, $0.placement.map) }
         guard let continuation else { return }
         core.metrics.failed.increment()
         continuation.resume(
@@ -404,6 +405,6 @@ final class CacheRead: Sendable {
                 RingfenceError(
                     .cacheQuorum, effect: .none, isRetriable: true,
                     "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, and fewer do "
-                        + "(\(words.text(map)))")))
+                        + "(\(outcomes.text(map)))")))
     }
 }

@@ -20,7 +20,7 @@ struct CacheWord: Sendable {
     let isBehind: Bool
     /// From when until when it holds; ms of the node's clock.
     let from, until: Int64
-    private let start: String
+    private let opening: String
 
     init?(_ text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: false)
@@ -28,19 +28,19 @@ struct CacheWord: Sendable {
             parts[5] == "0" || parts[5] == "1"
         else { return nil }
         self.text = text
-        start = "\(parts[0]) \(parts[1])"
+        opening = "\(parts[0]) \(parts[1])"
         wholeEpoch = whole
         isBehind = parts[5] == "1"
         (self.from, self.until) = (from, until)
     }
 
     /// What is sent where none is known yet.
-    static func start(_ stamp: CacheStamp, run: String) -> String { "\(stamp.text) \(run)" }
+    static func opening(_ stamp: CacheStamp, run: String) -> String { "\(stamp.text) \(run)" }
 
     /// Whether it is of this layout and this process of the server.
     func isOf(_ stamp: CacheStamp, run: String) -> Bool {
-        start.utf8.count == stamp.text.utf8.count + 1 + run.utf8.count && start.hasPrefix(stamp.text)
-            && start.hasSuffix(run)
+        opening.utf8.count == stamp.text.utf8.count + 1 + run.utf8.count && opening.hasPrefix(stamp.text)
+            && opening.hasSuffix(run)
     }
 }
 
@@ -87,7 +87,7 @@ struct CacheScripts: Sendable {
 
     // MARK: Calls
 
-    /// - Parameter word: the node's as it was told last; of this layout and run, or it is not sent.
+    /// - Parameter word: the node's as it was told last, of this layout and run.
     func call(_ call: CacheCall, stamp: CacheStamp, run: String, word: CacheWord? = nil) -> ScriptCall {
         func make(
             _ verb: String, _ prefix: String, _ names: [String], _ arguments: Int,
@@ -106,13 +106,12 @@ struct CacheScripts: Sendable {
         switch call {
         case .hello(let targets): return make("hello", hints, targets, 0) { _ in }
         case .put(let items, let notAfter):
-            let word = word.flatMap { $0.isOf(stamp, run: run) ? $0 : nil }
             return ScriptCall(script: Self.script, keys: 1 + items.count, arguments: 5 + 3 * items.count) {
                 [node, prefix] writer in
                 writer.argument(node)
                 for item in items { writer.argument(prefix, item.key) }
                 writer.argument("put")
-                writer.argument(word?.text ?? CacheWord.start(stamp, run: run))
+                writer.argument(word?.text ?? CacheWord.opening(stamp, run: run))
                 writer.argument(word?.from ?? 0)
                 writer.argument(word?.until ?? 0)
                 writer.argument(notAfter ?? 0)
@@ -227,20 +226,19 @@ struct CacheScripts: Sendable {
         func answer(_ now: Int64, _ whole: Int64, _ isBehind: Bool, _ newer: [CacheVersion?]) -> CacheAnswer {
             CacheAnswer(now: now, wholeEpoch: whole, isBehind: isBehind, result: .put(newer))
         }
-        let none = [CacheVersion?](repeating: nil, count: count)
         if let word, case .integer(let now) = reply {
-            return (answer(now, word.wholeEpoch, word.isBehind, none), word)
+            return (answer(now, word.wholeEpoch, word.isBehind, Array(repeating: nil, count: count)), nil)
         }
         guard let parts = reply.array else { return nil }
         if let word, parts.count == 2, let now = parts[0].int, let list = parts[1].array,
             let newer = versions(list, count)
         {
-            return (answer(now, word.wholeEpoch, word.isBehind, newer), word)
+            return (answer(now, word.wholeEpoch, word.isBehind, newer), nil)
         }
         guard parts.count == 4, let now = parts[0].int, let whole = parts[1].int, let behind = parts[2].int,
             let told = parts[3].text
         else { return nil }
-        return (answer(now, whole, behind == 1, none), CacheWord(told))
+        return (answer(now, whole, behind == 1, Array(repeating: nil, count: count)), CacheWord(told))
     }
 
     private func versions(_ list: [RedisReply], _ count: Int) -> [CacheVersion?]? {

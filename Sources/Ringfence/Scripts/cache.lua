@@ -5,8 +5,8 @@
 -- KEYS   1 node, a hash; then by verb
 -- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the caller's connection knows it, then by verb
 --   hello   KEYS 2… hints kept for each target
---   put     KEYS 2… ; 2 the node's word as the caller was told it, or its first two parts, 3 and 4 from and until when it holds, 5 not after
---           (ms of this server's clock; 0: whenever), and for each key: its entry as if nothing ended, ttl, life
+--   put     KEYS 2… ; 2 the node's word as the caller was told it, 3 and 4 from and until when it holds; or 2 layout, ' ' and run, 3 and 4 '0';
+--           5 not after (ms of this server's clock; 0: whenever), and for each key: its entry as if nothing ended, ttl, life
 --   get     KEYS 2…
 --   heads   KEYS 2…
 --   scan    4 cursor, 5 pattern, 6 about how many
@@ -19,8 +19,8 @@
 --   unhint  KEYS 2 hints; 4… key, at, key, at, …
 --   behind  4 '1' or '0'
 --   drop    KEYS 2… ; 4… their versions
--- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind, word or '' },
---        or now alone if the word is the one that came with it
+-- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind, word or '' }; of one
+--        that came with the word that holds { now, result }, or now alone if it met nothing newer
 --   status  'ok'; 'outdated' (result: the layout, if it is here): nothing was done; 'late': it is past `not after`
 --   hello   { layout or '', ms left of being whole, hints, hints, … }
 --   put     for each key '' or the version that is newer
@@ -37,7 +37,7 @@
 --
 -- Whole. A node counts in quorums only while it is whole: while its data was completed from the others, in this very process
 -- (`run`: one that restarted may have lost its last second), not longer ago than others remember removals. A server that was
--- flushed has no such word, and one whose clock went back before the completion does not trust it. To complete: `begin`, wipe if
+-- flushed cannot say so any more, and one whose clock went back before the completion does not trust it. To complete: `begin`, wipe if
 -- told to, copy from the others, `end`. Whatever is lost between the two takes the nonce with it. A node that was not wiped must
 -- end before the others forget what was removed just after it was completed last: they remember for a third longer than it is whole.
 --
@@ -46,8 +46,9 @@
 --
 -- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
 --
--- Word. How the node stands, in one field: layout, run, whole epoch, swept, whole until, behind, as far as they are what puts are
--- answered by. Written where one of these changes. A put that comes with the same word need not look at them, one by one.
+-- Word. The six fields that decide what a put is answered, in one: `stamp run wholeEpoch swept wholeUntil behind`. It is there while
+-- `stamp` and `swept` are, and made anew wherever one of the six changes. It is told while the node is whole, to who knows its layout;
+-- a put that comes with it need not look at the six one by one.
 --
 -- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions and tables
 -- anew in each call, and those of this file took as long as the calls of Redis; a number that is given to Redis is printed and
@@ -58,12 +59,12 @@ local HEAD, NEVER = 59, '0000000000000'
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local word, is_known, node, is_whole, whole, behind, known
+local word, is_known, is_late, node, is_whole, whole, behind, known
 
 if verb == 'put' then
-    word = call('HGET', KEYS[1], 'word')
     local not_after = number(ARGV[5])
-    is_known = word == ARGV[2] and now >= number(ARGV[3]) and now < number(ARGV[4]) and (not_after == 0 or now <= not_after)
+    word, is_late = call('HGET', KEYS[1], 'word'), not_after > 0 and now > not_after
+    is_known = word == ARGV[2] and now >= number(ARGV[3]) and now < number(ARGV[4]) and not is_late
     if not is_known then stamp, run = string.match(ARGV[2], '^(%S+) (%S+)') end
 end
 
@@ -81,11 +82,8 @@ if not is_known then
 end
 
 if verb == 'put' then
+    if is_late then return { 'late', now, whole, behind, {} } end
     local newer
-    if not is_known then
-        local not_after = number(ARGV[5])
-        if not_after > 0 and now > not_after then return { 'late', now, whole, behind, {} } end
-    end
     for i = 2, #KEYS do
         local key, at = KEYS[i], 3 * i
         local value, old, is_newer, is_same = ARGV[at], call('GETRANGE', key, '0', '31'), false, false
@@ -227,7 +225,7 @@ elseif verb == 'drop' then
 else
     return redis.error_reply('ERR cache.lua: unknown verb ' .. tostring(verb))
 end
-if verb == 'begin' or verb == 'end' or verb == 'raise' or verb == 'behind' then
+if verb == 'begin' or (verb == 'end' and result[1] == 1) or verb == 'raise' or verb == 'behind' then
     local all = call('HMGET', KEYS[1], 'stamp', 'run', 'wholeEpoch', 'swept', 'wholeUntil')
     if all[1] and all[4] then
         call('HSET', KEYS[1], 'word', table.concat(all, ' ') .. ' ' .. behind)

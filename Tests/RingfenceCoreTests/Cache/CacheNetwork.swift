@@ -117,17 +117,21 @@ class CacheProcess {
         world.after(max(0, deadline - world.now)) { finish(.failure(.unknown)) }
         let run = node.run
         if world.mishap(.lose, 4) { return }
-        func travel(_ answered: @escaping (CacheAnswer) -> Void) {
+        func travel(_ answered: @escaping (Result<CacheAnswer, CacheFailure>) -> Void) {
             world.after(world.travelTime()) {
-                // A connection ends with the server, but for what lies in a proxy.
-                guard node.run == run || self.world.random.chance(20), !self.isCut(from: node) else { return }
+                // A connection ends with the server. What waited to be sent goes out on the next one, and whoever asked sees that
+                // it is of another run by then.
+                let isOfRun = node.run == run
+                guard isOfRun || self.world.random.chance(20), !self.isCut(from: node) else { return }
                 self.world.execute(call, at: node, stamp: stamp, run: run, from: self) { answer in
                     guard !self.isCut(from: node), !self.world.mishap(.lose, 4) else { return }
-                    self.world.after(self.world.travelTime()) { answered(answer) }
+                    self.world.after(self.world.travelTime()) {
+                        answered(isOfRun ? .success(answer) : .failure(.unknown))
+                    }
                 }
             }
         }
-        travel { finish(.success($0)) }
+        travel { finish($0) }
         // Nobody hears the answer to the repetition.
         if world.mishap(.again, 6) { world.after(world.dice(0...CacheWorld.latest)) { travel { _ in } } }
     }

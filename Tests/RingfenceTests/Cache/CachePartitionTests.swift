@@ -223,7 +223,7 @@ import Testing
                     try await load.goOn(300)
                     await proxy.refuse()
                     proxy.cut()
-                    // Nobody else can tend the cache now, so who did goes on without the lock.
+                    // Who tends the cache goes on without its lock.
                     try await eventually("its lock is free", within: .seconds(60), every: .milliseconds(50)) {
                         try await stage.client.inspect("cache/\(CacheStage.name)").holder == nil
                     }

@@ -80,6 +80,7 @@ import Testing
 /// The model and the server side by side.
 final class CacheScriptFuzz {
     private enum Step {
+        /// `word`: what the caller was told once; it is of this stamp and run.
         case call(CacheCall, stamp: CacheStamp, run: String, word: CacheWord?)
         case flush, save, stepBack, newRun
     }
@@ -90,6 +91,8 @@ final class CacheScriptFuzz {
         /// What Redis would have forgotten by now.
         var forgotten: [String]
         var answer: CacheAnswer?
+        /// As it stands in Redis before.
+        var word: String?
         var state: String
     }
 
@@ -164,7 +167,8 @@ final class CacheScriptFuzz {
         "partly ended", "must wipe", "need not wipe", "blank", "wiped", "not wiped", "refused hints", "taken hints",
         "hints",
         "forgotten hints", "whole", "behind", "forgotten", "hello whole", "heads", "scan",
-        "a number for a word", "a number and what is newer for a word", "a word", "no word",
+        "a number for a word", "a number and what is newer for a word", "a word", "no word", "a word of before",
+        "late with the word that holds", "the word that is there, and does not hold",
     ]
 
     // MARK: Playing
@@ -177,9 +181,11 @@ final class CacheScriptFuzz {
             let forgotten = model.forgetWhatMayBe().map(\.text)
             if !forgotten.isEmpty { met.insert("forgotten") }
             let step = randomStep()
+            let word = self.word
             let answer = runInModel(step)
             expected.append(
-                Expected(step: step, clock: model.clock, forgotten: forgotten, answer: answer, state: state))
+                Expected(
+                    step: step, clock: model.clock, forgotten: forgotten, answer: answer, word: word, state: state))
         }
         let commands = 2 * count + expected.reduce(0) { $0 + $1.forgotten.count }
         let replies = try await client.pipeline(count: commands, deadline: .seconds(120)) { writer in
@@ -199,11 +205,14 @@ final class CacheScriptFuzz {
                 throw complaint("\(key) was not there", expected)
             }
             let reply = next.removeFirst()
-            if case .call(let call, _, _, let word) = expected.step {
+            if case .call(let call, let stamp, let run, let word) = expected.step {
                 guard let (real, told) = scripts.answer(to: call, word: word, reply),
                     Self.inOrder(real) == Self.inOrder(expected.answer!)
                 else { throw complaint("the model answers \(expected.answer!), Redis \(reply)", expected) }
-                if case .put = call { meet(reply, told) }
+                if let told, told.text != expected.word || !told.isOf(stamp, run: run) || real.wholeEpoch < 0 {
+                    throw complaint("told the word \(told.text)", expected)
+                }
+                if case .put = call { meet(reply, word: word, told: told, expected) }
             } else if let error = reply.error {
                 throw complaint("\(error)", expected)
             }
@@ -215,8 +224,17 @@ final class CacheScriptFuzz {
         }
     }
 
-    /// How much a put was told.
-    private func meet(_ reply: RedisReply, _ told: CacheWord?) {
+    /// How much a put was told, and why not less.
+    private func meet(_ reply: RedisReply, word: CacheWord?, told: CacheWord?, _ expected: Expected) {
+        if let word, case .array(let parts) = reply, parts.count > 2 {
+            if word.text != expected.word {
+                met.insert("a word of before")
+            } else if expected.answer?.result == .late {
+                met.insert("late with the word that holds")
+            } else {
+                met.insert("the word that is there, and does not hold")
+            }
+        }
         switch reply {
         case .integer: met.insert("a number for a word")
         case .array(let parts) where parts.count == 2: met.insert("a number and what is newer for a word")
@@ -298,9 +316,9 @@ final class CacheScriptFuzz {
         let known = model.standing.stamp ?? .none
         let other = CacheStamp(
             epoch: max(0, known.epoch + random.pick([-2, -1, -1, 0, 1, 1])), change: random.pick([1, 2, .max]))
+        let (stamp, run) = (random.chance(90) ? known : other, random.chance(95) ? run : "run\(max(1, runs - 1))")
         return .call(
-            randomCall(), stamp: random.chance(90) ? known : other,
-            run: random.chance(95) ? run : "run\(max(1, runs - 1))", word: randomWord())
+            randomCall(), stamp: stamp, run: run, word: randomWord().flatMap { $0.isOf(stamp, run: run) ? $0 : nil })
     }
 
     /// As it stands in Redis; nil: nothing.
