@@ -221,9 +221,7 @@ final class CacheWrite: Sendable {
 
     private func heard(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>, _ attempt: Int) {
         let (action, continuation, settled) = state.withLock {
-            state -> (
-                CacheWriteMachine.Action, CallerContinuation?, State?
-            ) in
+            state -> (CacheWriteMachine.Action, CallerContinuation?, State?) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
             if state.caller.isWaiting { state.outcomes.note(node, result) }
             let action =
@@ -348,9 +346,7 @@ final class CacheRead: Sendable {
 
     private func heard(_ node: Int, _ result: Result<CacheAnswer, CacheFailure>, _ attempt: Int) {
         let (action, continuation, settled) = state.withLock {
-            state -> (
-                CacheReadMachine.Action, CallerContinuation?, State?
-            ) in
+            state -> (CacheReadMachine.Action, CallerContinuation?, State?) in
             guard state.attempt == attempt else { return (.none, nil, nil) }
             if state.caller.isWaiting { state.outcomes.note(node, result) }
             let action =

@@ -20,7 +20,7 @@ struct CacheWord: Sendable {
     let isBehind: Bool
     /// From when until when it holds; ms of the node's clock.
     let from, until: Int64
-    private let opening: String
+    private let stamp, run: Substring
 
     init?(_ text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: false)
@@ -28,7 +28,7 @@ struct CacheWord: Sendable {
             parts[5] == "0" || parts[5] == "1"
         else { return nil }
         self.text = text
-        opening = "\(parts[0]) \(parts[1])"
+        (stamp, run) = (parts[0], parts[1])
         wholeEpoch = whole
         isBehind = parts[5] == "1"
         (self.from, self.until) = (from, until)
@@ -39,8 +39,7 @@ struct CacheWord: Sendable {
 
     /// Whether it is of this layout and this process of the server.
     func isOf(_ stamp: CacheStamp, run: String) -> Bool {
-        opening.utf8.count == stamp.text.utf8.count + 1 + run.utf8.count && opening.hasPrefix(stamp.text)
-            && opening.hasSuffix(run)
+        self.stamp == stamp.text && self.run == run
     }
 }
 
@@ -179,20 +178,11 @@ struct CacheScripts: Sendable {
 
     /// What stands before the bytes of a value that never ends.
     private static func head(_ entry: CacheEntry) -> [UInt8] {
-        [UInt8](unsafeUninitializedCapacity: 59) { head, count in
-            var at = 0
-            for half in [entry.version.stamp, entry.version.writer] {
-                for shift in stride(from: 60, through: 0, by: -4) {
-                    let digit = UInt8(truncatingIfNeeded: half >> UInt64(shift)) & 15
-                    head[at] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
-                    at += 1
-                }
-            }
-            head[at] = entry.payload == nil ? UInt8(ascii: "x") : UInt8(ascii: "v")
-            for zero in at + 1..<59 { head[zero] = UInt8(ascii: "0") }
-            count = 59
-        }
+        Array((entry.version.text + (entry.payload == nil ? "x" : "v") + never).utf8)
     }
+
+    /// When it is over and when it may be forgotten.
+    private static let never = String(repeating: "0", count: 26)
 
     func hintKey(_ target: String) -> [UInt8] { Array((hints + target).utf8) }
 
