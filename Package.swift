@@ -108,7 +108,6 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "Metrics", package: "swift-metrics"),
-                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict
@@ -127,7 +126,6 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             // For people and `--file`; the executable makes the same bytes itself (TransferGenerator.swift).
             exclude: ["Demo/transfers.jsonl"],

@@ -4,7 +4,6 @@ import Logging
 import Ringfence
 import RingfenceService
 import ServiceLifecycle
-import UnixSignals
 
 struct AgentCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -52,7 +51,8 @@ struct AgentCommand: AsyncParsableCommand {
             Agents ask each other there too, while Redis is away, if the group's settings say whenAway=hold; where \
             "listen" names no host of its own, "advertise" tells the others: "10.0.0.1:8008".
 
-            SIGTERM gives a role up, fences the instance and leaves: switch over first if you want no gap. If the agent \
+            SIGTERM (or SIGINT, SIGQUIT) gives a role up, fences the instance and leaves: switch over first if you want \
+            no gap. All other signals change nothing; SIGHUP does not read the file again. If the agent \
             crashes, the instance runs on, and the lease with the role ends.
 
             Without a "redis" in the file RINGFENCE_REDIS is used, else redis://127.0.0.1:6379.
@@ -114,10 +114,12 @@ struct AgentExecCommand: AsyncParsableCommand {
 
             With --while-primary it is the primary's work: started when this member is elected, with its epoch in \
             RINGFENCE_EPOCH, and ended when the role ends: SIGTERM, and SIGKILL in time for nobody else to be primary \
-            while it lives. It dies with this process. If it ends by itself, so does this process. (A machine or a process that is \
+            while it or anything it started lives. It dies with this process (kill -9 too; what it started does not \
+            then: use a container or a systemd service). If it ends by itself, so does this process. (A machine or a process that is \
             frozen can end nothing: hand RINGFENCE_EPOCH to what you change, and let it refuse older ones.)
 
-            Signals are passed on to the command and its children.
+            Signals are passed on to the command and its process group. What the command leaves behind when it ends, in \
+            whatever session or group, gets SIGTERM, and SIGKILL after 1 s; then the member leaves.
 
             EXIT CODES
               the command's own, or 128 + the signal that ended it

@@ -3,7 +3,6 @@
 // Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never again.
 import Ringfence
 import RingfenceService
-import UnixSignals
 
 /// Prints events as they come.
 struct EventLines: Sendable {
@@ -63,12 +62,12 @@ struct EventLines: Sendable {
     }
 }
 
-/// Runs `body`, and cancels it at the first Ctrl-C or SIGTERM.
+/// Runs `body`, and cancels it when it is to end: at Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
 /// - Returns: nil when that made it throw.
 func untilInterrupted<Result: Sendable>(
     _ body: @Sendable @escaping () async throws -> Result
 ) async throws -> Result? {
-    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+    let signals = Signals.listen(as: .lasting)
     let work = Task { try await body() }
     let ending = Task { for await _ in signals { work.cancel() } }
     defer { ending.cancel() }

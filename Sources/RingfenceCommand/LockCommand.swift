@@ -12,8 +12,10 @@ struct LockCommand: AsyncParsableCommand {
             the lock as soon as the command has ended, however it ended. The lock is renewed meanwhile.
 
             If the lock cannot be renewed, the command gets SIGTERM a third of --ttl (at most 5 s) before the lock ends, \
-            and SIGKILL before it ends, its children with it: nobody else holds the lock while they live. If somebody \
-            takes the lock away (ringfence unlock --force) they get SIGTERM at once and SIGKILL after 1 s.
+            and SIGKILL before it ends, and so does all it started, in whatever session or process group (setsid, \
+            timeout, job control): nobody else holds the lock while they live. If somebody takes the lock away \
+            (ringfence unlock --force) they get SIGTERM at once and SIGKILL after 1 s. What the command leaves behind \
+            when it ends by itself gets SIGTERM, SIGKILL after 1 s, and then the lock is released.
 
             The command finds in its environment
               RINGFENCE_FENCE   the fence: hand it to what you protect, which refuses older ones
@@ -22,9 +24,11 @@ struct LockCommand: AsyncParsableCommand {
               RINGFENCE_OWNER   who holds
               RINGFENCE_HOLD    the unique id of this hold
 
-            Signals and Ctrl-C are passed on to the command and its children. If ringfence itself is killed (kill -9), \
-            Linux kills the command, but not its children: they work on, and --ttl later without the lock. So does the \
-            command itself where the machine or ringfence is paused. What keeps their writes out then is the fence.
+            Signals and Ctrl-C are passed on to the command and its process group. If ringfence itself is killed \
+            (kill -9), Linux kills the command, but not what it started: that works on, and --ttl later without the \
+            lock, unless a container or a systemd service ends it. So does the command itself where the machine or \
+            ringfence is paused, and what it gave others to run (docker run, systemd-run, at) or what runs as another \
+            user (sudo) was never ours to end. What keeps their writes out then is the fence.
 
             EXIT CODES
               the command's own, or 128 + the signal that ended it
@@ -75,7 +79,6 @@ struct LockCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        LockRunner.prepareSignals()
         let runner = LockRunner(
             names: names, command: command, ttl: ttl.duration, wait: wait.duration, owner: redis.owner,
             maximumHold: maximumHold.duration, say: { say("ringfence: " + $0) })

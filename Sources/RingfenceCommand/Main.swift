@@ -12,7 +12,21 @@ import RingfenceService
     import Darwin
 #endif
 
+/// Where the program begins. Not in `async` code, which another thread runs: the signals are taken from this one, before there is
+/// a second.
 @main
+enum Beginning {
+    static func main() {
+        Signals.hold()
+        Task.detached {
+            await Main.main()
+            exit(0)
+        }
+        // Not dispatchMain(), which waits with all signals let in (sigsuspend). Nothing here runs on the main actor.
+        while true { pause() }
+    }
+}
+
 struct Main: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ringfence",

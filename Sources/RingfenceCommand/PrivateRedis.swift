@@ -9,7 +9,6 @@ import FoundationEssentials
 import Hiredis
 import Logging
 import RingfenceService
-import UnixSignals
 
 #if canImport(Glibc)
     import Glibc
@@ -26,7 +25,7 @@ struct CommandRedis: Sendable {
     let isPrivate: Bool
 
     /// Runs `body` on the Redis at `url`, or on a private one when that is nil, and ends the private one after it.
-    /// Ctrl-C and SIGTERM cancel `body`, so that nothing is left behind.
+    /// Ctrl-C and SIGTERM (and SIGQUIT, SIGHUP) cancel `body`, so that nothing is left behind.
     static func with<Result: Sendable>(
         url: String?, logger: Logger, _ body: @Sendable @escaping (CommandRedis) async throws -> Result
     ) async throws -> Result {
@@ -46,11 +45,11 @@ struct CommandRedis: Sendable {
         }
     }
 
-    /// Runs `body`, and cancels it at the first SIGINT or SIGTERM.
+    /// Runs `body`, and cancels it at the first signal that asks for the end.
     private static func interruptible<Result: Sendable>(
         _ body: @Sendable @escaping () async throws -> Result
     ) async throws -> Result {
-        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        let signals = Signals.listen(as: .lasting)
         return try await withThrowingTaskGroup(of: Result?.self) { group in
             group.addTask { try await body() }
             group.addTask {

@@ -15,7 +15,7 @@ struct ServeCommand: AsyncParsableCommand {
             JSON file named by --config or RINGFENCE_CONFIG ({"port": 7420, "log-level": "debug"}). A flag wins over a \
             variable, a variable over the file. Put passwords in a variable or the file: flags show in the process list.
 
-            SIGTERM and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
+            SIGTERM, SIGQUIT and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
             exits with 0 within 10 s.
 
             EXAMPLES

@@ -7,13 +7,16 @@
 // it. When the lock is taken away by force there is no such warning time: SIGTERM at once, SIGKILL a second later; the
 // fence protects that second.
 //
-// The command has a process group of its own, so that its children end with it. Signals that this process gets, Ctrl-C
-// among them, are forwarded to that group. A command that wants the terminal (an editor, a password prompt) is stopped
+// The command has a process group of its own, to which the signals that this process gets are passed on, Ctrl-C among them
+// (Signals). A group can be left, and is by what is started through setsid, GNU timeout or a shell's job control; so this process
+// is also the one to which whatever the command leaves behind is handed (Orphans), and the lock is released only when none of
+// it is left. Nothing can do this for it if it is killed itself (SIGKILL): the kernel kills the command then, and only that.
+//
+// A command that wants the terminal (an editor, a password prompt) is stopped
 // by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither of
 // them can be suspended: a suspended holder would lose its lock, and a suspended ringfence could not enforce that.
 package import Ringfence
 import Synchronization
-import UnixSignals
 
 #if canImport(Glibc)
     import Glibc
@@ -77,6 +80,9 @@ package struct LockRunner: Sendable {
         func take(_ signal: Int32) -> Bool {
             let (interrupts, child): (Bool, ChildProcess?) = state.withLock { state in
                 switch state {
+                case .waiting where !Signals.ends(signal):
+                    // For a command that is not there yet.
+                    return (false, nil)
                 case .waiting:
                     state = .interrupted(signal)
                     return (true, nil)
@@ -115,8 +121,8 @@ package struct LockRunner: Sendable {
     package func run(with client: RingfenceClient) async throws -> Outcome {
         let stage = Stage()
         let outcome = Mutex<Outcome?>(nil)
-        let ignoresHangup = Self.isHangupIgnored
-        let signals = await UnixSignalsSequence(trapping: Self.forwarded)
+        let signals = Signals.listen(as: .supervisor)
+        Orphans.adopt()
         let work = Task {
             try await client.withLock(
                 names, ttl: ttl, wait: wait, options: .init(owner: owner, maximumHold: maximumHold)
@@ -126,9 +132,7 @@ package struct LockRunner: Sendable {
             }
         }
         let forwarding = Task {
-            for await signal in signals where !(signal == .sighup && ignoresHangup) {
-                if stage.take(signal.rawValue) { work.cancel() }
-            }
+            for await signal in signals where stage.take(signal.number) { work.cancel() }
         }
         defer { forwarding.cancel() }
         do {
@@ -152,10 +156,13 @@ package struct LockRunner: Sendable {
         var launch = ChildProcess.Launch(command)
         launch.environment = environment(of: lease)
         launch.hasOwnGroup = true
-        launch.ignoresHangup = Self.isHangupIgnored
+        launch.ownsDescendants = true
+        launch.ignoresHangup = Signals.ignoresHangup
         let terminal = Terminal()
         let child = try await ChildProcess.start(launch) { child, number in
             terminal.stopped(child, by: number, say: say)
+        } onSurvivor: { pid in
+            say(ChildProcess.survivorText(pid) + "; the lock is kept for it as long as it can be renewed")
         }
         stage.began(child)
         let lost = Mutex<String?>(nil)
@@ -167,10 +174,10 @@ package struct LockRunner: Sendable {
                 lost.withLock { $0 = $0 ?? "the lock was taken away" }
                 say("the lock is lost: ending the command")
             }
-            child.signal(SIGTERM)
+            child.end(with: SIGTERM)
             Task {
                 try await Task.sleep(for: .seconds(1))
-                child.signal(SIGKILL)
+                child.end(with: SIGKILL)
             }
         }
         watching.cancel()
@@ -196,14 +203,14 @@ package struct LockRunner: Sendable {
             if remaining <= lastMoment {
                 lose(reason)
                 say("killing the command before its lock ends")
-                child.signal(SIGKILL)
+                child.end(with: SIGKILL)
                 return
             }
             if remaining <= lastWarning, !isTold {
                 isTold = true
                 lose(reason)
                 say("\(told) and the lock ends in \(remaining.shortText): ending the command")
-                child.signal(SIGTERM)
+                child.end(with: SIGTERM)
             }
             // Looks again when something is due; a renewal in between only makes it look in vain.
             try? await Task.sleep(for: remaining - (isTold ? lastMoment : lastWarning) + .milliseconds(1))
@@ -220,22 +227,6 @@ package struct LockRunner: Sendable {
         ]
         let kept = Environment.current.filter { added[String($0.prefix { $0 != "=" })] == nil }
         return kept + added.map { "\($0.key)=\($0.value)" }.sorted()
-    }
-
-    private static let forwarded: [UnixSignal] = [.sigint, .sigterm, .sighup, .sigquit]
-
-    /// Whether this process was started with SIGHUP ignored (nohup). Read before any signal is trapped.
-    private static let isHangupIgnored: Bool = {
-        var action = sigaction()
-        guard sigaction(SIGHUP, nil, &action) == 0 else { return false }
-        return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
-    }()
-
-    /// Keeps Ctrl-Z from suspending this process, and lets it take the terminal back. Call once, before `run`.
-    package static func prepareSignals() {
-        _ = isHangupIgnored
-        signal(SIGTSTP, SIG_IGN)
-        signal(SIGTTOU, SIG_IGN)
     }
 }
 

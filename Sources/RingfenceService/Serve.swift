@@ -12,7 +12,6 @@ import NIOPosix
 import Ringfence
 import ServiceLifecycle
 import Synchronization
-import UnixSignals
 
 #if canImport(Glibc)
     import Glibc
@@ -23,12 +22,13 @@ import UnixSignals
 #endif
 
 package enum Serve {
-    /// Serves until SIGTERM or SIGINT, then drains and returns.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains and returns. SIGHUP reads again what can be read again.
     /// - Parameter announce: gets the lines for the person who started it, once connections are accepted.
     /// - Throws: ``Settings/Failure``, ``EmbeddedRedis/Failure``, `RingfenceError`, or the error of binding the port.
     package static func run(
         _ settings: Settings, logger: Logger, announce: @Sendable @escaping (String) -> Void
     ) async throws {
+        Signals.become(.starting)
         let tokens = try settings.tokenFile.map { try BearerTokens(file: $0) }
         if tokens?.isWorldReadable == true {
             logger.warning("everyone on this host can read the token file: chmod 640 it")
@@ -93,15 +93,32 @@ package enum Serve {
         var services: [any Service] = [client, server, mark]
         if let embedded { services.insert(embedded, at: 0) }
         var group = ServiceGroupConfiguration(
-            services: services.map { .init(service: $0) }, gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet)
+            services: services.map { .init(service: $0) }, logger: quiet)
         group.maximumGracefulShutdownDuration = .seconds(8)
+        let running = ServiceGroup(configuration: group)
+        let signals = Signals.listen(as: .service)
+        let listening = Task {
+            for await signal in signals {
+                if signal.meaning == .endInOrder {
+                    await running.triggerGracefulShutdown()
+                } else {
+                    reload(logger)
+                }
+            }
+        }
+        defer { listening.cancel() }
         do {
-            try await ServiceGroup(configuration: group).run()
+            try await running.run()
         } catch is CancellationError where isEnding.load(ordering: .relaxed) {
             logger.warning("some connections did not end within 8 s and were cut")
         }
         await client.shutdown()
         logger.info("ended")
+    }
+
+    /// What SIGHUP asks for. One call after the other.
+    private static func reload(_ logger: Logger) {
+        logger.notice("SIGHUP: there is nothing to read again")
     }
 
     /// The last resort: ends this process and its Redis, unless the process has ended by then.

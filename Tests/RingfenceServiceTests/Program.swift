@@ -30,10 +30,11 @@ struct Program: Sendable {
     let directory: TemporaryDirectory
 
     static func start(
-        _ arguments: [String], environment: [String] = [], in directory: TemporaryDirectory? = nil
+        program: String? = nil, _ arguments: [String], environment: [String] = [],
+        in directory: TemporaryDirectory? = nil
     ) async throws -> Program {
         let directory = try directory ?? TemporaryDirectory()
-        var launch = ChildProcess.Launch([try programPath()] + arguments)
+        var launch = ChildProcess.Launch([try program ?? programPath()] + arguments)
         let path = Environment.values["PATH"] ?? "/usr/bin:/bin"
         // The first of a name counts.
         launch.environment = environment + ["PATH=\(path)", "HOME=\(directory.path)"]

@@ -35,4 +35,15 @@ typedef struct {
 /// Returns 0 and the child's id, or the errno of the step that failed, in the parent or in the child (exec included).
 int ringfence_spawn(const ringfence_spawn_options *options, pid_t *child);
 
+/// Makes this process the parent of every descendant whose own parent ends (Linux). Returns 0 or an errno.
+int ringfence_become_subreaper(void);
+
+/// Sends a signal to every descendant of this process, but for those in the group `except_group` (0: none), in whatever
+/// group or session they are. A descendant that may not be signalled is told in `refused`. Returns how many were told.
+/// What is started meanwhile may be missed: repeat it until none is left.
+int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused);
+
+/// An ended child of this process that waits to be reaped; 0: none has ended; -1: there are no children at all.
+pid_t ringfence_ended_child(void);
+
 #endif

@@ -15,7 +15,6 @@ import NIOPosix
 package import Ringfence
 import RingfenceCore
 import Synchronization
-import UnixSignals
 
 #if canImport(Glibc)
     import Glibc
@@ -87,8 +86,9 @@ package struct AgentExec: Sendable {
             }
         }
         let (inputs, input) = AsyncStream<Input>.makeStream()
-        let signals = await UnixSignalsSequence(trapping: [.sigint, .sigterm, .sighup, .sigquit])
-        let forwarding = Task { for await signal in signals { input.yield(.signal(signal.rawValue)) } }
+        let signals = Signals.listen(as: .supervisor)
+        Orphans.adopt()
+        let forwarding = Task { for await signal in signals { input.yield(.signal(signal.number)) } }
         let joining = Task {
             do {
                 let (membership, candidacy) = try await join(client)
@@ -194,7 +194,7 @@ package struct AgentExec: Sendable {
             case .role(let role): try await took(role)
             case .childEnded(let exit): return try await ended(exit)
             case .signal(let number):
-                guard let child else { return .interrupted(number) }
+                guard let child else { return Signals.ends(number) ? .interrupted(number) : nil }
                 // Its end is what ends us.
                 child.signal(number)
             case .membershipOver:
@@ -247,13 +247,17 @@ package struct AgentExec: Sendable {
         mutating func start(_ epoch: Epoch?) async throws {
             var launch = ChildProcess.Launch(exec.command)
             launch.hasOwnGroup = true
+            // The next primary begins when nothing of this one's work is left.
+            launch.ownsDescendants = true
+            launch.ignoresHangup = Signals.ignoresHangup
             launch.parentDeathSignal = exec.whilePrimary ? SIGKILL : 0
             var added = ["RINGFENCE_GROUP=\(exec.group)", "RINGFENCE_MEMBER=\(exec.member)"]
             if let epoch { added.append("RINGFENCE_EPOCH=\(epoch.value)") }
             let names = added.map { $0.prefix { $0 != "=" } }
             launch.environment =
                 Environment.current.filter { entry in !names.contains(entry.prefix { $0 != "=" }) } + added
-            let started = try await ChildProcess.start(launch)
+            let say = exec.say
+            let started = try await ChildProcess.start(launch, onSurvivor: { say(ChildProcess.survivorText($0)) })
             child = started
             isEnding = false
             board.set { $0.isChildRunning = true }
@@ -264,10 +268,10 @@ package struct AgentExec: Sendable {
         private mutating func end(within time: Duration) {
             isEnding = true
             guard let child else { return }
-            child.signal(SIGTERM)
+            child.end(with: SIGTERM)
             killing?.cancel()
             killing = MultiThreadedEventLoopGroup.singleton.any().scheduleTask(in: .init(time)) {
-                child.signal(SIGKILL)
+                child.end(with: SIGKILL)
             }
         }
 

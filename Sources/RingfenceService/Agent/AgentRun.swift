@@ -5,15 +5,15 @@ package import Logging
 package import Ringfence
 import RingfenceCore
 import ServiceLifecycle
-import UnixSignals
 
 package enum AgentRun {
-    /// Runs until SIGTERM or SIGINT, or until there is no going on.
+    /// Runs until SIGTERM, SIGINT or SIGQUIT, or until there is no going on.
     /// - Throws: ``Settings/Failure``, `RingfenceError`.
     package static func run(
         _ configuration: AgentConfiguration, _ redis: RingfenceConfiguration, logger: Logger,
         onRunning: @Sendable @escaping (Int?) -> Void
     ) async throws {
+        Signals.become(.starting)
         let client = try RingfenceClient(redis, logger: logger)
         let agent = Agent(configuration, client: client, logger: logger, onRunning: onRunning)
         let quiet = Logger(label: "ringfence.lifecycle") { _ in SwiftLogNoOpLogHandler() }
@@ -23,9 +23,21 @@ package enum AgentRun {
                 .init(
                     service: agent, successTerminationBehavior: .gracefullyShutdownGroup,
                     failureTerminationBehavior: .cancelGroup),
-            ], gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet)
+            ], logger: quiet)
         group.maximumGracefulShutdownDuration = .seconds(45)
-        do { try await ServiceGroup(configuration: group).run() } catch {
+        let running = ServiceGroup(configuration: group)
+        let signals = Signals.listen(as: .agent)
+        let listening = Task {
+            for await signal in signals {
+                if signal.meaning == .endInOrder {
+                    await running.triggerGracefulShutdown()
+                } else {
+                    logger.notice("SIGHUP: the agent's file is read at its start only")
+                }
+            }
+        }
+        defer { listening.cancel() }
+        do { try await running.run() } catch {
             await client.shutdown()
             throw error
         }

@@ -7,6 +7,10 @@
 // own, which spawns it, then waits for its end, and goes with it. Second, a process id is free for reuse as soon as it
 // is reaped, so a late signal could hit a stranger: the end is first looked at (WNOWAIT) and reaped under the same lock
 // that guards every signal.
+//
+// What a program leaves behind when it ends is one of three: left alone (a hook that starts a daemon), ended with its process
+// group, or ended wherever it went, which takes a parent that adopts it (Orphans). Then the program has ended when the last of it
+// has: who waits for it is told no sooner.
 import CSpawn
 import NIOPosix
 import Synchronization
@@ -51,6 +55,12 @@ package final class ChildProcess: Sendable {
         package var hasOwnGroup = false
         /// What it started and left behind in its group lives on after it, unless ``ChildProcess/end(group:)`` was called.
         package var groupMayOutlive = false
+        /// All it started is ended after it, in whatever group or session, before its end is told; a signal that is to end
+        /// it (``ChildProcess/end(with:)``) reaches all of it. Only for the one child of a process that called
+        /// ``Orphans/adopt()``.
+        package var ownsDescendants = false
+        /// How long what it leaves behind has from SIGTERM to SIGKILL, if it was not told before.
+        package var leftoverGrace: Duration = .seconds(1)
         /// Started under nohup: it goes on ignoring SIGHUP.
         package var ignoresHangup = false
         /// Its umask; -1: this process' own.
@@ -70,6 +80,11 @@ package final class ChildProcess: Sendable {
 
     private struct State {
         var exit: Exit?
+        /// Its number may be another's; what it left behind may still be there.
+        var isReaped = false
+        /// SIGTERM or SIGKILL went to all it had started.
+        var isTold = false
+        var isKilled = false
         var waiters: [CheckedContinuation<Exit, Never>] = []
         /// Whether what is left of its group is killed when it has ended.
         var endsGroup: Bool
@@ -77,27 +92,33 @@ package final class ChildProcess: Sendable {
 
     package let pid: Int32
     private let hasOwnGroup: Bool
+    private let ownsDescendants: Bool
+    private let leftoverGrace: Duration
     private let state: Mutex<State>
 
     private init(pid: Int32, _ launch: Launch) {
         self.pid = pid
         hasOwnGroup = launch.hasOwnGroup
+        ownsDescendants = launch.ownsDescendants
+        leftoverGrace = launch.leftoverGrace
         state = Mutex(State(endsGroup: launch.hasOwnGroup && !launch.groupMayOutlive))
     }
 
-    /// Starts a program. `onStop` is called, on the child's thread, each time it is stopped by a signal.
+    /// Starts a program. `onStop` is called, on the child's thread, each time it is stopped by a signal, `onSurvivor` once
+    /// if something it started cannot be ended.
     /// - Throws: ``StartFailure``.
     package static func start(
-        _ launch: Launch, onStop: @Sendable @escaping (ChildProcess, Int32) -> Void = { _, _ in }
+        _ launch: Launch, onStop: @Sendable @escaping (ChildProcess, Int32) -> Void = { _, _ in },
+        onSurvivor: @Sendable @escaping (_ pid: Int32?) -> Void = { _ in }
     ) async throws -> ChildProcess {
         let thread = NIOThreadPool(numberOfThreads: 1)
         thread.start()
         do {
             let child = try await thread.runIfActive {
-                ChildProcess(pid: try spawn(launch), launch)
+                ChildProcess(pid: try Orphans.starting { try spawn(launch) }, launch)
             }
             thread.submit { _ in
-                child.reap(onStop)
+                child.reap(onStop, onSurvivor)
                 thread.shutdownGracefully { _ in }
             }
             return child
@@ -107,7 +128,7 @@ package final class ChildProcess: Sendable {
         }
     }
 
-    /// Whether it has not ended yet.
+    /// Whether it, or what it left behind and is ended with it, has not ended yet.
     package var isRunning: Bool { state.withLock { $0.exit == nil } }
 
     /// Waits for its end, however long; cancelling the task does not shorten this.
@@ -124,8 +145,20 @@ package final class ChildProcess: Sendable {
     /// Sends a signal to it, and to its whole group if it has its own. Nothing happens once it has ended.
     package func signal(_ number: Int32) {
         state.withLock { state in
-            if state.exit == nil { _ = kill(hasOwnGroup ? -pid : pid, number) }
+            if !state.isReaped { _ = kill(hasOwnGroup ? -pid : pid, number) }
         }
+    }
+
+    /// Ends it, and all it started where that is ended with it, with SIGTERM or SIGKILL.
+    package func end(with number: Int32) {
+        signal(number)
+        guard ownsDescendants else { return }
+        state.withLock { state in
+            state.isTold = true
+            if number == SIGKILL { state.isKilled = true }
+        }
+        // The group has it already.
+        if isRunning { Orphans.signal(number, outside: hasOwnGroup ? pid : 0) }
     }
 
     /// Sends a signal to it and its group, of which nothing will outlive it now.
@@ -134,7 +167,13 @@ package final class ChildProcess: Sendable {
         signal(number)
     }
 
-    private func reap(_ onStop: (ChildProcess, Int32) -> Void) {
+    /// For a person: something a command started does not end.
+    package static func survivorText(_ pid: Int32?) -> String {
+        pid.map { "process \($0), which the command started, may not be ended by this user" }
+            ?? "a process that the command started does not end"
+    }
+
+    private func reap(_ onStop: (ChildProcess, Int32) -> Void, _ onSurvivor: (Int32?) -> Void) {
         while true {
             var information = siginfo_t()
             guard waitid(P_PID, id_t(pid), &information, WEXITED | WSTOPPED | WNOWAIT) == 0 else {
@@ -150,18 +189,28 @@ package final class ChildProcess: Sendable {
             }
             break
         }
-        let waiters = state.withLock { state in
+        let exit: Exit = state.withLock { state in
             // Members of its group may have outlived it: nothing of it works on without its lock. Before it is reaped:
             // after that, the group's number may be another's if nobody is left in it.
-            if state.endsGroup { _ = kill(-pid, SIGKILL) }
+            if state.endsGroup, !ownsDescendants { _ = kill(-pid, SIGKILL) }
             var status: Int32 = 0
             while waitpid(pid, &status, 0) < 0, errno == EINTR {}
-            let exit: Exit = status & 0x7f == 0 ? .code((status >> 8) & 0xff) : .signal(status & 0x7f)
+            state.isReaped = true
+            return status & 0x7f == 0 ? .code((status >> 8) & 0xff) : .signal(status & 0x7f)
+        }
+        Orphans.reaped(pid)
+        if ownsDescendants {
+            let isTold = state.withLock { $0.isTold }
+            Orphans.endAll(
+                grace: isTold ? .zero : leftoverGrace, isHurried: { state.withLock { $0.isKilled } },
+                onSurvivor: onSurvivor)
+        }
+        let waiters = state.withLock { state in
             state.exit = exit
             defer { state.waiters = [] }
-            return state.waiters.map { ($0, exit) }
+            return state.waiters
         }
-        for (waiter, exit) in waiters { waiter.resume(returning: exit) }
+        for waiter in waiters { waiter.resume(returning: exit) }
     }
 
     private static func spawn(_ launch: Launch) throws -> Int32 {

@@ -57,7 +57,13 @@ running() {
 reaped() {
     local pid
     { read -r pid <"$PGDATA/postmaster.pid"; } 2>/dev/null || return 0
-    while grep -qs '^State:.*zombie' "/proc/$pid/status"; do sleep 0.1; done
+    local try
+    for try in {1..100}; do
+        grep -qs '^State:.*zombie' "/proc/$pid/status" || return 0
+        sleep 0.1
+    done
+    echo "the killed server $pid stays a zombie: the container's first process does not reap; run it with --init" >&2
+    return 1
 }
 
 # At once, without a checkpoint, whatever its sessions are at; standby.signal first, so that nothing brings it back
