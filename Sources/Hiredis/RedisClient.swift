@@ -190,26 +190,58 @@ extension RedisClient {
         }
     }
 
-    /// The same with a callback on the event loop, exactly once. Not cancellable.
-    package func runAndWait(
-        _ script: RedisScript, keys: Int, arguments: Int, replicas: Int, within: Duration, deadline: Duration? = nil,
-        _ encode: @escaping @Sendable (inout CommandWriter) -> Void,
-        completion: @escaping @Sendable (Result<Confirmed, RedisError>) -> Void
-    ) {
-        let core = self.core
-        @Sendable func submit(whole: Bool, _ waiter: Waiter) {
-            core.submit(waiter, replies: 2, isSingle: false, deadline: deadline) { writer in
-                script.begin(&writer, keys: keys, arguments: arguments, whole: whole)
-                encode(&writer)
-                writer.wait(replicas: replicas, within: within)
-            }
+    /// A script of a group.
+    package struct ScriptPart: Sendable {
+        package var script: RedisScript
+        package var keys: Int
+        package var arguments: Int
+        package var encode: @Sendable (inout CommandWriter) -> Void
+        /// By its text.
+        package var isWhole = false
+
+        package init(
+            script: RedisScript, keys: Int, arguments: Int, encode: @escaping @Sendable (inout CommandWriter) -> Void
+        ) {
+            self.script = script
+            self.keys = keys
+            self.arguments = arguments
+            self.encode = encode
         }
-        submit(
-            whole: false,
-            .callback { result in
-                guard result.isUnknownScript else { return completion(result.confirmed) }
-                submit(whole: true, .callback { completion($0.confirmed) })
-            })
+    }
+
+    /// What a group of scripts and the WAIT behind them gave.
+    package struct ConfirmedParts: Sendable {
+        fileprivate var replies: [RedisReply]
+
+        /// Of one of the scripts. An unknown script is an error: it did not run, and is for the caller to send again, whole.
+        package func part(_ index: Int) -> Result<Confirmed, RedisError> {
+            Result<RedisReply, RedisError>.success(.array([replies[index], replies[replies.count - 1]])).confirmed
+        }
+    }
+
+    /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them. The
+    /// callback comes on the event loop, exactly once. Not cancellable.
+    package func runAndWait(
+        _ parts: [ScriptPart], replicas: Int, within: Duration, deadline: Duration? = nil,
+        completion: @escaping @Sendable (Result<ConfirmedParts, RedisError>) -> Void
+    ) {
+        let waiter = Waiter.callback { result in
+            completion(
+                result.flatMap { reply in
+                    guard case .array(let replies) = reply, replies.count == parts.count + 1 else {
+                        return .failure(
+                            RedisError(.protocolViolation, effect: .unknown, "a group was not answered as one"))
+                    }
+                    return .success(ConfirmedParts(replies: replies))
+                })
+        }
+        core.submit(waiter, replies: parts.count + 1, isSingle: false, deadline: deadline) { writer in
+            for part in parts {
+                part.script.begin(&writer, keys: part.keys, arguments: part.arguments, whole: part.isWhole)
+                part.encode(&writer)
+            }
+            writer.wait(replicas: replicas, within: within)
+        }
     }
 }
 

@@ -45,6 +45,31 @@ import Testing
         }
     }
 
+    @Test func `grants that are confirmed at the same time share their round trips to the replicas`() async throws {
+        try await withReplica { primary, _, observer in
+            try await withClient(primary.unixURL) { client in
+                func waits() async throws -> Int {
+                    let stats = try await observer.send("INFO", "commandstats").text ?? ""
+                    let calls = stats.split(separator: "cmdstat_wait:calls=").dropFirst().first?.prefix { $0.isNumber }
+                    return calls.flatMap { Int($0) } ?? 0
+                }
+                try await client.acquire("first", options: one).release()
+                let before = try await waits()
+                let options = one
+                let leases = try await withThrowingTaskGroup(of: Lease.self) { tasks in
+                    for index in 0..<200 {
+                        tasks.addTask { try await client.acquire("lock \(index)", ttl: .seconds(60), options: options) }
+                    }
+                    return try await tasks.reduce(into: [Lease]()) { $0.append($1) }
+                }
+                let asked = try await waits() - before
+                #expect(asked < 100, "200 grants were confirmed by \(asked) WAITs")
+                for lease in leases { try await lease.release() }
+                #expect(try await observer.isClean("lock 7"))
+            }
+        }
+    }
+
     @Test func `confirmed hand-offs and passes are on the replica too`() async throws {
         try await withReplica { primary, replica, observer in
             try await withClients(primary.unixURL, 2) { clients in

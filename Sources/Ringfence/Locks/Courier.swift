@@ -16,7 +16,7 @@ final class Courier: Sendable {
     let main: RedisClient
     private let configuration: RedisConfiguration
     private let logger: Logger
-    private let confirming = Mutex<RedisClient?>(nil)
+    private let confirming = Mutex<ConfirmingLane?>(nil)
     private let isClosed = Atomic<Bool>(false)
 
     init(_ configuration: RedisConfiguration, logger: Logger) {
@@ -25,16 +25,18 @@ final class Courier: Sendable {
         main = RedisClient(configuration, logger: logger)
     }
 
-    private func client(for confirmation: Confirmation?) -> RedisClient {
-        guard confirmation != nil else { return main }
-        return confirming.withLock { client in
-            if let client { return client }
-            guard !isClosed.load(ordering: .acquiring) else { return main }
+    /// nil once closed.
+    private var lane: ConfirmingLane? {
+        confirming.withLock { lane in
+            if let lane { return lane }
+            guard !isClosed.load(ordering: .acquiring) else { return nil }
             var configuration = configuration
             // A WAIT of up to 5 s keeps a probe waiting too; that is no dead connection.
             configuration.probeInterval = .seconds(10)
-            let made = RedisClient(configuration, logger: logger)
-            client = made
+            let made = ConfirmingLane(
+                RedisClient(configuration, logger: logger), commandTimeout: configuration.commandTimeout,
+                limit: configuration.maximumCommandsInFlight)
+            lane = made
             return made
         }
     }
@@ -44,14 +46,18 @@ final class Courier: Sendable {
         _ call: ScriptCall, confirmation: Confirmation?, deadline: Duration? = nil,
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
-        client(for: confirmation).run(
-            call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode,
-            completion: completion)
+        guard confirmation != nil, let lane else {
+            return main.run(
+                call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode,
+                completion: completion)
+        }
+        lane.run(ScriptCallErrand(call: call, deadline: deadline, completion: completion))
     }
 
     /// The same for what stands in one object.
     func run(_ errand: any ScriptErrand, confirmation: Confirmation?) {
-        client(for: confirmation).run(errand)
+        guard confirmation != nil, let lane else { return main.run(errand) }
+        lane.run(errand)
     }
 
     /// Runs the call and asks, in the same write, how many replicas have it.
@@ -59,11 +65,12 @@ final class Courier: Sendable {
         _ call: ScriptCall, _ confirmation: Confirmation,
         completion: @escaping @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void
     ) {
-        let within = Duration.milliseconds(confirmation.milliseconds)
-        client(for: confirmation).runAndWait(
-            call.script, keys: call.keys, arguments: call.arguments,
-            replicas: confirmation.replicas, within: within,
-            deadline: configuration.commandTimeout + within, call.encode, completion: completion)
+        guard let lane else {
+            return main.eventLoop.execute {
+                completion(.failure(RedisError(.closed, effect: .none, "the client is closed")))
+            }
+        }
+        lane.run(call, confirmation, completion: completion)
     }
 
     /// Runs the call for a caller that waits for the answer.
@@ -79,10 +86,31 @@ final class Courier: Sendable {
     func close() async {
         isClosed.store(true, ordering: .releasing)
         await main.close()
-        let confirming = confirming.withLock { client in
-            defer { client = nil }
-            return client
+        let confirming = confirming.withLock { lane in
+            defer { lane = nil }
+            return lane
         }
-        await confirming?.close()
+        await confirming?.client.close()
     }
+}
+
+/// A call with its completion, as one object.
+private final class ScriptCallErrand: ScriptErrand {
+    let call: ScriptCall
+    let deadline: Duration?
+    private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void
+
+    init(
+        call: ScriptCall, deadline: Duration?, completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
+    ) {
+        self.call = call
+        self.deadline = deadline
+        self.completion = completion
+    }
+
+    var script: RedisScript { call.script }
+    var keys: Int { call.keys }
+    var arguments: Int { call.arguments }
+    func encode(_ writer: inout CommandWriter) { call.encode(&writer) }
+    func finish(_ result: Result<RedisReply, RedisError>) { completion(result) }
 }
