@@ -6,6 +6,7 @@ enum LoggingKeys {
     static let fence = "ringfence.fence"
     static let owner = "ringfence.owner"
     static let lease = "ringfence.lease"
+    static let site = "ringfence.site"
     static let reason = "ringfence.reason"
     static let error = "ringfence.error"
     static let group = "ringfence.group"

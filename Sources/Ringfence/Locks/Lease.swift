@@ -68,8 +68,10 @@ final class LeaseHandle: Sendable {
     let state: LeaseState
     let keeper: LeaseKeeper
     private let table: LockTable
+    private let site: CallSite
 
-    init(state: LeaseState, keeper: LeaseKeeper, table: LockTable) {
+    init(state: LeaseState, keeper: LeaseKeeper, table: LockTable, site: CallSite) {
+        self.site = site
         self.state = state
         self.keeper = keeper
         self.table = table
@@ -78,6 +80,7 @@ final class LeaseHandle: Sendable {
     deinit {
         if state.end() {
             keeper.remove(state)
+            keeper.wasForgotten(state, site)
             table.releaseInBackground(state)
         }
     }
@@ -95,6 +98,12 @@ final class LeaseHandle: Sendable {
         }
         if let loss { throw loss }
     }
+}
+
+/// Where in a program a lease was asked for.
+struct CallSite: Sendable {
+    var file: StaticString
+    var line: UInt
 }
 
 /// One lease, alive or over. Locks itself; calls nobody while it does.

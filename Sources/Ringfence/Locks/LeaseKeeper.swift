@@ -33,6 +33,8 @@ final class LeaseKeeper: Sendable {
     private let ticker: Ticker
     private let listener = Mutex(Listener())
     private let state = Mutex(State())
+    /// Places in the program at which a lease was asked for that nobody released, as far as they were logged.
+    private let forgetful = Mutex<Set<String>>([])
 
     init(courier: Courier, scripts: LockScripts, ticker: Ticker, metrics: RingfenceMetrics, logger: Logger) {
         self.courier = courier
@@ -55,6 +57,17 @@ final class LeaseKeeper: Sendable {
             if wakeAt < state.wakeAt { state.wakeAt = wakeAt }
         }
         ticker.start()
+    }
+
+    /// A lease that lived was let go by its last copy. Often that is a mistake: the lock guarded nothing from then on.
+    func wasForgotten(_ lease: LeaseState, _ site: CallSite) {
+        let place = "\(site.file):\(site.line)"
+        guard forgetful.withLock({ $0.count < 1000 && $0.insert(place).inserted }) else { return }
+        logger.warning(
+            "a lease went away unreleased, and with it the lock: keep it in a variable until release(), or use withLockIfFree or withLock",
+            metadata: [
+                LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.site: "\(place)",
+            ])
     }
 
     func remove(_ lease: LeaseState) {

@@ -52,6 +52,40 @@ extension RingfenceClient {
         options: LockOptions = LockOptions(), _ body: @Sendable @escaping (Lease) async throws -> Result
     ) async throws -> Result {
         let lease = try await acquire(names, ttl: ttl, wait: wait, options: options)
+        return try await hold(lease, body)
+    }
+
+    /// Runs `body` while holding the lock `name`, if it is free now, and releases it when the body ends.
+    ///
+    /// ```swift
+    /// let report = try await ringfence.withLockIfFree("payout/nightly", ttl: .seconds(30)) { lease in
+    ///     try await payOut(fence: lease.fence)
+    /// }
+    /// if report == nil { print("another process is at it") }
+    /// ```
+    ///
+    /// Everything else is as with ``withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)``.
+    ///
+    /// - Returns: what `body` returned; nil if somebody holds the lock or waits for it, and `body` was not run.
+    public func withLockIfFree<Result: Sendable>(
+        _ name: String, ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        _ body: @Sendable @escaping (Lease) async throws -> Result
+    ) async throws -> Result? {
+        try await withLockIfFree([name], ttl: ttl, options: options, body)
+    }
+
+    /// Runs `body` while holding all of `names` at once, under one fence, if all are free now; nil if any is not.
+    public func withLockIfFree<Result: Sendable>(
+        _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        _ body: @Sendable @escaping (Lease) async throws -> Result
+    ) async throws -> Result? {
+        guard let lease = try await tryAcquire(names, ttl: ttl, options: options) else { return nil }
+        return try await hold(lease, body)
+    }
+
+    private func hold<Result: Sendable>(
+        _ lease: Lease, _ body: @Sendable @escaping (Lease) async throws -> Result
+    ) async throws -> Result {
         let state = lease.handle.state
         // The body runs in a task of its own so that the loss of the lease can cancel it from the event loop, while the
         // cooperative pool may be blocked. Cancellation of the caller, priority and task-locals are passed on.
@@ -89,26 +123,33 @@ extension RingfenceClient {
 
     // MARK: The handle
 
-    /// Takes the lock if it is free now.
+    /// Takes the lock if it is free now. First choice is ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``: this is for holds that fit no
+    /// scope.
     ///
+    /// - Warning: Keep the lease in a variable that lives as long as the work. `if try await tryAcquire("x") != nil { … }`
+    ///   compiles, and holds nothing inside the braces: the lease was let go with the comparison.
     /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last copy of
-    ///   it goes away unreleased, the lock is released.
+    ///   it goes away unreleased, the lock is released, and the log warns of it, once for each place in the code.
     /// - Throws: ``RingfenceError``; whatever its effect, nothing is held afterwards: a request in doubt is withdrawn.
     public nonisolated(nonsending) func tryAcquire(
-        _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
+        _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease? {
-        try await tryAcquire(names, ttl: ttl, options: options)
+        try await tryAcquire(names, ttl: ttl, options: options, fileID: fileID, line: line)
     }
 
     /// Takes all of `names` at once if all are free now; nil if any is not.
     ///
     /// - Throws: ``RingfenceError``; nothing is held afterwards.
     public nonisolated(nonsending) func tryAcquire(
-        _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions()
+        _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
+        fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease? {
         let request = try request(names, ttl: ttl, wait: nil, owner: options.owner)
         switch try await outcome(of: request, options) {
-        case .lease(let state): return Lease(handle: LeaseHandle(state: state, keeper: keeper, table: table))
+        case .lease(let state):
+            return Lease(
+                handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
         case .busy, .elsewhere: return nil
         }
     }
@@ -122,9 +163,9 @@ extension RingfenceClient {
     ///   it, and others; nothing is held afterwards.
     public nonisolated(nonsending) func acquire(
         _ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
-        options: LockOptions = LockOptions()
+        options: LockOptions = LockOptions(), fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease {
-        try await acquire(names, ttl: ttl, wait: wait, options: options)
+        try await acquire(names, ttl: ttl, wait: wait, options: options, fileID: fileID, line: line)
     }
 
     /// Takes all of `names` at once, under one fence, waiting for them up to `wait`.
@@ -132,7 +173,7 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is held afterwards.
     public nonisolated(nonsending) func acquire(
         _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
-        options: LockOptions = LockOptions()
+        options: LockOptions = LockOptions(), fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease {
         let request = try request(names, ttl: ttl, wait: wait, owner: options.owner)
         if let held = CurrentHolds.heldByThisTask(names) {
@@ -142,7 +183,8 @@ extension RingfenceClient {
         }
         switch try await outcome(of: request, options) {
         case .lease(let state):
-            let lease = Lease(handle: LeaseHandle(state: state, keeper: keeper, table: table))
+            let lease = Lease(
+                handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
             guard Task.isCancelled else { return lease }
             try? await lease.release()
             throw RingfenceError.cancelledWait
