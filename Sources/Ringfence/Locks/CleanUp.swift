@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What nobody waits for but must be done: withdrawing an acquire that was given up, letting go of a value that may still
-// stand. Each is written at once, behind the command it undoes on the same connection, and repeated until Redis answered
-// or until what it would undo has expired by itself. If that connection breaks, the next one begins by ending the old one
-// at Redis, so the undone command cannot come after its undoing.
+// stand. Each is written at once, behind the command it undoes on the same connection. If that connection breaks, the next
+// one begins by ending the old one at Redis, so the undone command cannot come after its undoing, which is written again.
+//
+// On a connection that stands nothing is repeated, however long the answer takes: a Redis that is slow would only get more
+// to do (seen: undoing 64 joins, again each second, kept a Redis busy for good). So a call waits for its answer until what
+// it would undo has expired by itself. After an error it is repeated, each time later, a few times. And there are only so
+// many at once: what would be one too many ends with its own time to live too.
 
 import Hiredis
 import Logging
@@ -14,8 +18,14 @@ import Synchronization
 final class CleanUp: Sendable {
     private struct State {
         var outstanding = 0
+        /// Some were not even begun, and that was said.
+        var isOverfull = false
         var waiters: [CheckedContinuation<Void, Never>] = []
     }
+
+    static let most = 8192
+    private static let attempts: Int64 = 16
+    private static let longestDelay: Int64 = 30_000
 
     private let courier: Courier
     private let logger: Logger
@@ -26,23 +36,38 @@ final class CleanUp: Sendable {
         self.logger = logger
     }
 
-    /// Sends `call` now, and again until it is answered, for at least `holdMilliseconds`.
+    /// Sends `call` now, and again after an error, for at least `holdMilliseconds`.
     func perform(_ call: ScriptCall, confirmation: Courier.Confirmation?, holdMilliseconds: Int64) {
-        state.withLock { $0.outstanding += 1 }
+        let (hasRoom, isNews) = state.withLock { state in
+            guard state.outstanding >= Self.most else {
+                state.outstanding += 1
+                if state.outstanding < Self.most / 2 { state.isOverfull = false }
+                return (true, false)
+            }
+            defer { state.isOverfull = true }
+            return (false, !state.isOverfull)
+        }
+        if isNews {
+            logger.warning(
+                "too many clean-ups wait for an answer; what further ones would undo ends with its own time to live",
+                metadata: [LoggingKeys.reason: "\(Self.most)"])
+        }
+        guard hasRoom else { return }
         let until = Moment.now.adding(max(holdMilliseconds, 60_000) * .millisecond)
         send(call, confirmation: confirmation, until: until, failures: 0)
     }
 
     private func send(_ call: ScriptCall, confirmation: Courier.Confirmation?, until: Nanos, failures: Int64) {
-        courier.run(call, confirmation: confirmation) { [self] result in
+        let left = Duration.nanoseconds(max(0, until - Moment.now))
+        courier.run(call, confirmation: confirmation, deadline: left) { [self] result in
             guard case .failure(let error) = result, error.code != .closed else { return finished() }
-            guard error.isTransient, Moment.now < until else {
+            guard error.isTransient, Moment.now < until, failures < Self.attempts else {
                 logger.warning(
                     "a clean-up was given up; what it would undo ends with its own time to live",
                     metadata: [LoggingKeys.error: "\(error)"])
                 return finished()
             }
-            let delay = Int64(min(20 << min(failures, 6), 1000))
+            let delay = min(20 << min(failures, 16), Self.longestDelay)
             courier.main.eventLoop.scheduleTask(in: .milliseconds(delay)) {
                 self.send(call, confirmation: confirmation, until: until, failures: failures + 1)
             }
