@@ -18,6 +18,10 @@ final class Keyspace: Sendable {
     let policy: String
     /// Candidate -> what it says of itself with each beat.
     let candidates: String
+    /// Of a large group: member -> version of its last change.
+    let changes: String
+    /// Of a large group: who is gone -> since which version.
+    let gone: String
     /// The names of all groups.
     let groups: String
     /// The event log: a stream, and the channel of the same name.
@@ -37,6 +41,8 @@ final class Keyspace: Sendable {
         state = prefix + "state:"
         policy = prefix + "policy:"
         candidates = prefix + "candidates:"
+        changes = prefix + "changes:"
+        gone = prefix + "gone:"
         groups = prefix + "groups"
         events = prefix + "events"
         log = prefix + "log"

@@ -72,7 +72,8 @@ public final class RingfenceClient: Service, Sendable {
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics)
         groupScripts = GroupScripts(
-            keys: keys, eventLength: configuration.eventLength, nonces: nonces, text: configuration.groupScript)
+            keys: keys, eventLength: configuration.eventLength, nonces: nonces, limits: configuration.limits,
+            text: configuration.groupScript)
         feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
             feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
@@ -105,6 +106,8 @@ public final class RingfenceClient: Service, Sendable {
                 throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
             }
             try Limits.check(configuration.eventLength, "eventLength", Limits.eventLength)
+            try Limits.check(configuration.limits.members, "limits.members", NamespaceLimits.memberRange)
+            try Limits.check(configuration.limits.groups, "limits.groups", NamespaceLimits.groupRange)
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }

@@ -51,6 +51,8 @@ public struct RingfenceConfiguration: Sendable {
     public var auditLength: Int
     /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should agree.
     public var eventLength: Int
+    /// How much a namespace may hold. All clients of a namespace should agree.
+    public var limits = NamespaceLimits()
     /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
     package var groupScript: String?
 
@@ -83,6 +85,23 @@ public struct RingfenceConfiguration: Sendable {
         let host = gethostname(&buffer, 255) == 0 ? buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) } : []
         let name = host.isEmpty ? "host" : String(decoding: host.prefix(100), as: UTF8.self)
         return "\(name)/\(getpid())"
+    }
+}
+
+/// How much a namespace may hold: what would make it larger is refused with `limit.reached`, naming the limit.
+public struct NamespaceLimits: Sendable, Hashable {
+    /// Members of one group, 1 to 20,000: the size up to which locks beside it were measured.
+    public var members: Int
+    /// Groups, 1 to 1,000,000.
+    public var groups: Int
+    /// What may be set.
+    package static let memberRange = 1...20_000
+    package static let groupRange = 1...1_000_000
+
+    /// The defaults are 20,000 members in a group and 10,000 groups.
+    public init(members: Int = 20_000, groups: Int = 10_000) {
+        self.members = members
+        self.groups = groups
     }
 }
 

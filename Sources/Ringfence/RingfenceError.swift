@@ -45,6 +45,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let switchoverAborted = Code("switchover.aborted")
         /// A failover by hand came to nothing: the member that was named was gone before it could be elected.
         public static let failoverAborted = Code("failover.aborted")
+        /// A setting of ``NamespaceLimits`` refuses what would make the namespace larger; nothing was done.
+        public static let limitReached = Code("limit.reached")
         /// The group was made with another seed or unit of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
         /// Too few of a cache's nodes could be reached, or have their data.

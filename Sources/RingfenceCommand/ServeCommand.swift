@@ -38,13 +38,17 @@ struct ServeCommand: AsyncParsableCommand {
     var eventHeartbeat: String?
     @Option(help: .setting(.eventLength, "number"))
     var eventLength: String?
+    @Option(help: .setting(.maxMembers, "number"))
+    var maxMembers: String?
+    @Option(help: .setting(.maxGroups, "number"))
+    var maxGroups: String?
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
     func run() async throws {
         let settings = try redis.settings([
             .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
-            .eventLength: eventLength,
+            .eventLength: eventLength, .maxMembers: maxMembers, .maxGroups: maxGroups,
         ])
         try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
             print(lines, terminator: "")

@@ -52,7 +52,14 @@ extension Group {
             throw RingfenceError(
                 .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
         }
-        return MemberGrant(answer, record, sentAt: sentAt, PrimaryStatus(known.role))
+        return MemberGrant(answer, record, sentAt: sentAt, PrimaryStatus(role(by: answer)))
+    }
+
+    /// As of this answer or later. (Of a large group what is known may lag behind.)
+    private func role(by answer: GroupAnswer) -> GroupRole {
+        let known = known
+        if let content = answer.content, answer.version > known.version { return content.role }
+        return known.role
     }
 
     /// Renews the lease of a member outside this process, and makes its record what it says now.
@@ -78,7 +85,7 @@ extension Group {
                 status: member.isCandidate ? status ?? .init() : nil)
         }
         switch answer.status {
-        case .member: return MemberGrant(answer, member, sentAt: sentAt, PrimaryStatus(known.role))
+        case .member: return MemberGrant(answer, member, sentAt: sentAt, PrimaryStatus(role(by: answer)))
         case .replaced:
             throw RingfenceError(
                 .membershipReplaced, effect: .none,
@@ -100,10 +107,12 @@ extension Group {
     /// - Throws: ``RingfenceError``; nothing is changed by asking, but that who is dead by now is found out.
     package func inspect() async throws -> GroupStatus {
         do {
-            let (answer, _) = try await ask("inspecting the group '\(name)'") { known in
-                hub.scripts.watch(name, known, leases: true)
+            let status = try await GroupStatus.gathered(name) { cursor in
+                try await ask("inspecting the group '\(name)'") { known in
+                    hub.scripts.watch(name, known, leases: true, cursor: cursor)
+                }.answer
             }
-            if let status = GroupStatus(name, answer) { return status }
+            if let status { return status }
         } catch var error as RingfenceError {
             error.effect = .none
             throw error

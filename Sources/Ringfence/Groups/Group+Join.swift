@@ -73,6 +73,13 @@ extension Group {
         answer: GroupAnswer, sentAt: Nanos
     ) {
         let end = Moment.now.adding(hub.commandTimeout)
+        guard await hub.joinGate.enter(until: end) else {
+            throw RingfenceError(
+                .overloaded, effect: .none, isRetriable: true,
+                "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not come within the "
+                    + "command timeout")
+        }
+        defer { hub.joinGate.leave() }
         let before = snapshot.member(record.id)?.session
         var mode = JoinMode.first
         var mayBeDone = false
@@ -83,6 +90,16 @@ extension Group {
             let result = await hub.courier.result(of: call)
             switch took(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
+            case .success(let answer) where answer.status == .full:
+                throw RingfenceError(
+                    .limitReached, effect: mayBeDone ? .unknown : .none,
+                    "the group '\(name)' has as many members as the setting limits.members allows here: "
+                        + "\(hub.scripts.limits.members)")
+            case .success(let answer) where answer.status == .tooManyGroups:
+                throw RingfenceError(
+                    .limitReached, effect: mayBeDone ? .unknown : .none,
+                    "the group '\(name)' is new, and there are as many groups as the setting limits.groups allows here: "
+                        + "\(hub.scripts.limits.groups); see `ringfence group remove`")
             case .success:
                 // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
                 // before it and was not known here.
@@ -116,15 +133,14 @@ extension Group {
     /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the group.
     /// (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
     func checkRing(with record: MemberRecord) throws(InvalidArgument) {
-        let others = snapshot.members.filter { !$0.id.hasSameBytes(as: record.id) }
-        let weight = others.reduce(record.weight) { $0 + $1.weight }
-        try RingLimits.check(members: others.count + 1, points: weight * (policy ?? wantedPolicy).unit)
+        let (members, weight) = sizeAndWeight(with: record)
+        try RingLimits.check(members: members, points: weight * (policy ?? wantedPolicy).unit)
     }
 
     /// Leaves, in the background, what nobody wants any more.
     func takeBack(_ record: MemberRecord) {
         let call = hub.scripts.leave(
-            name, .none, id: record.id, session: record.session, reason: "join given up", actor: "")
+            name, .notAsking, id: record.id, session: record.session, reason: "join given up", actor: "")
         hub.cleanUp.perform(call, confirmation: nil, holdMilliseconds: record.leaseMilliseconds)
     }
 

@@ -39,6 +39,8 @@ public final class Group: Sendable {
         var view: GroupMachine.View
         var members: [Member]
         var seq: Int64
+        /// Of all members together.
+        var weight = 0
         let ring = LazyRing()
     }
 
@@ -111,6 +113,15 @@ public final class Group: Sendable {
             breaker: shown.view.breaker)
     }
 
+    /// How many members there would be with this one, and what all of them would weigh, as far as is shown.
+    func sizeAndWeight(with record: MemberRecord) -> (members: Int, weight: Int) {
+        let shown = shown.load()
+        let stored = shown.view.member(record.id)
+        return (
+            shown.members.count + (stored == nil ? 1 : 0), shown.weight - (stored?.weight ?? 0) + record.weight
+        )
+    }
+
     /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just changing it.
     /// (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
     public var ring: HashRing {
@@ -148,7 +159,8 @@ public final class Group: Sendable {
 
     private func publish(_ machine: GroupMachine) {
         let before = shown.load()
-        let next = Shown(view: machine.shown, members: machine.shown.members.map { Member($0) }, seq: machine.seq)
+        var next = Shown(view: machine.shown, members: machine.shown.members.map { Member($0) }, seq: machine.seq)
+        next.weight = machine.shown.members.reduce(0) { $0 + $1.weight }
         if wantsRing.load(ordering: .relaxed) {
             Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
         }
@@ -379,8 +391,12 @@ public final class Group: Sendable {
         setAlarm()
     }
 
-    /// Returns once Redis has been heard of since it was called.
+    /// Returns once Redis has been heard of since it was called, and all of the group is known.
     func refresh() async throws {
+        repeat { try await refreshOnce() } while state.withLock { $0.machine.isGathering }
+    }
+
+    private func refreshOnce() async throws {
         let sentAt = Moment.now
         let call = hub.scripts.watch(name, knowledge(now: sentAt))
         let result = await hub.courier.result(of: call)

@@ -38,6 +38,7 @@ final class GroupHub: Sendable {
     let commandTimeout: Nanos
     /// Who is named in events as the one that acted.
     let owner: String
+    let joinGate: JoinGate
     private let state = Mutex(State())
 
     init(
@@ -53,6 +54,7 @@ final class GroupHub: Sendable {
         self.commandTimeout = commandTimeout
         self.owner = owner
         self.logger = logger
+        joinGate = JoinGate(courier.main.eventLoop)
         feed.listen(
             .init(
                 heard: { [weak self] record in self?.heard(record) },
@@ -101,7 +103,7 @@ final class GroupHub: Sendable {
     /// Writes an event about a group that changes nothing, if Redis can be reached now. Nobody waits for it.
     func note(_ type: String, group: String, member: String, reason: String, detail: [UInt8]) {
         let call = scripts.note(
-            group, .none, type: type, member: member, reason: reason, actor: owner, detail: detail)
+            group, .notAsking, type: type, member: member, reason: reason, actor: owner, detail: detail)
         courier.run(call, confirmation: nil) { [logger] result in
             guard case .failure(let error) = result else { return }
             logger.debug(

@@ -17,10 +17,15 @@ struct GroupScripts: Sendable {
     let keys: Keyspace
     let eventLength: String
     let nonces: NonceSource
+    let limits: NamespaceLimits
     private let script: RedisScript
 
     /// `text`: another one than `Scripts/group.lua`.
-    init(keys: Keyspace, eventLength: Int, nonces: NonceSource, text: String? = nil) {
+    init(
+        keys: Keyspace, eventLength: Int, nonces: NonceSource, limits: NamespaceLimits = NamespaceLimits(),
+        text: String? = nil
+    ) {
+        self.limits = limits
         self.keys = keys
         self.eventLength = String(eventLength)
         self.nonces = nonces
@@ -29,8 +34,14 @@ struct GroupScripts: Sendable {
 
     // MARK: Calls
 
-    func watch(_ group: String, _ known: GroupKnowledge, leases: Bool = false) -> ScriptCall {
-        call("watch", group, known, arguments: 1) { $0.argument(leases ? "leases" : "") }
+    /// `cursor`: the `next` of the page before, if this is to go on from there.
+    func watch(
+        _ group: String, _ known: GroupKnowledge, leases: Bool = false, cursor: String? = nil
+    ) -> ScriptCall {
+        call("watch", group, known, arguments: 2) { writer in
+            writer.argument(leases ? "leases" : "")
+            writer.argument(cursor ?? known.cursor)
+        }
     }
 
     /// `joined`: the mark of its join. `status`: of a candidate.
@@ -52,7 +63,8 @@ struct GroupScripts: Sendable {
         status: CandidateStatus? = nil
     ) -> ScriptCall {
         let json = record.json
-        return call("join", group, known, arguments: 7 + (status == nil ? 0 : 3)) { writer in
+        let limits = limits
+        return call("join", group, known, arguments: 9 + (status == nil ? 0 : 3)) { writer in
             writer.argument(record.id)
             writer.argument(record.session)
             writer.argument(record.leaseMilliseconds)
@@ -60,6 +72,8 @@ struct GroupScripts: Sendable {
             writer.argument(mode.text)
             writer.argument("\(policy.seed)")
             writer.argument(Int64(policy.unit))
+            writer.argument(Int64(limits.members))
+            writer.argument(Int64(limits.groups))
             status?.encode(&writer)
         }
     }
@@ -116,7 +130,7 @@ struct GroupScripts: Sendable {
         let keys = keys
         let eventLength = eventLength
         let generation = nonces.generation()
-        return ScriptCall(script: script, keys: 8, arguments: 10 + arguments) { writer in
+        return ScriptCall(script: script, keys: 10, arguments: 10 + arguments) { writer in
             writer.argument(keys.leases, group)
             writer.argument(keys.members, group)
             writer.argument(keys.state, group)
@@ -125,12 +139,14 @@ struct GroupScripts: Sendable {
             writer.argument(keys.events)
             writer.argument(keys.log)
             writer.argument(keys.candidates, group)
+            writer.argument(keys.changes, group)
+            writer.argument(keys.gone, group)
             writer.argument(verb)
             writer.argument(group)
             writer.argument(generation)
             writer.argument(eventLength)
             writer.argument(known.version)
-            writer.argument(known.mark)
+            writer.argument(known.asks ? known.mark : "-")
             writer.argument(known.longestLeaseMilliseconds)
             if let policy = known.policy {
                 writer.argument("\(policy.seed)")
@@ -166,16 +182,27 @@ struct GroupScripts: Sendable {
 
     private static func content(_ items: ArraySlice<RedisReply>) -> GroupAnswer.Content? {
         let items = Array(items)
-        let isUnchanged = items[0].text == "unchanged"
-        guard case .array(let pairs) = isUnchanged ? .array([]) : items[0], case .array(let ends) = items[1],
-            let seed = items[2].text, let unit = items[3].text, pairs.count % 2 == 0, ends.count % 2 == 0
+        let (isUnchanged, isMore) = (items[0].text == "unchanged", items[0].text == "more")
+        guard case .array(var pairs) = isUnchanged || isMore ? .array([]) : items[0], case .array(let ends) = items[1],
+            let seed = items[2].text, let unit = items[3].text, ends.count % 2 == 0
         else { return nil }
+        var page: GroupAnswer.Page?
+        if pairs.count % 2 == 1 {
+            guard pairs.count >= 3, pairs[0].text == "page", let from = pairs[1].text, let next = pairs[2].text else {
+                return nil
+            }
+            page = GroupAnswer.Page(from: from, next: next)
+            pairs.removeFirst(3)
+        }
+        guard pairs.count % 2 == 0 else { return nil }
         var members: [MemberRecord] = []
         members.reserveCapacity(pairs.count / 2)
         var unreadable: [String] = []
         for index in stride(from: 0, to: pairs.count, by: 2) {
             guard case .string(let name) = pairs[index], case .string(let json) = pairs[index + 1] else { return nil }
-            if let id = pairs[index].text, let record = try? MemberRecord(id: id, json: json) {
+            if page != nil, json.isEmpty, let id = pairs[index].text {
+                page?.gone.append(id)
+            } else if let id = pairs[index].text, let record = try? MemberRecord(id: id, json: json) {
                 members.append(record)
             } else {
                 unreadable.append(String(decoding: name, as: UTF8.self))
@@ -202,9 +229,14 @@ struct GroupScripts: Sendable {
             guard let decoded = Self.report(items[6]) else { return nil }
             report = decoded
         }
-        return GroupAnswer.Content(
-            members: isUnchanged ? nil : members, leases: leases, policy: policy, unreadable: unreadable, role: role,
+        page?.members = members
+        var content = GroupAnswer.Content(
+            members: isUnchanged || isMore || page != nil ? nil : members, leases: leases, policy: policy,
+            unreadable: unreadable, role: role,
             sinceMilliseconds: since, settings: settings, report: report)
+        content.page = page
+        content.isMore = isMore
+        return content
     }
 
     private static func role(_ reply: RedisReply) -> (GroupRole, since: Int64)? {

@@ -731,6 +731,8 @@ public final class Membership: Sendable {
             guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
             switch answer.status {
             case .unknown, .expired: guarded.isOut = true
+            // It may become a member when another has left.
+            case .full, .tooManyGroups: return guarded.machine.failed(now: now)
             case .member where call == .write && guarded.isOut:
                 guarded.isOut = false
                 guarded.joined = answer.mark

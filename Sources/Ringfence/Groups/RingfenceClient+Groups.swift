@@ -65,6 +65,32 @@ public struct GroupStatus: Sendable {
 }
 
 extension GroupStatus {
+    /// All of the group, page by page if it is a large one; nil if an answer is none to this question.
+    static func gathered(
+        _ name: String, _ ask: (_ cursor: String) async throws -> GroupAnswer
+    ) async throws -> GroupStatus? {
+        var members: [MemberRecord] = []
+        var left: [[UInt8]: Int64] = [:]
+        var cursor = ""
+        while true {
+            var answer = try await ask(cursor)
+            guard let page = answer.content?.page else { return GroupStatus(name, answer) }
+            // From the beginning too when what the cursor needs is forgotten.
+            if page.from == GroupAnswer.Page.start { members = [] } else if page.from != cursor { return nil }
+            members = page.applied(to: members)
+            for (member, milliseconds) in zip(page.members, answer.content?.leases ?? []) {
+                left[Array(member.id.utf8)] = milliseconds
+            }
+            guard page.next.isEmpty else {
+                cursor = page.next
+                continue
+            }
+            answer.content?.members = members
+            answer.content?.leases = members.map { left[Array($0.id.utf8)] ?? 0 }
+            return GroupStatus(name, answer)
+        }
+    }
+
     /// nil for an answer that was not asked for the leases.
     init?(_ name: String, _ answer: GroupAnswer) {
         guard let content = answer.content, let records = content.members, content.leases.count == records.count,
@@ -136,9 +162,15 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is changed by asking, but that who is dead by now is found out.
     public func inspectGroup(_ name: String) async throws -> GroupStatus {
         do { try Limits.check(group: name) } catch { throw RingfenceError(error) }
-        let reply = try await run(groupScripts.watch(name, .none, leases: true), "inspecting the group '\(name)'")
-        guard let answer = GroupScripts.answer(reply), let status = GroupStatus(name, answer) else {
-            throw RingfenceError.unexpected(reply)
+        let status = try await GroupStatus.gathered(name) { cursor in
+            let call = groupScripts.watch(name, .none, leases: true, cursor: cursor)
+            let reply = try await run(call, "inspecting the group '\(name)'")
+            guard let answer = GroupScripts.answer(reply) else { throw RingfenceError.unexpected(reply) }
+            return answer
+        }
+        guard let status else {
+            throw RingfenceError(
+                .refused, effect: .none, "inspecting the group '\(name)': leases were asked for, and none came")
         }
         return status
     }
@@ -215,7 +247,7 @@ extension RingfenceClient {
             if let session { try Limits.check(session: session) }
         } catch { throw RingfenceError(error) }
         let reply = try await run(
-            groupScripts.leave(group, .none, id: member, session: session ?? "", reason: reason, actor: actor),
+            groupScripts.leave(group, .notAsking, id: member, session: session ?? "", reason: reason, actor: actor),
             "removing '\(member)' from the group '\(group)'")
         guard let answer = GroupScripts.answer(reply) else { throw RingfenceError.unexpected(reply) }
         return answer.status == .left

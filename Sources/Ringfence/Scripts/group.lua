@@ -3,16 +3,17 @@
 -- who is dead, and answers with the group as it is now. And the event log, for every change is one.
 --
 -- KEYS   1 leases:<group>, 2 members:<group>, 3 state:<group>, 4 policy:<group>, 5 groups, 6 events, 7 log,
---        8 candidates:<group>
+--        8 candidates:<group>, 9 changes:<group>, 10 gone:<group>
 -- ARGV   1 verb, 2 group, 3 a random text for a new generation of the log, 4 how many events are kept,
---        5 the version of the group the caller knows (0: none), 6 its mark (''), 7 the longest lease it knows of in ms (0),
+--        5 the version of the group the caller knows (0: none), 6 its mark (''; '-': it does not ask), 7 the longest lease it knows of in ms (0),
 --        8 its seed and 9 its unit, if it knows them (''), 10 the highest epoch it knows (0), then by verb
---   watch  11 'leases' to be told them, and the report, else ''
+--   watch  11 'leases' to be told them, and the report, else ''; 12 the next of the answer before, if it had one, else ''
 --   beat   11 member, 12 session, 13 lease in ms, 14 the mark of its join; and of a candidate 15 claim, 16 position, 17 unfit
 --   join   11 member, 12 session, 13 lease in ms, 14 record, 15 from whom it may take the id: 'first' anybody, 'again' nobody,
 --          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
 --          member that is there (without a mark, one that is not there has expired and was never lost);
---          16 seed, 17 unit, for a group without policy; and of a candidate 18 claim, 19 position, 20 unfit
+--          16 seed, 17 unit, for a group without policy; 18 how many members a group may have, 19 how many groups there may be;
+--          and of a candidate 20 claim, 21 position, 22 unfit
 --   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that its role is
 --          over at once, only with its session and without an actor
 --   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings', 'breaker'),
@@ -23,17 +24,19 @@
 --          members, leases, seed, unit, role, settings, report }
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note: 'noted';
 --             join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out, or left),
---             'unknown' (Redis lost it: it shall join again under the same session)
+--             'unknown' (Redis lost it: it shall join again under the same session); of a join 'full' (the group has as many
+--             members as it may), 'tooManyGroups' (there are as many groups as there may be)
 --   gen, seq  of the event log: whoever saw less has missed a message
 --   mark      <gen>:<seq> of the event that made this version. The caller that knows it already is told nothing that follows.
 --   ms to the next death   or to whatever else time will decide; -1 if there are no members
 --   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or 'leases'. For
---             neither of the two, and if the members are what they were in the version that the caller knows: 'unchanged'
+--             neither of the two, and if the members are what they were in the version that the caller knows: 'unchanged'.
+--             Of a large group: 'more' (look), or { 'page', from, next, id, record, … } (below, under Pages)
 --   leases    id, ms left, id, ms left, …
 --   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
 --             the primary must not write), last primary, who was ready last, and under which epoch }
 --   settings  of the election, and 'breaker': name, value, name, value, … of those that were ever set
---   report    for an order and 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
+--   report    for an order, and with the last of 'leases': { ms paused, ms held by the brake, ms until anybody may be elected, ms left of the drain,
 --             refusals (code, member, detail, …), candidates, the epoch under which the order was carried out, which for one that
 --             is repeated is not this call (0: no order) } with candidates in the order in which they would be elected:
 --             { id, lag (-1: not known), position, ms fit, penalty in thousandths, 1 if in maintenance, reasons (code, detail, …) }
@@ -88,6 +91,15 @@
 -- the last change of members is kept (`memberVersion`). Whose version is no older, and was made in this generation of the log, so
 -- that it is none that was lost, has them. (Where INFO is forbidden generations do not end, so all are told all.)
 --
+-- Pages. An answer is never as large as a group may be: 64 joins at once into a group of 9,000, each answered with all of
+-- them, filled the memory of Redis faster than anybody read. A group of up to 64 members is told whole. Of a larger one it
+-- is kept in which version each member last changed (`changes`), and when the last 1,024 that are gone went (`gone`); a
+-- look is told up to 256 of what changed since the version that it knows, or else of all, in the order of these versions,
+-- a record of '' for who is gone; and a `next` to go on from, '' with the last. Who changes meanwhile comes again at the end,
+-- so that with the last page all is as it is now. `from` is '' from the beginning, 'known' from what the caller said it
+-- knew, else the `next` that it gave: it says <gen>:<version when it began>:<how far>, and is good as long as no one is
+-- forgotten that went since it began. Other calls are told up to 16 changes, or else 'more'.
+--
 -- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
 -- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
 -- decides again. It is stored with the settings, so it comes with every answer that has them, and makes a version, so
@@ -119,7 +131,9 @@ local known_epoch = tonumber(ARGV[10])
 local id, session = ARGV[11], ARGV[12]
 local claim, position, unfit
 if verb == 'beat' then claim, position, unfit = ARGV[15], ARGV[16], ARGV[17] end
-if verb == 'join' then claim, position, unfit = ARGV[18], ARGV[19], ARGV[20] end
+if verb == 'join' then claim, position, unfit = ARGV[20], ARGV[21], ARGV[22] end
+local asks = known_mark ~= '-'
+if not asks then known_mark = '' end
 local SWEEP = 64
 local HOLD = 3000
 local SERVER_PACE = 10000
@@ -129,6 +143,11 @@ local HALF_LIFE = 300000
 local ORDERS = 8
 local MAINTAINED = 128
 local FAILBACK_WAIT = 3600000
+local WHOLE = 64
+local PAGE = 256
+local PAGE_BYTES = 65536
+local FEW = 16
+local GONE = 1024
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -213,7 +232,7 @@ local function note_status()
 end
 
 -- Nothing happened but time: nearly every call. What follows is not even built then.
-if known_mark == mark and now >= last
+if known_mark == mark and asks and now >= last
     and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing) then
     if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
         renew(tonumber(ARGV[13]))
@@ -346,14 +365,24 @@ end
 local function lease_of(text) return tonumber(string.match(text or '', '^{"session":"[^"]*","leaseMs":(%d+)')) or 0 end
 local function session_of(text) return string.match(text or '', '^{"session":"([^"]*)"') or '' end
 
--- How many members have which lease, so that the shortest and the longest are known without a look at all.
+-- How many members have which lease, so that the shortest and the longest are known without a look at all members; and
+-- without one at all leases, unless the shortest or the longest is gone.
+local are_leases_known = shortest > 0
 local function count_lease(ms, by)
     if redis.call('HINCRBY', KEYS[3], 'lease:' .. int(ms), by) <= 0 then
         redis.call('HDEL', KEYS[3], 'lease:' .. int(ms))
+        if ms == shortest or ms == longest then are_leases_known = false end
+    elseif shortest == 0 then
+        are_leases_known = false
+    elseif ms < shortest or ms > longest then
+        shortest, longest = math.min(shortest, ms), math.max(longest, ms)
+        redis.call('HSET', KEYS[3], 'shortest', int(shortest), 'longest', int(longest))
     end
 end
 
 local function look_at_leases()
+    if are_leases_known then return end
+    are_leases_known = true
     shortest, longest = 0, 0
     local fields = redis.call('HKEYS', KEYS[3])
     for _, field in ipairs(fields) do
@@ -380,12 +409,19 @@ local function change(events)
     if is_new then redis.call('SADD', KEYS[5], group) end
 end
 
+-- The version of the last change of members as it was before this call, and as it is.
+local members_before, member_version
 local function change_members(events)
     change(events)
-    redis.call('HSET', KEYS[3], 'memberVersion', int(version))
+    members_before = members_before or redis.call('HGET', KEYS[3], 'memberVersion') or ''
+    member_version = int(version)
+    redis.call('HSET', KEYS[3], 'memberVersion', member_version)
 end
 
+-- Who came or changed in this call (true), and who went (false).
+local touched = {}
 local function take_out(member, text)
+    touched[member] = false
     redis.call('ZREM', KEYS[1], member)
     redis.call('HDEL', KEYS[2], member)
     redis.call('HDEL', KEYS[8], member)
@@ -996,6 +1032,11 @@ elseif verb == 'join' then
     local since = string.match(mode, '^stay:(.*)$')
     if record and not is_mine and not may_take then
         status = 'replaced'
+    elseif not record and not since and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[18]) then
+        status = 'full'
+    elseif version == 0 and not since and redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[19])
+        and redis.call('SISMEMBER', KEYS[5], group) == 0 then
+        status = 'tooManyGroups'
     elseif since and not record then
         status = since ~= '' and is_lost(since) and 'unknown' or 'expired'
     else
@@ -1023,6 +1064,7 @@ elseif verb == 'join' then
         if record ~= text then
             stand(text, lease_ms)
             redis.call('HSET', KEYS[2], id, text)
+            touched[id] = true
             local lease_before = record and lease_of(record)
             if lease_before ~= lease_ms then
                 if lease_before then count_lease(lease_before, -1) end
@@ -1281,19 +1323,94 @@ write_role()
 local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
     'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs', 'breaker' }
 
-local answer = view(status)
+-- Which version each member of a large group last changed in. What somebody else changed, a version of this script that keeps
+-- no such list or one with fewer members, is not in it: then it begins anew, with places of their own for all, before any version.
 local wants_leases = verb == 'watch' and id == 'leases'
-if known_mark ~= mark or wants_leases or verb == 'order' then
-    local has_members = not wants_leases and verb ~= 'order' and gen ~= '' and string.match(known_mark, '^(%w+):') == gen
-        and known_version >= (tonumber(redis.call('HGET', KEYS[3], 'memberVersion') or '') or math.huge)
+local size
+local function note_changes()
+    size = redis.call('HLEN', KEYS[2])
+    if not member_version then return end
+    if size <= WHOLE then
+        if members_before ~= '' and redis.call('HDEL', KEYS[3], 'changesVersion', 'changesFloor') > 0 then
+            redis.call('DEL', KEYS[9], KEYS[10])
+        end
+        return
+    end
+    if redis.call('HGET', KEYS[3], 'changesVersion') ~= members_before or members_before == '' then
+        redis.call('DEL', KEYS[9], KEYS[10])
+        local ids = redis.call('ZRANGE', KEYS[1], 0, -1)
+        for i, member in ipairs(ids) do redis.call('ZADD', KEYS[9], int(i - #ids), member) end
+        if #ids < size then -- somebody took leases away by hand
+            for _, member in ipairs(redis.call('HKEYS', KEYS[2])) do redis.call('ZADD', KEYS[9], 'NX', member_version, member) end
+        end
+        redis.call('HSET', KEYS[3], 'changesFloor', int(version))
+    else
+        for member, is_there in pairs(touched) do
+            redis.call('ZADD', KEYS[is_there and 9 or 10], member_version, member)
+            redis.call('ZREM', KEYS[is_there and 10 or 9], member)
+        end
+        local over = redis.call('ZCARD', KEYS[10]) - GONE
+        if over > 0 then
+            local forgotten = redis.call('ZPOPMIN', KEYS[10], over)
+            redis.call('HSET', KEYS[3], 'changesFloor', forgotten[#forgotten])
+        end
+    end
+    redis.call('HSET', KEYS[3], 'changesVersion', member_version)
+end
+
+-- The changes of a large group from a place on, as many as an answer takes. Those of one version stay together.
+local function page(from, began, after, most)
+    local here = redis.call('ZRANGEBYSCORE', KEYS[9], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
+    local gone = redis.call('ZRANGEBYSCORE', KEYS[10], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
+    local list, bytes, count, i, j, place = { 'page', from, '' }, 0, 0, 1, 1, after
+    while here[i] or gone[j] do
+        local is_gone = not here[i] or (gone[j] and tonumber(gone[j + 1]) < tonumber(here[i + 1]))
+        local member, score = is_gone and gone[j] or here[i], int(tonumber(is_gone and gone[j + 1] or here[i + 1]))
+        if (count >= most or bytes >= PAGE_BYTES) and score ~= place then
+            list[3] = gen .. ':' .. int(began) .. ':' .. place
+            break
+        end
+        if is_gone then j = j + 2 else i = i + 2 end
+        local text = not is_gone and redis.call('HGET', KEYS[2], member) or ''
+        list[#list + 1] = member
+        list[#list + 1] = text
+        count, bytes, place = count + 1, bytes + #member + #text, score
+    end
+    return list
+end
+
+-- What the caller is told of the members. Versions of this generation are none that were lost.
+local function members_for(has_cursor)
+    local floor = tonumber(redis.call('HGET', KEYS[3], 'changesFloor') or '') or math.huge
+    local cursor_gen, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
+    if cursor_gen == gen and gen ~= '' and tonumber(began) >= floor then
+        return page(ARGV[12], tonumber(began), after, PAGE)
+    end
+    local is_known = gen ~= '' and string.match(known_mark, '^(%w+):') == gen
         and (redis.call('HGET', KEYS[7], 'run') or '') ~= ''
-    answer[10] = has_members and 'unchanged' or redis.call('HGETALL', KEYS[2])
+    if is_known and not wants_leases
+        and known_version >= (tonumber(redis.call('HGET', KEYS[3], 'memberVersion') or '') or math.huge) then
+        return 'unchanged'
+    end
+    if size <= WHOLE then return redis.call('HGETALL', KEYS[2]) end
+    if is_known and not wants_leases and known_version >= floor then
+        local list = page('known', known_version, int(known_version), verb == 'watch' and PAGE or FEW)
+        if verb == 'watch' or list[3] == '' then return list end
+    end
+    if verb ~= 'watch' then return 'more' end
+    return page('', version, '-inf', PAGE)
+end
+
+note_changes()
+local answer = view(status)
+if asks and (known_mark ~= mark or wants_leases or verb == 'order') then
+    answer[10] = members_for(verb == 'watch')
     answer[11] = {}
     if wants_leases then
-        local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
-        for i = 1, #leases, 2 do
-            answer[11][i] = leases[i]
-            answer[11][i + 1] = math.max(0, leases[i + 1] - now)
+        local list, start = answer[10], answer[10][1] == 'page' and 4 or 1
+        for i = start, #list, 2 do
+            answer[11][#answer[11] + 1] = list[i]
+            answer[11][#answer[11] + 1] = math.max(0, (tonumber(redis.call('ZSCORE', KEYS[1], list[i]) or '') or now) - now)
         end
     end
     answer[12], answer[13] = setting('seed', ''), setting('unit', '')
@@ -1308,7 +1425,7 @@ if known_mark ~= mark or wants_leases or verb == 'order' then
             answer[15][#answer[15] + 1] = value
         end
     end
-    if wants_leases or verb == 'order' then
+    if (wants_leases and (answer[10][1] ~= 'page' or answer[10][3] == '')) or verb == 'order' then
         local list = {}
         for i, c in ipairs(ranked()) do
             local reasons = {}

@@ -31,10 +31,10 @@ struct GroupLife: Sendable {
         _ client: RedisClient, _ verb: String, _ group: String, version: Int64 = 0, mark: String = "", _ rest: [String]
     ) async throws -> RedisReply {
         let prefix = "ringfence:{\(Self.namespace)}:"
-        return try await client.run(Self.script, keys: 8, arguments: 10 + rest.count) { writer in
+        return try await client.run(Self.script, keys: 10, arguments: 10 + rest.count) { writer in
             for kind in ["leases:", "members:", "state:", "policy:"] { writer.argument(prefix + kind, group) }
             for key in ["groups", "events", "log"] { writer.argument(prefix, key) }
-            writer.argument(prefix + "candidates:", group)
+            for kind in ["candidates:", "changes:", "gone:"] { writer.argument(prefix + kind, group) }
             writer.argument(verb)
             writer.argument(group)
             writer.argument("bench\(UInt32.random(in: 0 ... .max))")
@@ -55,7 +55,7 @@ struct GroupLife: Sendable {
     ) async throws -> (version: Int64, mark: String) {
         let record = "{\"session\":\"s\",\"leaseMs\":\(lease),\"weight\":1}"
         let reply = try await call(
-            client, "join", group, [member, "s", "\(lease)", record, "first", "0", "256"])
+            client, "join", group, [member, "s", "\(lease)", record, "first", "0", "256", "20000", "10000"])
         guard let answer = reply.array, answer.first?.text == "member", case .integer(let version) = answer[3],
             let mark = answer[4].text
         else { throw CommandFailure("a join was answered with \(reply)") }

@@ -3,7 +3,46 @@
 /// What group.lua answers, whatever the verb. Its header says what each part means.
 package struct GroupAnswer: Sendable, Equatable {
     package enum Status: String, Sendable {
-        case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted
+        case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted, full, tooManyGroups
+    }
+
+    /// A part of the changes of a large group. group.lua says under Pages what it is good for.
+    package struct Page: Sendable, Equatable {
+        /// From the beginning.
+        package static let start = ""
+        /// From the version that the caller said it knew.
+        package static let known = "known"
+
+        /// ``start``, ``known``, or the `next` that the caller gave.
+        package var from: String
+        /// What to go on from; empty: this was the last.
+        package var next: String
+        /// Who came or changed.
+        package var members: [MemberRecord] = []
+        package var gone: [String] = []
+
+        package init(from: String, next: String) {
+            self.from = from
+            self.next = next
+        }
+
+        /// Who was in the group before, changed by what this says; both in the order of ids' bytes.
+        package func applied(to before: [MemberRecord]) -> [MemberRecord] {
+            var changes: [(id: String, record: MemberRecord?)] = members.map { ($0.id, $0) }
+            changes += gone.map { ($0, nil) }
+            changes.sort { $0.id.isBefore($1.id) }
+            var after: [MemberRecord] = []
+            after.reserveCapacity(before.count + members.count)
+            var old = before[...]
+            for change in changes {
+                let place = GroupMachine.place(of: change.id, in: old)
+                after += old[..<place]
+                let isThere = place < old.endIndex && old[place].id.hasSameBytes(as: change.id)
+                old = old[(isThere ? place + 1 : place)...]
+                if let record = change.record { after.append(record) }
+            }
+            return after + old
+        }
     }
 
     /// What is told only to a caller that does not know it already.
@@ -23,6 +62,10 @@ package struct GroupAnswer: Sendable, Equatable {
         package var settings: [String: String]
         /// Only for an order, and for whoever asked for the leases.
         package var report: RoleReport?
+        /// Of a large group: some of who changed. Then `members` is nil.
+        package var page: Page?
+        /// More changed in a large group than fits in this answer. Then `members` is nil.
+        package var isMore = false
 
         package init(
             members: [MemberRecord]?, leases: [Int64] = [], policy: RingPolicy?, unreadable: [String] = [],
@@ -111,6 +154,10 @@ package struct GroupKnowledge: Sendable, Equatable {
     package var policy: RingPolicy?
     /// The highest it has seen.
     package var epoch: Int64
+    /// What to go on from, of a page before; empty: there is none.
+    package var cursor = ""
+    /// Whether anything of the group is to be told. An answer to who does not ask has no content.
+    package var asks = true
 
     package init(
         version: Int64 = 0, mark: String = "", longestLeaseMilliseconds: Int64 = 0, policy: RingPolicy? = nil,
@@ -124,6 +171,12 @@ package struct GroupKnowledge: Sendable, Equatable {
     }
 
     package static let none = GroupKnowledge()
+    /// Of a caller that needs one word only.
+    package static let notAsking: GroupKnowledge = {
+        var known = GroupKnowledge()
+        known.asks = false
+        return known
+    }()
 }
 
 /// A change of a group, as the event log tells it.

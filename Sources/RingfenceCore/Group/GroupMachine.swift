@@ -8,6 +8,10 @@
 // the version: it never goes back, because whoever asks says which he knows. An answer that is older than what is known
 // was overtaken by an event, and is passed over.
 //
+// A large group comes by pages (group.lua). They are gathered in a draft, which becomes what is known with the last of them:
+// before, it is the group of no version. And to show a large group costs time in the order of its size, which others of
+// the same event loop wait for: while it changes again and again it is shown now and then, at once only if the role changes.
+//
 // Shown is not always what is known. When Redis has lost members (it restarted empty, or an older copy was promoted), they
 // come back one by one within the longest lease. Whoever took the first view after the loss for the group would for a
 // moment have a ring of one. So as long as members shown are missing in such a recovery, and no longer than it lasts, the
@@ -42,7 +46,7 @@ package struct GroupMachine: Sendable {
         }
 
         package func member(_ id: String) -> MemberRecord? {
-            let index = GroupMachine.place(of: id, in: members)
+            let index = GroupMachine.place(of: id, in: members[...])
             guard index < members.count, members[index].id.hasSameBytes(as: id) else { return nil }
             return members[index]
         }
@@ -59,7 +63,19 @@ package struct GroupMachine: Sendable {
     /// Nobody has told how fast to ask.
     package static let firstPace = Nanos.second
 
+    /// Groups up to this size are shown as soon as they change.
+    package static let smallSize = 256
+    /// For each member, the least time between two changes that are shown.
+    package static let showingCost: Nanos = 20_000
+
     package private(set) var known = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
+    /// The pages that came so far, and what to go on from.
+    private var draft: (members: [MemberRecord], hasUnreadable: Bool, cursor: String)?
+    private var shownAt: Nanos?
+    /// When what is known shall be shown; `.never` if it is.
+    private var showAt = Nanos.never
+    /// How many of those known have which lease.
+    private var leases: [Int64: Int] = [:]
     package private(set) var mark = ""
     package private(set) var shown = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
     /// The log had come so far when the known view was current.
@@ -93,16 +109,20 @@ package struct GroupMachine: Sendable {
     package init() {}
 
     package var knowledge: GroupKnowledge {
-        GroupKnowledge(
-            version: known.version, mark: mark,
-            longestLeaseMilliseconds: known.members.reduce(0) { max($0, $1.leaseMilliseconds) },
-            policy: known.policy, epoch: epoch)
+        var knowledge = GroupKnowledge(
+            version: known.version, mark: mark, longestLeaseMilliseconds: leases.keys.max() ?? 0, policy: known.policy,
+            epoch: epoch)
+        knowledge.cursor = draft?.cursor ?? ""
+        return knowledge
     }
+
+    /// Whether more pages are to come.
+    package var isGathering: Bool { draft != nil }
 
     /// When to ask again. `dice`: 0 to 3 ms, so that not all watchers ask for one death at once.
     package func wakeAt(dice: Nanos) -> Nanos {
         let death = deathAt == .never ? Nanos.never : deathAt.adding(dice)
-        return min(askAt, max(death, askedAt + .millisecond))
+        return min(showAt, min(askAt, max(death, askedAt + .millisecond)))
     }
 
     /// Whether Redis has not been heard of for longer than it should, or lost members and does not have them back.
@@ -140,15 +160,43 @@ package struct GroupMachine: Sendable {
             confirm(answer, sentAt: sentAt)
             return settle(now: now)
         }
-        guard answer.version > known.version else { return .none }
-        guard let content = answer.content else { return .look }
+        guard answer.version > known.version else {
+            if !mark.isEmpty, answer.version == known.version { draft = nil }
+            return .none
+        }
+        guard let content = answer.content, !content.isMore else { return .look }
         // No member has changed since the version that was known when this was asked. What came in between is of the same story
         // only if it is of the same generation.
         let gen = Self.gen(of: answer.mark)
-        guard content.members != nil || known.gen == gen else { return look(now: now) }
-        let hasUnreadable = content.members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
+        var members = content.members
+        var hasUnreadable = members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
+        if let page = content.page {
+            let before: (members: [MemberRecord], hasUnreadable: Bool)
+            switch page.from {
+            case GroupAnswer.Page.start: before = ([], false)
+            // Whatever came since is in this page again.
+            case GroupAnswer.Page.known where known.gen == gen: before = (known.members, known.hasUnreadable)
+            case GroupAnswer.Page.known: return look(now: now)
+            default:
+                // Another answer to the same question came before.
+                guard let draft, draft.cursor == page.from else { return .none }
+                before = (draft.members, draft.hasUnreadable)
+            }
+            members = page.applied(to: before.members)
+            hasUnreadable = before.hasUnreadable || !content.unreadable.isEmpty
+            guard page.next.isEmpty else {
+                draft = (members!, hasUnreadable, page.next)
+                return .look
+            }
+        }
+        guard members != nil || known.gen == gen else { return look(now: now) }
+        draft = nil
+        if let members {
+            leases = [:]
+            for member in members { leases[member.leaseMilliseconds, default: 0] += 1 }
+        }
         known = View(
-            gen: gen, version: answer.version, members: content.members ?? known.members,
+            gen: gen, version: answer.version, members: members ?? known.members,
             policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
             holdLimit: hasUnreadable ? nil : Self.holdLimit(content.settings))
         known.hasUnreadable = hasUnreadable
@@ -216,27 +264,35 @@ package struct GroupMachine: Sendable {
         case .joined(let record), .updated(let record):
             let index = place(of: record.id)
             if index < known.members.count, known.members[index].id.hasSameBytes(as: record.id) {
+                forgetLease(of: known.members[index])
                 known.members[index] = record
             } else {
                 known.members.insert(record, at: index)
             }
+            leases[record.leaseMilliseconds, default: 0] += 1
             pace = min(pace, record.lease / 5)
             askAt = min(askAt, askedAt + pace)
         case .left(let id), .expired(let id):
             gone.append(id)
             let index = place(of: id)
             guard index < known.members.count, known.members[index].id.hasSameBytes(as: id) else { return }
+            forgetLease(of: known.members[index])
             known.members.remove(at: index)
         case .other: break
         }
     }
 
-    /// Where a member with this id stands or would stand.
-    private func place(of id: String) -> Int { Self.place(of: id, in: known.members) }
+    private mutating func forgetLease(of record: MemberRecord) {
+        let count = leases[record.leaseMilliseconds] ?? 0
+        leases[record.leaseMilliseconds] = count > 1 ? count - 1 : nil
+    }
 
-    private static func place(of id: String, in members: [MemberRecord]) -> Int {
-        var low = 0
-        var high = members.count
+    /// Where a member with this id stands or would stand.
+    private func place(of id: String) -> Int { Self.place(of: id, in: known.members[...]) }
+
+    static func place(of id: String, in members: ArraySlice<MemberRecord>) -> Int {
+        var low = members.startIndex
+        var high = members.endIndex
         while low < high {
             let middle = (low + high) / 2
             if members[middle].id.isBefore(id) { low = middle + 1 } else { high = middle }
@@ -266,8 +322,17 @@ package struct GroupMachine: Sendable {
         } else {
             gone = []
         }
+        showAt = .never
         guard next != shown else { return .none }
+        if next.members.count > Self.smallSize, let shownAt, next.role == shown.role {
+            let due = shownAt.adding(Nanos(next.members.count) * Self.showingCost)
+            guard now >= due else {
+                showAt = due
+                return .none
+            }
+        }
         shown = next
+        shownAt = now
         return .show
     }
 

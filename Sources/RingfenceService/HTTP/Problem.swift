@@ -26,6 +26,7 @@ struct Problem: Error {
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
         static let replaced = Code(name: "membership.replaced", status: 409, title: "Another session has this id")
         static let expired = Code(name: "membership.expired", status: 409, title: "This session is no member any more")
+        static let limitReached = Code(name: "limit.reached", status: 409, title: "A limit of the namespace is reached")
         static let orderRefused = Code(name: "order.refused", status: 409, title: "The order is refused")
         static let switchoverAborted = Code(
             name: "switchover.aborted", status: 409, title: "The switchover was taken back")
@@ -45,7 +46,7 @@ struct Problem: Error {
 
         static let all = [
             invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            replaced, expired, orderRefused, switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
+            replaced, expired, limitReached, orderRefused, switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
             unsupportedMedia,
             headersTooLarge, `internal`, overloaded,
             unavailable, refused, draining, callNotFound, breakerOpen, noMember,
@@ -107,6 +108,7 @@ struct Problem: Error {
         case .notHeld, .leaseLost: self.init(.notHeld, error.message)
         case .membershipReplaced: self.init(.replaced, error.message)
         case .membershipExpired: self.init(.expired, error.message)
+        case .limitReached: self.init(.limitReached, error.message)
         case .orderRefused: self.init(.orderRefused, error.message)
         case .switchoverAborted: self.init(.switchoverAborted, error.message)
         case .failoverAborted: self.init(.failoverAborted, error.message)

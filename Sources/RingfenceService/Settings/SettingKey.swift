@@ -78,5 +78,10 @@ package struct SettingKey: Sendable, Hashable {
         stateDirectory, logLevel,
     ]
     /// All settings, as the file takes them.
-    package static let all = client + [host, port, tokenFile, eventHeartbeat, eventLength]
+    package static let maxMembers = SettingKey(
+        "max-members", .number, "20000", "How many members one group may have. 1 to 20000.")
+    package static let maxGroups = SettingKey(
+        "max-groups", .number, "10000", "How many groups the namespace may have. 1 to 1000000.")
+
+    package static let all = client + [host, port, tokenFile, eventHeartbeat, eventLength, maxMembers, maxGroups]
 }

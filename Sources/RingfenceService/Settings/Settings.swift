@@ -34,6 +34,7 @@ package struct Settings: Sendable {
     package var tokenFile: String?
     package var eventHeartbeat: Duration = .seconds(10)
     package var eventLength = 10_000
+    package var limits = NamespaceLimits()
 
     /// A setting that cannot be used; the text names it, its place and what is allowed.
     package struct Failure: Error, Sendable, CustomStringConvertible {
@@ -107,6 +108,8 @@ package struct Settings: Sendable {
                     description: "\(place) must be \(limits.lowerBound) to \(limits.upperBound), not \(quoted(text))")
             }
             eventLength = number
+        case .maxMembers: limits.members = try Self.number(text, place, NamespaceLimits.memberRange)
+        case .maxGroups: limits.groups = try Self.number(text, place, NamespaceLimits.groupRange)
         case .port:
             guard let number = UInt16(text) else {
                 throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")
@@ -120,6 +123,14 @@ package struct Settings: Sendable {
             logLevel = level
         default: preconditionFailure("setting \(key.name) is in the table but set nowhere")
         }
+    }
+
+    private static func number(_ text: String, _ place: String, _ range: ClosedRange<Int>) throws -> Int {
+        guard let number = Int(text), range.contains(number) else {
+            throw Failure(
+                description: "\(place) must be \(range.lowerBound) to \(range.upperBound), not \(quoted(text))")
+        }
+        return number
     }
 
     static func absolute(_ path: String, _ place: String) throws -> String {
@@ -144,9 +155,11 @@ package struct Settings: Sendable {
 
     /// The configuration of a client for `url`.
     package func configuration(url: String) -> RingfenceConfiguration {
-        RingfenceConfiguration(
+        var configuration = RingfenceConfiguration(
             url: url, tls: tls, namespace: namespace, owner: owner, commandTimeout: commandTimeout,
             connectTimeout: min(commandTimeout, .seconds(1)), eventLength: eventLength)
+        configuration.limits = limits
+        return configuration
     }
 
     /// The Redis of a command that starts none itself: the one given, else that of a `ringfence serve` on this machine

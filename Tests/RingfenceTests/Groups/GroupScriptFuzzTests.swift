@@ -60,6 +60,22 @@ import Testing
         }
     }
 
+    @Test(arguments: [11, 12] as [UInt64])
+    func `a large group is told by pages, and who gathers them knows it as it is, whatever changed meanwhile`(
+        seed: UInt64
+    ) async throws {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: seed)
+                try await fuzz.playLarge()
+                await fuzz.close()
+                let missing = Set(["page start", "page known", "page on", "page more", "page gone"])
+                    .subtracting(fuzz.met)
+                #expect(missing.isEmpty, "not met: \(missing.sorted())")
+            }
+        }
+    }
+
     @Test(arguments: [3000, 10_000, 60_000] as [Int64])
     func `a promoted server that lost beats takes nobody out before that member's own clock would`(
         lease: Int64
@@ -292,6 +308,58 @@ final class GroupScriptFuzz {
         #expect(expired.count == 200 && Set(expired.map(\.member)).count == 200)
     }
 
+    /// Two that look, one often and one seldom, while hundreds come, change, die and leave, and Redis loses data or is another.
+    func playLarge() async throws {
+        var views = [GroupMachine(), GroupMachine()]
+        var ids: [String] = []
+        func call(_ verb: GroupServerModel.Verb, _ known: GroupKnowledge) async throws {
+            try await play([.call(verb, group: "g", known: known)])
+        }
+        func look(_ index: Int, leases: Bool = false) async throws {
+            let now = model.clock * .millisecond
+            views[index].asks(now: now)
+            try await call(.watch(leases: leases), views[index].knowledge)
+            if !leases { _ = views[index].answered(answer!, sentAt: now, now: now) }
+        }
+        func catchUp(_ index: Int) async throws {
+            repeat { try await look(index) } while views[index].isGathering
+            let members = model.groups["g"]!.members.values.map(\.record).sorted { $0.id.isBefore($1.id) }
+            #expect(views[index].known.members == members && views[index].mark == model.groups["g"]!.mark)
+            #expect(views[index].knowledge.longestLeaseMilliseconds == model.groups["g"]!.longest)
+        }
+        var next = 0
+        for step in 0..<3000 {
+            model.clock += random.pick(0...3)
+            let target: Int64 = step < 900 || step > 2600 ? 40 : 15
+            switch random.pick(0...99) {
+            case 0..<target:
+                next += 1
+                let lease: Int64 = random.pick([600_000, 900_000, 1500])
+                let record = MemberRecord(id: "m\(next)", session: "s", leaseMilliseconds: lease)
+                ids.append(record.id)
+                try await call(
+                    .join(record, .first, Self.policy, status: nil), views[Int(random.pick(0...1))].knowledge)
+            case 40..<60 where !ids.isEmpty:
+                let id = random.pick(ids)
+                let text = "a\(step)" + String(repeating: "x", count: random.pick([0, 400] as [Int]))
+                let record = MemberRecord(id: id, session: "s", leaseMilliseconds: 600_000, address: text)
+                try await call(.join(record, .stay(since: ""), Self.policy, status: nil), views[0].knowledge)
+            case 60..<80 where step > 1200 && !ids.isEmpty:
+                let id = ids.remove(at: Int(random.pick(0...Int64(ids.count) - 1)))
+                try await call(.leave(id: id, session: "s", reason: "", actor: ""), .notAsking)
+            case 90..<98: try await look(0)
+            case 98 where step % 3 == 0: try await catchUp(Int(random.pick(0...1)))
+            case 99 where step % 5 == 0: try await look(1, leases: true)
+            default: if views[1].isGathering { try await look(1) }
+            }
+            if step == 1000 { try await play([.save]) }
+            if step == 1100 { try await play([.stepBack]) }
+            if step == 2000 { model.run = "another" }
+        }
+        try await catchUp(0)
+        try await catchUp(1)
+    }
+
     /// `a` beats last, unheard by the replica, and cannot reach it once it is promoted; `b`, whose lease is 3 s, can.
     func playPromotion(leaseOfA lease: Int64) async throws {
         func join(_ id: String, _ lease: Int64) -> Step {
@@ -437,6 +505,11 @@ final class GroupScriptFuzz {
             if let answer = expected.answer {
                 met.insert("answer \(answer.status)")
                 if let content = answer.content, content.members == nil { met.insert("answer unchanged") }
+                if let content = answer.content, content.isMore { met.insert("page more") }
+                if let page = answer.content?.page {
+                    met.insert("page \(page.from.contains(":") ? "on" : page.from.isEmpty ? "start" : page.from)")
+                    if !page.gone.isEmpty { met.insert("page gone") }
+                }
                 for refusal in answer.content?.report?.refusals ?? [] { met.insert("refusal \(refusal.code)") }
                 for candidate in answer.content?.report?.candidates ?? [] {
                     for reason in candidate.reasons { met.insert("reason \(reason.code)") }
@@ -787,6 +860,10 @@ final class GroupScriptFuzz {
     }
 
     private var allKeys: [String] {
+        dumpedKeys + Self.names.flatMap { [scripts.keys.changes + $0, scripts.keys.gone + $0] }
+    }
+
+    private var dumpedKeys: [String] {
         let keys = scripts.keys
         return Self.names.flatMap {
             [keys.leases + $0, keys.members + $0, keys.state + $0, keys.policy + $0, keys.candidates + $0]
@@ -800,7 +877,7 @@ final class GroupScriptFuzz {
     }
 
     private func encodeDump(events: Int, _ writer: inout CommandWriter) {
-        let keys = allKeys
+        let keys = dumpedKeys
         dumping.begin(&writer, keys: keys.count, arguments: Self.names.count + 1)
         for key in keys { writer.argument(key) }
         for name in Self.names { writer.argument(name) }

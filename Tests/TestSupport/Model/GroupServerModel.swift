@@ -73,6 +73,8 @@ package struct GroupServerModel: Sendable {
         package var policy: RingPolicy?
         package var settings: [String: String] = [:]
         package var office = Office()
+        /// Of a large group.
+        package var changes: Changes?
 
         package init() {}
 
@@ -84,6 +86,14 @@ package struct GroupServerModel: Sendable {
         package var firstEnd: Int64? { members.isEmpty ? nil : members.values.reduce(.max) { min($0, $1.ends) } }
 
         package func held(_ id: String) -> Held? { members[Array(id.utf8)] }
+    }
+
+    /// In which version each member of a large group last changed, and the last ones that are gone went.
+    package struct Changes: Sendable, Hashable {
+        package var last: [[UInt8]: Int64] = [:]
+        package var gone: [[UInt8]: Int64] = [:]
+        /// Of who went in versions up to here some are forgotten.
+        package var floor: Int64
     }
 
     package struct Event: Sendable, Equatable {
@@ -156,6 +166,8 @@ package struct GroupServerModel: Sendable {
         var refusals: [RoleReason] = []
         /// Under which the order was carried out, in this call or before.
         var orderEpoch: Int64 = 0
+        /// Who came, changed or went.
+        var touched: Set<[UInt8]> = []
     }
 
     /// The server's clock, ms.
@@ -213,6 +225,7 @@ package struct GroupServerModel: Sendable {
             status = perform(&call)
             if call.group.version > 0 { decide(&call) }
         }
+        noteChanges(&call, since: group)
         if call.group.version > 0 { groups[name] = call.group }
         return answer(status, call)
     }
@@ -220,7 +233,8 @@ package struct GroupServerModel: Sendable {
     /// Nothing is due, and the caller knows all and says nothing new.
     private func isQuiet(_ call: Call) -> Bool {
         let (group, known) = (call.group, call.known)
-        guard known.mark == group.mark, known.version <= group.version, known.epoch <= group.office.epoch else {
+        guard known.asks, known.mark == group.mark, known.version <= group.version, known.epoch <= group.office.epoch
+        else {
             return false
         }
         switch call.verb {
@@ -346,6 +360,7 @@ package struct GroupServerModel: Sendable {
                 endRole("expired", isSilent: true, silence: now - held.ends + held.record.leaseMilliseconds, &call)
             }
             call.group.members[Array(held.record.id.utf8)] = nil
+            call.touched.insert(Array(held.record.id.utf8))
         }
     }
 
@@ -377,6 +392,7 @@ package struct GroupServerModel: Sendable {
                 }
             }
             call.group.members[Array(id.utf8)] = nil
+            call.touched.insert(Array(id.utf8))
             return .left
         case .order(let order, let actor, let reason, let id):
             carryOut(order, actor: actor, reason: reason, id: id, &call)
@@ -421,12 +437,92 @@ package struct GroupServerModel: Sendable {
             change(&call, news)
         }
         call.group.policy = call.group.policy ?? policy
+        if !isSame { call.touched.insert(key) }
         let standing = isSame ? held?.standing : stand(record, before: held, &call)
         call.group.members[key] = Held(record: record, ends: 0, before: before, standing: standing)
         if wasEmpty { (call.group.run, call.group.runAt) = (run, call.group.now) }
         call.group.renew(record.id, record.leaseMilliseconds, status)
         if let status { hear(status.claim, from: record, &call) }
         return .member
+    }
+
+    private func noteChanges(_ call: inout Call, since before: Group) {
+        let (version, members) = (call.group.memberVersion, call.group.members)
+        guard version != before.memberVersion else { return }
+        guard members.count > 64 else { return call.group.changes = nil }
+        guard var changes = call.group.changes else {
+            var new = Changes(floor: call.group.version)
+            let inOrder = members.sorted {
+                $0.value.ends != $1.value.ends
+                    ? $0.value.ends < $1.value.ends : $0.value.record.id.isBefore($1.value.record.id)
+            }
+            for (index, held) in inOrder.enumerated() { new.last[held.key] = Int64(index + 1 - inOrder.count) }
+            return call.group.changes = new
+        }
+        for key in call.touched {
+            changes.last[key] = members[key] == nil ? nil : version
+            changes.gone[key] = members[key] == nil ? version : nil
+        }
+        while changes.gone.count > 1024 {
+            let oldest = changes.gone.min { ($0.value, Self.text($0.key)) < ($1.value, Self.text($1.key)) }!
+            changes.gone[oldest.key] = nil
+            changes.floor = oldest.value
+        }
+        call.group.changes = changes
+    }
+
+    private static func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8.self) }
+
+    /// Of what changed after a place, in the order of versions, as much as an answer takes.
+    private func page(
+        _ group: Group, _ changes: Changes, from: String, began: Int64, after: Int64, most: Int
+    ) -> GroupAnswer.Page {
+        var page = GroupAnswer.Page(from: from, next: "")
+        let here = changes.last.map { (place: $0.value, isGone: false, id: Self.text($0.key)) }
+        let gone = changes.gone.map { (place: $0.value, isGone: true, id: Self.text($0.key)) }
+        var (bytes, count, place) = (0, 0, after)
+        let all = (here + gone).filter { $0.place > after }.sorted { one, other in
+            if one.place != other.place { return one.place < other.place }
+            return one.isGone != other.isGone ? other.isGone : one.id.isBefore(other.id)
+        }
+        for change in all {
+            if count >= most || bytes >= 65_536, change.place != place {
+                page.next = "\(log?.gen ?? ""):\(began):\(place)"
+                break
+            }
+            if change.isGone {
+                page.gone.append(change.id)
+            } else {
+                let record = group.held(change.id)!.record
+                page.members.append(record)
+                bytes += record.json.count
+            }
+            (bytes, count, place) = (bytes + change.id.utf8.count, count + 1, change.place)
+        }
+        page.members.sort { $0.id.isBefore($1.id) }
+        return page
+    }
+
+    /// What the caller is told of the members of a large group; nil: that there is more.
+    private func page(_ changes: Changes, _ call: Call) -> GroupAnswer.Page? {
+        let (group, known) = (call.group, call.known)
+        var (isLook, asksForLeases) = (false, false)
+        if case .watch(let leases) = call.verb { (isLook, asksForLeases) = (true, leases) }
+        let cursor = known.cursor.split(separator: ":")
+        if isLook, cursor.count == 3, String(cursor[0]) == log?.gen, let began = Int64(cursor[1]),
+            began >= changes.floor
+        {
+            return page(group, changes, from: known.cursor, began: began, after: Int64(cursor[2])!, most: 256)
+        }
+        if !asksForLeases, known.mark.hasPrefix("\(log?.gen ?? ""):"), known.version >= changes.floor {
+            let page = page(
+                group, changes, from: GroupAnswer.Page.known, began: known.version, after: known.version,
+                most: isLook ? 256 : 16)
+            if isLook || page.next.isEmpty { return page }
+        }
+        guard isLook else { return nil }
+        return page(
+            group, changes, from: GroupAnswer.Page.start, began: group.version, after: .min, most: 256)
     }
 
     private func answer(_ status: GroupAnswer.Status, _ call: Call) -> GroupAnswer {
@@ -439,17 +535,29 @@ package struct GroupServerModel: Sendable {
         default: break
         }
         var content: GroupAnswer.Content?
-        if call.known.mark != group.mark || asksForLeases || isOrder {
+        if call.known.asks, call.known.mark != group.mark || asksForLeases || isOrder {
             let all = group.members.values.sorted { $0.record.id.isBefore($1.record.id) }
             // What the caller knows was not lost, and no member changed since.
             let isSame = call.known.version >= group.memberVersion && call.known.mark.hasPrefix("\(log?.gen ?? ""):")
             content = GroupAnswer.Content(
-                members: isSame && !asksForLeases && !isOrder ? nil : all.map(\.record),
+                members: isSame && !asksForLeases ? nil : all.map(\.record),
                 leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
                 policy: group.policy, role: group.role,
                 sinceMilliseconds: group.office.since.map { group.now - $0 } ?? 0, settings: group.settings,
                 report: asksForLeases || isOrder
                     ? group.report(call.refusals, orderEpoch: call.orderEpoch) : nil)
+            let isContinued = asksForLeases && call.known.cursor.hasPrefix("\(log?.gen ?? ""):")
+            if let changes = group.changes, !isSame || asksForLeases || isContinued {
+                content!.members = nil
+                content!.page = page(changes, call)
+                content!.isMore = content!.page == nil
+                if asksForLeases {
+                    content!.leases = content!.page!.members.map {
+                        max(0, group.held($0.id)!.ends - group.now)
+                    }
+                    if !content!.page!.next.isEmpty { content!.report = nil }
+                }
+            }
         }
         var next = group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) }
         if let at = group.office.checkAt { next = min(next ?? .max, max(0, at - group.now)) }
