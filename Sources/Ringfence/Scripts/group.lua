@@ -16,7 +16,8 @@
 --          and of a candidate 20 claim, 21 position, 22 unfit
 --   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that its role is
 --          over at once, only with its session and without an actor
---   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings', 'breaker'),
+--   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings', 'breaker',
+--          'remove'),
 --          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off), 14 actor, 15 reason, 16 the order's own id, 17… settings:
 --          name, value, name, value, …; breaker: 'breaker' and 'automatic', 'open' or 'closed'
 --   note   11 type, 12 member, 13 reason, 14 actor, 15 detail: an event that changes nothing
@@ -100,6 +101,10 @@
 -- knew, else the `next` that it gave: it says <gen>:<version when it began>:<how far>, and is good as long as no one is
 -- forgotten that went since it began. Other calls are told up to 16 changes, or else 'more'.
 --
+-- Removal. A group that nobody is in may be removed: its name, its ring and its settings go. Its state stays for 30 days, for
+-- versions and epochs only grow, and somebody may still look at it or guard a resource by its last epoch; who joins meanwhile
+-- goes on from there. It is refused as long as somebody may act as primary of whom nobody knows when it stops.
+--
 -- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
 -- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
 -- decides again. It is stored with the settings, so it comes with every answer that has them, and makes a version, so
@@ -148,6 +153,7 @@ local PAGE = 256
 local PAGE_BYTES = 65536
 local FEW = 16
 local GONE = 1024
+local REMEMBERED = 30 * 86400000
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -406,6 +412,10 @@ local function change(events)
     append(events)
     mark = gen .. ':' .. int(seq)
     redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
+    if redis.call('HDEL', KEYS[3], 'removed') == 1 then
+        redis.call('PERSIST', KEYS[3])
+        is_new = true
+    end
     if is_new then redis.call('SADD', KEYS[5], group) end
 end
 
@@ -951,6 +961,20 @@ local function carry_out(what, member, number, actor, why)
             redis.call('HSET', KEYS[4], 'breaker', ARGV[18])
             settings_read = nil
         end
+    elseif what == 'remove' then
+        if redis.call('HEXISTS', KEYS[3], 'removed') == 1 then return refuse('noGroup') end
+        local count, wait = redis.call('HLEN', KEYS[2]), math.max(num('electAfter'), silent_until()) - now
+        if count > 0 then return refuse('hasMembers', '', int(count)) end
+        if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
+        change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
+        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'maintenance', 'short', 'forced', 'target' }) do
+            put(name, '')
+        end
+        redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[8], KEYS[9], KEYS[10])
+        settings_read = nil
+        redis.call('SREM', KEYS[5], group)
+        redis.call('HSET', KEYS[3], 'removed', '1')
+        redis.call('PEXPIRE', KEYS[3], int(REMEMBERED))
     else
         refuse('unknown', '', what)
     end
@@ -1034,7 +1058,7 @@ elseif verb == 'join' then
         status = 'replaced'
     elseif not record and not since and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[18]) then
         status = 'full'
-    elseif version == 0 and not since and redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[19])
+    elseif not record and not since and redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[19])
         and redis.call('SISMEMBER', KEYS[5], group) == 0 then
         status = 'tooManyGroups'
     elseif since and not record then

@@ -32,6 +32,7 @@ struct GroupCommand: AsyncParsableCommand {
             ShowGroupCommand.self, PlanGroupCommand.self, GroupHistoryCommand.self, WatchGroupCommand.self,
             SwitchoverCommand.self, FailoverCommand.self, PauseCommand.self, ResumeCommand.self,
             MaintenanceCommand.self, AcknowledgeCommand.self, SettingsCommand.self, BreakerCommand.self,
+            RemoveGroupCommand.self,
         ],
         defaultSubcommand: ShowGroupCommand.self)
 

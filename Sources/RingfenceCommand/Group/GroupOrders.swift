@@ -276,6 +276,28 @@ struct AcknowledgeCommand: AsyncParsableCommand {
     }
 }
 
+struct RemoveGroupCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "remove",
+        abstract: "Remove a group that nobody is in.",
+        usage: "ringfence group NAME remove [--reason TEXT]",
+        discussion: """
+            Its name, its ring and its settings go. Its version and epoch are remembered for 30 days and go on if somebody \
+            joins again. Refused while somebody is in it, or may still act as its primary.
+
+            EXAMPLES
+              ringfence group ledger-old remove --reason 'moved to ledger'
+            """)
+
+    @OptionGroup var order: OrderArguments
+
+    func run() async throws {
+        try await order.give("removed") {
+            try await $0.removeGroup($1.name, actor: $1.who, reason: $1.reason)
+        }
+    }
+}
+
 struct SettingsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "settings",

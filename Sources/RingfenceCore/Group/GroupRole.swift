@@ -233,6 +233,8 @@ package enum RoleOrder: Sendable, Hashable {
     /// Names and values as they are stored.
     case settings([(name: String, value: String)])
     case breaker(GroupBreaker)
+    /// The whole group, if nobody is in it.
+    case remove
 
     package var name: String {
         switch self {
@@ -245,6 +247,7 @@ package enum RoleOrder: Sendable, Hashable {
         case .acknowledge: "acknowledge"
         case .settings: "settings"
         case .breaker: "breaker"
+        case .remove: "remove"
         }
     }
 

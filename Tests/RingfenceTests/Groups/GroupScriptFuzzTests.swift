@@ -60,6 +60,19 @@ import Testing
         }
     }
 
+    @Test
+    func `a group that nobody is in is removed when no primary of it can act any more, and goes on if joined again`()
+        async throws
+    {
+        try await onOwnThread {
+            try await withRedis { server in
+                let fuzz = try await GroupScriptFuzz(server, seed: 13)
+                try await fuzz.playRemoval()
+                await fuzz.close()
+            }
+        }
+    }
+
     @Test(arguments: [11, 12] as [UInt64])
     func `a large group is told by pages, and who gathers them knows it as it is, whatever changed meanwhile`(
         seed: UInt64
@@ -306,6 +319,48 @@ final class GroupScriptFuzz {
         #expect(model.groups["g"]!.members.keys.map { String(decoding: $0, as: UTF8.self) } == ["alive"])
         let expired = model.events.filter { $0.type == "member.expired" }
         #expect(expired.count == 200 && Set(expired.map(\.member)).count == 200)
+    }
+
+    func playRemoval() async throws {
+        func call(_ verb: GroupServerModel.Verb) async throws {
+            let group = model.groups["g"]
+            let known = GroupKnowledge(version: group?.version ?? 0, mark: group?.mark ?? "")
+            try await play([.call(verb, group: "g", known: known)])
+        }
+        func remove(_ id: String) async throws -> [String] {
+            try await call(.order(.remove, actor: "ann", reason: "old", id: id))
+            return answer?.content?.report?.refusals.map(\.code) ?? []
+        }
+        let record = MemberRecord(id: "a", session: "s", leaseMilliseconds: 1000, isCandidate: true)
+        #expect(try await remove("o0") == ["noGroup"])
+        try await call(.join(record, .first, Self.policy, status: CandidateStatus()))
+        for _ in 0..<15 {
+            model.clock += 100
+            try await call(
+                .beat(id: "a", session: "s", leaseMilliseconds: 1000, joined: "", status: CandidateStatus()))
+        }
+        #expect(model.groups["g"]?.office.epoch == 1)
+        try await call(.order(.settings([("maxLag", "5"), ("minStandbys", "1")]), actor: "", reason: "", id: "o1"))
+        #expect(try await remove("o2") == ["hasMembers"])
+        // By an operator, so that it hears of it later than Redis.
+        try await call(.leave(id: "a", session: "", reason: "", actor: "ann"))
+        #expect(try await remove("o3") == ["waiting"])
+        model.clock += 5000
+        #expect(try await remove("o4") == [] && model.groups["g"]!.isRemoved)
+        let version = model.groups["g"]!.version
+        #expect(try await remove("o4") == [], "repeated, it was done")
+        #expect(try await remove("o5") == ["noGroup"])
+        try await call(.watch(leases: false))
+        #expect(model.groups["g"]!.isRemoved && model.groups["g"]!.version == version)
+        try await call(.join(record, .first, RingPolicy(seed: 1, unit: 2), status: CandidateStatus()))
+        #expect(!model.groups["g"]!.isRemoved && model.groups["g"]!.version > version)
+        #expect(model.groups["g"]!.policy == RingPolicy(seed: 1, unit: 2) && model.groups["g"]!.settings.isEmpty)
+        for _ in 0..<15 {
+            model.clock += 100
+            try await call(
+                .beat(id: "a", session: "s", leaseMilliseconds: 1000, joined: "", status: CandidateStatus()))
+        }
+        #expect(model.groups["g"]!.office.epoch == 2)
     }
 
     /// Two that look, one often and one seldom, while hundreds come, change, die and leave, and Redis loses data or is another.
@@ -771,7 +826,10 @@ final class GroupScriptFuzz {
             lines.append("candidates \(group.members.values.count { $0.standing != nil })")
             var settings = group.settings.map { "\($0.key)=\($0.value)" }
             if let policy = group.policy { settings += ["seed=\(policy.seed)", "unit=\(policy.unit)"] }
-            lines += [settings.sorted { $0.isBefore($1) }.joined(separator: " "), group.version > 0 ? "1" : "0"]
+            lines += [
+                settings.sorted { $0.isBefore($1) }.joined(separator: " "),
+                group.version > 0 && !group.isRemoved ? "1" : "0",
+            ]
         }
         if let log = model.log {
             let forks: [String] = log.forks.map { "\($0.gen)@\($0.kept)" }

@@ -95,6 +95,13 @@ import Testing
                 _ = try await group.join("c")
                 let other = await failure { _ = try await client.group("h").join("a") }
                 #expect(other?.code == .limitReached && other?.message.contains("limits.groups") == true)
+                #expect(await failure { try await client.removeGroup("g") }?.code == .orderRefused)
+                for member in group.snapshot.ids { try await client.removeMember(member, from: "g") }
+                for member in ["b", "c"] { try await client.removeMember(member, from: "g") }
+                try await client.removeGroup("g", reason: "over")
+                #expect(try await client.groupNames() == [])
+                _ = try await client.group("h").join("a")
+                #expect(try await client.groupNames() == ["h"])
                 _ = second
             }
             var configuration = RingfenceConfiguration(url: server.unixURL)

@@ -481,6 +481,19 @@ extension GroupServerModel {
             guard GroupBreaker(call.group.settings) != state else { return }
             change(&call, news("breaker.forced", detail: "{\"state\":\"\(state.rawValue)\"}"))
             call.group.settings["breaker"] = state.rawValue
+        case .remove:
+            guard !call.group.isRemoved else { return call.refuse("noGroup") }
+            guard call.group.members.isEmpty else {
+                return call.refuse("hasMembers", "", "\(call.group.members.count)")
+            }
+            let wait = max(call.group.office.electAfter, call.group.silentUntil ?? 0) - now
+            guard wait <= 0 else { return call.refuse("waiting", "", "\(wait) ms") }
+            change(&call, news("group.removed"))
+            (call.group.office.pausedUntil, call.group.office.heldUntil) = (nil, nil)
+            (call.group.office.failovers, call.group.office.penalties) = ([], [])
+            (call.group.office.maintenance, call.group.office.isShort) = ([], false)
+            (call.group.office.isForced, call.group.office.target) = (false, "")
+            (call.group.policy, call.group.settings, call.group.isRemoved) = (nil, [:], true)
         }
     }
 

@@ -75,6 +75,8 @@ package struct GroupServerModel: Sendable {
         package var office = Office()
         /// Of a large group.
         package var changes: Changes?
+        /// Nothing is kept but that its versions and epochs go on.
+        package var isRemoved = false
 
         package init() {}
 
@@ -573,6 +575,7 @@ package struct GroupServerModel: Sendable {
 
     private mutating func change(_ call: inout Call, _ all: [News]) {
         call.group.version += 1
+        call.group.isRemoved = false
         for news in all { write(news, &call, version: call.group.version, of: all.count) }
         let ofMembers: Set<String> = [
             "member.joined", "member.updated", "member.left", "member.expired", "state.rolledBack",
