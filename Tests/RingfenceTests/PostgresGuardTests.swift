@@ -30,6 +30,25 @@ import Testing
         #expect(try await session.run("SELECT value FROM entry") == "3")
     }
 
+    @Test func `a holder stopped inside its transaction keeps its successor waiting no longer than the settings say`()
+        async throws
+    {
+        let database = try await installed()
+        let (stopped, other, successor) = (try database.session(), try database.session(), try database.session())
+        try await stopped.run("BEGIN; SELECT ringfence_guard('x', 1, 'a-1')")
+        // It says nothing more. By default that goes on for ever: the wait must end by itself.
+        try await successor.run("SET lock_timeout = '50ms'")
+        await #expect(throws: PostgresRefusal(sqlState: "55P03")) {
+            try await successor.run("SELECT ringfence_guard('x', 2, 'b-1')")
+        }
+        try await other.run("SET idle_in_transaction_session_timeout = '100ms'")
+        try await other.run("BEGIN; SELECT ringfence_guard('y', 1, 'a-1')")
+        try await successor.run("SET lock_timeout = 0")
+        try await successor.run("SELECT ringfence_guard('y', 2, 'b-1')")
+        #expect(try await successor.run("SELECT fence FROM ringfence_guard WHERE resource = 'y'") == "2")
+        await #expect(throws: (any Error).self) { try await other.run("COMMIT") }
+    }
+
     @Test func `a refusal names the newest fence and its holder`() async throws {
         let session = try await installed().session()
         try await session.write("first", fence: 8, holder: "b-1")

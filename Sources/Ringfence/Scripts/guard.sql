@@ -18,6 +18,13 @@
 -- lock makes two holders of one resource queue up until the first commits, so nobody writes between the check and the
 -- write.
 --
+-- It also makes them wait for one that was stopped (paused, cut off) between the guard and its COMMIT: until the server ends
+-- that transaction, nobody writes under the resource. Let the server end it, and keep the waiting short:
+--
+--   ALTER ROLE payments SET idle_in_transaction_session_timeout = '5s';  -- ends who says nothing inside a transaction
+--   ALTER ROLE payments SET lock_timeout = '10s';                        -- ends the wait (55P03): retry, or give up
+--   ALTER ROLE payments SET transaction_timeout = '30s';                 -- PostgreSQL 17: ends all that take longer
+--
 -- READ COMMITTED (the default): whoever queued up sees what the first committed and is judged by that. REPEATABLE
 -- READ and SERIALIZABLE: whoever queued up, or began before the other's commit, gets 40001 instead, as with any row
 -- two transactions change; run that transaction again from its start, and the guard then passes or raises RF001.

@@ -56,6 +56,9 @@ package struct AgentConfiguration: Sendable {
         /// libpq's own password file.
         package var passwordFile: String?
         package var psql: String
+        /// How often a look also connects anew and writes, and how long that may take.
+        package var writeInterval: Duration = .seconds(5)
+        package var writeTimeout: Duration = .seconds(2)
     }
 
     package struct Check: Sendable {
@@ -263,7 +266,10 @@ extension AgentConfiguration.Check {
             do { _ = try RedisConfiguration(url: url) } catch { throw fields.wrong("url", error.message) }
             probe = .redis(url: url, passwordFile: try fields.path("passwordFile"))
         default:
-            try fields.allow(Self.common + ["address", "user", "database", "passwordFile", "psql"])
+            try fields.allow(
+                Self.common + [
+                    "address", "user", "database", "passwordFile", "psql", "writeInterval", "writeTimeout",
+                ])
             let address = try fields.needed("address")
             var plan = AgentConfiguration.PostgresPlan(
                 host: address, port: 5432, user: try fields.text("user") ?? "postgres",
@@ -278,6 +284,10 @@ extension AgentConfiguration.Check {
                 let endpoint = try fields.neededEndpoint("address")
                 (plan.host, plan.port) = (endpoint.host, endpoint.port)
             }
+            if let interval = try fields.duration("writeInterval", .milliseconds(10)...(.seconds(86_400))) {
+                plan.writeInterval = interval
+            }
+            if let timeout = try fields.duration("writeTimeout", range) { plan.writeTimeout = timeout }
             probe = .postgres(plan)
         }
     }
@@ -356,8 +366,8 @@ private struct FileFields {
         guard let value = object[name] else { return nil }
         guard case .string(let text) = value else { throw wrong(name, "must be a string, not \(value.kind)") }
         guard mayBeEmpty || !text.isEmpty else { throw wrong(name, "is empty") }
-        guard !text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) else {
-            throw wrong(name, "must not hold control characters")
+        guard !text.unicodeScalars.contains(where: \.isUnseen) else {
+            throw wrong(name, "must not hold control or format characters")
         }
         return text
     }

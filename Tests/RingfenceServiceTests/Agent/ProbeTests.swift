@@ -198,6 +198,44 @@ func probe(_ check: String) throws -> any CheckProbe {
         await probe.close()
     }
 
+    @Test func `postgres fails when nobody can connect anew, though the kept session answers`() async throws {
+        let server = try #require(PostgresServer.current)
+        let database = try await server.makeDatabase()
+        let probe = try probe(
+            """
+            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)","writeInterval":"10ms"}
+            """)
+        #expect(await probe.look(timeout: Self.patience).failure == nil)
+        let session = try database.session()
+        // Who is connected stays connected.
+        try await session.run("UPDATE pg_database SET datallowconn = false WHERE datname = '\(database.name)'")
+        #expect(await probe.look(timeout: Self.patience).failure?.contains("not currently accepting") == true)
+        #expect(await probe.look(timeout: Self.patience).failure != nil, "each look looks, until it is well")
+        try await session.run("UPDATE pg_database SET datallowconn = true WHERE datname = '\(database.name)'")
+        #expect(await probe.look(timeout: Self.patience).failure == nil)
+        await probe.close()
+    }
+
+    @Test func `postgres fails when nothing can be written, and when a write is not done in time`() async throws {
+        let server = try #require(PostgresServer.current)
+        let database = try await server.makeDatabase()
+        let probe = try probe(
+            """
+            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)","writeInterval":"10ms"}
+            """)
+        #expect(await probe.look(timeout: Self.patience).failure == nil)
+        let session = try database.session()
+        // As little room as a full disk has.
+        try await session.run("ALTER DATABASE \(database.name) SET temp_file_limit = '100kB'")
+        #expect(await probe.look(timeout: Self.patience).failure?.contains("temp_file_limit") == true)
+        try await session.run("ALTER DATABASE \(database.name) RESET temp_file_limit")
+        #expect(await probe.look(timeout: Self.patience).failure == nil)
+        // A client's connections are all taken: that is no fault of the server.
+        try await session.run("ALTER DATABASE \(database.name) CONNECTION LIMIT 0")
+        #expect(await probe.look(timeout: Self.patience).failure == nil)
+        await probe.close()
+    }
+
     @Test func `postgres says why it cannot be asked, and is asked again when it can`() async throws {
         let directory = try TemporaryDirectory()
         let away = try await Self.look(#"{"type":"postgres","address":"\#(directory.path)"}"#)

@@ -17,7 +17,9 @@ ask=(curl -sS --noproxy '*' --max-time 2 -H 'Content-Type: application/json')
 picked=$("${ask[@]}" -f -d '{"policy":"leastLoaded","trackMs":5000}' "$base/v1/groups/$group/pick") || exit 2
 field() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" <<<"$picked"; }
 address=$(field address) call=$(field call)
-[ -n "$address" ] || exit 2
+# A member says its own address: it must look like one before it becomes part of a URL. That it is a service to be paid with
+# is for TLS and the service's own credentials to show.
+[[ $address =~ ^([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$ ]] || exit 2
 
 outcome=success
 answer=$(curl -s --noproxy '*' --max-time 1 -w '\n%{http_code}' "http://$address$path") || outcome=failure

@@ -11,8 +11,12 @@ if [ -z "$address" ]; then
     [ "$(info role)" != master ] || here REPLICAOF 127.0.0.1 1 >/dev/null
     exit 0
 fi
+told_of "${RINGFENCE_PRIMARY:-}" "$address" ||
+    fail "the primary $(printf '%q at %q' "${RINGFENCE_PRIMARY:-}" "$address") is none of those to follow," \
+        "${CACHE_MEMBERS:-cache-1 cache-2}"
+split "$address"
 if [ "$(info role)" = master ]; then cut=1; else cut=0; fi
-here REPLICAOF "${address%:*}" "${address##*:}" >/dev/null
+here REPLICAOF "$host" "$port" >/dev/null
 here CLIENT UNPAUSE >/dev/null
 [ "$cut" = 0 ] || cut_clients
 until [ "$(info master_link_status)" = up ]; do sleep 0.1; done

@@ -13,9 +13,12 @@ here CLIENT UNPAUSE >/dev/null
 [ "$(info role)" = slave ] || exit 0
 
 if [ "$(info master_link_status)" = up ]; then
-    old=$(info master_host):$(info master_port)
+    old=$(info master_host)
+    case $old in *:*) old="[$old]" ;; esac
+    old=$old:$(info master_port)
     # While it is asked nobody can write: one that is frozen shall not take long to be found so.
-    if patience=0.2 ask "$old" FAILOVER TO "${RINGFENCE_ADDRESS%:*}" "${RINGFENCE_ADDRESS##*:}" TIMEOUT 1000 >/dev/null 2>&1; then
+    split "$RINGFENCE_ADDRESS"
+    if patience=0.2 ask "$old" FAILOVER TO "$host" "$port" TIMEOUT 1000 >/dev/null 2>&1; then
         for _ in {1..60}; do
             [ "$(info role)" = slave ] || exit 0
             sleep 0.02

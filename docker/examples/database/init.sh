@@ -32,6 +32,8 @@ tcp_keepalives_count = 5
 wal_receiver_timeout = 5s
 wal_sender_timeout = 5s
 wal_retrieve_retry_interval = 200ms
+# A client that was stopped or cut off inside a transaction keeps its locks no longer: its successor waits for them.
+idle_in_transaction_session_timeout = 10s
 END
 # Nobody has led yet: reign 0, of which an empty database holds everything.
 write_holds 0

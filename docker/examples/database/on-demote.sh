@@ -27,9 +27,11 @@ if [ -z "$address" ]; then
     running || start_fenced ''
     exit 0
 fi
-there="host=${address%:*} port=${address##*:} user=$PGUSER"
+told_of "${RINGFENCE_PRIMARY:-}" "$address" ||
+    fail "the primary $(printf '%q at %q' "${RINGFENCE_PRIMARY:-}" "$address") is none of those to follow, ${PG_MEMBERS:-db-1 db-2}"
+there=$(split "$address" && printf 'host=%s port=%s user=%s' "$(value "$host")" "$port" "$(value "$PGUSER")")
 primary() { psql -XAtq -v ON_ERROR_STOP=1 "$there dbname=postgres" "$@" 9>&-; }
-follow="$there application_name=$RINGFENCE_MEMBER"
+follow="$there application_name=$(value "$RINGFENCE_MEMBER")"
 
 # Waits up to $1 seconds until this copy receives what the primary writes now; 1: it does not. A copy that went another
 # way connects too, again and again, but never reaches the primary's timeline. A primary that does not answer ends the
@@ -39,6 +41,7 @@ streams() {
     while true; do
         timeline=$(primary -c "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int") ||
             fail "$address is no primary (any more)"
+        [[ $timeline =~ ^[0-9]+$ ]] || fail "$address does not say its timeline"
         if [ "$(sql -c "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver
                 WHERE status = 'streaming' AND received_tli = $timeline)")" = t ]; then
             return 0
@@ -59,6 +62,7 @@ rebuild() {
         # To know where it stands, pg_rewind recovers a crashed primary by itself, but not one told to be a standby.
         rm -f "$PGDATA/standby.signal"
         reaped
+        unclaim
         if pg_rewind -D "$PGDATA" --source-server="$there dbname=postgres" 9>&-; then
             rm "$state/rewinding"
             return
@@ -75,7 +79,10 @@ rebuild() {
 
 if running; then
     if [ "$(sql -c 'SHOW primary_conninfo')" != "$follow" ]; then
-        sql -c "ALTER SYSTEM SET primary_conninfo = '$follow'" -c 'SELECT FROM pg_reload_conf()'
+        sql -v follow="$follow" -f - <<'END'
+ALTER SYSTEM SET primary_conninfo = :'follow';
+SELECT FROM pg_reload_conf();
+END
     fi
 elif exists && [ ! -e "$state/rewinding" ] && recovering; then
     # A standby goes on where it was. A rewind would make a primary of it to find out where that is.
@@ -102,6 +109,7 @@ while true; do
     sleep 0.01
 done
 target=$(primary -c CHECKPOINT -c CHECKPOINT -c 'SELECT pg_current_wal_flush_lsn()')
+[[ $target =~ ^[0-9A-F]+/[0-9A-F]+$ ]] || fail "$address does not say how far it is"
 while true; do
     arrived=$(primary -c "SELECT current_setting('synchronous_standby_names') = '$names', EXISTS (SELECT
         FROM pg_stat_replication WHERE application_name = '$RINGFENCE_MEMBER' AND flush_lsn >= '$target')")

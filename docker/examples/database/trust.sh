@@ -8,4 +8,5 @@
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 lock
-write_holds "${1:?the last reign}"
+[[ ${1:?the last reign} =~ ^[0-9]+$ ]] || fail 'a reign is a number'
+write_holds "$1"

@@ -7,7 +7,9 @@
 set -euo pipefail
 
 : "${RINGFENCE_HOOK:?}" "${RINGFENCE_ADDRESS:?}"
+[[ $RINGFENCE_ADDRESS =~ ^([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$ ]] || exit 1
 if [ "$RINGFENCE_HOOK" = onPromote ]; then epoch=${RINGFENCE_EPOCH:?}; else epoch=0; fi
+[[ $epoch =~ ^[0-9]+$ ]] || exit 1
 code=0
 curl -sf --noproxy '*' --max-time 0.3 -o /dev/null -X POST "http://$RINGFENCE_ADDRESS/job?epoch=$epoch" || code=$?
 [ "$code" != 0 ] || exit 0

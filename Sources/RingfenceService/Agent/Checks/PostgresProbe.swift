@@ -9,6 +9,10 @@
 // A look that gets no answer in time leaves its question with psql: a server that hangs for a moment answers later, and is
 // not met by a storm of new connections. When three questions are open the session is given up for a new one, for its
 // connection may be dead without a word. The text of psql's complaint is the reason told.
+//
+// A kept session sees half: its process in the server goes on answering when the first process hangs, so that nobody else can
+// connect, and when the disk is full, so that nothing can be written. So now and then a look also opens a new session and writes
+// as a client would (`WriteCheck`); after one that failed each look does, until it succeeds.
 import NIOCore
 import NIOPosix
 import RingfenceCore
@@ -28,6 +32,8 @@ actor PostgresProbe: CheckProbe {
 
     private let plan: AgentConfiguration.PostgresPlan
     private var session: PsqlSession?
+    private var writtenAt: ContinuousClock.Instant?
+    private var isWriteFailing = false
 
     init(_ plan: AgentConfiguration.PostgresPlan) { self.plan = plan }
 
@@ -44,8 +50,21 @@ actor PostgresProbe: CheckProbe {
                 current = try await PsqlSession.start(plan, timeout: timeout)
                 session = current
             }
-            return Self.observation(await current.ask(Self.question, timeout: timeout))
+            let seen = Self.observation(await current.ask(Self.question, timeout: timeout))
+            guard seen.failure == nil, let role = seen.role else { return seen }
+            if let why = try await objectionToWriting(role, timeout) { return Observation(failure: why) }
+            return seen
         } catch { return Observation(failure: "\(error)") }
+    }
+
+    /// Connects anew and writes, if it is time to. Returns why that failed; nil: it did not, or is not due.
+    private func objectionToWriting(_ role: ResourceRole, _ timeout: Duration) async throws -> String? {
+        let isDue = writtenAt.map { ContinuousClock.now - $0 >= plan.writeInterval } ?? true
+        guard isDue || isWriteFailing else { return nil }
+        let objection = try await WriteCheck.objection(plan, role, timeout: max(timeout, plan.writeTimeout))
+        writtenAt = .now
+        isWriteFailing = objection != nil
+        return objection
     }
 
     func close() async {
@@ -82,6 +101,35 @@ actor PostgresProbe: CheckProbe {
                 detail[role == .primary ? "syncStandbys" : "receiver"] = String(columns[3])
             }
             return Observation(role: role, position: Int64(columns[1]), detail: detail)
+        }
+    }
+}
+
+/// What a client does: a new connection, a write to the disk of the data, a commit.
+///
+/// It leaves nothing behind and needs no right that a user could lack. A megabyte goes through a temporary file, which lies in the
+/// data directory: a log and tables grow no further either if that does not fit. On a primary a message that nobody reads goes
+/// through the log, and is on disk when it is answered; without waiting for a standby, for a primary that does is well.
+private enum WriteCheck {
+    private static let options = "-c synchronous_commit=local -c work_mem=64kB -c temp_tablespaces="
+    private static let rows = "generate_series(1, 40000)"
+
+    /// Why it could not be done; nil: it could.
+    static func objection(
+        _ plan: AgentConfiguration.PostgresPlan, _ role: ResourceRole, timeout: Duration
+    ) async throws -> String? {
+        let session = try await PsqlSession.start(plan, timeout: timeout, options: options)
+        defer { session.end() }
+        let question =
+            role == .primary
+            ? "SELECT count(*), pg_logical_emit_message(true, 'ringfence', 'check') FROM \(rows);"
+            : "SELECT count(*) FROM \(rows);"
+        switch await session.ask(question, timeout: timeout) {
+        case .row: return nil
+        case .timedOut: return "a new connection and a write are not done in \(timeout.shortText)"
+        // It answers. That clients have taken all its connections is no better on another machine, where they would all go.
+        case .failed(let why) where ["too many", "connection slots"].contains { why.contains($0) }: return nil
+        case .failed(let why): return why
         }
     }
 }
@@ -123,7 +171,11 @@ final class PsqlSession: Sendable {
     var open: Int { state.withLock { $0.asked - $0.answered } }
 
     /// Starts psql; it connects by itself, and answers what it is asked then.
-    static func start(_ plan: AgentConfiguration.PostgresPlan, timeout: Duration) async throws -> PsqlSession {
+    ///
+    /// - Parameter options: of the server, for this session.
+    static func start(
+        _ plan: AgentConfiguration.PostgresPlan, timeout: Duration, options: String = ""
+    ) async throws -> PsqlSession {
         var input: [Int32] = [0, 0]
         let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
         guard socketpair(AF_UNIX, type, 0, &input) == 0 else {
@@ -133,7 +185,7 @@ final class PsqlSession: Sendable {
         var launch = ChildProcess.Launch([
             plan.psql == "psql" ? installed : plan.psql, "-X", "-A", "-t", "-q", "-w", "-F", "|",
         ])
-        launch.environment = environment(plan, timeout)
+        launch.environment = environment(plan, timeout, options)
         launch.hasOwnGroup = true
         (launch.input, launch.output, launch.error) = (input[1], input[1], input[1])
         let reader = LineReader()
@@ -158,11 +210,13 @@ final class PsqlSession: Sendable {
         }
     }
 
-    private static func environment(_ plan: AgentConfiguration.PostgresPlan, _ timeout: Duration) -> [String] {
+    private static func environment(
+        _ plan: AgentConfiguration.PostgresPlan, _ timeout: Duration, _ options: String
+    ) -> [String] {
         var added = [
             "PGHOST=\(plan.host)", "PGPORT=\(plan.port)", "PGUSER=\(plan.user)", "PGDATABASE=\(plan.database)",
             "PGAPPNAME=ringfence-agent", "PGCONNECT_TIMEOUT=2",
-            "PGOPTIONS=-c statement_timeout=\(max(100, timeout.wholeMilliseconds))",
+            "PGOPTIONS=-c statement_timeout=\(max(100, timeout.wholeMilliseconds)) \(options)",
         ]
         if let file = plan.passwordFile { added.append("PGPASSFILE=\(file)") }
         let names = added.map { $0.prefix { $0 != "=" } }
