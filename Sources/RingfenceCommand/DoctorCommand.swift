@@ -146,6 +146,7 @@ enum DoctorReport {
             "clock          Redis is \(millisecondsText(clock.skew.isNegative ? .zero - clock.skew : clock.skew)) "
                 + "\(clock.skew.isNegative ? "behind" : "ahead") (± \(millisecondsText(clock.skewError))), drift "
                 + "\(Int(clock.driftPPM.rounded())) ppm (± \(Int(clock.driftErrorPPM.rounded(.up)))), "
+                + "at most \(Int(clock.fastestPPM.rounded())) ppm for a second (± \(Int(clock.fastestErrorPPM.rounded(.up)))), "
                 + "\(clock.steps.isEmpty ? "no step" : "\(clock.steps.count) steps")",
             "lease          smallest safe \(advice.smallest.shortText): 5 x \(millisecondsText(advice.silence)) "
                 + "(\(advice.cause)), at least 200 ms; one such silence costs one beat of five",

@@ -63,12 +63,12 @@ package struct HoldMachine: Sendable, Hashable {
 
     /// Until when a promise is good for who was given it, to a question asked at `askedAt`.
     package static func end(_ question: Question, askedAt: Nanos) -> Nanos {
-        askedAt + question.lease - question.lease / 100 - .millisecond
+        askedAt + ClockDrift.shortened(question.lease) - .millisecond
     }
 
     /// Until when a promise binds who gives it at `now`.
     package static func binding(_ question: Question, now: Nanos) -> Nanos {
-        now + question.lease + question.lease / 100 + .millisecond
+        now + ClockDrift.lengthened(question.lease) + .millisecond
     }
 
     package mutating func promised(_ session: String, until: Nanos) {
@@ -78,7 +78,7 @@ package struct HoldMachine: Sendable, Hashable {
     /// Until when the role is good by the word of all that are known, if it is beyond the membership's deadline.
     package func until(_ view: GroupMachine.View, but id: String, deadline: Nanos) -> Nanos {
         guard let limit = view.holdLimit else { return .min }
-        return Self.peers(view, but: id).reduce(deadline.adding(limit - limit / 100)) { end, peer in
+        return Self.peers(view, but: id).reduce(deadline.adding(ClockDrift.shortened(limit))) { end, peer in
             min(end, promises[peer.session] ?? .min)
         }
     }

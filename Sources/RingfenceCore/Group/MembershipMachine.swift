@@ -69,7 +69,7 @@ package struct MembershipMachine: Sendable {
 
     /// The lease less 1 %, for clocks that run apart, and 1 ms, for Redis counts in whole ones.
     package static func deadline(_ sentAt: Nanos, _ lease: Nanos) -> Nanos {
-        sentAt + lease - lease / 100 - .millisecond
+        sentAt + ClockDrift.shortened(lease) - .millisecond
     }
 
     /// How long a call may wait for its answer: a third of the lease, so that it can be tried again before the lease is over.

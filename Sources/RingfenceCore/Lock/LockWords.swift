@@ -94,13 +94,13 @@ package struct LockTerms: Hashable, Sendable {
         self.ttl = ttl
     }
 
-    /// How long Redis keeps the key: the ttl and a grace, so that the holder, whose clock may run up to 1 % slow beside
-    /// Redis', always gives up first. It is also the delay before a dead holder's lock is given to the next.
+    /// How long Redis keeps the key: the ttl and a grace, so that the holder, whose clock may run slow beside Redis' by
+    /// what ``ClockDrift`` allows, always gives up first. It is also the delay before a dead holder's lock is given to the next.
     package var holdMilliseconds: Int64 { (ttl + grace) / .millisecond }
 
     /// 10 ms and 1 % of the ttl, at most 500 ms: no waiter is kept longer by it than that.
-    package var grace: Nanos { Swift.min(10 * .millisecond + ttl / 100, 500 * .millisecond) }
+    package var grace: Nanos { Swift.min(10 * .millisecond + ttl / ClockDrift.part, 500 * .millisecond) }
 
     /// When a holder that asked at `sentAt` must stop: the ttl less 1 %, for clocks that run apart.
-    package func deadline(sentAt: Nanos) -> Nanos { sentAt + ttl - ttl / 100 }
+    package func deadline(sentAt: Nanos) -> Nanos { sentAt + ClockDrift.shortened(ttl) }
 }

@@ -7,6 +7,7 @@
 // breaks one when something else happens as well: a restart, a failover, a full memory. A note is worth knowing.
 
 import Ringfence
+import RingfenceCore
 
 /// Something to know about a Redis.
 package struct Finding: Sendable, Hashable {
@@ -312,19 +313,22 @@ package enum Diagnosis {
 
     private static func clock(_ clock: ClockReading) -> [Finding] {
         var findings: [Finding] = []
-        let drift = abs(clock.driftPPM) - clock.driftErrorPPM
-        if drift > 10_000 {
+        let drift = abs(clock.fastestPPM) - clock.fastestErrorPPM
+        let remedy =
+            "look at NTP on both machines; with chrony: `maxslewrate \(ClockDrift.slewPartsPerMillion)` and no makestep after the "
+            + "start"
+        if drift > ClockDrift.partsPerMillion {
             findings.append(
                 Finding(
                     .problem, "clock.drifts",
-                    "Redis' clock and this machine's run apart by more than 1 % (\(ppm(clock.driftPPM))): a holder may believe in "
-                        + "a lease that Redis has given away", remedy: "mend the clock of one of the two machines"))
+                    "Redis' clock and this machine's run apart by more than 1 % (\(ppm(clock.fastestPPM)), for a second at "
+                        + "least): a holder may believe in a lease that Redis has given away", remedy: remedy))
         } else if drift > 1_000 {
             findings.append(
                 Finding(
                     .warning, "clock.drifts",
-                    "Redis' clock and this machine's run apart by \(ppm(clock.driftPPM)): 1 % is all that is allowed for",
-                    remedy: "look at NTP on both machines"))
+                    "Redis' clock and this machine's run apart by \(ppm(clock.fastestPPM)): 1 % is all that is allowed for",
+                    remedy: remedy))
         }
         for step in clock.steps {
             let whose = step.isServers ? "Redis' clock" : "this machine's clock"
@@ -334,7 +338,7 @@ package enum Diagnosis {
                     step.isServers ? .warning : .note, "clock.stepped",
                     "\(whose) was set \(direction) by \(millisecondsText(step.by.magnitude)) while we looked"
                         + (step.isServers ? ": locks expire early or late by that" : ""),
-                    remedy: "let NTP slew the clock, not step it"))
+                    remedy: "let NTP slew the clock, by at most 0.4 %, and not step it"))
         }
         let skew = clock.skew.magnitude - clock.skewError
         if skew > .seconds(1) {
@@ -342,7 +346,8 @@ package enum Diagnosis {
                 Finding(
                     .warning, "clock.skewed",
                     "Redis' clock is \(millisecondsText(clock.skew.magnitude)) \(clock.skew < .zero ? "behind" : "ahead of") this "
-                        + "machine's: leases do not mind, but times in events mislead, and after a failover to another Redis fences "
+                        + "machine's: while one Redis serves leases do not mind, but times in events mislead; a failover to a Redis whose "
+                        + "clock is ahead ends leases early by that, so a lock may have two holders, and to one that is behind fences "
                         + "may fall", remedy: "keep both by NTP"))
         }
         return findings

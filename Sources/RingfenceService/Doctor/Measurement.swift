@@ -69,6 +69,9 @@ package struct ClockReading: Sendable, Hashable {
     /// How much faster Redis' clock runs than this machine's monotonic one, in millionths.
     package var driftPPM: Double
     package var driftErrorPPM: Double
+    /// The same within about a second of the run, where the two ran apart most surely: NTP corrects a clock for a while.
+    package var fastestPPM: Double = 0
+    package var fastestErrorPPM: Double = 0
     package var steps: [Step]
 }
 
@@ -140,7 +143,32 @@ extension ClockReading {
         }
         driftPPM = Double(last.offset - first.offset) / elapsed * 1e6
         driftErrorPPM = Double(first.error + last.error) / elapsed * 1e6
+        (fastestPPM, fastestErrorPPM) = (driftPPM, driftErrorPPM)
+        for stretch in stretches { look(within: stretch) }
     }
+
+    /// Looks how fast the clocks ran apart from one window to the one a second later, by the best reading of each.
+    private mutating func look(within stretch: ArraySlice<Probe>) {
+        var windows: [Probe] = []
+        var begin = stretch.startIndex
+        for index in stretch.indices where stretch[index].sentAt - stretch[begin].sentAt >= Self.window {
+            windows.append(Self.best(stretch[begin..<index]))
+            begin = index
+        }
+        for index in windows.indices.dropFirst(Self.windows) {
+            let (first, last) = (windows[index - Self.windows], windows[index])
+            let elapsed = Double(last.sentAt - first.sentAt)
+            let rate = Double(last.offset - first.offset) / elapsed * 1e6
+            let error = Double(first.error + last.error) / elapsed * 1e6
+            if abs(rate) - error > abs(fastestPPM) - fastestErrorPPM {
+                (fastestPPM, fastestErrorPPM) = (rate, error)
+            }
+        }
+    }
+
+    /// Long enough to hold a probe that met no delay; four of them are a second.
+    private static let window: Int64 = 250_000_000
+    private static let windows = 4
 
     private static func best(_ probes: ArraySlice<Probe>) -> Probe {
         probes.min { $0.roundTrip < $1.roundTrip } ?? probes[probes.startIndex]

@@ -41,6 +41,8 @@ extension JSONWriter {
                 json.decimal("skewErrorMs", measurement.clock.skewError)
                 json.field("driftPpm", Int(measurement.clock.driftPPM.rounded()))
                 json.field("driftErrorPpm", Int(measurement.clock.driftErrorPPM.rounded(.up)))
+                json.field("fastestDriftPpm", Int(measurement.clock.fastestPPM.rounded()))
+                json.field("fastestDriftErrorPpm", Int(measurement.clock.fastestErrorPPM.rounded(.up)))
                 json.key("steps")
                 json.array(measurement.clock.steps) { json, step in
                     json.object { json in
