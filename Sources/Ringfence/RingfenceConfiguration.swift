@@ -39,7 +39,7 @@ public struct RingfenceConfiguration: Sendable {
     public var tls: TLS
     /// All keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`.
     public var namespace: String
-    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control characters.
+    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control or format characters.
     public var owner: String
     /// How long one command may take, connecting included, before it fails with effect `none` or `unknown`.
     public var commandTimeout: Duration

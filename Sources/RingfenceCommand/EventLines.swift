@@ -1,7 +1,8 @@
+import Ringfence
 // SPDX-License-Identifier: Apache-2.0
 //
 // Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never again.
-import Ringfence
+import RingfenceCore
 import RingfenceService
 
 /// Prints events as they come.
@@ -58,7 +59,7 @@ struct EventLines: Sendable {
             "\(utcText(event.at))  \(type)\(String(repeating: " ", count: max(1, 19 - type.count)))\(about)"
             + (notes.isEmpty ? "" : "  (\(notes.joined(separator: ", ")))")
         // Names come from callers of the library, which lets no control character in; a foreign writer might.
-        return String(line.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : Character($0) })
+        return line.shown
     }
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import RingfenceCore
 
 #if canImport(Glibc)
     import Glibc
@@ -8,9 +9,10 @@
     import Darwin
 #endif
 
-/// Rows under a heading, each column as wide as its widest cell. Cells hold no line breaks: the library lets no control
-/// character into names, owners or reasons.
+/// Rows under a heading, each column as wide as its widest cell.
 func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
+    // What was let in before such characters were refused, or written by others, must not move the cursor.
+    let rows = rows.map { $0.map(\.shown) }
     let widths = heading.indices.map { column in ([heading] + rows).map { $0[column].count }.max() ?? 0 }
     return ([heading] + rows).map { row in
         var line = ""

@@ -80,7 +80,7 @@ package enum Limits {
     package static let noteBytes = 2...16_384
     package static let eventLength = 100...10_000_000
 
-    /// A lock's name: UTF-8, 1 to 512 bytes, no control characters.
+    /// A lock's name: UTF-8, 1 to 512 bytes, no control or format characters.
     package static func check(name: String, field: String = "name") throws(InvalidArgument) {
         try check(text: name, field: field, bytes: nameBytes)
     }
@@ -97,6 +97,11 @@ package enum Limits {
         for (name, next) in zip(sorted, sorted.dropFirst()) where name.hasSameBytes(as: next) {
             throw InvalidArgument("names", "must all be different")
         }
+    }
+
+    /// A key of a cache: as a name, but nobody looks at it, so format characters are the caller's affair.
+    package static func check(key: String) throws(InvalidArgument) {
+        try check(text: key, field: "key", bytes: nameBytes, isStored: true)
     }
 
     package static func check(owner: String, field: String = "owner") throws(InvalidArgument) {
@@ -130,27 +135,33 @@ package enum Limits {
     }
 
     /// All of a member: each field, and the record as a whole.
-    package static func check(_ record: MemberRecord) throws(InvalidArgument) {
-        try check(member: record.id)
+    ///
+    /// - Parameter isStored: it was let in before, perhaps by an older version: then only what cannot be read is refused.
+    package static func check(_ record: MemberRecord, isStored: Bool = false) throws(InvalidArgument) {
+        func limit(_ text: String, _ field: String, _ bytes: ClosedRange<Int>) throws(InvalidArgument) {
+            try self.check(text: text, field: field, bytes: bytes, isStored: isStored)
+        }
+        try limit(record.id, "member", nameBytes)
         try check(session: record.session)
         try check(record.leaseMilliseconds.multipliedClamping(by: .millisecond), "lease", memberLease)
-        try check(text: record.address, field: "address", bytes: addressBytes)
-        try check(text: record.zone, field: "zone", bytes: zoneBytes)
-        try check(text: record.health, field: "health", bytes: healthBytes)
+        try limit(record.address, "address", addressBytes)
+        if !isStored { try MemberAddress.check(record.address) }
+        try limit(record.zone, "zone", zoneBytes)
+        try limit(record.health, "health", healthBytes)
         try check(record.weight, "weight", weight)
         try check(record.priority, "priority", priority)
         guard capabilities.contains(record.capability.count) else {
             throw InvalidArgument(
                 "capability", "must be at most \(capabilities.upperBound) words, not \(record.capability.count)")
         }
-        for word in record.capability { try check(text: word, field: "capability", bytes: capabilityBytes) }
+        for word in record.capability { try limit(word, "capability", capabilityBytes) }
         guard metadataPairs.contains(record.metadata.count) else {
             throw InvalidArgument(
                 "metadata", "must be at most \(metadataPairs.upperBound) pairs, not \(record.metadata.count)")
         }
         for (key, value) in record.metadata {
-            try check(text: key, field: "metadata", bytes: metadataKeyBytes)
-            try check(text: value, field: "metadata", bytes: metadataValueBytes)
+            try limit(key, "metadata", metadataKeyBytes)
+            try limit(value, "metadata", metadataValueBytes)
         }
         let bytes = record.json.count
         guard bytes <= recordBytes else {
@@ -205,19 +216,30 @@ package enum Limits {
         }
     }
 
-    private static func check(text: String, field: String, bytes: ClosedRange<Int>) throws(InvalidArgument) {
+    /// A text of people.
+    ///
+    /// - Parameter isStored: format characters pass: it is in Redis already.
+    static func check(
+        text: String, field: String, bytes: ClosedRange<Int>, isStored: Bool = false
+    ) throws(InvalidArgument) {
         let count = text.utf8.count
         guard bytes.contains(count) else {
             throw InvalidArgument(
                 field, "must be \(bytes.lowerBound) to \(bytes.upperBound) bytes of UTF-8, not \(count)")
         }
         var previous: UInt8 = 0
+        var isASCII = true
         for byte in text.utf8 {
             // C0, DEL, and C1 (U+0080 to U+009F is C2 80 to C2 9F in UTF-8).
             if byte < 0x20 || byte == 0x7F || (previous == 0xC2 && byte < 0xA0) {
                 throw InvalidArgument(field, "must not hold control characters")
             }
+            if byte >= 0x80 { isASCII = false }
             previous = byte
         }
+        guard !isASCII, !isStored, let unseen = text.unicodeScalars.first(where: \.isUnseen) else { return }
+        let code = String(unseen.value, radix: 16, uppercase: true)
+        throw InvalidArgument(
+            field, "must not hold format characters such as U+\(code): what is seen would not be what is there")
     }
 }

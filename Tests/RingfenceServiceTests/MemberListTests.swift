@@ -26,7 +26,7 @@ import Testing
                 ("a", #""address":"10.0.0.1:80","weight":3,"zone":"z1""#),
                 ("b", #""address":"10.0.0.2:80","health":"no answer""#),
                 ("c", #""address":"10.0.0.3:80","weight":0"#),
-                ("d", #""address":"10.0.0.4:80","candidate":true"#), ("e%20f", #""zone":"50%","address":"-""#),
+                ("d", #""address":"10.0.0.4:80","candidate":true"#), ("e%20f", #""zone":"50%","address":"host""#),
             ] {
                 let joined = try await service.request("PUT", "\(Self.path)/\(id)", "{\(fields),\"ttlMs\":3600000}")
                 #expect(joined.status == 200, "\(joined.body)")
@@ -55,7 +55,7 @@ import Testing
             }
             let text = try await service.request("GET", Self.path + "?state=healthy&format=text")
             #expect(text.status == 200 && text.headers["content-type"] == "text/plain; charset=utf-8")
-            #expect(text.body == "a 10.0.0.1:80 3 z1\nd 10.0.0.4:80 1 -\ne%20f %2D 1 50%25\n")
+            #expect(text.body == "a 10.0.0.1:80 3 z1\nd 10.0.0.4:80 1 -\ne%20f host 1 50%25\n")
             #expect(text.headers["ringfence-stale"] == "false" && text.headers["ringfence-age-ms"] == "0")
             #expect(text.headers["ringfence-version"] == "6" && text.headers["ringfence-breaker"] == "automatic")
             let none = try await service.request("GET", "/v1/groups/nowhere/members?format=text")

@@ -28,6 +28,7 @@ import Testing
         ("", "1 to 512 bytes"), (String(repeating: "a", count: 513), "1 to 512 bytes"),
         (String(repeating: "é", count: 257), "1 to 512 bytes"), ("a\nb", "control characters"),
         ("a\0b", "control characters"), ("\u{7F}", "control characters"), ("a\u{85}", "control characters"),
+        ("a\u{202E}b", "format characters"), ("a\u{2028}b", "format characters"),
     ].map { name, limit in
         Case("name", limit, name.debugDescription.prefix(20).description) { _ = try await $0.tryAcquire(name) }
     }
@@ -66,6 +67,12 @@ import Testing
         },
         Case("owner", "control characters", "of two lines") {
             _ = try await $0.acquire("a", options: .init(owner: "a\nb"))
+        },
+        Case("owner", "format characters", "turned round") {
+            _ = try await $0.acquire("a", options: .init(owner: "a\u{202E}b"))
+        },
+        Case("reason", "format characters", "of force") {
+            _ = try await $0.forceRelease("a", actor: "ops", reason: "a\u{2066}b")
         },
         Case("owner", "1 to 128 bytes", "of a grant") {
             _ = try await $0.acquireGrant(["a"], owner: "", ttl: .seconds(1))

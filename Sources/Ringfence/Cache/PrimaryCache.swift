@@ -145,7 +145,7 @@ public final class PrimaryCache: Sendable {
     // MARK: The primary
 
     private func check(_ key: String) throws {
-        do throws(InvalidArgument) { try Limits.check(name: key, field: "key") } catch { throw RingfenceError(error) }
+        do throws(InvalidArgument) { try Limits.check(key: key) } catch { throw RingfenceError(error) }
         guard !client.hub.isShutDown, !state.withLock({ $0.isClosed }) else { throw RingfenceError.shutDown }
     }
 

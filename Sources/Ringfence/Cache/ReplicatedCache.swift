@@ -65,7 +65,7 @@ public final class ReplicatedCache: Sendable {
     public func get(_ key: String, reads: Int? = nil) async throws -> [UInt8]? {
         let reads = reads ?? core.options.reads
         do throws(InvalidArgument) {
-            try Limits.check(name: key, field: "key")
+            try Limits.check(key: key)
             try Limits.check(reads, "reads", 1...core.options.copies)
         } catch { throw RingfenceError(error) }
         try checkOpen()
@@ -105,7 +105,7 @@ public final class ReplicatedCache: Sendable {
     ) async throws {
         let writes = writes ?? core.options.writes
         do throws(InvalidArgument) {
-            try Limits.check(name: key, field: "key")
+            try Limits.check(key: key)
             try Limits.check(writes, "writes", 1...core.options.copies)
         } catch { throw RingfenceError(error) }
         try checkOpen()

@@ -12,8 +12,9 @@ extension Group {
     /// come back. Repeating a join whose answer was lost is done here, and makes one event.
     ///
     /// - Parameters:
-    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control characters.
-    ///   - address: where it can be reached, up to 512 bytes.
+    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
+    ///   - address: where it can be reached, up to 512 bytes: `host:port`, `[IPv6]:port` or a host, the absolute path of a Unix
+    ///     socket, or a URL. Only characters that mean nothing where others paste it.
     ///   - zone: what fails together with it, up to 64 bytes.
     ///   - weight: its share, 0 to 1000; 0: it is a member, but gets nothing.
     ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.

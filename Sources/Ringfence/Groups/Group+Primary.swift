@@ -86,7 +86,7 @@ extension Group {
     /// A process that shall always be ready to take over repeats this call.
     ///
     /// - Parameters:
-    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control characters.
+    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
     ///   - address: where it can be reached, up to 512 bytes.
     ///   - zone: what fails together with it, up to 64 bytes.
     ///   - priority: who is preferred, -1000 to 1000.

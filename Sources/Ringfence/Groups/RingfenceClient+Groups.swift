@@ -125,7 +125,7 @@ extension RingfenceClient {
     /// The group of this name, with its first view fetched. The same object for the same name, as long as somebody holds it.
     ///
     /// - Parameters:
-    ///   - name: 1 to 512 bytes of UTF-8 without control characters.
+    ///   - name: 1 to 512 bytes of UTF-8 without control or format characters.
     ///   - options: seed and unit of its ring, if you need them to be certain ones.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `group.policyMismatch` when the group was made with others than
     ///   `options` ask for; `coordinator.unavailable`. Nothing is changed by asking.

@@ -5,7 +5,7 @@ public struct LockOptions: Sendable {
     /// How far a grant must have got before the caller is told of it.
     public typealias Durability = Ringfence.Durability
 
-    /// Who holds, for people; nil for the configuration's `owner`. 1 to 128 bytes, no control characters.
+    /// Who holds, for people; nil for the configuration's `owner`. 1 to 128 bytes, no control or format characters.
     public var owner: String?
     /// Whether the lease is renewed at every third of its ttl until it is released.
     public var renews: Bool

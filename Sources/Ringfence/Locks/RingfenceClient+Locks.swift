@@ -20,7 +20,7 @@ extension RingfenceClient {
     /// Waiters are served first come, first served. Waiting for a lock that the same task holds already is refused.
     ///
     /// - Parameters:
-    ///   - name: 1 to 512 bytes of UTF-8 without control characters.
+    ///   - name: 1 to 512 bytes of UTF-8 without control or format characters.
     ///   - ttl: 100 ms to one day: how long the lock outlives a holder that dies.
     ///   - wait: 0 to one day: how long to wait for it.
     ///   - options: owner, renewal, maximum hold and durability.

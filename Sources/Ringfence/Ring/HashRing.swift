@@ -185,7 +185,7 @@ extension HashRing {
 
         /// A member.
         /// - Parameters:
-        ///   - id: 1 to 512 bytes of UTF-8, no control characters. Compared by bytes.
+        ///   - id: 1 to 512 bytes of UTF-8, no control or format characters. Compared by bytes.
         ///   - zone: what fails together with it: a rack, a data centre. At most 64 bytes, no control characters. Members
         ///     without one share a zone.
         ///   - weight: 0 to 1000. Its share is that of a member of weight 1, times this. 0 drains it: it stays a member, and

@@ -38,7 +38,7 @@ enum RingPicture {
     static func owners(of keys: [RingKey], count: Int, on view: RingView) -> [String] {
         let rows = keys.map { key in
             let list = view.ring.preferenceList(at: key.position(on: view.ring), count: count)
-            return [printable(key.text), list.isEmpty ? "nobody" : list.joined(separator: " ")]
+            return [key.text, list.isEmpty ? "nobody" : list.joined(separator: " ")]
         }
         return tableLines(["KEY", count == 1 ? "OWNER" : "OWNER AND NEXT"], rows)
     }
@@ -92,12 +92,5 @@ enum RingPicture {
         guard digits > 0 else { return "\(number) %" }
         let fraction = String(Int(number) % scale + scale).dropFirst()
         return "\(Int(number) / scale).\(fraction) %"
-    }
-
-    /// Keys are the caller's and may hold anything; a line must stay a line.
-    private static func printable(_ text: String) -> String {
-        text.unicodeScalars.contains { $0.value < 0x20 || $0.value == 0x7F }
-            ? text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : String($0) }.joined()
-            : text
     }
 }

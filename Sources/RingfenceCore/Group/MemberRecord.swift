@@ -121,7 +121,7 @@ package struct MemberRecord: Sendable, Hashable {
         case .object(let pairs)?: metadata = try Self.metadata(pairs)
         case _?: throw Self.wrong("metadata", "an object of strings")
         }
-        try Limits.check(self)
+        try Limits.check(self, isStored: true)
     }
 
     /// Free pairs of strings.

@@ -421,6 +421,6 @@ package func hexDigit(_ byte: UInt8) -> UInt8? {
 
 /// What a stranger sent, short and printable, for an error message.
 package func quoted(_ text: String) -> String {
-    let shown = text.unicodeScalars.prefix(64).map { $0.value < 0x20 || $0.value == 0x7F ? "\u{FFFD}" : String($0) }
-    return "\"" + shown.joined() + (text.unicodeScalars.count > 64 ? "…" : "") + "\""
+    let shown = String(String.UnicodeScalarView(text.unicodeScalars.prefix(64))).shown
+    return "\"" + shown + (text.unicodeScalars.count > 64 ? "…" : "") + "\""
 }

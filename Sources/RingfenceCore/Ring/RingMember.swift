@@ -47,7 +47,8 @@ package enum RingLimits {
     }
 
     package static func check(_ member: RingMember) throws(InvalidArgument) {
-        try Limits.check(name: member.id, field: "id")
+        // Of records that were let in: a ring must not fail for one that an older version took.
+        try Limits.check(text: member.id, field: "id", bytes: Limits.nameBytes, isStored: true)
         guard weights.contains(member.weight) else {
             throw InvalidArgument(
                 "weight", "must be \(weights.lowerBound) to \(weights.upperBound), not \(member.weight)")
@@ -56,7 +57,7 @@ package enum RingLimits {
             throw InvalidArgument(
                 "zone", "must be at most \(zoneBytes.upperBound) bytes of UTF-8, not \(member.zone.utf8.count)")
         }
-        if !member.zone.isEmpty { try Limits.check(name: member.zone, field: "zone") }
+        if !member.zone.isEmpty { try Limits.check(text: member.zone, field: "zone", bytes: zoneBytes, isStored: true) }
     }
 
     package static func check(members: Int, points: Int) throws(InvalidArgument) {

@@ -229,7 +229,7 @@ package struct Agent: Service {
     private static func short(_ text: String) -> String {
         var text = String(
             String.UnicodeScalarView(
-                text.unicodeScalars.filter { $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) }))
+                text.unicodeScalars.filter { !$0.isUnseen }))
         while text.utf8.count > 256 { text.removeLast() }
         return text
     }

@@ -237,7 +237,7 @@ actor AgentCore {
         var text = unfit
         while text.utf8.count > 256 { text.removeLast() }
         let printable = String(
-            String.UnicodeScalarView(text.unicodeScalars.filter { $0.value >= 0x20 && $0.value != 0x7F }))
+            String.UnicodeScalarView(text.unicodeScalars.filter { !$0.isUnseen }))
         do { try seat?.candidacy?.report(position: position.map(Self.told), unfit: printable) } catch {
             logger.error("the report was refused", metadata: ["error": "\(error)"])
         }

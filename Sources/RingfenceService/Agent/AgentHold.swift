@@ -74,7 +74,9 @@ final class AgentHold: Sendable {
     private static func ask(_ peer: MemberRecord, _ question: HoldMachine.Question, within limit: Duration) async
         -> Bool
     {
-        guard let text = peer.metadata[key], let endpoint = AgentConfiguration.Endpoint(text, lowestPort: 1) else {
+        guard let text = peer.metadata[key], MemberAddress.isEndpoint(text),
+            let endpoint = AgentConfiguration.Endpoint(text, lowestPort: 1)
+        else {
             return false
         }
         let plan = AgentConfiguration.HTTPRequestPlan(

@@ -102,6 +102,7 @@ struct AgentConfigurationTests {
         (#"{"group":"g","member":"m","metadata":{"ringfence.agent":"x:1"}}"#, "ringfence.agent is the agent's own"),
         (#"{"group":"g","member":"m","onUnhealthy":"panic"}"#, "onUnhealthy must be release, ignore"),
         (#"{"group":"g","member":"m","priority":2000}"#, "priority must be -1000 to 1000, not 2000"),
+        (#"{"group":"g","member":"m","address":"h' user='x"}"#, "address must be HOST:PORT"),
         (#"{"group":"g","member":"m","checks":{}}"#, "checks must be an array of objects"),
         (#"{"group":"g","member":"m","checks":[{"type":"smtp"}]}"#, "checks[0].type must be tcp, http"),
         (#"{"group":"g","member":"m","checks":[{"type":"tcp"}]}"#, "checks[0].address is missing"),

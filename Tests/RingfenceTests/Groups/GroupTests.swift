@@ -26,6 +26,13 @@ import Testing
                 #expect(member.priority == 5 && member.capability == ["ledger"] && member.metadata == ["build": "7"])
                 #expect(member.lease == .seconds(3) && member.session == membership.session && !member.isDraining)
 
+                // An address that would mean something in SQL, to which others paste it, is let in by neither.
+                let wrong = await #expect(throws: RingfenceError.self) {
+                    _ = try await group.join("node-2", address: "h' user='x")
+                }
+                #expect(wrong?.message.contains("address must be HOST:PORT") == true)
+                await #expect(throws: RingfenceError.self) { try await membership.update(address: "h;DROP:1") }
+
                 try await membership.update(weight: 0, metadata: [:])
                 #expect(membership.member.isDraining && membership.member.address == "10.0.0.1:7000")
                 try await eventually(other, "the other sees the change") { $0.version == 2 }
