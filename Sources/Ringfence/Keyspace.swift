@@ -8,6 +8,10 @@ final class Keyspace: Sendable {
     let fence: String
     let queue: String
     let audit: String
+    /// The names of a waiter for several, by its nonce.
+    let place: String
+    /// Since when a process owes Redis an answer.
+    let unanswered: String
     /// Member by lease end, in the group's time.
     let leases: String
     /// Member -> record.
@@ -36,6 +40,8 @@ final class Keyspace: Sendable {
         fence = prefix + "fence:"
         queue = prefix + "queue:"
         audit = prefix + "audit"
+        place = prefix + "place:"
+        unanswered = prefix + "unanswered:"
         leases = prefix + "leases:"
         members = prefix + "members:"
         state = prefix + "state:"

@@ -62,9 +62,10 @@ extension RingfenceError {
                 "the token does not hold \(describe(names)): it was released, has expired, or is of another lock")
         }
         let state = owner.isEmpty ? "nobody holds it now: it was released or has expired" : "'\(owner)' holds it now"
+        let part = names.count > 1 ? "; if a part was taken away the whole is over, and the rest is given back" : ""
         return RingfenceError(
             .notHeld, effect: .none,
-            "the token does not hold \(describe(names)): \(state), or the token is of another lock")
+            "the token does not hold \(describe(names)): \(state), or the token is of another lock\(part)")
     }
 
     static let shutDown = RingfenceError(

@@ -36,7 +36,7 @@ import Testing
 
     @Test func `a free lock costs one command, and its grant counts from when that was sent`() {
         var bench = Bench()
-        #expect(bench.wait(1) == [.ask(1, nonce: "n1", Self.one, queue: true)])
+        #expect(bench.wait(1) == [.ask(1, nonce: "n1", Self.one, queue: .last)])
         bench.now = 5
         #expect(
             bench.take(.granted(1, fence: 7))
@@ -55,7 +55,7 @@ import Testing
     @Test func `a push is claimed before the lock is delivered`() {
         var bench = Bench()
         _ = bench.wait(1)
-        #expect(bench.take(.queued(1, position: 0, milliseconds: 500)) == [])
+        #expect(bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70)) == [])
         bench.now = 100
         #expect(bench.take(.pushed(nonce: "n1", fence: 7)) == [.claim(2, value(7, "n1"), Self.one)])
         #expect(
@@ -66,25 +66,48 @@ import Testing
         var bench = Bench()
         _ = bench.wait(1)
         #expect(bench.take(.pushed(nonce: "n1", fence: 7)) == [])
-        #expect(bench.take(.queued(1, position: 0, milliseconds: 500)) == [.claim(2, value(7, "n1"), Self.one)])
+        #expect(
+            bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70)) == [.claim(2, value(7, "n1"), Self.one)]
+        )
     }
 
     @Test func `a push that never came costs the holder's time at most`() {
         var bench = Bench()
         _ = bench.wait(1)
-        _ = bench.take(.queued(1, position: 0, milliseconds: 500))
+        _ = bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70))
         bench.now = bench.machine.wakeAt
         #expect(bench.now <= 510 * .millisecond)
-        #expect(bench.take(.tick) == [.ask(2, nonce: "n1", Self.one, queue: true)])
+        #expect(bench.take(.tick) == [.ask(2, nonce: "n1", Self.one, queue: .since(70))])
+    }
+
+    /// The key may vanish: DEL, FLUSHALL, an eviction. Nothing is pushed then.
+    @Test func `the first in line looks every few seconds, however long the lock is held`() {
+        var bench = Bench()
+        _ = bench.wait(1)
+        _ = bench.take(.queued(1, position: 0, milliseconds: 3_600_000, arrival: 70))
+        #expect(bench.machine.wakeAt <= 3 * .second)
+    }
+
+    @Test func `whoever asks again says when it came, over failures and a silent inbox too`() {
+        var bench = Bench()
+        _ = bench.wait(1)
+        _ = bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70))
+        #expect(bench.take(.inboxReady) == [.ask(2, nonce: "n1", Self.one, queue: .since(70))])
+        _ = bench.take(.failed(2, retriable: true))
+        bench.now = bench.machine.wakeAt
+        bench.isHeard = false
+        #expect(bench.take(.tick) == [.ask(3, nonce: "n1", Self.one, queue: .none)])
+        bench.isHeard = true
+        #expect(bench.take(.busy(3, milliseconds: 5)) == [.ask(4, nonce: "n1", Self.one, queue: .since(70))])
     }
 
     /// The place of the nonce may still stand: a new nonce would leave it as a ghost, and queue a second time behind it.
     @Test func `a refused claim asks again with the same nonce`() {
         var bench = Bench()
         _ = bench.wait(1)
-        _ = bench.take(.queued(1, position: 0, milliseconds: 500))
+        _ = bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70))
         _ = bench.take(.pushed(nonce: "n1", fence: 7))
-        #expect(bench.take(.claimRefused(2)) == [.ask(3, nonce: "n1", Self.one, queue: true)])
+        #expect(bench.take(.claimRefused(2)) == [.ask(3, nonce: "n1", Self.one, queue: .since(70))])
     }
 
     /// While the inbox was away the place may have stood: the same nonce with other terms would be a second place.
@@ -92,13 +115,13 @@ import Testing
         var bench = Bench()
         _ = bench.wait(1)
         _ = bench.wait(2, Self.two)
-        _ = bench.take(.queued(1, position: 0, milliseconds: 500))
+        _ = bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70))
         _ = bench.take(.leave(1))
         bench.isHeard = false
         bench.now = bench.machine.wakeAt
-        #expect(bench.take(.tick) == [.ask(2, nonce: "n1", Self.one, queue: false)])
+        #expect(bench.take(.tick) == [.ask(2, nonce: "n1", Self.one, queue: .none)])
         bench.isHeard = true
-        #expect(bench.take(.busy(2, milliseconds: 5)) == [.ask(3, nonce: "n1", Self.one, queue: true)])
+        #expect(bench.take(.busy(2, milliseconds: 5)) == [.ask(3, nonce: "n1", Self.one, queue: .since(70))])
         // Granted on terms that nobody here has any more: passed on, on those of the waiter that is here.
         #expect(
             bench.take(.granted(3, fence: 7))
@@ -145,7 +168,7 @@ import Testing
         var failed = bench
         _ = failed.take(.failed(1, retriable: true))
         #expect(failed.take(.leave(1)) == withdrawn)
-        _ = bench.take(.queued(1, position: 0, milliseconds: 500))
+        _ = bench.take(.queued(1, position: 0, milliseconds: 500, arrival: 70))
         var claiming = bench
         #expect(bench.take(.leave(1)) == withdrawn)
         _ = claiming.take(.pushed(nonce: "n1", fence: 7))
@@ -155,7 +178,7 @@ import Testing
 
     @Test func `a successor that left does not leave the machine stuck, whatever the answer`() {
         let answers: [LockMachine.Event] = [
-            .granted(2, fence: 8), .queued(2, position: 0, milliseconds: 5), .unconfirmed(2, fence: 8),
+            .granted(2, fence: 8), .queued(2, position: 0, milliseconds: 5, arrival: 70), .unconfirmed(2, fence: 8),
             .busy(2, milliseconds: 5), .released(2), .failed(2, retriable: true),
         ]
         for answer in answers {
@@ -179,7 +202,7 @@ import Testing
         #expect(
             bench.take(.failed(2, retriable: true)) == [
                 .cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), held: true),
-                .ask(3, nonce: "n2", Self.one, queue: true),
+                .ask(3, nonce: "n2", Self.one, queue: .last),
             ])
     }
 
@@ -188,7 +211,7 @@ import Testing
         _ = bench.wait(1)
         _ = bench.wait(2)
         _ = bench.take(.granted(1, fence: 7))
-        #expect(bench.take(.forget(value(7, "n1"))) == [.ask(2, nonce: "n2", Self.one, queue: true)])
+        #expect(bench.take(.forget(value(7, "n1"))) == [.ask(2, nonce: "n2", Self.one, queue: .last)])
         #expect(
             bench.take(.release(value(7, "n1")))
                 == [.cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), held: false)])
@@ -209,7 +232,7 @@ import Testing
         _ = bench.take(.leave(1))
         // The shell drops an idle machine; the next of the same names counts on.
         bench.machine = LockMachine(ticketsAfter: bench.machine.lastTicket)
-        #expect(bench.wait(2) == [.ask(2, nonce: "n2", Self.one, queue: true)])
+        #expect(bench.wait(2) == [.ask(2, nonce: "n2", Self.one, queue: .last)])
         #expect(bench.take(.granted(1, fence: 7)) == [])
     }
 }

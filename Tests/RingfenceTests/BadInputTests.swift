@@ -59,6 +59,9 @@ import Testing
     static let others: [Case] = [
         Case("names", "1 to 64", "none") { _ = try await $0.acquire([String]()) },
         Case("names", "1 to 64", "65") { _ = try await $0.acquire((0..<65).map { "\($0)" }) },
+        Case("names", "at most 16384 bytes together", "too long together") {
+            _ = try await $0.acquire((10..<43).map { "\($0)" + String(repeating: "n", count: 510) })
+        },
         Case("names", "different", "twice the same") { _ = try await $0.acquire(["a", "b", "a"]) },
         Case("names", "control characters", "one of them") { _ = try await $0.acquire(["a", "b\t"]) },
         Case("owner", "1 to 128 bytes", "empty") { _ = try await $0.acquire("a", options: .init(owner: "")) },

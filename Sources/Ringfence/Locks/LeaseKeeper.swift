@@ -147,6 +147,11 @@ final class LeaseKeeper: Sendable {
         // lengthens, so its order does not matter.
         courier.run(call(leases), confirmation: nil) { [self] result in
             let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
+            if case .failure(let error) = result, error.code == .server, !error.isTransient, leases.count > 1 {
+                // Refused for the sake of one of them: each asks for itself. Its deadline counts from the new request.
+                for lease in leases { renew([lease], sentAt: Moment.now) }
+                return
+            }
             if answers == nil {
                 metrics.renewalFailures.increment()
                 logger.debug("renewal failed", metadata: [LoggingKeys.error: "\(result)"])

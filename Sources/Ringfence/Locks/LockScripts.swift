@@ -9,7 +9,7 @@ import RingfenceCore
 struct LockScripts: Sendable {
     enum Answer: Equatable {
         case granted(fence: Int64)
-        case queued(position: Int64, milliseconds: Int64)
+        case queued(position: Int64, milliseconds: Int64, arrival: Int64)
         /// Held by others; for a release: not held by the value.
         case busy(milliseconds: Int64, owner: String)
         case done
@@ -34,7 +34,7 @@ struct LockScripts: Sendable {
 
     /// What is asked of lock.lua most.
     enum Verb: Sendable {
-        case acquire(nonce: String, LockTerms, queues: Bool)
+        case acquire(nonce: String, LockTerms, queue: LockMachine.Queueing)
         case release(LockValue, successor: LockMachine.Successor?)
 
         var arguments: Int {
@@ -51,12 +51,16 @@ struct LockScripts: Sendable {
 
     func encode(_ names: [String], _ verb: Verb, _ writer: inout CommandWriter) {
         switch verb {
-        case .acquire(let nonce, let terms, let queues):
+        case .acquire(let nonce, let terms, let queue):
             begin(&writer, "acquire", names)
             writer.argument(nonce)
             writer.argument(terms.owner)
             writer.argument(terms.holdMilliseconds)
-            writer.argument(queues ? "queue" : "")
+            switch queue {
+            case .none: writer.argument("")
+            case .last: writer.argument("queue")
+            case .since(let arrival): writer.argument(arrival)
+            }
         case .release(let value, let successor):
             begin(&writer, "release", names)
             // Its text, which is not made for this.
@@ -92,14 +96,19 @@ struct LockScripts: Sendable {
         }
     }
 
-    func renew(_ leases: [(names: [String], value: String, milliseconds: Int64)]) -> ScriptCall {
-        let lock = keys.lock
+    /// - Parameter process: with a claim, whose: it is heard of by it.
+    func renew(
+        _ leases: [(names: [String], value: String, milliseconds: Int64)], claimedBy process: String? = nil
+    ) -> ScriptCall {
+        let keys = keys
         return ScriptCall(
-            script: Self.renew, keys: leases.reduce(0) { $0 + $1.names.count }, arguments: leases.count * 3
+            script: Self.renew, keys: leases.reduce(process == nil ? 0 : 1) { $0 + $1.names.count },
+            arguments: leases.count * 3
         ) { writer in
             for lease in leases {
-                for name in lease.names { writer.argument(lock, name) }
+                for name in lease.names { writer.argument(keys.lock, name) }
             }
+            if let process { writer.argument(keys.unanswered, process) }
             for lease in leases {
                 writer.argument(Int64(lease.names.count))
                 writer.argument(lease.value)
@@ -110,11 +119,12 @@ struct LockScripts: Sendable {
 
     func inspect(_ name: String, waiters: Int) -> ScriptCall {
         let keys = keys
-        return ScriptCall(script: Self.inspect, keys: 3, arguments: 1) { writer in
+        return ScriptCall(script: Self.inspect, keys: 3, arguments: 2) { writer in
             writer.argument(keys.lock, name)
             writer.argument(keys.fence, name)
             writer.argument(keys.queue, name)
             writer.argument(Int64(waiters))
+            writer.argument(keys.place)
         }
     }
 
@@ -145,12 +155,14 @@ struct LockScripts: Sendable {
         case .integer(1):
             return .done
         case .array(let items):
-            guard items.count == 3, case .integer(let kind) = items[0], case .integer(let second) = items[1] else {
+            guard items.count >= 3, case .integer(let kind) = items[0], case .integer(let second) = items[1] else {
                 return nil
             }
-            switch (kind, items[2]) {
-            case (2, .integer(let milliseconds)): return .queued(position: second, milliseconds: milliseconds)
-            case (0, .string(let owner)):
+            switch (kind, items[2], items.count) {
+            case (2, .integer(let milliseconds), 4):
+                guard case .integer(let arrival) = items[3] else { return nil }
+                return .queued(position: second, milliseconds: milliseconds, arrival: arrival)
+            case (0, .string(let owner), 3):
                 return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self))
             default: return nil
             }

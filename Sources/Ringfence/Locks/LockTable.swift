@@ -358,7 +358,7 @@ final class LockTable: Sendable {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
             entry.isAsking = true
-            send(.acquire(nonce: nonce, terms, queues: queue), key, ticket)
+            send(.acquire(nonce: nonce, terms, queue: queue), key, ticket)
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
@@ -474,7 +474,8 @@ final class LockTable: Sendable {
     }
 
     private func sendClaim(_ key: Key, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {
-        let call = scripts.renew([(key.names, value.text, terms.holdMilliseconds)])
+        let call = scripts.renew(
+            [(key.names, value.text, terms.holdMilliseconds)], claimedBy: nonces.process)
         let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
             switch result {
             case .failure(let error): _ = failed(key, ticket, error)
@@ -506,8 +507,8 @@ final class LockTable: Sendable {
         case .granted(let fence):
             let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
             took(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
-        case .queued(let position, let milliseconds):
-            took(errand, .queued(ticket, position: position, milliseconds: milliseconds))
+        case .queued(let position, let milliseconds, let arrival):
+            took(errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
         case .busy(let milliseconds, let owner):
             _ = handle(
                 key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))

@@ -97,13 +97,13 @@ extension RingfenceClient {
     public func inspect(_ name: String) async throws -> LockStatus {
         do { try Limits.check(name: name) } catch { throw RingfenceError(error) }
         let reply = try await run(scripts.inspect(name, waiters: 100), "inspecting '\(name)'")
-        guard case .array(let items) = reply, items.count == 6, case .integer(let ms) = items[1],
+        guard case .array(let items) = reply, items.count == 7, case .integer(let ms) = items[1],
             case .integer(let length) = items[3], let now = items[4].text.flatMap({ Int64($0) }),
-            case .array(let places) = items[5]
+            case .array(let places) = items[5], case .array(let names) = items[6], names.count * 2 == places.count
         else { throw RingfenceError.unexpected(reply) }
         var queue: [LockStatus.Waiter] = []
         for index in stride(from: 0, to: places.count - 1, by: 2) {
-            guard let place = places[index].text.flatMap({ Place(parsing: $0) }),
+            guard let place = places[index].text.flatMap({ Place(parsing: $0, names: names[index / 2].text ?? "") }),
                 let arrival = places[index + 1].text.flatMap({ Double($0) })
             else { continue }
             queue.append(

@@ -3,29 +3,38 @@
 --
 -- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit key
 -- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, then by verb
---   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue' to wait for it, '' to try only
+--   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue' to wait for it, or the arrival that an earlier answer told; '' to try
 --   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or '' at once
 --   cancel   4 nonce, 5 owner, 6 hold in ms, as they were asked for
 --   force    4 actor, 5 reason
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
---   {2, position, ms}              acquire, release: queued; ask again after that many ms if no grant was pushed
---   {0, ms, owner}                 acquire: busy for about that many ms; release: the value does not hold all the names, and
---                                  nothing was done ('' as owner: nobody holds the first of them)
+--   {2, position, ms, arrival}     acquire, release: queued; ask again after that many ms if no grant was pushed
+--   {0, ms, owner}                 acquire: busy for about that many ms; release: the value does not hold all the names; those
+--                                  that it holds were given back ('' as owner: nobody holds any of them)
 --   1                              release, cancel: done
 --   {fence, value, ms}             force: every fence up to this one is dead; what was taken away, and its time left (nil: free)
 --
 -- A lock key holds <fence>:<nonce>:<owner>. A nonce is <process>-<counter>-<secret>; `inbox:<process>` is the channel of
--- its process. A place, the member of a queue, is nonce, owner, hold and names, a line each: it says all that a grant
--- needs, so that whoever lets go can hand on in the same step.
+-- its process. A place, the member of a queue, is nonce, owner, hold and first name, a line each; who wants several names (its
+-- counter ends in x and their number) names them once, in `place:<nonce>`. So whoever lets go can hand on in the same step.
 --
 -- The queue. A waiter stands in the queue of every name it wants, with one arrival time (server µs, rising). It is granted
 -- when it is first in all of them and none is held, all at once: nothing is ever held while waiting, and arrival is one
 -- total order, so there is no deadlock, no overtaking and no starvation. The price: a free name may stay idle for a waiter
 -- that still lacks another. Whatever frees a name or a place calls `settle`, which hands on, in the same step.
 -- A push to an inbox is lines: `grant` or `revoked`, nonce, fence, names.
--- A grant is pushed with a short claim time: a waiter whose inbox nobody hears (PUBLISH returned 0) is dropped, one that
--- hears but sleeps loses it after that time. A second call with the same nonce finds its own work and repeats the answer.
+-- A second call with the same nonce finds its own work and repeats the answer.
+--
+-- Who is not there. A grant is pushed with a short claim time, whether its inbox is heard or not: a connection that blinked is
+-- back within it. `unanswered:<process>` is when a process was first pushed a grant, or found not to listen, since it was
+-- heard of (it claims or asks). Once that is longer ago than a claim may take, all its places are dropped where they are met:
+-- a process that is gone, cut off or asleep holds each line up once and not once a place. Nothing is lost by that: a waiter
+-- keeps the arrival it was told, asks again from time to time, and with it stands where it stood before.
+--
+-- A full Redis refuses the first write of a script if it may need memory, and none after a write that needs none. So what
+-- frees comes first, in every verb that lets go, and a place is left before its grant is written. What only informs (audit,
+-- push) comes last and may fail.
 --
 -- The names of a queued waiter are known only from its place, so `settle` derives their keys from the audit key's prefix.
 -- They share the hash tag, hence the slot, with the keys in KEYS.
@@ -44,8 +53,10 @@ local function names()
 end
 
 local function place_of(nonce, owner, hold_ms)
-    return nonce .. '\n' .. owner .. '\n' .. hold_ms .. '\n' .. names()
+    return nonce .. '\n' .. owner .. '\n' .. hold_ms .. '\n' .. name_of(1)
 end
+
+local function process_of(nonce) return string.match(nonce, '^[^-]*') end
 
 -- The audit tells of a change, it never fails one: hence pcall (full memory, a key of the wrong type).
 local function audit(action, about, owner, fence, field, value)
@@ -59,9 +70,13 @@ local function audit(action, about, owner, fence, field, value)
     end
 end
 
+local now
 local function now_us()
-    local time = redis.call('TIME')
-    return time[1] * 1000000 + time[2]
+    if not now then
+        local time = redis.call('TIME')
+        now = time[1] * 1000000 + time[2]
+    end
+    return now
 end
 
 -- The server's µs, or one more than any fence given before: it grows even if the clock steps back.
@@ -87,6 +102,9 @@ local function fence_held_by(values, nonce)
     return fence
 end
 
+-- The process asks or claims: it is there.
+local function heard_of(nonce) redis.call('DEL', prefix .. 'unanswered:' .. process_of(nonce)) end
+
 local function write_grant(fence, nonce, owner, hold_ms)
     local value = fence .. ':' .. nonce .. ':' .. owner
     for i = 1, n do
@@ -104,6 +122,7 @@ if verb == 'acquire' then
     local fence = fence_held_by(values, nonce)
     if fence then -- asked before: the answer was lost, or a grant was pushed meanwhile; this is its claim
         for i = 1, n do redis.call('PEXPIRE', KEYS[i], hold_ms) end
+        heard_of(nonce)
         return fence
     end
     local held = false
@@ -122,7 +141,10 @@ elseif verb == 'release' then
         local fence, _, owner = split_value(value)
         if successor ~= '' and (queue == '' or queues == 0) then
             local next = next_fence(now_us(), values, n + 1, 2 * n)
-            write_grant(next, successor, ARGV[6], ARGV[7])
+            if not pcall(write_grant, next, successor, ARGV[6], ARGV[7]) then -- full: make room first
+                redis.call('DEL', unpack(KEYS, 1, n))
+                write_grant(next, successor, ARGV[6], ARGV[7])
+            end
             audit('release', names(), owner, fence)
             audit('grant', names(), ARGV[6], next)
             return next
@@ -138,75 +160,179 @@ end
 
 -- From here on somebody waits, or something is out of the ordinary.
 
+local CLAIM_US = claim_ms * 1000
+-- About so many commands a call, a few ms: the next call goes on. `is_unfinished` then makes the caller ask again at once.
+local MAXIMUM_WORK = 3000
+local work, is_unfinished = 0, false
+
+local function call(...)
+    work = work + 1
+    return redis.call(...)
+end
+
+-- MGET, for a key of another type is no lock: it is overwritten, here as on the fast path.
+local function is_held(name) return call('MGET', prefix .. 'lock:' .. name)[1] end
+
 local function split_place(place)
-    local lines = {}
-    for line in string.gmatch(place, '[^\n]+') do lines[#lines + 1] = line end
-    local waiter = { place = place, nonce = lines[1], owner = lines[2], hold_ms = lines[3], names = {} }
-    for i = 4, #lines do waiter.names[i - 3] = lines[i] end
-    waiter.inbox = prefix .. 'inbox:' .. string.match(waiter.nonce, '^[^-]*')
+    local nonce, owner, hold_ms, name = string.match(place, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)')
+    local waiter = { place = place, nonce = nonce, owner = owner, hold_ms = hold_ms, names = { name } }
+    waiter.process = process_of(nonce)
+    if string.find(nonce, '^[^-]*%-%d+x') then
+        waiter.key = prefix .. 'place:' .. nonce
+        local all = call('MGET', waiter.key)[1]
+        if all then
+            waiter.names = {}
+            for one in string.gmatch(all, '[^\n]+') do waiter.names[#waiter.names + 1] = one end
+        else
+            waiter.is_broken = true -- nobody knows its other names: it will ask again
+        end
+    end
     return waiter
 end
 
-local function leave(waiter)
-    for _, name in ipairs(waiter.names) do redis.call('ZREM', prefix .. 'queue:' .. name, waiter.place) end
+-- Not `call`: a queue of another type is nobody's.
+local function leave(waiter, name)
+    work = work + #waiter.names
+    if waiter.is_broken then return redis.pcall('ZREM', prefix .. 'queue:' .. name, waiter.place) end
+    for _, one in ipairs(waiter.names) do redis.pcall('ZREM', prefix .. 'queue:' .. one, waiter.place) end
+    if waiter.key then call('DEL', waiter.key) end
 end
 
-local function is_first_and_free(waiter)
-    for _, name in ipairs(waiter.names) do
-        if redis.call('EXISTS', prefix .. 'lock:' .. name) == 1 then return false end
-        if (redis.call('ZRANK', prefix .. 'queue:' .. name, waiter.place) or 0) ~= 0 then return false end
+local function come_back(waiter, arrival)
+    for _, one in ipairs(waiter.names) do
+        redis.pcall('ZADD', prefix .. 'queue:' .. one, arrival, waiter.place)
+        call('PEXPIRE', prefix .. 'queue:' .. one, QUEUE_MS)
+    end
+    if waiter.key then call('SET', waiter.key, table.concat(waiter.names, '\n'), 'PX', QUEUE_MS) end
+end
+
+-- Whether it is first in all its queues and none of its names is held. It was found first in that of `name`, which is free.
+local function can_have_all(waiter, name)
+    for _, other in ipairs(waiter.names) do
+        if other ~= name then
+            if is_held(other) then return false end
+            local rank = redis.pcall('ZRANK', prefix .. 'queue:' .. other, waiter.place)
+            work = work + 1
+            if type(rank) == 'number' and rank ~= 0 then return false end
+        end
     end
     return true
 end
 
--- Grants to a waiter that is first everywhere; nil if nobody hears its inbox. `mine` is answered instead of told.
-local function grant(waiter, arrival, mine)
-    local last = {}
-    for i, name in ipairs(waiter.names) do last[i] = redis.call('GET', prefix .. 'fence:' .. name) end
-    local now = now_us()
-    local fence = next_fence(now, last, 1, #waiter.names)
+-- Whether the process was not heard of for longer than a claim may take. `begins`: from now on it owes an answer.
+local gone = {}
+local function is_gone(process, begins)
+    if gone[process] then return true end
+    local key = prefix .. 'unanswered:' .. process
+    work = work + 1
+    local begun = begins and redis.pcall('SET', key, string.format('%.0f', now_us()), 'PX', QUEUE_MS, 'NX')
+    if begun and begun.ok then return false end
+    local since = tonumber(call('MGET', key)[1])
+    if since and now_us() - since > CLAIM_US then gone[process] = true end
+    return gone[process]
+end
+
+-- How many hear the inboxes; nil if the user may not ask.
+local function listeners(...)
+    work = work + 1
+    local counts = redis.pcall('PUBSUB', 'NUMSUB', ...)
+    if not counts.err then return counts end
+end
+
+local function is_heard(waiter)
+    local counts = listeners(prefix .. 'inbox:' .. waiter.process)
+    return not counts or counts[2] > 0
+end
+
+-- One that stood first does not listen. Others in that line may not either, as after a restart or with a machine: their
+-- time runs from now as well, not one after the other.
+local function look_for_silent(name)
+    local places = call('ZRANGE', prefix .. 'queue:' .. name, 0, 99)
+    local inboxes, seen = {}, {}
+    for _, place in ipairs(places) do
+        local process = process_of(place)
+        if not seen[process] then
+            seen[process] = true
+            inboxes[#inboxes + 1] = prefix .. 'inbox:' .. process
+        end
+    end
+    if #inboxes == 0 then return end
+    local counts = listeners(unpack(inboxes)) or {}
+    for i = 1, #counts, 2 do
+        if counts[i + 1] == 0 then is_gone(string.sub(counts[i], #prefix + 7), true) end
+    end
+end
+
+local STAYS, LEFT, GRANTED = 1, 2, 3
+
+-- Does what can be done for who is first in the queue of `name`, which is free. `is_mine`: it is answered, not told.
+local function serve(waiter, arrival, name, is_mine)
+    if waiter.is_broken or not is_mine and gone[waiter.process] then
+        leave(waiter, name)
+        return LEFT
+    end
+    if not can_have_all(waiter, name) then
+        if is_mine or not is_gone(waiter.process, not is_heard(waiter)) then return STAYS end
+        leave(waiter, name)
+        return LEFT
+    end
+    leave(waiter, name)
+    if not is_mine and is_gone(waiter.process, true) then return LEFT end
+    local locks, fences = {}, {}
+    for i, one in ipairs(waiter.names) do locks[i], fences[i] = prefix .. 'lock:' .. one, prefix .. 'fence:' .. one end
+    local fence = next_fence(now_us(), call('MGET', unpack(fences)), 1, #fences)
     local hold_ms = waiter.hold_ms
-    if not mine then
+    if not is_mine then
         local message = { 'grant', waiter.nonce, fence, unpack(waiter.names) }
-        if redis.call('PUBLISH', waiter.inbox, table.concat(message, '\n')) == 0 then return nil end
+        local told = redis.pcall('PUBLISH', prefix .. 'inbox:' .. waiter.process, table.concat(message, '\n'))
+        if told == 0 then
+            look_for_silent(name)
+        elseif type(told) == 'table' and is_heard(waiter) then -- this user may not push: it will come for it
+            come_back(waiter, arrival)
+            return STAYS
+        end
         hold_ms = claim_ms
     end
     local value = fence .. ':' .. waiter.nonce .. ':' .. waiter.owner
-    for _, name in ipairs(waiter.names) do
-        redis.call('SET', prefix .. 'lock:' .. name, value, 'PX', hold_ms, 'NX')
-        redis.call('SET', prefix .. 'fence:' .. name, fence, 'PX', FENCE_MS)
+    for i = 1, #locks do
+        call('SET', locks[i], value, 'PX', hold_ms)
+        call('SET', fences[i], fence, 'PX', FENCE_MS)
     end
     audit('grant', table.concat(waiter.names, '\n'), waiter.owner, fence, 'waitedUs',
-        string.format('%.0f', math.max(0, now - arrival)))
-    return fence
+        string.format('%.0f', math.max(0, now_us() - tonumber(arrival))))
+    return GRANTED, fence
 end
 
--- Hands every free name on to who is first in its queue and can have all it wants. Waiters whose process is gone are
--- dropped, at most 1,000 a call (the next call goes on). Returns the fence if the waiter at `my_place` was granted.
+-- Hands every free name on to who is first in its queue and can have all it wants. Returns the fence if the waiter at
+-- `my_place` was granted.
 local function settle(my_place)
-    local todo, mine, dropped = {}, nil, 0
-    for i = 1, n do todo[i] = name_of(i) end
+    local todo, listed, mine = {}, {}, nil
+    for i = 1, n do
+        todo[i] = name_of(i)
+        listed[todo[i]] = true
+    end
     local next = 1
-    while next <= #todo and dropped < 1000 do
+    while next <= #todo do
         local name = todo[next]
         next = next + 1
-        while dropped < 1000 and redis.call('EXISTS', prefix .. 'lock:' .. name) == 0 do
-            local head = redis.call('ZRANGE', prefix .. 'queue:' .. name, 0, 0, 'WITHSCORES')
-            if not head[1] then break end
+        listed[name] = nil
+        while not is_held(name) do
+            if work > MAXIMUM_WORK then
+                is_unfinished = true
+                return mine
+            end
+            work = work + 1
+            local head = redis.pcall('ZRANGE', prefix .. 'queue:' .. name, 0, 0, 'WITHSCORES')
+            if head.err or not head[1] then break end
             local waiter = split_place(head[1])
             local is_mine = waiter.place == my_place
-            local fence
-            if is_first_and_free(waiter) then
-                fence = grant(waiter, tonumber(head[2]), is_mine)
-                if is_mine then mine = fence end
-            elseif is_mine or redis.call('PUBSUB', 'NUMSUB', waiter.inbox)[2] > 0 then
-                break -- alive, and lacks another name
-            end
-            leave(waiter)
-            if not fence then -- dead: those behind it may be first now, in its other queues too
-                dropped = dropped + 1
-                for _, other in ipairs(waiter.names) do
-                    if other ~= name then todo[#todo + 1] = other end
+            local outcome, fence = serve(waiter, head[2], name, is_mine)
+            if is_mine and fence then mine = fence end
+            if outcome ~= LEFT then break end
+            for _, other in ipairs(waiter.names) do -- those behind it may be first now, in its other queues too
+                if other ~= name and not listed[other] then
+                    todo[#todo + 1] = other
+                    listed[other] = true
                 end
             end
         end
@@ -214,26 +340,37 @@ local function settle(my_place)
     return mine
 end
 
--- Takes a place in every queue: the one it had, or one behind everybody.
-local function enqueue(place)
-    local arrival
-    for i = 2 * n + 1, 3 * n do arrival = arrival or redis.call('ZSCORE', KEYS[i], place) end
+-- Takes a place in every queue: where it stands, where it says that it stood, or behind everybody. Returns its arrival.
+local function enqueue(nonce, place, told)
+    local arrival, is_missing
+    for i = 2 * n + 1, 3 * n do
+        local stands = redis.call('ZSCORE', KEYS[i], place)
+        arrival = arrival or stands
+        is_missing = is_missing or not stands
+    end
+    arrival = tonumber(arrival) or told
     if not arrival then
-        local at = now_us()
+        arrival = now_us()
         for i = 2 * n + 1, 3 * n do
             local last = redis.call('ZRANGE', KEYS[i], -1, -1, 'WITHSCORES')[2]
-            if last and tonumber(last) >= at then at = tonumber(last) + 1 end
+            if last and tonumber(last) >= arrival then arrival = tonumber(last) + 1 end
         end
-        arrival = string.format('%.0f', at)
+    elseif is_missing then
+        heard_of(nonce) -- it only comes back, so a full Redis takes it: see above
     end
+    local score = string.format('%.0f', arrival)
     for i = 2 * n + 1, 3 * n do
-        redis.call('ZADD', KEYS[i], 'NX', arrival, place)
+        if is_missing then redis.call('ZADD', KEYS[i], 'NX', score, place) end
         redis.call('PEXPIRE', KEYS[i], QUEUE_MS)
     end
+    if n > 1 then redis.call('SET', prefix .. 'place:' .. nonce, names(), 'PX', QUEUE_MS) end
+    heard_of(nonce)
+    return arrival
 end
 
 -- The shortest time any of the names is still held; 1 s if none is (who stands before us lacks some other name).
 local function held_ms()
+    if is_unfinished then return 1 end
     local shortest
     for i = 1, n do
         local ms = redis.call('PTTL', KEYS[i])
@@ -242,17 +379,20 @@ local function held_ms()
     return shortest or 1000
 end
 
-local function queued(place)
+local function wait_for_it(nonce, place, told)
+    local arrival = enqueue(nonce, place, told)
+    local fence = settle(place)
+    if fence then return fence end
     local position = 0
     for i = 2 * n + 1, 3 * n do position = math.max(position, redis.call('ZRANK', KEYS[i], place) or 0) end
-    return { 2, position, held_ms() }
+    return { 2, position, held_ms(), arrival }
 end
 
 local function holder()
+    local values = redis.call('MGET', unpack(KEYS, 1, n))
     for i = 1, n do
-        local value = redis.call('GET', KEYS[i])
-        if value then
-            local _, _, owner = split_value(value)
+        if values[i] then
+            local _, _, owner = split_value(values[i])
             return owner or '(written by somebody else)'
         end
     end
@@ -260,30 +400,35 @@ local function holder()
 end
 
 if verb == 'acquire' then
-    if ARGV[7] ~= '' then
-        local place = place_of(ARGV[4], ARGV[5], ARGV[6])
-        enqueue(place)
-        return settle(place) or queued(place)
-    end
-    settle(nil)
-    if redis.call('EXISTS', unpack(KEYS, 1, n)) + redis.call('EXISTS', unpack(KEYS, 2 * n + 1, 3 * n)) > 0 then
+    local nonce, queue = ARGV[4], ARGV[7]
+    local place = place_of(nonce, ARGV[5], ARGV[6])
+    if queue ~= '' then return wait_for_it(nonce, place, tonumber(queue)) end
+    local fence = settle(place) -- it may have a place, from before its inbox fell silent
+    if fence then return fence end
+    if holder() ~= '' or redis.call('EXISTS', unpack(KEYS, 2 * n + 1, 3 * n)) > 0 then
         return { 0, held_ms(), holder() }
     end
-    local fence = next_fence(now_us(), values, n + 1, 2 * n)
-    write_grant(fence, ARGV[4], ARGV[5], ARGV[6])
+    fence = next_fence(now_us(), values, n + 1, 2 * n)
+    write_grant(fence, nonce, ARGV[5], ARGV[6])
     audit('grant', names(), ARGV[5], fence)
     return fence
 end
 
 if verb == 'release' then
-    for i = 1, n do -- all or nothing: the value may be of other names, or a part of them was taken away
-        if values[i] ~= ARGV[4] then return { 0, held_ms(), holder() } end
+    local part, is_whole = {}, true
+    for i = 1, n do
+        if values[i] == ARGV[4] then part[#part + 1] = i else is_whole = false end
     end
-    if ARGV[8] ~= '' then
-        local place = place_of(ARGV[5], ARGV[6], ARGV[7])
-        enqueue(place)
-        return settle(place) or queued(place)
+    if not is_whole then -- not held, or a part of it was taken away: then the rest goes as well
+        local fence, _, owner = split_value(ARGV[4])
+        for _, i in ipairs(part) do
+            redis.call('DEL', KEYS[i])
+            audit('release', name_of(i), owner, fence)
+        end
+        if part[1] then settle(nil) end
+        return { 0, held_ms(), holder() }
     end
+    if ARGV[8] ~= '' then return wait_for_it(ARGV[5], place_of(ARGV[5], ARGV[6], ARGV[7])) end
     settle(nil)
     return 1
 end
@@ -297,8 +442,9 @@ if verb == 'cancel' then
             redis.call('DEL', KEYS[i])
             audit('cancel', name_of(i), owner, fence)
         end
-        redis.call('ZREM', KEYS[2 * n + i], place)
+        redis.pcall('ZREM', KEYS[2 * n + i], place)
     end
+    if n > 1 then redis.call('DEL', prefix .. 'place:' .. nonce) end
     settle(nil)
     return 1
 end
@@ -309,13 +455,13 @@ if verb == 'force' then
     local ms = redis.call('PTTL', KEYS[1])
     local held, nonce, owner = split_value(value)
     local fence = next_fence(now_us(), { values[2], held }, 1, 2)
-    redis.call('SET', KEYS[2], fence, 'PX', FENCE_MS)
     redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[2], fence, 'PX', FENCE_MS)
+    audit('force', name_of(1), owner or '(written by somebody else)', held or '0', 'reason', ARGV[4] .. ': ' .. ARGV[5])
     if nonce then
         local message = { 'revoked', nonce, held, name_of(1) }
-        redis.call('PUBLISH', prefix .. 'inbox:' .. string.match(nonce, '^[^-]*'), table.concat(message, '\n'))
+        redis.pcall('PUBLISH', prefix .. 'inbox:' .. process_of(nonce), table.concat(message, '\n'))
     end
-    audit('force', name_of(1), owner or '(written by somebody else)', held or '0', 'reason', ARGV[4] .. ': ' .. ARGV[5])
     settle(nil)
     return { fence, value, ms }
 end

@@ -1,25 +1,33 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- renew.lua: renews, or claims, any number of leases in one call.
 --
--- KEYS   the lock keys of every lease, lease after lease
+-- KEYS   the lock keys of every lease, lease after lease; then, with a claim, `unanswered:` of the process that claims
 -- ARGV   for each lease three: how many of the keys are its own, its value, hold in ms
 -- RESULT for each lease 1 (renewed on every one of its keys) or 0 (not held any more: nothing of it was renewed)
 --
--- Compare, then lengthen; never create and never shorten. So a late or repeated renewal is harmless: it cannot bring a
--- released lock back, and it cannot cut a newer, longer one.
+-- Compare, then lengthen; never create, and never shorten what is held. So a late or repeated renewal is harmless: it cannot
+-- bring a released lock back, and it cannot cut a newer, longer one. A key of another type is not held, and its lease's alone
+-- (hence pcall). Of a lease on several names a part may have been taken away: it is over, and the rest ends soon, not with
+-- its ttl; not at once, for its holder is only being told.
+local REST_MS = 2000
 local results, first = {}, 1
 for i = 1, #ARGV, 3 do
     local last, value, hold_ms = first + ARGV[i] - 1, ARGV[i + 1], tonumber(ARGV[i + 2])
-    local held = 1
+    local held, part = 1, nil
     for k = first, last do
-        if redis.call('GET', KEYS[k]) ~= value then held = 0 end
+        if redis.pcall('GET', KEYS[k]) == value then part = true else held = 0 end
     end
-    if held == 1 then
+    if part then
         for k = first, last do
-            if redis.call('PTTL', KEYS[k]) < hold_ms then redis.call('PEXPIRE', KEYS[k], ARGV[i + 2]) end
+            if held == 1 then
+                if redis.call('PTTL', KEYS[k]) < hold_ms then redis.call('PEXPIRE', KEYS[k], ARGV[i + 2]) end
+            elseif redis.pcall('GET', KEYS[k]) == value and redis.call('PTTL', KEYS[k]) > REST_MS then
+                redis.call('PEXPIRE', KEYS[k], REST_MS)
+            end
         end
     end
     results[#results + 1] = held
     first = last + 1
 end
+if KEYS[first] then redis.call('DEL', KEYS[first]) end
 return results

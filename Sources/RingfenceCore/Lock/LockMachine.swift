@@ -46,6 +46,16 @@ package struct LockMachine: Sendable {
         package var sentAt: Nanos
     }
 
+    /// Whether an acquire takes a place in Redis' queue, and where.
+    package enum Queueing: Sendable, Equatable {
+        case none
+        /// Behind everybody; where it stands, if it has a place already.
+        case last
+        /// Where it stood before, by the arrival it was told: places are dropped of a process that seems gone, and lost with
+        /// Redis' data, but whoever comes back came when it came.
+        case since(Int64)
+    }
+
     /// Who takes over from the value that is let go.
     package struct Successor: Sendable, Equatable {
         package var nonce: String
@@ -69,7 +79,7 @@ package struct LockMachine: Sendable {
         /// The lease held here is lost, or from now on somebody else's to renew and release.
         case forget(LockValue)
         case granted(Ticket, fence: Int64)
-        case queued(Ticket, position: Int64, milliseconds: Int64)
+        case queued(Ticket, position: Int64, milliseconds: Int64, arrival: Int64)
         /// Not granted and not queued; for a release: it was not ours any more.
         case busy(Ticket, milliseconds: Int64)
         /// The claim: renewed or not. The release: done.
@@ -86,7 +96,7 @@ package struct LockMachine: Sendable {
     }
 
     package enum Action: Sendable, Equatable {
-        case ask(Ticket, nonce: String, LockTerms, queue: Bool)
+        case ask(Ticket, nonce: String, LockTerms, queue: Queueing)
         case claim(Ticket, LockValue, LockTerms)
         case letGo(Ticket, LockValue, Successor?)
         case deliver(WaiterID, Grant)
@@ -148,6 +158,8 @@ package struct LockMachine: Sendable {
         package var failures = 0
         /// Redis said that others hold it.
         package var foundBusy = false
+        /// Since when it stands in Redis' queue, in Redis' words.
+        package var arrival: Int64?
     }
 
     /// In a row within one process, before it yields to other processes' waiters.
@@ -210,7 +222,8 @@ package struct LockMachine: Sendable {
         case .forget(let value):
             if case .held(value, _) = state { state = .idle }
         case .granted(let ticket, let fence): granted(ticket, fence, &step, makeNonce)
-        case .queued(let ticket, let position, let milliseconds): queued(ticket, position, milliseconds, &step)
+        case .queued(let ticket, let position, let milliseconds, let arrival):
+            queued(ticket, position, milliseconds, arrival, &step)
         case .busy(let ticket, let milliseconds): busy(ticket, milliseconds, &step)
         case .claimed(let ticket):
             if case .claiming(let ask, let fence, let sentAt) = state, ask.ticket == ticket {
@@ -314,7 +327,8 @@ extension LockMachine {
     private mutating func ask(_ ask: Ask, _ step: inout Step) {
         var ask = ask
         ask.ticket = nextTicket()
-        let queue = step.inboxHeard && (waiters.first?.waits ?? false)
+        var queue = Queueing.none
+        if step.inboxHeard, waiters.first?.waits ?? false { queue = ask.arrival.map { .since($0) } ?? .last }
         state = .asking(ask, sentAt: step.now, pushed: nil)
         step.actions.append(.ask(ask.ticket, nonce: ask.nonce, ask.terms, queue: queue))
     }
@@ -360,10 +374,11 @@ extension LockMachine {
     }
 
     private mutating func queued(
-        _ ticket: Ticket, _ position: Int64, _ milliseconds: Int64, _ step: inout Step
+        _ ticket: Ticket, _ position: Int64, _ milliseconds: Int64, _ arrival: Int64, _ step: inout Step
     ) {
         switch state {
-        case .asking(let ask, _, let pushed) where ask.ticket == ticket:
+        case .asking(var ask, _, let pushed) where ask.ticket == ticket:
+            ask.arrival = arrival
             if let pushed {
                 claim(ask, fence: pushed, &step)
             } else {
@@ -371,7 +386,8 @@ extension LockMachine {
             }
         case .lettingGo(let going) where going.ticket == ticket:
             finish(going, held: true, &step)
-            guard let ask = going.ask else { return }
+            guard var ask = going.ask else { return }
+            ask.arrival = arrival
             if let pushed = going.pushed {
                 claim(ask, fence: pushed, &step)
             } else {
@@ -384,8 +400,9 @@ extension LockMachine {
     /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
     /// stands further back asks a little later, so that the first finds it done.
     private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
-        // Who stands behind others looks sooner: those may be granted, sleep, and lose it after their short claim time.
-        let longest = position > 0 ? min(position, 5) * 1000 : 60_000
+        // Nobody sleeps for as long as it is held: the key may vanish, and those before may be granted, sleep, and lose it
+        // after their short claim time.
+        let longest = position > 0 ? min(position, 5) * 1000 : 2000
         let held = min(max(milliseconds, 5), longest) * .millisecond
         let stagger = (1 + min(max(position, 0), 25) * 4) * Nanos.millisecond
         var ask = ask
@@ -409,7 +426,8 @@ extension LockMachine {
                 ask.foundBusy = true
                 self.ask(ask, &step)
             } else {
-                wait(ask, 0, min(milliseconds, 1000), &step)
+                // One with a place may be granted it without being told: within the claim time, so it looks more often.
+                wait(ask, 0, min(milliseconds, ask.arrival == nil ? 1000 : 300), &step)
             }
         case .lettingGo(let going) where going.ticket == ticket:
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of the

@@ -54,7 +54,7 @@ package struct LockValue: Hashable, Sendable {
     }
 }
 
-/// A waiter's place in Redis' queues: all that a grant to it needs.
+/// A waiter's place in Redis' queues: all that a grant to it needs. Several names stand in `place:<nonce>`, once.
 package struct Place: Hashable, Sendable {
     package var nonce: String
     package var owner: String
@@ -68,19 +68,22 @@ package struct Place: Hashable, Sendable {
         self.names = names
     }
 
-    package init?(parsing text: some StringProtocol) {
-        let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
-            .map { String(decoding: $0, as: UTF8.self) }
+    /// From the member of a queue. `names` are all of them, a line each, as they stand beside it if there are several.
+    package init?(parsing text: some StringProtocol, names: String = "") {
+        let lines = Self.lines(text)
         guard lines.count >= 4, let hold = Int64(lines[2]) else { return nil }
         self.init(
-            nonce: lines[0], owner: lines[1], holdMilliseconds: hold, names: Array(lines[3...]))
+            nonce: lines[0], owner: lines[1], holdMilliseconds: hold,
+            names: names.isEmpty ? Array(lines[3...]) : Self.lines(names))
     }
 
-    /// The queue member, as lock.lua makes it.
-    package var text: String {
-        if names.count == 1 { return "\(nonce)\n\(owner)\n\(holdMilliseconds)\n\(names[0])" }
-        return "\(nonce)\n\(owner)\n\(holdMilliseconds)\n\(names.joined(separator: "\n"))"
+    private static func lines(_ text: some StringProtocol) -> [String] {
+        text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+            .map { String(decoding: $0, as: UTF8.self) }
     }
+
+    /// The queue member, as lock.lua makes it: of several names the first, for it stands in the queue of each.
+    package var text: String { "\(nonce)\n\(owner)\n\(holdMilliseconds)\n\(names[0])" }
 }
 
 /// On what terms a lock is wanted.

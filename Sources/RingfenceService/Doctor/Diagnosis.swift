@@ -109,7 +109,7 @@ package enum Diagnosis {
         if let forbidden = readings.forbidden {
             findings.append(
                 Finding(
-                    .problem, "redis.forbidden", "this user may not \(forbidden): Ringfence cannot work",
+                    .problem, "redis.forbidden", "this user may not \(forbidden): Ringfence cannot work as promised",
                     remedy: "give it the permissions of the article Data model"))
         }
         if readings.info == nil {

@@ -68,13 +68,14 @@ package struct Examination: Sendable {
 
     /// What the settings of a Redis are: a few questions, and none to its replicas.
     package func settings() async throws -> RedisReadings {
-        RedisReadings(info: try await info(client), settings: try await config())
+        var readings = RedisReadings(info: try await info(client), settings: try await config())
+        readings.forbidden = try await forbidden()
+        return readings
     }
 
     /// All that can be known without measuring.
     package func readings() async throws -> RedisReadings {
         var readings = try await settings()
-        readings.forbidden = try await forbidden()
         readings.sentinels = try await sentinels()
         readings.stalls = try await stalls(readings.info)
         let groups = try await groups()
@@ -107,7 +108,7 @@ package struct Examination: Sendable {
         return settings
     }
 
-    /// The first command that Ringfence cannot do without and its user may not give. None of them writes.
+    /// What Ringfence cannot do without and its user may not do. None of it is done.
     private func forbidden() async throws -> String? {
         let key = "ringfence:{\(namespace)}:log"
         let questions: [(String, [String])] = [
@@ -122,7 +123,19 @@ package struct Examination: Sendable {
                 // NOSCRIPT: it may.
             }
         }
-        return nil
+        return try await missingRights()
+    }
+
+    private func missingRights() async throws -> String? {
+        do {
+            let missing = try await Rights.missing(on: client, namespace: namespace)
+            if missing.isEmpty { return nil }
+            let channels = missing.contains("PUBLISH") || missing.contains("SUBSCRIBE")
+            return "give \(missing.joined(separator: ", ")) on the keys\(channels ? " and channels" : "") "
+                + "ringfence:{\(namespace)}:*\(channels ? " (Redis 7 gives a new user no channel)" : "")"
+        } catch let error as RedisError where error.code == .server {
+            return nil
+        }
     }
 
     /// Each Sentinel that watches a Redis listens to this channel of it, on one connection.

@@ -168,7 +168,8 @@ final class SimulatedProcess {
         case .ask(let ticket, let nonce, let terms, let queue):
             send(.acquire(slot.names, nonce: nonce, terms, queue: queue), slot, ticket)
         case .claim(let ticket, let value, let terms):
-            send(.renew([(slot.names, value, terms.holdMilliseconds)]), slot, ticket, fence: value.fence)
+            let lease = (slot.names, value, terms.holdMilliseconds)
+            send(.renew([lease], claimedBy: name), slot, ticket, fence: value.fence)
         case .letGo(let ticket, let value, let successor):
             send(.release(slot.names, value, successor), slot, ticket)
         case .deliver(let id, let grant): deliver(id, grant, slot)
@@ -217,8 +218,8 @@ final class SimulatedProcess {
             switch answer {
             case .fence(let fence):
                 return isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence)
-            case .queued(let position, let milliseconds):
-                return .queued(ticket, position: position, milliseconds: milliseconds)
+            case .queued(let position, let milliseconds, let arrival):
+                return .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival)
             case .busy(let milliseconds, _): return .busy(ticket, milliseconds: milliseconds)
             case .renewed([true]): return isConfirmed ? .claimed(ticket) : .unconfirmed(ticket, fence: claimed)
             case .renewed: return .claimRefused(ticket)
@@ -253,7 +254,7 @@ final class SimulatedProcess {
     private func renew(_ due: [Holding]) {
         let sentAt = clock
         let leases = due.map { ($0.slot.names, $0.value, $0.lease.terms.holdMilliseconds) }
-        send(.renew(leases), isCleanUp: false) { reply in
+        send(.renew(leases, claimedBy: nil), isCleanUp: false) { reply in
             for (index, holding) in due.enumerated() {
                 var action = LeaseMachine.Action.none
                 if case .answer(.renewed(let results)) = reply {

@@ -8,11 +8,11 @@ import TestSupport
 
 enum Command {
     case hello
-    case acquire([String], nonce: String, LockTerms, queue: Bool)
+    case acquire([String], nonce: String, LockTerms, queue: LockMachine.Queueing)
     case release([String], LockValue, LockMachine.Successor?)
     case cancel([String], nonce: String, LockTerms)
     case force(String)
-    case renew([(names: [String], value: LockValue, holdMilliseconds: Int64)])
+    case renew([(names: [String], value: LockValue, holdMilliseconds: Int64)], claimedBy: String?)
 }
 
 enum Reply {
@@ -124,9 +124,7 @@ final class SimulatedServer {
         switch command {
         case .hello: .done
         case .acquire(let names, let nonce, let terms, let queue):
-            model.acquire(
-                names, nonce: nonce, owner: terms.owner, holdMilliseconds: terms.holdMilliseconds,
-                place: queue ? Self.place(nonce, terms, names) : nil)
+            model.acquire(Self.place(nonce, terms, names), queue)
         case .release(let names, let value, let successor):
             model.release(
                 names, value,
@@ -138,7 +136,7 @@ final class SimulatedServer {
         case .cancel(let names, let nonce, let terms):
             model.cancel(names, nonce: nonce, place: Self.place(nonce, terms, names))
         case .force(let name): model.force(name)
-        case .renew(let leases): model.renew(leases)
+        case .renew(let leases, let process): model.renew(leases, claimedBy: process)
         }
     }
 
@@ -169,17 +167,20 @@ final class SimulatedServer {
 
     // MARK: Faults
 
-    /// Dies without its data, and comes back empty.
+    /// Dies, and comes back empty or with all its data.
     func restart(after downtime: Nanos) {
         guard isUp else { return }
-        world.note("redis restarts, up in \(downtime / .millisecond) ms")
-        world.checker.everyGrantIsVoid(in: current())
+        let keepsData = world.random.chance(50)
+        world.note("redis restarts \(keepsData ? "with" : "without") its data, up in \(downtime / .millisecond) ms")
+        if !keepsData {
+            world.checker.everyGrantIsVoid(in: current())
+            hasRestarted = true
+        }
         isUp = false
-        hasRestarted = true
         isPaused = false
         unread = []
         inboxes = []
-        model.forgetEverything()
+        if keepsData { model.listeners = [:] } else { model.forgetEverything() }
         for process in world.processes { process.serverDied() }
         world.after(downtime) {
             // A fence of server µs grows across a restart as far as the clock does; the checker holds it to no more.

@@ -6,7 +6,9 @@
 //
 //  - a lock is a value with an end; a fence is the highest one given; a queue is places in order of arrival;
 //  - `handOn` is the only place where a waiter is served: first in every queue it stands in, and none of its names held;
-//  - whoever answers nothing (no listener on its inbox) is dropped when it stands at the head of a free name.
+//  - whoever is granted has a short time to claim it; a process that was granted something, or was found not to listen, and
+//    was not heard of for longer than that is gone: its places are dropped when they stand at the head of a free name;
+//  - who comes back with the arrival it was told stands where it stood.
 //
 // Time is the caller's: `now` is the server's clock in µs, and may step either way. What was pushed is collected in
 // `pushes`, in order. `fenceRule` and `claimMilliseconds == nil` are wrong on purpose, for the controls that must fail.
@@ -21,7 +23,7 @@ package struct LockServerModel: Sendable {
 
     package enum Answer: Equatable, Sendable {
         case fence(Int64)
-        case queued(position: Int64, milliseconds: Int64)
+        case queued(position: Int64, milliseconds: Int64, arrival: Int64)
         case busy(milliseconds: Int64, owner: String)
         case done
         case forced(fence: Int64, value: LockValue, milliseconds: Int64)
@@ -70,12 +72,16 @@ package struct LockServerModel: Sendable {
 
     package static let fenceMilliseconds: Int64 = 86_400_000
     package static let queueMilliseconds: Int64 = 600_000
-    package static let dropLimit = 1000
+    package static let restMilliseconds: Int64 = 2000
 
     package var now: Int64
     package private(set) var locks: [String: Timed<LockValue>] = [:]
     package private(set) var fences: [String: Timed<Int64>] = [:]
     package private(set) var queues: [String: Timed<[Entry]>] = [:]
+    /// What is kept beside the queues: the names of each place of several, by its nonce.
+    package private(set) var several: [String: [String]] = [:]
+    /// Since when a process owes an answer.
+    package private(set) var unanswered: [String: Timed<Int64>] = [:]
     /// How many connections are subscribed to a process' inbox.
     package var listeners: [String: Int] = [:]
     package var pushes: [Push] = []
@@ -83,11 +89,19 @@ package struct LockServerModel: Sendable {
     private let fenceRule: FenceRule
     /// How long a pushed grant stands unclaimed; nil: for ever.
     private let claimMilliseconds: Int64?
+    /// After how many µs without an answer a process is gone.
+    private let patience: Int64
+    private let restMilliseconds: Int64
 
-    package init(now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime) {
+    package init(
+        now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime, patience: Int64? = nil,
+        restMilliseconds: Int64 = Self.restMilliseconds
+    ) {
         self.now = now
         self.claimMilliseconds = claimMilliseconds
         self.fenceRule = fenceRule
+        self.patience = patience ?? claimMilliseconds.map { $0 * 1000 } ?? .max
+        self.restMilliseconds = restMilliseconds
     }
 
     /// Everything is gone: a restart without data.
@@ -95,6 +109,8 @@ package struct LockServerModel: Sendable {
         locks = [:]
         fences = [:]
         queues = [:]
+        several = [:]
+        unanswered = [:]
         listeners = [:]
         pushes = []
     }
@@ -103,12 +119,20 @@ package struct LockServerModel: Sendable {
     package mutating func expireLock(_ name: String) { locks[name] = nil }
     package mutating func expireFence(_ name: String) { fences[name] = nil }
     package mutating func expireQueue(_ name: String) { queues[name] = nil }
+    /// The end of what is kept of places that stand in no queue any more; returns their nonces.
+    package mutating func expirePlaces() -> [String] {
+        let standing = Set(queues.values.flatMap { $0.value.map(\.place.nonce) })
+        let left = several.keys.filter { !standing.contains($0) }
+        for nonce in left { several[nonce] = nil }
+        return left
+    }
 
     /// Removes what is over. Every call does so first.
     package mutating func expire() {
         for (name, lock) in locks where lock.expiresAt <= now { locks[name] = nil }
         for (name, fence) in fences where fence.expiresAt <= now { fences[name] = nil }
         for (name, queue) in queues where queue.expiresAt <= now { queues[name] = nil }
+        for (process, since) in unanswered where since.expiresAt <= now { unanswered[process] = nil }
     }
 
     package static func process(of nonce: String) -> String { String(nonce.prefix { $0 != "-" }) }
@@ -118,33 +142,42 @@ package struct LockServerModel: Sendable {
 
 extension LockServerModel {
     package mutating func acquire(
-        _ names: [String], nonce: String, owner: String, holdMilliseconds: Int64, place: Place?
+        _ place: Place, _ queueing: LockMachine.Queueing
     ) -> Answer {
+        let (names, nonce) = (place.names, place.nonce)
         expire()
         if let fence = fenceHeld(by: nonce, names) {
-            for name in names { locks[name]!.expiresAt = end(in: holdMilliseconds) }
+            for name in names { locks[name]!.expiresAt = end(in: place.holdMilliseconds) }
+            unanswered[Self.process(of: nonce)] = nil
             return .fence(fence)
         }
-        if let place {
-            if !isFree(names) || isWanted(names) {
-                enqueue(place)
-                if let fence = handOn(names, caller: place) { return .fence(fence) }
-                return .queued(position: position(of: place), milliseconds: timeLeft(names))
+        if !isFree(names) || isWanted(names) {
+            switch queueing {
+            case .none: if let fence = handOn(names, caller: place) { return .fence(fence) }
+            case .last: return wait(place, since: nil)
+            case .since(let arrival): return wait(place, since: arrival)
             }
-        } else if isWanted(names) {
-            handOn(names, caller: nil)
         }
         guard isFree(names), !isWanted(names) else {
             return .busy(milliseconds: timeLeft(names), owner: holder(names))
         }
-        return .fence(hold(names, nonce: nonce, owner: owner, until: end(in: holdMilliseconds)))
+        return .fence(hold(names, nonce: nonce, owner: place.owner, until: end(in: place.holdMilliseconds)))
+    }
+
+    private mutating func wait(_ place: Place, since: Int64?) -> Answer {
+        let arrival = enqueue(place, since: since)
+        if let fence = handOn(place.names, caller: place) { return .fence(fence) }
+        return .queued(position: position(of: place), milliseconds: timeLeft(place.names), arrival: arrival)
     }
 
     package mutating func release(_ names: [String], _ value: LockValue, to successor: Successor?) -> Answer {
         expire()
         guard names.allSatisfy({ locks[$0]?.value == value }) else {
-            // Passed on before and the answer was lost; or not the caller's any more, all of it: nothing is done.
+            // Passed on before and the answer was lost; or not the caller's any more, all of it: what is left goes too.
             if let successor, let fence = fenceHeld(by: successor.nonce, names) { return .fence(fence) }
+            let part = names.filter { locks[$0]?.value == value }
+            for name in part { locks[name] = nil }
+            if !part.isEmpty { handOn(names, caller: nil) }
             return .busy(milliseconds: timeLeft(names), owner: holder(names))
         }
         if let successor, successor.place == nil || !isWanted(names) {
@@ -156,9 +189,7 @@ extension LockServerModel {
             handOn(names, caller: nil)
             return .done
         }
-        enqueue(place)
-        if let fence = handOn(names, caller: place) { return .fence(fence) }
-        return .queued(position: position(of: place), milliseconds: timeLeft(names))
+        return wait(place, since: nil)
     }
 
     package mutating func cancel(_ names: [String], nonce: String, place: Place) -> Answer {
@@ -185,13 +216,21 @@ extension LockServerModel {
         return .forced(fence: fence, value: lock.value, milliseconds: (lock.expiresAt - now) / 1000)
     }
 
-    package mutating func renew(_ leases: [(names: [String], value: LockValue, holdMilliseconds: Int64)]) -> Answer {
+    package mutating func renew(
+        _ leases: [(names: [String], value: LockValue, holdMilliseconds: Int64)], claimedBy process: String? = nil
+    ) -> Answer {
         expire()
+        if let process { unanswered[process] = nil }
         var results: [Bool] = []
         for lease in leases {
             let held = lease.names.allSatisfy { locks[$0]?.value == lease.value }
             results.append(held)
-            guard held else { continue }
+            guard held else {
+                for name in lease.names where locks[name]?.value == lease.value {
+                    locks[name]!.expiresAt = min(locks[name]!.expiresAt, end(in: restMilliseconds))
+                }
+                continue
+            }
             for name in lease.names {
                 locks[name]!.expiresAt = max(locks[name]!.expiresAt, end(in: lease.holdMilliseconds))
             }
@@ -238,12 +277,12 @@ extension LockServerModel {
         return fence
     }
 
-    /// Behind everybody, unless it stands there already; the same arrival in every queue.
-    private mutating func enqueue(_ place: Place) {
+    /// Where it stands or says that it stood, or behind everybody; the same arrival in every queue.
+    private mutating func enqueue(_ place: Place, since: Int64?) -> Int64 {
         let text = place.text
         let mine = place.names.compactMap { name in queues[name]?.value.first { $0.text == text } }.first
         let behind = place.names.compactMap { queues[$0]?.value.last?.arrival }.max().map { $0 + 1 } ?? now
-        let entry = Entry(arrival: mine?.arrival ?? max(now, behind), place: place, text: text)
+        let entry = Entry(arrival: mine?.arrival ?? since ?? max(now, behind), place: place, text: text)
         for name in place.names {
             var entries = queues[name]?.value ?? []
             if !entries.contains(where: { $0.text == text }) {
@@ -252,7 +291,23 @@ extension LockServerModel {
             }
             queues[name] = Timed(value: entries, expiresAt: end(in: Self.queueMilliseconds))
         }
+        if place.names.count > 1 { several[place.nonce] = place.names }
+        unanswered[Self.process(of: place.nonce)] = nil
+        return entry.arrival
     }
+
+    /// Whether the process owes an answer for too long.
+    package func isGone(_ process: String) -> Bool {
+        unanswered[process].map { now - $0.value > patience } ?? false
+    }
+
+    private mutating func expectAnswer(of process: String) {
+        if unanswered[process] == nil {
+            unanswered[process] = Timed(value: now, expiresAt: end(in: Self.queueMilliseconds))
+        }
+    }
+
+    private func isHeard(_ process: String) -> Bool { listeners[process, default: 0] > 0 }
 
     /// Of the same arrival, the lesser bytes stand first, as in a sorted set.
     private static func stands(_ one: Entry, before other: Entry) -> Bool {
@@ -261,6 +316,7 @@ extension LockServerModel {
     }
 
     private mutating func leave(_ place: Place, _ names: [String]) {
+        several[place.nonce] = nil
         let text = place.text
         for name in names {
             guard var entries = queues[name]?.value, let index = entries.firstIndex(where: { $0.text == text }) else {
@@ -281,27 +337,44 @@ extension LockServerModel {
     /// Serves the heads of the free names until nobody is left who can be served. The caller is answered, not told.
     @discardableResult
     private mutating func handOn(_ names: [String], caller: Place?) -> Int64? {
-        var names = names[...]
+        var todo = names
         var callersFence: Int64?
-        var dropped = 0
-        while let name = names.popFirst() {
-            while dropped < Self.dropLimit, locks[name] == nil, let head = queues[name]?.value.first {
+        while let name = todo.first {
+            todo.removeFirst()
+            while locks[name] == nil, let head = queues[name]?.value.first {
                 let isCaller = head.place == caller
-                let isHeard = isCaller || listeners[Self.process(of: head.place.nonce), default: 0] > 0
-                if !isHeard {
+                let process = Self.process(of: head.place.nonce)
+                if !isGone(process) || isCaller {
+                    guard isServable(head) else {
+                        if !isCaller, !isHeard(process) { expectAnswer(of: process) }
+                        break
+                    }
                     leave(head.place, head.place.names)
-                    dropped += 1
-                    names += head.place.names.filter { $0 != name }  // whoever stood behind may be first there now
-                    continue
+                    let fence = serve(head.place, isCaller: isCaller)
+                    if isCaller { callersFence = fence } else { push(fence, to: head.place, first: name) }
+                    break
                 }
-                guard isServable(head) else { break }
                 leave(head.place, head.place.names)
-                let fence = serve(head.place, isCaller: isCaller)
-                if isCaller { callersFence = fence }
+                // Whoever stood behind may be first now, there too.
+                todo += head.place.names.filter { $0 != name && !todo.contains($0) }
             }
-            if dropped >= Self.dropLimit { break }
         }
         return callersFence
+    }
+
+    /// It has to answer, heard or not; and so has from now on whoever else does not listen in that line.
+    private mutating func push(_ fence: Int64, to place: Place, first name: String) {
+        let process = Self.process(of: place.nonce)
+        expectAnswer(of: process)
+        guard isHeard(process) else {
+            for entry in queues[name]?.value ?? [] {
+                let other = Self.process(of: entry.place.nonce)
+                if !isHeard(other) { expectAnswer(of: other) }
+            }
+            return
+        }
+        pushes.append(
+            Push(process: process, kind: .grant, nonce: place.nonce, fence: fence, names: place.names))
     }
 
     /// None of its names held, and first in every queue; one that lost its place in a queue (the key is gone) is not kept
@@ -316,13 +389,6 @@ extension LockServerModel {
     private mutating func serve(_ place: Place, isCaller: Bool) -> Int64 {
         let claimEnd = claimMilliseconds.map { end(in: $0) } ?? Int64.max
         let until = isCaller ? end(in: place.holdMilliseconds) : claimEnd
-        let fence = hold(place.names, nonce: place.nonce, owner: place.owner, until: until)
-        if !isCaller {
-            pushes.append(
-                Push(
-                    process: Self.process(of: place.nonce), kind: .grant, nonce: place.nonce, fence: fence,
-                    names: place.names))
-        }
-        return fence
+        return hold(place.names, nonce: place.nonce, owner: place.owner, until: until)
     }
 }
