@@ -74,6 +74,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     private let eventLoop: any EventLoop
     private let driver: ConnectionDriver<CommandCore>
     private let commandTimeout: Int64
+    private let onConnection: (@Sendable (ConnectionInfo) -> Void)?
     private let state: Mutex<State>
 
     // On the event loop only.
@@ -81,8 +82,12 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     private var answered: [(waiter: Waiter, reply: RedisReply)] = []
     private var isSweeping = false
 
-    init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
+    init(
+        _ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger,
+        onConnection: (@Sendable (ConnectionInfo) -> Void)?
+    ) {
         self.eventLoop = eventLoop
+        self.onConnection = onConnection
         driver = ConnectionDriver(configuration, eventLoop: eventLoop, logger: logger)
         commandTimeout = Self.nanoseconds(configuration.commandTimeout)
         let limits = CommandQueue<Waiter>.Limits(
@@ -112,11 +117,14 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
         }
     }
 
+    /// Returns the number of its slot; 0 when it was refused.
+    @discardableResult
     func submit(
         _ waiter: Waiter, replies: Int, isSingle: Bool, deadline: Duration?, _ encode: (inout CommandWriter) -> Void
-    ) {
+    ) -> UInt64 {
         let patience = deadline.map(Self.nanoseconds) ?? commandTimeout
         var refusal: RedisError?
+        var number: UInt64 = 0
         let kicks = state.withLock { state in
             guard !state.isClosed else {
                 refusal = Self.closed(wasWritten: false)
@@ -132,6 +140,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 refusal = RedisError(.overloaded, effect: .none, "too many \(what) are waiting for an answer")
                 return false
             }
+            number = state.queue.submitted
             if state.isKicked { return false }
             state.isKicked = true
             return true
@@ -141,7 +150,14 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
         } else if kicks {
             kick()
         }
+        return number
     }
+
+    func withdraw(_ number: UInt64) -> Bool { state.withLock { $0.queue.withdraw(number) } }
+
+    func wasWritten(_ number: UInt64) -> Bool { state.withLock { $0.queue.wasWritten(number) } }
+
+    var absence: RedisError? { state.withLock { $0.absence } }
 
     private func fail(_ waiter: Waiter, _ error: RedisError) {
         switch waiter {
@@ -168,7 +184,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 state.queue.takeUnwritten { outgoing.writeBytes($0) }
             }
             absence = state.absence
-            return (false, state.queue.live == 0)
+            return (false, state.queue.live == 0 && !state.queue.hasWithdrawn)
         }
         if isClosed { return }
         if outgoing.readableBytes > 0 {
@@ -227,6 +243,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
             state.connection = info
             state.absence = nil
         }
+        onConnection?(info)
         flush()
     }
 

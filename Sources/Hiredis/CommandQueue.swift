@@ -32,6 +32,8 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
     }
 
     private struct Slot {
+        /// Of those submitted to this queue, from 1.
+        var number: UInt64
         /// nil: a tombstone.
         var waiter: Waiter?
         var deadline: Int64
@@ -53,6 +55,12 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
     /// Slots that somebody waits for.
     private(set) var live = 0
     private(set) var bytesInFlight = 0
+    /// How many slots were submitted, ever.
+    private(set) var submitted: UInt64 = 0
+    /// Slots up to this number were written, or ended before.
+    private var taken: UInt64 = 0
+    /// Unwritten slots were withdrawn whose bytes are still in the slab.
+    private(set) var hasWithdrawn = false
     /// No unwritten slot ends before.
     private var earliestUnwritten = Int64.max
     private var writer = CommandWriter()
@@ -95,7 +103,10 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
         }
         if count == capacity { grow() }
         slot(count).initialize(
-            to: Slot(waiter: waiter, deadline: deadline, bytes: bytes, replies: replies, isSingle: isSingle))
+            to: Slot(
+                number: submitted + 1, waiter: waiter, deadline: deadline, bytes: bytes, replies: replies,
+                isSingle: isSingle))
+        submitted += 1
         count += 1
         live += 1
         bytesInFlight += bytes
@@ -112,8 +123,9 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
 
     // MARK: the way out
 
-    /// True when an unwritten slot may be late: sweep before `takeUnwritten`, so that nothing late is ever written.
-    func needsSweep(now: Int64) -> Bool { earliestUnwritten <= now }
+    /// True when an unwritten slot may be late or was withdrawn: sweep before `takeUnwritten`, so that no such is ever
+    /// written.
+    func needsSweep(now: Int64) -> Bool { hasWithdrawn || earliestUnwritten <= now }
 
     /// Hands all unwritten bytes to `write`; their slots count as written from here.
     mutating func takeUnwritten(_ write: (UnsafeRawBufferPointer) -> Void) {
@@ -121,6 +133,7 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
         write(writer.bytes)
         writer.removeAll()
         written = count
+        taken = submitted
         earliestUnwritten = .max
     }
 
@@ -170,7 +183,7 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
             live -= 1
             ended.append(Ended(waiter: waiter, wasWritten: index < written, isLate: isLate))
         }
-        if unwrittenLive > 0, ended.last?.wasWritten == false { compact() }
+        if unwrittenLive > 0, hasWithdrawn || ended.last?.wasWritten == false { compact() }
         if live == 0 || slot(0).pointee.waiter == nil { partial = [] }
         return ended
     }
@@ -179,6 +192,7 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
     private mutating func compact() {
         var (source, target) = (0, 0)
         var kept = written
+        hasWithdrawn = false
         earliestUnwritten = .max
         for index in written..<count {
             let bytes = slot(index).pointee.bytes
@@ -196,6 +210,24 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
         }
         writer.truncate(to: target)
         count = kept
+    }
+
+    /// Whether a slot was handed to the connection, or ended; until then nobody but us knows of it.
+    func wasWritten(_ number: UInt64) -> Bool { number <= taken }
+
+    /// Takes an unwritten slot out, without a word to its waiter. False if it is not there: it was written, or ended.
+    mutating func withdraw(_ number: UInt64) -> Bool {
+        guard number > taken else { return false }
+        var (low, high) = (written, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if slot(middle).pointee.number < number { low = middle + 1 } else { high = middle }
+        }
+        guard low < count, slot(low).pointee.number == number, slot(low).pointee.waiter != nil else { return false }
+        slot(low).pointee.waiter = nil
+        live -= 1
+        hasWithdrawn = true
+        return true
     }
 
     /// The connection broke: ends every written slot. Unwritten ones stay.

@@ -86,7 +86,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             return _ = handler.close()
         }
         self.handler = handler
-        perform(machine.opened())
+        perform(machine.opened(password: handler.password))
     }
 
     fileprivate func received(_ handler: ConnectionHandler<Owner>, _ reader: ReplyReader) {
@@ -96,6 +96,12 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         if !reader.replies.isEmpty { deliver(reader) }
         guard handler === self.handler else { return }
         if let failure = reader.failure {
+            if !machine.isReady, configuration.tls == nil, handler.firstByte == Self.tlsAlert {
+                return lose(
+                    RedisError(
+                        .connectFailed, effect: .none,
+                        "what answers at this address speaks TLS: give rediss:// and not redis://"))
+            }
             lose(RedisError(.protocolViolation, effect: .unknown, "not a RESP2 reply within our limits: \(failure)"))
         } else if reader.sawReadOnly {
             reader.sawReadOnly = false
@@ -131,9 +137,29 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     fileprivate func closed(_ handler: ConnectionHandler<Owner>, _ error: (any Error)?) {
         guard handler === self.handler else { return }
-        let reason = error.map { "\($0)" } ?? "the server closed the connection"
-        lose(RedisError(machine.isReady ? .connectionLost : .connectFailed, effect: .unknown, reason))
+        lose(failure(error))
     }
+
+    /// How the connection's end is told.
+    private func failure(_ error: (any Error)?) -> RedisError {
+        if machine.isReady {
+            let reason = error.map { "\($0)" } ?? "the server closed the connection"
+            return RedisError(.connectionLost, effect: .unknown, reason)
+        }
+        // What it said first is why; that it then closed, or reset because we had written, is only what came of it.
+        if let complaint = machine.complaint {
+            let reason = "Redis refused the connection: \(complaint)"
+            return RedisError(.connectFailed, effect: .none, reason, server: complaint)
+        }
+        if let error = error as? RedisError { return error }
+        let text = error.map { "\($0)" } ?? "the server closed the connection"
+        let isPlain = configuration.tls != nil && text.contains("WRONG_VERSION_NUMBER")
+        let hint = isPlain ? "what answers at this address speaks no TLS: give its TLS port, or redis://; " : ""
+        return RedisError(.connectFailed, effect: .none, hint + text)
+    }
+
+    /// The first byte of a record with which a TLS server answers what is no TLS.
+    private static var tlsAlert: UInt8 { 0x15 }
 
     // MARK: actions
 
@@ -174,10 +200,15 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         let limit = configuration.connectTimeout
         attemptTimer = eventLoop.scheduleTask(in: TimeAmount(limit)) { [weak self] in
             guard let self, self.attempt == number, !self.machine.isReady else { return }
-            self.lose(RedisError(.connectFailed, effect: .none, "no connection within \(limit)"))
+            let isOpen = self.handler != nil
+            let place =
+                !isOpen
+                ? ""
+                : self.configuration.tls == nil ? ": it does not answer" : ": it does not answer; does it speak TLS?"
+            self.lose(RedisError(.connectFailed, effect: .none, "no connection within \(limit)\(place)"))
         }
         ConnectionOpening(configuration: configuration, eventLoop: eventLoop)
-            .open { ConnectionHandler(driver: self, attempt: number) }
+            .open { ConnectionHandler(driver: self, attempt: number, password: $0) }
             .whenFailure { error in
                 guard self.attempt == number, self.handler == nil, self.machine.state == .connecting else { return }
                 let failure =
@@ -243,12 +274,16 @@ final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
     typealias OutboundOut = ByteBuffer
 
     let attempt: Int
+    /// As it was when this attempt began.
+    let password: String?
+    private(set) var firstByte: UInt8?
     private let driver: ConnectionDriver<Owner>
     private let reader = ReplyReader()
     private var context: ChannelHandlerContext?
     private var failure: (any Error)?
 
-    init(driver: ConnectionDriver<Owner>, attempt: Int) {
+    init(driver: ConnectionDriver<Owner>, attempt: Int, password: String?) {
+        self.password = password
         self.driver = driver
         self.attempt = attempt
     }
@@ -271,7 +306,10 @@ final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         // Once broken the reader takes nothing more; the driver hears of it at the end of this read.
-        unwrapInboundIn(data).withUnsafeReadableBytes { _ = reader.feed($0) }
+        unwrapInboundIn(data).withUnsafeReadableBytes { bytes in
+            if firstByte == nil { firstByte = bytes.first }
+            _ = reader.feed(bytes)
+        }
     }
 
     func channelReadComplete(context: ChannelHandlerContext) { driver.received(self, reader) }

@@ -6,8 +6,12 @@
 //                  ^  \___________\___________\___________|   any loss
 //                  |___ backing off <_____________________|            closed: from anywhere, for good
 //
-// The handshake is one write: AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO server, PING. PING is there because the
-// others are answered even by a server that is loading, has lost its primary, or hangs in a script.
+// The handshake is one write: AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, PING. PING is there because the others are
+// answered even by a server that is loading, has lost its primary, or hangs in a script. INFO, because a server that comes
+// back may be another one, or with other settings: who must know that knows it before the first command is written.
+//
+// A server that takes nobody in says so in one line and closes. That line comes as the answer to whatever we wrote first, so
+// it is judged by its text and not by its place; and the first complaint is kept as the reason when the connection ends.
 //
 // Killing is what makes "the connection broke" mean something. Bytes of the old connection may still be on their way to
 // the server, behind our back: a lock acquired by them after we gave it up would have no owner (seen in 106 of 200 lost
@@ -24,6 +28,8 @@ package struct ConnectionInfo: Sendable, Equatable {
     package internal(set) var redisVersion: String?
     /// The server's clock at the handshake, in µs since 1970.
     package internal(set) var serverTimeMicroseconds: Int64?
+    /// nil when INFO was refused.
+    package internal(set) var server: ServerState?
     /// Counts the connections of one client, from 1.
     package internal(set) var generation = 0
 }
@@ -59,6 +65,8 @@ struct ConnectionMachine {
     private var warnings: [String] = []
     private var warned: Set<Step> = []
     private var attempt = 0
+    /// The first error of this attempt to connect.
+    private(set) var complaint: RedisServerError?
 
     init(_ configuration: RedisConfiguration) { self.configuration = configuration }
 
@@ -78,18 +86,19 @@ struct ConnectionMachine {
         return .connect
     }
 
-    /// The transport is there.
-    mutating func opened() -> Action {
+    /// The transport is there. `password`: one that was read for this attempt.
+    mutating func opened(password: String? = nil) -> Action {
         guard state == .connecting else { return .none }
         info = ConnectionInfo(generation: info.generation)
         warnings = []
+        complaint = nil
         var steps: [Step] = []
         var commands: [[String]] = []
         func add(_ step: Step, _ command: String...) {
             steps.append(step)
             commands.append(command)
         }
-        if let password = configuration.password {
+        if let password = password ?? configuration.password {
             if let username = configuration.username {
                 add(.authenticate, "AUTH", username, password)
             } else {
@@ -99,7 +108,7 @@ struct ConnectionMachine {
         if configuration.database != 0 { add(.select, "SELECT", "\(configuration.database)") }
         if let name = configuration.clientName { add(.setName, "CLIENT", "SETNAME", name) }
         add(.identify, "CLIENT", "ID")
-        add(.inform, "INFO", "server")
+        add(.inform, "INFO")
         add(.ping, "PING")
         state = .handshaking(steps)
         return .write(commands)
@@ -113,6 +122,7 @@ struct ConnectionMachine {
         }
         let step = steps.removeFirst()
         state = .handshaking(steps)
+        if complaint == nil { complaint = reply.error }
         if let error = reply.error, let action = refused(step, error) { return action }
         switch step {
         case .identify: info.clientID = reply.error == nil ? reply.int : nil
@@ -129,8 +139,10 @@ struct ConnectionMachine {
 
     private mutating func refused(_ step: Step, _ error: RedisServerError) -> Action? {
         let failure = RedisError(.connectFailed, effect: .none, "Redis refused the connection: \(error)", server: error)
-        if RedisServerError.Prefix.notReady.contains(error.prefix) { return .drop(failure, isRefusal: false) }
-        if error.prefix == .noAuthentication || step == .authenticate || step == .select {
+        if RedisServerError.Prefix.notReady.contains(error.prefix) || error.isFull {
+            return .drop(failure, isRefusal: false)
+        }
+        if error.prefix == .noAuthentication || error.prefix == .denied || step == .authenticate || step == .select {
             return .drop(
                 RedisError(.server, effect: .none, failure.message, server: error), isRefusal: true)
         }
@@ -159,16 +171,16 @@ struct ConnectionMachine {
     }
 
     private mutating func inform(_ text: String) {
-        for line in text.split(whereSeparator: \.isNewline) {
-            guard let colon = line.firstIndex(of: ":") else { continue }
-            let value = String(line[line.index(after: colon)...])
-            switch line[..<colon] {
-            case "run_id": info.runID = value
-            case "redis_version": info.redisVersion = value
+        var server = ServerState()
+        ServerState.eachField(of: text) { name, value in
+            switch name {
+            case "run_id": info.runID = String(value)
+            case "redis_version": info.redisVersion = String(value)
             case "server_time_usec": info.serverTimeMicroseconds = Int64(value)
-            default: break
+            default: server.take(name, value)
             }
         }
+        info.server = server
     }
 
     /// The connection, or the attempt, failed. Returns how long to wait before the next; nil when closed.

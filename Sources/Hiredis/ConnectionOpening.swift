@@ -16,24 +16,42 @@ struct ConnectionOpening {
     let configuration: RedisConfiguration
     let eventLoop: any EventLoop
 
-    /// The channel's last handler is made by `makeHandler`, on the event loop.
+    /// The channel's last handler is made by `makeHandler`, on the event loop, with the password that is in force now.
     func open<Handler: ChannelInboundHandler>(
-        _ makeHandler: @escaping @Sendable () -> Handler
+        _ makeHandler: @escaping @Sendable (_ password: String?) -> Handler
     ) -> EventLoopFuture<any Channel> {
-        secure().flatMap { [configuration] context in
+        read().flatMap { [configuration] files in
             let bootstrap = self.bootstrap().channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    if let context {
-                        let handler = try NIOSSLClientHandler(context: context, serverHostname: self.verifiedName)
-                        try channel.pipeline.syncOperations.addHandler(handler)
+                    if let context = files.context {
+                        try channel.pipeline.syncOperations.addHandler(self.secured(context))
                     }
-                    try channel.pipeline.syncOperations.addHandler(makeHandler())
+                    try channel.pipeline.syncOperations.addHandler(makeHandler(files.password))
                 }
             }
             return switch configuration.address {
             case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
             case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
             }
+        }
+    }
+
+    private func secured(_ context: NIOSSLContext) throws -> NIOSSLClientHandler {
+        guard let identity else { throw RedisError(.invalidConfiguration, effect: .none, "TLS needs a host to verify") }
+        let name: String? = if case .name(let name) = identity { name } else { nil }
+        do {
+            return try NIOSSLClientHandler._makeSSLClientHandler(context: context, serverHostname: name) {
+                certificate, channel in
+                guard identity.isIdentified(by: certificate) else {
+                    let error = RedisError(
+                        .connectFailed, effect: .none, "the server's certificate is not for \(identity)")
+                    return channel.eventLoop.makeFailedFuture(error)
+                }
+                return channel.eventLoop.makeSucceededVoidFuture()
+            }
+        } catch {
+            throw RedisError(
+                .invalidConfiguration, effect: .none, "\(name ?? "") is no name that TLS can verify: \(error)")
         }
     }
 
@@ -52,23 +70,41 @@ struct ConnectionOpening {
         return bootstrap
     }
 
-    /// Files are read anew at each attempt, so rotated certificates are picked up; off the event loop, for it is slow.
-    private func secure() -> EventLoopFuture<NIOSSLContext?> {
-        guard let tls = configuration.tls else { return eventLoop.makeSucceededFuture(nil) }
-        return NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop) {
-            do {
-                return try Self.context(tls)
-            } catch {
-                throw RedisError(
-                    .invalidConfiguration, effect: .none, "the TLS files cannot be used (\(tls)): \(error)")
+    private struct Files: Sendable {
+        var context: NIOSSLContext?
+        var password: String?
+    }
+
+    /// Files are read anew at each attempt, so rotated certificates and passwords are picked up; off the event loop, for it
+    /// is slow.
+    private func read() -> EventLoopFuture<Files> {
+        guard configuration.tls != nil || configuration.passwordFile != nil else {
+            return eventLoop.makeSucceededFuture(Files(password: configuration.password))
+        }
+        return NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop) { [configuration, identity] in
+            var files = Files(password: configuration.password)
+            if let tls = configuration.tls {
+                do {
+                    files.context = try Self.context(tls, identity)
+                } catch {
+                    throw RedisError(
+                        .invalidConfiguration, effect: .none, "the TLS files cannot be used (\(tls)): \(error)")
+                }
             }
+            if let path = configuration.passwordFile { files.password = try PasswordFile.read(path) }
+            return files
         }
     }
 
-    private static func context(_ tls: RedisConfiguration.TLS) throws -> NIOSSLContext {
+    private static func context(_ tls: RedisConfiguration.TLS, _ identity: ServerIdentity?) throws -> NIOSSLContext {
         var settings = TLSConfiguration.makeClientConfiguration()
         settings.minimumTLSVersion = .tlsv12
-        settings.certificateVerification = .fullVerification
+        // The chain always; the name by NIOSSL and by us, an address by us.
+        if case .address = identity {
+            settings.certificateVerification = .noHostnameVerification
+        } else {
+            settings.certificateVerification = .fullVerification
+        }
         if let file = tls.authorityFile { settings.trustRoots = .file(file) }
         if let file = tls.certificateFile {
             settings.certificateChain = try NIOSSLCertificate.fromPEMFile(file).map { .certificate($0) }
@@ -79,10 +115,10 @@ struct ConnectionOpening {
         return try NIOSSLContext(configuration: settings)
     }
 
-    /// nil for an address: the certificate is then held against the address of the peer itself.
-    private var verifiedName: String? {
-        if let name = configuration.tls?.serverName { return name }
+    /// nil for a unix socket.
+    private var identity: ServerIdentity? {
+        if let name = configuration.tls?.serverName { return ServerIdentity(name) }
         guard case .tcp(let host, _) = configuration.address else { return nil }
-        return (try? SocketAddress(ipAddress: host, port: 0)) == nil ? host : nil
+        return ServerIdentity(host)
     }
 }

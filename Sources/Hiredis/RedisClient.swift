@@ -18,14 +18,15 @@ package final class RedisClient: Sendable {
     package let eventLoop: any EventLoop
     private let core: CommandCore
 
-    /// `eventLoop` must outlive the client.
+    /// `eventLoop` must outlive the client. `onConnection` is told of each new connection on it, before any command of a
+    /// caller is written there.
     package init(
         _ configuration: RedisConfiguration,
         eventLoop: any EventLoop = MultiThreadedEventLoopGroup.singleton.any(),
-        logger: Logger
+        logger: Logger, onConnection: (@Sendable (ConnectionInfo) -> Void)? = nil
     ) {
         self.eventLoop = eventLoop
-        core = CommandCore(configuration, eventLoop: eventLoop, logger: logger)
+        core = CommandCore(configuration, eventLoop: eventLoop, logger: logger, onConnection: onConnection)
     }
 
     deinit { _ = core.close() }
@@ -38,6 +39,9 @@ package final class RedisClient: Sendable {
 
     /// Whether there is one now.
     package var isConnected: Bool { core.isConnected }
+
+    /// Why there is no connection; nil while there is one.
+    package var absence: RedisError? { core.absence }
 
     /// Closes the connection. What waits fails with `closed`; so does all that comes later. Idempotent.
     package func close() async {
@@ -149,7 +153,27 @@ extension RedisClient {
 
     /// The same with all that belongs to it in one object of the caller's: where a script is run a hundred thousand times a
     /// second, closures are felt. It is told the result on the event loop, exactly once.
-    package func run(_ errand: any ScriptErrand) { core.submit(errand, whole: false) }
+    ///
+    /// - Returns: by what `withdraw` finds it.
+    @discardableResult
+    package func run(_ errand: any ScriptErrand) -> Submission { .init(number: core.submit(errand, whole: false)) }
+
+    /// A command on its way to Redis.
+    package struct Submission: Sendable {
+        /// 0: it was refused, and never was on its way.
+        fileprivate var number: UInt64
+    }
+
+    /// Takes a command back that was not written yet: it never will be, and nobody is told of it. False if it may be known
+    /// to Redis.
+    package func withdraw(_ submission: Submission) -> Bool {
+        submission.number == 0 || core.withdraw(submission.number)
+    }
+
+    /// Whether the bytes of a command left; true as well when it ended otherwise.
+    package func wasWritten(_ submission: Submission) -> Bool {
+        submission.number != 0 && core.wasWritten(submission.number)
+    }
 
     /// What a script followed by WAIT gave.
     package struct Confirmed: Sendable, Equatable {
@@ -285,9 +309,10 @@ private final class ScriptRun: ScriptErrand {
 
 extension CommandCore {
     /// `whole`: by its text, the last resort.
-    fileprivate func submit(_ errand: any ScriptErrand, whole: Bool) {
+    @discardableResult
+    fileprivate func submit(_ errand: any ScriptErrand, whole: Bool) -> UInt64 {
         let waiter: Waiter = whole ? .callback { errand.finish($0.throwingErrorReply()) } : .script(errand)
-        submit(waiter, replies: 1, isSingle: true, deadline: errand.deadline) { writer in
+        return submit(waiter, replies: 1, isSingle: true, deadline: errand.deadline) { writer in
             errand.script.begin(&writer, keys: errand.keys, arguments: errand.arguments, whole: whole)
             errand.encode(&writer)
         }

@@ -14,7 +14,7 @@ package struct RedisConfiguration: Sendable {
         /// Our certificate chain, where the server asks for one; needs `privateKeyFile`.
         package var certificateFile: String?
         package var privateKeyFile: String?
-        /// The name to find in the server's certificate when it is not the host of the URL.
+        /// The name (or address) to find in the server's certificate when it is not the host of the URL.
         package var serverName: String?
 
         package init(
@@ -46,6 +46,8 @@ package struct RedisConfiguration: Sendable {
     package var tls: TLS?
     package var username: String?
     package var password: String?
+    /// A file with the password, read anew at each attempt to connect, so that a new password needs no restart.
+    package var passwordFile: String?
     package var database = 0
     /// Shown by CLIENT LIST. No spaces.
     package var clientName: String?
@@ -65,11 +67,18 @@ package struct RedisConfiguration: Sendable {
     package init(address: Address) { self.address = address }
 
     /// Reads `redis://[user:password@]host[:6379][/database]`, `rediss://…` for TLS, or
-    /// `unix://[user:password@]/path/to.sock[?db=database]`. User and password may be percent-encoded.
+    /// `unix://[user:password@]/path/to.sock[?db=database]`. User and password may be percent-encoded. The password may be
+    /// left out (`user@`) where a file holds it.
     ///
     /// Throws `invalidConfiguration`, naming what is wrong but never the password.
-    package init(url: String, tls: TLS = TLS()) throws(RedisError) {
-        let parts = try RedisURL(url)
+    package init(url: String, tls: TLS = TLS(), passwordFile: String? = nil) throws(RedisError) {
+        let parts = try RedisURL(url, mayLackPassword: passwordFile != nil)
+        if passwordFile != nil, parts.password != nil {
+            throw RedisError(
+                .invalidConfiguration, effect: .none,
+                "there is a password in the Redis URL and a password file: give one")
+        }
+        self.passwordFile = passwordFile
         address = parts.address
         self.tls = parts.isSecure ? tls : nil
         username = parts.username

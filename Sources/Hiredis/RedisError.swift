@@ -106,6 +106,8 @@ package struct RedisServerError: Error, Sendable, Equatable {
         package static let tryAgain = Prefix(rawValue: "TRYAGAIN")
         package static let clusterDown = Prefix(rawValue: "CLUSTERDOWN")
         package static let executionAborted = Prefix(rawValue: "EXECABORT")
+        /// Protected mode: it serves its own machine only.
+        package static let denied = Prefix(rawValue: "DENIED")
         package static let wrongType = Prefix(rawValue: "WRONGTYPE")
 
         /// Checked before a command, or the first write of a script, runs: with one of these nothing was written.
@@ -142,6 +144,9 @@ package struct RedisServerError: Error, Sendable, Equatable {
         }
         return Prefix(rawValue: String(decoding: words.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self))
     }
+
+    /// It has no room for another connection now: said before the connection is closed, whatever was asked.
+    var isFull: Bool { message.contains("max number of clients") }
 
     var effect: RedisError.Effect {
         let prefix = self.prefix

@@ -9,7 +9,7 @@ struct RedisURL {
     var password: String?
     var database = 0
 
-    init(_ url: String) throws(RedisError) {
+    init(_ url: String, mayLackPassword: Bool = false) throws(RedisError) {
         guard let separator = url.firstRange(of: "://") else {
             throw Self.wrong("it has no scheme; expected redis://, rediss:// or unix://")
         }
@@ -32,8 +32,11 @@ struct RedisURL {
         }
         if let credentials {
             let halves = credentials.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-            guard halves.count == 2 else { throw Self.wrong("before \"@\" it needs user:password or :password") }
             username = halves[0].isEmpty ? nil : try Self.decode(halves[0], "user")
+            if halves.count == 1, mayLackPassword { return }
+            guard halves.count == 2 else {
+                throw Self.wrong("before \"@\" it needs user:password or :password, or a password file besides")
+            }
             password = try Self.decode(halves[1], "password")
             guard password != "" else { throw Self.wrong("its password is empty") }
         }

@@ -58,6 +58,57 @@ import Testing
         }
     }
 
+    @Test func `a password file is read at each attempt, so a new password needs no restart`() async throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/password"
+        func write(_ text: String) throws { try writeFile(file, text) }
+        try write("first\n")
+        try await withRedis(["--requirepass", "first"]) { server async throws in
+            let url = "redis://default@127.0.0.1:\(server.port)"
+            var configuration = try RedisConfiguration(url: url, passwordFile: file)
+            (configuration.commandTimeout, configuration.connectTimeout) = (.seconds(30), .seconds(10))
+            try await withClient(configuration) { client async throws in
+                #expect(try await client.call("SET", "k", "v") == .ok)
+                try await server.cli("-a", "first", "--no-auth-warning", "CONFIG", "SET", "requirepass", "second")
+                try write("second")
+                let id = "\(client.connection?.clientID ?? 0)"
+                try await server.cli("-a", "second", "--no-auth-warning", "CLIENT", "KILL", "ID", id)
+                try await eventually { client.connection?.generation == 2 }
+                #expect(try await client.call("GET", "k").text == "v")
+            }
+            for (text, mentions) in [
+                ("", "is empty"), ("a\nb\n", "one line"), (String(repeating: "x", count: 5000), "4096"),
+            ] {
+                try write(text)
+                try await withClient(configuration) { client async throws in
+                    let error = await redisError { try await client.call("PING") }
+                    #expect(error?.code == .invalidConfiguration && error?.message.contains(mentions) == true)
+                    #expect(error?.message.contains(file) == true && error?.effect == RedisError.Effect.none)
+                }
+            }
+            #expect(throws: RedisError.self) { try RedisConfiguration(url: "redis://:pw@h", passwordFile: file) }
+            #expect(throws: RedisError.self) { try RedisConfiguration(url: "redis://user@h") }
+        }
+    }
+
+    @Test(arguments: [[], ["--requirepass", "pw"]])
+    func `a server without room says so, and is waited for`(arguments: [String]) async throws {
+        try await withRedis(arguments + ["--maxclients", "1"]) { server async throws in
+            let user = arguments.isEmpty ? "" : ":pw@"
+            let url = "redis://\(user)127.0.0.1:\(server.port)"
+            try await withClient(url) { first async throws in
+                _ = try await first.call("PING")
+                try await withClient(url) { second async throws in
+                    let error = await redisError { _ = try await second.call("PING", deadline: .milliseconds(500)) }
+                    #expect(error?.code == .notConnected && error?.isRetriable == true)
+                    #expect(error?.message.contains("max number of clients") == true, "\(error?.message ?? "")")
+                    await first.close()
+                    #expect(try await second.call("PING") == .status("PONG"))
+                }
+            }
+        }
+    }
+
     @Test func `a user without CLIENT and INFO still works, and NOPERM has no effect`() async throws {
         try await withRedis(["--user", "small", "on", ">pw", "~mine:*", "+get", "+set", "+eval"]) {
             server async throws in

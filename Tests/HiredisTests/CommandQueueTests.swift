@@ -40,6 +40,40 @@ import Testing
         }
     }
 
+    @Test func `what was withdrawn is never written, and what was written cannot be withdrawn`() {
+        var queue = CommandQueue<Int>(limits: .init(commands: 10, bytes: 2_000))
+        func submit(_ id: Int) -> UInt64 {
+            _ = queue.submit(id, replies: 1, isSingle: true, deadline: 100, Self.encode(id, 1))
+            return queue.submitted
+        }
+        func taken() -> [Int] {
+            var bytes: [UInt8] = []
+            if queue.needsSweep(now: 0) { _ = queue.sweep(now: 0) { _ in false } }
+            queue.takeUnwritten { bytes += $0 }
+            return Self.decode(bytes).map(\.id)
+        }
+        func withdraw(_ number: UInt64) -> Bool { queue.withdraw(number) }
+        let first = submit(1)
+        let early = queue.wasWritten(first)
+        #expect(!early)
+        #expect(taken() == [1])
+        let late = queue.wasWritten(first)
+        #expect(late)
+        let (second, third, fourth) = (submit(2), submit(3), submit(4))
+        #expect(!withdraw(first))
+        #expect(withdraw(third))
+        #expect(!withdraw(third))
+        #expect(taken() == [2, 4])
+        #expect(!withdraw(second) && !withdraw(fourth))
+        #expect(withdraw(submit(5)))
+        #expect(taken() == [])
+        var answered: [(waiter: Int, reply: RedisReply)] = []
+        let isMatched = queue.complete([.integer(1), .integer(2), .integer(4)], &answered)
+        #expect(isMatched && answered.map(\.waiter) == [1, 2, 4])
+        let (count, live, bytes) = (queue.count, queue.live, queue.bytesInFlight)
+        #expect(count == 0 && live == 0 && bytes == 0)
+    }
+
     @Test(arguments: 0..<100)
     func `random histories give every command its own answers or one ending, and never send the dead`(seed: UInt64) {
         var random = SeededRandom(seed: seed)

@@ -33,13 +33,50 @@ import Testing
             machine.opened()
                 == .write([
                     ["AUTH", "u", "p"], ["SELECT", "3"], ["CLIENT", "SETNAME", "n"], ["CLIENT", "ID"],
-                    ["INFO", "server"], ["PING"],
+                    ["INFO"], ["PING"],
                 ]))
         var plain = ConnectionMachine(try configuration())
         #expect(plain.opened() == .none)
         _ = plain.start()
         #expect(plain.start() == .none)
-        #expect(plain.opened() == .write([["CLIENT", "ID"], ["INFO", "server"], ["PING"]]))
+        #expect(plain.opened() == .write([["CLIENT", "ID"], ["INFO"], ["PING"]]))
+    }
+
+    @Test func `a server without room is waited for, whatever was asked first, and one that denies us is final`() throws
+    {
+        for url in ["redis://h", "redis://:pw@h", "redis://h/3"] {
+            for (said, isFinal) in [
+                ("ERR max number of clients reached", false),
+                ("ERR max number of clients + cluster connections reached", false),
+                ("DENIED Redis is running in protected mode", true), ("LOADING Redis is loading", false),
+            ] {
+                var machine = ConnectionMachine(try configuration(url))
+                _ = machine.start()
+                _ = machine.opened()
+                guard case .drop(let failure, let isRefusal) = machine.received(error(said), now: 0) else {
+                    Issue.record("\(said) was taken for an answer")
+                    continue
+                }
+                #expect(isRefusal == isFinal, "\(url): \(said)")
+                #expect(failure.message.contains(said) && failure.effect == .none)
+                #expect(machine.complaint?.message == said)
+            }
+        }
+    }
+
+    @Test func `what a server is like is known with its handshake`() throws {
+        var machine = ConnectionMachine(try configuration())
+        _ = machine.start()
+        _ = machine.opened()
+        _ = machine.received(.integer(1), now: 0)
+        let text = "redis_mode:standalone\r\nrole:slave\r\nmaxmemory:3145728\r\nmaxmemory_policy:allkeys-lru\r\n"
+        _ = machine.received(.string(Array(text.utf8)), now: 0)
+        guard case .ready(let info, _) = machine.received(.status("PONG"), now: 0) else {
+            Issue.record("it is not ready")
+            return
+        }
+        #expect(info.server?.role == "slave" && info.server?.mode == "standalone")
+        #expect(info.server?.evictionPolicy == "allkeys-lru" && info.server?.memoryLimit == 3_145_728)
     }
 
     @Test func `only an unanswered command at the same server process makes the old connection be killed`() throws {

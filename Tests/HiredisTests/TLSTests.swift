@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import Hiredis
 import TestSupport
 import Testing
+
+@testable import Hiredis
 
 /// Against a redis-server that speaks TLS itself, with certificates made for the test.
 @Suite struct TLSTests {
@@ -59,6 +60,77 @@ import Testing
             try await attempt(server.tlsURL, tls) { client async throws in
                 #expect(try await client.call("PING") == .status("PONG"))
             }
+        }
+    }
+
+    /// What `openssl` thinks of the same server and the same expectation.
+    private func opensslAccepts(_ port: Int, _ authority: String, _ expectation: String) async throws -> Bool {
+        let command = "openssl s_client -connect 127.0.0.1:\(port) -CAfile '\(authority)' \(expectation)"
+        let said = try await output(of: "sh", ["-c", command + " -verify_return_error -brief </dev/null 2>&1; true"])
+        #expect(said.contains("Verification: OK") != said.contains("mismatch"), "\(said)")
+        return said.contains("Verification: OK")
+    }
+
+    @Test(arguments: [
+        "DNS:redis.internal.example,IP:127.0.0.1", "IP:127.0.0.1", "DNS:redis.internal.example",
+        "DNS:*.internal.example,IP:127.0.0.1", "DNS:*.example,IP:10.0.0.1",
+    ])
+    func `a name is held against names and an address against addresses, as openssl does`(names: String) async throws {
+        let certificates = try await TestCertificates.make(serverNames: names)
+        try await withRedis(tls: .init(certificates: certificates)) { server async throws in
+            for expected in ["redis.internal.example", "not.this.host", nil] {
+                let flag = expected.map { "-verify_hostname \($0)" } ?? "-verify_ip 127.0.0.1"
+                let isRight = try await opensslAccepts(server.tlsPort, certificates.authority, flag)
+                var tls = RedisConfiguration.TLS(authorityFile: certificates.authority)
+                // Named, or in the URL.
+                tls.serverName = expected
+                let url = "rediss://127.0.0.1:\(server.tlsPort)"
+                if isRight {
+                    try await attempt(url, tls) { client async throws in
+                        #expect(try await client.call("PING") == .status("PONG"), "\(names): \(flag)")
+                    }
+                } else {
+                    try await expectRefusal(url, tls, mentions: "ertificate")
+                }
+            }
+            #expect(try await server.cli("DBSIZE") == "0")
+        }
+    }
+
+    @Test func `an expected address is held against the certificate's, not the peer's`() async throws {
+        // As behind a tunnel.
+        let certificates = try await TestCertificates.make(serverNames: "IP:10.0.0.9,IP:fd00::9")
+        try await withRedis(tls: .init(certificates: certificates)) { server async throws in
+            var tls = RedisConfiguration.TLS(authorityFile: certificates.authority)
+            for address in ["10.0.0.9", "fd00::9"] {
+                tls.serverName = address
+                try await attempt(server.tlsURL, tls) { client async throws in
+                    #expect(try await client.call("PING") == .status("PONG"))
+                }
+            }
+            tls.serverName = "10.0.0.1"
+            try await expectRefusal(server.tlsURL, tls, mentions: "not for the address 10.0.0.1")
+        }
+    }
+
+    @Test(arguments: [
+        ("redis.example.com", ["REDIS.example.COM"], true), ("redis.example.com.", ["redis.example.com"], true),
+        ("redis.example.com", ["*.example.com"], true), ("a.redis.example.com", ["*.example.com"], false),
+        ("example.com", ["*.example.com"], false), ("redis.internal", ["*.internal"], false), ("redis", ["*"], false),
+        ("redis.example.com", ["r*.example.com"], false), ("redis.example.com", ["redis.*.com"], false),
+        ("redis.example.com", ["other.example.com", "redis.example.com"], true), ("127.0.0.1", ["127.0.0.1"], false),
+        ("a..com", ["*..com"], false), ("", [""], false),
+    ])
+    func `names match by whole labels`(expected: String, names: [String], matches: Bool) {
+        #expect(ServerIdentity(expected).isAmong(names.map { .name(Array($0.utf8)) }) == matches)
+        #expect(!ServerIdentity(expected).isAmong([.address([10, 0, 0, 1]), .other]))
+    }
+
+    @Test func `TLS and plain mixed up are told apart`() async throws {
+        let certificates = try await TestCertificates.make()
+        try await withRedis(tls: .init(certificates: certificates)) { server async throws in
+            try await expectRefusal(
+                "redis://127.0.0.1:\(server.tlsPort)", .init(), mentions: "speaks TLS: give rediss://")
         }
     }
 

@@ -67,13 +67,6 @@ func contents(of path: String) -> String {
     return String(decoding: bytes, as: UTF8.self)
 }
 
-func writeFile(_ path: String, _ text: String, mode: mode_t = 0o600) throws {
-    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)
-    guard descriptor >= 0 else { throw TestSupportError("cannot write \(path)") }
-    defer { close(descriptor) }
-    _ = text.withCString { write(descriptor, $0, strlen($0)) }
-}
-
 /// A running `ringfence serve`.
 struct Service: Sendable {
     let program: Program

@@ -275,3 +275,11 @@ package func readFile(_ path: String) throws -> String {
     while case let count = fread(&chunk, 1, chunk.count, file), count > 0 { bytes += chunk[..<count] }
     return String(decoding: bytes, as: UTF8.self)
 }
+
+/// Writes the file whole.
+package func writeFile(_ path: String, _ text: String, mode: UInt32 = 0o600) throws {
+    let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode_t(mode))
+    guard descriptor >= 0 else { throw TestSupportError("cannot write \(path)") }
+    defer { close(descriptor) }
+    _ = text.withCString { write(descriptor, $0, strlen($0)) }
+}
