@@ -37,6 +37,7 @@ public final class RingfenceClient: Service, Sendable {
     /// keeps the loop for longer than a lease costs the client its leases. When in doubt leave it be.
     public let taskExecutor: any TaskExecutor
     let courier: Courier
+    let watch: RedisWatch
     let scripts: LockScripts
     let table: LockTable
     let keeper: LeaseKeeper
@@ -63,14 +64,16 @@ public final class RingfenceClient: Service, Sendable {
         self.logger = logger
         keys = Keyspace(namespace: configuration.namespace)
         scripts = LockScripts(keys: keys, auditLength: configuration.auditLength)
-        courier = Courier(redis, logger: logger)
+        watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
+        courier = Courier(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
+        watch.attach(courier.main)
         taskExecutor = LoopExecutor(courier.main.eventLoop)
         ticker = Ticker(eventLoop: courier.main.eventLoop)
         cleanUp = CleanUp(courier: courier, logger: logger)
         keeper = LeaseKeeper(courier: courier, scripts: scripts, ticker: ticker, metrics: metrics, logger: logger)
         table = LockTable(
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
-            metrics: metrics)
+            metrics: metrics, watch: watch)
         groupScripts = GroupScripts(
             keys: keys, eventLength: configuration.eventLength, nonces: nonces, limits: configuration.limits,
             text: configuration.groupScript)
@@ -112,17 +115,10 @@ public final class RingfenceClient: Service, Sendable {
             throw RingfenceError(error)
         }
         do {
-            var redis = try RedisConfiguration(
-                url: configuration.url,
-                tls: .init(
-                    authorityFile: configuration.tls.authorityFile,
-                    certificateFile: configuration.tls.certificateFile,
-                    privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
+            var redis = try configuration.redisConfiguration()
             redis.clientName = "ringfence"
-            redis.commandTimeout = configuration.commandTimeout
             // A dead connection must be noticed while the leases on it can still be renewed on another.
             redis.probeInterval = min(.seconds(5), max(.milliseconds(500), configuration.commandTimeout))
-            redis.connectTimeout = configuration.connectTimeout
             redis.maximumCommandsInFlight = configuration.maximumCommandsInFlight
             return redis
         } catch {
@@ -133,6 +129,7 @@ public final class RingfenceClient: Service, Sendable {
     deinit {
         hub.abandon()
         ticker.stop()
+        watch.stop()
         keeper.onLoss { _ in }
     }
 
@@ -170,12 +167,24 @@ public final class RingfenceClient: Service, Sendable {
         await inbox.close()
         await courier.close()
         ticker.stop()
+        watch.stop()
     }
 
     /// Starts to hear the inbox, before the first wait and with the first lease.
     func heed() { inbox.start() }
 
-    /// Asks Redis whether it is there.
+    /// Asks whether locks can be had here now: whether Redis answers, is no replica, evicts nothing, and takes from this user
+    /// the commands that locks need. Tried at most once a second, however often it is asked.
+    ///
+    /// - Returns: the time one answer took.
+    /// - Throws: ``RingfenceError``, whose message says what is wrong; nothing is changed by asking.
+    public func readiness() async throws -> Duration {
+        let time = try await ping()
+        try await watch.check()
+        return time
+    }
+
+    /// Asks Redis whether it is there, and nothing more: see ``readiness()``.
     ///
     /// - Returns: the time the answer took.
     /// - Throws: ``RingfenceError`` with code `coordinator.unavailable`, effect `none`: nothing is changed by asking.

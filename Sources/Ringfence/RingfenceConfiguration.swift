@@ -18,7 +18,8 @@ public struct RingfenceConfiguration: Sendable {
         public var certificateFile: String?
         /// A PEM file with the private key of `certificateFile`.
         public var privateKeyFile: String?
-        /// The name to verify in the server's certificate, when it is not the host of the URL.
+        /// The name (or the address) to verify in the server's certificate, when it is not the host of the URL. A name is held
+        /// against the certificate's names only, an address against its addresses only.
         public var serverName: String?
 
         /// TLS with the system's authorities and no client certificate, unless given.
@@ -37,6 +38,9 @@ public struct RingfenceConfiguration: Sendable {
     public var url: String
     /// TLS material; used with `rediss://` only.
     public var tls: TLS
+    /// A file that holds the password and nothing else, instead of a password in the URL. It is read at each attempt to
+    /// connect, so a new password needs no restart.
+    public var passwordFile: String?
     /// All keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`.
     public var namespace: String
     /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control or format characters.
@@ -53,6 +57,9 @@ public struct RingfenceConfiguration: Sendable {
     public var eventLength: Int
     /// How much a namespace may hold. All clients of a namespace should agree.
     public var limits = NamespaceLimits()
+    /// Whether a Redis that may delete held locks (its eviction policy) gets no locks from this client. The service and the
+    /// command line refuse; else it is an error in the log and a metric.
+    package var refusesEviction = false
     /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
     package var groupScript: String?
 

@@ -36,6 +36,9 @@ final class CleanUp: Sendable {
         self.logger = logger
     }
 
+    /// Whether nothing is left to be done.
+    var isSettled: Bool { state.withLock { $0.outstanding == 0 } }
+
     /// Sends `call` now, and again after an error, for at least `holdMilliseconds`.
     func perform(_ call: ScriptCall, confirmation: Courier.Confirmation?, holdMilliseconds: Int64) {
         let (hasRoom, isNews) = state.withLock { state in

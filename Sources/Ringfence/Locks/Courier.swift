@@ -19,10 +19,13 @@ final class Courier: Sendable {
     private let confirming = Mutex<ConfirmingLane?>(nil)
     private let isClosed = Atomic<Bool>(false)
 
-    init(_ configuration: RedisConfiguration, logger: Logger) {
+    init(
+        _ configuration: RedisConfiguration, logger: Logger,
+        onConnection: @escaping @Sendable (ConnectionInfo) -> Void = { _ in }
+    ) {
         self.configuration = configuration
         self.logger = logger
-        main = RedisClient(configuration, logger: logger)
+        main = RedisClient(configuration, logger: logger, onConnection: onConnection)
     }
 
     /// nil once closed.
@@ -55,9 +58,35 @@ final class Courier: Sendable {
     }
 
     /// The same for what stands in one object.
-    func run(_ errand: any ScriptErrand, confirmation: Confirmation?) {
-        guard confirmation != nil, let lane else { return main.run(errand) }
-        lane.run(errand)
+    func run(_ errand: any ScriptErrand, confirmation: Confirmation?) -> Submission {
+        if confirmation != nil, let lane {
+            lane.run(errand)
+            return .gone
+        }
+        return Submission(client: main, inner: main.run(errand))
+    }
+
+    /// A command on its way, by which it can be taken back while it was not written.
+    struct Submission: Sendable {
+        /// nil: it stands in a lane, and is taken for written.
+        fileprivate let client: RedisClient?
+        fileprivate let inner: RedisClient.Submission?
+
+        static let gone = Submission(client: nil, inner: nil)
+
+        /// True if it never reached Redis and never will; then nobody is told of it any more.
+        func withdraw() -> Bool {
+            guard let client, let inner else { return false }
+            return client.withdraw(inner)
+        }
+
+        var wasWritten: Bool {
+            guard let client, let inner else { return true }
+            return client.wasWritten(inner)
+        }
+
+        /// Why it was not written.
+        var absence: RedisError? { client?.absence }
     }
 
     /// Runs the call and asks, in the same write, how many replicas have it.

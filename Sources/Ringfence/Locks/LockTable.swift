@@ -87,8 +87,26 @@ final class LockTable: Sendable {
     private final class Entry {
         var machine: LockMachine
         var lastError: RedisError?
-        /// An acquire is under way of which nothing is known yet.
-        var isAsking = false
+        /// The acquire under way, of which nothing is known yet.
+        var asking: Courier.Submission?
+        /// The newest acquire, by its nonce, and whether Redis may know of it: then it is withdrawn there when it is given
+        /// up. What never left is only taken out of our own queue, so that an outage leaves nothing to be done after it.
+        var asked = ""
+        var mayStand = false
+
+        func sent(_ nonce: String, mayStand: Bool) {
+            if asked != nonce { (asked, self.mayStand) = (nonce, false) }
+            if mayStand { self.mayStand = true }
+        }
+
+        /// Whether Redis may know of this acquire; one that did not leave yet will not.
+        func mustWithdraw(_ nonce: String) -> Bool {
+            if nonce == asked, !mayStand, asking?.withdraw() ?? true {
+                asking = nil
+                return false
+            }
+            return true
+        }
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
         /// The callers behind the machine's waiters, in their order; mostly one.
         var waiting = CircularBuffer<Waiting>()
@@ -165,14 +183,18 @@ final class LockTable: Sendable {
     private let ticker: Ticker
     private let nonces: NonceSource
     private let metrics: RingfenceMetrics
+    private let watch: RedisWatch
+    private let gate: RedisWatch.Gate
     private let inboxIsHeard = Atomic<Bool>(false)
     private let ids = Atomic<UInt64>(0)
     private let shards = (0..<shardCount).map { _ in Shard() }
 
     init(
         courier: Courier, scripts: LockScripts, cleanUp: CleanUp, keeper: LeaseKeeper, ticker: Ticker,
-        nonces: NonceSource, metrics: RingfenceMetrics
+        nonces: NonceSource, metrics: RingfenceMetrics, watch: RedisWatch
     ) {
+        self.watch = watch
+        self.gate = watch.gate
         self.courier = courier
         self.scripts = scripts
         self.cleanUp = cleanUp
@@ -188,12 +210,13 @@ final class LockTable: Sendable {
     nonisolated(nonsending) func acquire(
         _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: Courier.Confirmation?, use: Use
     ) async throws -> Outcome {
+        if gate.isShut, let refusal = watch.gateRefusal { throw refusal }
         let id = ids.add(1, ordering: .relaxed).newValue
         let isShared = if case .lease = use { true } else { false }
         let key = Key(names: names, confirmation: confirmation, solo: isShared ? 0 : id)
         let waiter = LockMachine.Waiter(
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
-        return try await withTaskCancellationHandler {
+        let outcome = try await withTaskCancellationHandler {
             try await withWaitContinuation { continuation in
                 let now = Moment.now
                 let waiting = Waiting(id: id, use: use, since: now, continuation: continuation)
@@ -206,6 +229,23 @@ final class LockTable: Sendable {
             }
         } onCancel: {
             leave(key, id, .cancelledWait)
+        }
+        // What this Redis is like was known before the command was written, but perhaps not before it was asked for.
+        if gate.isShut, let refusal = watch.gateRefusal {
+            giveBack(outcome, names)
+            throw refusal
+        }
+        return outcome
+    }
+
+    private func giveBack(_ outcome: Outcome, _ names: [String]) {
+        switch outcome {
+        case .lease(let lease):
+            keeper.lose(lease, .revoked)
+            if lease.claimLostRelease() { releaseInBackground(lease) }
+        case .elsewhere(let grant):
+            giveBack(names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
+        case .busy: break
         }
     }
 
@@ -332,8 +372,9 @@ final class LockTable: Sendable {
             }
             guard var turn else { return nil }
             if ticket != nil {
-                entry.isAsking = false
+                entry.asking = nil
                 entry.lastError = error
+                if error.map({ $0.effect != .none }) ?? (busy == nil) { entry.mayStand = true }
             }
             if let busy { entry.lastBusy = busy }
             var afterwards = AfterwardsList()
@@ -357,12 +398,14 @@ final class LockTable: Sendable {
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            entry.isAsking = true
-            send(.acquire(nonce: nonce, terms, queue: queue), key, ticket)
+            entry.sent(nonce, mayStand: false)
+            entry.asking = send(.acquire(nonce: nonce, terms, queue: queue), key, ticket)
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
-            send(.release(value, successor: successor), key, ticket)
+            // What becomes of it the successor gets or not, also when no answer comes.
+            if let successor { entry.sent(successor.nonce, mayStand: true) }
+            _ = send(.release(value, successor: successor), key, ticket)
         case .deliver(let id, let grant):
             guard let waiting = entry.takeWaiting(id) else { return }
             metrics.grants.increment()
@@ -389,6 +432,7 @@ final class LockTable: Sendable {
                 afterwards.append(.released(entry.releasing.remove(at: index).continuation))
             }
         case .cleanUp(let nonce, let terms):
+            guard entry.mustWithdraw(nonce) else { return }
             cleanUp.perform(
                 scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation,
                 holdMilliseconds: terms.holdMilliseconds)
@@ -408,17 +452,38 @@ final class LockTable: Sendable {
             return .success(.busy(milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner))
         case .failed:
             metrics.failures.increment()
-            guard let last = entry.lastError else { return .failure(RingfenceError.noAnswer(key.names)) }
-            var error = RingfenceError(last, "acquiring \(describe(key.names))")
-            if entry.isAsking {
-                error.effect = .unknown
-                error.message += "; the newest try had no answer yet and is being withdrawn"
-            }
-            return .failure(error)
+            return .failure(failure(key, entry))
         case .unconfirmed:
             metrics.failures.increment()
             return .failure(RingfenceError.notConfirmed(key.names, key.confirmation))
         }
+    }
+
+    /// Why a wait failed: always the last reason that is known. `unknown` only if bytes of it left.
+    private func failure(_ key: Key, _ entry: Entry) -> RingfenceError {
+        let doing = "acquiring \(describe(key.names))"
+        var error: RingfenceError
+        if let asking = entry.asking, entry.waiting.isEmpty ? asking.withdraw() : !asking.wasWritten {
+            // Nobody else waits: it is taken back before anything is said of it.
+            if entry.waiting.isEmpty { entry.asking = nil }
+            let absence = asking.absence ?? RedisError(.notConnected, effect: .none, "the command was not sent in time")
+            error = RingfenceError(absence, doing)
+            (error.code, error.isRetriable) = (.unavailable, true)
+            error.message = "\(doing): no connection in the time to wait; last: \(absence.message)"
+        } else if let last = entry.lastError {
+            error = RingfenceError(last, doing)
+            if entry.asking != nil {
+                error.effect = .unknown
+                error.message += "; the newest try had no answer yet and is being withdrawn"
+            }
+            if entry.mayStand { error.effect = .unknown }
+            return error
+        } else {
+            return .noAnswer(key.names)
+        }
+        error.effect = entry.mayStand ? .unknown : .none
+        if entry.mayStand { error.message += "; an earlier try had no answer and is being withdrawn" }
+        return error
     }
 
     // MARK: Commands and their answers
@@ -459,7 +524,7 @@ final class LockTable: Sendable {
         var grants: Bool { if case .release(_, nil) = verb { false } else { true } }
     }
 
-    private func send(_ verb: LockScripts.Verb, _ key: Key, _ ticket: LockMachine.Ticket) {
+    private func send(_ verb: LockScripts.Verb, _ key: Key, _ ticket: LockMachine.Ticket) -> Courier.Submission {
         let errand = Errand(self, key, ticket, verb)
         guard errand.grants, let confirmation = key.confirmation else {
             return courier.run(errand, confirmation: key.confirmation)
@@ -471,6 +536,7 @@ final class LockTable: Sendable {
             case .failure(let error): failed(errand, error)
             }
         }
+        return .gone
     }
 
     private func sendClaim(_ key: Key, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {

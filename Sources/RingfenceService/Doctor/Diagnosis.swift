@@ -87,6 +87,19 @@ package enum Diagnosis {
                     "this is a replica: it takes no writes, or loses those it takes, so nothing here can be locked",
                     remedy: "give the address of the primary"))
         }
+        if readings.isSentinel {
+            findings.append(
+                Finding(
+                    .problem, "redis.isSentinel", "this is a Sentinel: it holds no data, so nothing here can be locked",
+                    remedy: "give the address of the primary that it watches: SENTINEL GET-MASTER-ADDR-BY-NAME NAME"))
+        }
+        if let elsewhere = readings.slotElsewhere {
+            findings.append(
+                Finding(
+                    .problem, "redis.wrongNode",
+                    "this node of a Redis Cluster does not serve the slot of the namespace (\(elsewhere)): nothing here can be "
+                        + "locked", remedy: "give the address of the node that serves the slot"))
+        }
         if readings.info?["loading"] == "1" {
             findings.append(
                 Finding(

@@ -30,16 +30,9 @@ package struct Examination: Sendable {
 
     private init(_ configuration: RingfenceConfiguration, _ logger: Logger) throws {
         do {
-            self.configuration = try RedisConfiguration(
-                url: configuration.url,
-                tls: .init(
-                    authorityFile: configuration.tls.authorityFile,
-                    certificateFile: configuration.tls.certificateFile,
-                    privateKeyFile: configuration.tls.privateKeyFile, serverName: configuration.tls.serverName))
+            self.configuration = try configuration.redisConfiguration()
         } catch { throw Settings.Failure(description: "redis: \(error.message)") }
         var redis = self.configuration
-        redis.commandTimeout = configuration.commandTimeout
-        redis.connectTimeout = configuration.connectTimeout
         // A stall is what is looked for, no reason to hang up.
         redis.probeInterval = Self.patience
         client = RedisClient(redis, logger: logger)
@@ -69,7 +62,7 @@ package struct Examination: Sendable {
     /// What the settings of a Redis are: a few questions, and none to its replicas.
     package func settings() async throws -> RedisReadings {
         var readings = RedisReadings(info: try await info(client), settings: try await config())
-        readings.forbidden = try await forbidden()
+        (readings.forbidden, readings.slotElsewhere) = try await forbidden()
         return readings
     }
 
@@ -108,8 +101,10 @@ package struct Examination: Sendable {
         return settings
     }
 
-    /// What Ringfence cannot do without and its user may not do. None of it is done.
-    private func forbidden() async throws -> String? {
+    /// What Ringfence cannot do without and its user may not do; and where the slot of the namespace is, if not here. None of it
+    /// is done.
+    private func forbidden() async throws -> (forbidden: String?, slotElsewhere: String?) {
+        var elsewhere: String?
         let key = "ringfence:{\(namespace)}:log"
         let questions: [(String, [String])] = [
             ("run scripts (EVALSHA)", ["EVALSHA", String(repeating: "0", count: 40), "1", key]),
@@ -118,12 +113,15 @@ package struct Examination: Sendable {
         ]
         for (what, words) in questions {
             do { _ = try await send(client, words) } catch let error as RedisError where error.isNoPermission {
-                return what
+                return (what, elsewhere)
             } catch let error as RedisError where error.code == .server {
                 // NOSCRIPT: it may.
+                if let server = error.server, [.moved, .ask, .clusterDown].contains(server.prefix) {
+                    elsewhere = elsewhere ?? server.message
+                }
             }
         }
-        return try await missingRights()
+        return (try await missingRights(), elsewhere)
     }
 
     private func missingRights() async throws -> String? {

@@ -64,6 +64,8 @@ package struct RedisReadings: Sendable {
     package var sentinels: Int?
     /// A command that Ringfence needs and its user may not give; nil: none was met.
     package var forbidden: String?
+    /// Where the slot of the namespace is, if it is not here: `MOVED 1234 10.0.0.2:6379`, `CLUSTERDOWN …`.
+    package var slotElsewhere: String?
     package var stalls: [Stall] = []
     /// The groups of the namespace that have members.
     package var leases: [GroupLease] = []
@@ -104,6 +106,7 @@ package struct RedisReadings: Sendable {
 
 extension RedisReadings {
     package var version: String? { info?["redis_version"] }
+    package var isSentinel: Bool { (info?["redis_mode"] ?? info?["server_mode"]) == "sentinel" }
     package var isReplica: Bool { info?["role"] == "slave" }
     package var evictionPolicy: String? { info?["maxmemory_policy"] ?? settings?["maxmemory-policy"] }
     /// Bytes; 0: no limit.

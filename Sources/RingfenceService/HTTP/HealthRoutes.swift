@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What orchestrators, scrapers and tools ask. /livez says that the process answers and never looks at Redis: restarting
-// the service does not mend Redis. /readyz asks Redis, and says no once the service drains, so that a load balancer
-// stops sending before the port closes.
+// the service does not mend Redis. /readyz says whether locks can be had: Redis answers, is
+// no replica, evicts nothing and takes our commands. It says no once the service drains, so that a load balancer stops
+// sending before the port closes.
 import HTTPTypes
 import Ringfence
 
@@ -22,11 +23,11 @@ struct HealthRoutes: Sendable {
                     return Reply(json)
                 }),
             Route(
-                method: .get, path: "/readyz", operation: "ready", summary: "Says whether Redis answers.",
+                method: .get, path: "/readyz", operation: "ready", summary: "Says whether locks can be had.",
                 response: "Health", problems: [.unavailable, .refused, .overloaded, .draining], isOpen: true,
                 handle: { _ in
                     if draining.hasHappened { throw Problem(.draining, "the service is shutting down") }
-                    let microseconds = Int64(try await client.ping() / .microseconds(1))
+                    let microseconds = Int64(try await client.readiness() / .microseconds(1))
                     var json = JSONWriter(capacity: 48)
                     json.object { json in
                         json.field("status", "ready")

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What must hold of a Redis for as long as it is used, and not only at a start.
+//
+// An eviction policy gives held locks away in silence, a replica takes no locks, and either may come with a Redis that is
+// started anew, with a failover, or with one CONFIG SET. So the state of the server is part of each handshake (it is known
+// before the first command is written), and is asked for again every minute. What is wrong is logged when it begins and when
+// it ends, is a metric, and fails `readiness()`.
+//
+// Whether this client may do what locks need (role, rights, memory, slot, the state of the disk) is not asked but tried, by
+// trial.lua, whenever somebody wants to know whether we are ready.
+
+import CoreMetrics
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
+
+final class RedisWatch: Sendable {
+    /// What may be wrong.
+    enum Fault: String, CaseIterable, Sendable {
+        /// It deletes held locks when its memory runs short.
+        case evicts
+        case replica
+        case sentinel
+        /// It refuses what locks need.
+        case refuses
+        /// It refuses what tells holders and waiters: grants by hand-off come late.
+        case mute
+    }
+
+    /// Looked at with each acquire: no more than one load.
+    final class Gate: Sendable {
+        private let shut = Atomic<Bool>(false)
+        var isShut: Bool { shut.load(ordering: .relaxed) }
+        fileprivate func set(_ isShut: Bool) { shut.store(isShut, ordering: .relaxed) }
+    }
+
+    private struct State {
+        var client: RedisClient?
+        var alarm: Alarm?
+        var faults: [Fault: String] = [:]
+        /// When INFO was answered last, or asked for.
+        var lookedAt = Nanos.min
+        var verdict: (at: Nanos, error: RingfenceError?)?
+        var isTrying = false
+    }
+
+    static let script = RedisScript(String(decoding: PackageResources.trial_lua, as: UTF8.self))
+    /// How often what must always hold is looked at, beside each new connection.
+    private static let interval = 60 * Nanos.second
+    /// For so long one answer is good for all who ask.
+    private static let freshness = Nanos.second
+
+    let gate = Gate()
+    private let keys: Keyspace
+    private let logger: Logger
+    /// Whether a Redis that evicts gets no locks from us, or only our complaints.
+    private let refusesEviction: Bool
+    private let state = Mutex(State())
+
+    init(keys: Keyspace, refusesEviction: Bool, logger: Logger) {
+        self.keys = keys
+        self.refusesEviction = refusesEviction
+        self.logger = logger
+    }
+
+    /// Whose connection it is.
+    func attach(_ client: RedisClient) {
+        let alarm = Alarm(eventLoop: client.eventLoop) { [weak self] _ in self?.look() }
+        state.withLock { ($0.client, $0.alarm) = (client, alarm) }
+    }
+
+    func stop() {
+        let alarm = state.withLock { state in
+            defer { (state.client, state.alarm) = (nil, nil) }
+            return state.alarm
+        }
+        alarm?.stop()
+    }
+
+    /// A new connection is there, and no command of ours was written on it yet.
+    func connected(_ info: ConnectionInfo) {
+        state.withLock { $0.verdict = nil }
+        saw(info.server)
+    }
+
+    // MARK: What must always hold
+
+    /// Asks anew, in the background.
+    private func look() {
+        state.withLock { $0.lookedAt = Moment.now }
+        state.withLock { $0.client }?.send { writer in
+            writer.begin(1)
+            writer.argument("INFO")
+        } completion: { [weak self] result in
+            guard let self else { return }
+            switch result {
+            case .success(let reply): saw(reply.text.map { ServerState(info: $0) })
+            case .failure: saw(nil)
+            }
+        }
+    }
+
+    /// `server`: nil if it did not answer, or may not be asked; then what was known stays.
+    private func saw(_ server: ServerState?) {
+        let now = Moment.now
+        state.withLock { $0.lookedAt = now }
+        if let server {
+            report(.evicts, Self.eviction(server))
+            report(
+                .replica,
+                server.role == "slave" ? "this Redis is a replica: nothing can be locked here; give its primary" : nil)
+            report(
+                .sentinel,
+                server.mode == "sentinel"
+                    ? "this is a Sentinel and holds no data: give the primary that it watches" : nil)
+        }
+        state.withLock { $0.alarm }?.set(now + Self.interval, now: now)
+    }
+
+    private static func eviction(_ server: ServerState) -> String? {
+        guard let policy = server.evictionPolicy, policy != "noeviction", server.memoryLimit != 0 else { return nil }
+        return
+            "this Redis has maxmemory-policy \(policy): when its memory runs short it deletes held locks and members. "
+            + "CONFIG SET maxmemory-policy noeviction, also in redis.conf"
+    }
+
+    private func report(_ fault: Fault, _ message: String?) {
+        let before = state.withLock { state in
+            let before = state.faults.updateValue(message ?? "", forKey: fault)
+            gate.set(
+                state.faults[.sentinel]?.isEmpty == false || refusesEviction && state.faults[.evicts]?.isEmpty == false)
+            return before
+        }
+        guard before != message ?? "" else { return }
+        Gauge(label: "ringfence_redis_fault", dimensions: [("fault", fault.rawValue)]).record(message == nil ? 0 : 1)
+        if let message {
+            logger.error("\(message)")
+        } else if before != nil {
+            logger.notice("this fault of Redis is over", metadata: ["ringfence.fault": "\(fault.rawValue)"])
+        }
+    }
+
+    /// What is wrong now, and forbids that anything is locked here.
+    private func refusal(_ faults: [Fault]) -> RingfenceError? {
+        let known = state.withLock { $0.faults }
+        for fault in faults {
+            guard let message = known[fault], !message.isEmpty else { continue }
+            return RingfenceError(.refused, effect: .none, message)
+        }
+        return nil
+    }
+
+    /// Why the gate is shut; nil if it has been opened meanwhile. It is looked again soon: the fault may be mended by now.
+    var gateRefusal: RingfenceError? {
+        let isOld = state.withLock { $0.lookedAt < Moment.now - Self.freshness }
+        if isOld { look() }
+        return gate.isShut ? refusal([.sentinel, .evicts]) : nil
+    }
+
+    // MARK: Whether we are able
+
+    /// Returns if locks can be had here now.
+    /// - Throws: why not.
+    func check() async throws {
+        let now = Moment.now
+        let known = state.withLock { state -> (at: Nanos, error: RingfenceError?)? in
+            if let verdict = state.verdict, state.isTrying || verdict.at > now - Self.freshness { return verdict }
+            state.isTrying = true
+            return nil
+        }
+        if let known { if let error = known.error { throw error } else { return } }
+        let error = await judge()
+        state.withLock { ($0.verdict, $0.isTrying) = ((now, error), false) }
+        if let error { throw error }
+    }
+
+    private func judge() async -> RingfenceError? {
+        guard let client = state.withLock({ $0.client }) else { return .shutDown }
+        do {
+            let reply = try await client.send { writer in
+                writer.begin(1)
+                writer.argument("INFO")
+            }
+            saw(reply.text.map { ServerState(info: $0) })
+        } catch  where error.code == .server {
+            // It may not be asked.
+        } catch { return RingfenceError(error, "asking Redis for its state") }
+        // A replica would end the connection for being written to.
+        if let refusal = refusal([.sentinel, .replica, .evicts]) { return refusal }
+        do {
+            let (key, channel) = (keys.prefix + "trial", keys.prefix + "trial")
+            let reply = try await client.run(Self.script, keys: 1, arguments: 1) { writer in
+                writer.argument(key)
+                writer.argument(channel)
+            }
+            report(.refuses, nil)
+            let refused = reply.text ?? ""
+            report(
+                .mute,
+                refused.isEmpty
+                    ? nil
+                    : "this Redis refuses to publish: waiters and holders hear of nothing, and wait longer: \(refused)")
+            return nil
+        } catch {
+            var failure = RingfenceError(error, "doing once what locks need")
+            // It leaves nothing.
+            failure.effect = .none
+            if error.code == .server { report(.refuses, "this Redis refuses what locks need: \(error.message)") }
+            return failure
+        }
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What callers are told of what never left this process, and that an outage leaves nothing to be done after it.
+
+import Hiredis
+import RingfenceCore
+import TestSupport
+import Testing
+
+@testable import Ringfence
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+@Suite struct OutageTests {
+    @Test func `a hundred thousand acquires that never left leave nothing behind`() async throws {
+        try await withObservedRedis { server, observer in
+            let url = "redis://127.0.0.1:\(server.port)"
+            try await withClient(url, { ($0.commandTimeout, $0.connectTimeout) = (.seconds(1), .seconds(1)) }) {
+                client in
+                try await client.withLock("before", ttl: .seconds(60)) { _ in }
+                await server.kill(SIGKILL)
+                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                let known = Shared<Set<String>>([])
+                await withTaskGroup(of: Void.self) { group in
+                    for lane in 0..<500 {
+                        group.addTask {
+                            for number in 0..<200 {
+                                let error = await failure {
+                                    try await client.acquire(
+                                        "lock \(lane) \(number)", ttl: .seconds(86_400), wait: .milliseconds(1))
+                                }
+                                known.change {
+                                    _ = $0.insert("\(error?.code.description ?? "") \(error?.effect.rawValue ?? "")")
+                                }
+                            }
+                        }
+                    }
+                }
+                #expect(known.value == ["coordinator.unavailable none"])
+                // Nothing waits in any table or queue, and nothing is repeated.
+                try await eventually("all is forgotten") { client.table.isEmpty && client.cleanUp.isSettled }
+                try await server.restart()
+                try await client.withLock("after", ttl: .seconds(60)) { _ in }
+                let calls = try await server.cli("INFO", "commandstats").split(whereSeparator: \.isNewline)
+                    .filter { $0.hasPrefix("cmdstat_eval") }
+                    .compactMap { line in
+                        line.split(separator: "=").dropFirst().first.flatMap { Int($0.prefix { $0.isNumber }) }
+                    }
+                #expect(calls.reduce(0, +) <= 4, "an acquire and a release, each perhaps twice to load its script")
+            }
+        }
+    }
+
+    @Test func `a wait on a Redis that is not there says why, and that nothing was done`() async throws {
+        let port = try freePort()
+        try await withClient("redis://127.0.0.1:\(port)", { $0.commandTimeout = .seconds(2) }) { client in
+            for wait in [Duration.zero, .milliseconds(300), .seconds(3)] {
+                let error = await failure { try await client.acquire("k", wait: wait) }
+                #expect(error?.code == .unavailable && error?.isRetriable == true)
+                #expect(error?.effect == RingfenceError.Effect.none)
+                #expect(error?.message.contains("refused") == true, "\(error?.message ?? "")")
+            }
+            #expect(client.cleanUp.isSettled)
+        }
+    }
+
+    @Test func `a wait whose bytes left is unknown, and is withdrawn`() async throws {
+        try await withObservedRedis { server, observer in
+            let url = "redis://127.0.0.1:\(server.port)"
+            try await withClient(url, { $0.commandTimeout = .seconds(30) }) { client in
+                try await client.withLock("before") { _ in }
+                await server.kill(SIGSTOP)
+                let error = await failure { try await client.acquire("k", ttl: .seconds(60), wait: .milliseconds(300)) }
+                #expect(error?.code == .unavailable && error?.effect == .unknown)
+                #expect(!client.cleanUp.isSettled)
+                await server.kill(SIGCONT)
+                try await eventually("it is withdrawn") { client.cleanUp.isSettled }
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+}
