@@ -55,7 +55,8 @@ struct AgentCommand: AsyncParsableCommand {
             no gap. All other signals change nothing; SIGHUP does not read the file again. If the agent \
             crashes, the instance runs on, and the lease with the role ends.
 
-            Without a "redis" in the file RINGFENCE_REDIS is used, else redis://127.0.0.1:6379.
+            Without a "redis" in the file RINGFENCE_REDIS is used, else the Redis of a ringfence serve with the same state \
+            directory on this machine; without one it is an error.
             """,
         subcommands: [AgentRunCommand.self, AgentExecCommand.self], defaultSubcommand: AgentRunCommand.self)
 }
@@ -86,9 +87,12 @@ struct AgentRunCommand: AsyncParsableCommand {
         settings.tls.certificateFile = configuration.tls.certificateFile ?? settings.tls.certificateFile
         settings.tls.privateKeyFile = configuration.tls.privateKeyFile ?? settings.tls.privateKeyFile
         settings.tls.serverName = configuration.tls.serverName ?? settings.tls.serverName
-        let url = configuration.redis ?? settings.redis ?? "redis://127.0.0.1:6379"
+        settings.redis = configuration.redis ?? settings.redis
+        settings.redisPasswordFile = configuration.redisPasswordFile ?? settings.redisPasswordFile
+        let place = try settings.place()
+        place.announce()
         let logger = makeLogger(settings, default: .info)
-        var client = settings.configuration(url: url)
+        var client = settings.configuration(url: place.url)
         client.owner = "agent/\(configuration.member)"
         try await AgentRun.run(configuration, client, logger: logger) { port in
             let endpoints = port.map { ", health endpoints on port \($0)" } ?? ""

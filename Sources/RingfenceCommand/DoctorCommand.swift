@@ -61,8 +61,9 @@ struct DoctorCommand: AsyncParsableCommand {
 
     func run() async throws {
         let settings = try redis.settings()
-        let configuration = settings.configuration(url: settings.clientURL)
-        let shown = Settings.redacted(settings.clientURL)
+        let place = try settings.place()
+        let configuration = settings.configuration(url: place.url)
+        let shown = place.shown
         let duration = Duration.seconds(seconds)
         let progress = Progress(isShown: !json && isatty(2) == 1)
         let (readings, measurement) = try await Examination.with(

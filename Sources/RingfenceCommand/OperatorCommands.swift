@@ -52,7 +52,7 @@ struct LocksCommand: AsyncParsableCommand {
     }
 
     private func show(_ status: LockStatus) {
-        if json { return print(JSONWriter.describing(status).text) }
+        if json { return print(namingRedis(JSONWriter.describing(status).text)) }
         print("name        \(status.name)")
         if let holder = status.holder {
             print("holder      \(holder.owner)")
@@ -82,7 +82,7 @@ struct LocksCommand: AsyncParsableCommand {
                 if json {
                     var line = JSONWriter()
                     line.holder(lock, named: true)
-                    print(line.text)
+                    print(namingRedis(line.text))
                 } else {
                     rows.append([lock.name, lock.owner, String(lock.fence), lock.remaining.shortText])
                 }
@@ -138,7 +138,7 @@ struct UnlockCommand: AsyncParsableCommand {
             say("ringfence: nobody holds \(name)")
             throw ExitCode.failure
         }
-        if json { return print(JSONWriter.describing(forced).text) }
+        if json { return print(namingRedis(JSONWriter.describing(forced).text)) }
         print("taken from \(forced.previous.owner), which had \(forced.previous.remaining.shortText) left")
         print("every fence up to \(forced.fence) is dead: raise your guards to it")
     }
@@ -170,7 +170,7 @@ struct AuditCommand: AsyncParsableCommand {
             for record in records {
                 var line = JSONWriter()
                 line.record(record)
-                print(line.text)
+                print(namingRedis(line.text))
             }
             return
         }

@@ -5,6 +5,15 @@ import ArgumentParser
 import Logging
 import Ringfence
 import RingfenceService
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
 
 /// A duration on the command line: 500ms, 10s, 5m, 2h, 1d.
 struct DurationArgument: ExpressibleByArgument {
@@ -36,6 +45,8 @@ extension ArgumentHelp {
 struct RedisOptions: ParsableArguments {
     @Option(name: .customLong("redis"), help: .setting(.redis, "url"))
     var redis: String?
+    @Option(name: .customLong("redis-password-file"), help: .setting(.redisPasswordFile, "file"))
+    var redisPasswordFile: String?
     @Option(name: .customLong("redis-ca"), help: .setting(.redisAuthority, "file"))
     var redisAuthority: String?
     @Option(name: .customLong("redis-cert"), help: .setting(.redisCertificate, "file"))
@@ -62,9 +73,10 @@ struct RedisOptions: ParsableArguments {
     func settings(_ more: [SettingKey: String?] = [:]) throws -> Settings {
         var flags: [String: String] = [:]
         let own: [SettingKey: String?] = [
-            .redis: redis, .redisAuthority: redisAuthority, .redisCertificate: redisCertificate, .redisKey: redisKey,
-            .redisServerName: redisServerName, .namespace: namespace, .owner: owner, .commandTimeout: commandTimeout,
-            .stateDirectory: stateDirectory, .logLevel: logLevel,
+            .redis: redis, .redisPasswordFile: redisPasswordFile, .redisAuthority: redisAuthority,
+            .redisCertificate: redisCertificate, .redisKey: redisKey, .redisServerName: redisServerName,
+            .namespace: namespace, .owner: owner, .commandTimeout: commandTimeout, .stateDirectory: stateDirectory,
+            .logLevel: logLevel,
         ]
         for (key, value) in own.merging(more, uniquingKeysWith: { $1 }) { flags[key.name] = value }
         return try Settings(flags: flags, environment: Environment.values, file: config)
@@ -75,8 +87,21 @@ struct RedisOptions: ParsableArguments {
         _ body: @Sendable (RingfenceClient) async throws -> Result
     ) async throws -> Result {
         let settings = try settings()
+        let place = try settings.place()
+        place.announce()
         return try await withRingfenceClient(
-            settings.configuration(url: settings.clientURL), makeLogger(settings, default: .warning), body)
+            settings.configuration(url: place.url), makeLogger(settings, default: .warning), body)
+    }
+}
+
+extension Settings.Place {
+    /// The one this command works on.
+    static let taken = Mutex<String?>(nil)
+
+    /// Tells the person at the terminal which Redis it is; in a file or a log it would be noise.
+    func announce() {
+        Self.taken.withLock { $0 = shown }
+        if isatty(2) == 1 { say("ringfence: Redis \(shown)\(isFound ? ", of the ringfence serve here" : "")") }
     }
 }
 

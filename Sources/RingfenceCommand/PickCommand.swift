@@ -77,7 +77,7 @@ struct PickCommand: AsyncParsableCommand {
             for _ in 0..<count {
                 let member = try key.map { try balancer.pick(key: $0) } ?? balancer.pick()
                 if json {
-                    print(JSONWriter.describing(PickView(snapshot, policy, member)).text)
+                    print(namingRedis(JSONWriter.describing(PickView(snapshot, policy, member)).text))
                 } else {
                     print(member.address.isEmpty ? member.id : member.address)
                 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceCore
+import RingfenceService
+import Synchronization
 
 #if canImport(Glibc)
     import Glibc
@@ -28,6 +30,16 @@ func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
 /// Prints rows under a heading.
 func printTable(_ heading: [String], _ rows: [[String]]) {
     for line in tableLines(heading, rows) { print(line) }
+}
+
+/// An object of JSON with the Redis that it tells of, as `redis`, behind its other fields.
+func namingRedis(_ object: String) -> String {
+    guard let redis = Settings.Place.taken.withLock({ $0 }), object.count > 2, object.hasSuffix("}") else {
+        return object
+    }
+    var name = JSONWriter()
+    name.object { $0.field("redis", redis) }
+    return object.dropLast() + "," + name.text.dropFirst()
 }
 
 /// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.

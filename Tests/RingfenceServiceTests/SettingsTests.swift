@@ -107,3 +107,49 @@ import Testing
     @Test(arguments: ["0.0.0.0", "::", "", "127.0.0.1.evil.com", "127", "127.0.0.256", "10.0.0.1"])
     func `everything else is not loopback`(host: String) { #expect(!Serve.isLoopback(host)) }
 }
+
+/// Which Redis a command takes: one that is named, or one that is found in the one place.
+@Suite struct PlaceTests {
+    private func place(_ environment: [String: String], _ flags: [String: String] = [:]) throws -> Settings.Place {
+        try Settings(flags: flags, environment: environment, file: nil).place()
+    }
+
+    @Test func `without a name and without a service here it is an error that says how`() throws {
+        let directory = try TemporaryDirectory()
+        for environment in [["HOME": directory.path], ["RINGFENCE_STATE_DIR": directory.path], [:]] {
+            let failure = #expect(throws: Settings.Failure.self) { _ = try place(environment) }
+            let text = failure?.description ?? ""
+            #expect(text.contains("--redis") && text.contains("RINGFENCE_REDIS"), "\(text)")
+            #expect(!text.contains("6379"))
+        }
+    }
+
+    @Test func `what is named wins over what is found, and is shown without its password`() throws {
+        let directory = try TemporaryDirectory()
+        try writeFile(directory.path + "/redis.sock", "")
+        let state = ["RINGFENCE_STATE_DIR": directory.path]
+        #expect(try place(state) == .init(url: "unix://\(directory.path)/redis.sock", isFound: true))
+        let named = try place(state.merging(["RINGFENCE_REDIS": "redis://:secret@r:1/2"]) { $1 })
+        #expect(!named.isFound && named.url == "redis://:secret@r:1/2" && named.shown == "redis://***@r:1/2")
+        #expect(try place(state, ["redis": "redis://other"]).url == "redis://other")
+    }
+
+    @Test func `two users of one machine never hold one lock on two Redis`() async throws {
+        try await withRedis { redis in
+            let home = try TemporaryDirectory()
+            let program = try programPath()
+            let clean = ["HOME=\(home.path)", "PATH=/usr/bin:/bin", "XDG_STATE_HOME=", "RINGFENCE_REDIS="]
+            let alone = try await output(
+                of: "sh",
+                ["-c", "env -i \(clean.joined(separator: " ")) '\(program)' lock job -- echo ran 2>&1; echo $?"])
+            #expect(!alone.contains("ran") && alone.contains("--redis") && alone.hasSuffix("64\n"), "\(alone)")
+            let named = try await output(
+                of: "sh",
+                [
+                    "-c",
+                    "env -i \(clean.joined(separator: " ")) '\(program)' locks job --json --redis '\(redis.unixURL)'",
+                ])
+            #expect(named.hasSuffix(#","redis":"\#(redis.unixURL)"}"# + "\n"), "\(named)")
+        }
+    }
+}

@@ -39,7 +39,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
             for entry in newest.entries {
                 var line = JSONWriter()
                 line.entry(entry)
-                print(line.text)
+                print(namingRedis(line.text))
             }
             return
         }

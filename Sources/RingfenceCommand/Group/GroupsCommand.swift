@@ -31,7 +31,7 @@ struct GroupsCommand: AsyncParsableCommand {
             for group in groups {
                 var line = JSONWriter()
                 line.group(group)
-                print(line.text)
+                print(namingRedis(line.text))
             }
             return
         }

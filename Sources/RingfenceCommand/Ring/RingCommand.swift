@@ -72,7 +72,7 @@ struct RingCommand: AsyncParsableCommand {
 
     func run() async throws {
         let view = try await redis.withClient { client in RingView(of: try await client.group(group)) }
-        for line in try lines(view) { print(line) }
+        for line in try lines(view) { print(json ? namingRedis(line) : line) }
     }
 
     /// What is printed.

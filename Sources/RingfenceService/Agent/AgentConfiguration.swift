@@ -73,6 +73,7 @@ package struct AgentConfiguration: Sendable {
     }
 
     package var redis: String?
+    package var redisPasswordFile: String?
     package var tls = RingfenceConfiguration.TLS()
     package var namespace = "default"
     package var group = ""
@@ -139,6 +140,7 @@ package struct AgentConfiguration: Sendable {
         }
         let fields = FileFields(object, "")
         redis = try fields.text("redis")
+        redisPasswordFile = try fields.path("redisPasswordFile")
         tls.authorityFile = try fields.path("redisCA")
         tls.certificateFile = try fields.path("redisCertificate")
         tls.privateKeyFile = try fields.path("redisKey")
@@ -187,7 +189,8 @@ package struct AgentConfiguration: Sendable {
     }
 
     private static let names = [
-        "redis", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace", "group", "member",
+        "redis", "redisPasswordFile", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace",
+        "group", "member",
         "address",
         "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "advertise",
         "onUnhealthy",

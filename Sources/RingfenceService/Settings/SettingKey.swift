@@ -40,8 +40,11 @@ package struct SettingKey: Sendable, Hashable {
     }
 
     package static let redis = SettingKey(
-        "redis", .text, "an embedded one",
+        "redis", .text, "that of ringfence serve here; for serve: an embedded one",
         "Redis: redis://[user:password@]host[:6379][/database], rediss:// for TLS, or unix:///path/to.sock.")
+    package static let redisPasswordFile = SettingKey(
+        "redis-password-file", .path, "none",
+        "File with Redis' password, instead of one in the URL. Read at each attempt to connect.")
     package static let redisAuthority = SettingKey(
         "redis-ca", .path, "the system's", "PEM file of the authorities to trust for rediss://.")
     package static let redisCertificate = SettingKey(
@@ -49,7 +52,7 @@ package struct SettingKey: Sendable, Hashable {
     package static let redisKey = SettingKey(
         "redis-key", .path, "none", "PEM file of the private key of redis-cert.")
     package static let redisServerName = SettingKey(
-        "redis-server-name", .text, "the URL's host", "Name to verify in Redis' certificate.")
+        "redis-server-name", .text, "the URL's host", "Name (or address) to verify in Redis' certificate.")
     package static let namespace = SettingKey(
         "namespace", .text, "default", "All keys live under ringfence:{namespace}:. 1 to 64 of A-Z a-z 0-9 . _ -.")
     package static let owner = SettingKey(
@@ -74,8 +77,8 @@ package struct SettingKey: Sendable, Hashable {
 
     /// Settings of every command that talks to Redis.
     package static let client: [SettingKey] = [
-        redis, redisAuthority, redisCertificate, redisKey, redisServerName, namespace, owner, commandTimeout,
-        stateDirectory, logLevel,
+        redis, redisPasswordFile, redisAuthority, redisCertificate, redisKey, redisServerName, namespace, owner,
+        commandTimeout, stateDirectory, logLevel,
     ]
     /// All settings, as the file takes them.
     package static let maxMembers = SettingKey(

@@ -21,6 +21,7 @@ import RingfenceCore
 package struct Settings: Sendable {
     /// Redis' URL; nil: none was given.
     package var redis: String?
+    package var redisPasswordFile: String?
     package var tls = RingfenceConfiguration.TLS()
     package var namespace = "default"
     package var owner: String?
@@ -80,6 +81,7 @@ package struct Settings: Sendable {
         let text = key.kind == .path ? try Self.absolute(text, place) : text
         switch key {
         case .redis: redis = text
+        case .redisPasswordFile: redisPasswordFile = text
         case .redisAuthority: tls.authorityFile = text
         case .redisCertificate: tls.certificateFile = text
         case .redisKey: tls.privateKeyFile = text
@@ -159,17 +161,42 @@ package struct Settings: Sendable {
             url: url, tls: tls, namespace: namespace, owner: owner, commandTimeout: commandTimeout,
             connectTimeout: min(commandTimeout, .seconds(1)), eventLength: eventLength)
         configuration.limits = limits
+        configuration.passwordFile = redisPasswordFile
+        configuration.refusesEviction = true
         return configuration
     }
 
-    /// The Redis of a command that starts none itself: the one given, else that of a `ringfence serve` on this machine
-    /// if its socket is there, else the usual local address.
-    package var clientURL: String {
-        if let redis { return redis }
-        if let stateDirectory, access(stateDirectory + "/redis.sock", R_OK | W_OK) == 0 {
-            return "unix://\(stateDirectory)/redis.sock"
+    /// Which Redis a command works on.
+    package struct Place: Sendable, Hashable {
+        package var url: String
+        /// Nobody named it: it is that of a `ringfence serve` with the same state directory.
+        package var isFound: Bool
+
+        /// For people and for JSON: without its password.
+        package var shown: String { Settings.redacted(url) }
+    }
+
+    /// The Redis of a command that starts none itself: the one that is named, else that of a `ringfence serve` with this
+    /// state directory. There is no third: two commands that each chose another would both hold the same lock.
+    /// - Throws: ``Failure`` if there is neither.
+    package func place() throws -> Place {
+        if let redis { return Place(url: redis, isFound: false) }
+        let how = "Name one with --redis URL, RINGFENCE_REDIS or \"redis\" in the file of settings"
+        guard let stateDirectory else {
+            throw Failure(description: "no Redis is named, and without HOME no ringfence serve is found. \(how)")
         }
-        return "redis://127.0.0.1:6379"
+        let socket = stateDirectory + "/redis.sock"
+        guard access(socket, F_OK) == 0 else {
+            throw Failure(
+                description: """
+                    no Redis is named, and no ringfence serve runs with this state directory (there is no \(socket)). \
+                    \(how), or start ringfence serve
+                    """)
+        }
+        guard access(socket, R_OK | W_OK) == 0 else {
+            throw Failure(description: "no Redis is named, and \(socket) is not ours to use. \(how)")
+        }
+        return Place(url: "unix://\(socket)", isFound: true)
     }
 
     /// `url` without its password, for people.
