@@ -10,6 +10,14 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 /// Who uses a connection: told of everything on the event loop.
 protocol ConnectionOwner: AnyObject, Sendable {
     /// Commands may be written from now.
@@ -152,10 +160,27 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             return RedisError(.connectFailed, effect: .none, reason, server: complaint)
         }
         if let error = error as? RedisError { return error }
-        let text = error.map { "\($0)" } ?? "the server closed the connection"
+        let text = error.map { Self.reason($0) } ?? "the server closed the connection"
+        if configuration.tls == nil, case .tcp = configuration.address, handler?.firstByte == nil {
+            // So does a TLS server that drops what is no TLS before it could be told so.
+            return RedisError(
+                .connectFailed, effect: .none,
+                "\(text), before the server said anything; if this port speaks TLS, give rediss://")
+        }
         let isPlain = configuration.tls != nil && text.contains("WRONG_VERSION_NUMBER")
         let hint = isPlain ? "what answers at this address speaks no TLS: give its TLS port, or redis://; " : ""
         return RedisError(.connectFailed, effect: .none, hint + text)
+    }
+
+    /// SwiftNIO's errors show how they are made; this is what the person at the terminal needs of them.
+    private static func reason(_ error: any Error) -> String {
+        switch error {
+        case let error as NIOConnectionError:
+            if let failure = error.connectionErrors.last { return reason(failure.error) }
+            return "the name \(error.host) is not found"
+        case let error as IOError: return "\(strerror(error.errnoCode).map { String(cString: $0) } ?? "\(error)")"
+        default: return "\(error)"
+        }
     }
 
     /// The first byte of a record with which a TLS server answers what is no TLS.
@@ -212,7 +237,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             .whenFailure { error in
                 guard self.attempt == number, self.handler == nil, self.machine.state == .connecting else { return }
                 let failure =
-                    error as? RedisError ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(error)")
+                    error as? RedisError
+                    ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(Self.reason(error))")
                 if failure.code == .invalidConfiguration { self.owner?.connectionWasRefused(failure) }
                 self.lose(failure)
             }

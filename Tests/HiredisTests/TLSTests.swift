@@ -130,7 +130,7 @@ import Testing
         let certificates = try await TestCertificates.make()
         try await withRedis(tls: .init(certificates: certificates)) { server async throws in
             try await expectRefusal(
-                "redis://127.0.0.1:\(server.tlsPort)", .init(), mentions: "speaks TLS: give rediss://")
+                "redis://127.0.0.1:\(server.tlsPort)", .init(), mentions: "give rediss://")
         }
     }
 

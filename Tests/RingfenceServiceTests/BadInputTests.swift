@@ -82,6 +82,7 @@ import Testing
         try await withService { service, redis in
             // The service's own start (checks, script loads) is over once it is ready.
             #expect(try await service.request("GET", "/readyz").status == 200)
+            try await redis.cli("CONFIG", "RESETSTAT")
             for bad in Self.cases {
                 let answer = try await service.request(bad.method, bad.path, bad.body)
                 #expect(answer.status == 400, "\(bad.testDescription): \(answer.body)")

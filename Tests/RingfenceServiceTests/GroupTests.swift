@@ -332,6 +332,7 @@ import Testing
     @Test func `each bad input is a clear 400, and nothing reaches Redis`() async throws {
         try await withService(Self.patient) { service, redis in
             #expect(try await service.request("GET", "/readyz").status == 200)
+            try await redis.cli("CONFIG", "RESETSTAT")
             func expect(
                 _ method: String, _ path: String, _ body: String?, _ field: String, _ mentions: String
             ) async throws {
