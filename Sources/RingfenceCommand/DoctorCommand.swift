@@ -80,12 +80,12 @@ struct DoctorCommand: AsyncParsableCommand {
             Diagnosis.findings(readings)
                 + Diagnosis.findings(measurement, advice, readings, lease: lease?.duration))
         if json {
-            print(
+            try put(
                 JSONWriter.describing(
                     readings, measurement, advice, findings, redis: shown, measured: duration
                 ).text)
         } else {
-            for line in DoctorReport.lines(readings, measurement, advice, findings, redis: shown) { print(line) }
+            for line in DoctorReport.lines(readings, measurement, advice, findings, redis: shown) { try put(line) }
         }
         switch findings.first?.severity {
         case .problem?: throw ExitCode(2)
@@ -109,18 +109,7 @@ private struct Progress: Sendable {
 
     func end() { if isShown { write("\r\u{1B}[K") } }
 
-    private func write(_ text: String) {
-        var text = text
-        text.withUTF8 { bytes in
-            #if canImport(Glibc)
-                _ = Glibc.write(2, bytes.baseAddress, bytes.count)
-            #elseif canImport(Musl)
-                _ = Musl.write(2, bytes.baseAddress, bytes.count)
-            #else
-                _ = Darwin.write(2, bytes.baseAddress, bytes.count)
-            #endif
-        }
-    }
+    private func write(_ text: String) { _ = Output.write(Array(text.utf8), to: 2) }
 }
 
 /// An examination as text for people. Pure.

@@ -4,6 +4,24 @@ import Ringfence
 // Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never again.
 import RingfenceCore
 import RingfenceService
+import Synchronization
+
+/// The place behind the last event that was dealt with: not wanted, or written, all of it.
+final class Written: Sendable {
+    private let place = Mutex<EventCursor?>(nil)
+
+    var cursor: EventCursor? { place.withLock { $0 } }
+    func set(_ cursor: EventCursor?) { place.withLock { $0 = cursor } }
+
+    /// Runs `body`; when it ends because standard output cannot be written, says how to go on. Not where nobody reads any
+    /// more: what of the last written was read is not known here.
+    func telling<Result>(_ line: (EventCursor) -> String, _ body: () async throws -> Result) async throws -> Result {
+        do { return try await body() } catch let failure as Output.Failure {
+            if let cursor, !failure.isClosed { say(line(cursor)) }
+            throw failure
+        }
+    }
+}
 
 /// Prints events as they come.
 struct EventLines: Sendable {
@@ -12,6 +30,8 @@ struct EventLines: Sendable {
     var group: String?
     /// Only of this type.
     var type: String?
+    /// Where to go on.
+    let written = Written()
     /// The group is in every line already.
     var isGroupKnown = false
 
@@ -26,27 +46,31 @@ struct EventLines: Sendable {
         var iterator = events.makeAsyncIterator()
         while let item = try await iterator.next() {
             switch item {
-            case .event(let event): if accepts(event) { show(event) }
+            case .event(let event):
+                if accepts(event) { try show(event) }
+                written.set(event.cursor)
             case .state: break
-            case .reset(let state, let lost): show(lost: lost, state.cursor)
+            case .reset(let state, let lost):
+                try show(lost: lost, state.cursor)
+                written.set(state.cursor)
             }
         }
         return iterator.cursor ?? cursor
     }
 
-    func show(lost: Int?, _ cursor: EventCursor) {
+    func show(lost: Int?, _ cursor: EventCursor) throws {
         if json {
-            print(#"{"reset":true,"lost":\#(lost.map { "\($0)" } ?? "null"),"cursor":"\#(cursor)"}"#)
+            try put(#"{"reset":true,"lost":\#(lost.map { "\($0)" } ?? "null"),"cursor":"\#(cursor)"}"#)
         } else {
             let count = lost.map { "\($0) events were" } ?? "an unknown number of events was"
-            print("-- \(count) lost here; it goes on after \(cursor)")
+            try put("-- \(count) lost here; it goes on after \(cursor)")
         }
-        flushOutput()
+        try Output.flush()
     }
 
-    func show(_ event: Event) {
-        defer { flushOutput() }
-        print(json ? String(decoding: event.json, as: UTF8.self) : line(of: event))
+    func show(_ event: Event) throws {
+        try put(json ? String(decoding: event.json, as: UTF8.self) : line(of: event))
+        try Output.flush()
     }
 
     /// An event for people.
@@ -64,13 +88,37 @@ struct EventLines: Sendable {
 }
 
 /// Runs `body`, and cancels it when it is to end: at Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
+/// - Parameter endsUnread: also when nobody reads what it prints, or it cannot be written. Not for what changes something.
 /// - Returns: nil when that made it throw.
+/// - Throws: what `body` throws; ``Output/Failure``.
 func untilInterrupted<Result: Sendable>(
-    _ body: @Sendable @escaping () async throws -> Result
+    endsUnread: Bool = false, _ body: @Sendable @escaping () async throws -> Result
 ) async throws -> Result? {
     let signals = Signals.listen(as: .lasting)
     let work = Task { try await body() }
     let ending = Task { for await _ in signals { work.cancel() } }
-    defer { ending.cancel() }
-    do { return try await work.value } catch  where work.isCancelled { return nil }
+    let unwritten = Mutex<Output.Failure?>(nil)
+    let watching = Task {
+        while endsUnread, !Task.isCancelled {
+            if let failure = Output.ending {
+                unwritten.withLock { $0 = failure }
+                return work.cancel()
+            }
+            try? await Task.sleep(for: .milliseconds(250))
+        }
+    }
+    defer {
+        ending.cancel()
+        watching.cancel()
+    }
+    do {
+        let result = try await work.value
+        if let failure = unwritten.withLock({ $0 }) { throw failure }
+        return result
+    } catch let failure as Output.Failure {
+        throw failure
+    } catch  where work.isCancelled {
+        if let failure = unwritten.withLock({ $0 }) { throw failure }
+        return nil
+    }
 }

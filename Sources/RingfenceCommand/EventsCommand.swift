@@ -24,7 +24,8 @@ struct EventsCommand: AsyncParsableCommand {
             EXIT CODES
               0    done, or ended by Ctrl-C
               1    the log does not have what follows --after (without --follow)
-              64   bad usage              69   Redis cannot be reached, or refused
+              64   bad usage              69   Redis cannot be reached, or refused (--follow waits for it)
+              74   cannot write; the cursor it says then is behind the last event that was written whole
 
             EXAMPLES
               ringfence events
@@ -62,26 +63,48 @@ struct EventsCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let cursor = try await untilInterrupted {
-            try await redis.withClient { client in
-                var cursor = try await showPages(client)
-                if follow, !Task.isCancelled { cursor = try await lines.follow(client, cursor) }
-                return cursor
+        let lines = EventLines(json: json, group: group, type: type)
+        let goOn: (EventCursor) -> String = { "ringfence: go on with --after \($0)" }
+        let cursor = try await lines.written.telling(goOn) {
+            let cursor = try await untilInterrupted(endsUnread: true) {
+                try await redis.withClient { client in
+                    var cursor = try await waitingForRedis { try await showPages(client, lines) }
+                    if follow, !Task.isCancelled { cursor = try await lines.follow(client, cursor) }
+                    return cursor
+                }
             }
+            // What was printed is written before it is said to be.
+            try Output.flush()
+            return cursor
         }
-        say(
-            cursor.map { "ringfence: go on with --after \($0)" }
-                ?? "ringfence: interrupted before anything was read")
+        guard say(cursor.map(goOn) ?? "ringfence: interrupted before anything was read") else {
+            throw ExitCode.inputOutput
+        }
     }
 
-    private var lines: EventLines { EventLines(json: json, group: group, type: type) }
+    /// What `look` gives; to follow, Redis need not be there yet.
+    private func waitingForRedis<Result: Sendable>(
+        _ look: @Sendable () async throws -> Result
+    ) async throws -> Result {
+        var isTold = false
+        while true {
+            do { return try await look() } catch let error as RingfenceError
+                where error.code == .unavailable && follow && !Task.isCancelled
+            {
+                if !isTold { say("ringfence: Redis is not there yet: \(error.message)") }
+                isTold = true
+                try await Task.sleep(for: .milliseconds(500))
+            }
+        }
+    }
 
     /// What is in the log now, as far as it is asked for.
     /// - Returns: the cursor behind it.
-    private func showPages(_ client: RingfenceClient) async throws -> EventCursor {
+    private func showPages(_ client: RingfenceClient, _ lines: EventLines) async throws -> EventCursor {
         if let after = after.flatMap({ EventCursor($0) }) {
+            lines.written.set(after)
             // Following shows what is behind the cursor by itself, and says what is lost.
-            return follow ? after : try await showAll(client, after: after)
+            return follow ? after : try await showAll(client, lines, after: after)
         }
         let wanted = limit ?? 20
         var page = try await client.eventPage(limit: 1)
@@ -97,12 +120,17 @@ struct EventsCommand: AsyncParsableCommand {
             found = page.events.filter { $0.seq <= before && lines.accepts($0) } + found
             before = from
         }
-        for event in found.suffix(wanted) { lines.show(event) }
-        if found.isEmpty, !follow, !json { print("no such event is kept") }
+        lines.written.set(found.suffix(wanted).first.flatMap { EventCursor("\($0.cursor.gen):\($0.seq - 1)") } ?? end)
+        for event in found.suffix(wanted) {
+            try lines.show(event)
+            lines.written.set(event.cursor)
+        }
+        if found.isEmpty, !follow, !json { try put("no such event is kept") }
         return end
     }
 
-    private func showAll(_ client: RingfenceClient, after: EventCursor) async throws -> EventCursor {
+    private func showAll(_ client: RingfenceClient, _ lines: EventLines, after: EventCursor) async throws -> EventCursor
+    {
         var cursor = after
         var left = limit ?? .max
         while left > 0, !Task.isCancelled {
@@ -115,9 +143,11 @@ struct EventsCommand: AsyncParsableCommand {
             }
             for event in page.events where left > 0 {
                 cursor = event.cursor
-                guard lines.accepts(event) else { continue }
-                lines.show(event)
-                left -= 1
+                if lines.accepts(event) {
+                    try lines.show(event)
+                    left -= 1
+                }
+                lines.written.set(cursor)
             }
             if page.events.isEmpty || cursor == page.end { break }
         }

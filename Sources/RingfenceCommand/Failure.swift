@@ -22,6 +22,8 @@ extension ExitCode {
     static let usage = ExitCode(64)
     /// Redis cannot be reached or refused (EX_UNAVAILABLE).
     static let unavailable = ExitCode(69)
+    /// What was to be printed could not be written (EX_IOERR).
+    static let inputOutput = ExitCode(74)
     /// The lock was not free in time, a switchover did not come about, nobody can be called now (EX_TEMPFAIL).
     static let busy = ExitCode(75)
     /// The lease was lost while the command ran.
@@ -59,15 +61,12 @@ struct Failure {
         case let error as ChildProcess.StartFailure:
             (message, code) = (error.description, error.number == ENOENT ? .notFound : .notExecutable)
         case let error as RedisError: (message, code) = (error.message, .unavailable)
+        case let error as Output.Failure:
+            message = "cannot write to standard output: \(String(cString: strerror(error.number)))"
+            code = .inputOutput
         case let error as CommandFailure: (message, code) = (error.description, .failure)
         case is CancellationError: (message, code) = ("interrupted", .failure)
         default: return nil
         }
     }
-}
-
-/// Writes a line to standard error.
-func say(_ line: String) {
-    var text = line + "\n"
-    text.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
 }

@@ -12,12 +12,16 @@ import RingfenceService
     import Darwin
 #endif
 
+/// exit() of the system, under a name that the parser does not have too.
+private func leave(_ code: Int32) -> Never { exit(code) }
+
 /// Where the program begins. Not in `async` code, which another thread runs: the signals are taken from this one, before there is
 /// a second.
 @main
 enum Beginning {
     static func main() {
         Signals.hold()
+        Output.guardDescriptors()
         Task.detached {
             await Main.main()
             exit(0)
@@ -47,6 +51,7 @@ struct Main: AsyncParsableCommand {
               ringfence events --follow                   what happens to groups
               ringfence doctor                            is this Redis good enough, and for which lease
             """,
+        version: "ringfence \(ringfenceVersion)",
         subcommands: [DemoWorkerCommand.self, BenchPrimaryCommand.self],
         groupedSubcommands: [
             CommandGroup(name: "Running", subcommands: [ServeCommand.self, LockCommand.self, AgentCommand.self]),
@@ -70,10 +75,29 @@ struct Main: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+            try Output.flush()
         } catch {
-            guard let failure = Failure(error) else { exit(withError: error) }
-            say("ringfence: " + failure.message)
-            Self.exit(withError: failure.code)
+            end(by: error)
         }
+    }
+
+    /// Ends the program by an error, or by what is thrown for good: help, an exit code.
+    private static func end(by error: any Error) -> Never {
+        var code = exitCode(for: error)
+        if let failure = error as? Output.Failure {
+            if !failure.isClosed, let told = Failure(failure) { say("ringfence: " + told.message) }
+            code = failure.isClosed ? ExitCode(Output.Failure.closedCode) : .inputOutput
+        } else {
+            let own = Failure(error)
+            code = own?.code ?? code
+            let text = own.map { "ringfence: " + $0.message } ?? fullMessage(for: error)
+            do {
+                if !text.isEmpty {
+                    if code == .success { try put(text) } else { say(text) }
+                }
+                try Output.flush()
+            } catch { if code == .success || code == .inputOutput { end(by: error) } }
+        }
+        leave(code.rawValue)
     }
 }

@@ -44,30 +44,30 @@ struct LocksCommand: AsyncParsableCommand {
     func run() async throws {
         try await redis.withClient { client in
             if let name {
-                show(try await client.inspect(name))
+                try show(try await client.inspect(name))
             } else {
                 try await list(client)
             }
         }
     }
 
-    private func show(_ status: LockStatus) {
-        if json { return print(namingRedis(JSONWriter.describing(status).text)) }
-        print("name        \(status.name)")
+    private func show(_ status: LockStatus) throws {
+        if json { return try put(JSONWriter.describing(status).text) }
+        try put("name        \(status.name)")
         if let holder = status.holder {
-            print("holder      \(holder.owner)")
-            print("hold        \(holder.id)")
-            print("fence       \(holder.fence)")
-            print("time left   \(holder.remaining.shortText)")
+            try put("holder      \(holder.owner)")
+            try put("hold        \(holder.id)")
+            try put("fence       \(holder.fence)")
+            try put("time left   \(holder.remaining.shortText)")
         } else {
-            print("holder      nobody")
-            print("last fence  \(status.lastFence.map { String($0) } ?? "none in the last 24 h")")
+            try put("holder      nobody")
+            try put("last fence  \(status.lastFence.map { String($0) } ?? "none in the last 24 h")")
         }
-        print("waiting     \(status.queueLength)")
+        try put("waiting     \(status.queueLength)")
         for (place, waiter) in status.queue.enumerated() {
             let others = waiter.names.filter { $0 != status.name }
             let also = others.isEmpty ? "" : "  also for \(others.joined(separator: ", "))"
-            print("  \(place + 1). \(waiter.owner), for \(waiter.waiting.shortText)\(also)")
+            try put("  \(place + 1). \(waiter.owner), for \(waiter.waiting.shortText)\(also)")
         }
     }
 
@@ -82,7 +82,7 @@ struct LocksCommand: AsyncParsableCommand {
                 if json {
                     var line = JSONWriter()
                     line.holder(lock, named: true)
-                    print(namingRedis(line.text))
+                    try put(namingRedis(line.text))
                 } else {
                     rows.append([lock.name, lock.owner, String(lock.fence), lock.remaining.shortText])
                 }
@@ -91,10 +91,10 @@ struct LocksCommand: AsyncParsableCommand {
         } while cursor != nil
         guard !json else { return }
         if rows.isEmpty {
-            return print("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)"))
+            return try put("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)"))
         }
         rows.sort { $0[0] < $1[0] }
-        printTable(["NAME", "HOLDER", "FENCE", "TIME LEFT"], rows)
+        try printTable(["NAME", "HOLDER", "FENCE", "TIME LEFT"], rows)
     }
 }
 
@@ -138,9 +138,9 @@ struct UnlockCommand: AsyncParsableCommand {
             say("ringfence: nobody holds \(name)")
             throw ExitCode.failure
         }
-        if json { return print(namingRedis(JSONWriter.describing(forced).text)) }
-        print("taken from \(forced.previous.owner), which had \(forced.previous.remaining.shortText) left")
-        print("every fence up to \(forced.fence) is dead: raise your guards to it")
+        if json { return try put(JSONWriter.describing(forced).text) }
+        try put("taken from \(forced.previous.owner), which had \(forced.previous.remaining.shortText) left")
+        try put("every fence up to \(forced.fence) is dead: raise your guards to it")
     }
 }
 
@@ -170,12 +170,12 @@ struct AuditCommand: AsyncParsableCommand {
             for record in records {
                 var line = JSONWriter()
                 line.record(record)
-                print(namingRedis(line.text))
+                try put(namingRedis(line.text))
             }
             return
         }
-        if records.isEmpty { return print("the audit is empty") }
-        printTable(
+        if records.isEmpty { return try put("the audit is empty") }
+        try printTable(
             ["AT", "ACTION", "LOCK", "HOLDER", "FENCE", "HELD", "WAITED", "REASON"],
             records.map { record in
                 [

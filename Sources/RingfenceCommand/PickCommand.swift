@@ -77,9 +77,9 @@ struct PickCommand: AsyncParsableCommand {
             for _ in 0..<count {
                 let member = try key.map { try balancer.pick(key: $0) } ?? balancer.pick()
                 if json {
-                    print(namingRedis(JSONWriter.describing(PickView(snapshot, policy, member)).text))
+                    try put(namingRedis(JSONWriter.describing(PickView(snapshot, policy, member)).text))
                 } else {
-                    print(member.address.isEmpty ? member.id : member.address)
+                    try put(member.address.isEmpty ? member.id : member.address)
                 }
             }
         }

@@ -28,8 +28,8 @@ func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
 }
 
 /// Prints rows under a heading.
-func printTable(_ heading: [String], _ rows: [[String]]) {
-    for line in tableLines(heading, rows) { print(line) }
+func printTable(_ heading: [String], _ rows: [[String]]) throws {
+    for line in tableLines(heading, rows) { try put(line) }
 }
 
 /// An object of JSON with the Redis that it tells of, as `redis`, behind its other fields.
@@ -52,6 +52,3 @@ func utcText(_ milliseconds: Int64) -> String {
     let digits = String(1_000 + milliseconds % 1_000).dropFirst()
     return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits
 }
-
-/// What was printed reaches a pipe's reader now.
-func flushOutput() { fflush(nil) }

@@ -45,23 +45,12 @@ struct CommandRedis: Sendable {
         }
     }
 
-    /// Runs `body`, and cancels it at the first signal that asks for the end.
+    /// Runs `body`, and cancels it at the first signal that asks for the end, or when what it prints is not read.
     private static func interruptible<Result: Sendable>(
         _ body: @Sendable @escaping () async throws -> Result
     ) async throws -> Result {
-        let signals = Signals.listen(as: .lasting)
-        return try await withThrowingTaskGroup(of: Result?.self) { group in
-            group.addTask { try await body() }
-            group.addTask {
-                for await _ in signals { throw CancellationError() }
-                return nil
-            }
-            defer { group.cancelAll() }
-            while let result = try await group.next() {
-                if let result { return result }
-            }
-            throw CancellationError()
-        }
+        guard let result = try await untilInterrupted(endsUnread: true, body) else { throw CancellationError() }
+        return result
     }
 
     /// Refuses a `--redis` that cannot be right, before anything is started.

@@ -50,9 +50,12 @@ struct ServeCommand: AsyncParsableCommand {
             .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
             .eventLength: eventLength, .maxMembers: maxMembers, .maxGroups: maxGroups,
         ])
-        try await Serve.run(settings, logger: makeLogger(settings, default: .info)) { lines in
-            print(lines, terminator: "")
-            flushOutput()
+        let logger = makeLogger(settings, default: .info)
+        try await Serve.run(settings, logger: logger) { lines in
+            // That nobody reads it is no reason not to serve.
+            if let failure = Output.write(Array(lines.utf8), to: 1) {
+                logger.warning("cannot write to standard output", metadata: ["errno": "\(failure.number)"])
+            }
         }
     }
 }

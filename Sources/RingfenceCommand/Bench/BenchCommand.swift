@@ -95,13 +95,14 @@ extension BenchOptions {
         let logger = Logger.command("ringfence.bench")
         if !json {
             #if DEBUG
-                print("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
+                try put("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
             #endif
-            print(Figure.header)
+            try put(Figure.header)
         }
         let report: @Sendable (Figure) -> Void = { [json] figure in
-            print(json ? figure.json : figure.row)
-            flushOutput()
+            // A failure ends the benchmarks (untilInterrupted), and is told at their end.
+            try? put(json ? figure.json : figure.row)
+            try? Output.flush()
         }
         if parts.contains(.ring) { try await RingLookups(seconds: seconds, rounds: rounds).run(report: report) }
         let parts = parts.filter { $0 != .ring }

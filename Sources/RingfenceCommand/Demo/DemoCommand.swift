@@ -74,11 +74,13 @@ struct DemoCommand: AsyncParsableCommand {
             }
         } catch is CancellationError {
             throw CancellationError()
+        } catch let failure as Output.Failure {
+            throw failure
         } catch {
             say("ringfence: the demo could not be finished: \(Failure(error)?.message ?? "\(error)")")
             throw ExitCode(70)
         }
-        if json { print(report.json) } else { printer.line(report.text) }
+        if json { try put(report.json) } else { printer.line(report.text) }
         if !report.books.isBalanced { throw ExitCode(1) }
     }
 

@@ -60,10 +60,11 @@ final class DemoPrinter: Sendable {
     func line(_ text: String) {
         guard !isSilent else { return }
         state.withLock { state in
-            print(state.hasLine ? "\r\u{1B}[K" + text : text)
+            // A failure ends the demo (untilInterrupted), and is told at its end.
+            try? put(state.hasLine ? "\r\u{1B}[K" + text : text)
             state.hasLine = false
         }
-        flushOutput()
+        try? Output.flush()
     }
 
     /// A line about something that was done to a worker.
@@ -83,14 +84,14 @@ final class DemoPrinter: Sendable {
             if isTerminal {
                 let filled = 30 * done / max(1, total)
                 let bar = String(repeating: "#", count: filled) + String(repeating: ".", count: 30 - filled)
-                print("\r\u{1B}[K  [\(bar)] \(figures)", terminator: "")
+                try? put("\r\u{1B}[K  [\(bar)] \(figures)", terminator: "")
                 state.hasLine = true
             } else if ContinuousClock.now - state.lastPlain >= .seconds(2) {
                 state.lastPlain = ContinuousClock.now
-                print("  progress: \(figures)")
+                try? put("  progress: \(figures)")
             }
         }
-        flushOutput()
+        try? Output.flush()
     }
 
     /// One digit after the point.

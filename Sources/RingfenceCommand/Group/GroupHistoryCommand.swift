@@ -39,12 +39,12 @@ struct GroupHistoryCommand: AsyncParsableCommand {
             for entry in newest.entries {
                 var line = JSONWriter()
                 line.entry(entry)
-                print(namingRedis(line.text))
+                try put(namingRedis(line.text))
             }
             return
         }
-        if newest.entries.isEmpty { return print("nothing is known of a primary of \(name)") }
-        for line in Self.lines(newest.entries) { print(line) }
+        if newest.entries.isEmpty { return try put("nothing is known of a primary of \(name)") }
+        for line in Self.lines(newest.entries) { try put(line) }
     }
 
     /// The table.

@@ -36,8 +36,8 @@ struct OrderArguments: ParsableArguments {
             try await arguments.group.redis.withClient(give)
         }
         guard let primary else { throw CommandFailure("interrupted; `ringfence group \(name)` shows how it is now") }
-        if group.json { return print(namingRedis(JSONWriter.describing(outcome, of: name, primary).text)) }
-        print(said + (primary.map { "\($0.member ?? "nobody") is primary, epoch \($0.epoch)" } ?? ""))
+        if group.json { return try put(JSONWriter.describing(outcome, of: name, primary).text) }
+        try put(said + (primary.map { "\($0.member ?? "nobody") is primary, epoch \($0.epoch)" } ?? ""))
     }
 }
 
@@ -74,8 +74,8 @@ struct PlanGroupCommand: AsyncParsableCommand {
     func run() async throws {
         let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
-        if group.json { return print(namingRedis(JSONWriter.describing(status.plan).text)) }
-        for line in GroupPicture.lines(status.plan) { print(line) }
+        if group.json { return try put(JSONWriter.describing(status.plan).text) }
+        for line in GroupPicture.lines(status.plan) { try put(line) }
     }
 }
 
@@ -354,11 +354,11 @@ struct SettingsCommand: AsyncParsableCommand {
         if order.group.json {
             var json = JSONWriter()
             json.settings(status.settings)
-            return print(namingRedis(json.text))
+            return try put(namingRedis(json.text))
         }
         let texts = status.settings.stored
-        if texts.isEmpty { return print("nothing was ever set: all is as by default (see --help)") }
-        printTable(["SETTING", "VALUE"], texts.map { [$0.name, $0.value] })
+        if texts.isEmpty { return try put("nothing was ever set: all is as by default (see --help)") }
+        try printTable(["SETTING", "VALUE"], texts.map { [$0.name, $0.value] })
     }
 }
 

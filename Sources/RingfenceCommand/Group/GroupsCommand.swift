@@ -31,12 +31,12 @@ struct GroupsCommand: AsyncParsableCommand {
             for group in groups {
                 var line = JSONWriter()
                 line.group(group)
-                print(namingRedis(line.text))
+                try put(namingRedis(line.text))
             }
             return
         }
-        if groups.isEmpty { return print("there are no groups") }
-        printTable(
+        if groups.isEmpty { return try put("there are no groups") }
+        try printTable(
             ["GROUP", "MEMBERS", "VERSION", "PRIMARY", "EPOCH", "PHASE"],
             groups.map { group in
                 let primary = group.primary

@@ -32,8 +32,8 @@ struct ShowGroupCommand: AsyncParsableCommand {
     func run() async throws {
         let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
-        if group.json { return print(namingRedis(JSONWriter.describing(GroupView(status)).text)) }
-        for line in GroupPicture.lines(GroupView(status)) { print(line) }
+        if group.json { return try put(JSONWriter.describing(GroupView(status)).text) }
+        for line in GroupPicture.lines(GroupView(status)) { try put(line) }
     }
 }
 

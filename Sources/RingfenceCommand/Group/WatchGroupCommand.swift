@@ -22,19 +22,25 @@ struct WatchGroupCommand: AsyncParsableCommand {
 
     func run() async throws {
         let group = group
-        let cursor = try await untilInterrupted {
-            try await group.redis.withClient { client in
-                // Before the look: nothing between the two is missed.
-                let cursor = try await client.eventPage(limit: 1).end
-                if !group.json {
-                    let status = try await client.inspectGroup(group.name)
-                    for line in GroupPicture.headline(GroupView(status)) { print(line) }
-                    flushOutput()
+        let lines = EventLines(json: group.json, group: group.name, isGroupKnown: true)
+        let goOn: (EventCursor) -> String = {
+            "ringfence: go on with ringfence events --follow --group \(group.name) --after \($0)"
+        }
+        let cursor = try await lines.written.telling(goOn) {
+            try await untilInterrupted(endsUnread: true) {
+                try await group.redis.withClient { client in
+                    // Before the look: nothing between the two is missed.
+                    let cursor = try await client.eventPage(limit: 1).end
+                    lines.written.set(cursor)
+                    if !group.json {
+                        let status = try await client.inspectGroup(group.name)
+                        for line in GroupPicture.headline(GroupView(status)) { try put(line) }
+                        try Output.flush()
+                    }
+                    return try await lines.follow(client, cursor)
                 }
-                let lines = EventLines(json: group.json, group: group.name, isGroupKnown: true)
-                return try await lines.follow(client, cursor)
             }
         }
-        if let cursor { say("ringfence: go on with ringfence events --follow --group \(group.name) --after \(cursor)") }
+        if let cursor, !say(goOn(cursor)) { throw ExitCode.inputOutput }
     }
 }

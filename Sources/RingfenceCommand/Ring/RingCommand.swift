@@ -71,8 +71,13 @@ struct RingCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let view = try await redis.withClient { client in RingView(of: try await client.group(group)) }
-        for line in try lines(view) { print(json ? namingRedis(line) : line) }
+        let view = try await redis.withClient { client in
+            let group = try await client.group(group)
+            // A mistyped name is no group without members, whose keys nobody owns.
+            guard group.snapshot.version > 0 else { throw ExitCode.noGroup(group.name) }
+            return RingView(of: group)
+        }
+        for line in try lines(view) { try put(json ? namingRedis(line) : line) }
     }
 
     /// What is printed.
