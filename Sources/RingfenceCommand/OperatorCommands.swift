@@ -52,7 +52,7 @@ struct LocksCommand: AsyncParsableCommand {
     }
 
     private func show(_ status: LockStatus) throws {
-        if json { return try put(JSONWriter.describing(status).text) }
+        if json { return try put(namingRedis(JSONWriter.describing(status).text)) }
         try put("name        \(status.name)")
         if let holder = status.holder {
             try put("holder      \(holder.owner)")
@@ -138,7 +138,7 @@ struct UnlockCommand: AsyncParsableCommand {
             say("ringfence: nobody holds \(name)")
             throw ExitCode.failure
         }
-        if json { return try put(JSONWriter.describing(forced).text) }
+        if json { return try put(namingRedis(JSONWriter.describing(forced).text)) }
         try put("taken from \(forced.previous.owner), which had \(forced.previous.remaining.shortText) left")
         try put("every fence up to \(forced.fence) is dead: raise your guards to it")
     }

@@ -16,7 +16,10 @@ struct ServeCommand: AsyncParsableCommand {
             variable, a variable over the file. Put passwords in a variable or the file: flags show in the process list.
 
             SIGTERM, SIGQUIT and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
-            exits with 0 within 10 s.
+            exits with 0 within 10 s. SIGHUP reads the token file again.
+
+            A web page of another origin can order nothing, and a Host that is not localhost, --host, an address or an \
+            --allowed-host is answered 421.
 
             EXAMPLES
               ringfence serve
@@ -34,6 +37,10 @@ struct ServeCommand: AsyncParsableCommand {
     var port: String?
     @Option(help: .setting(.tokenFile, "file"))
     var tokenFile: String?
+    @Option(help: .setting(.allowedHost, "names"))
+    var allowedHost: [String] = []
+    @Option(help: .setting(.connections, "number"))
+    var connections: String?
     @Option(help: .setting(.eventHeartbeat, "duration"))
     var eventHeartbeat: String?
     @Option(help: .setting(.eventLength, "number"))
@@ -47,8 +54,9 @@ struct ServeCommand: AsyncParsableCommand {
 
     func run() async throws {
         let settings = try redis.settings([
-            .host: host, .port: port, .tokenFile: tokenFile, .eventHeartbeat: eventHeartbeat,
-            .eventLength: eventLength, .maxMembers: maxMembers, .maxGroups: maxGroups,
+            .host: host, .port: port, .tokenFile: tokenFile,
+            .allowedHost: allowedHost.isEmpty ? nil : allowedHost.joined(separator: ","), .connections: connections,
+            .eventHeartbeat: eventHeartbeat, .eventLength: eventLength, .maxMembers: maxMembers, .maxGroups: maxGroups,
         ])
         let logger = makeLogger(settings, default: .info)
         try await Serve.run(settings, logger: logger) { lines in

@@ -26,13 +26,14 @@ import Synchronization
 
 /// Serves locks over HTTP until graceful shutdown.
 package struct LockServer: Service {
-    static let connectionsMaximum = 10_000
     static let idleTimeout: TimeAmount = .seconds(60)
 
     let client: RingfenceClient
     let host: String
     let port: Int
-    let tokens: BearerTokens?
+    let tokens: TokenFile?
+    let allowedHosts: [String]
+    let connections: Int
     let registry: PrometheusRegistry
     let logger: Logger
     /// How often an idle stream of events shows that it lives.
@@ -45,10 +46,13 @@ package struct LockServer: Service {
     /// - Parameters:
     ///   - port: 0 takes a free one; `onRunning` is told which.
     ///   - tokens: nil lets everyone in who reaches the port.
+    ///   - allowedHosts: names of the service beside `localhost` and `host`.
+    ///   - connections: how many may be open.
     ///   - onRunning: called once connections are accepted.
     package init(
-        client: RingfenceClient, host: String, port: Int, tokens: BearerTokens?, registry: PrometheusRegistry,
-        logger: Logger, heartbeat: Duration = .seconds(10), onRunning: @Sendable @escaping (_ port: Int) -> Void
+        client: RingfenceClient, host: String, port: Int, tokens: TokenFile?, registry: PrometheusRegistry,
+        logger: Logger, allowedHosts: [String] = [], connections: Int = 10_000, heartbeat: Duration = .seconds(10),
+        onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
         self.groups = GroupShelf(client)
@@ -56,6 +60,8 @@ package struct LockServer: Service {
         self.host = host
         self.port = port
         self.tokens = tokens
+        self.allowedHosts = allowedHosts
+        self.connections = connections
         self.registry = registry
         self.logger = logger
         self.heartbeat = heartbeat
@@ -78,23 +84,34 @@ package struct LockServer: Service {
 
     /// Accepts connections until graceful shutdown, and then returns once the last is answered.
     package func run() async throws {
-        let responder = Responder(routes: routes, tokens: tokens, metrics: registry, logger: logger)
+        let responder = Responder(
+            routes: routes, tokens: tokens, origins: Origins(names: allowedHosts + [host.lowercased()]),
+            metrics: registry, logger: logger)
+        let connections = Connections(maximum: connections, metrics: registry, logger: logger)
+        let admission = Admission(tokens: tokens)
         let server = HTTPServerBuilder { responder in
             LoopBoundChannel(
+                connections: connections,
                 base: HTTP1Channel(
                     responder: responder,
                     configuration: .init(
-                        additionalChannelHandlers: [ConnectionGuard()], idleTimeout: Self.idleTimeout,
+                        additionalChannelHandlers: [ConnectionGuard(admission: admission)],
+                        idleTimeout: Self.idleTimeout,
                         httpDecoderConfiguration: .init(
                             maxHeaderFieldSize: 16_384, maxHeaderListSize: 16_384, maxHeaderFieldCount: 100))))
         }
         let service = try server.buildServer(
             configuration: .init(
-                address: .hostname(host, port: port), backlog: 1_024,
-                availableConnectionsDelegate: .maximum(Self.connectionsMaximum, logger: Self.quiet)),
+                address: .hostname(host, port: port), backlog: 1_024),
             eventLoopGroup: MultiThreadedEventLoopGroup.singleton, logger: Self.quiet,
             responder: responder.respond,
-            onServerRunning: { [onRunning, port] channel in onRunning(channel.localAddress?.port ?? port) })
+            onServerRunning: { [onRunning, port, registry, logger] channel in
+                let pause = AcceptPause(metrics: registry, logger: logger)
+                try? await channel.pipeline.addHandler(pause, position: .first).get()
+                onRunning(channel.localAddress?.port ?? port)
+            })
+        let watching = tokens.map { tokens in Task { await tokens.watch() } }
+        defer { watching?.cancel() }
         do {
             try await withGracefulShutdownHandler {
                 try await service.run()
@@ -114,10 +131,18 @@ package struct LockServer: Service {
 
 /// Runs each connection of `base` on that connection's event loop.
 private struct LoopBoundChannel<Base: ServerChildChannel>: ServerChildChannel {
+    let connections: Connections
     let base: Base
 
     func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<Base.Value> {
-        base.setup(channel: channel, logger: logger)
+        guard let seat = connections.admit(channel) else {
+            channel.close(promise: nil)
+            return channel.eventLoop.makeFailedFuture(ConnectionEnded())
+        }
+        return base.setup(channel: channel, logger: logger).flatMapThrowing { value in
+            try channel.pipeline.syncOperations.handler(type: ConnectionGuard.self).sit(seat)
+            return value
+        }
     }
 
     func handle(value: Base.Value, logger: Logger) async {

@@ -29,10 +29,8 @@ package enum Serve {
         _ settings: Settings, logger: Logger, announce: @Sendable @escaping (String) -> Void
     ) async throws {
         Signals.become(.starting)
-        let tokens = try settings.tokenFile.map { try BearerTokens(file: $0) }
-        if tokens?.isWorldReadable == true {
-            logger.warning("everyone on this host can read the token file: chmod 640 it")
-        }
+        let registry = PrometheusRegistry()
+        let tokens = try settings.tokenFile.map { try TokenFile($0, metrics: registry, logger: logger) }
         guard tokens != nil || isLoopback(settings.host) else {
             throw Settings.Failure(
                 description: """
@@ -40,8 +38,8 @@ package enum Serve {
                     could take or free locks. Give --token-file FILE, or --host 127.0.0.1
                     """)
         }
-        raiseDescriptorLimit()
-        let registry = PrometheusRegistry()
+        var settings = settings
+        settings.connections = try connections(of: settings, logger)
         MetricsSystem.bootstrap(registry)
 
         var embedded: EmbeddedRedis?
@@ -62,7 +60,7 @@ package enum Serve {
     }
 
     private static func serve(
-        _ settings: Settings, _ embedded: EmbeddedRedis?, _ tokens: BearerTokens?, _ registry: PrometheusRegistry,
+        _ settings: Settings, _ embedded: EmbeddedRedis?, _ tokens: TokenFile?, _ registry: PrometheusRegistry,
         _ logger: Logger, _ announce: @Sendable @escaping (String) -> Void
     ) async throws {
         let url = embedded?.url ?? settings.redis ?? ""
@@ -74,7 +72,7 @@ package enum Serve {
         let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
         let server = LockServer(
             client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry,
-            logger: logger,
+            logger: logger, allowedHosts: settings.allowedHosts, connections: settings.connections,
             heartbeat: settings.eventHeartbeat
         ) { port in
             announce(
@@ -102,7 +100,7 @@ package enum Serve {
                 if signal.meaning == .endInOrder {
                     await running.triggerGracefulShutdown()
                 } else {
-                    reload(logger)
+                    reload(tokens, logger)
                 }
             }
         }
@@ -117,8 +115,9 @@ package enum Serve {
     }
 
     /// What SIGHUP asks for. One call after the other.
-    private static func reload(_ logger: Logger) {
-        logger.notice("SIGHUP: there is nothing to read again")
+    private static func reload(_ tokens: TokenFile?, _ logger: Logger) {
+        guard let tokens else { return logger.notice("SIGHUP: there is nothing to read again") }
+        tokens.reload(always: true)
     }
 
     /// The last resort: ends this process and its Redis, unless the process has ended by then.
@@ -143,12 +142,32 @@ package enum Serve {
         return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
     }
 
-    /// Connections are descriptors, and the usual soft limit of 1024 is for programs that use select().
-    private static func raiseDescriptorLimit() {
+    /// Descriptors that are not connections of clients: Redis, files, event loops, and some to spare.
+    private static let otherDescriptors = 64
+
+    /// Connections are descriptors, and the usual soft limit of 1024 is for programs that use select(). What is set is
+    /// lowered to what there is, for a process without a descriptor left can neither accept nor reach Redis.
+    private static func connections(of settings: Settings, _ logger: Logger) throws -> Int {
+        let wanted = settings.connections
         var limit = rlimit()
-        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        limit.rlim_cur = min(limit.rlim_max, 65_536)
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return wanted }
+        let needed = wanted + Connections.keptBack(of: wanted) + otherDescriptors
+        limit.rlim_cur = max(limit.rlim_cur, min(limit.rlim_max, max(65_536, rlim_t(needed))))
         _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < needed else {
+            return wanted
+        }
+        // A twentieth, or 8, more than these are kept back.
+        let room = Int(limit.rlim_cur) - otherDescriptors
+        let possible = min(room - 8, room * 20 / 21)
+        guard possible >= 16 else {
+            throw Settings.Failure(
+                description: "the limit of open files is \(limit.rlim_cur), and serve needs 128 at least: ulimit -n")
+        }
+        logger.warning(
+            "connections is lowered to what the limit of open files leaves",
+            metadata: ["connections": "\(possible)", "set": "\(wanted)", "openFiles": "\(limit.rlim_cur)"])
+        return possible
     }
 }
 

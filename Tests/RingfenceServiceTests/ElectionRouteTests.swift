@@ -80,7 +80,9 @@ import Testing
             let done = try await switched
             #expect(done.status == 200 && done.body.contains(#""member":"two""#), "\(done.body)")
             let history = try await service.request("GET", "/v1/groups/g/history")
-            #expect(history.body.contains(#""kind":"switchover""#) && history.body.contains(#""actor":"ann""#))
+            #expect(
+                history.body.contains(#""kind":"switchover""#)
+                    && history.body.contains(#""actor":"http/127.0.0.1 (says ann)""#))
             #expect(history.body.contains("t 1"), "\(history.body)")
         }
     }

@@ -198,7 +198,7 @@ import Testing
                 #expect(removed.status == 200 && removed["removed"] == "true")
                 let event = try #require(
                     try await client.eventPage(after: .start, limit: 100).events.first { $0.type == .memberLeft })
-                #expect(event.actor == "ann" && event.reason == "ticket 12")
+                #expect(event.actor == "http/127.0.0.1 (says ann)" && event.reason == "ticket 12")
                 try await eventually("the member is told", within: .seconds(120)) { membership.state == .expired }
             }
         }

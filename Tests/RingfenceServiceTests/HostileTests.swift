@@ -9,24 +9,24 @@ import Testing
         let requests: [(String, Int)] = [
             (
                 post
-                    + "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n",
+                    + "Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n",
                 400
             ),
-            (post + "Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ", 400),
-            (post + "Host: a\r\nContent-Length: -5\r\n\r\n", 400),
-            (post + "Host: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400),
+            (post + "Host: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ", 400),
+            (post + "Host: localhost\r\nContent-Length: -5\r\n\r\n", 400),
+            (post + "Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400),
             ("GET /livez HTTP/1.1\r\n\r\n", 400),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n folded\r\n\r\n", 400),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\nX Y: a\r\n\r\n", 400),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: a\u{0}b\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\r\n folded\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: localhost\r\nX Y: a\r\n\r\n", 400),
+            ("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\u{0}b\r\n\r\n", 400),
             ("\u{1}\u{2}garbage\r\n\r\n", 400),
-            ("GET /livez HTTP/1.1\r\nHost: a\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
+            ("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
             (
-                "GET /livez HTTP/1.1\r\nHost: a\r\n"
+                "GET /livez HTTP/1.1\r\nHost: localhost\r\n"
                     + (0..<200).map { "X\($0): y\r\n" }.joined() + "\r\n", 431
             ),
-            ("GET /\(String(repeating: "u", count: 70_000)) HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+            ("GET /\(String(repeating: "u", count: 70_000)) HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
         ]
         try await withService { service, redis in
             for (request, status) in requests {
@@ -48,7 +48,7 @@ import Testing
         try await withService { service, _ in
             let connection = try await service.connect()
             try await connection.send(
-                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                     + "Transfer-Encoding: chunked\r\n\r\n")
             let chunk = "4000\r\n" + String(repeating: " ", count: 16_384) + "\r\n"
             for _ in 0..<64 where !connection.isClosed { try? await connection.send(chunk) }
@@ -62,7 +62,7 @@ import Testing
     {
         try await withRedis { redis in
             let service = try await Service.start(["--redis", redis.unixURL])
-            let head = "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            let head = "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             let spaces = String(repeating: " ", count: 65_537)
             for request in [
                 head + "Transfer-Encoding: chunked\r\n\r\n10001\r\n\(spaces)\r\n0\r\n\r\n",
@@ -83,10 +83,10 @@ import Testing
     @Test func `a slow head and a slow body are given up`() async throws {
         try await withService { service, redis in
             let head = try await service.connect()
-            try await head.send("GET /livez HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+            try await head.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             let body = try await service.connect()
             try await body.send(
-                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                     + "Content-Length: 100\r\n\r\n{")
             let dripping = Task {
                 while !head.isClosed || !body.isClosed {
@@ -111,7 +111,7 @@ import Testing
                 var batch = ""
                 for index in 0..<count {
                     let method = index.isMultiple(of: 2) ? "GET /livez" : "GET /missing"
-                    batch += "\(method) HTTP/1.1\r\nHost: a\r\n\r\n"
+                    batch += "\(method) HTTP/1.1\r\nHost: localhost\r\n\r\n"
                     if batch.utf8.count > 60_000 {
                         try await connection.send(batch)
                         batch = ""

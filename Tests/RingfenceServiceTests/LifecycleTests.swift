@@ -85,7 +85,7 @@ import Testing
                 let connection = try await service.connect()
                 try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000,"waitMs":60000}"#)
                 try await waits(redis, 1)
-                let request = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+                let request = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
                 try await connection.send(String(repeating: request, count: count))
                 connection.close()
                 try await waits(redis, 0)
@@ -102,8 +102,8 @@ import Testing
             let half = try await service.connect()
             // In one piece behind a whole request: once that is answered, the half one is there too.
             try await half.send(
-                "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-                    + "POST /v1/locks/y/acquire HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                    + "POST /v1/locks/y/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                     + "Content-Length: 50\r\n\r\n{")
             #expect(try await half.answer()?.status == 200)
             let start = ContinuousClock.now
@@ -124,7 +124,7 @@ import Testing
         try await idle.send("GET", "/livez")
         #expect(try await idle.answer()?.status == 200)
         let half = try await service.connect()
-        try await half.send("POST /v1/locks/y/acquire HTTP/1.1\r\nHost: a\r\nContent-Le")
+        try await half.send("POST /v1/locks/y/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Le")
         var waiting: [RawConnection] = []
         for place in 1...5 {
             // A lock for each: waiters of one process share a place, so only the first of them would show in Redis.

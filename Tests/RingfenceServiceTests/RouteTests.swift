@@ -115,7 +115,9 @@ import Testing
             #expect(forced.status == 200 && forced["owner"] == "stuck")
             #expect(forced.body.contains(#""fence""#))
             let audit = try await service.request("GET", "/v1/audit?limit=1")
-            #expect(audit["action"] == "force" && audit.body.contains("ops anna") && audit.body.contains("ticket 4711"))
+            #expect(
+                audit["action"] == "force" && audit.body.contains("http/127.0.0.1 (says ops anna)")
+                    && audit.body.contains("ticket 4711"))
             let late = try await service.request(
                 "POST", "/v1/locks/x/renew", #"{"token":"\#(try #require(hold["token"]))","ttlMs":1000}"#)
             #expect(late.status == 409 && late["code"] == "lock.notHeld")

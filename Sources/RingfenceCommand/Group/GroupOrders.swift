@@ -36,7 +36,7 @@ struct OrderArguments: ParsableArguments {
             try await arguments.group.redis.withClient(give)
         }
         guard let primary else { throw CommandFailure("interrupted; `ringfence group \(name)` shows how it is now") }
-        if group.json { return try put(JSONWriter.describing(outcome, of: name, primary).text) }
+        if group.json { return try put(namingRedis(JSONWriter.describing(outcome, of: name, primary).text)) }
         try put(said + (primary.map { "\($0.member ?? "nobody") is primary, epoch \($0.epoch)" } ?? ""))
     }
 }
@@ -74,7 +74,7 @@ struct PlanGroupCommand: AsyncParsableCommand {
     func run() async throws {
         let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
-        if group.json { return try put(JSONWriter.describing(status.plan).text) }
+        if group.json { return try put(namingRedis(JSONWriter.describing(status.plan).text)) }
         for line in GroupPicture.lines(status.plan) { try put(line) }
     }
 }

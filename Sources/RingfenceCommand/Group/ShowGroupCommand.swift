@@ -32,7 +32,7 @@ struct ShowGroupCommand: AsyncParsableCommand {
     func run() async throws {
         let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
-        if group.json { return try put(JSONWriter.describing(GroupView(status)).text) }
+        if group.json { return try put(namingRedis(JSONWriter.describing(GroupView(status)).text)) }
         for line in GroupPicture.lines(GroupView(status)) { try put(line) }
     }
 }

@@ -11,10 +11,11 @@ import RingfenceCore
 #endif
 
 /// The tokens that may use the service, from a file: one a line, blank lines and `#` comments left out. Several at once
-/// make a change without a gap possible: add the new one, restart, move the clients, remove the old one.
+/// make a change without a gap possible: add the new one, move the clients, remove the old one.
 package struct BearerTokens: Sendable {
     static let lengthMinimum = 16
     private let tokens: [[UInt8]]
+    var count: Int { tokens.count }
     /// Others than the owner and its group can read the file.
     package let isWorldReadable: Bool
 

@@ -4,12 +4,18 @@
 // not HTTP/1.1 (both Content-Length and Transfer-Encoding, folded headers, broken chunks); the request loop bounds the
 // body; this pair of handlers adds the two things neither sees:
 //
-//  - time: a request must have come in whole within 10 s of its first byte (and its headers within 5 s). Without this,
-//    a client that sends one byte a second holds a connection for ever;
+//  - time: a request must have come in whole within 10 s of its first byte (and its headers within 5 s), and the first
+//    byte of all within 5 s. Without this, a client that sends one byte a second, or none, holds a connection for ever;
 //  - hanging up: a request that waits for a lock reads nothing, so nothing would tell it that its client has gone and
 //    that the lock must not be granted to it. A half-closed connection counts as hung up. An end of file is seen only
 //    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure; a client
 //    that sends more behind its waiting request than anybody needs to is hung up on.
+//  - delivery: what an answer gives (a lock, a membership) is nobody's if the answer is not read. A client that has
+//    closed answers it with a reset. So for 250 ms behind such an answer a reset takes back what was given, and a
+//    connection that the client has ended is not closed here before, for the reset would be lost with it. Nothing more can
+//    be known: a client that closes in order has read all that came, one that resets (SO_LINGER of 0) says it has not.
+//
+// It answers HTTP/1.0 as that is: without chunks, and closed behind the answer (VersionWatch).
 //
 // It also turns what the decoder refuses into the same problem+json as every other error.
 import HTTPTypes
@@ -32,6 +38,14 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     static let requestsBehindMaximum = 16
     static let bytesBehindMaximum = 65_536
 
+    /// How long behind an answer a reset says that it was not read.
+    static let deliveryTime: TimeAmount = .milliseconds(250)
+
+    private struct Given {
+        var undo: @Sendable () async -> Void
+        var answeredAt: NIODeadline?
+    }
+
     /// The client has gone.
     let hangUp = OneShot()
     /// When the request being received must be here; looked at by one timer, because setting and cancelling a timer
@@ -51,10 +65,26 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var drainDeadline: NIODeadline?
     /// The request being received names more than one host.
     fileprivate var hasTwoHosts = false
+    /// It is of HTTP/1.0, which needs no Host.
+    fileprivate var isOld = false
+
+    init(admission: Admission? = nil) { self.admission = admission }
+
+    /// Takes its place, once there is a pipeline.
+    func sit(_ seat: Seat) { self.seat = seat }
     /// Requests whose answer is not complete.
     private var inProgress = 0
     /// Between the head and the end of an answer.
     private var isAnswering = false
+    /// What answers gave that may not have been read.
+    private var given: [Given] = []
+    /// This side has ended the connection, so that its end says nothing of the client.
+    private var isClosedHere = false
+    /// Not one byte has come yet.
+    fileprivate var isSilent = true
+    /// Its place among the connections, and how it shows that it may have one of those kept back.
+    private let admission: Admission?
+    fileprivate(set) var seat: Seat?
     /// What is wrong with this connection; from then on nothing is read.
     private var refusal: Problem?
     /// The refusal is on its way; the connection closes behind it.
@@ -65,15 +95,40 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     ///
     /// - Parameter streams: the answer is a stream; the wait is over when that ends.
     static func wait(on channel: any Channel, streams: Bool = false) async throws -> OneShot {
-        try await channel.eventLoop.submit {
-            let context = try channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self)
-            guard let handler = context.handler as? ConnectionGuard else { throw ConnectionEnded() }
+        try await on(channel) { handler, context in
             handler.isWaiting = true
             handler.isStreaming = streams
             handler.bytesBehind = 0
             handler.readOn(context)
             return handler.hangUp
-        }.get()
+        }
+    }
+
+    /// Says what the answer that is about to be written gives.
+    /// - Parameter undo: takes it back; called at most once, when the answer was not read as far as one can know.
+    /// - Returns: false when the client has gone: then nothing is written and it is for the caller to take it back.
+    static func give(_ undo: @Sendable @escaping () async -> Void, on channel: any Channel) async throws -> Bool {
+        do {
+            return try await on(channel) { handler, _ in
+                guard !handler.hangUp.hasHappened else { return false }
+                handler.given.append(Given(undo: undo))
+                return true
+            }
+        } catch { return false }
+    }
+
+    private static func on<Result: Sendable>(
+        _ channel: any Channel,
+        _ body: @Sendable @escaping (ConnectionGuard, ChannelHandlerContext) throws -> Result
+    ) async throws -> Result {
+        @Sendable func now() throws -> Result {
+            let context = try channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self)
+            guard let handler = context.handler as? ConnectionGuard else { throw ConnectionEnded() }
+            return try body(handler, context)
+        }
+        // A request is handled on its connection's loop (LockServer.swift).
+        if channel.eventLoop.inEventLoop { return try now() }
+        return try await channel.eventLoop.submit(now).get()
     }
 
     /// Answers the request whose answer is due with `problem` and closes; returns when the connection is closed. It
@@ -99,17 +154,31 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         let pipeline = context.pipeline.syncOperations
         try? pipeline.addHandler(ByteWatch(owner: self), position: .first)
         if let decoder = try? pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self) {
-            try? pipeline.addHandler(HostWatch(owner: self), position: .after(decoder))
+            try? pipeline.addHandler(VersionWatch(owner: self), position: .after(decoder))
         }
+        deadline = .now() + Self.headTimeout
+        watch(context)
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {
         timer?.cancel()
         hangUp.happen()
+        giveBack()
+    }
+
+    /// Takes back what was given by answers that the client has not read.
+    private func giveBack() {
+        let now = NIODeadline.now()
+        for gift in given {
+            if let at = gift.answeredAt, isClosedHere || now > at + Self.deliveryTime { continue }
+            Task { await gift.undo() }
+        }
+        given = []
     }
 
     /// The first byte of a request, before the decoder makes anything of it.
     fileprivate func began() {
+        isSilent = false
         isReceiving = true
         hasHead = false
         deadline = limited(.now() + Self.headTimeout)
@@ -126,11 +195,21 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             isReceiving = true
             deadline = limited(.now() + Self.requestTimeout)
             // A second Host could make a proxy before us and us see two different targets.
-            guard head.authority != nil, !hasTwoHosts else {
+            // Who asks again has its answer.
+            if !given.isEmpty { given.removeAll { $0.answeredAt != nil } }
+            guard head.authority != nil || isOld, !hasTwoHosts else {
                 return refuse(Problem(.badRequest, "exactly one Host header is needed", field: "Host"), context)
+            }
+            if let seat, let admission, !admission.admit(head, seat) {
+                return refuse(
+                    Problem(
+                        .full,
+                        "too many connections are open: only health checks and clients with a token are "
+                            + "answered", retryAfterMs: 1_000), context)
             }
             inProgress += 1
             hasHead = true
+            seat?.isBusy = true
         case .body: break
         case .end: (isReceiving, hasHead) = (false, false)
         }
@@ -162,9 +241,25 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             isAnswering = false
             (isWaiting, isStreaming) = (false, false)
             inProgress -= 1
+            if inProgress == 0 { seat?.isBusy = false }
+            for index in given.indices where given[index].answeredAt == nil { given[index].answeredAt = .now() }
         }
         context.write(data, promise: promise)
         if isDue, let refusal { answer(refusal, context) }
+    }
+
+    func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+        // Where the client has ended its side, closing ours ends the connection, and with it what a reset would tell.
+        let until = (given.compactMap(\.answeredAt).max() ?? .uptimeNanoseconds(0)) + Self.deliveryTime
+        if mode != .input, hangUp.hasHappened, !given.isEmpty, NIODeadline.now() < until {
+            context.eventLoop.assumeIsolated().scheduleTask(deadline: until) {
+                self.isClosedHere = true
+                context.close(mode: mode, promise: promise)
+            }
+            return
+        }
+        if mode != .input { isClosedHere = true }
+        context.close(mode: mode, promise: promise)
     }
 
     /// The requests before the one being received have their answers. (That one is with its handler already if its
@@ -186,6 +281,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     func channelInactive(context: ChannelHandlerContext) {
         timer?.cancel()
         hangUp.happen()
+        giveBack()
         context.fireChannelInactive()
     }
 
@@ -195,7 +291,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             refuse(Problem(.headersTooLarge, "the headers are larger than 16 KiB or more than 100"), context)
         case let error as HTTPParserError:
             refuse(Problem(.badRequest, "the request cannot be read: \(error)"), context)
-        case is IOError: context.close(promise: nil)
+        case is IOError:
+            isClosedHere = false
+            hangUp.happen()
+            giveBack()
+            context.close(promise: nil)
         default: refuse(Problem(.badRequest, "the request cannot be read"), context)
         }
     }
@@ -203,8 +303,12 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private func watch(_ context: ChannelHandlerContext) {
         timer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) {
             self.timer = nil
-            guard self.isReceiving, self.refusal == nil else { return }
+            guard self.isReceiving || self.isSilent, self.refusal == nil else { return }
             guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
+            if self.isSilent {
+                self.seat?.endsInSilence()
+                return context.close(promise: nil)
+            }
             self.refuse(
                 self.drainDeadline == nil
                     ? Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s")
@@ -225,29 +329,57 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         isRefused = true
         let reply = problem.reply
         var head = HTTPResponse(status: reply.status)
-        head.headerFields = [
-            .contentType: reply.type, .contentLength: String(reply.body.readableBytes), .connection: "close",
-        ]
+        head.headerFields = Responder.common
+        head.headerFields[.contentType] = reply.type
+        head.headerFields[.contentLength] = String(reply.body.readableBytes)
+        head.headerFields[.connection] = "close"
         context.write(wrapOutboundOut(.head(head)), promise: nil)
         context.write(wrapOutboundOut(.body(reply.body)), promise: nil)
         context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
         // Closing at once with unread bytes would reset the connection and might destroy the answer on its way.
+        isClosedHere = true
         context.close(mode: .output, promise: nil)
         let channel = context.channel
         context.eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
     }
 }
 
-/// Counts Host headers before they become one authority.
-private final class HostWatch: ChannelInboundHandler {
+/// Sees what is lost behind it: how many Host headers there were, and the version. Whoever says that a request is the last,
+/// in any of the ways there are, is closed behind its answer; HTTP/1.0 always is, and never gets chunks.
+private final class VersionWatch: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
+    typealias InboundOut = HTTPServerRequestPart
+    typealias OutboundIn = HTTPServerResponsePart
+    typealias OutboundOut = HTTPServerResponsePart
     private let owner: ConnectionGuard
+    /// Requests that came, answers that began, and which request is the last.
+    private var (requests, answers) = (0, 0)
+    private var last: Int?
 
     init(owner: ConnectionGuard) { self.owner = owner }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        if case .head(let head) = unwrapInboundIn(data) { owner.hasTwoHosts = head.headers["Host"].count > 1 }
-        context.fireChannelRead(data)
+        guard case .head(var head) = unwrapInboundIn(data) else { return context.fireChannelRead(data) }
+        requests += 1
+        owner.hasTwoHosts = head.headers["Host"].count > 1
+        owner.isOld = head.version.major < 1 || (head.version.major == 1 && head.version.minor < 1)
+        guard owner.isOld || !head.isKeepAlive else { return context.fireChannelRead(data) }
+        if last == nil { last = requests }
+        // The one form that the request loop knows.
+        head.headers.replaceOrAdd(name: "Connection", value: "close")
+        context.fireChannelRead(wrapInboundOut(.head(head)))
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        guard case .head(var head) = unwrapOutboundIn(data), !head.status.isInformational else {
+            return context.write(data, promise: promise)
+        }
+        answers += 1
+        guard answers == last else { return context.write(data, promise: promise) }
+        head.headers.replaceOrAdd(name: "Connection", value: "close")
+        // The answer says HTTP/1.1, as ours is, but for a stream: the encoder would put it into chunks.
+        if owner.isOld, !head.headers.contains(name: "Content-Length") { head.version = .http1_0 }
+        context.write(wrapOutboundOut(.head(head)), promise: promise)
     }
 }
 
@@ -263,4 +395,8 @@ private final class ByteWatch: ChannelInboundHandler {
         owner.received(unwrapInboundIn(data).readableBytes)
         context.fireChannelRead(data)
     }
+}
+
+extension HTTPResponseStatus {
+    fileprivate var isInformational: Bool { (100..<200).contains(code) }
 }

@@ -162,10 +162,9 @@ struct ElectionRoutes: Sendable {
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
-                let peer = "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"
                 let order = Order(
-                    body: body, actor: try body?.text("actor") ?? peer, reason: try body?.text("reason") ?? "")
-                try Limits.check(owner: order.actor, field: "actor")
+                    body: body, actor: try exchange.actor(says: try body?.text("actor")),
+                    reason: try body?.text("reason") ?? "")
                 try Limits.check(reason: order.reason)
                 let primary = try await give(exchange, order)
                 return Reply(JSONWriter.describing("done", of: exchange.name, primary))

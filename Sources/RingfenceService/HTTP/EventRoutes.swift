@@ -237,9 +237,8 @@ struct EventRoutes: Sendable {
         // Redis is asked before the answer begins: what is wrong then is still an HTTP error.
         var reply = Reply(text: "", type: "text/event-stream")
         reply.headers = [
-            HTTPField(name: .cacheControl, value: "no-store"),
             // Proxies that buffer would make of a stream what it is not.
-            HTTPField(name: HTTPField.Name("X-Accel-Buffering")!, value: "no"),
+            HTTPField(name: HTTPField.Name("X-Accel-Buffering")!, value: "no")
         ]
         let events =
             try wish.group.map { try client.events(ofGroup: $0, after: wish.after) } ?? client.events(after: wish.after)

@@ -65,6 +65,15 @@ extension JSONObject {
         return owner
     }
 
+    /// `requestId`: as good as the token for who knows it, hence its least length.
+    func requestId() throws -> String? {
+        guard let id = try text("requestId") else { return nil }
+        guard (16...128).contains(id.utf8.count), id.utf8.allSatisfy({ (0x21...0x7E).contains($0) }) else {
+            throw InvalidArgument("requestId", "must be 16 to 128 characters of ASCII without blanks, chosen at random")
+        }
+        return id
+    }
+
     func names() throws -> [String] {
         switch self["names"] {
         case nil: throw InvalidArgument("names", "is missing")

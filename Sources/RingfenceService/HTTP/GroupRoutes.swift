@@ -55,7 +55,7 @@ struct GroupRoutes: Sendable {
                 method: .put, path: "/v1/groups/{name}/members/{member}", operation: "putMember",
                 summary: "Joins a group, or with the session of the join, beats and updates. Repeat it each paceMs.",
                 request: Self.memberSchema, response: "MemberGrant",
-                problems: [.replaced, .expired],
+                problems: [.replaced, .expired], gives: true,
                 handle: { exchange in try await put(exchange) }),
             Route(
                 method: .delete, path: "/v1/groups/{name}/members/{member}", operation: "removeMember",
@@ -183,11 +183,9 @@ struct GroupRoutes: Sendable {
         let query = try queryParameters(exchange.query, allowed: Self.leaveSchema.fields)
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.leaveSchema) : nil
         let session = try body?.text("session") ?? query["session"]
-        let peer = "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"
-        let actor = try body?.text("actor") ?? query["actor"] ?? peer
+        let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
         let reason = try body?.text("reason") ?? query["reason"] ?? ""
         if let session { try Limits.check(session: session) }
-        try Limits.check(owner: actor, field: "actor")
         try Limits.check(reason: reason)
         let removed = try await client.removeMember(
             exchange.member, from: exchange.name, session: session, actor: actor, reason: reason)

@@ -18,10 +18,18 @@ struct LockRoutes: Sendable {
     /// The service is shutting down: waits end now.
     let draining: OneShot
 
-    static let holdSchema = Route.Schema(name: "AcquireRequest", fields: ["owner", "ttlMs", "waitMs"])
+    private let repeats = Repeats()
+
+    init(client: RingfenceClient, draining: OneShot) {
+        self.client = client
+        self.draining = draining
+    }
+
+    static let holdSchema = Route.Schema(name: "AcquireRequest", fields: ["owner", "ttlMs", "waitMs", "requestId"])
     static let renewSchema = Route.Schema(name: "RenewRequest", fields: ["token", "ttlMs"])
     static let releaseSchema = Route.Schema(name: "ReleaseRequest", fields: ["token"])
-    static let holdAllSchema = Route.Schema(name: "AcquireAllRequest", fields: ["names", "owner", "ttlMs", "waitMs"])
+    static let holdAllSchema = Route.Schema(
+        name: "AcquireAllRequest", fields: ["names", "owner", "ttlMs", "waitMs", "requestId"])
     static let renewAllSchema = Route.Schema(name: "RenewAllRequest", fields: ["names", "token", "ttlMs"])
     static let releaseAllSchema = Route.Schema(name: "ReleaseAllRequest", fields: ["names", "token"])
     static let forceSchema = Route.Schema(name: "ForceRequest", fields: ["actor", "reason"])
@@ -33,7 +41,7 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks/{name}/acquire", operation: "acquireLock",
                 summary: "Acquires a lock, waiting in line for at most waitMs.",
-                request: Self.holdSchema, response: "Hold", problems: [.busy],
+                request: Self.holdSchema, response: "Hold", problems: [.busy], gives: true,
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.holdSchema)
                     return try await acquire([exchange.name], body, exchange) { $0.field("name", exchange.name) }
@@ -71,7 +79,7 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks:acquire", operation: "acquireLocks",
                 summary: "Acquires several locks at once, all or none, with one fence.",
-                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy],
+                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy], gives: true,
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.holdAllSchema)
                     let names = try body.names()
@@ -179,13 +187,23 @@ struct LockRoutes: Sendable {
         let ttl = try body.ttl()
         let wait = try body.wait()
         let owner = try body.owner() ?? "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"
+        let id = try body.requestId()
+        let acquisition = Acquisition(names: names, owner: owner, ttl: ttl, wait: wait)
         do {
-            let grant =
-                wait > .zero
-                ? try await acquire(names, owner: owner, ttl: ttl, wait: wait, exchange)
-                : try await client.acquireGrant(names, owner: owner, ttl: ttl, wait: .zero)
+            guard let id else {
+                let grant =
+                    wait > .zero
+                    ? try await waited(for: Task { try await client.grant(acquisition) }, exchange)
+                    : try await client.grant(acquisition)
+                var reply = Reply(hold(grant, exchange, describe))
+                reply.undo = { try? await client.release(names, token: grant.token) }
+                return reply
+            }
+            let (grant, claim) = try await repeated(acquisition, id, exchange)
             var reply = Reply(hold(grant, exchange, describe))
-            reply.undo = { try? await client.release(names, token: grant.token) }
+            reply.undo = { [repeats] in
+                if repeats.letGo(claim) { try? await client.release(names, token: grant.token) }
+            }
             return reply
         } catch let error as RingfenceError where error.code == .lockBusy {
             throw await busy(names, error)
@@ -194,13 +212,57 @@ struct LockRoutes: Sendable {
 
     /// Waits in line as long as the client is there and the service stays up. The library gives back a grant that
     /// arrives as the wait is cancelled; one that got through just before the client hung up is given back here.
-    private func acquire(
-        _ names: [String], owner: String, ttl: Duration, wait: Duration, _ exchange: Exchange
-    ) async throws -> LockGrant {
+    private func waited(for task: Task<LockGrant, any Error>, _ exchange: Exchange) async throws -> LockGrant {
+        let result = try await result(of: task, exchange) { task.cancel() }
+        if exchange.hangUp?.hasHappened == true, case .success(let grant) = result {
+            try? await client.release(grant.names, token: grant.token)
+            throw ConnectionEnded()
+        }
+        return try result.get()
+    }
+
+    /// As `waited`, but a request with the same id shares what the first was given, or still waits for: neither may give
+    /// up what the other may have been told of (Repeats.swift).
+    private func repeated(
+        _ acquisition: Acquisition, _ id: String, _ exchange: Exchange
+    ) async throws -> (LockGrant, Repeats.Claim) {
+        while true {
+            let claim = try repeats.claim(Repeats.Key(id: id, names: acquisition.names), acquisition.ttl) {
+                Task { try await client.grant(acquisition) }
+            }
+            let result = try await result(of: claim.task, exchange) { [repeats] in
+                if repeats.letGo(claim) { claim.task.cancel() }
+            }
+            switch result {
+            case .success(let grant):
+                if exchange.hangUp?.hasHappened == true {
+                    if repeats.letGo(claim) { try? await client.release(grant.names, token: grant.token) }
+                    throw ConnectionEnded()
+                }
+                if claim.isFirst { return (grant, claim) }
+                do {
+                    let renewed = try await client.renew(grant.names, token: grant.token, ttl: acquisition.ttl)
+                    return (renewed, claim)
+                } catch let error as RingfenceError where error.code == .notHeld {
+                    // Its time is over, or it was released: this is a request like any other.
+                    repeats.forget(claim)
+                } catch {
+                    _ = repeats.letGo(claim)
+                    throw error
+                }
+            case .failure(let error):
+                repeats.forget(claim)
+                throw error
+            }
+        }
+    }
+
+    private func result(
+        of task: Task<LockGrant, any Error>, _ exchange: Exchange, _ giveUp: @Sendable @escaping () -> Void
+    ) async throws -> Result<LockGrant, any Error> {
         let hangUp = try await ConnectionGuard.wait(on: exchange.channel)
-        let task = Task { try await client.acquireGrant(names, owner: owner, ttl: ttl, wait: wait) }
-        let onHangUp = hangUp.observe { task.cancel() }
-        let onDraining = draining.observe { task.cancel() }
+        let onHangUp = hangUp.observe(giveUp)
+        let onDraining = draining.observe(giveUp)
         defer {
             hangUp.forget(onHangUp)
             draining.forget(onDraining)
@@ -208,17 +270,12 @@ struct LockRoutes: Sendable {
         let result = await withTaskCancellationHandler {
             await task.result
         } onCancel: {
-            task.cancel()
+            giveUp()
         }
         // A client that closed before the grant may not have been noticed yet: its end of file lies in the socket. The
-        // loop looks at the socket before it runs this. (A client that closes later has its grant until the ttl ends:
-        // nobody can know whether it read the answer.)
+        // loop looks at the socket before it runs this.
         try? await exchange.channel.eventLoop.scheduleTask(in: .microseconds(200)) {}.futureResult.get()
-        if hangUp.hasHappened, case .success(let grant) = result {
-            try? await client.release(names, token: grant.token)
-            throw ConnectionEnded()
-        }
-        return try result.get()
+        return result
     }
 
     /// Says who holds, with a second look. What is seen may be newer than the refusal: then there is no holder to name.
@@ -240,14 +297,26 @@ struct LockRoutes: Sendable {
     private func force(_ exchange: Exchange) async throws -> Reply {
         let query = try queryParameters(exchange.query, allowed: ["actor", "reason"])
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.forceSchema) : nil
-        let peer = "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"
-        let actor = try body?.text("actor") ?? query["actor"] ?? peer
+        let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
         let reason = try body?.text("reason") ?? query["reason"] ?? ""
-        do { try Limits.check(owner: actor) } catch { throw InvalidArgument("actor", error.message) }
         try Limits.check(reason: reason)
         guard let forced = try await client.forceRelease(exchange.name, actor: actor, reason: reason) else {
             throw Problem(.notHeld, "nobody holds \(quoted(exchange.name))")
         }
         return Reply(JSONWriter.describing(forced))
+    }
+}
+
+/// What is asked for.
+struct Acquisition: Sendable {
+    var names: [String]
+    var owner: String
+    var ttl: Duration
+    var wait: Duration
+}
+
+extension RingfenceClient {
+    fileprivate func grant(_ asked: Acquisition) async throws -> LockGrant {
+        try await acquireGrant(asked.names, owner: asked.owner, ttl: asked.ttl, wait: asked.wait)
     }
 }

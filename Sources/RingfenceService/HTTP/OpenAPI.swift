@@ -7,7 +7,7 @@ import HTTPTypes
 enum OpenAPI {
     /// What any request may meet, whatever its route.
     static let commonProblems: [Problem.Code] = [
-        .invalidArgument, .badRequest, .timeout, .bodyTooLarge, .headersTooLarge,
+        .invalidArgument, .badRequest, .timeout, .bodyTooLarge, .headersTooLarge, .hostRefused, .full,
     ]
     /// What a request that reads or changes locks may meet as well.
     static let redisProblems: [Problem.Code] = [.internal, .overloaded, .unavailable, .refused, .draining]
@@ -110,6 +110,7 @@ enum OpenAPI {
         }
         var codes = route.problems + commonProblems
         if !route.isOpen { codes += [.unauthorized] + redisProblems }
+        if route.method != .get { codes.append(.originRefused) }
         if route.request != nil { codes.append(.unsupportedMedia) }
         var statuses: [Int] = []
         for code in codes where !statuses.contains(code.status) { statuses.append(code.status) }
@@ -147,13 +148,14 @@ enum OpenAPI {
         "TtlMs":{"type":"integer","minimum":100,"maximum":86400000,"description":"How long the hold lasts without renewal"},
         "WaitMs":{"type":"integer","minimum":0,"maximum":300000,"default":0,"description":"How long to wait in line. The wait ends when the connection closes"},
         "Token":{"type":"string","minLength":1,"maxLength":512,"description":"The right to renew and release. A secret"},
+        "RequestId":{"type":"string","pattern":"^[!-~]{16,128}$","description":"A random text of your own, as secret as the token. A repeated request with it, to the same instance, finds the hold that the first was given, renewed for ttlMs"},
         "Fence":{"type":"string","pattern":"^[0-9]{1,19}$","description":"A signed 64-bit number in decimal; it only grows for a lock"},
         "DeadlineMs":{"type":"integer","minimum":0,"description":"The hold ends this many milliseconds after you SENT the request, on your monotonic clock; waiting is included"},
         "Milliseconds":{"type":"integer","minimum":0},
-        "AcquireRequest":{"type":"object","additionalProperties":false,"required":["ttlMs"],"properties":{"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"}}},
+        "AcquireRequest":{"type":"object","additionalProperties":false,"required":["ttlMs"],"properties":{"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"},"requestId":{"$ref":"#/components/schemas/RequestId"}}},
         "RenewRequest":{"type":"object","additionalProperties":false,"required":["token","ttlMs"],"properties":{"token":{"$ref":"#/components/schemas/Token"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"}}},
         "ReleaseRequest":{"type":"object","additionalProperties":false,"required":["token"],"properties":{"token":{"$ref":"#/components/schemas/Token"}}},
-        "AcquireAllRequest":{"type":"object","additionalProperties":false,"required":["names","ttlMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"}}},
+        "AcquireAllRequest":{"type":"object","additionalProperties":false,"required":["names","ttlMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"owner":{"$ref":"#/components/schemas/Owner"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"},"waitMs":{"$ref":"#/components/schemas/WaitMs"},"requestId":{"$ref":"#/components/schemas/RequestId"}}},
         "RenewAllRequest":{"type":"object","additionalProperties":false,"required":["names","token","ttlMs"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"token":{"$ref":"#/components/schemas/Token"},"ttlMs":{"$ref":"#/components/schemas/TtlMs"}}},
         "ReleaseAllRequest":{"type":"object","additionalProperties":false,"required":["names","token"],"properties":{"names":{"$ref":"#/components/schemas/Names"},"token":{"$ref":"#/components/schemas/Token"}}},
         "ForceRequest":{"type":"object","additionalProperties":false,"properties":{"actor":{"type":"string","minLength":1,"maxLength":128},"reason":{"type":"string","maxLength":512}}},

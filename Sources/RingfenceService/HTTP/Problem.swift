@@ -18,6 +18,10 @@ struct Problem: Error {
         static let invalidArgument = Code(name: "argument.invalid", status: 400, title: "An argument is not valid")
         static let badRequest = Code(name: "request.malformed", status: 400, title: "The request is not HTTP/1.1")
         static let unauthorized = Code(name: "unauthorized", status: 401, title: "A bearer token is required")
+        static let originRefused = Code(
+            name: "origin.refused", status: 403, title: "A web page of another origin may not order this")
+        static let hostRefused = Code(
+            name: "host.refused", status: 421, title: "The service is not called by this name")
         static let routeNotFound = Code(name: "route.notFound", status: 404, title: "There is no such resource")
         static let callNotFound = Code(name: "call.notFound", status: 404, title: "There is no such call")
         static let methodNotAllowed = Code(name: "method.notAllowed", status: 405, title: "Not with this method")
@@ -42,11 +46,13 @@ struct Problem: Error {
         static let refused = Code(name: "coordinator.refused", status: 503, title: "Redis refused the command")
         static let breakerOpen = Code(name: "breaker.open", status: 503, title: "Calls to the group are stopped")
         static let noMember = Code(name: "balancer.noMember", status: 503, title: "Nobody can be called now")
+        static let full = Code(name: "service.full", status: 503, title: "Too many connections are open")
         static let draining = Code(name: "service.draining", status: 503, title: "The service is shutting down")
 
         static let all = [
-            invalidArgument, badRequest, unauthorized, routeNotFound, methodNotAllowed, timeout, busy, notHeld,
-            replaced, expired, limitReached, orderRefused, switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
+            invalidArgument, badRequest, unauthorized, originRefused, hostRefused, full, routeNotFound,
+            methodNotAllowed, timeout, busy, notHeld, replaced, expired, limitReached, orderRefused,
+            switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
             unsupportedMedia,
             headersTooLarge, `internal`, overloaded,
             unavailable, refused, draining, callNotFound, breakerOpen, noMember,

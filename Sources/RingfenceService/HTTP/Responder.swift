@@ -4,6 +4,7 @@
 //
 // What may attack this service, and what stands in the way:
 //   - whoever reaches the port: it is loopback unless a token file is given; tokens are compared in constant time;
+//   - a web page of another origin, which a browser on this host or with a way to it lets send requests: Origins.swift;
 //   - a client with a token against another client: a hold's own token, 128 random bits, is needed to renew or release
 //     it; it is taken from and given in bodies only, so it is in no access log, and it is never logged here. Taking a
 //     lock away by force needs no such token and is recorded: give bearer tokens to those only who may do that;
@@ -22,12 +23,17 @@ import NIOCore
 /// Answers the requests of all connections.
 struct Responder: Sendable {
     private let table: RouteTable
-    private let tokens: BearerTokens?
+    private let tokens: TokenFile?
+    private let origins: Origins
     private let logger: Logger
     private let metrics: [RouteMetrics]
     private let unmatched: RouteMetrics
 
-    init(routes: [Route], tokens: BearerTokens?, metrics factory: any MetricsFactory, logger: Logger) {
+    init(
+        routes: [Route], tokens: TokenFile?, origins: Origins = Origins(names: []), metrics factory: any MetricsFactory,
+        logger: Logger
+    ) {
+        self.origins = origins
         self.table = RouteTable(routes)
         self.tokens = tokens
         self.logger = logger
@@ -42,10 +48,12 @@ struct Responder: Sendable {
         let target = request.head.path ?? ""
         let path = target.prefix { $0 != "?" }
         let isHead = request.method == .head
-        let match = table.match(isHead ? .get : request.method, path)
+        let refusal = origins.refusal(of: request.head)
+        let match = refusal == nil ? table.match(isHead ? .get : request.method, path) : .none
         var metrics = unmatched
         let reply: Reply
         switch match {
+        case _ where refusal != nil: reply = (refusal ?? Self.unauthorized).reply
         case .route(let index, let parameters):
             metrics = self.metrics[index]
             var exchange = Exchange(arrived: arrived, channel: channel)
@@ -67,13 +75,11 @@ struct Responder: Sendable {
             reply = isAuthorized(request) ? Problem(.routeNotFound, hint).reply : Self.unauthorized.reply
         }
         metrics.record(reply.status, since: arrived)
-        do {
-            try await Self.write(reply, isHead: isHead, writer)
-        } catch {
-            // The answer did not get out, so nobody knows of what was granted.
-            if let undo = reply.undo { Task { await undo() } }
-            throw error
+        if let undo = reply.undo, try await !ConnectionGuard.give(undo, on: channel) {
+            await undo()
+            throw ConnectionEnded()
         }
+        try await Self.write(reply, isHead: isHead, writer)
     }
 
     private static let unauthorized = Problem(.unauthorized, "send Authorization: Bearer and a token of the token file")
@@ -93,10 +99,17 @@ struct Responder: Sendable {
         exchange.body = try await body(of: request, exchange.channel)
         if exchange.body.readableBytes > 0 {
             guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }
+        }
+        // Of what a web page may send to another origin unasked, this type is never a part. (A browser asks before it
+        // sends DELETE, and is never answered yes.)
+        if exchange.body.readableBytes > 0
+            || (request.method != .get && request.method != .delete && request.method != .head)
+        {
             guard Self.isJSON(request.headers[.contentType]) else {
                 throw Problem(.unsupportedMedia, "send Content-Type: application/json", field: "Content-Type")
             }
         }
+        if route.gives { exchange.hangUp = try await ConnectionGuard.wait(on: exchange.channel) }
         return try await route.handle(&exchange)
     }
 
@@ -142,8 +155,12 @@ struct Responder: Sendable {
         return essence == "application/json" || essence.lowercased().filter { $0 != " " } == "application/json"
     }
 
+    /// What a browser must not do with any answer: keep it, or take it for what it is not.
+    static let common: HTTPFields = [.cacheControl: "no-store", .xContentTypeOptions: "nosniff"]
+
     private static func write(_ reply: Reply, isHead: Bool, _ writer: consuming ResponseWriter) async throws {
         var head = HTTPResponse(status: reply.status)
+        head.headerFields = common
         head.headerFields.append(HTTPField(name: .contentType, value: reply.type))
         for field in reply.headers { head.headerFields.append(field) }
         if let stream = reply.stream, !isHead {

@@ -49,6 +49,8 @@ struct Exchange: Sendable {
     var body = ByteBuffer()
     let channel: any Channel
     var headers = HTTPFields()
+    /// The client has gone; known of routes that give something.
+    var hangUp: OneShot?
 }
 
 /// One operation of the service.
@@ -80,6 +82,8 @@ struct Route: Sendable {
     var problems: [Problem.Code] = []
     /// Reached without a token even when tokens are set.
     var isOpen = false
+    /// What it answers is lost with the answer: who asked is watched until it has been delivered.
+    var gives = false
     let handle: @Sendable (inout Exchange) async throws -> Reply
 
     /// What stands in braces, in order.

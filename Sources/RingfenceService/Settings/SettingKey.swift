@@ -69,7 +69,15 @@ package struct SettingKey: Sendable, Hashable {
         "host", .text, "127.0.0.1", "Address to listen on. Beyond loopback a token file is required.")
     package static let port = SettingKey("port", .port, "7420", "TCP port to listen on; 0 takes a free one.")
     package static let tokenFile = SettingKey(
-        "token-file", .path, "none", "Bearer tokens, one a line, # comments. Without it everyone on the host may lock.")
+        "token-file", .path, "none",
+        "Bearer tokens, one a line, # comments; read again when it changes. Without it everyone on the host may lock.")
+    package static let allowedHost = SettingKey(
+        "allowed-host", .text, "none",
+        "Names, separated by commas, by which clients call the service, beside localhost, its host and any address.")
+    package static let connections = SettingKey(
+        "connections", .number, "10000",
+        "How many connections may be open; a twentieth more is kept for health "
+            + "checks and for clients with a token. 16 to 1000000.")
     package static let eventHeartbeat = SettingKey(
         "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
     package static let eventLength = SettingKey(
@@ -86,5 +94,8 @@ package struct SettingKey: Sendable, Hashable {
     package static let maxGroups = SettingKey(
         "max-groups", .number, "10000", "How many groups the namespace may have. 1 to 1000000.")
 
-    package static let all = client + [host, port, tokenFile, eventHeartbeat, eventLength, maxMembers, maxGroups]
+    package static let all =
+        client + [
+            host, port, tokenFile, allowedHost, connections, eventHeartbeat, eventLength, maxMembers, maxGroups,
+        ]
 }

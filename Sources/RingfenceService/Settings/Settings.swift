@@ -33,6 +33,8 @@ package struct Settings: Sendable {
     package var host = "127.0.0.1"
     package var port = 7420
     package var tokenFile: String?
+    package var allowedHosts: [String] = []
+    package var connections = 10_000
     package var eventHeartbeat: Duration = .seconds(10)
     package var eventLength = 10_000
     package var limits = NamespaceLimits()
@@ -97,6 +99,21 @@ package struct Settings: Sendable {
                     description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
             }
             commandTimeout = duration
+        case .allowedHost:
+            allowedHosts = text.split(separator: ",", omittingEmptySubsequences: false).map {
+                String($0.filter { $0 != " " }).lowercased()
+            }
+            // A name with a port, a scheme or a wildcard would match nothing, and that would be found out by refusals.
+            let allowed = Set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+            for name in allowedHosts where name.isEmpty || name.utf8.count > 253 || !name.allSatisfy(allowed.contains) {
+                throw Failure(
+                    description: "\(place) must be host names without port, separated by commas, not \(quoted(text))")
+            }
+        case .connections:
+            guard let number = Int(text), (16...1_000_000).contains(number) else {
+                throw Failure(description: "\(place) must be 16 to 1000000, not \(quoted(text))")
+            }
+            connections = number
         case .eventHeartbeat:
             guard let duration = Duration(text: text), duration >= .milliseconds(100), duration <= .seconds(300) else {
                 throw Failure(

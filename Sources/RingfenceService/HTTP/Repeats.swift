@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A caller whose answer was lost asks again, and finds the lock held: by itself. With a `requestId` of its own it finds
+// its hold instead. Its requests share one acquisition, and each is a claim on what comes of it: as long as one of them may
+// have been told, none of the others gives it back. The last that cannot be told does.
+//
+// This is known to the instance that was asked first, and to no other. The obvious way, to make the hold's token from the
+// id, would work on all of them, but then an instance that sees its caller hang up would free what another has just told
+// the same caller that it holds. With another instance, the repeat waits in line or is answered 409: late, but safe.
+import Ringfence
+import Synchronization
+
+/// Acquisitions by the id that the caller gave. Class invariant: an entry has a claim at least.
+final class Repeats: Sendable {
+    struct Key: Hashable, Sendable {
+        var id: String
+        var names: [String]
+    }
+
+    /// One request's part in an acquisition.
+    final class Claim: Sendable {
+        let key: Key
+        /// Which acquisition of the key.
+        let number: Int
+        let task: Task<LockGrant, any Error>
+        let isFirst: Bool
+        /// Whether it was the last, once it was let go.
+        fileprivate let wasLast = Mutex<Bool?>(nil)
+
+        fileprivate init(_ key: Key, _ number: Int, _ task: Task<LockGrant, any Error>, isFirst: Bool) {
+            self.key = key
+            self.number = number
+            self.task = task
+            self.isFirst = isFirst
+        }
+    }
+
+    static let countMaximum = 10_000
+
+    private struct Entry {
+        var number: Int
+        var task: Task<LockGrant, any Error>
+        var claims = 1
+        /// Nobody asks again after it.
+        var until: ContinuousClock.Instant
+    }
+    private struct State {
+        var entries: [Key: Entry] = [:]
+        var next = 0
+    }
+    private let state = Mutex(State())
+
+    /// Takes part in the acquisition under `key`, or begins it.
+    /// - Throws: ``Problem`` when too many are remembered.
+    func claim(_ key: Key, _ ttl: Duration, _ begin: () -> Task<LockGrant, any Error>) throws -> Claim {
+        try state.withLock { state in
+            let now = ContinuousClock.now
+            let until = now + ttl + .milliseconds(waitMsMaximum)
+            if var entry = state.entries[key] {
+                entry.claims += 1
+                entry.until = max(entry.until, until)
+                state.entries[key] = entry
+                return Claim(key, entry.number, entry.task, isFirst: false)
+            }
+            if state.entries.count >= Self.countMaximum {
+                state.entries = state.entries.filter { $0.value.until > now }
+                guard state.entries.count < Self.countMaximum else {
+                    throw Problem(
+                        .overloaded, "\(Self.countMaximum) requests with a requestId are remembered already",
+                        field: "requestId", retryAfterMs: 1_000)
+                }
+            }
+            state.next += 1
+            let task = begin()
+            state.entries[key] = Entry(number: state.next, task: task, until: until)
+            return Claim(key, state.next, task, isFirst: true)
+        }
+    }
+
+    /// This request will not be told. Asked again, it answers the same.
+    /// - Returns: whether no other was or may be: then what was acquired is to be given back.
+    func letGo(_ claim: Claim) -> Bool {
+        claim.wasLast.withLock { wasLast in
+            if let wasLast { return wasLast }
+            let isLast = state.withLock { state in
+                guard var entry = state.entries[claim.key], entry.number == claim.number else { return false }
+                entry.claims -= 1
+                state.entries[claim.key] = entry.claims > 0 ? entry : nil
+                return entry.claims == 0
+            }
+            wasLast = isLast
+            return isLast
+        }
+    }
+
+    /// There is nothing to share any more.
+    func forget(_ claim: Claim) {
+        state.withLock { state in
+            if state.entries[claim.key]?.number == claim.number { state.entries[claim.key] = nil }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The token file is changed for one reason that cannot wait: a token has leaked. So it is read again when it changes, looked
+// at once a second, and at once on SIGHUP. A bad new file changes nothing: who mistypes a line must not shut everybody out,
+// nor let everybody in. It says so in the log and in a metric until it is mended.
+import CoreMetrics
+import Logging
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// The tokens in force.
+package final class TokenFile: Sendable {
+    /// By what a change is known; a file that is replaced is another inode.
+    private struct Mark: Equatable {
+        var inode: UInt64 = 0
+        var size: Int64 = -1
+        var seconds: Int = 0
+        var nanoseconds: Int = 0
+
+        init(_ path: String) {
+            var status = stat()
+            guard stat(path, &status) == 0 else { return }
+            inode = UInt64(status.st_ino)
+            size = Int64(status.st_size)
+            #if canImport(Darwin)
+                (seconds, nanoseconds) = (status.st_mtimespec.tv_sec, status.st_mtimespec.tv_nsec)
+            #else
+                (seconds, nanoseconds) = (status.st_mtim.tv_sec, status.st_mtim.tv_nsec)
+            #endif
+        }
+    }
+
+    private struct State {
+        var tokens: BearerTokens
+        var mark: Mark
+    }
+
+    private let path: String
+    private let logger: Logger
+    private let failures: Counter
+    private let state: Mutex<State>
+    static let pace: Duration = .seconds(1)
+
+    /// Reads the file for the first time.
+    /// - Throws: ``Settings/Failure``.
+    init(_ path: String, metrics: any MetricsFactory, logger: Logger) throws {
+        self.path = path
+        self.logger = logger
+        failures = Counter(label: "ringfence_token_file_failures_total", factory: metrics)
+        let mark = Mark(path)
+        state = Mutex(State(tokens: try BearerTokens(file: path), mark: mark))
+        warn()
+    }
+
+    /// Whether `authorization` is `Bearer` and one of the tokens in force.
+    func accept(_ authorization: String?) -> Bool {
+        guard let authorization else { return false }
+        return state.withLock { $0.tokens }.accept(authorization)
+    }
+
+    /// Reads the file again if it is another, or `always`.
+    func reload(always: Bool) {
+        let mark = Mark(path)
+        guard always || mark != state.withLock({ $0.mark }) else { return }
+        do {
+            let tokens = try BearerTokens(file: path)
+            state.withLock { $0 = State(tokens: tokens, mark: mark) }
+            logger.notice("the token file was read again", metadata: ["tokens": "\(tokens.count)"])
+            warn()
+        } catch {
+            state.withLock { $0.mark = mark }
+            failures.increment()
+            logger.error(
+                "the token file cannot be used: the tokens read before stay in force", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// Looks once a second, until the task is cancelled.
+    func watch() async {
+        while (try? await Task.sleep(for: Self.pace)) != nil { reload(always: false) }
+    }
+
+    private func warn() {
+        if state.withLock({ $0.tokens.isWorldReadable }) {
+            logger.warning("everyone on this host can read the token file: chmod 640 it")
+        }
+    }
+}

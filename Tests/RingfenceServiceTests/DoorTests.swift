@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who is let in at the door: pages of other origins, names that are not ours, old protocols, those who say nothing, tokens
+// that are good no more. And what is done with what the door gave to callers that are gone.
+import RingfenceService
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// A client that never reads, as NIO's cannot be.
+private struct DeafClient {
+    let descriptor: Int32
+
+    init(port: Int) throws {
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = in_port_t(port).bigEndian
+        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
+        let result = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard result == 0 else { throw TestSupportError("cannot connect: \(errno)") }
+    }
+
+    func send(_ method: String, _ path: String, _ body: String) {
+        let text =
+            "\(method) \(path) HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
+        _ = text.withCString { write(descriptor, $0, strlen($0)) }
+    }
+
+    func hangUp() { close(descriptor) }
+}
+
+@Suite struct DoorTests {
+    private static let lock = "ringfence:{default}:lock:x"
+
+    // MARK: Web pages
+
+    @Test func `a web page of another origin can order nothing, and programs and pages of our own can`() async throws {
+        try await withService { service, redis in
+            let orders = [
+                ("POST", "/v1/locks/x/acquire", #"{"ttlMs":60000}"#), ("POST", "/v1/groups/g/resume", "{}"),
+                ("POST", "/v1/groups/g/switchover", "{}"), ("PUT", "/v1/groups/g/members/m", #"{"ttlMs":60000}"#),
+                ("DELETE", "/v1/locks/x", "{}"),
+            ]
+            let pages = [
+                ["Sec-Fetch-Site: cross-site"], ["Sec-Fetch-Site: same-site"], ["Origin: https://evil.example"],
+                ["Origin: null"], ["Origin: http://localhost:1"], ["Origin: http://evil.example/localhost"],
+                ["Sec-Fetch-Site: cross-site", "Origin: http://localhost"],
+            ]
+            for (method, path, body) in orders {
+                for page in pages {
+                    let answer = try await service.request(method, path, body, headers: page)
+                    #expect(answer.status == 403 && answer["code"] == "origin.refused", "\(method) \(path) \(page)")
+                }
+            }
+            #expect(try await redis.cli("KEYS", "ringfence:*").isEmpty)
+            for headers in [
+                [], ["Sec-Fetch-Site: none"], ["Sec-Fetch-Site: same-origin"], ["Origin: http://localhost"],
+            ] {
+                let answer = try await service.request(
+                    "POST", "/v1/groups/g/resume", "{}", headers: headers)
+                #expect(answer.status == 200, "\(headers)")
+            }
+            let seen = try await service.request("GET", "/v1/groups", headers: ["Sec-Fetch-Site: cross-site"])
+            #expect(seen.status == 200 && seen.headers["access-control-allow-origin"] == nil)
+        }
+    }
+
+    @Test(arguments: ["resume", "acknowledge", "settings", "switchover", "pick"])
+    func `an order says that it is JSON, with an empty body too`(order: String) async throws {
+        try await withService { service, redis in
+            for type in [[], ["Content-Type: text/plain"], ["Content-Type: application/x-www-form-urlencoded"]] {
+                let answer = try await service.request(
+                    "POST", "/v1/groups/g/\(order)", headers: type + ["Content-Length: 0"])
+                #expect(answer.status == 415 && answer["code"] == "body.unsupported", "\(type) \(answer.body)")
+            }
+            #expect(try await redis.cli("KEYS", "ringfence:*").isEmpty)
+            let answer = try await service.request(
+                "POST", "/v1/groups/g/\(order)", headers: ["Content-Type: application/json", "Content-Length: 0"])
+            #expect(answer.status != 415)
+        }
+    }
+
+    @Test func `a name that is not the service's is answered 421, an address and an allowed name are answered`()
+        async throws
+    {
+        try await withService(["--allowed-host", "Ringfence.pay.internal", "--allowed-host", "rf-2"]) {
+            service, redis in
+            func ask(_ host: String) async throws -> Answer? {
+                let connection = try await service.connect()
+                defer { connection.close() }
+                try await connection.send(
+                    "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: \(host)\r\nContent-Type: application/json\r\n"
+                        + "Content-Length: 14\r\n\r\n{\"ttlMs\":60000}")
+                return try await connection.answer()
+            }
+            for host in [
+                "evil.example", "evil.example:7420", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost",
+            ] {
+                let answer = try await ask(host)
+                #expect(answer?.status == 421 && answer?["code"] == "host.refused", "\(host)")
+            }
+            #expect(try await redis.cli("KEYS", "ringfence:*").isEmpty)
+            for host in [
+                "localhost", "LOCALHOST:7420", "127.0.0.1:80", "[::1]:7420", "10.1.2.3", "ringfence.pay.internal:7420",
+                "rf-2",
+            ] {
+                let answer = try await ask(host)
+                #expect(answer.map { [200, 409].contains($0.status) } == true, "\(host)")
+            }
+        }
+    }
+
+    @Test func `no answer is kept or guessed at by a browser`() async throws {
+        try await withService { service, _ in
+            for path in ["/livez", "/metrics", "/missing", "/v1/groups", "/openapi.json"] {
+                let answer = try await service.request("GET", path)
+                #expect(answer.headers["cache-control"] == "no-store", "\(path)")
+                #expect(answer.headers["x-content-type-options"] == "nosniff", "\(path)")
+            }
+            let connection = try await service.connect()
+            try await connection.send("garbage\r\n\r\n")
+            let answer = try await connection.answer()
+            #expect(answer?.status == 400 && answer?.headers["x-content-type-options"] == "nosniff")
+        }
+    }
+
+    // MARK: HTTP/1.0
+
+    @Test(arguments: ["", "Host: localhost\r\n", "Connection: keep-alive\r\n"])
+    func `HTTP 1.0 is answered with or without Host, without chunks, and closed`(headers: String) async throws {
+        try await withService { service, _ in
+            let connection = try await service.connect()
+            try await connection.send("GET /livez HTTP/1.0\r\n\(headers)\r\n")
+            let answer = try await connection.answer()
+            #expect(answer?.status == 200 && answer?.body == #"{"status":"alive"}"#)
+            #expect(answer?.headers["connection"] == "close")
+            try await eventually("it is closed") { connection.isClosed }
+            let stream = try await service.connect()
+            try await stream.send("GET /v1/events HTTP/1.0\r\n\(headers)Accept: text/event-stream\r\n\r\n")
+            let head = try await stream.answer()
+            #expect(head?.status == 200 && head?.headers["transfer-encoding"] == nil, "\(String(describing: head))")
+            stream.close()
+        }
+    }
+
+    // MARK: Callers that are gone
+
+    /// Waits until the service has ended all connections but the one that asks.
+    private func allAreGone(_ service: Service) async throws {
+        try await eventually("all connections are ended", within: .seconds(60)) {
+            try await service.request("GET", "/metrics").body.contains("ringfence_http_connections 1\n")
+        }
+    }
+
+    @Test func `a lock acquired without waiting by a caller that is gone is free again`() async throws {
+        try await withService { service, redis in
+            for _ in 0..<40 {
+                let client = try DeafClient(port: service.port)
+                client.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
+                client.hangUp()
+            }
+            try await allAreGone(service)
+            try await eventually("nobody holds it", within: .seconds(60)) {
+                try await redis.cli("EXISTS", Self.lock) == "0"
+            }
+        }
+    }
+
+    @Test func `a caller that closes a moment after it was granted the lock, without reading, has not got it`()
+        async throws
+    {
+        try await withService { service, redis in
+            for round in 0..<40 {
+                let hold = try await service.request(
+                    "POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000,"waitMs":60000}"#)
+                let token = try #require(hold["token"], "\(round): \(hold.body)")
+                let client = try DeafClient(port: service.port)
+                client.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000,"waitMs":60000}"#)
+                try await eventually("it waits") {
+                    try await redis.cli("ZCARD", "ringfence:{default}:queue:x") == "1"
+                }
+                let released = try await service.request("POST", "/v1/locks/x/release", #"{"token":"\#(token)"}"#)
+                #expect(released.status == 200)
+                client.hangUp()
+            }
+            try await eventually("nobody holds it", within: .seconds(60)) {
+                try await redis.cli("EXISTS", Self.lock) == "0"
+            }
+        }
+    }
+
+    @Test func `a caller that read its answer and closes keeps its lock`() async throws {
+        try await withService { service, redis in
+            let connection = try await service.connect()
+            try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
+            #expect(try await connection.answer()?.status == 200)
+            try await connection.closeNow()
+            try await allAreGone(service)
+            #expect(try await redis.cli("EXISTS", Self.lock) == "1")
+        }
+    }
+
+    @Test func `a repeated acquire with its requestId finds its own grant, and nobody else's`() async throws {
+        try await withService { service, redis in
+            let body = #"{"ttlMs":60000,"requestId":"c29tZXRoaW5nIHJhbmRvbQ"}"#
+            let first = try await service.request("POST", "/v1/locks/x/acquire", body)
+            let again = try await service.request("POST", "/v1/locks/x/acquire", body)
+            #expect(first.status == 200 && again.status == 200, "\(again.body)")
+            #expect(first["fence"] == again["fence"] && first["token"] == again["token"])
+            let other = #"{"ttlMs":60000,"requestId":"YW5vdGhlciByYW5kb20g"}"#
+            #expect(try await service.request("POST", "/v1/locks/x/acquire", other).status == 409)
+            #expect(try await service.request("POST", "/v1/locks/y/acquire", body)["fence"] != first["fence"])
+            let token = try #require(first["token"])
+            _ = try await service.request("POST", "/v1/locks/x/release", #"{"token":"\#(token)"}"#)
+            let next = try await service.request("POST", "/v1/locks/x/acquire", body)
+            #expect(next.status == 200 && next["fence"] != first["fence"])
+            // One of the two that may know of it hangs up unheard: the other keeps it.
+            let deaf = try DeafClient(port: service.port)
+            deaf.send("POST", "/v1/locks/x/acquire", body)
+            deaf.hangUp()
+            try await allAreGone(service)
+            #expect(try await service.request("GET", "/v1/locks/x").body.contains(try #require(next["fence"])))
+            let short = try await service.request(
+                "POST", "/v1/locks/x/acquire", #"{"ttlMs":60000,"requestId":"short"}"#)
+            #expect(short.status == 400 && short["field"] == "requestId")
+        }
+    }
+
+    // MARK: Too many connections
+
+    @Test func `silent connections end after 5 s, and shut nobody out before`() async throws {
+        let directory = try TemporaryDirectory()
+        try writeFile(directory.path + "/tokens", "0123456789abcdef0123\n")
+        try await withService(["--connections", "16", "--token-file", directory.path + "/tokens"]) { service, _ in
+            let token = ["Authorization: Bearer 0123456789abcdef0123"]
+            var silent: [RawConnection] = []
+            for _ in 0..<100 { silent.append(try await service.connect()) }
+            for _ in 0..<20 {
+                #expect(try await service.request("GET", "/livez").status == 200)
+                #expect(try await service.request("GET", "/v1/groups", headers: token).status == 200)
+            }
+            #expect(service.program.error.contains("all connections are taken"), "\(service.program.error)")
+            try await eventually("all silent ones are closed", within: .seconds(30)) {
+                silent.allSatisfy(\.isClosed)
+            }
+            let page = try await service.request("GET", "/metrics", headers: token).body
+            #expect(page.contains(#"ringfence_http_connections_ended_total{reason="displaced"}"#))
+            #expect(page.contains("ringfence_http_connections_maximum 16"))
+        }
+    }
+
+    @Test func `where all connections are in use, health and clients with a token are answered, others are not`()
+        async throws
+    {
+        let directory = try TemporaryDirectory()
+        try writeFile(directory.path + "/tokens", "0123456789abcdef0123\n")
+        try await withService(["--connections", "16", "--token-file", directory.path + "/tokens"]) { service, redis in
+            let token = ["Authorization: Bearer 0123456789abcdef0123"]
+            var streams: [RawConnection] = []
+            for _ in 0..<16 {
+                let stream = try await service.connect()
+                try await stream.send("GET", "/v1/events?wait=60000", headers: token)
+                streams.append(stream)
+            }
+            try await eventually("all are in use") {
+                try await service.request("GET", "/openapi.json")["code"] == "service.full"
+            }
+            #expect(try await service.request("GET", "/livez").status == 200)
+            #expect(try await service.request("GET", "/readyz").status == 200)
+            #expect(try await service.request("GET", "/v1/groups", headers: token).status == 200)
+            #expect(try await service.request("GET", "/v1/groups").status == 503)
+            #expect(streams.allSatisfy { !$0.isClosed })
+        }
+    }
+
+    // MARK: Tokens
+
+    @Test(arguments: [true, false])
+    func `a token that left the file is refused, and a bad new file changes nothing and says so`(bySignal: Bool)
+        async throws
+    {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/tokens"
+        try writeFile(file, "the-first-token-of-all\n")
+        try await withService(["--token-file", file]) { service, _ in
+            func status(_ token: String) async throws -> Int {
+                try await service.request("GET", "/v1/groups", headers: ["Authorization: Bearer \(token)"]).status
+            }
+            #expect(try await status("the-first-token-of-all") == 200)
+            try writeFile(file, "short\n")
+            if bySignal { service.program.process.signal(SIGHUP) }
+            try await eventually("it says so") { service.program.error.contains("stay in force") }
+            #expect(try await status("the-first-token-of-all") == 200)
+            #expect(try await service.request("GET", "/readyz").status == 200)
+            try writeFile(file, "the-second-token-of-all\n")
+            if bySignal { service.program.process.signal(SIGHUP) }
+            try await eventually("the new one is good") { try await status("the-second-token-of-all") == 200 }
+            #expect(try await status("the-first-token-of-all") == 401)
+            let page = try await service.request(
+                "GET", "/metrics", headers: ["Authorization: Bearer the-second-token-of-all"])
+            #expect(page.body.contains("ringfence_token_file_failures_total"))
+        }
+    }
+
+    @Test func `what a caller says it is stands in the audit as said, behind where it came from`() async throws {
+        try await withService { service, _ in
+            for name in ["the-ceo", String(repeating: "é", count: 64)] {
+                _ = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":60000}"#)
+                let forced = try await service.request("DELETE", "/v1/locks/x", #"{"actor":"\#(name)"}"#)
+                #expect(forced.status == 200, "\(forced.body)")
+                let audit = try await service.request("GET", "/v1/audit?limit=1")
+                #expect(audit.body.contains("http/127.0.0.1 (says \(name.prefix(7))"), "\(audit.body)")
+                #expect(!audit.body.contains(#""\#(name)""#))
+            }
+        }
+    }
+}
