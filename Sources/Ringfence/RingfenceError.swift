@@ -31,6 +31,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let membershipExpired = Code("membership.expired")
         /// Another process joined under the same member id.
         public static let membershipReplaced = Code("membership.replaced")
+        /// Another process lives under this member id at another address, and keeps it; the message has both addresses.
+        public static let membershipTaken = Code("membership.taken")
         /// The member left the group by itself.
         public static let membershipLeft = Code("membership.left")
         /// The role of primary under this epoch is over: its own clock ended it, or another has it.
@@ -93,6 +95,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
     public var isRetriable: Bool
     /// All reasons of a refused order.
     public var reasons: [Refusal] = []
+    /// Sooner than so many ms from then it is of no use to ask again; nil: not known.
+    package var retryAfterMilliseconds: Int64?
     /// The failure beneath this one, where there was one.
     public var underlying: (any Error)?
 

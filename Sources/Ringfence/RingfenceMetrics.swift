@@ -73,7 +73,7 @@ struct RingfenceMetrics: Sendable {
             let known = [
                 "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "refused",
                 "promotionFailed",
-                "unhealthy", "exited", "switchover", "failback", "failover", "lost",
+                "unhealthy", "exited", "finished", "switchover", "failback", "failover", "lost",
             ]
             // Who leaves may give any reason, and that is no dimension.
             let reason = record.reason.flatMap { known.contains($0) ? $0 : nil } ?? "other"

@@ -112,7 +112,7 @@ struct AgentExecCommand: AsyncParsableCommand {
         usage: "ringfence agent exec --group <name> --member <id> [--while-primary] [<options>] -- <command> ...",
         discussion: """
             The command is a child of this process, so its death is known at once and is proof: the member leaves the \
-            group (reason exited) and another is elected within milliseconds, long before its lease would end. Then this \
+            group (reason exited; finished if it ended with 0, left if it was told to end) and another is elected within milliseconds, long before its lease would end. Then this \
             process exits with the command's code; let your init system start it again.
 
             By default the command runs always, and the group says which of the instances is primary: see it in \

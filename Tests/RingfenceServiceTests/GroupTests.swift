@@ -74,6 +74,26 @@ import Testing
         }
     }
 
+    @Test func `two machines with one id are told of each other, and the first one keeps it`() async throws {
+        try await withService(Self.patient) { service, redis in
+            let first = try await service.request("PUT", Self.path, #"{"address":"10.0.0.1:7000","ttlMs":3600000}"#)
+            #expect(first.status == 200)
+            let second = try await service.request("PUT", Self.path, #"{"address":"10.0.0.2:7000","ttlMs":3600000}"#)
+            #expect(second.status == 409 && second["code"] == "membership.taken", "\(second.body)")
+            let detail = try #require(second["detail"])
+            #expect(detail.contains("10.0.0.1:7000") && detail.contains("10.0.0.2:7000"), "\(detail)")
+            #expect(second.body.contains(#""retryAfterMs":3"#), "\(second.body)")
+            // The one that is there is started anew; or an operator takes it out.
+            #expect(
+                try await service.request("PUT", Self.path, #"{"address":"10.0.0.1:7000","ttlMs":3600000}"#).status
+                    == 200)
+            #expect(try await service.request("DELETE", Self.path).status == 200)
+            #expect(
+                try await service.request("PUT", Self.path, #"{"address":"10.0.0.2:7000","ttlMs":3600000}"#).status
+                    == 200)
+        }
+    }
+
     @Test func `who never heard that it was let in is taken out again`() async throws {
         try await withRedis { redis in
             try await withClient(redis) { client in

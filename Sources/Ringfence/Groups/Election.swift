@@ -73,7 +73,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "gaveUp": "gave the role up, and is not elected for some ms more"
             case "unknownToPrimary":
                 "came when the primary was not reached any more, which may go on without Redis for so many ms"
-            case "lag": "lacks more than the settings allow"
+            case "lag": "lacks more than the setting maxLag allows"
             case "position": "does not say how far its data has come"
             case "noGroup": "nobody ever joined the group"
             case "noPrimary": "there is no primary to switch over from; name a member to fail over to"
@@ -182,7 +182,8 @@ public struct ElectionSettings: Sendable, Hashable {
 
     /// What decides among those that may lead.
     public var rank: Rank?
-    /// Who lacks more is not elected, in units of the members' positions; -1: no limit, the default.
+    /// Who lacks more is not elected, in units of the members' positions (bytes of WAL, with PostgreSQL); 16,777,216 is the default, -1: no
+    /// limit. What nobody has but a dead primary is lost with it: with synchronous replication that is nothing, else up to this much.
     public var maxLag: Int64?
     /// Differences of lag smaller than this do not count; 1 is the default.
     public var lagStep: Int64?
@@ -249,6 +250,18 @@ public struct ElectionSettings: Sendable, Hashable {
             ("holdMs", milliseconds(hold)),
         ]
         return all.compactMap { name, value in value.map { (name, $0) } }
+    }
+
+    /// What holds where nothing was set.
+    static let byDefault = ElectionSettings(
+        rank: .data, maxLag: 16_777_216, lagStep: 1, zone: "", failback: .never, failbackAfter: .seconds(300),
+        drain: .seconds(30), minStandbys: 0, shortfallAction: .warn, brakeCount: 3, brakeWindow: .seconds(600),
+        whenAway: .fence, hold: .seconds(600))
+
+    /// Names and texts of all settings: as they were set, or by default.
+    package var inForce: [(name: String, value: String)] {
+        let own = Dictionary(uniqueKeysWithValues: stored.map { ($0.name, $0.value) })
+        return Self.byDefault.stored.map { ($0.name, own[$0.name] ?? $0.value) }
     }
 
     /// Of a group's settings as Redis has them: what is among them beside is not of the election.

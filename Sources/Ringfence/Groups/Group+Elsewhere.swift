@@ -32,10 +32,11 @@ package struct MemberGrant: Sendable {
 }
 
 extension Group {
-    /// Joins the group for a member outside this process, under a new session, whoever had the id before.
+    /// Joins the group for a member outside this process, under a new session, whoever had the id before, unless that one lives at
+    /// another address.
     ///
     /// - Parameter member: what it says of itself. Its session does not matter.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.replaced` when another joined under this id meanwhile;
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.taken`; `membership.replaced` when another joined under this id meanwhile;
     ///   `coordinator.unavailable`. After any error it is not a member: what may have been done is undone in the background.
     package func admit(_ member: MemberRecord, status: CandidateStatus? = nil) async throws -> MemberGrant {
         var record = member

@@ -8,8 +8,11 @@ extension Group {
     /// Joins the group, and stays in it by beating until it leaves, the client is shut down, or the process dies: then it is
     /// out of the group when its lease has run out.
     ///
-    /// Joining under an id that is in the group already replaces it: the one before is told so at its next beat, and does not
-    /// come back. Repeating a join whose answer was lost is done here, and makes one event.
+    /// Joining under an id that is in the group already replaces it, as a process that is started anew replaces the one that
+    /// crashed: the one before is told so at its next beat, and does not come back. But whoever lives at another address keeps its id: two
+    /// machines with one id are refused, not served in turn. A process that comes back with another address waits for the lease of
+    /// the one before, or until an operator takes that out. So give members an address: without one a process that is started anew and
+    /// one that has another's id look the same. Repeating a join whose answer was lost is done here, and makes one event.
     ///
     /// - Parameters:
     ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
@@ -25,7 +28,8 @@ extension Group {
     ///     sets the pace of all its members and watchers, a fifth of it.
     ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
     /// - Returns: the membership; it beats already.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.replaced` when another process joined
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.taken`, retriable, when another lives under
+    ///   this id at another address, or its primary was replaced too often of late; `membership.replaced` when another process joined
     ///   under this id meanwhile; `group.policyMismatch` when the group was made meanwhile, with another ring than
     ///   ``RingfenceClient/group(_:options:)`` was last asked for here; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
     ///   member: what may have been done is undone in the background.
@@ -101,6 +105,7 @@ extension Group {
                     .limitReached, effect: mayBeDone ? .unknown : .none,
                     "the group '\(name)' is new, and there are as many groups as the setting limits.groups allows here: "
                         + "\(hub.scripts.limits.groups); see `ringfence group remove`")
+            case .success(let answer) where answer.status == .taken: throw Self.taken(record, answer.holder, name)
             case .success:
                 // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
                 // before it and was not known here.
@@ -129,6 +134,22 @@ extension Group {
                 throw failure
             }
         }
+    }
+
+    private static func taken(_ record: MemberRecord, _ holder: GroupAnswer.Holder?, _ group: String) -> RingfenceError
+    {
+        func place(_ address: String) -> String { address.isEmpty ? "without an address" : "at \(address)" }
+        let (milliseconds, other) = (holder?.milliseconds ?? 0, holder?.address ?? "")
+        let why =
+            other.isEmpty || record.address.isEmpty || other.hasSameBytes(as: record.address)
+            ? "it was primary and was replaced too often of late"
+            : "another member \(place(other)) has this id and lives, and this one is \(place(record.address))"
+        var error = RingfenceError(
+            .membershipTaken, effect: .none, isRetriable: true,
+            "joining the group '\(group)' as '\(record.id)': \(why). Give each machine an id of its own; if the other is "
+                + "gone, its lease ends within \(milliseconds) ms, or take it out")
+        error.retryAfterMilliseconds = milliseconds
+        return error
     }
 
     /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the group.

@@ -165,7 +165,7 @@ struct GroupScripts: Sendable {
     /// nil if the script cannot have made it.
     static func answer(_ reply: RedisReply) -> GroupAnswer? {
         guard case .array(let items) = reply, items.count == 9 || items.count == 15 || items.count == 16,
-            let status = items[0].text.flatMap({ GroupAnswer.Status(rawValue: $0) }), let gen = items[1].text,
+            let (status, holder) = items[0].text.flatMap({ Self.status($0) }), let gen = items[1].text,
             case .integer(let seq) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
             case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let held) = items[7],
             case .integer(let recovery) = items[8], pace > 0
@@ -177,7 +177,16 @@ struct GroupScripts: Sendable {
         }
         return GroupAnswer(
             status: status, gen: gen, seq: seq, version: version, mark: mark, nextMilliseconds: next < 0 ? nil : next,
-            paceMilliseconds: pace, heldMilliseconds: held, recoveryMilliseconds: recovery, content: content)
+            paceMilliseconds: pace, heldMilliseconds: held, recoveryMilliseconds: recovery, content: content,
+            holder: holder)
+    }
+
+    /// `taken` says more: `taken:<ms>:<address>`.
+    private static func status(_ text: String) -> (GroupAnswer.Status, GroupAnswer.Holder?)? {
+        guard text.hasPrefix("taken:") else { return GroupAnswer.Status(rawValue: text).map { ($0, nil) } }
+        let parts = text.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
+        guard parts.count == 3, let milliseconds = Int64(parts[1]) else { return nil }
+        return (.taken, GroupAnswer.Holder(milliseconds: milliseconds, address: String(parts[2])))
     }
 
     private static func content(_ items: ArraySlice<RedisReply>) -> GroupAnswer.Content? {

@@ -26,7 +26,8 @@
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note: 'noted';
 --             join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out, or left),
 --             'unknown' (Redis lost it: it shall join again under the same session); of a join 'full' (the group has as many
---             members as it may), 'tooManyGroups' (there are as many groups as there may be)
+--             members as it may), 'tooManyGroups' (there are as many groups as there may be), or
+--             'taken:<ms>:<address>' (another lives under the id and keeps it, for so many ms unless it is heard of again)
 --   gen, seq  of the event log: whoever saw less has missed a message
 --   mark      <gen>:<seq> of the event that made this version. The caller that knows it already is told nothing that follows.
 --   ms to the next death   or to whatever else time will decide; -1 if there are no members
@@ -86,7 +87,9 @@
 -- before the time is over for which a primary may go on at most (`holdMs`), nor by an operator's order.
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
 -- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
--- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead.
+-- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead. And who failed
+-- by itself while it had the role (`FAILED`) rests: after the second time in a row 4 s, then twice as long each time, up to a minute.
+-- That is kept by id, not with the member, for a job that ends leaves the group and comes back.
 --
 -- Members unchanged. Most changes of a large group are of its role only, and all who look at it ask after each. The version of
 -- the last change of members is kept (`memberVersion`). Whose version is no older, and was made in this generation of the log, so
@@ -127,6 +130,15 @@
 -- was lost or has expired, takes the id from nobody. And who renews for a member elsewhere, knowing nothing of it but its
 -- session, says 'stay': whether it was lost or has expired, the member is told, and decides.
 --
+-- Two machines with one id would take it from each other for ever, and the role with it. So whoever lives, as its lease says, is
+-- not replaced by one that is somewhere else: a restarted process has the address of before, and one that moved waits for the
+-- lease. Where addresses tell nothing, a primary that failed again and again of late is replaced after a rest only (below).
+--
+-- A full Redis refuses commands that may need memory, but only until a script has written: then it must be let end. What keeps
+-- what is there or makes it less (a beat, a look, a leave, an order, a join of one that is there) must not fail for want of memory,
+-- for a healthy primary would lose its role. So such a call begins with a write that needs none (`HDEL` of nothing). Who is new and
+-- notes are refused, before anything is done. The log does not grow beyond what it keeps.
+--
 -- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
 -- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept (`forks`: a
 -- cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this is noticed.
@@ -154,6 +166,8 @@ local PAGE_BYTES = 65536
 local FEW = 16
 local GONE = 1024
 local REMEMBERED = 30 * 86400000
+local MAX_LAG = 16777216
+local LONGEST_REST = 60000
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -188,10 +202,19 @@ local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'
 local is_mine = record and string.sub(record, 1, #prefix) == prefix
 
+-- What needs no memory, though a full Redis cannot know that.
+local function keep(...)
+    local result = redis.pcall(...)
+    if type(result) == 'table' and result.err then
+        redis.call('HDEL', KEYS[3], '')
+        redis.call(...)
+    end
+end
+
 -- The caller's new lease; `first` stays the one that ends next.
 local function renew(lease_ms)
     local ends = now + lease_ms
-    redis.call('ZADD', KEYS[1], int(ends), id)
+    keep('ZADD', KEYS[1], int(ends), id)
     if not first[1] or first[1] == id then
         if first[3] and tonumber(first[4]) < ends then first = { first[3], first[4] } else first = { id, ends } end
     elseif ends < tonumber(first[2]) then
@@ -201,7 +224,7 @@ end
 
 local function view(status)
     -- A group that never had a member leaves nothing behind.
-    if version > 0 then redis.call('HSET', KEYS[3], 'now', int(now), 'offset', int(offset)) end
+    if version > 0 then keep('HSET', KEYS[3], 'now', int(now), 'offset', int(offset)) end
     if gaps > 0 and not is_gap then redis.call('HDEL', KEYS[3], 'gaps') end
     local next_ms = -1
     if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), hold_until) - now) end
@@ -252,6 +275,8 @@ if known_mark == mark and asks and now >= last
         return view('watching')
     end
 end
+
+if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
 
 -- MARK: the log
 
@@ -334,7 +359,7 @@ end
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait' }
+    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -462,25 +487,32 @@ local function is_before(one, other)
     return #one < #other
 end
 
-local function penalties()
+-- Each of them halves with time.
+local function marks(name)
     local list = {}
-    for who, milli, since in string.gmatch(role.penalties, '([^\t\n]*)\t(%d+)\t(%d+)\n') do
+    for who, milli, since in string.gmatch(role[name], '([^\t\n]*)\t(%d+)\t(%d+)\n') do
         local left = math.floor(tonumber(milli) / 2 ^ math.floor((now - tonumber(since)) / HALF_LIFE))
-        list[#list + 1] = { id = who, left = left, text = who .. '\t' .. milli .. '\t' .. since .. '\n' }
+        list[#list + 1] = { id = who, left = left, since = tonumber(since), text = who .. '\t' .. milli .. '\t' .. since .. '\n' }
     end
     return list
 end
 
-local function add_penalty(member)
+local function add_mark(name, member)
     local left, texts = 0, {}
-    for _, one in ipairs(penalties()) do
+    for _, one in ipairs(marks(name)) do
         if one.id == member then
             left = one.left
         elseif one.left >= 125 and #texts < 63 then
             texts[#texts + 1] = one.text
         end
     end
-    put('penalties', member .. '\t' .. int(left + 1000) .. '\t' .. int(now) .. '\n' .. table.concat(texts))
+    put(name, member .. '\t' .. int(left + 1000) .. '\t' .. int(now) .. '\n' .. table.concat(texts))
+end
+
+-- Until when whoever failed by itself rests.
+local function rests_until(one)
+    if one.left < 2000 then return 0 end
+    return one.since + math.min(LONGEST_REST, 1000 * 2 ^ math.min(10, math.floor(one.left / 1000)))
 end
 
 local function is_in_maintenance(member)
@@ -509,8 +541,9 @@ end
 -- All candidates, those that may lead first, each part in the order in which they would be elected; with all reasons why one
 -- may not. Data first: who lacks least, then who failed least, then who had the role and did not fail, then by zone and priority.
 local function rank()
-    local list, penalty, furthest = {}, {}, nil
-    for _, one in ipairs(penalties()) do penalty[one.id] = one.left end
+    local list, penalty, rest, furthest = {}, {}, {}, nil
+    for _, one in ipairs(marks('penalties')) do penalty[one.id] = one.left end
+    for _, one in ipairs(marks('failures')) do rest[one.id] = rests_until(one) end
     local statuses, unknown_until = redis.call('HGETALL', KEYS[8]), silent_until()
     for i = 1, #statuses, 2 do
         local c = { id = statuses[i], reasons = {} }
@@ -525,7 +558,7 @@ local function rank()
             return type(value) == type(default) and value == value and value or default
         end
         local function because(code, detail) c.reasons[#c.reasons + 1] = { code, detail or '' } end
-        c.since, c.barred = tonumber(since), tonumber(barred)
+        c.since, c.barred = tonumber(since), math.max(tonumber(barred), rest[c.id] or 0)
         c.position = tonumber(at_position)
         c.session, c.zone, c.priority = said('session', ''), said('zone', ''), said('priority', 0)
         c.penalty, c.is_maintained = penalty[c.id] or 0, is_in_maintenance(c.id)
@@ -544,7 +577,7 @@ local function rank()
         list[#list + 1] = c
     end
     local measure = reference() or furthest
-    local limit, step = setting('maxLag', -1), math.max(1, setting('lagStep', 1))
+    local limit, step = setting('maxLag', MAX_LAG), math.max(1, setting('lagStep', 1))
     local zone, is_data_first = setting('zone', ''), setting('rank', 'data') == 'data'
     for _, c in ipairs(list) do
         c.lag = -1
@@ -583,8 +616,11 @@ end
 
 -- MARK: the end of a role
 
-local AGAINST_ITS_WILL = { expired = true, replaced = true, removed = true, suspended = true,
+-- Nobody wanted it. (An operator who takes a member out did.)
+local AGAINST_ITS_WILL = { expired = true, replaced = true, suspended = true,
     promotionFailed = true, unhealthy = true, exited = true }
+-- It failed by itself, or ended its work so soon that it is no use to give it back at once.
+local FAILED = { replaced = true, promotionFailed = true, unhealthy = true, exited = true, finished = true }
 -- Why a role ended in this call, how long after its holder was last heard of, and whom an order wants in its place.
 local ended, detect_ms, favoured = nil, 0, ''
 
@@ -593,7 +629,8 @@ local function end_role(why, is_silent, silence)
     if is_silent then silent_from(math.max(now, tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0))) end
     if is_forced then why = 'failover' end
     ended, detect_ms, favoured = why, silence or 0, role.target
-    if AGAINST_ITS_WILL[why] and now >= hold_until then add_penalty(primary) end
+    if AGAINST_ITS_WILL[why] and now >= hold_until then add_mark('penalties', primary) end
+    if FAILED[why] then add_mark('failures', primary) end
     local last = position_of(primary)
     put('lastPosition', last and int(last) or role.lastPosition)
     if tonumber(role.final) then put('lastPosition', role.final) end
@@ -967,7 +1004,7 @@ local function carry_out(what, member, number, actor, why)
         if count > 0 then return refuse('hasMembers', '', int(count)) end
         if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
         change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
-        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'maintenance', 'short', 'forced', 'target' }) do
+        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance', 'short', 'forced', 'target' }) do
             put(name, '')
         end
         redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[8], KEYS[9], KEYS[10])
@@ -1028,6 +1065,24 @@ local function stand(text, lease_ms)
     end
 end
 
+local function address_of(text)
+    local is_read, its = pcall(cjson.decode, text)
+    local address = is_read and type(its) == 'table' and its.address
+    return type(address) == 'string' and address or ''
+end
+
+-- How long another keeps the id, unless it is heard of again; 0: it is to be had now.
+local function kept_for(text)
+    local left = math.max(0, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0) - now)
+    local its, own = address_of(record), address_of(text)
+    if its ~= '' and own ~= '' and its ~= own then return left end
+    if not is_primary(id, session_of(record)) then return 0 end
+    for _, one in ipairs(marks('failures')) do
+        if one.id == id then return math.min(left, math.max(0, rests_until(one) - now)) end
+    end
+    return 0
+end
+
 local status = 'watching'
 if verb == 'beat' then
     if is_mine then
@@ -1054,8 +1109,11 @@ elseif verb == 'join' then
         end
     end
     local since = string.match(mode, '^stay:(.*)$')
+    local kept_ms = record and not is_mine and may_take and kept_for(text) or 0
     if record and not is_mine and not may_take then
         status = 'replaced'
+    elseif kept_ms > 0 then
+        status = 'taken:' .. int(kept_ms) .. ':' .. address_of(record)
     elseif not record and not since and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[18]) then
         status = 'full'
     elseif not record and not since and redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[19])

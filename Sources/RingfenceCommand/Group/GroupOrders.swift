@@ -306,7 +306,7 @@ struct SettingsCommand: AsyncParsableCommand {
         discussion: """
             SETTING             DEFAULT   MAY BE
             rank                data      data (who lacks least), priority (zone and priority first)
-            maxLag              -1        who lacks more is not elected; -1: no limit
+            maxLag              16777216  who lacks more (of 16 MiB of WAL, say) is not elected; -1: no limit
             lagStep             1         smaller differences of lag do not count
             zone                          members of this zone are preferred
             failback            never     never, manual, automatic
@@ -356,9 +356,10 @@ struct SettingsCommand: AsyncParsableCommand {
             json.settings(status.settings)
             return try put(namingRedis(json.text))
         }
-        let texts = status.settings.stored
-        if texts.isEmpty { return try put("nothing was ever set: all is as by default (see --help)") }
-        try printTable(["SETTING", "VALUE"], texts.map { [$0.name, $0.value] })
+        let own = Set(status.settings.stored.map(\.name))
+        try printTable(
+            ["SETTING", "VALUE", ""],
+            status.settings.inForce.map { [$0.name, $0.value, own.contains($0.name) ? "" : "(default)"] })
     }
 }
 

@@ -3,7 +3,8 @@
 /// What group.lua answers, whatever the verb. Its header says what each part means.
 package struct GroupAnswer: Sendable, Equatable {
     package enum Status: String, Sendable {
-        case watching, member, replaced, expired, unknown, left, gone, ordered, refused, noted, full, tooManyGroups
+        case watching, member, taken, replaced, expired, unknown, left, gone, ordered, refused, noted, full
+        case tooManyGroups
     }
 
     /// A part of the changes of a large group. group.lua says under Pages what it is good for.
@@ -83,7 +84,21 @@ package struct GroupAnswer: Sendable, Equatable {
         }
     }
 
+    /// Who lives under the id that a join wanted, and keeps it.
+    package struct Holder: Sendable, Equatable {
+        /// So long, unless it is heard of again.
+        package var milliseconds: Int64
+        package var address: String
+
+        package init(milliseconds: Int64, address: String) {
+            self.milliseconds = milliseconds
+            self.address = address
+        }
+    }
+
     package var status: Status
+    /// Of `taken`.
+    package var holder: Holder?
     package var gen: String
     package var seq: Int64
     package var version: Int64
@@ -97,8 +112,10 @@ package struct GroupAnswer: Sendable, Equatable {
 
     package init(
         status: Status, gen: String, seq: Int64, version: Int64, mark: String, nextMilliseconds: Int64?,
-        paceMilliseconds: Int64, heldMilliseconds: Int64, recoveryMilliseconds: Int64, content: Content?
+        paceMilliseconds: Int64, heldMilliseconds: Int64, recoveryMilliseconds: Int64, content: Content?,
+        holder: Holder? = nil
     ) {
+        self.holder = holder
         self.status = status
         self.gen = gen
         self.seq = seq

@@ -126,6 +126,7 @@ package struct Agent: Service {
         var metadata = configuration.metadata
         if let address = configuration.promiseAddress(port: port) { metadata[AgentHold.key] = address }
         var isTold = false
+        var patience = IdPatience()
         while !stopping.hasHappened, !Task.isCancelled {
             do {
                 let group = try await client.group(configuration.group)
@@ -139,6 +140,10 @@ package struct Agent: Service {
                 let seat = AgentCore.Seat(group: group, membership: membership, candidacy: candidacy)
                 await core.take(seat)
                 return seat
+            } catch let error as RingfenceError where error.code == .membershipTaken {
+                guard let pause = patience.pause(error) else { throw error }
+                logger.warning("another has this member's id", metadata: ["why": "\(error.message)"])
+                try await Task.sleep(for: pause)
             } catch let error as RingfenceError where error.code == .unavailable {
                 if !isTold { logger.warning("Redis is not there yet", metadata: ["why": "\(error.message)"]) }
                 isTold = true

@@ -122,12 +122,17 @@ package struct AgentExec: Sendable {
 
     private func join(_ client: RingfenceClient) async throws -> (Membership, Candidacy) {
         var isTold = false
+        var patience = IdPatience()
         while true {
             try Task.checkCancellation()
             do {
                 let membership = try await client.group(group).join(
                     member, address: address, zone: zone, priority: priority, lease: lease, rejoins: true)
                 return (membership, try await membership.stand(margin: margin))
+            } catch let error as RingfenceError where error.code == .membershipTaken {
+                guard let pause = patience.pause(error) else { throw error }
+                say(error.message)
+                try await Task.sleep(for: pause)
             } catch let error as RingfenceError where error.code == .unavailable {
                 if !isTold { say("Redis is not there yet: \(error.message)") }
                 isTold = true
@@ -181,6 +186,8 @@ package struct AgentExec: Sendable {
         /// We end the child: its death is no failure.
         var isEnding = false
         var killing: Scheduled<Void>?
+        /// Somebody told us to end, and so the child.
+        var isToEnd = false
 
         init(exec: AgentExec, board: Board, onEnd: @Sendable @escaping (ChildProcess.Exit) -> Void) {
             self.exec = exec
@@ -196,6 +203,7 @@ package struct AgentExec: Sendable {
             case .signal(let number):
                 guard let child else { return Signals.ends(number) ? .interrupted(number) : nil }
                 // Its end is what ends us.
+                isToEnd = isToEnd || Signals.ends(number)
                 child.signal(number)
             case .membershipOver:
                 exec.say("another process joined as \(exec.member): ending the command")
@@ -280,8 +288,8 @@ package struct AgentExec: Sendable {
             killing?.cancel()
             board.set { $0.isChildRunning = false }
             guard isEnding else {
-                // First of all, for others wait for it.
-                try? await membership?.leave(reason: "exited")
+                // First of all, for others wait for it. A child that was told to end, or has done its work, has not failed.
+                try? await membership?.leave(reason: isToEnd ? "left" : exit == .code(0) ? "finished" : "exited")
                 return .ended(exit)
             }
             isEnding = false

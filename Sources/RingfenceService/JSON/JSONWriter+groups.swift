@@ -250,10 +250,10 @@ extension JSONWriter {
         return json
     }
 
-    /// The settings of an election: those that were ever set.
+    /// The settings of an election: those in force, set or by default.
     package mutating func settings(_ settings: ElectionSettings) {
         object { json in
-            for (name, value) in settings.stored {
+            for (name, value) in settings.inForce {
                 json.key(name)
                 if let number = Int64(value) { json.integer(number) } else { json.string(value) }
             }

@@ -228,6 +228,10 @@ final class GroupNode {
                 self.world.after(20 * .millisecond) { self.react { self.join(mode, over: before, until: end) } }
                 return
             }
+            if let holder = answer.holder {
+                let pause = holder.milliseconds * .millisecond
+                self.world.after(pause) { self.react { self.join(mode, over: before, until: end) } }
+            }
             guard answer.status == .member else { return }
             self.joined = answer.mark
             self.world.checker.wasTold(record.session)

@@ -148,6 +148,23 @@ import Testing
         }
     }
 
+    @Test func `a second machine with the same member gives up, and names both addresses`() async throws {
+        try await withRedis { redis in
+            let one = try await Self.exec(redis, "one", ["--address", "10.0.0.1:80"], ["sleep", "600"])
+            try await eventually("it is there") { try await redis.cli("HLEN", "ringfence:{default}:members:g") == "1" }
+            let session = try await redis.cli("HGET", "ringfence:{default}:members:g", "one")
+            let two = try await Self.exec(redis, "one", ["--address", "10.0.0.2:80"], ["sleep", "600"])
+            #expect(await two.process.wait() != .code(0))
+            #expect(two.error.contains("10.0.0.1:80") && two.error.contains("10.0.0.2:80"), "\(two.error)")
+            #expect(
+                try await redis.cli("HGET", "ringfence:{default}:members:g", "one").prefix(40) == session.prefix(40))
+            one.process.signal(SIGTERM)
+            #expect(await one.process.wait() == .code(143))
+            let left = try #require(try await groupEvents(redis).last { $0.contains("member.left") })
+            #expect(left.contains(#""reason":"left""#), "somebody wanted it: \(left)")
+        }
+    }
+
     @Test func `a child that cannot be started says so`() async throws {
         try await withRedis { redis in
             let one = try await Self.exec(redis, "one", [], ["/no/such/program"])

@@ -211,7 +211,7 @@ final class GroupScriptFuzz {
             for _, field in ipairs({ 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
-                'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
+                'failbackAt', 'penalties', 'failures', 'maintenance', 'readyMember', 'readyEpoch',
                 'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'memberVersion' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
@@ -250,7 +250,8 @@ final class GroupScriptFuzz {
 
     static var toBeMet: Set<String> {
         let answers = [
-            "member", "replaced", "expired", "unknown", "left", "gone", "watching", "ordered", "refused", "noted",
+            "member", "taken", "replaced", "expired", "unknown", "left", "gone", "watching", "ordered", "refused",
+            "noted",
             "unchanged",
         ]
         let events = [
@@ -275,7 +276,7 @@ final class GroupScriptFuzz {
         ]
         let whys = [
             "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "unhealthy", "refused",
-            "exited", "switchover", "failback", "failover", "lost",
+            "exited", "finished", "switchover", "failback", "failover", "lost",
         ]
         var all = Set(answers.map { "answer \($0)" })
         all.formUnion(events.map { "event \($0)" })
@@ -625,7 +626,8 @@ final class GroupScriptFuzz {
             let member = members[group]?.randomElement(using: &random)
             verb = .leave(
                 id: member?.id ?? "a", session: random.chance(20) ? "" : member?.session ?? "s0",
-                reason: random.pick(["", "exited", "bye / \"now\""]), actor: random.pick(["", "m\u{FC}ller"]))
+                reason: random.pick(["", "exited", "finished", "bye / \"now\""]),
+                actor: random.pick(["", "m\u{FC}ller"]))
         }
         return .call(verb, group: group, known: known)
     }
@@ -731,7 +733,8 @@ final class GroupScriptFuzz {
         let record = MemberRecord(
             id: random.pick(Self.ids), session: "s\(sessions)",
             leaseMilliseconds: random.pick([300, 1000, 1000, 3000]),
-            zone: random.pick(["", "z", "a\"b"]), priority: Int(random.pick(-1...1)),
+            address: random.pick(["", "", "h1:1", "h2:1"]), zone: random.pick(["", "z", "a\"b"]),
+            priority: Int(random.pick(-1...1)),
             metadata: random.chance(30) ? ["k": "\u{1F600}"] : [:], isCandidate: random.chance(75))
         remember(record, "", group)
         return .join(record, randomMode(group), Self.policy, status: randomStatus(of: record, group))
@@ -855,7 +858,9 @@ final class GroupScriptFuzz {
             case .said(let position): position.map { "\($0)" } ?? "-"
             }
         let candidates = group.members.values.count { $0.standing != nil }
-        let penalties = office.penalties.map { "\($0.id)\t\($0.thousandths)\t\($0.since)|" }
+        func lines(_ marks: [GroupServerModel.Penalty]) -> String {
+            marks.map { "\($0.id)\t\($0.thousandths)\t\($0.since)|" }.joined()
+        }
         let fields: KeyValuePairs = [
             "epoch": text(office.epoch), "primary": office.primary, "pSession": office.session,
             "phase": office.phase.rawValue, "candidates": text(Int64(candidates)), "checkAt": text(office.checkAt),
@@ -867,7 +872,8 @@ final class GroupScriptFuzz {
             "orderBy": office.orderBy, "orderWhy": office.orderWhy, "skip": text(office.skip),
             "pausedUntil": text(office.pausedUntil), "heldUntil": text(office.heldUntil),
             "failovers": office.failovers.map { "\($0)" }.joined(separator: " "), "short": office.isShort ? "1" : "",
-            "failbackAt": text(office.failbackAt), "penalties": penalties.joined(),
+            "failbackAt": text(office.failbackAt), "penalties": lines(office.penalties),
+            "failures": lines(office.failures),
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
             "drainVersion": text(office.drainVersion), "pKnown": text(office.known),

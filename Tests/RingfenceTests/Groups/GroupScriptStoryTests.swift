@@ -88,6 +88,111 @@ import Testing
         }
     }
 
+    // MARK: One id, twice
+
+    private func join(_ story: GroupStory, _ session: String, at address: String) async throws -> GroupAnswer {
+        let record = MemberRecord(
+            id: "a", session: session, leaseMilliseconds: 1000, address: address, isCandidate: true)
+        return try await story.call(.join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus()))
+    }
+
+    @Test func `a living holder at another address keeps its id, and one at the same is replaced`() async throws {
+        try await withStory { story in
+            #expect(try await join(story, "of-a", at: "h1:1").status == .member)
+            let other = try await join(story, "s2", at: "h2:1")
+            #expect(other.status == .taken)
+            #expect(other.holder == GroupAnswer.Holder(milliseconds: 1000, address: "h1:1"))
+            #expect(try await join(story, "s3", at: "h1:1").status == .member)
+            #expect(try await join(story, "s4", at: "").status == .member, "where it is nobody knows")
+            #expect(try await join(story, "s5", at: "h2:1").status == .member)
+            // Its lease is over; nobody has looked yet.
+            story.wait(1000)
+            #expect(try await join(story, "s6", at: "h3:1").status == .member)
+        }
+    }
+
+    @Test func `a primary that is replaced again and again is replaced after a rest only, twice as long each time`()
+        async throws
+    {
+        try await withStory { story in
+            try await story.lead(["b": nil])
+            var replaced: [Int64] = []
+            for number in 0..<3000 {
+                let (epoch, session) = (story.office.epoch, story.office.session)
+                // Whoever is primary is another one's id at once.
+                if story.office.primary == "b" {
+                    let record = MemberRecord(
+                        id: "b", session: "n\(number)", leaseMilliseconds: 1000, isCandidate: true)
+                    let answer = try await story.call(
+                        .join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(claim: .none)))
+                    if answer.status == .member { replaced.append(story.group.now) }
+                }
+                story.wait(100)
+                let held = story.group.held("b")?.record.session ?? ""
+                let claim = held == session && !session.isEmpty ? RoleClaim.ready(epoch) : .none
+                try await story.call(
+                    .beat(
+                        id: "b", session: held, leaseMilliseconds: 1000, joined: "",
+                        status: CandidateStatus(claim: claim)))
+                if replaced.count > 7 { break }
+            }
+            let gaps = zip(replaced.dropFirst(), replaced).map { $0 - $1 }
+            #expect(
+                gaps.count == 7 && gaps[1] >= 4000 && gaps[2] >= 8000 && gaps[3] >= 16_000 && gaps[6] >= 60_000,
+                "\(gaps)")
+        }
+    }
+
+    // MARK: Who wanted it
+
+    @Test func `a job that crashes wherever it runs is begun less and less often`() async throws {
+        try await withStory { story in
+            let ids = ["a", "b", "c"]
+            for id in ids { try await story.join(id, position: nil) }
+            try await story.live(1100)
+            for _ in 0..<150 {
+                let primary = story.office.primary
+                if !primary.isEmpty {
+                    let session = story.office.session
+                    try await story.call(.leave(id: primary, session: session, reason: "exited", actor: ""))
+                    try await story.join(primary, position: nil)
+                }
+                try await story.live(100)
+            }
+            #expect(story.count("primary.elected") <= 9, "two each, and one after 4 s each, then 8")
+        }
+    }
+
+    @Test func `what somebody wanted is no failure: no penalty, no rest, no brake`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": nil, "b": nil])
+            for _ in 0..<6 {
+                let (id, session) = (story.office.primary, story.office.session)
+                try await story.call(.leave(id: id, session: session, reason: "left", actor: ""))
+                #expect(story.office.primary == (id == "a" ? "b" : "a"))
+                try await story.join(id, position: nil)
+                try await story.live(200)
+                let (next, its) = (story.office.primary, story.office.session)
+                try await story.call(.leave(id: next, session: its, reason: "", actor: "ann"))
+                try await story.join(next, position: nil)
+                try await story.live(1200)
+                #expect(story.office.primary != "" && story.office.heldUntil == nil)
+            }
+            #expect(story.office.penalties.isEmpty && story.office.failures.isEmpty && story.office.failovers.isEmpty)
+        }
+    }
+
+    @Test func `whoever lacks more than 16 MiB is not elected, unless that was set`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 17_000_000, "b": 100])
+            story.dies("a")
+            try await story.live(2500)
+            #expect(story.office.primary == "" && story.group.held("a") == nil)
+            _ = try await story.order(.settings([("maxLag", "-1")]))
+            #expect(story.office.primary == "b")
+        }
+    }
+
     // MARK: Orders
 
     @Test func `an order that is repeated is not carried out again, though others came after it`() async throws {
@@ -342,6 +447,7 @@ final class GroupStory {
     func events(_ type: String) -> [GroupServerModel.Event] { fuzz.model.events.filter { $0.type == type } }
     func count(_ type: String) -> Int { events(type).count }
     var lastReport: RoleReport? { fuzz.answer?.content?.report }
+    func wait(_ milliseconds: Int64) { fuzz.model.clock += milliseconds }
     func newServer() { fuzz.newRun() }
 
     /// Redis loses everything.

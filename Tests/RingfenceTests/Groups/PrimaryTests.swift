@@ -58,6 +58,43 @@ import Testing
         }
     }
 
+    @Test func `a full Redis takes no new members, but those that are there stay, lead, hand over and leave`()
+        async throws
+    {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                let group = try await clients[0].group("ledger")
+                let one = try await group.join("one", lease: .milliseconds(900))
+                let first = try await one.stand()
+                let two = try await group.join("two", lease: .milliseconds(900))
+                let second = try await two.stand()
+                try await eventually(group, "one is elected") { $0.primary?.member != nil }
+                for candidacy in [first, second] {
+                    Task {
+                        for await role in candidacy.roles {
+                            if case .elected(let epoch) = role { candidacy.ready(epoch) }
+                        }
+                    }
+                }
+                let old = try await primary(of: group)
+                _ = try await observer.send("CONFIG", "SET", "maxmemory", "1")
+                let until = ContinuousClock.now + .milliseconds(2700)
+                try await eventually("three leases have passed") { one.deadline > until && two.deadline > until }
+                #expect(group.snapshot.primary?.epoch == 1 && one.isMember && two.isMember)
+                let error = await failure { try await clients[1].group("ledger").join("three") }
+                #expect(error?.code == .refused, "\(String(describing: error))")
+                try await clients[1].pause(group: "ledger", for: .seconds(60))
+                try await clients[1].resume(group: "ledger")
+                try await (old == "one" ? one : two).leave()
+                let next = try await primary(of: group, epoch: 2)
+                #expect(next != old)
+                _ = try await observer.send("CONFIG", "SET", "maxmemory", "0")
+                #expect(try await observer.events("member.expired").isEmpty)
+                try await observer.checkLog()
+            }
+        }
+    }
+
     @Test func `a switchover hands over without a moment of two, and is told by events`() async throws {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 3) { clients in

@@ -77,6 +77,8 @@ extension GroupServerModel {
         package var failovers: [Int64] = []
         /// Newest first.
         package var penalties: [Penalty] = []
+        /// Of those that failed by themselves.
+        package var failures: [Penalty] = []
         package var maintenance: [String] = []
         package var isShort = false
         /// The version of the group that the primary said it knew.
@@ -255,13 +257,15 @@ extension GroupServerModel.Group {
         if isInMaintenance { because("maintenance") }
         if record.weight == 0 { because("draining") }
         let isStandby = reasons.isEmpty
-        if standing.barredUntil > now { because("gaveUp", "\(standing.barredUntil - now)") }
+        let barredUntil = max(standing.barredUntil, restsUntil(id))
+        if barredUntil > now { because("gaveUp", "\(barredUntil - now)") }
         let isUnknown = mayHold && standing.joined > office.known
         if isUnknown, let until = silentUntil, until > now { because("unknownToPrimary", "\(until - now)") }
         var lag: Int64?
         if let measure, let position = standing.position {
             lag = max(0, measure - position)
-            if let limit = number("maxLag"), limit >= 0, lag! > limit { because("lag", "\(lag!)") }
+            let limit = number("maxLag") ?? 16_777_216
+            if limit >= 0, lag! > limit { because("lag", "\(lag!)") }
         } else if measure != nil {
             because("position")
         }
@@ -283,6 +287,13 @@ extension GroupServerModel.Group {
         return judged
     }
 
+    /// Who failed by itself twice in a row and more rests so long.
+    package func restsUntil(_ id: String) -> Int64 {
+        guard let mark = office.failures.first(where: { $0.id.hasSameBytes(as: id) }) else { return 0 }
+        let times = mark.left(at: now) / 1000
+        return times < 2 ? 0 : mark.since + min(60_000, 1000 << min(times, 10))
+    }
+
     var standbys: Int64 { Int64(ranking().count { $0.isStandby }) }
 }
 
@@ -300,8 +311,11 @@ extension RoleClaim {
 extension GroupServerModel {
     /// Losing the role so costs a penalty, and counts as a failover.
     private static let misfortunes: Set<String> = [
-        "expired", "replaced", "removed", "suspended", "promotionFailed", "unhealthy", "exited",
+        "expired", "replaced", "suspended", "promotionFailed", "unhealthy", "exited",
     ]
+
+    /// It failed by itself, or ended too soon.
+    private static let failures: Set<String> = ["replaced", "promotionFailed", "unhealthy", "exited", "finished"]
 
     /// Whoever gives up so is left out for one lease.
     private static let refusals: Set<String> = ["refused", "promotionFailed", "unhealthy", "stepDown"]
@@ -313,7 +327,10 @@ extension GroupServerModel {
         let why = office.isForced ? "failover" : why
         call.ended = RoleEnded(why: why, silence: silence)
         call.favoured = office.target
-        if Self.misfortunes.contains(why), now >= call.group.holdUntil { Self.punish(office.primary, &office, now) }
+        if Self.misfortunes.contains(why), now >= call.group.holdUntil {
+            Self.mark(office.primary, &office.penalties, now)
+        }
+        if Self.failures.contains(why) { Self.mark(office.primary, &office.failures, now) }
         office.lastPosition = call.group.held(office.primary)?.standing?.position ?? office.lastPosition
         if case .said(let final?) = office.final { office.lastPosition = final }
         (office.lastPrimary, office.lastWhy) = (office.primary, why)
@@ -324,10 +341,10 @@ extension GroupServerModel {
         call.group.office = office
     }
 
-    private static func punish(_ id: String, _ office: inout Office, _ now: Int64) {
-        let own = office.penalties.first { $0.id.hasSameBytes(as: id) }?.left(at: now) ?? 0
-        let others = office.penalties.filter { !$0.id.hasSameBytes(as: id) && $0.left(at: now) >= 125 }
-        office.penalties = [Penalty(id: id, thousandths: own + 1000, since: now)] + others.prefix(63)
+    private static func mark(_ id: String, _ marks: inout [Penalty], _ now: Int64) {
+        let own = marks.first { $0.id.hasSameBytes(as: id) }?.left(at: now) ?? 0
+        let others = marks.filter { !$0.id.hasSameBytes(as: id) && $0.left(at: now) >= 125 }
+        marks = [Penalty(id: id, thousandths: own + 1000, since: now)] + others.prefix(63)
     }
 
     /// Its holder hears later than we that its role is over.
@@ -491,6 +508,7 @@ extension GroupServerModel {
             change(&call, news("group.removed"))
             (call.group.office.pausedUntil, call.group.office.heldUntil) = (nil, nil)
             (call.group.office.failovers, call.group.office.penalties) = ([], [])
+            call.group.office.failures = []
             (call.group.office.maintenance, call.group.office.isShort) = ([], false)
             (call.group.office.isForced, call.group.office.target) = (false, "")
             (call.group.policy, call.group.settings, call.group.isRemoved) = (nil, [:], true)
@@ -599,7 +617,9 @@ extension GroupServerModel {
         if office.primary.isEmpty, call.group.hasCandidates {
             moments.append(office.electAfter)
             moments.append(call.group.silentUntil)
-            moments += call.group.members.values.map { $0.standing?.barredUntil }
+            moments += call.group.members.values.map { held in
+                held.standing.map { max($0.barredUntil, call.group.restsUntil(held.record.id)) }
+            }
         }
         call.group.office.checkAt = moments.compactMap { $0 }.filter { $0 > now }.min()
     }

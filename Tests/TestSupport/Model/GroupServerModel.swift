@@ -170,6 +170,8 @@ package struct GroupServerModel: Sendable {
         var orderEpoch: Int64 = 0
         /// Who came, changed or went.
         var touched: Set<[UInt8]> = []
+        /// Who keeps the id that a join wanted.
+        var holder: GroupAnswer.Holder?
     }
 
     /// The server's clock, ms.
@@ -425,6 +427,11 @@ package struct GroupServerModel: Sendable {
         } else if let held {
             let isLate = held.before.contains(record.session) && !flaws.forgetsTheReplaced
             guard mode == .first || mode == .over(held.record.session), !isLate else { return .replaced }
+            let kept = keptFor(held, record, call.group)
+            guard kept == 0 else {
+                call.holder = GroupAnswer.Holder(milliseconds: kept, address: held.record.address)
+                return .taken
+            }
             (news.previous, news.reason) = (held.record.session, "replaced")
             change(&call, news)
             if call.group.isPrimary(held.record) {
@@ -527,6 +534,15 @@ package struct GroupServerModel: Sendable {
             group, changes, from: GroupAnswer.Page.start, began: group.version, after: .min, most: 256)
     }
 
+    /// How long another keeps its id.
+    private func keptFor(_ held: Held, _ new: MemberRecord, _ group: Group) -> Int64 {
+        let left = max(0, held.ends - group.now)
+        let (its, own) = (held.record.address, new.address)
+        if !its.isEmpty, !own.isEmpty, !its.hasSameBytes(as: own) { return left }
+        guard group.isPrimary(held.record) else { return 0 }
+        return min(left, max(0, group.restsUntil(held.record.id) - group.now))
+    }
+
     private func answer(_ status: GroupAnswer.Status, _ call: Call) -> GroupAnswer {
         let group = call.group
         var asksForLeases = false
@@ -566,7 +582,7 @@ package struct GroupServerModel: Sendable {
         return GroupAnswer(
             status: status, gen: log?.gen ?? "", seq: log?.seq ?? 0, version: group.version, mark: group.mark,
             nextMilliseconds: next, paceMilliseconds: group.pace, heldMilliseconds: max(0, group.holdUntil - group.now),
-            recoveryMilliseconds: max(0, group.recoverUntil - group.now), content: content)
+            recoveryMilliseconds: max(0, group.recoverUntil - group.now), content: content, holder: call.holder)
     }
 
     // MARK: The log
