@@ -85,6 +85,11 @@
 -- promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the last version that the primary
 -- said it knew (`pKnown`) has promised nothing: if it is not known that the primary stopped (`silentSince`), such a one is not elected
 -- before the time is over for which a primary may go on at most (`holdMs`), nor by an operator's order.
+-- When the server is another one, nobody knows whether it has lost an election, so every candidate is such a one. But whoever was
+-- elected by what was lost, or heard of it, says so when it comes back. So if nobody was silent before, and all members are back
+-- that were there when the server was the same for the last time (`copyVersion`), one at least beside the last primary, and none has gone
+-- since but by its own word (`missed`), then there is nobody to wait for. (Not found so: one that joined and was elected in what
+-- was lost, while all others were cut off.)
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
 -- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
 -- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead. And who failed
@@ -357,6 +362,7 @@ end
 
 -- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
+    'runVersion', 'copyVersion', 'missed',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
     'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures' }
@@ -379,6 +385,8 @@ end
 local function silent_from(moment)
     if moment > num('silentSince') then put('silentSince', moment) end
 end
+-- Somebody may act of whom nothing is heard: that all others are back is no proof any more.
+local function is_missed() put('missed', version) end
 local function write_role()
     for i, name in ipairs(NAMES) do
         if role[name] ~= (stored[i] or '') then
@@ -526,8 +534,20 @@ end
 -- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for Redis
 -- may do so, if it is not known to have stopped.
 local function may_hold() return setting('whenAway', 'fence') == 'hold' end
+local function are_all_back()
+    local copy = tonumber(role.copyVersion)
+    if not copy or num('missed') > copy or now < num('electAfter') then return false end
+    if not first[1] or tonumber(first[2]) <= now then return false end
+    -- Leases that nobody renewed since are over by now, so whoever is here has called.
+    local statuses = redis.call('HGETALL', KEYS[8])
+    for i = 1, #statuses, 2 do
+        local joined = tonumber(string.match(statuses[i + 1], '^%d+ %d+ (%d+)'))
+        if statuses[i] ~= role.lastPrimary and joined <= copy then return true end
+    end
+    return false
+end
 local function silent_until()
-    if primary ~= '' or role.silentSince == '' or not may_hold() then return 0 end
+    if primary ~= '' or role.silentSince == '' or not may_hold() or are_all_back() then return 0 end
     return num('silentSince') + setting('holdMs', 600000)
 end
 
@@ -626,7 +646,10 @@ local ended, detect_ms, favoured = nil, 0, ''
 
 local function end_role(why, is_silent, silence)
     local is_forced = role.forced == '1'
-    if is_silent then silent_from(math.max(now, tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0))) end
+    if is_silent then
+        silent_from(math.max(now, tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0)))
+        is_missed()
+    end
     if is_forced then why = 'failover' end
     ended, detect_ms, favoured = why, silence or 0, role.target
     if AGAINST_ITS_WILL[why] and now >= hold_until then add_mark('penalties', primary) end
@@ -672,7 +695,9 @@ end
 -- The name of the server, unless it may not be asked: another caller may.
 local function note_server()
     redis.call('HSET', KEYS[3], 'runAt', int(now))
-    if server() ~= '' then redis.call('HSET', KEYS[3], 'run', server()) end
+    if server() == '' then return end
+    redis.call('HSET', KEYS[3], 'run', server())
+    put('runVersion', version)
 end
 
 -- Before anybody is taken out or elected, and every 10 s. True if the server is another one than the last time.
@@ -683,6 +708,7 @@ local function is_other_server()
     local is_other = server() ~= '' and group_run ~= '' and server() ~= group_run
     if is_other then
         local grace = 4 * pace_of()
+        put('copyVersion', role.silentSince == '' and role.runVersion or '')
         -- A version: what was said to the server before, of what it knew, is no word about this one.
         change({ { type = 'coordinator.gap', reason = '"server"',
             detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
@@ -726,6 +752,7 @@ if is_behind or is_epoch_behind then
     elect_not_before(now + longest_known)
     put('pKnown', '')
     silent_from(now + longest_known)
+    put('copyVersion', '')
     put('lostAt', now)
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
@@ -762,6 +789,7 @@ if first[1] and tonumber(first[2]) <= now and now >= hold_until then
             detail = '{"session":' .. cjson.encode(session_of(text)) .. ',"lateMs":' .. int(now - dead[i + 1]) .. '}' }
     end
     change_members(events)
+    is_missed()
     for i = 1, #dead, 2 do
         local text = texts[(i + 1) / 2]
         if is_primary(dead[i], session_of(text)) then end_role('expired', true, now - dead[i + 1] + lease_of(text)) end
@@ -1130,6 +1158,7 @@ elseif verb == 'join' then
                 event.reason, event.previous = '"replaced"', cjson.encode(session_of(record))
             end
             change_members({ event })
+            if record then is_missed() end
             if redis.call('HSETNX', KEYS[4], 'seed', ARGV[16]) == 1 then redis.call('HSET', KEYS[4], 'unit', ARGV[17]) end
             if record and is_primary(id, session_of(record)) then
                 -- Its holder hears of it later than we.
@@ -1168,6 +1197,7 @@ elseif verb == 'leave' then
             detail = '{"session":' .. cjson.encode(session_of(record)) .. '}' }
         event.reason, event.actor = quoted(reason), quoted(actor)
         change_members({ event })
+        if actor ~= '' or session == '' then is_missed() end
         if is_primary(id, session_of(record)) then
             if actor == '' and session ~= '' then
                 end_role(reason ~= '' and reason or 'left')

@@ -208,7 +208,8 @@ final class GroupScriptFuzz {
             local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
                 'recoverUntil', 'shortest', 'longest', 'gaps', 'runAt', 'run')
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
-            for _, field in ipairs({ 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
+            for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed',
+                'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'failures', 'maintenance', 'readyMember', 'readyEpoch',
@@ -862,6 +863,8 @@ final class GroupScriptFuzz {
             marks.map { "\($0.id)\t\($0.thousandths)\t\($0.since)|" }.joined()
         }
         let fields: KeyValuePairs = [
+            "runVersion": text(office.runVersion), "copyVersion": text(office.copyVersion),
+            "missed": text(office.missed),
             "epoch": text(office.epoch), "primary": office.primary, "pSession": office.session,
             "phase": office.phase.rawValue, "candidates": text(Int64(candidates)), "checkAt": text(office.checkAt),
             "since": text(office.since), "electAfter": text(office.electAfter),

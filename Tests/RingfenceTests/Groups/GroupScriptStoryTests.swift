@@ -66,6 +66,51 @@ import Testing
         }
     }
 
+    /// Redis was away for longer than a lease, and a promise was missed: whoever led has stopped, and says so.
+    @Test(arguments: ["back", "dead", "replaced"])
+    func `after a restart with its data a group that holds elects when all are back, and waits if one is missing`(
+        other: String
+    ) async throws {
+        try await withStory { story in
+            try await story.lead(other == "replaced" ? ["a": nil, "b": nil] : ["a": nil, "b": nil, "c": nil])
+            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "10000")]))
+            try await story.live(500)
+            if other == "replaced" {
+                let record = MemberRecord(id: "c", session: "old", leaseMilliseconds: 1000, isCandidate: true)
+                try await story.call(.join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus()))
+            }
+            story.newServer()
+            if other == "dead" { story.dies("c") }
+            // Nobody has noticed yet that it is another server.
+            if other == "replaced" { try await story.join("c", position: nil) }
+            try await story.beat("a", .gone(1, reason: "suspended"))
+            #expect(story.office.primary.isEmpty && story.office.lastWhy == "suspended")
+            try await story.live(1700)
+            #expect(story.office.primary.isEmpty, "what was lost may have elected one of those that are not back")
+            try await story.live(4000)
+            #expect(story.office.primary.isEmpty == (other != "back"), "the others cannot know whether it acts")
+            guard other != "back" else { return }
+            try await story.live(9000)
+            #expect(!story.office.primary.isEmpty)
+        }
+    }
+
+    /// What is known of the time before the restart is known of all that have gone since.
+    @Test func `a lone candidate does not prove that a restart lost no election`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": nil])
+            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "20000")]))
+            try await story.live(500)
+            story.newServer()
+            try await story.join("b", position: nil)
+            try await story.beat("a", .gone(1, reason: "suspended"))
+            try await story.live(15_000)
+            #expect(story.office.primary.isEmpty, "neither a, nor b that came later, could tell of another one")
+            try await story.live(8000)
+            #expect(!story.office.primary.isEmpty)
+        }
+    }
+
     @Test func `after a loss of all data nobody is elected for one lease, though who comes first knew of no members`()
         async throws
     {

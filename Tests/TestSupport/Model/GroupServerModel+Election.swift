@@ -87,6 +87,11 @@ extension GroupServerModel {
         package var silentSince: Int64?
         /// Redis lost data then, as far as is known, or may have: nobody was elected since.
         package var lostAt: Int64?
+        /// The version when the server was last seen to be the same; the one before it was another, if nothing is known to be lost.
+        package var runVersion: Int64 = 0
+        package var copyVersion: Int64?
+        /// The version in which somebody last went otherwise than by its own word.
+        package var missed: Int64 = 0
         /// When time alone decides something.
         package var checkAt: Int64?
 
@@ -105,7 +110,10 @@ extension GroupServerModel {
         mutating func fellSilent(at moment: Int64) { silentSince = max(silentSince ?? 0, moment) }
 
         /// Redis may have lost an election.
-        mutating func mayHaveLost(at now: Int64, until end: Int64) {
+        ///
+        /// - Parameter copy: what the other server is known to have, if nothing is known to be lost.
+        mutating func mayHaveLost(at now: Int64, until end: Int64, copy: Int64?) {
+            copyVersion = silentSince == nil ? copy : nil
             fellSilent(at: end)
             (known, lostAt) = (0, now)
         }
@@ -192,9 +200,19 @@ extension GroupServerModel.Group {
     var brakeWindow: Int64 { number("brakeWindowMs") ?? 600_000 }
     private var mayHold: Bool { settings["whenAway"] == "hold" }
 
+    /// Nobody is missing that another server's copy knows, and one at least could tell of an election that was lost.
+    private var areAllBack: Bool {
+        guard let copy = office.copyVersion, office.missed <= copy, now >= office.electAfter,
+            let end = firstEnd, end > now
+        else { return false }
+        return members.values.contains { held in
+            held.standing.map { $0.joined <= copy } == true && !office.lastPrimary.hasSameBytes(as: held.record.id)
+        }
+    }
+
     /// Until then a primary that is gone may act still, among those it knew.
     var silentUntil: Int64? {
-        guard office.primary.isEmpty, mayHold, let since = office.silentSince else { return nil }
+        guard office.primary.isEmpty, mayHold, let since = office.silentSince, !areAllBack else { return nil }
         return since + (number("holdMs") ?? 600_000)
     }
 
@@ -323,7 +341,10 @@ extension GroupServerModel {
     func endRole(_ why: String, isSilent: Bool = false, silence: Int64 = 0, _ call: inout Call) {
         let now = call.group.now
         var office = call.group.office
-        if isSilent { office.fellSilent(at: max(now, call.group.held(office.primary)?.ends ?? 0)) }
+        if isSilent {
+            office.fellSilent(at: max(now, call.group.held(office.primary)?.ends ?? 0))
+            office.missed = call.group.version
+        }
         let why = office.isForced ? "failover" : why
         call.ended = RoleEnded(why: why, silence: silence)
         call.favoured = office.target

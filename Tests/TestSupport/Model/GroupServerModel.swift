@@ -85,6 +85,8 @@ package struct GroupServerModel: Sendable {
         }
         package var longest: Int64 { members.values.reduce(0) { max($0, $1.record.leaseMilliseconds) } }
         package var pace: Int64 { members.isEmpty ? 1000 : min(1000, shortest / 5) }
+        mutating func noteServer(_ name: String) { (run, runAt, office.runVersion) = (name, now, version) }
+
         package var firstEnd: Int64? { members.isEmpty ? nil : members.values.reduce(.max) { min($0, $1.ends) } }
 
         package func held(_ id: String) -> Held? { members[Array(id.utf8)] }
@@ -305,16 +307,16 @@ package struct GroupServerModel: Sendable {
         call.isServerChecked = true
         let isOther = !call.runBefore.isEmpty && call.runBefore != run
         if isOther {
-            let grace = 4 * call.group.pace
+            let (grace, copy) = (4 * call.group.pace, call.group.office.runVersion)
             var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
             news.reason = "server"
             change(&call, news)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
             let end = call.group.now + call.group.longest + grace
-            call.group.office.mayHaveLost(at: call.group.now, until: end)
+            call.group.office.mayHaveLost(at: call.group.now, until: end, copy: copy)
             call.group.office.distrust(until: end, grace, flaws)
         }
-        (call.group.run, call.group.runAt) = (run, call.group.now)
+        call.group.noteServer(run)
         return isOther
     }
 
@@ -337,7 +339,7 @@ package struct GroupServerModel: Sendable {
         change(
             &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
         if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
-        call.group.office.mayHaveLost(at: call.group.now, until: call.group.now + longest)
+        call.group.office.mayHaveLost(at: call.group.now, until: call.group.now + longest, copy: nil)
         if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
     }
 
@@ -358,6 +360,7 @@ package struct GroupServerModel: Sendable {
                     "member.expired", member: held.record.id,
                     detail: "{\"session\":\"\(held.record.session)\",\"lateMs\":\(now - held.ends)}")
             })
+        call.group.office.missed = call.group.version
         guard !flaws.leavesTheDead else { return }
         for held in dead {
             if call.group.isPrimary(held.record) {
@@ -387,6 +390,7 @@ package struct GroupServerModel: Sendable {
             var news = News("member.left", member: id, detail: "{\"session\":\"\(held.record.session)\"}")
             (news.reason, news.actor) = (reason, actor)
             change(&call, news)
+            if !actor.isEmpty || session.isEmpty { call.group.office.missed = call.group.version }
             if call.group.isPrimary(held.record) {
                 if actor.isEmpty, !session.isEmpty {
                     endRole(reason.isEmpty ? "left" : reason, &call)
@@ -434,6 +438,7 @@ package struct GroupServerModel: Sendable {
             }
             (news.previous, news.reason) = (held.record.session, "replaced")
             change(&call, news)
+            call.group.office.missed = call.group.version
             if call.group.isPrimary(held.record) {
                 waitFor(held, &call)
                 endRole("replaced", isSilent: true, &call)
@@ -449,7 +454,7 @@ package struct GroupServerModel: Sendable {
         if !isSame { call.touched.insert(key) }
         let standing = isSame ? held?.standing : stand(record, before: held, &call)
         call.group.members[key] = Held(record: record, ends: 0, before: before, standing: standing)
-        if wasEmpty { (call.group.run, call.group.runAt) = (run, call.group.now) }
+        if wasEmpty { call.group.noteServer(run) }
         call.group.renew(record.id, record.leaseMilliseconds, status)
         if let status { hear(status.claim, from: record, &call) }
         return .member
