@@ -56,8 +56,6 @@ local function place_of(nonce, owner, hold_ms)
     return nonce .. '\n' .. owner .. '\n' .. hold_ms .. '\n' .. name_of(1)
 end
 
-local function process_of(nonce) return string.match(nonce, '^[^-]*') end
-
 -- The audit tells of a change, it never fails one: hence pcall (full memory, a key of the wrong type).
 local function audit(action, about, owner, fence, field, value)
     if audit_length == '0' then return end
@@ -102,9 +100,6 @@ local function fence_held_by(values, nonce)
     return fence
 end
 
--- The process asks or claims: it is there.
-local function heard_of(nonce) redis.call('DEL', prefix .. 'unanswered:' .. process_of(nonce)) end
-
 local function write_grant(fence, nonce, owner, hold_ms)
     local value = fence .. ':' .. nonce .. ':' .. owner
     for i = 1, n do
@@ -122,7 +117,7 @@ if verb == 'acquire' then
     local fence = fence_held_by(values, nonce)
     if fence then -- asked before: the answer was lost, or a grant was pushed meanwhile; this is its claim
         for i = 1, n do redis.call('PEXPIRE', KEYS[i], hold_ms) end
-        heard_of(nonce)
+        redis.call('DEL', prefix .. 'unanswered:' .. string.match(nonce, '^[^-]*'))
         return fence
     end
     local held = false
@@ -160,18 +155,18 @@ end
 
 -- From here on somebody waits, or something is out of the ordinary.
 
+local function process_of(nonce) return string.match(nonce, '^[^-]*') end
+
+-- The process asks: it is there.
+local function heard_of(nonce) redis.call('DEL', prefix .. 'unanswered:' .. process_of(nonce)) end
+
 local CLAIM_US = claim_ms * 1000
 -- About so many commands a call, a few ms: the next call goes on. `is_unfinished` then makes the caller ask again at once.
 local MAXIMUM_WORK = 3000
 local work, is_unfinished = 0, false
 
-local function call(...)
-    work = work + 1
-    return redis.call(...)
-end
-
 -- MGET, for a key of another type is no lock: it is overwritten, here as on the fast path.
-local function is_held(name) return call('MGET', prefix .. 'lock:' .. name)[1] end
+local function is_held(name) return redis.call('MGET', prefix .. 'lock:' .. name)[1] end
 
 local function split_place(place)
     local nonce, owner, hold_ms, name = string.match(place, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)')
@@ -179,7 +174,7 @@ local function split_place(place)
     waiter.process = process_of(nonce)
     if string.find(nonce, '^[^-]*%-%d+x') then
         waiter.key = prefix .. 'place:' .. nonce
-        local all = call('MGET', waiter.key)[1]
+        local all = redis.call('MGET', waiter.key)[1]
         if all then
             waiter.names = {}
             for one in string.gmatch(all, '[^\n]+') do waiter.names[#waiter.names + 1] = one end
@@ -190,20 +185,20 @@ local function split_place(place)
     return waiter
 end
 
--- Not `call`: a queue of another type is nobody's.
+-- pcall: a queue of another type is nobody's.
 local function leave(waiter, name)
-    work = work + #waiter.names
+    work = work + #waiter.names + 1
     if waiter.is_broken then return redis.pcall('ZREM', prefix .. 'queue:' .. name, waiter.place) end
     for _, one in ipairs(waiter.names) do redis.pcall('ZREM', prefix .. 'queue:' .. one, waiter.place) end
-    if waiter.key then call('DEL', waiter.key) end
+    if waiter.key then redis.call('DEL', waiter.key) end
 end
 
 local function come_back(waiter, arrival)
     for _, one in ipairs(waiter.names) do
         redis.pcall('ZADD', prefix .. 'queue:' .. one, arrival, waiter.place)
-        call('PEXPIRE', prefix .. 'queue:' .. one, QUEUE_MS)
+        redis.call('PEXPIRE', prefix .. 'queue:' .. one, QUEUE_MS)
     end
-    if waiter.key then call('SET', waiter.key, table.concat(waiter.names, '\n'), 'PX', QUEUE_MS) end
+    if waiter.key then redis.call('SET', waiter.key, table.concat(waiter.names, '\n'), 'PX', QUEUE_MS) end
 end
 
 -- Whether it is first in all its queues and none of its names is held. It was found first in that of `name`, which is free.
@@ -212,7 +207,7 @@ local function can_have_all(waiter, name)
         if other ~= name then
             if is_held(other) then return false end
             local rank = redis.pcall('ZRANK', prefix .. 'queue:' .. other, waiter.place)
-            work = work + 1
+            work = work + 2
             if type(rank) == 'number' and rank ~= 0 then return false end
         end
     end
@@ -227,7 +222,7 @@ local function is_gone(process, begins)
     work = work + 1
     local begun = begins and redis.pcall('SET', key, string.format('%.0f', now_us()), 'PX', QUEUE_MS, 'NX')
     if begun and begun.ok then return false end
-    local since = tonumber(call('MGET', key)[1])
+    local since = tonumber(redis.call('MGET', key)[1])
     if since and now_us() - since > CLAIM_US then gone[process] = true end
     return gone[process]
 end
@@ -247,7 +242,7 @@ end
 -- One that stood first does not listen. Others in that line may not either, as after a restart or with a machine: their
 -- time runs from now as well, not one after the other.
 local function look_for_silent(name)
-    local places = call('ZRANGE', prefix .. 'queue:' .. name, 0, 99)
+    local places = redis.call('ZRANGE', prefix .. 'queue:' .. name, 0, 99)
     local inboxes, seen = {}, {}
     for _, place in ipairs(places) do
         local process = process_of(place)
@@ -280,7 +275,7 @@ local function serve(waiter, arrival, name, is_mine)
     if not is_mine and is_gone(waiter.process, true) then return LEFT end
     local locks, fences = {}, {}
     for i, one in ipairs(waiter.names) do locks[i], fences[i] = prefix .. 'lock:' .. one, prefix .. 'fence:' .. one end
-    local fence = next_fence(now_us(), call('MGET', unpack(fences)), 1, #fences)
+    local fence = next_fence(now_us(), redis.call('MGET', unpack(fences)), 1, #fences)
     local hold_ms = waiter.hold_ms
     if not is_mine then
         local message = { 'grant', waiter.nonce, fence, unpack(waiter.names) }
@@ -295,8 +290,8 @@ local function serve(waiter, arrival, name, is_mine)
     end
     local value = fence .. ':' .. waiter.nonce .. ':' .. waiter.owner
     for i = 1, #locks do
-        call('SET', locks[i], value, 'PX', hold_ms)
-        call('SET', fences[i], fence, 'PX', FENCE_MS)
+        redis.call('SET', locks[i], value, 'PX', hold_ms)
+        redis.call('SET', fences[i], fence, 'PX', FENCE_MS)
     end
     audit('grant', table.concat(waiter.names, '\n'), waiter.owner, fence, 'waitedUs',
         string.format('%.0f', math.max(0, now_us() - tonumber(arrival))))
@@ -304,8 +299,8 @@ local function serve(waiter, arrival, name, is_mine)
 end
 
 -- Hands every free name on to who is first in its queue and can have all it wants. Returns the fence if the waiter at
--- `my_place` was granted.
-local function settle(my_place)
+-- `my_place` was granted. `is_free`: the first name of this call was freed just now.
+local function settle(my_place, is_free)
     local todo, listed, mine = {}, {}, nil
     for i = 1, n do
         todo[i] = name_of(i)
@@ -316,12 +311,14 @@ local function settle(my_place)
         local name = todo[next]
         next = next + 1
         listed[name] = nil
-        while not is_held(name) do
+        local is_open = is_free or not is_held(name)
+        is_free = false
+        while is_open do
             if work > MAXIMUM_WORK then
                 is_unfinished = true
                 return mine
             end
-            work = work + 1
+            work = work + 3
             local head = redis.pcall('ZRANGE', prefix .. 'queue:' .. name, 0, 0, 'WITHSCORES')
             if head.err or not head[1] then break end
             local waiter = split_place(head[1])
@@ -379,9 +376,9 @@ local function held_ms()
     return shortest or 1000
 end
 
-local function wait_for_it(nonce, place, told)
+local function wait_for_it(nonce, place, told, is_free)
     local arrival = enqueue(nonce, place, told)
-    local fence = settle(place)
+    local fence = settle(place, is_free)
     if fence then return fence end
     local position = 0
     for i = 2 * n + 1, 3 * n do position = math.max(position, redis.call('ZRANK', KEYS[i], place) or 0) end
@@ -428,8 +425,8 @@ if verb == 'release' then
         if part[1] then settle(nil) end
         return { 0, held_ms(), holder() }
     end
-    if ARGV[8] ~= '' then return wait_for_it(ARGV[5], place_of(ARGV[5], ARGV[6], ARGV[7])) end
-    settle(nil)
+    if ARGV[8] ~= '' then return wait_for_it(ARGV[5], place_of(ARGV[5], ARGV[6], ARGV[7]), nil, true) end
+    settle(nil, true)
     return 1
 end
 
@@ -462,7 +459,7 @@ if verb == 'force' then
         local message = { 'revoked', nonce, held, name_of(1) }
         redis.pcall('PUBLISH', prefix .. 'inbox:' .. process_of(nonce), table.concat(message, '\n'))
     end
-    settle(nil)
+    settle(nil, true)
     return { fence, value, ms }
 end
 
