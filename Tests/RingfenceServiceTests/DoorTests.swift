@@ -78,7 +78,7 @@ private struct DeafClient {
         }
     }
 
-    @Test(arguments: ["resume", "acknowledge", "settings", "switchover", "pick"])
+    @Test(arguments: ["resume", "acknowledge", "settings", "switchover"])
     func `an order says that it is JSON, with an empty body too`(order: String) async throws {
         try await withService { service, redis in
             for type in [[], ["Content-Type: text/plain"], ["Content-Type: application/x-www-form-urlencoded"]] {

@@ -27,7 +27,7 @@ struct PickRoutes: Sendable {
                 method: .post, path: "/v1/groups/{name}/pick", operation: "pickMember",
                 summary: "Says which member to call now; with trackMs the call is counted until it is reported.",
                 request: Self.pickSchema, requestIsOptional: true, response: "Pick",
-                problems: [.breakerOpen, .noMember], gives: true,
+                problems: [.breakerOpen, .noMember], gives: true, isQuestion: true,
                 handle: { exchange in try await pick(exchange) }),
             Route(
                 method: .post, path: "/v1/groups/{name}/calls/{call}", operation: "endCall",

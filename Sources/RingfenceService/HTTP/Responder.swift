@@ -102,9 +102,8 @@ struct Responder: Sendable {
         }
         // Of what a web page may send to another origin unasked, this type is never a part. (A browser asks before it
         // sends DELETE, and is never answered yes.)
-        if exchange.body.readableBytes > 0
-            || (request.method != .get && request.method != .delete && request.method != .head)
-        {
+        let isOrder = request.method == .post || request.method == .put
+        if exchange.body.readableBytes > 0 || (isOrder && !route.isQuestion) {
             guard Self.isJSON(request.headers[.contentType]) else {
                 throw Problem(.unsupportedMedia, "send Content-Type: application/json", field: "Content-Type")
             }

@@ -84,6 +84,8 @@ struct Route: Sendable {
     var isOpen = false
     /// What it answers is lost with the answer: who asked is watched until it has been delivered.
     var gives = false
+    /// Without a body it orders nothing, whatever its method.
+    var isQuestion = false
     let handle: @Sendable (inout Exchange) async throws -> Reply
 
     /// What stands in braces, in order.
