@@ -424,8 +424,8 @@ import Testing
                         == "GROUP   MEMBERS  VERSION  PRIMARY  EPOCH  PHASE\nempty   0        2\nledger  2        2\n")
                 let lines = try await run("groups", "--json").output
                 #expect(
-                    lines == #"{"group":"empty","version":2,"members":0}"# + "\n"
-                        + #"{"group":"ledger","version":2,"members":2}"# + "\n")
+                    lines == #"{"group":"empty","version":2,"members":0,"redis":"\#(redis.unixURL)"}"# + "\n"
+                        + #"{"group":"ledger","version":2,"members":2,"redis":"\#(redis.unixURL)"}"# + "\n")
 
                 let shown = try await run("group", "ledger")
                 #expect(shown.code == 0 && shown.output.hasPrefix("ledger: 2 members, version 2\n"), "\(shown)")
