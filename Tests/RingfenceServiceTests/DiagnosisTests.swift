@@ -45,7 +45,9 @@ import Testing
 
     private static let cases: [Case] = [
         Case("a Sentinel", ["problem redis.isSentinel"], sound(info: ["redis_mode": "sentinel"])),
-        Case("a node without the slot", ["problem redis.wrongNode"], with { $0.slotElsewhere = "MOVED 5061 10.0.0.2:6379" }),
+        Case(
+            "a node without the slot", ["problem redis.wrongNode"],
+            with { $0.slotElsewhere = "MOVED 5061 10.0.0.2:6379" }),
         Case("a sound one", [], sound()),
         Case("too old", ["problem redis.tooOld"], sound(info: ["redis_version": "6.0.16"])),
         Case("just new enough", [], sound(info: ["redis_version": "6.2.0"])),
