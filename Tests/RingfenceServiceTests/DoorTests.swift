@@ -66,11 +66,10 @@ private struct DeafClient {
                 }
             }
             #expect(try await redis.cli("KEYS", "ringfence:*").isEmpty)
-            for headers in [
-                [], ["Sec-Fetch-Site: none"], ["Sec-Fetch-Site: same-origin"], ["Origin: http://localhost"],
-            ] {
+            let own = [[], ["Sec-Fetch-Site: none"], ["Sec-Fetch-Site: same-origin"], ["Origin: http://localhost"]]
+            for (number, headers) in own.enumerated() {
                 let answer = try await service.request(
-                    "POST", "/v1/groups/g/resume", "{}", headers: headers)
+                    "POST", "/v1/locks/own\(number)/acquire", #"{"ttlMs":60000}"#, headers: headers)
                 #expect(answer.status == 200, "\(headers)")
             }
             let seen = try await service.request("GET", "/v1/groups", headers: ["Sec-Fetch-Site: cross-site"])
@@ -103,7 +102,7 @@ private struct DeafClient {
                 defer { connection.close() }
                 try await connection.send(
                     "POST /v1/locks/x/acquire HTTP/1.1\r\nHost: \(host)\r\nContent-Type: application/json\r\n"
-                        + "Content-Length: 14\r\n\r\n{\"ttlMs\":60000}")
+                        + "Content-Length: 15\r\n\r\n{\"ttlMs\":60000}")
                 return try await connection.answer()
             }
             for host in [
@@ -161,7 +160,7 @@ private struct DeafClient {
     /// Waits until the service has ended all connections but the one that asks.
     private func allAreGone(_ service: Service) async throws {
         try await eventually("all connections are ended", within: .seconds(60)) {
-            try await service.request("GET", "/metrics").body.contains("ringfence_http_connections 1\n")
+            try await service.request("GET", "/metrics").body.contains("ringfence_http_connections 1.0\n")
         }
     }
 
@@ -272,6 +271,8 @@ private struct DeafClient {
             var streams: [RawConnection] = []
             for _ in 0..<16 {
                 let stream = try await service.connect()
+                try await stream.send("GET", "/v1/groups", headers: token)
+                #expect(try await stream.answer()?.status == 200)
                 try await stream.send("GET", "/v1/events?wait=60000", headers: token)
                 streams.append(stream)
             }

@@ -22,6 +22,7 @@ final class Seat: Sendable {
     /// One of the places kept back.
     let isKeptBack: Bool
     fileprivate let index: Int
+    fileprivate let since = NIODeadline.now()
     private let connections: Connections
     private let busy = Atomic(false)
     private let proven = Atomic(false)
@@ -74,6 +75,8 @@ struct Admission: Sendable {
 final class Connections: Sendable {
     /// Places that a newcomer looks at.
     private static let looks = 64
+    /// So long a new connection may be silent: its first request is on its way.
+    private static let grace: TimeAmount = .milliseconds(100)
     private static let logPace: Duration = .seconds(60)
 
     private struct State {
@@ -114,7 +117,10 @@ final class Connections: Sendable {
     func admit(_ channel: any Channel) -> Seat? {
         let (seat, leaving, isFull) = state.withLock { state -> (Seat?, Seat?, Bool) in
             let isFull = state.count >= maximum
-            let leaving = isFull ? displace(&state) : nil
+            var leaving = isFull ? displace(&state, olderThan: Self.grace) : nil
+            if leaving == nil, state.count >= maximum + keptBack {
+                leaving = displace(&state, olderThan: .zero)
+            }
             // Who leaves has left when its channel has closed; until then one more may be open.
             let isKeptBack = isFull && leaving == nil
             let index: Int
@@ -146,12 +152,15 @@ final class Connections: Sendable {
     }
 
     /// Takes the place of one that is silent, or else of one that is idle and unproven, among the next ones.
-    private func displace(_ state: inout State) -> Seat? {
+    private func displace(_ state: inout State, olderThan age: TimeAmount) -> Seat? {
+        let now = NIODeadline.now()
         var idle: Seat?
         var found: Seat?
         for _ in 0..<min(Self.looks, state.seats.count) {
             state.hand = (state.hand + 1) % state.seats.count
-            guard let seat = state.seats[state.hand], !seat.isBusy, !seat.isProven else { continue }
+            guard let seat = state.seats[state.hand], !seat.isBusy, !seat.isProven, seat.since + age <= now else {
+                continue
+            }
             if !seat.hasSpoken {
                 found = seat
                 break
