@@ -99,6 +99,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
     package var retryAfterMilliseconds: Int64?
     /// The failure beneath this one, where there was one.
     public var underlying: (any Error)?
+    /// When it is worth trying again, if that is known: with `breaker.open`, when calls are let through again.
+    public var retryAfter: Duration?
 
     package init(
         _ code: Code, effect: Effect, isRetriable: Bool = false, underlying: (any Error)? = nil, _ message: String

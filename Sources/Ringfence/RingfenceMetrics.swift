@@ -17,6 +17,8 @@ struct RingfenceMetrics: Sendable {
     let failures = Counter(label: "ringfence_lock_failures_total")
     /// Leases given back by their holder in time.
     let releases = Counter(label: "ringfence_lock_releases_total")
+    /// Releases that Redis did not answer in time: the lock may stay held until its lease ends.
+    let releaseFailures = Counter(label: "ringfence_lock_release_failures_total")
     /// Leases that ended before their holder was done, whatever the reason: watch this one.
     let lost = Counter(label: "ringfence_lock_lost_total")
     /// Renewals that did not get through (each is tried again until the deadline).

@@ -82,7 +82,7 @@ struct Main: AsyncParsableCommand {
     }
 
     /// Ends the program by an error, or by what is thrown for good: help, an exit code.
-    private static func end(by error: any Error) -> Never {
+    static func end(by error: any Error) -> Never {
         var code = exitCode(for: error)
         if let failure = error as? Output.Failure {
             if !failure.isClosed, let told = Failure(failure) { say("ringfence: " + told.message) }

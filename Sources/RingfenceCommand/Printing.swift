@@ -3,14 +3,6 @@ import RingfenceCore
 import RingfenceService
 import Synchronization
 
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
-
 /// Rows under a heading, each column as wide as its widest cell.
 func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
     // What was let in before such characters were refused, or written by others, must not move the cursor.
@@ -40,15 +32,4 @@ func namingRedis(_ object: String) -> String {
     var name = JSONWriter()
     name.object { $0.field("redis", redis) }
     return object.dropLast() + "," + name.text.dropFirst()
-}
-
-/// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.
-func utcText(_ milliseconds: Int64) -> String {
-    var seconds = time_t(milliseconds / 1_000)
-    var parts = tm()
-    gmtime_r(&seconds, &parts)
-    var text = [CChar](repeating: 0, count: 32)
-    let length = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &parts)
-    let digits = String(1_000 + milliseconds % 1_000).dropFirst()
-    return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits
 }

@@ -121,12 +121,14 @@ package struct LockRunner: Sendable {
     package func run(with client: RingfenceClient) async throws -> Outcome {
         let stage = Stage()
         let outcome = Mutex<Outcome?>(nil)
+        let held = Mutex<Lease?>(nil)
         let signals = Signals.listen(as: .supervisor)
         Orphans.adopt()
         let work = Task {
             try await client.withLock(
                 names, ttl: ttl, wait: wait, options: .init(owner: owner, maximumHold: maximumHold)
             ) { lease in
+                held.withLock { $0 = lease }
                 let result = try await self.run(under: lease, stage)
                 outcome.withLock { $0 = result }
             }
@@ -134,7 +136,10 @@ package struct LockRunner: Sendable {
         let forwarding = Task {
             for await signal in signals where stage.take(signal.number) { work.cancel() }
         }
-        defer { forwarding.cancel() }
+        defer {
+            forwarding.cancel()
+            if let left = held.withLock({ $0?.unreleasedFor }) { sayUnreleased(left) }
+        }
         do {
             try await work.value
         } catch let error as RingfenceError {
@@ -149,6 +154,16 @@ package struct LockRunner: Sendable {
         }
         if let signal = stage.interruption { return .interrupted(signal) }
         return outcome.withLock { $0 } ?? .leaseLost("the lock was lost before the command started")
+    }
+
+    /// The command's code is passed on all the same: its work is done.
+    private func sayUnreleased(_ left: Duration) {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        let end = Int64(now.tv_sec) * 1_000 + Int64(now.tv_nsec) / 1_000_000 + left.wholeMilliseconds
+        say(
+            "Redis did not answer the release of \(names.joined(separator: ", ")): unless it is done after all, it stays "
+                + "held until \(utcText(end)) UTC (\(left.shortText) at most)")
     }
 
     private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {

@@ -160,6 +160,27 @@ import Testing
         #expect(calls.end(first, of: "g", .success)?.id == "a" && calls.hasRoom && outstanding() == 1)
     }
 
+    @Test func `a breaker that failures opened says when it lets calls through again`() async throws {
+        try await withPool { service, _ in
+            var refused: Answer?
+            for _ in 0..<200 where refused == nil {
+                let picked = try await pick(service, #"{"trackMs":60000}"#)
+                guard picked.status == 200 else {
+                    refused = picked
+                    break
+                }
+                let call = try #require(picked["call"])
+                _ = try await service.request("POST", "/v1/groups/pool/calls/\(call)", #"{"outcome":"failure"}"#)
+            }
+            let answer = try #require(refused)
+            #expect(answer["code"] == "breaker.open", "\(answer.body)")
+            // It is open for 5 s, and the message says how much of that is left.
+            let said = answer.body.split(separator: " again in ").last?.prefix { $0.isNumber }
+            #expect(answer["retryAfterMs"].flatMap { Int($0) } == said.flatMap { Int($0) }, "\(answer.body)")
+            #expect(Int(said ?? "") ?? 0 > 1_000, "\(answer.body)")
+        }
+    }
+
     @Test func `a breaker that an operator forced open is a 503 at every instance, until it is let go`() async throws {
         try await withPool { one, redis in
             let two = try await Service.start(["--redis", redis.unixURL, "--command-timeout", "30s"])

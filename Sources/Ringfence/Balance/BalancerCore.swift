@@ -307,8 +307,10 @@ final class BalancerCore: Sendable {
             until == .never
             ? "an operator forced it open, until it is let go"
             : "too many calls failed; it lets some through again in \(max(0, until - now) / .millisecond) ms"
-        return RingfenceError(
+        var error = RingfenceError(
             .breakerOpen, effect: .none, isRetriable: true, "the breaker of the group '\(group)' is open: \(why)")
+        if until != .never { error.retryAfter = .nanoseconds(max(0, until - now)) }
+        return error
     }
 
     // MARK: For those who look

@@ -47,8 +47,13 @@ public struct Lease: Sendable {
         try await handle.keeper.renewNow(handle.state)
     }
 
+    /// After a release that Redis did not answer: for how long the lock may stay held at most; nil: it was answered.
+    package var unreleasedFor: Duration? {
+        handle.state.isUnreleased ? .milliseconds(handle.state.terms.holdMilliseconds) : nil
+    }
+
     /// Gives the lock back, and hands it to who waits first. Returns when Redis has answered; if it does not answer, the
-    /// release goes on in the background until it does, for up to a day. Releasing again does nothing.
+    /// release goes on in the background until it does, for up to a day, and the log says how long the lock may stay held. Releasing again does nothing.
     /// Cancellation of the calling task does not stop a release.
     ///
     /// - Throws: ``RingfenceError`` with code `lease.lost` if it had been lost before: what was done under it may have
@@ -91,7 +96,10 @@ final class LeaseHandle: Sendable {
         let wasLive = state.end()
         if wasLive {
             keeper.remove(state)
-            await table.release(state, now: now)
+            if await !table.release(state, now: now) {
+                state.isUnreleased = true
+                keeper.wasNotReleased(state)
+            }
         } else if loss != nil, state.claimLostRelease() {
             // Lost, and the work is over now: let go of what may still stand, such as the rest of several names.
             table.releaseInBackground(state)
@@ -114,6 +122,7 @@ final class LeaseState: Sendable {
         /// Somebody was or will be told of a loss, and will then end its work and release.
         var isHeeded = false
         var lostReleased = false
+        var isUnreleased = false
     }
 
     let names: [String]
@@ -150,6 +159,12 @@ final class LeaseState: Sendable {
             guarded.onLoss = []
             return guarded.machine.end()
         }
+    }
+
+    /// Redis did not answer the release.
+    var isUnreleased: Bool {
+        get { guarded.withLock { $0.isUnreleased } }
+        set { guarded.withLock { $0.isUnreleased = newValue } }
     }
 
     /// True once, for the one that lets go of the remains of a lost lease.

@@ -70,6 +70,16 @@ final class LeaseKeeper: Sendable {
             ])
     }
 
+    /// Its release was not answered: nobody else gets the lock until it is done after all, or its time is over.
+    func wasNotReleased(_ lease: LeaseState) {
+        metrics.releaseFailures.increment()
+        logger.warning(
+            "a release was not answered: it is tried again, and until then the lock may stay held for \(lease.terms.holdMilliseconds) ms",
+            metadata: [
+                LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
+            ])
+    }
+
     func remove(_ lease: LeaseState) {
         _ = state.withLock { $0.leases.removeValue(forKey: ObjectIdentifier(lease)) }
     }

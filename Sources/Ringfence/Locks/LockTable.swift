@@ -21,18 +21,18 @@ import Synchronization
 #if DEBUG
     // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
     typealias WaitContinuation = CheckedContinuation<LockTable.Outcome, any Error>
-    typealias ReleaseContinuation = CheckedContinuation<Void, Never>
+    typealias ReleaseContinuation = CheckedContinuation<Bool, Never>
     nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
         -> LockTable.Outcome
     {
         try await withCheckedThrowingContinuation(body)
     }
-    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async -> Bool {
         await withCheckedContinuation(body)
     }
 #else
     typealias WaitContinuation = UnsafeContinuation<LockTable.Outcome, any Error>
-    typealias ReleaseContinuation = UnsafeContinuation<Void, Never>
+    typealias ReleaseContinuation = UnsafeContinuation<Bool, Never>
     @inline(__always)
     nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
         -> LockTable.Outcome
@@ -40,7 +40,7 @@ import Synchronization
         try await withUnsafeThrowingContinuation(body)
     }
     @inline(__always)
-    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async {
+    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async -> Bool {
         await withUnsafeContinuation(body)
     }
 #endif
@@ -151,12 +151,12 @@ final class LockTable: Sendable {
     /// Something to do once the lock is let go.
     private enum Afterwards {
         case resume(WaitContinuation, Result<Outcome, any Error>)
-        case released(ReleaseContinuation)
+        case released(ReleaseContinuation, isAnswered: Bool)
 
         func perform() {
             switch self {
             case .resume(let continuation, let result): continuation.resume(with: result)
-            case .released(let continuation): continuation.resume()
+            case .released(let continuation, let isAnswered): continuation.resume(returning: isAnswered)
             }
         }
     }
@@ -250,7 +250,8 @@ final class LockTable: Sendable {
     }
 
     /// Releases and returns when Redis has answered, or did not in time.
-    nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async {
+    /// - Returns: whether it answered.
+    nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async -> Bool {
         await withReleaseContinuation { continuation in
             _ = handle(lease.key, .release(lease.value), making: true, now: now) {
                 $0.releasing.append((lease.value, continuation))
@@ -425,11 +426,12 @@ final class LockTable: Sendable {
         case .refuse(let id, let refusal):
             guard let waiting = entry.takeWaiting(id) else { return }
             afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
-        case .releaseDone(let value, _):
+        case .releaseDone(let value, let isAnswered):
             if let index = entry.releasing.firstIndex(where: {
                 $0.value.fence == value.fence && $0.value.nonce == value.nonce
             }) {
-                afterwards.append(.released(entry.releasing.remove(at: index).continuation))
+                afterwards.append(
+                    .released(entry.releasing.remove(at: index).continuation, isAnswered: isAnswered))
             }
         case .cleanUp(let nonce, let terms):
             guard entry.mustWithdraw(nonce) else { return }

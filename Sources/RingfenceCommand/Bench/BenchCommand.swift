@@ -98,13 +98,20 @@ extension BenchOptions {
                 try put("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
             #endif
             try put(Figure.header)
+            try Output.flush()
         }
         let report: @Sendable (Figure) -> Void = { [json] figure in
             // A failure ends the benchmarks (untilInterrupted), and is told at their end.
             try? put(json ? figure.json : figure.row)
             try? Output.flush()
         }
-        if parts.contains(.ring) { try await RingLookups(seconds: seconds, rounds: rounds).run(report: report) }
+        if parts.contains(.ring) {
+            try await RingLookups(seconds: seconds, rounds: rounds).run { figure in
+                report(figure)
+                // It computes and is not cancelled; and there is nothing to clean up.
+                if let failure = Output.ending { Main.end(by: failure) }
+            }
+        }
         let parts = parts.filter { $0 != .ring }
         if parts.isEmpty { return }
         try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in

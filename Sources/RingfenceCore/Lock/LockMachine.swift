@@ -101,8 +101,8 @@ package struct LockMachine: Sendable {
         case letGo(Ticket, LockValue, Successor?)
         case deliver(WaiterID, Grant)
         case refuse(WaiterID, Refusal)
-        /// The holder's release is over; `held` is false if it was not held any more.
-        case releaseDone(LockValue, held: Bool)
+        /// The holder's release is over; `answered` is false if it is not known to be done: the value is cleaned up.
+        case releaseDone(LockValue, answered: Bool)
         /// Withdraw a nonce whatever became of it: queued, granted or never arrived.
         case cleanUp(nonce: String, LockTerms)
         /// Let go of a value that may still stand.
@@ -234,7 +234,7 @@ package struct LockMachine: Sendable {
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .lettingGo(let going) = state, going.ticket == ticket {
-                finish(going, held: true, &step)
+                finish(going, answered: true, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -340,7 +340,7 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
         case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, held: true, &step)
+            finish(going, answered: true, &step)
             guard let ask = going.ask else { return }
             let passes = going.successor?.yields == true ? 0 : going.passes + 1
             deliver(ask, fence: fence, sentAt: going.sentAt, passes: passes, &step, makeNonce)
@@ -385,7 +385,7 @@ extension LockMachine {
                 wait(ask, position, milliseconds, &step)
             }
         case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, held: true, &step)
+            finish(going, answered: true, &step)
             guard var ask = going.ask else { return }
             ask.arrival = arrival
             if let pushed = going.pushed {
@@ -433,7 +433,7 @@ extension LockMachine {
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of the
             // successor is asked for itself.
             step.actions.append(.cleanUpValue(going.value))
-            finish(going, held: false, &step)
+            finish(going, answered: true, &step)
             if let ask = going.ask { self.ask(ask, &step) }
         default: break
         }
@@ -471,7 +471,7 @@ extension LockMachine {
         guard case .held(value, let passes) = state else {
             // Lost before, or used elsewhere: Redis compares, so this harms nobody.
             step.actions.append(.cleanUpValue(value))
-            step.actions.append(.releaseDone(value, held: false))
+            step.actions.append(.releaseDone(value, answered: true))
             return
         }
         var successor: Successor?
@@ -492,9 +492,9 @@ extension LockMachine {
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be loaded
     /// first may have run behind the first withdrawal.
-    private mutating func finish(_ going: LettingGo, held: Bool, _ step: inout Step) {
+    private mutating func finish(_ going: LettingGo, answered: Bool, _ step: inout Step) {
         state = .idle
-        step.actions.append(.releaseDone(going.value, held: held))
+        step.actions.append(.releaseDone(going.value, answered: answered))
         if going.isWithdrawn, let successor = going.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
@@ -518,7 +518,7 @@ extension LockMachine {
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
             step.actions.append(.cleanUpValue(going.value))
-            finish(going, held: true, &step)
+            finish(going, answered: false, &step)
             if var ask = going.ask {
                 ask.failures = 1
                 self.ask(ask, &step)
@@ -540,7 +540,7 @@ extension LockMachine {
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, held: true, &step)
+            finish(going, answered: true, &step)
             guard let ask = going.ask else { return }
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break

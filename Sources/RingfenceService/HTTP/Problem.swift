@@ -120,7 +120,11 @@ struct Problem: Error {
         case .orderRefused: self.init(.orderRefused, error.message)
         case .switchoverAborted: self.init(.switchoverAborted, error.message)
         case .failoverAborted: self.init(.failoverAborted, error.message)
-        case .breakerOpen: self.init(.breakerOpen, error.message, retryAfterMs: 1_000)
+        case .breakerOpen:
+            // Of one that an operator forced open nobody knows.
+            self.init(
+                .breakerOpen, error.message,
+                retryAfterMs: error.retryAfter.map { max(1, $0.wholeMilliseconds) } ?? 1_000)
         case .noMember: self.init(.noMember, error.message, retryAfterMs: 1_000)
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)

@@ -161,26 +161,7 @@ import Testing
     {
         try await withStory { story in
             try await story.lead(["b": nil])
-            var replaced: [Int64] = []
-            for number in 0..<3000 {
-                let (epoch, session) = (story.office.epoch, story.office.session)
-                // Whoever is primary is another one's id at once.
-                if story.office.primary == "b" {
-                    let record = MemberRecord(
-                        id: "b", session: "n\(number)", leaseMilliseconds: 1000, isCandidate: true)
-                    let answer = try await story.call(
-                        .join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(claim: .none)))
-                    if answer.status == .member { replaced.append(story.group.now) }
-                }
-                story.wait(100)
-                let held = story.group.held("b")?.record.session ?? ""
-                let claim = held == session && !session.isEmpty ? RoleClaim.ready(epoch) : .none
-                try await story.call(
-                    .beat(
-                        id: "b", session: held, leaseMilliseconds: 1000, joined: "",
-                        status: CandidateStatus(claim: claim)))
-                if replaced.count > 7 { break }
-            }
+            let replaced = try await story.replacePrimaryAgainAndAgain("b", times: 8)
             let gaps = zip(replaced.dropFirst(), replaced).map { $0 - $1 }
             #expect(
                 gaps.count == 7 && gaps[1] >= 4000 && gaps[2] >= 8000 && gaps[3] >= 16_000 && gaps[6] >= 60_000,
@@ -560,5 +541,33 @@ final class GroupStory {
         for (id, position) in members { try await join(id, position: position) }
         try await live(1200)
         #expect(office.primary == members.first?.key && office.phase == .ready && office.epoch == 1)
+    }
+}
+
+extension GroupStory {
+    /// Joins anew under the primary's id whenever `id` is primary, until it was let in so many times.
+    /// - Returns: when it was let in.
+    fileprivate func replacePrimaryAgainAndAgain(_ id: String, times: Int) async throws -> [Int64] {
+        var replaced: [Int64] = []
+        for number in 0..<3000 where replaced.count < times {
+            let epoch = office.epoch
+            let session = office.session
+            // Whoever is primary is another one's id at once.
+            if office.primary == id {
+                let record = MemberRecord(id: id, session: "n\(number)", leaseMilliseconds: 1000, isCandidate: true)
+                let answer = try await call(
+                    .join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(claim: .none)))
+                if answer.status == .member { replaced.append(group.now) }
+            }
+            wait(100)
+            var held = ""
+            if let member = group.held(id) { held = member.record.session }
+            var claim = RoleClaim.none
+            if held == session, !session.isEmpty { claim = .ready(epoch) }
+            let status = CandidateStatus(claim: claim)
+            try await call(
+                .beat(id: id, session: held, leaseMilliseconds: 1000, joined: "", status: status))
+        }
+        return replaced
     }
 }
