@@ -77,6 +77,8 @@ final class Connections: Sendable {
     private static let looks = 64
     /// So long a new connection may be silent: its first request is on its way.
     private static let grace: TimeAmount = .milliseconds(100)
+    /// Places kept back come free again by it, when those who took the others have fallen silent.
+    private static let leavesAtOnce = 8
     private static let logPace: Duration = .seconds(60)
 
     private struct State {
@@ -115,14 +117,17 @@ final class Connections: Sendable {
 
     /// Gives `channel` a place until it closes; nil when there is none: then it is for the caller to close it.
     func admit(_ channel: any Channel) -> Seat? {
-        let (seat, leaving, isFull) = state.withLock { state -> (Seat?, Seat?, Bool) in
+        let (seat, leaving, isFull) = state.withLock { state -> (Seat?, [Seat], Bool) in
             let isFull = state.count >= maximum
-            var leaving = isFull ? displace(&state, olderThan: Self.grace) : nil
-            if leaving == nil, state.count >= maximum + keptBack {
-                leaving = displace(&state, olderThan: .zero)
+            var leaving: [Seat] = []
+            while state.count >= maximum, leaving.count < Self.leavesAtOnce,
+                let seat = displace(&state, olderThan: Self.grace)
+            {
+                leaving.append(seat)
             }
+            if state.count >= maximum + keptBack, let seat = displace(&state, olderThan: .zero) { leaving.append(seat) }
             // Who leaves has left when its channel has closed; until then one more may be open.
-            let isKeptBack = isFull && leaving == nil
+            let isKeptBack = state.count >= maximum
             let index: Int
             if let free = state.free.popLast() {
                 index = free
@@ -130,7 +135,7 @@ final class Connections: Sendable {
                 index = state.seats.count
                 state.seats.append(nil)
             } else {
-                return (nil, nil, isFull)
+                return (nil, leaving, isFull)
             }
             let seat = Seat(channel, index, isKeptBack: isKeptBack, self)
             state.seats[index] = seat
@@ -139,9 +144,9 @@ final class Connections: Sendable {
             return (seat, leaving, isFull)
         }
         if isFull { sayThatItIsFull() }
-        if let leaving {
+        for seat in leaving {
             displaced.increment()
-            leaving.channel.close(promise: nil)
+            seat.channel.close(promise: nil)
         }
         guard let seat else {
             refused.increment()
