@@ -203,8 +203,8 @@ import Testing
         #expect(own.steps == [.init(isServers: false, by: .milliseconds(250))] && own.skew == .milliseconds(-250))
     }
 
-    /// chrony's own 8.33 %, for two seconds of twenty: on the average of the run it is less than 1 %.
-    private static func corrected(_ index: Int) -> Int64 { Int64(min(max(index - 800, 0), 200)) * 833_333 }
+    /// chrony's own 8.33 %, for one and a half seconds of twenty: on the average of the run it is less than 1 %.
+    private static func corrected(_ index: Int) -> Int64 { Int64(min(max(index - 800, 0), 150)) * 833_333 }
 
     @Test func `a clock that is corrected for a part of the run is measured in that part`() {
         let reading = ClockReading(probes(2_000, ahead: Self.corrected))

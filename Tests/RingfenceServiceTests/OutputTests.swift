@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import Logging
+import Ringfence
 import RingfenceService
 import TestSupport
 import Testing
@@ -22,12 +24,20 @@ import Testing
         return (await program.process.wait().shellCode, program.output, program.error)
     }
 
-    private static func withGroup(_ body: (RedisServer) async throws -> Void) async throws {
+    /// A group whose log is longer than a file of 1 KiB.
+    private static func withGroup(_ body: @Sendable (RedisServer) async throws -> Void) async throws {
         try await withRedis { redis in
-            let made = try await shell(
-                "for m in 1 2 3; do $RF agent exec --group g --member m$m --redis $U -- true; done", redis)
-            #expect(made.code == 0, "\(made)")
-            try await body(redis)
+            let client = try RingfenceClient(
+                .init(url: redis.unixURL, commandTimeout: .seconds(30)),
+                logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+            do {
+                for number in 0..<12 { _ = try await client.group("g").join("m\(number)", lease: .seconds(3600)) }
+                try await body(redis)
+            } catch {
+                await client.shutdown()
+                throw error
+            }
+            await client.shutdown()
         }
     }
 
@@ -50,7 +60,7 @@ import Testing
         try await Self.withGroup { redis in
             let none = try await Self.shell("$RF events --json --after 0:0 > /dev/full", redis)
             #expect(none.error.contains("go on with --after 0:0\n"), "\(none)")
-            // A file that takes three blocks of 512 bytes, and then no more; XFSZ is ours to ignore.
+            // A file that takes 1 KiB, and then no more; XFSZ is ours to ignore.
             let some = try await Self.shell(
                 "cd $HOME; (ulimit -f 1; $RF events --json --after 0:0 > part; echo \"code $?\")", redis)
             #expect(some.output.contains("code 74"), "\(some)")

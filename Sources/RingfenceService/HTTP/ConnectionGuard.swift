@@ -122,8 +122,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         _ body: @Sendable @escaping (ConnectionGuard, ChannelHandlerContext) throws -> Result
     ) async throws -> Result {
         @Sendable func now() throws -> Result {
-            let context = try channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self)
-            guard let handler = context.handler as? ConnectionGuard else { throw ConnectionEnded() }
+            // It is gone with its connection.
+            guard let context = try? channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self),
+                let handler = context.handler as? ConnectionGuard
+            else { throw ConnectionEnded() }
             return try body(handler, context)
         }
         // A request is handled on its connection's loop (LockServer.swift).
