@@ -28,6 +28,7 @@ let payment = "alice pays bob 12.50"
 let bytes = Array(payment.utf8)
 let stored: EventCursor? = nil
 func batches() -> AsyncStream<Int> { AsyncStream { $0.finish() } }
+func payOut(fence: Int64) async throws -> Int { 0 }
 func settle(_ batch: Int, fence: Int64) async throws {}
 func apply(_ event: Event, cursor: EventCursor) async throws {}
 

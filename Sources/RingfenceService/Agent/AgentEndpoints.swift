@@ -89,6 +89,11 @@ private final class EndpointHandler: ChannelInboundHandler {
                     status: .methodNotAllowed, body: #"{"error":"GET, HEAD or OPTIONS; POST for /promise"}"#), head,
                 context)
         }
+        // A promise is asked for by agents, never by a page: browsers send an Origin with every POST.
+        guard head.method != .POST || (head.headers["Origin"] + head.headers["Sec-Fetch-Site"]).isEmpty else {
+            return write(
+                EndpointAnswer(status: .forbidden, body: #"{"error":"no page may ask for this"}"#), head, context)
+        }
         let query = head.uri[path.endIndex...].dropFirst()
         let (respond, loop) = (respond, context.eventLoop)
         let promise = loop.makePromise(of: EndpointAnswer.self)

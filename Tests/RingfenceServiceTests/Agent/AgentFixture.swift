@@ -99,10 +99,10 @@ final class TestAgent: Sendable {
     func die() { unlink(file("alive")) }
 
     /// The status of an endpoint, and its body.
-    func get(_ path: String, method: String = "GET") async throws -> Answer {
+    func get(_ path: String, method: String = "GET", headers: [String] = []) async throws -> Answer {
         let connection = try await RawConnection.open(port: port)
         defer { connection.close() }
-        try await connection.send(method, path)
+        try await connection.send(method, path, headers: headers)
         guard let answer = try await connection.answer(isHead: method == "HEAD") else {
             throw TestSupportError("no answer to \(path)")
         }

@@ -196,6 +196,10 @@ import Testing
             let answer = try await others[0].get("/promise?for=x&session=y&epoch=1&leaseMs=1000", method: "POST")
             #expect(answer.status == 409, "whoever reaches Redis promises nothing: \(answer.body)")
             #expect(try await others[0].get("/promise", method: "POST").status == 400)
+            for mark in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
+                let asked = try await others[0].get("/promise", method: "POST", headers: [mark])
+                #expect(asked.status == 403, "no page may ask for a promise")
+            }
 
             await redis.kill(SIGKILL)
             try await eventually("the role outlives its lease") {
