@@ -57,20 +57,6 @@ import Testing
         }
     }
 
-    @Test func `a full Redis: waiters of the holder's own process hear of it, and the lock is free`() async throws {
-        try await withObservedRedis { server, observer in
-            try await withClient(server.unixURL) { client in
-                let first = try await client.acquire("a", ttl: .seconds(60))
-                async let second = failure { try await client.acquire("a", ttl: .seconds(60), wait: .seconds(60)) }
-                try await eventually { client.waiterCount == 1 }
-                try await observer.send("CONFIG", "SET", "maxmemory", "1")
-                try await first.release()
-                #expect(await second?.code == .refused)
-                try await eventually { try await server.remains() == [] }
-            }
-        }
-    }
-
     @Test func `a replica refuses locks, and says so`() async throws {
         try await withObservedRedis { primary, _ in
             try await withObservedRedis(["--replicaof", "127.0.0.1 \(primary.port)"]) { server, _ in

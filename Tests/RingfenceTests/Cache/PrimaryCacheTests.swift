@@ -407,7 +407,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `an address that cannot be read, and none, are told`() async throws {
-        for (address, text) in [("", "has no address"), ("redis://", "it has no host")] {
+        for (address, text) in [("", "has no address"), ("redis://:6379", "it has no host")] {
             try await withRingfence { _, client in
                 let group = try await client.group("cache")
                 let candidacy = try await group.join("node-1", address: address, lease: .seconds(4)).stand()
