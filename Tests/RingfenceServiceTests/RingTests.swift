@@ -209,13 +209,16 @@ import Testing
 
     @Test func `a member that is none cannot leave in a plan, and the message says who`() async throws {
         try await withRedis { redis in
-            let made = try await Program.run(
-                ["agent", "exec", "--group", "g", "--member", "m", "--redis", redis.unixURL, "--", "true"])
-            #expect(made.code == 0, "\(made)")
+            let client = try RingfenceClient(.init(url: redis.unixURL, commandTimeout: .seconds(30)))
+            do { _ = try await client.group("g").join("m", lease: .seconds(3600)) } catch {
+                await client.shutdown()
+                throw error
+            }
             let run = try await Program.run(["ring", "g", "plan", "--leave", "nobody", "--redis", redis.unixURL])
             #expect(run.code == 64 && run.error.contains("\"nobody\" is none"), "\(run)")
             let away = try await Program.run(["ring", "g", "--redis", "redis://127.0.0.1:1"])
             #expect(away.code == 69, "\(away)")
+            await client.shutdown()
         }
     }
 }
