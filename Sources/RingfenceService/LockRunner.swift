@@ -158,9 +158,7 @@ package struct LockRunner: Sendable {
 
     /// The command's code is passed on all the same: its work is done.
     private func sayUnreleased(_ left: Duration) {
-        var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
-        let end = Int64(now.tv_sec) * 1_000 + Int64(now.tv_nsec) / 1_000_000 + left.wholeMilliseconds
+        let end = wallClockNanoseconds() / 1_000_000 + left.wholeMilliseconds
         say(
             "Redis did not answer the release of \(names.joined(separator: ", ")): unless it is done after all, it stays "
                 + "held until \(utcText(end)) UTC (\(left.shortText) at most)")

@@ -288,7 +288,7 @@ package struct Examination: Sendable {
         var best = (span: Int64.max, offset: Int64(0))
         for _ in 0..<5 {
             let before = monotonic()
-            let wall = wallClock()
+            let wall = wallClockNanoseconds()
             let span = monotonic() - before
             if span < best.span {
                 best = (span, wall - before - span / 2)
@@ -296,16 +296,6 @@ package struct Examination: Sendable {
             if span < 100_000 { break }
         }
         return best.offset
-    }
-
-    /// Nanoseconds since 1970. By its memory, two words: which module the members of a timespec are from, the compiler sees
-    /// now one way and now another, and one of the modules cannot be imported.
-    private static func wallClock() -> Int64 {
-        withUnsafeTemporaryAllocation(of: timespec.self, capacity: 1) { time in
-            guard let place = time.baseAddress, clock_gettime(CLOCK_REALTIME, place) == 0 else { return 0 }
-            let (seconds, nanoseconds) = UnsafeRawBufferPointer(time).load(as: (Int, Int).self)
-            return Int64(seconds) * 1_000_000_000 + Int64(nanoseconds)
-        }
     }
 
     // MARK: Asking

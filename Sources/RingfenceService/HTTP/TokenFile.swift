@@ -21,8 +21,7 @@ package final class TokenFile: Sendable {
     private struct Mark: Equatable {
         var inode: UInt64 = 0
         var size: Int64 = -1
-        var seconds: Int = 0
-        var nanoseconds: Int = 0
+        var changed: Int64 = 0
 
         init(_ path: String) {
             var status = stat()
@@ -30,9 +29,9 @@ package final class TokenFile: Sendable {
             inode = UInt64(status.st_ino)
             size = Int64(status.st_size)
             #if canImport(Darwin)
-                (seconds, nanoseconds) = (status.st_mtimespec.tv_sec, status.st_mtimespec.tv_nsec)
+                changed = withUnsafeBytes(of: status.st_mtimespec) { nanoseconds(of: $0) }
             #else
-                (seconds, nanoseconds) = (status.st_mtim.tv_sec, status.st_mtim.tv_nsec)
+                changed = withUnsafeBytes(of: status.st_mtim) { nanoseconds(of: $0) }
             #endif
         }
     }
