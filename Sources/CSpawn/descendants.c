@@ -75,7 +75,39 @@ static int send(const process *seen, int number) {
     return failure;
 }
 
-int ringfence_become_subreaper(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 ? 0 : errno; }
+// Children that this process had before it was this program (a script's `sidecar & exec ringfence ...`): not what it started.
+static struct { pid_t pid; unsigned long long start; } inherited[64];
+static int inherited_count;
+
+static int is_inherited(const process *one) {
+    for (int index = 0; index < inherited_count; index++) {
+        if (inherited[index].pid == one->pid && inherited[index].start == one->start) return 1;
+    }
+    return 0;
+}
+
+static void note_inherited(void) {
+    DIR *directory = opendir("/proc");
+    if (!directory) return;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        process one;
+        pid_t pid = (pid_t)atoi(entry->d_name);
+        if (pid <= 0 || inherited_count == 64 || !look(pid, &one) || one.parent != getpid()) continue;
+        inherited[inherited_count].pid = one.pid;
+        inherited[inherited_count++].start = one.start;
+    }
+    closedir(directory);
+}
+
+int ringfence_become_subreaper(void) {
+    note_inherited();
+    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 ? 0 : errno;
+}
+
+int ringfence_has_descendants(void) {
+    if (inherited_count == 0) return ringfence_ended_child() >= 0;
+    return ringfence_signal_descendants(0, 0, NULL) != 0;
+}
 
 int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused) {
     DIR *directory = opendir("/proc");
@@ -104,6 +136,7 @@ int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused)
             if (one->is_descendant || one->pid == root) continue;
             process *parent = one->parent == root ? NULL : find(all, count, one->parent);
             if (one->parent != root && !(parent && parent->is_descendant)) continue;
+            if (inherited_count && one->parent == root && is_inherited(one)) continue;
             one->is_descendant = 1;
             is_changed = 1;
         }
@@ -114,7 +147,8 @@ int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused)
         if (!one->is_descendant || one->state == 'Z' || one->state == 'X') continue;
         if (except_group && one->group == except_group) continue;
         int failure = send(one, number);
-        if (failure == 0) told++;
+        // One that may not be signalled is there all the same.
+        if (failure == 0 || (failure == EPERM && number == 0)) told++;
         if (failure == EPERM && refused) *refused = one->pid;
     }
     free(all);
@@ -124,6 +158,7 @@ int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused)
 #else
 
 int ringfence_become_subreaper(void) { return ENOSYS; }
+int ringfence_has_descendants(void) { return ringfence_ended_child() >= 0; }
 int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused) { return 0; }
 
 #endif

@@ -93,15 +93,12 @@ final class LockScriptFuzz {
         self.seed = seed
         random = SplitMix64(seed: seed)
         model = LockServerModel(
-            now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds, patience: Self.patience,
-            restMilliseconds: Self.claimMilliseconds)
+            now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds, patience: Self.patience)
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
         locking = try await LoadedScript(
             "local time = table.remove(ARGV); ARGV[3] = '\(Self.claimMilliseconds)'\n" + Self.fedClock
                 + Self.replacing("claim_ms * 1000", "\(Self.patience)", in: LockScripts.lock.source), on: client)
-        renewing = try await LoadedScript(
-            Self.replacing("REST_MS = 2000", "REST_MS = \(Self.claimMilliseconds)", in: LockScripts.renew.source),
-            on: client)
+        renewing = try await LoadedScript(LockScripts.renew.source, on: client)
         dumping = try await LoadedScript(Self.dump, on: client)
     }
 

@@ -43,6 +43,9 @@ int ringfence_become_subreaper(void);
 /// What is started meanwhile may be missed: repeat it until none is left.
 int ringfence_signal_descendants(int number, pid_t except_group, pid_t *refused);
 
+/// Whether anything is left of what this process started; what it had before it became a subreaper does not count.
+int ringfence_has_descendants(void);
+
 /// An ended child of this process that waits to be reaped; 0: none has ended; -1: there are no children at all.
 pid_t ringfence_ended_child(void);
 

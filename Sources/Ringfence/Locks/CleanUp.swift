@@ -6,8 +6,8 @@
 //
 // On a connection that stands nothing is repeated, however long the answer takes: a Redis that is slow would only get more
 // to do (seen: undoing 64 joins, again each second, kept a Redis busy for good). So a call waits for its answer until what
-// it would undo has expired by itself. After an error it is repeated, each time later, a few times. And there are only so
-// many at once: what would be one too many ends with its own time to live too.
+// it would undo has expired by itself. After an error it is repeated, each time later and at most each half minute. And there
+// are only as many at once as commands may be in flight: what would be one too many ends with its own time to live too.
 
 import Hiredis
 import Logging
@@ -23,8 +23,7 @@ final class CleanUp: Sendable {
         var waiters: [CheckedContinuation<Void, Never>] = []
     }
 
-    static let most = 8192
-    private static let attempts: Int64 = 16
+    static let most = 65_536
     private static let longestDelay: Int64 = 30_000
 
     private let courier: Courier
@@ -64,7 +63,7 @@ final class CleanUp: Sendable {
         let left = Duration.nanoseconds(max(0, until - Moment.now))
         courier.run(call, confirmation: confirmation, deadline: left) { [self] result in
             guard case .failure(let error) = result, error.code != .closed else { return finished() }
-            guard error.isTransient, Moment.now < until, failures < Self.attempts else {
+            guard error.isTransient, Moment.now < until else {
                 logger.warning(
                     "a clean-up was given up; what it would undo ends with its own time to live",
                     metadata: [LoggingKeys.error: "\(error)"])

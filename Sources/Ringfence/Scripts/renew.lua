@@ -7,23 +7,18 @@
 --
 -- Compare, then lengthen; never create, and never shorten what is held. So a late or repeated renewal is harmless: it cannot
 -- bring a released lock back, and it cannot cut a newer, longer one. A key of another type is not held, and its lease's alone
--- (hence pcall). Of a lease on several names a part may have been taken away: it is over, and the rest ends soon, not with
--- its ttl; not at once, for its holder is only being told.
-local REST_MS = 2000
+-- (hence pcall). Of a lease on several names a part may have been taken away: it is over, and its holder, once told, gives the rest
+-- back by a release. It is not cut short here: this answer may be lost, and then its holder goes by the deadline it has.
 local results, first = {}, 1
 for i = 1, #ARGV, 3 do
     local last, value, hold_ms = first + ARGV[i] - 1, ARGV[i + 1], tonumber(ARGV[i + 2])
-    local held, part = 1, nil
+    local held = 1
     for k = first, last do
-        if redis.pcall('GET', KEYS[k]) == value then part = true else held = 0 end
+        if redis.pcall('GET', KEYS[k]) ~= value then held = 0 end
     end
-    if part then
+    if held == 1 then
         for k = first, last do
-            if held == 1 then
-                if redis.call('PTTL', KEYS[k]) < hold_ms then redis.call('PEXPIRE', KEYS[k], ARGV[i + 2]) end
-            elseif redis.pcall('GET', KEYS[k]) == value and redis.call('PTTL', KEYS[k]) > REST_MS then
-                redis.call('PEXPIRE', KEYS[k], REST_MS)
-            end
+            if redis.call('PTTL', KEYS[k]) < hold_ms then redis.call('PEXPIRE', KEYS[k], ARGV[i + 2]) end
         end
     end
     results[#results + 1] = held

@@ -32,6 +32,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     static let headTimeout: TimeAmount = .seconds(5)
     static let requestTimeout: TimeAmount = .seconds(10)
+    /// How long answers may lie there unread.
+    static let unreadTimeout: TimeAmount = .seconds(30)
     /// How long a request half received may take once the service shuts down.
     static let drainTimeout: TimeAmount = .seconds(2)
     /// What may lie behind a request that waits for a lock.
@@ -80,6 +82,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var given: [Given] = []
     /// This side has ended the connection, so that its end says nothing of the client.
     private var isClosedHere = false
+    /// Closes the connection when what was written is not read.
+    private var unread: Scheduled<Void>?
     /// Not one byte has come yet.
     fileprivate var isSilent = true
     /// Its place among the connections, and how it shows that it may have one of those kept back.
@@ -280,8 +284,21 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         context.fireUserInboundEventTriggered(event)
     }
 
+    /// Who does not read its answers keeps its place, and would for ever: the kernel goes on asking whether it reads by now.
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        unread?.cancel()
+        unread = nil
+        if !context.channel.isWritable {
+            unread = context.eventLoop.assumeIsolated().scheduleTask(in: Self.unreadTimeout) {
+                context.close(promise: nil)
+            }
+        }
+        context.fireChannelWritabilityChanged()
+    }
+
     func channelInactive(context: ChannelHandlerContext) {
         timer?.cancel()
+        unread?.cancel()
         hangUp.happen()
         giveBack()
         context.fireChannelInactive()

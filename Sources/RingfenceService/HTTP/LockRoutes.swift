@@ -227,7 +227,7 @@ struct LockRoutes: Sendable {
         _ acquisition: Acquisition, _ id: String, _ exchange: Exchange
     ) async throws -> (LockGrant, Repeats.Claim) {
         while true {
-            let claim = try repeats.claim(Repeats.Key(id: id, names: acquisition.names), acquisition.ttl) {
+            let claim = repeats.claim(Repeats.Key(id: id, names: acquisition.names), acquisition.ttl) {
                 Task { try await client.grant(acquisition) }
             }
             let result = try await result(of: claim.task, exchange) { [repeats] in

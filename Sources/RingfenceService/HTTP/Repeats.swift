@@ -51,9 +51,8 @@ final class Repeats: Sendable {
     private let state = Mutex(State())
 
     /// Takes part in the acquisition under `key`, or begins it.
-    /// - Throws: ``Problem`` when too many are remembered.
-    func claim(_ key: Key, _ ttl: Duration, _ begin: () -> Task<LockGrant, any Error>) throws -> Claim {
-        try state.withLock { state in
+    func claim(_ key: Key, _ ttl: Duration, _ begin: () -> Task<LockGrant, any Error>) -> Claim {
+        state.withLock { state in
             let now = ContinuousClock.now
             let until = now + ttl + .milliseconds(waitMsMaximum)
             if var entry = state.entries[key] {
@@ -62,19 +61,21 @@ final class Repeats: Sendable {
                 state.entries[key] = entry
                 return Claim(key, entry.number, entry.task, isFirst: false)
             }
-            if state.entries.count >= Self.countMaximum {
-                state.entries = state.entries.filter { $0.value.until > now }
-                guard state.entries.count < Self.countMaximum else {
-                    throw Problem(
-                        .overloaded, "\(Self.countMaximum) requests with a requestId are remembered already",
-                        field: "requestId", retryAfterMs: 1_000)
-                }
-            }
+            if state.entries.count >= Self.countMaximum { Self.makeRoom(&state, now) }
             state.next += 1
             let task = begin()
             state.entries[key] = Entry(number: state.next, task: task, until: until)
             return Claim(key, state.next, task, isFirst: true)
         }
+    }
+
+    /// Forgets what is over, or else a tenth, those first that are over first. Who is forgotten and asks again waits in line or is
+    /// told that the lock is held: nothing is released by it.
+    private static func makeRoom(_ state: inout State, _ now: ContinuousClock.Instant) {
+        state.entries = state.entries.filter { $0.value.until > now }
+        guard state.entries.count >= countMaximum else { return }
+        let first = state.entries.sorted { $0.value.until < $1.value.until }.prefix(countMaximum / 10)
+        for (key, _) in first { state.entries[key] = nil }
     }
 
     /// This request will not be told. Asked again, it answers the same.

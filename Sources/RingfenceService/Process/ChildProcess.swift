@@ -192,7 +192,7 @@ package final class ChildProcess: Sendable {
         let exit: Exit = state.withLock { state in
             // Members of its group may have outlived it: nothing of it works on without its lock. Before it is reaped:
             // after that, the group's number may be another's if nobody is left in it.
-            if state.endsGroup, !ownsDescendants { _ = kill(-pid, SIGKILL) }
+            if state.endsGroup, !(ownsDescendants && Orphans.areOurs) { _ = kill(-pid, SIGKILL) }
             var status: Int32 = 0
             while waitpid(pid, &status, 0) < 0, errno == EINTR {}
             state.isReaped = true

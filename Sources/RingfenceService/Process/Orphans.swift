@@ -96,12 +96,12 @@ package enum Orphans {
         grace: Duration, isHurried: () -> Bool, onSurvivor: (_ pid: Int32?) -> Void
     ) {
         reap()
-        guard ringfence_ended_child() >= 0 else { return }
+        guard ringfence_has_descendants() != 0 else { return }
         let began = ContinuousClock.now
         var isSaid = false
         var pause: useconds_t = 500
         if grace > .zero { signal(SIGTERM) }
-        while ringfence_ended_child() >= 0 {
+        while ringfence_has_descendants() != 0 {
             var refused: Int32?
             let lasted = ContinuousClock.now - began
             // Again and again: what is forked while the list is read is not on it.
@@ -111,7 +111,7 @@ package enum Orphans {
                 isSaid = true
                 onSurvivor(refused)
             }
-            guard ringfence_ended_child() >= 0 else { return }
+            guard ringfence_has_descendants() != 0 else { return }
             usleep(pause)
             pause = min(pause * 2, 20_000)
             reap()

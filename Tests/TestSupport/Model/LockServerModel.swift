@@ -72,7 +72,6 @@ package struct LockServerModel: Sendable {
 
     package static let fenceMilliseconds: Int64 = 86_400_000
     package static let queueMilliseconds: Int64 = 600_000
-    package static let restMilliseconds: Int64 = 2000
 
     package var now: Int64
     package private(set) var locks: [String: Timed<LockValue>] = [:]
@@ -91,17 +90,14 @@ package struct LockServerModel: Sendable {
     private let claimMilliseconds: Int64?
     /// After how many µs without an answer a process is gone.
     private let patience: Int64
-    private let restMilliseconds: Int64
 
     package init(
-        now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime, patience: Int64? = nil,
-        restMilliseconds: Int64 = Self.restMilliseconds
+        now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime, patience: Int64? = nil
     ) {
         self.now = now
         self.claimMilliseconds = claimMilliseconds
         self.fenceRule = fenceRule
         self.patience = patience ?? claimMilliseconds.map { $0 * 1000 } ?? .max
-        self.restMilliseconds = restMilliseconds
     }
 
     /// Everything is gone: a restart without data.
@@ -225,12 +221,7 @@ extension LockServerModel {
         for lease in leases {
             let held = lease.names.allSatisfy { locks[$0]?.value == lease.value }
             results.append(held)
-            guard held else {
-                for name in lease.names where locks[name]?.value == lease.value {
-                    locks[name]!.expiresAt = min(locks[name]!.expiresAt, end(in: restMilliseconds))
-                }
-                continue
-            }
+            guard held else { continue }
             for name in lease.names {
                 locks[name]!.expiresAt = max(locks[name]!.expiresAt, end(in: lease.holdMilliseconds))
             }
