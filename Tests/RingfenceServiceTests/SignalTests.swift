@@ -189,4 +189,28 @@ import Testing
         }
         return count
     }
+
+    @Test func `what ran before a script became ringfence lock is not ended with the command, all else is`()
+        async throws
+    {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            let program = try await Program.start(
+                program: "/bin/bash",
+                [
+                    "-c",
+                    "cd $D; sleep 600 & echo $! > before; exec $RF lock k --redis $U -- "
+                        + "sh -c 'setsid sleep 600 & echo $! > behind; exit 3'",
+                ],
+                environment: ["RF=\(try programPath())", "U=\(redis.unixURL)", "D=\(directory.path)"])
+            #expect(await program.process.wait() == .code(3))
+            func pid(_ name: String) throws -> Int32 {
+                try #require(Int32(contents(of: directory.path + "/" + name).prefix { $0.isNumber }))
+            }
+            let (before, behind) = (try pid("before"), try pid("behind"))
+            defer { kill(before, SIGKILL) }
+            #expect(kill(before, 0) == 0)
+            #expect(kill(behind, 0) != 0)
+        }
+    }
 }
