@@ -87,7 +87,8 @@ package enum Orphans {
         return refused == 0 ? nil : refused
     }
 
-    /// Ends all descendants and returns when there is none left, which the kernel says.
+    /// Ends all descendants, but those that were there before ``adopt()``, and returns when there is none left. The kernel says so;
+    /// where there were some before, the list of processes does.
     /// - Parameters:
     ///   - grace: from SIGTERM to SIGKILL; zero: SIGKILL at once.
     ///   - isHurried: whether the grace is over all the same.
