@@ -105,8 +105,10 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     private var isSubscribed = false
     private var hasCaughtUp = false
     private var isRunning = false
-    /// The page that is being read: asked at this position, and what was pending then.
-    private var inFlight: (asked: LogPosition?, serial: Int)?
+    /// The page that is being read: asked at this position, and what was pending and shown then.
+    private var inFlight: (asked: LogPosition?, serial: Int, shown: [String: Int64])?
+    /// How far answers showed the log to be, by generation, where we were not yet. A page asked for later must contain it.
+    private var shown: [String: Int64] = [:]
     /// Something was heard that the page being read may not show.
     private var again = false
     /// When to look because nothing was heard for long.
@@ -140,7 +142,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
         (idleAt, suspect, suspectAt) = (.never, nil, .never)
         (position, head, eraHead) = (nil, nil, nil)
         clearRing(before: nil)
-        pending = [:]
+        (pending, shown) = ([:], [:])
         newest = 0
         era += 1
         revision += 1
@@ -186,7 +188,8 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
 
     /// Somebody else's answer showed the head of the log. Its message may be on its way still.
     package mutating func heard(_ other: LogPosition, now: Nanos) -> Action {
-        suspect(other, now: now, at: now.adding(settings.grace))
+        if isRunning, !isSettled(other) { shown[other.gen] = max(other.seq, shown[other.gen] ?? 0) }
+        return suspect(other, now: now, at: now.adding(settings.grace))
     }
 
     package mutating func tick(now: Nanos) -> Action {
@@ -204,8 +207,9 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
 
     /// The page that `fetch` asked for.
     package mutating func answered(_ page: LogPage<Entry>, now: Nanos) -> Action {
-        guard isRunning, let (asked, askedSerial) = inFlight else { return .none }
+        guard isRunning, let (asked, askedSerial, askedShown) = inFlight else { return .none }
         inFlight = nil
+        shown = shown.filter { gen, seq in seq > askedShown[gen] ?? 0 }
         let before = (revision: revision, era: era)
         let former = head
         head = page.head
@@ -214,7 +218,9 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
                 counts.breaks += 1
                 adopt(page.head)
             } else {
-                if former.gen != page.head.gen { beginEra(page.head) }
+                let isLost = askedShown.contains { !page.head.contains(LogPosition(gen: $0, seq: $1)) }
+                if isLost { counts.breaks += 1 }
+                if isLost || former.gen != page.head.gen { beginEra(page.head) }
                 follow(page)
             }
         } else {
@@ -282,7 +288,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     }
 
     private mutating func fetch() -> Action {
-        inFlight = (position, serial)
+        inFlight = (position, serial, shown)
         again = false
         (idleAt, suspect, suspectAt) = (.never, nil, .never)
         return .fetch(after: position)

@@ -135,6 +135,49 @@ import Testing
         #expect(machine.position == LogPosition(gen: "g", seq: 11) && machine.counts.breaks == 1)
     }
 
+    @Test func `a log that steps back behind what only a subscriber has read begins an era`() {
+        var machine = Self.machine()
+        var reader = EventReaderMachine<Numbered>(after: LogPosition(gen: "g", seq: 10))
+        _ = reader.paged(Self.page(Self.head("g", 10), after: 10), era: machine.era, revision: machine.revision)
+        // It asks Redis itself and is ahead of the machine; then Redis loses that, and nobody appends anything.
+        let ahead = Self.head("g", 13)
+        #expect(
+            reader.paged(Self.page(ahead, after: 10, Self.numbers("g", 11...13)), era: machine.era, revision: 0).count
+                == 3)
+        #expect(machine.heard(ahead.position, now: 0) == .none)
+        guard case .wait = reader.step(machine) else {
+            Issue.record("what it has read is not here yet")
+            return
+        }
+        // An answer that is lost forgets nothing.
+        #expect(machine.tick(now: 50 * .millisecond) == .fetch(after: LogPosition(gen: "g", seq: 10)))
+        machine.failed(now: 50 * .millisecond)
+        let (era, revision) = (machine.era, machine.revision)
+        #expect(machine.tick(now: 1 * .second) == .fetch(after: LogPosition(gen: "g", seq: 10)))
+        _ = machine.answered(Self.page(Self.head("g", 10), after: 10), now: 1 * .second)
+        #expect(machine.era > era && machine.revision != revision && machine.counts.breaks == 1)
+        guard case .page = reader.step(machine) else {
+            Issue.record("it must ask")
+            return
+        }
+        // It is told once.
+        #expect(machine.tick(now: 3 * .second) == .fetch(after: LogPosition(gen: "g", seq: 10)))
+        _ = machine.answered(Self.page(Self.head("g", 10), after: 10), now: 3 * .second)
+        #expect(machine.counts.breaks == 1)
+    }
+
+    @Test func `what an answer shows while a page is read is no step back of that page`() {
+        var machine = Self.machine()
+        #expect(machine.tick(now: 1 * .second) == .fetch(after: LogPosition(gen: "g", seq: 10)))
+        #expect(machine.heard(LogPosition(gen: "g", seq: 12), now: 1 * .second) == .none)
+        _ = machine.answered(Self.page(Self.head("g", 11), after: 10, [Numbered("g", 11)]), now: 1 * .second)
+        #expect(machine.counts.breaks == 0)
+        // The next one must contain it.
+        #expect(machine.tick(now: 2 * .second) == .fetch(after: LogPosition(gen: "g", seq: 11)))
+        _ = machine.answered(Self.page(Self.head("g", 11), after: 11), now: 2 * .second)
+        #expect(machine.counts.breaks == 1)
+    }
+
     @Test func `messages of a deposed server cause a look now and then, and are never taken`() {
         var machine = Self.machine()
         var looks = 0

@@ -157,12 +157,13 @@ final class EventWorld {
         after(12 * .second) {
             self.isCalm = true
             self.note("calm")
-            // One more event, so that the calm begins with something to hear.
-            self.append()
+            // Half of the worlds end in silence: what was lost must be told also if nothing is ever appended behind it.
+            if self.random.chance(50) { self.append() }
         }
         while violation == nil, let (time, action) = agenda.popFirst() {
             now = time
-            if now > 60 * .second { break }
+            // It may just be looking, as it does each second.
+            if now > 62 * .second || (now > 60 * .second && machine.isLive) { break }
             action()
         }
         guard violation == nil else { return }
