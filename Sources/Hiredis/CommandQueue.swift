@@ -31,17 +31,18 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
         var isLate: Bool
     }
 
+    /// In this order it takes 48 bytes: the smaller fields lie in what the waiter leaves of its last word.
     private struct Slot {
-        /// Of those submitted to this queue, from 1.
-        var number: UInt64
         /// nil: a tombstone.
         var waiter: Waiter?
-        var deadline: Int64
-        var bytes: Int
-        /// Replies still to come.
-        var replies: Int
         /// One reply answers it, and no array of replies.
         var isSingle: Bool
+        /// Replies still to come.
+        var replies: Int32
+        var deadline: Int64
+        var bytes: Int
+        /// Of those submitted to this queue, from 1.
+        var number: UInt64
     }
 
     private var slots: UnsafeMutablePointer<Slot>
@@ -102,11 +103,11 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
             return .tooManyBytes
         }
         if count == capacity { grow() }
+        submitted &+= 1
         slot(count).initialize(
             to: Slot(
-                number: submitted + 1, waiter: waiter, deadline: deadline, bytes: bytes, replies: replies,
-                isSingle: isSingle))
-        submitted += 1
+                waiter: waiter, isSingle: isSingle, replies: Int32(replies), deadline: deadline,
+                bytes: bytes, number: submitted))
         count += 1
         live += 1
         bytesInFlight += bytes
