@@ -127,8 +127,6 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
-            // For people and `--file`; the executable makes the same bytes itself (TransferGenerator.swift).
-            exclude: ["Demo/transfers.jsonl"],
             resources: [.embedInCode("Demo/Scripts")],
             swiftSettings: strict
         ),

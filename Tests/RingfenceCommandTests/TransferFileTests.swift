@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import FoundationEssentials
 import Testing
 
 @testable import RingfenceCommand
@@ -84,14 +83,14 @@ import Testing
         #expect(problem(text) == "the file holds no transfer")
     }
 
-    @Test func `the file that ships is what the generator makes, byte for byte`() throws {
-        let path = URL(filePath: #filePath).deletingLastPathComponent()
-            .appending(path: "../../Sources/RingfenceCommand/Demo/transfers.jsonl").standardized
-        let shipped = try Data(contentsOf: path)
-        #expect(shipped == Data(TransferGenerator.contents().utf8))
+    @Test func `the demo's transfers are the same bytes as ever`() {
+        // FNV-1a: figures of a demo can be compared only if every version runs the same day.
+        let bytes = Array(TransferGenerator.contents().utf8)
+        let digest = bytes.reduce(0xcbf2_9ce4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01b3 }
+        #expect(bytes.count == 2_333_977 && digest == 0xee81d6ef8948056c)
     }
 
-    @Test func `the file that ships has 20,000 transfers over 500 accounts, a third of them at ten hot ones`() throws {
+    @Test func `the demo has 20,000 transfers over 500 accounts, a third of them at ten hot ones`() throws {
         let file = try TransferFile(contents: TransferGenerator.contents().utf8)
         #expect(file.transfers.count == 20_000)
         #expect(file.accounts.count == 500)

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Makes the file of transfers that ships as `Demo/transfers.jsonl`: a day of a small payment company. The same seed
-// always makes the same bytes, and a test holds them against the shipped file. So the executable needs to find no file
-// beside itself, wherever it is installed: it writes the very same file anew and reads that. (As an embedded resource,
-// two megabytes become an array literal of two million elements for the compiler; as a bundled one, the generated code
-// that finds it links all of Foundation.)
+// Makes the transfers of the demo: a day of a small payment company. The same seed always makes the same bytes, which a
+// test holds by their digest. They are written to a file and read from it as any other, so the executable needs to find
+// none beside itself, wherever it is installed. (As an embedded resource, two megabytes become an array literal of two
+// million elements for the compiler; as a bundled one, the generated code that finds it links all of Foundation.)
 //
 // What matters is the shape of the contention: five house accounts and a few popular merchants are one end of a good
 // third of the transfers, so locks are truly fought over, while 450 customers hardly meet.
