@@ -19,8 +19,6 @@ package final class RedisSubscriber: Sendable {
         case message(channel: String, payload: [UInt8])
         /// Messages are missed from here until the next `subscribed`.
         case disconnected(RedisError)
-        /// The consumer of a `RedisEventStream` was too slow: so many events were dropped at this place.
-        case overflowed(lost: Int)
     }
 
     private let eventLoop: any EventLoop

@@ -69,7 +69,6 @@ import Testing
                     case .subscribed(let first): first ? "first" : "again"
                     case .message: "message"
                     case .disconnected(let error): "\(error.code)"
-                    case .overflowed: "overflowed"
                     }
                 }
                 #expect(
@@ -99,39 +98,6 @@ import Testing
             }
             await proxy.close()
         }
-    }
-
-    @Test func `a slow consumer is told how many events it lost, in their place`() async throws {
-        try await withRedis { server async throws in
-            let configuration = try RedisConfiguration(url: server.url)
-            let stream = RedisEventStream(configuration, channels: ["a"], bufferLimit: 10, logger: quiet)
-            var iterator = stream.makeAsyncIterator()
-            #expect(await iterator.next() == .subscribed(first: true))
-            let publish = "for i=1,100 do redis.call('PUBLISH','a',i) end"
-            try await server.cli("EVAL", publish, "0")
-            try await eventually { stream.buffered == 11 }
-            // What was lost is counted until the consumer reads on: every message is seen or counted.
-            for index in 1...10 { #expect(await iterator.next() == message("a", "\(index)")) }
-            guard case .overflowed(let lost) = await iterator.next() else { return #expect(Bool(false)) }
-            #expect(lost > 0)
-            for index in (11 + lost)..<101 { #expect(await iterator.next() == message("a", "\(index)")) }
-            try await server.cli("PUBLISH", "a", "after")
-            #expect(await iterator.next() == message("a", "after"))
-            await stream.close()
-            #expect(await iterator.next() == nil)
-        }
-    }
-
-    @Test func `cancelling the consumer ends its wait`() async throws {
-        let buffer = EventBuffer(limit: 3)
-        for _ in 0..<200 {
-            let task = Task { await buffer.next() }
-            if Bool.random() { await Task.yield() }
-            task.cancel()
-            #expect(await task.value == nil)
-        }
-        buffer.add(.overflowed(lost: 1))
-        #expect(await buffer.next() == .overflowed(lost: 1))
     }
 
     @Test func `what is not a push breaks the subscription`() {

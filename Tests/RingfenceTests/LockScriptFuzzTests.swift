@@ -466,7 +466,7 @@ final class LockScriptFuzz {
             case .subscribed: condition.isMet.withLock { $0 = true }
             case .message(_, let payload):
                 inbox.messages.withLock { $0[process, default: []].append(String(decoding: payload, as: UTF8.self)) }
-            case .disconnected, .overflowed: break
+            case .disconnected: break
             }
         }
     }

@@ -182,7 +182,7 @@ final class EventFeed: Sendable {
             guard state.lineNumber == line, state.line != nil else { return .none }
             switch event {
             case .subscribed: return state.machine.subscribed()
-            case .disconnected, .overflowed:
+            case .disconnected:
                 state.machine.disconnected()
                 return .none
             case .message: return state.machine.received(record, now: now)
@@ -191,7 +191,7 @@ final class EventFeed: Sendable {
         guard let listener = listener.withLock({ $0 }) else { return }
         switch (event, record) {
         case (.message, let record?): listener.heard(record)
-        case (.message, nil), (.subscribed, _), (.overflowed, _): listener.missed()
+        case (.message, nil), (.subscribed, _): listener.missed()
         // What is missed from here on shows when the channel is heard again.
         case (.disconnected, _): break
         }

@@ -24,7 +24,7 @@ final class Inbox: Sendable {
             case .subscribed(let first):
                 table.inbox(isHeard: true)
                 if !first { keeper.lookAtAll(now: Moment.now) }
-            case .disconnected, .overflowed: table.inbox(isHeard: false)
+            case .disconnected: table.inbox(isHeard: false)
             case .message(_, let payload):
                 let lines = payload.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
                     .map { String(decoding: $0, as: UTF8.self) }

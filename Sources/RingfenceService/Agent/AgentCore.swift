@@ -171,8 +171,6 @@ actor AgentCore {
         guard let epoch, epoch.isHeld, epoch.value == confirmed else { return false }
         return machine.status(now: Self.now).isServingPrimary
     }
-    /// The epoch of the role that is held, or was held last.
-    var lastEpoch: Int64 { epoch?.value ?? 0 }
     var snapshot: GroupSnapshot? { seat?.group.snapshot }
 
     // MARK: outputs
