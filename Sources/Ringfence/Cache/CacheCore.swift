@@ -20,6 +20,9 @@ final class CachePlacement: Sendable {
         self.map = map
         self.nodes = nodes
     }
+
+    /// Whether a node is better not waited for.
+    func isSlow(_ node: Int) -> Bool { nodes[node].map { $0.isSlow || !$0.isConnected } ?? true }
 }
 
 final class CacheCore: Sendable {

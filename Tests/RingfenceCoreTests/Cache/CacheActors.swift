@@ -70,97 +70,102 @@ final class CacheClient: CacheProcess {
     func write(_ key: String, isRemoval: Bool, ttl: Nanos?, _ then: @escaping (Bool) -> Void) {
         let write = world.checker.began(key, payload: !isRemoval, ttl: ttl)
         let deadline = world.now + settings.callLimit
-        var isOver = false
-        func finish(_ isDone: Bool, _ why: String) {
-            guard !isOver else { return }
-            isOver = true
-            world.note("\(name) write \(write.number) of \(key) \(isDone ? "is done" : "fails: \(why)")")
+        let ttl = write.ttl.map { $0 / .millisecond }
+        let life = isRemoval ? settings.life : ttl.map { $0 + settings.life }
+        var map = map
+        var call = CacheWriteCall(
+            map, key: key,
+            entry: CacheEntry(
+                version: nextVersion(), payload: write.payload, ttlMilliseconds: ttl, lifeMilliseconds: life),
+            writes: settings.writes, sloppy: false, deadline: deadline, now: world.now, isSlow: drawSlow())
+        func finish(_ isDone: Bool) {
+            world.note("\(name) write \(write.number) of \(key) \(isDone ? "is done" : "fails")")
             if isDone { world.checker.completed(write) } else { failed("a write") }
             then(isDone)
         }
-        after(settings.callLimit) { finish(false, "time") }
-        attempt(write, deadline: deadline, finish)
-    }
-
-    private func attempt(
-        _ write: CacheChecker.Write, deadline: Nanos, _ finish: @escaping (Bool, String) -> Void
-    ) {
-        let version = clock.next(wallMilliseconds: world.now / .millisecond + wallOffset + CacheWorld.epochOfClocks)
-        let map = map
-        world.checker.sent(write, version)
-        world.note(
-            "\(name) write \(write.number) of \(write.key)\(write.payload == nil ? " (removal)" : "")"
-                + "\(write.ttl.map { " ttl \($0 / .millisecond)" } ?? "") as \(version.text) in \(map.stamp.text)")
-        let slow = world.random.chance(30) ? world.random.pick(0...5) : -1
-        var machine = CacheWriteMachine(map, key: write.key, writes: settings.writes, sloppy: false) { $0 == slow }
-        let ttl = write.ttl.map { $0 / .millisecond }
-        let life = write.payload == nil ? settings.life : ttl.map { $0 + settings.life }
-        let entry = CacheEntry(version: version, payload: write.payload, ttlMilliseconds: ttl, lifeMilliseconds: life)
-        var isHinted = false
-        func went(_ action: CacheWriteMachine.Action) {
+        func begin(_ action: CacheWriteCall.Action) {
+            if case .send(_, let attempt) = action {
+                let version = call.entry.version
+                world.checker.sent(write, version)
+                world.note(
+                    "\(name) write \(write.number) of \(key)\(isRemoval ? " (removal)" : "")"
+                        + "\(ttl.map { " ttl \($0)" } ?? "") as \(version.text) in \(map.stamp.text)")
+                if call.hasRest {
+                    after(CacheWriteCall.patience) {
+                        guard call.isCurrent(attempt) else { return }
+                        send(to: call.rest(now: self.world.now).nodes, attempt)
+                    }
+                }
+            }
+            perform(action)
+        }
+        func again(_ version: CacheVersion?) {
+            let current = self.map
+            let action = call.again(current, version: version, now: world.now, isSlow: drawSlow())
+            if case .send = action { map = current }
+            begin(action)
+        }
+        func perform(_ action: CacheWriteCall.Action) {
             switch action {
             case .none: break
-            case .done: finish(true, "")
-            case .again(let above):
-                clock.saw(above)
-                if world.flaws.takesNewerForDone {
-                    finish(true, "")
-                } else if world.now < deadline {
-                    attempt(write, deadline: deadline, finish)
-                }
+            case .send(let nodes, let attempt): send(to: nodes, attempt)
+            case .succeed: finish(true)
+            case .newer(let version):
+                clock.saw(version)
+                if world.flaws.takesNewerForDone { finish(true) } else { again(nextVersion()) }
             case .outdated(let json):
                 adopt(refusal: json)
                 // Whoever waits for the coordinator to know more asks again a little later.
-                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) {
-                    if self.world.now < deadline { self.attempt(write, deadline: deadline, finish) }
-                }
-            case .send(let nodes): send(to: nodes)
-            case .failed: finish(false, "nodes")
-            }
-            if machine.isSettled, !isHinted {
-                isHinted = true
-                hint(machine, map, write.key)
+                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) { again(nil) }
+            case .fail: finish(false)
             }
         }
-        func send(to nodes: [Int]) {
+        func send(to nodes: [Int], _ attempt: Int) {
             for node in nodes {
                 let notAfter = world.clock(of: map.ids[node], at: deadline)
                 // Between two of them it may be paused.
                 if world.mishap(.pauseClient, 1) { pause(for: world.dice(100 * .millisecond...world.longestPause)) }
-                act { put(to: node, notAfter: notAfter) }
+                act { if call.isCurrent(attempt) { put(to: node, notAfter: notAfter, attempt) } }
             }
         }
-        func put(to node: Int, notAfter: Int64) {
+        func put(to node: Int, notAfter: Int64, _ attempt: Int) {
+            let map = map
             self.send(
-                .put([CacheItem(write.key, entry)], notAfter: notAfter), to: map.ids[node], stamp: map.stamp,
+                .put([CacheItem(key, call.entry)], notAfter: notAfter), to: map.ids[node], stamp: map.stamp,
                 deadline: deadline
             ) { result in
-                switch result {
-                // What comes too late is not counted.
-                case .success(var answer) where self.world.now < deadline:
-                    if self.world.flaws.countsUnwhole { answer.wholeEpoch = .max }
-                    went(machine.answered(node, answer))
-                case .success: went(machine.failed(node, .unknown))
-                case .failure(let failure): went(machine.failed(node, failure))
-                }
+                let step = call.heard(node, self.spoiled(result), attempt: attempt, now: self.world.now)
+                perform(step.action)
+                if !step.missing.isEmpty { self.hint(step.missing, map, key) }
             }
         }
-        send(to: machine.first)
-        after(.millisecond) {
-            // Who was away for too long does not send any more.
-            if self.world.now < deadline { send(to: machine.rest()) }
+        begin(call.begin())
+    }
+
+    private func nextVersion() -> CacheVersion {
+        clock.next(wallMilliseconds: world.now / .millisecond + wallOffset + CacheWorld.epochOfClocks)
+    }
+
+    /// Which node it holds to be slow.
+    private func drawSlow() -> (Int) -> Bool {
+        let slow = world.random.chance(30) ? world.random.pick(0...5) : -1
+        return { $0 == slow }
+    }
+
+    private func spoiled(_ result: Result<CacheAnswer, CacheFailure>) -> Result<CacheAnswer, CacheFailure> {
+        guard world.flaws.countsUnwhole else { return result }
+        return result.map { answer in
+            var answer = answer
+            answer.wholeEpoch = .max
+            return answer
         }
     }
 
-    private func hint(_ machine: CacheWriteMachine, _ map: CacheMap, _ key: String) {
-        guard !machine.missing.isEmpty, !machine.holders.isEmpty else { return }
-        let keepers = map.hintKeepers(of: key)
-        for missing in machine.missing {
-            guard let keeper = keepers.first(where: { $0 != missing && !machine.missing.contains($0) }) else {
-                continue
-            }
+    private func hint(_ missing: [Int], _ map: CacheMap, _ key: String) {
+        guard let keeper = map.hintKeepers(of: key).first(where: { !missing.contains($0) }) else { return }
+        for node in missing {
             send(
-                .hint(target: map.ids[missing], keys: [key]), to: map.ids[keeper], stamp: map.stamp,
+                .hint(target: map.ids[node], keys: [key]), to: map.ids[keeper], stamp: map.stamp,
                 deadline: world.now + settings.callLimit
             ) { _ in }
         }
@@ -170,10 +175,10 @@ final class CacheClient: CacheProcess {
 
     func read(_ key: String, _ then: @escaping (Bool) -> Void) {
         let began = world.now
-        var isOver = false
-        func finish(_ result: CacheEntry??, _ why: String) {
-            guard !isOver else { return }
-            isOver = true
+        let deadline = began + settings.callLimit
+        var map = map
+        var call = CacheReadCall(map, key: key, reads: settings.reads, deadline: deadline)
+        func finish(_ result: CacheEntry??) {
             if let entry = result {
                 world.note(
                     "\(name) read of \(key) from \(CacheChecker.time(began)) finds \(entry?.version.text ?? "nothing") "
@@ -181,52 +186,48 @@ final class CacheClient: CacheProcess {
                 if let entry { clock.saw(entry.version) }
                 world.checker.read(key, began: began, entry)
             } else {
-                world.note("\(name) read of \(key) fails: \(why)")
+                world.note("\(name) read of \(key) fails")
                 failed("a read")
             }
             then(result != nil)
         }
-        after(settings.callLimit) { finish(nil, "time") }
-        look(key, deadline: began + settings.callLimit, finish)
-    }
-
-    private func look(_ key: String, deadline: Nanos, _ finish: @escaping (CacheEntry??, String) -> Void) {
-        let map = map
-        var machine = CacheReadMachine(map, key: key, reads: settings.reads)
-        var isRepaired = false
-        func went(_ action: CacheReadMachine.Action) {
+        func again() {
+            let current = self.map
+            let action = call.again(current, now: world.now)
+            if case .send = action { map = current }
+            perform(action)
+        }
+        func perform(_ action: CacheReadCall.Action) {
             switch action {
             case .none: break
-            case .done(let entry): finish(.some(entry), "")
+            case .send(let nodes, let attempt): for node in nodes { get(from: node, attempt) }
+            case .succeed(let entry): finish(.some(entry))
             case .outdated(let json):
                 adopt(refusal: json)
-                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) {
-                    if self.world.now < deadline { self.look(key, deadline: deadline, finish) }
-                }
-            case .failed: finish(nil, "nodes")
-            }
-            if machine.isSettled, !isRepaired {
-                isRepaired = true
-                let repairs = machine.repairs
-                // It may be paused before it comes to that.
-                after(world.mishap(.pauseClient, 10) ? world.dice(0...CacheWorld.latest) : 0) {
-                    for repair in repairs {
-                        self.send(
-                            .put([CacheItem(key, repair.entry)], notAfter: repair.notAfter), to: map.ids[repair.node],
-                            stamp: map.stamp, deadline: self.world.now + self.settings.callLimit
-                        ) { _ in }
-                    }
-                }
+                after(map.stamp != self.map.stamp ? 0 : 20 * .millisecond) { again() }
+            case .fail: finish(nil)
             }
         }
-        for node in machine.nodes {
+        func get(from node: Int, _ attempt: Int) {
+            let map = map
             send(.get([key]), to: map.ids[node], stamp: map.stamp, deadline: deadline) { result in
-                switch result {
-                case .success(var answer) where self.world.now < deadline:
-                    if self.world.flaws.countsUnwhole { answer.wholeEpoch = .max }
-                    went(machine.answered(node, answer))
-                default: went(machine.failed(node))
-                }
+                let step = call.heard(node, self.spoiled(result), attempt: attempt, now: self.world.now)
+                perform(step.action)
+                self.repair(step.repairs, map, key)
+            }
+        }
+        perform(call.begin())
+    }
+
+    private func repair(_ repairs: [CacheReadMachine.Repair], _ map: CacheMap, _ key: String) {
+        guard !repairs.isEmpty else { return }
+        // It may be paused before it comes to that.
+        after(world.mishap(.pauseClient, 10) ? world.dice(0...CacheWorld.latest) : 0) {
+            for repair in repairs {
+                self.send(
+                    .put([CacheItem(key, repair.entry)], notAfter: repair.notAfter), to: map.ids[repair.node],
+                    stamp: map.stamp, deadline: self.world.now + self.settings.callLimit
+                ) { _ in }
             }
         }
     }
