@@ -231,13 +231,15 @@ struct LockRoutes: Sendable {
                 Task { try await client.grant(acquisition) }
             }
             let result = try await result(of: claim.task, exchange) { [repeats] in
-                if repeats.letGo(claim) { claim.task.cancel() }
+                if repeats.giveUp(claim) { claim.task.cancel() }
             }
             switch result {
             case .success(let grant):
-                if exchange.hangUp?.hasHappened == true {
+                let hasHungUp = exchange.hangUp?.hasHappened == true
+                guard !hasHungUp, repeats.tell(claim) else {
                     if repeats.letGo(claim) { try? await client.release(grant.names, token: grant.token) }
-                    throw ConnectionEnded()
+                    if hasHungUp { throw ConnectionEnded() }
+                    throw Problem(.draining, "the service is shutting down", retryAfterMs: 1_000)
                 }
                 if claim.isFirst { return (grant, claim) }
                 do {
@@ -247,7 +249,8 @@ struct LockRoutes: Sendable {
                     // Its time is over, or it was released: this is a request like any other.
                     repeats.forget(claim)
                 } catch {
-                    _ = repeats.letGo(claim)
+                    // Not told after all; nor was the first, perhaps.
+                    if repeats.letGo(claim) { try? await client.release(grant.names, token: grant.token) }
                     throw error
                 }
             case .failure(let error):

@@ -24,8 +24,7 @@ final class Repeats: Sendable {
         let number: Int
         let task: Task<LockGrant, any Error>
         let isFirst: Bool
-        /// Whether it was the last, once it was let go.
-        fileprivate let wasLast = Mutex<Bool?>(nil)
+        fileprivate let fate = Mutex(Fate.open)
 
         fileprivate init(_ key: Key, _ number: Int, _ task: Task<LockGrant, any Error>, isFirst: Bool) {
             self.key = key
@@ -33,6 +32,13 @@ final class Repeats: Sendable {
             self.task = task
             self.isFirst = isFirst
         }
+    }
+
+    /// What became of a claim. Whether its request is told of the grant is decided once, here: a hang-up or the end of the
+    /// service may come in the same moment, and what is let go then must not be told as well.
+    fileprivate enum Fate {
+        case open, told
+        case letGo(wasLast: Bool)
     }
 
     static let countMaximum = 10_000
@@ -78,18 +84,38 @@ final class Repeats: Sendable {
         for (key, _) in first { state.entries[key] = nil }
     }
 
-    /// This request will not be told. Asked again, it answers the same.
+    /// The request behind this claim is about to be told of its grant.
+    /// - Returns: false if it was let go before: then it must not be told.
+    func tell(_ claim: Claim) -> Bool {
+        claim.fate.withLock { fate in
+            if case .letGo = fate { return false }
+            fate = .told
+            return true
+        }
+    }
+
+    /// This request stops waiting, unless it is being told already.
+    /// - Returns: whether no other waits or may have been told: then nobody needs what is asked for.
+    func giveUp(_ claim: Claim) -> Bool { end(claim, evenIfTold: false) }
+
+    /// This request will not be told, or was told and did not read it. Asked again, it answers the same.
     /// - Returns: whether no other was or may be: then what was acquired is to be given back.
-    func letGo(_ claim: Claim) -> Bool {
-        claim.wasLast.withLock { wasLast in
-            if let wasLast { return wasLast }
+    func letGo(_ claim: Claim) -> Bool { end(claim, evenIfTold: true) }
+
+    private func end(_ claim: Claim, evenIfTold: Bool) -> Bool {
+        claim.fate.withLock { fate in
+            switch fate {
+            case .letGo(let wasLast): return wasLast
+            case .told where !evenIfTold: return false
+            case .open, .told: break
+            }
             let isLast = state.withLock { state in
                 guard var entry = state.entries[claim.key], entry.number == claim.number else { return false }
                 entry.claims -= 1
                 state.entries[claim.key] = entry.claims > 0 ? entry : nil
                 return entry.claims == 0
             }
-            wasLast = isLast
+            fate = .letGo(wasLast: isLast)
             return isLast
         }
     }
