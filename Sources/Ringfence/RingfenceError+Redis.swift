@@ -54,8 +54,14 @@ extension RingfenceError {
                 + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
     }
 
-    /// `owner`: who holds it now, empty for nobody, nil if that is not known.
-    static func notHeld(_ names: [String], owner: String?) -> RingfenceError {
+    /// `owner`: who holds it now, empty for nobody, nil if that is not known. `freed`: names that were held, and released.
+    static func notHeld(_ names: [String], owner: String?, freed: Int64 = 0) -> RingfenceError {
+        if freed > 0 {
+            return RingfenceError(
+                .notHeld, effect: .applied,
+                "the token held only \(freed) of \(names.count) names any more, which were given back: \(describe(names))"
+            )
+        }
         guard let owner else {
             return RingfenceError(
                 .notHeld, effect: .none,

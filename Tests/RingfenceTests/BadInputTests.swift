@@ -205,4 +205,45 @@ import Testing
             }
         }
     }
+
+    @Test func `the token of several names releases and renews those and no others, all or nothing`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let hold = try await client.acquireGrant(["b", "a"], ttl: .seconds(60))
+                for names in [["a", "c"], ["c", "d"], ["b", "c"]] {
+                    let calls: [@Sendable () async throws -> Void] = [
+                        { try await client.release(names, token: hold.token) },
+                        { _ = try await client.renew(names, token: hold.token, ttl: .seconds(60)) },
+                    ]
+                    for call in calls {
+                        let error = await failure(call)
+                        #expect(error?.code == .notHeld && error?.effect == RingfenceError.Effect.none)
+                        #expect(error?.message.contains("of other names") == true, "\(error?.message ?? "")")
+                    }
+                }
+                #expect(try await observer.value(of: "a") == hold.token)
+                #expect(try await observer.value(of: "b") == hold.token)
+                _ = try await client.renew(["a", "b"], token: hold.token, ttl: .seconds(60))
+                try await client.release(["b", "a"], token: hold.token)
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `a release of several names, one of which was taken away, says that the others were given back`()
+        async throws
+    {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let hold = try await client.acquireGrant(["a", "b", "c"], ttl: .seconds(60))
+                _ = try await client.forceRelease("b", actor: "ops", reason: "test")
+                let error = await failure { try await client.release(["a", "b", "c"], token: hold.token) }
+                #expect(error?.code == .notHeld && error?.effect == .applied)
+                #expect(error?.message.contains("only 2 of 3 names") == true, "\(error?.message ?? "")")
+                #expect(try await server.remains() == [])
+                let again = await failure { try await client.release(["a", "b", "c"], token: hold.token) }
+                #expect(again?.code == .notHeld && again?.effect == RingfenceError.Effect.none)
+            }
+        }
+    }
 }

@@ -375,6 +375,9 @@ final class LockScriptFuzz {
                     && isNear(milliseconds, parts[2].int) && parts[3].int == arrival
             case .busy(let milliseconds, let owner):
                 parts.count == 3 && parts[0].int == 0 && isNear(milliseconds, parts[1].int) && parts[2].text == owner
+            case .notWhole(let milliseconds, let owner, let freed):
+                parts.count == 4 && parts[0].int == 0 && isNear(milliseconds, parts[1].int) && parts[2].text == owner
+                    && parts[3].int == freed
             case .done: expected.step.verb.hasPrefix("expire") ? reply.int != nil : reply == .integer(1)
             case .forced(let fence, let value, let milliseconds):
                 parts.count == 3 && parts[0].text == "\(fence)" && parts[1].text == value.text

@@ -10,8 +10,8 @@ struct LockScripts: Sendable {
     enum Answer: Equatable {
         case granted(fence: Int64)
         case queued(position: Int64, milliseconds: Int64, arrival: Int64)
-        /// Held by others; for a release: not held by the value.
-        case busy(milliseconds: Int64, owner: String)
+        /// Held by others; for a release: not all of it held by the value, and how many names were, which it gave back.
+        case busy(milliseconds: Int64, owner: String, freed: Int64)
         case done
     }
 
@@ -163,7 +163,10 @@ struct LockScripts: Sendable {
                 guard case .integer(let arrival) = items[3] else { return nil }
                 return .queued(position: second, milliseconds: milliseconds, arrival: arrival)
             case (0, .string(let owner), 3):
-                return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self))
+                return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self), freed: 0)
+            case (0, .string(let owner), 4):
+                guard case .integer(let freed) = items[3] else { return nil }
+                return .busy(milliseconds: second, owner: String(decoding: owner, as: UTF8.self), freed: freed)
             default: return nil
             }
         default:

@@ -369,7 +369,7 @@ final class LockTable: Sendable {
             guard let entry = found, prepare(entry) else { return nil }
             let heard = inboxIsHeard.load(ordering: .acquiring)
             let turn = entry.machine.turn(event, awaited: ticket, now: now, inboxHeard: heard) {
-                nonces.next(names: key.names.count)
+                nonces.next(key.names)
             }
             guard var turn else { return nil }
             if ticket != nil {
@@ -577,7 +577,7 @@ final class LockTable: Sendable {
             took(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
         case .queued(let position, let milliseconds, let arrival):
             took(errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
-        case .busy(let milliseconds, let owner):
+        case .busy(let milliseconds, let owner, _):
             _ = handle(
                 key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))
         case .done: _ = handle(key, .released(ticket), awaited: ticket)

@@ -2,7 +2,9 @@
 //
 // `<process>-<counter>-<secret>`: the process tells Redis which inbox to push to, the counter makes the first two parts a
 // public, unique id of one acquire, and the secret's 128 random bits make the whole the right to renew and release.
+// For several names the counter ends in `x` and their number, and the secret in their digest.
 
+import RingfenceCore
 import Synchronization
 
 #if canImport(Glibc)
@@ -25,22 +27,25 @@ final class NonceSource: Sendable {
         process = String(unsafeUninitializedCapacity: 16) { Self.write(UInt128(random), digits: 16, to: $0, at: 0) }
     }
 
-    /// Made in one piece: one is made for every acquire of `names` names.
-    func next(names: Int) -> String {
+    /// Made in one piece: one is made for every acquire.
+    func next(_ names: [String]) -> String {
         let number = counter.add(1, ordering: .relaxed).newValue
         let secret = secrets.withLock { $0.next() }
         var process = process
         return process.withUTF8 { process in
-            String(unsafeUninitializedCapacity: process.count + 75) { buffer in
+            String(unsafeUninitializedCapacity: process.count + 91) { buffer in
                 var end = buffer[...].update(fromContentsOf: process)
                 end = Self.write("-", to: buffer, at: end)
                 end = Self.write(number, to: buffer, at: end)
-                if names > 1 {
+                if names.count > 1 {
                     end = Self.write("x", to: buffer, at: end)
-                    end = Self.write(UInt64(names), to: buffer, at: end)
+                    end = Self.write(UInt64(names.count), to: buffer, at: end)
                 }
                 end = Self.write("-", to: buffer, at: end)
-                return Self.write(secret, digits: 32, to: buffer, at: end)
+                end = Self.write(secret, digits: 32, to: buffer, at: end)
+                // Of several names, which: so a token shows itself to be of others before anything is asked of Redis.
+                guard names.count > 1 else { return end }
+                return Self.write(UInt128(LockValue.digest(of: names)), digits: 16, to: buffer, at: end)
             }
         }
     }

@@ -235,7 +235,7 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
-        let value = try value(of: token, names)
+        let value = try value(of: token, request.names)
         let sentAt = Moment.now
         let reply = try await run(
             scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]), "renewing \(describe(names))")
@@ -246,16 +246,17 @@ extension RingfenceClient {
 
     /// Releases a grant, or a lease held by another process, and hands the lock to who waits first.
     ///
-    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
+    /// - Throws: ``RingfenceError``: `lock.notHeld` when it expired, was released or is of another lock. Its effect is `none`,
+    ///   or `applied` where some of several names had been taken away: then the others were held, and are given back.
     ///   After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it was done.
     public func release(_ names: [String], token: String) async throws {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
-        let value = try value(of: token, names)
+        let value = try value(of: token, request.names)
         let reply = try await run(
             scripts.call(request.names, .release(value, successor: nil)), "releasing \(describe(names))")
         switch LockScripts.answer(reply) {
         case .done: metrics.releases.increment()
-        case .busy(_, let owner): throw RingfenceError.notHeld(names, owner: owner)
+        case .busy(_, let owner, let freed): throw RingfenceError.notHeld(names, owner: owner, freed: freed)
         default: throw RingfenceError.unexpected(reply)
         }
     }
@@ -317,6 +318,11 @@ extension RingfenceClient {
             throw RingfenceError(
                 .notHeld, effect: .none,
                 "the token is of \(value.nameCount) names taken together, not of \(names.count): name exactly those")
+        }
+        guard value.isOf(names) else {
+            throw RingfenceError(
+                .notHeld, effect: .none,
+                "the token is of other names taken together than \(describe(names)): name exactly those")
         }
         return value
     }

@@ -10,8 +10,8 @@
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
 --   {2, position, ms, arrival}     acquire, release: queued; ask again after that many ms if no grant was pushed
---   {0, ms, owner}                 acquire: busy for about that many ms; release: the value does not hold all the names; those
---                                  that it holds were given back ('' as owner: nobody holds any of them)
+--   {0, ms, owner}                 acquire: busy for about that many ms ('' as owner: nobody holds any of the names)
+--   {0, ms, owner, n}              release: the value does not hold all the names; the n that it held were given back
 --   1                              release, cancel: done
 --   {fence, value, ms}             force: every fence up to this one is dead; what was taken away, and its time left (nil: free)
 --
@@ -423,7 +423,7 @@ if verb == 'release' then
             audit('release', name_of(i), owner, fence)
         end
         if part[1] then settle(nil) end
-        return { 0, held_ms(), holder() }
+        return { 0, held_ms(), holder(), #part }
     end
     if ARGV[8] ~= '' then return wait_for_it(ARGV[5], place_of(ARGV[5], ARGV[6], ARGV[7]), nil, true) end
     settle(nil, true)

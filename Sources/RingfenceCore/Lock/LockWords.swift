@@ -3,11 +3,13 @@
 // The small values of a lock as they stand in Redis: the value of a lock key and a waiter's place in a queue. lock.lua
 // reads and writes the same text; both are made here only, so that a comparison at Redis is one of bytes.
 
+import CXXHash
+
 /// The value of a lock key, `<fence>:<nonce>:<owner>`. Holding it is the right to renew and release.
 package struct LockValue: Hashable, Sendable {
     package var fence: Int64
     /// Random, one per logical acquire: `<process>-<counter>-<secret>`; for several names the counter is
-    /// followed by `x` and their number.
+    /// followed by `x` and their number, and the secret by their digest.
     package var nonce: String
     package var owner: String
 
@@ -51,6 +53,21 @@ package struct LockValue: Hashable, Sendable {
         let parts = nonce.split(separator: "-", maxSplits: 2)
         guard parts.count == 3, let mark = parts[1].lastIndex(of: "x") else { return 1 }
         return Int(parts[1][parts[1].index(after: mark)...]) ?? 1
+    }
+
+    /// False if it was taken for other names than these, which stand in the order of their bytes. (Of one name only Redis
+    /// knows, and compares.)
+    package func isOf(_ names: [String]) -> Bool {
+        guard nameCount == names.count else { return false }
+        let secret = nonce.split(separator: "-", maxSplits: 2).last ?? ""
+        guard names.count > 1, secret.utf8.count == 48 else { return true }
+        return UInt64(secret.suffix(16), radix: 16) == Self.digest(of: names)
+    }
+
+    /// Tells names taken together from others: to find mistakes, not forgers.
+    package static func digest(of names: [String]) -> UInt64 {
+        var text = names.joined(separator: "\n")
+        return text.withUTF8 { rf_xxh3_64($0.baseAddress, $0.count, 0) }
     }
 }
 

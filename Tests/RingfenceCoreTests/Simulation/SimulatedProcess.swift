@@ -220,7 +220,8 @@ final class SimulatedProcess {
                 return isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence)
             case .queued(let position, let milliseconds, let arrival):
                 return .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival)
-            case .busy(let milliseconds, _): return .busy(ticket, milliseconds: milliseconds)
+            case .busy(let milliseconds, _), .notWhole(let milliseconds, _, _):
+                return .busy(ticket, milliseconds: milliseconds)
             case .renewed([true]): return isConfirmed ? .claimed(ticket) : .unconfirmed(ticket, fence: claimed)
             case .renewed: return .claimRefused(ticket)
             case .done, .forced, .free: return .released(ticket)

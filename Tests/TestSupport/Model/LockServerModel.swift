@@ -25,6 +25,8 @@ package struct LockServerModel: Sendable {
         case fence(Int64)
         case queued(position: Int64, milliseconds: Int64, arrival: Int64)
         case busy(milliseconds: Int64, owner: String)
+        /// A release of what was not held, or not all of it: as many names as were are free now.
+        case notWhole(milliseconds: Int64, owner: String, freed: Int64)
         case done
         case forced(fence: Int64, value: LockValue, milliseconds: Int64)
         /// Forced, but nobody held it.
@@ -174,7 +176,7 @@ extension LockServerModel {
             let part = names.filter { locks[$0]?.value == value }
             for name in part { locks[name] = nil }
             if !part.isEmpty { handOn(names, caller: nil) }
-            return .busy(milliseconds: timeLeft(names), owner: holder(names))
+            return .notWhole(milliseconds: timeLeft(names), owner: holder(names), freed: Int64(part.count))
         }
         if let successor, successor.place == nil || !isWanted(names) {
             let until = end(in: successor.holdMilliseconds)
