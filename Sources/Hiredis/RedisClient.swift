@@ -244,11 +244,13 @@ extension RedisClient {
     }
 
     /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them. The
-    /// callback comes on the event loop, exactly once. Not cancellable.
+    /// callback comes on the event loop, exactly once, unless all of it was taken back.
+    ///
+    /// - Returns: by what `withdraw` finds it.
     package func runAndWait(
         _ parts: [ScriptPart], replicas: Int, within: Duration, deadline: Duration? = nil,
         completion: @escaping @Sendable (Result<ConfirmedParts, RedisError>) -> Void
-    ) {
+    ) -> Submission {
         let waiter = Waiter.callback { result in
             completion(
                 result.flatMap { reply in
@@ -259,13 +261,14 @@ extension RedisClient {
                     return .success(ConfirmedParts(replies: replies))
                 })
         }
-        core.submit(waiter, replies: parts.count + 1, isSingle: false, deadline: deadline) { writer in
+        let number = core.submit(waiter, replies: parts.count + 1, isSingle: false, deadline: deadline) { writer in
             for part in parts {
                 part.script.begin(&writer, keys: part.keys, arguments: part.arguments, whole: part.isWhole)
                 part.encode(&writer)
             }
             writer.wait(replicas: replicas, within: within)
         }
+        return Submission(number: number)
     }
 }
 

@@ -57,11 +57,14 @@ import Testing
         }
     }
 
-    @Test func `a wait on a Redis that is not there says why, and that nothing was done`() async throws {
+    private static let confirmed = LockOptions(durability: .confirmed(replicas: 1, within: .seconds(1)))
+
+    @Test(arguments: [LockOptions(), confirmed])
+    func `a wait on a Redis that is not there says why, and that nothing was done`(options: LockOptions) async throws {
         let port = try freePort()
         try await withClient("redis://127.0.0.1:\(port)", { $0.commandTimeout = .seconds(2) }) { client in
             for wait in [Duration.zero, .milliseconds(300), .seconds(3)] {
-                let error = await failure { try await client.acquire("k", wait: wait) }
+                let error = await failure { try await client.acquire("k", wait: wait, options: options) }
                 #expect(error?.code == .unavailable && error?.isRetriable == true)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(error?.message.contains("refused") == true, "\(error?.message ?? "")")
@@ -70,13 +73,73 @@ import Testing
         }
     }
 
-    @Test func `a wait whose bytes left is unknown, and is withdrawn`() async throws {
+    @Test(arguments: [LockOptions(), confirmed])
+    func `of 500 waits at once in an outage none is unknown, and their end leaves nothing to be done`(
+        options: LockOptions
+    ) async throws {
+        try await withObservedRedis { server, observer in
+            let url = "redis://127.0.0.1:\(server.port)"
+            try await withClient(url, { $0.commandTimeout = .milliseconds(500) }) { client in
+                _ = await failure { try await client.withLock("before", ttl: .seconds(60), options: options) { _ in } }
+                await server.kill(SIGKILL)
+                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                // That of its own which confirmed locks have is noticed with the first that fails.
+                _ = await failure {
+                    try await client.acquire("first", ttl: .seconds(60), wait: .milliseconds(500), options: options)
+                }
+                try await eventually("nothing is left of it") { client.table.isEmpty }
+                let known = Shared<Set<String>>([])
+                await withTaskGroup(of: Void.self) { group in
+                    for number in 0..<500 {
+                        group.addTask {
+                            let error = await failure {
+                                try await client.acquire(
+                                    "lock \(number)", ttl: .seconds(86_400), wait: .milliseconds(1 + number * 3),
+                                    options: options)
+                            }
+                            known.change {
+                                _ = $0.insert("\(error?.code.description ?? "") \(error?.effect.rawValue ?? "")")
+                            }
+                        }
+                    }
+                }
+                #expect(known.value == ["coordinator.unavailable none"])
+                try await server.restart()
+                try await eventually("all is forgotten", within: .seconds(90)) {
+                    client.table.isEmpty && client.cleanUp.isSettled
+                }
+                #expect(try await server.remains() == [])
+            }
+        }
+    }
+
+    @Test func `whom a release in an outage would pass the lock on to is told that nothing was done`() async throws {
+        try await withObservedRedis { server, observer in
+            let url = "redis://127.0.0.1:\(server.port)"
+            try await withClient(url, { $0.commandTimeout = .milliseconds(300) }) { client in
+                let lease = try await client.acquire("k", ttl: .seconds(60))
+                async let next = failure { try await client.acquire("k", ttl: .seconds(60), wait: .seconds(2)) }
+                try await eventually("it waits") { client.waiterCount == 1 }
+                await server.kill(SIGKILL)
+                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                _ = await failure { try await lease.release() }
+                let error = await next
+                #expect(error?.code == .unavailable && error?.effect == RingfenceError.Effect.none, "\(error as Any)")
+                #expect(error?.message.contains("refused") == true, "\(error?.message ?? "")")
+            }
+        }
+    }
+
+    @Test(arguments: [LockOptions(), confirmed])
+    func `a wait whose bytes left is unknown, and is withdrawn`(options: LockOptions) async throws {
         try await withObservedRedis { server, observer in
             let url = "redis://127.0.0.1:\(server.port)"
             try await withClient(url, { $0.commandTimeout = .seconds(30) }) { client in
-                try await client.withLock("before") { _ in }
+                _ = await failure { try await client.withLock("before", options: options) { _ in } }
                 await server.kill(SIGSTOP)
-                let error = await failure { try await client.acquire("k", ttl: .seconds(60), wait: .milliseconds(300)) }
+                let error = await failure {
+                    try await client.acquire("k", ttl: .seconds(60), wait: .milliseconds(300), options: options)
+                }
                 #expect(error?.code == .unavailable && error?.effect == .unknown)
                 #expect(!client.cleanUp.isSettled)
                 await server.kill(SIGCONT)

@@ -10,6 +10,11 @@
 // The order of calls is kept, also of those that nobody confirms (a withdrawal must not pass the acquire that it
 // withdraws): they go at once only if nothing waits here, and else in their place. Submitting is done under the lane's own
 // lock, or one thread could pass another between the decision and the deed; the connection calls nobody back from there.
+//
+// A call can be taken back as long as its bytes did not leave: from those that wait, and from a group that stands in the
+// connection's queue while there is no connection. The rest of that group then goes again, and nothing may have passed it
+// meanwhile; so while a group is not written, all others wait here. Without a connection a group is one call, which makes
+// taking back cheap where there is most of it, in an outage.
 
 import Hiredis
 import NIOCore
@@ -20,6 +25,10 @@ final class ConfirmingLane: Sendable {
     typealias Completion = @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void
 
     private struct Entry: Sendable {
+        /// Rising in the order of the calls.
+        var number: UInt64 = 0
+        /// Taken back; it stays until it is met.
+        var isWithdrawn = false
         var call: RedisClient.ScriptPart
         /// nil: nobody confirms it.
         var confirmation: Durability.Confirmation?
@@ -30,7 +39,26 @@ final class ConfirmingLane: Sendable {
 
     private struct State {
         var waiting: [Entry] = []
-        var isUnderWay = false
+        /// How many of them were taken back.
+        var withdrawn = 0
+        var underWay: Group?
+        var lastNumber: UInt64 = 0
+    }
+
+    /// Calls with one `WAIT` behind them.
+    private struct Group {
+        /// Which group: the answer to one that was taken back does not count.
+        var number: UInt64
+        var entries: [Entry]
+        var submission: RedisClient.Submission
+    }
+
+    /// A call on its way through the lane.
+    struct Submission: Sendable {
+        /// 0: it was refused.
+        fileprivate var number: UInt64
+        /// What has nothing to wait for goes straight to the connection.
+        fileprivate var direct: RedisClient.Submission?
     }
 
     /// Calls of one group: what Redis does without looking at others, but for the `WAIT`.
@@ -48,85 +76,157 @@ final class ConfirmingLane: Sendable {
     }
 
     /// Runs a call that nobody confirms, behind all that came before it.
-    func run(_ errand: any ScriptErrand) {
+    @discardableResult
+    func run(_ errand: any ScriptErrand) -> Submission {
         submit(errand, until: Moment.now.adding(Nanos(saturating: errand.deadline ?? commandTimeout)))
     }
 
     /// Runs a call, and asks how many replicas have it.
-    func run(_ call: ScriptCall, _ confirmation: Durability.Confirmation, completion: @escaping Completion) {
+    @discardableResult
+    func run(
+        _ call: ScriptCall, _ confirmation: Durability.Confirmation, completion: @escaping Completion
+    ) -> Submission {
         let patience = Nanos(saturating: commandTimeout) + confirmation.milliseconds * .millisecond
         let part = RedisClient.ScriptPart(
             script: call.script, keys: call.keys, arguments: call.arguments, encode: call.encode)
-        append(
+        return append(
             Entry(
                 call: part, confirmation: confirmation, until: Moment.now.adding(patience), completion: completion))
     }
 
-    private func submit(_ errand: any ScriptErrand, until: Nanos) {
-        let isSent = state.withLock { state in
-            guard state.waiting.isEmpty else { return false }
-            client.run(errand)
-            return true
+    /// Takes a call back whose bytes did not leave: they never will, and nobody is told of it. False if Redis may know of it.
+    func withdraw(_ submission: Submission) -> Bool {
+        if let direct = submission.direct { return client.withdraw(direct) }
+        guard submission.number > 0 else { return true }
+        let (isTaken, late) = state.withLock { state -> (Bool, [Entry]) in
+            if Self.withdraw(submission.number, &state) { return (true, []) }
+            guard let group = state.underWay,
+                let index = group.entries.firstIndex(where: { $0.number == submission.number }),
+                client.withdraw(group.submission)
+            else { return (false, []) }
+            var rest = group.entries
+            rest.remove(at: index)
+            state.underWay = nil
+            state.waiting.insert(contentsOf: rest, at: 0)
+            return (true, sendNext(&state))
         }
-        guard !isSent else { return }
+        refuse(late)
+        return isTaken
+    }
+
+    /// Whether the bytes of a call left; true as well when it ended otherwise.
+    func wasWritten(_ submission: Submission) -> Bool {
+        if let direct = submission.direct { return client.wasWritten(direct) }
+        return state.withLock { state in
+            if Self.index(of: submission.number, in: state) != nil { return false }
+            guard let group = state.underWay, group.entries.contains(where: { $0.number == submission.number }) else {
+                return submission.number != 0
+            }
+            return client.wasWritten(group.submission)
+        }
+    }
+
+    private static func index(of number: UInt64, in state: State) -> Int? {
+        var (low, high) = (0, state.waiting.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if state.waiting[middle].number < number { low = middle + 1 } else { high = middle }
+        }
+        guard low < state.waiting.count, state.waiting[low].number == number, !state.waiting[low].isWithdrawn else {
+            return nil
+        }
+        return low
+    }
+
+    private static func withdraw(_ number: UInt64, _ state: inout State) -> Bool {
+        guard let index = index(of: number, in: state) else { return false }
+        state.waiting[index].isWithdrawn = true
+        state.withdrawn += 1
+        // Now and then for many at once: each alone would move all that stand behind it.
+        if state.withdrawn > max(64, state.waiting.count / 2) { drop(&state) { $0.isWithdrawn } }
+        return true
+    }
+
+    private static func drop(_ state: inout State, _ isOver: (Entry) -> Bool) {
+        state.waiting.removeAll { $0.isWithdrawn || isOver($0) }
+        state.withdrawn = 0
+    }
+
+    private func submit(_ errand: any ScriptErrand, until: Nanos) -> Submission {
+        let direct = state.withLock { state -> RedisClient.Submission? in
+            guard state.waiting.isEmpty, state.underWay.map({ client.wasWritten($0.submission) }) ?? true else {
+                return nil
+            }
+            return client.run(errand)
+        }
+        if let direct { return Submission(number: 0, direct: direct) }
         let part = RedisClient.ScriptPart(
             script: errand.script, keys: errand.keys, arguments: errand.arguments, encode: { errand.encode(&$0) })
-        append(
+        return append(
             Entry(call: part, confirmation: nil, until: until) { result in errand.finish(result.map(\.reply)) })
     }
 
-    private func append(_ entry: Entry) {
-        let (late, isFull) = state.withLock { state -> ([Entry], Bool) in
-            guard state.waiting.count < limit else { return ([], true) }
+    private func append(_ entry: Entry) -> Submission {
+        let (number, late) = state.withLock { state -> (UInt64, [Entry]) in
+            guard state.waiting.count - state.withdrawn < limit else { return (0, []) }
+            state.lastNumber += 1
+            var entry = entry
+            entry.number = state.lastNumber
             state.waiting.append(entry)
-            return (sendNext(&state), false)
+            return (entry.number, sendNext(&state))
         }
-        if isFull {
+        if number == 0 {
             client.eventLoop.execute {
                 entry.completion(
                     .failure(RedisError(.overloaded, effect: .none, "too many calls wait for their confirmation")))
             }
         }
         refuse(late)
+        return Submission(number: number)
     }
 
     /// Those for which it is too late now are for the caller to refuse, outside the lock.
     private func sendNext(_ state: inout State) -> [Entry] {
-        guard !state.isUnderWay else { return [] }
+        guard state.underWay == nil else { return [] }
         let now = Moment.now
-        let late = state.waiting.filter { $0.until <= now }
-        state.waiting.removeAll { $0.until <= now }
+        let late = state.waiting.filter { $0.until <= now && !$0.isWithdrawn }
+        Self.drop(&state) { $0.until <= now }
         let confirmation = state.waiting.lazy.compactMap(\.confirmation).first
+        let most = client.isConnected ? Self.most : 1
         let count =
-            state.waiting.prefix(Self.most).firstIndex { $0.confirmation != nil && $0.confirmation != confirmation }
-            ?? min(state.waiting.count, Self.most)
+            state.waiting.prefix(most).firstIndex { $0.confirmation != nil && $0.confirmation != confirmation }
+            ?? min(state.waiting.count, most)
         guard count > 0 else { return late }
-        let group = Array(state.waiting[..<count])
+        let entries = Array(state.waiting[..<count])
         state.waiting.removeFirst(count)
-        state.isUnderWay = true
+        state.lastNumber += 1
+        let number = state.lastNumber
         let within = Duration.milliseconds(confirmation?.milliseconds ?? 1)
-        client.runAndWait(
-            group.map(\.call), replicas: confirmation?.replicas ?? 0, within: within, deadline: commandTimeout + within
-        ) { [self] result in ended(group, result) }
+        let submission = client.runAndWait(
+            entries.map(\.call), replicas: confirmation?.replicas ?? 0, within: within,
+            deadline: commandTimeout + within
+        ) { [self] result in ended(number, result) }
+        state.underWay = Group(number: number, entries: entries, submission: submission)
         return late
     }
 
-    private func ended(_ group: [Entry], _ result: Result<RedisClient.ConfirmedParts, RedisError>) {
-        var again: [Entry] = []
+    private func ended(_ number: UInt64, _ result: Result<RedisClient.ConfirmedParts, RedisError>) {
         var done: [(Entry, Result<RedisClient.Confirmed, RedisError>)] = []
-        for (index, entry) in group.enumerated() {
-            let its = result.flatMap { $0.part(index) }
-            if case .failure(let error) = its, error.server?.prefix == .noScript, !entry.call.isWhole {
-                // Nothing was done. It keeps its place before all that came after it.
-                var entry = entry
-                entry.call.isWhole = true
-                again.append(entry)
-            } else {
-                done.append((entry, its))
+        let late = state.withLock { state -> [Entry] in
+            guard let group = state.underWay, group.number == number else { return [] }
+            var again: [Entry] = []
+            for (index, entry) in group.entries.enumerated() {
+                let its = result.flatMap { $0.part(index) }
+                if case .failure(let error) = its, error.server?.prefix == .noScript, !entry.call.isWhole {
+                    // Nothing was done. It keeps its place before all that came after it.
+                    var entry = entry
+                    entry.call.isWhole = true
+                    again.append(entry)
+                } else {
+                    done.append((entry, its))
+                }
             }
-        }
-        let late = state.withLock { state in
-            state.isUnderWay = false
+            state.underWay = nil
             state.waiting.insert(contentsOf: again, at: 0)
             return sendNext(&state)
         }
@@ -136,11 +236,15 @@ final class ConfirmingLane: Sendable {
 
     private func refuse(_ late: [Entry]) {
         guard !late.isEmpty else { return }
+        let absence = client.absence
+        let error =
+            absence.map {
+                RedisError(
+                    .notConnected, effect: .none, "no connection within the deadline; last: \($0.message)",
+                    server: $0.server)
+            } ?? RedisError(.timedOut, effect: .none, "its turn did not come within the deadline")
         client.eventLoop.execute {
-            for entry in late {
-                entry.completion(
-                    .failure(RedisError(.timedOut, effect: .none, "its turn did not come within the deadline")))
-            }
+            for entry in late { entry.completion(.failure(error)) }
         }
     }
 }

@@ -59,47 +59,57 @@ final class Courier: Sendable {
 
     /// The same for what stands in one object.
     func run(_ errand: any ScriptErrand, confirmation: Confirmation?) -> Submission {
-        if confirmation != nil, let lane {
-            lane.run(errand)
-            return .gone
-        }
-        return Submission(client: main, inner: main.run(errand))
+        if confirmation != nil, let lane { return .confirming(lane, lane.run(errand)) }
+        return .main(main, main.run(errand))
     }
 
     /// A command on its way, by which it can be taken back while it was not written.
-    struct Submission: Sendable {
-        /// nil: it stands in a lane, and is taken for written.
-        fileprivate let client: RedisClient?
-        fileprivate let inner: RedisClient.Submission?
-
-        static let gone = Submission(client: nil, inner: nil)
+    enum Submission: Sendable {
+        case main(RedisClient, RedisClient.Submission)
+        case confirming(ConfirmingLane, ConfirmingLane.Submission)
+        /// It was refused, and never was on its way.
+        case refused
 
         /// True if it never reached Redis and never will; then nobody is told of it any more.
         func withdraw() -> Bool {
-            guard let client, let inner else { return false }
-            return client.withdraw(inner)
+            switch self {
+            case .main(let client, let inner): client.withdraw(inner)
+            case .confirming(let lane, let inner): lane.withdraw(inner)
+            case .refused: true
+            }
         }
 
         var wasWritten: Bool {
-            guard let client, let inner else { return true }
-            return client.wasWritten(inner)
+            switch self {
+            case .main(let client, let inner): client.wasWritten(inner)
+            case .confirming(let lane, let inner): lane.wasWritten(inner)
+            case .refused: false
+            }
         }
 
         /// Why it was not written.
-        var absence: RedisError? { client?.absence }
+        var absence: RedisError? {
+            switch self {
+            case .main(let client, _): client.absence
+            case .confirming(let lane, _): lane.client.absence
+            case .refused: nil
+            }
+        }
     }
 
     /// Runs the call and asks, in the same write, how many replicas have it.
+    @discardableResult
     func runConfirmed(
         _ call: ScriptCall, _ confirmation: Confirmation,
         completion: @escaping @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void
-    ) {
+    ) -> Submission {
         guard let lane else {
-            return main.eventLoop.execute {
+            main.eventLoop.execute {
                 completion(.failure(RedisError(.closed, effect: .none, "the client is closed")))
             }
+            return .refused
         }
-        lane.run(call, confirmation, completion: completion)
+        return .confirming(lane, lane.run(call, confirmation, completion: completion))
     }
 
     /// Runs the call for a caller that waits for the answer.

@@ -93,6 +93,8 @@ final class LockTable: Sendable {
         /// up. What never left is only taken out of our own queue, so that an outage leaves nothing to be done after it.
         var asked = ""
         var mayStand = false
+        /// The release that passes the lock on to it, and was the first to name it.
+        var passing: LockMachine.Ticket?
 
         func sent(_ nonce: String, mayStand: Bool) {
             if asked != nonce { (asked, self.mayStand) = (nonce, false) }
@@ -375,7 +377,11 @@ final class LockTable: Sendable {
             if ticket != nil {
                 entry.asking = nil
                 entry.lastError = error
-                if error.map({ $0.effect != .none }) ?? (busy == nil) { entry.mayStand = true }
+                if error.map({ $0.effect != .none }) ?? (busy == nil) {
+                    entry.mayStand = true
+                } else if error != nil, entry.passing == ticket {
+                    entry.mayStand = false  // the release never left, and its successor's name with it
+                }
             }
             if let busy { entry.lastBusy = busy }
             var afterwards = AfterwardsList()
@@ -405,7 +411,10 @@ final class LockTable: Sendable {
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
             // What becomes of it the successor gets or not, also when no answer comes.
-            if let successor { entry.sent(successor.nonce, mayStand: true) }
+            if let successor {
+                entry.sent(successor.nonce, mayStand: true)
+                entry.passing = ticket
+            }
             _ = send(.release(value, successor: successor), key, ticket)
         case .deliver(let id, let grant):
             guard let waiting = entry.takeWaiting(id) else { return }
@@ -531,14 +540,13 @@ final class LockTable: Sendable {
         guard errand.grants, let confirmation = key.confirmation else {
             return courier.run(errand, confirmation: key.confirmation)
         }
-        courier.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
+        return courier.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
             switch result {
             case .success(let confirmed):
                 answered(errand, confirmed.reply, acknowledged: confirmed.acknowledged)
             case .failure(let error): failed(errand, error)
             }
         }
-        return .gone
     }
 
     private func sendClaim(_ key: Key, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {
