@@ -69,7 +69,7 @@ public final class RingfenceClient: Service, Sendable {
         watch.attach(courier.main)
         taskExecutor = LoopExecutor(courier.main.eventLoop)
         ticker = Ticker(eventLoop: courier.main.eventLoop)
-        cleanUp = CleanUp(courier: courier, logger: logger)
+        cleanUp = CleanUp(courier: courier, metrics: metrics, logger: logger)
         keeper = LeaseKeeper(courier: courier, scripts: scripts, ticker: ticker, metrics: metrics, logger: logger)
         table = LockTable(
             courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,

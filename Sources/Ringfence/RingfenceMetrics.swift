@@ -19,6 +19,8 @@ struct RingfenceMetrics: Sendable {
     let releases = Counter(label: "ringfence_lock_releases_total")
     /// Releases that Redis did not answer in time: the lock may stay held until its lease ends.
     let releaseFailures = Counter(label: "ringfence_lock_release_failures_total")
+    /// Withdrawals that were not begun because too many waited for an answer: what they would undo stays for its ttl.
+    let cleanUpsDropped = Counter(label: "ringfence_lock_clean_ups_dropped_total")
     /// Leases that ended before their holder was done, whatever the reason: watch this one.
     let lost = Counter(label: "ringfence_lock_lost_total")
     /// Renewals that did not get through (each is tried again until the deadline).

@@ -127,7 +127,7 @@ import Testing
 }
 
 /// Keeps each line with all its metadata.
-private struct Capture: LogHandler {
+struct Capture: LogHandler {
     let lines: Shared<[String]>
     var metadata: Logger.Metadata = [:]
     var logLevel = Logger.Level.trace

@@ -2,7 +2,10 @@
 //
 // What callers are told of what never left this process, and that an outage leaves nothing to be done after it.
 
+import CoreMetrics
 import Hiredis
+import Logging
+import MetricsTestKit
 import RingfenceCore
 import TestSupport
 import Testing
@@ -146,6 +149,38 @@ import Testing
                 try await eventually("it is withdrawn") { client.cleanUp.isSettled }
                 #expect(try await server.remains() == [])
             }
+        }
+    }
+
+    @Test func `more clean-ups than may wait at once are dropped, counted, and said once`() async throws {
+        try await withObservedRedis { server, observer in
+            let metrics = TestMetrics()
+            let log = Shared<[String]>([])
+            let proxy = try await TCPProxy.start(to: server)
+            try await withClient(proxy.url) { client in
+                let cleanUp = CleanUp(
+                    courier: client.courier, metrics: withMetricsFactory(metrics) { RingfenceMetrics() },
+                    logger: Logger(label: "captured") { _ in Capture(lines: log) }, most: 4)
+                proxy.update { $0.serverToClient.isStalled = true }
+                func perform(_ numbers: Range<Int>) {
+                    for number in numbers {
+                        let terms = LockTerms(owner: "one", ttl: .second)
+                        cleanUp.perform(
+                            client.scripts.cancel(["lock \(number)"], nonce: "p-\(number)-s", terms), confirmation: nil,
+                            holdMilliseconds: 60_000)
+                    }
+                }
+                func dropped() -> Int64 { metrics.counterTotal(label: "ringfence_lock_clean_ups_dropped_total") }
+                perform(0..<10)
+                #expect(dropped() == 6)
+                #expect(log.value.filter { $0.contains("too many clean-ups") }.count == 1)
+                proxy.update { $0.serverToClient.isStalled = false }
+                try await eventually("there is room again") { cleanUp.isSettled }
+                perform(10..<12)
+                try await eventually("they are done") { cleanUp.isSettled }
+                #expect(dropped() == 6)
+            }
+            await proxy.close()
         }
     }
 }

@@ -7,8 +7,10 @@
 // On a connection that stands nothing is repeated, however long the answer takes: a Redis that is slow would only get more
 // to do (seen: undoing 64 joins, again each second, kept a Redis busy for good). So a call waits for its answer until what
 // it would undo has expired by itself. After an error it is repeated, each time later and at most each half minute. And there
-// are only as many at once as commands may be in flight: what would be one too many ends with its own time to live too.
+// are only as many at once as commands may be in flight: what would be one too many ends with its own time to live too, and
+// a metric counts it and the log says it once.
 
+import CoreMetrics
 import Hiredis
 import Logging
 import NIOCore
@@ -24,14 +26,18 @@ final class CleanUp: Sendable {
     }
 
     static let most = 65_536
+    private let most: Int
+    private let metrics: RingfenceMetrics
     private static let longestDelay: Int64 = 30_000
 
     private let courier: Courier
     private let logger: Logger
     private let state = Mutex(State())
 
-    init(courier: Courier, logger: Logger) {
+    init(courier: Courier, metrics: RingfenceMetrics, logger: Logger, most: Int = CleanUp.most) {
         self.courier = courier
+        self.metrics = metrics
+        self.most = most
         self.logger = logger
     }
 
@@ -41,9 +47,9 @@ final class CleanUp: Sendable {
     /// Sends `call` now, and again after an error, for at least `holdMilliseconds`.
     func perform(_ call: ScriptCall, confirmation: Courier.Confirmation?, holdMilliseconds: Int64) {
         let (hasRoom, isNews) = state.withLock { state in
-            guard state.outstanding >= Self.most else {
+            guard state.outstanding >= most else {
                 state.outstanding += 1
-                if state.outstanding < Self.most / 2 { state.isOverfull = false }
+                if state.outstanding < most / 2 { state.isOverfull = false }
                 return (true, false)
             }
             defer { state.isOverfull = true }
@@ -52,9 +58,9 @@ final class CleanUp: Sendable {
         if isNews {
             logger.warning(
                 "too many clean-ups wait for an answer; what further ones would undo ends with its own time to live",
-                metadata: [LoggingKeys.reason: "\(Self.most)"])
+                metadata: [LoggingKeys.reason: "\(most)"])
         }
-        guard hasRoom else { return }
+        guard hasRoom else { return metrics.cleanUpsDropped.increment() }
         let until = Moment.now.adding(max(holdMilliseconds, 60_000) * .millisecond)
         send(call, confirmation: confirmation, until: until, failures: 0)
     }
