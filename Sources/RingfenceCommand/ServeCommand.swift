@@ -16,7 +16,9 @@ struct ServeCommand: AsyncParsableCommand {
             variable, a variable over the file. Put passwords in a variable or the file: flags show in the process list.
 
             SIGTERM, SIGQUIT and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
-            exits with 0 within 10 s. SIGHUP reads the token file again.
+            exits with 0 within 10 s. SIGHUP reads the token file again; what waits or streams under a token that left it ends.
+
+            Never set --delivery-time behind a proxy: proxies reset connections whose answers were read.
 
             A web page of another origin can order nothing, and a Host that is not localhost, --host, an address or an \
             --allowed-host is answered 421.
@@ -41,6 +43,8 @@ struct ServeCommand: AsyncParsableCommand {
     var allowedHost: [String] = []
     @Option(help: .setting(.connections, "number"))
     var connections: String?
+    @Option(help: .setting(.deliveryTime, "duration"))
+    var deliveryTime: String?
     @Option(help: .setting(.eventHeartbeat, "duration"))
     var eventHeartbeat: String?
     @Option(help: .setting(.eventLength, "number"))
@@ -56,7 +60,8 @@ struct ServeCommand: AsyncParsableCommand {
         let settings = try redis.settings([
             .host: host, .port: port, .tokenFile: tokenFile,
             .allowedHost: allowedHost.isEmpty ? nil : allowedHost.joined(separator: ","), .connections: connections,
-            .eventHeartbeat: eventHeartbeat, .eventLength: eventLength, .maxMembers: maxMembers, .maxGroups: maxGroups,
+            .deliveryTime: deliveryTime, .eventHeartbeat: eventHeartbeat, .eventLength: eventLength,
+            .maxMembers: maxMembers, .maxGroups: maxGroups,
         ])
         let logger = makeLogger(settings, default: .info)
         try await Serve.run(settings, logger: logger) { lines in

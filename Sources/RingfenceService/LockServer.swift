@@ -37,6 +37,7 @@ package struct LockServer: Service {
     let registry: PrometheusRegistry
     let logger: Logger
     /// How often an idle stream of events shows that it lives.
+    let deliveryTime: Duration
     let heartbeat: Duration
     let onRunning: @Sendable (Int) -> Void
     private let draining = OneShot()
@@ -51,7 +52,8 @@ package struct LockServer: Service {
     ///   - onRunning: called once connections are accepted.
     package init(
         client: RingfenceClient, host: String, port: Int, tokens: TokenFile?, registry: PrometheusRegistry,
-        logger: Logger, allowedHosts: [String] = [], connections: Int = 10_000, heartbeat: Duration = .seconds(10),
+        logger: Logger, allowedHosts: [String] = [], connections: Int = 10_000,
+        deliveryTime: Duration = .zero, heartbeat: Duration = .seconds(10),
         onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
@@ -64,6 +66,7 @@ package struct LockServer: Service {
         self.connections = connections
         self.registry = registry
         self.logger = logger
+        self.deliveryTime = deliveryTime
         self.heartbeat = heartbeat
         self.onRunning = onRunning
     }
@@ -89,13 +92,16 @@ package struct LockServer: Service {
             metrics: registry, logger: logger)
         let connections = Connections(maximum: connections, metrics: registry, logger: logger)
         let admission = Admission(tokens: tokens)
+        let deliveryTime = deliveryTime
         let server = HTTPServerBuilder { responder in
             LoopBoundChannel(
                 connections: connections,
                 base: HTTP1Channel(
                     responder: responder,
                     configuration: .init(
-                        additionalChannelHandlers: [ConnectionGuard(admission: admission)],
+                        additionalChannelHandlers: [
+                            ConnectionGuard(admission: admission, deliveryTime: deliveryTime)
+                        ],
                         idleTimeout: Self.idleTimeout,
                         httpDecoderConfiguration: .init(
                             maxHeaderFieldSize: 16_384, maxHeaderListSize: 16_384, maxHeaderFieldCount: 100))))

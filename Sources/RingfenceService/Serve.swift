@@ -73,7 +73,7 @@ package enum Serve {
         let server = LockServer(
             client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry,
             logger: logger, allowedHosts: settings.allowedHosts, connections: settings.connections,
-            heartbeat: settings.eventHeartbeat
+            deliveryTime: settings.deliveryTime, heartbeat: settings.eventHeartbeat
         ) { port in
             announce(
                 """

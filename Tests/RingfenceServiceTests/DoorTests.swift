@@ -164,8 +164,11 @@ private struct DeafClient {
         }
     }
 
+    /// For clients that connect directly.
+    private static let watchful = ["--delivery-time", "250ms"]
+
     @Test func `a lock acquired without waiting by a caller that is gone is free again`() async throws {
-        try await withService { service, redis in
+        try await withService(Self.watchful) { service, redis in
             for _ in 0..<40 {
                 let client = try DeafClient(port: service.port)
                 client.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
@@ -181,7 +184,7 @@ private struct DeafClient {
     @Test func `a caller that closes a moment after it was granted the lock, without reading, has not got it`()
         async throws
     {
-        try await withService { service, redis in
+        try await withService(Self.watchful) { service, redis in
             for round in 0..<40 {
                 let hold = try await service.request(
                     "POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000,"waitMs":60000}"#)
@@ -202,13 +205,63 @@ private struct DeafClient {
     }
 
     @Test func `a caller that read its answer and closes keeps its lock`() async throws {
-        try await withService { service, redis in
+        try await withService(Self.watchful) { service, redis in
             let connection = try await service.connect()
             try await connection.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
             #expect(try await connection.answer()?.status == 200)
             try await connection.closeNow()
             try await allAreGone(service)
             #expect(try await redis.cli("EXISTS", Self.lock) == "1")
+        }
+    }
+
+    /// Proxies end their connections to servers with a reset, right behind an answer that they passed on.
+    @Test(arguments: [("", []), ("option forwardfor", watchful)])
+    func `50 locks acquired through an HAProxy that does not reuse connections stay held`(
+        option: String, arguments: [String]
+    ) async throws {
+        try await withService(arguments) { service, redis in
+            let directory = try TemporaryDirectory()
+            let port = try freePort()
+            try writeFile(
+                directory.path + "/haproxy.cfg",
+                """
+                defaults
+                    mode http
+                    timeout connect 60s
+                    timeout client 60s
+                    timeout server 60s
+                    \(option)
+                frontend front
+                    bind 127.0.0.1:\(port)
+                    default_backend back
+                backend back
+                    http-reuse never
+                    server one 127.0.0.1:\(service.port)
+
+                """)
+            let path = Environment.values["PATH"] ?? "/usr/bin:/bin"
+            let proxy = try await Program.start(
+                program: "haproxy", ["-db", "-f", directory.path + "/haproxy.cfg"],
+                environment: ["PATH=\(path):/usr/sbin:/sbin"], in: directory)
+            try await eventually("HAProxy listens") {
+                guard proxy.process.isRunning else { throw TestSupportError(proxy.output + proxy.error) }
+                return (try? await RawConnection.open(port: port).close()) != nil
+            }
+            for number in 0..<50 {
+                let connection = try await RawConnection.open(port: port)
+                try await connection.send("POST", "/v1/locks/\(number)/acquire", #"{"ttlMs":3600000}"#)
+                #expect(try await connection.answer()?.status == 200)
+                try await connection.closeNow()
+            }
+            try await allAreGone(service)
+            // What would be given back by now is on its way; behind it, on the same connection to Redis, this is not.
+            _ = try await service.request("GET", "/v1/locks/0")
+            for number in 0..<50 {
+                #expect(try await redis.cli("EXISTS", "ringfence:{default}:lock:\(number)") == "1", "\(number)")
+            }
+            proxy.process.signal(SIGTERM)
+            _ = await proxy.process.wait()
         }
     }
 

@@ -129,4 +129,56 @@ import Testing
             try await sending.value
         }
     }
+
+    @Test(arguments: [0, 60_000])
+    func `300 pipelined acquires in one piece are answered in order`(wait: Int) async throws {
+        try await withService { service, redis in
+            var token: String?
+            if wait > 0 {
+                let held = try await service.request("POST", "/v1/locks/l0/acquire", #"{"ttlMs":3600000}"#)
+                token = held["token"]
+                #expect(token != nil, "\(held.body)")
+            }
+            let connection = try await service.connect()
+            let body = #"{"ttlMs":3600000,"waitMs":\#(wait)}"#
+            let requests = (0..<300).map { number in
+                "POST /v1/locks/l\(number)/acquire HTTP/1.1\r\nHost: localhost\r\n"
+                    + "Content-Type: application/json\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
+            }
+            try await connection.send(requests.joined())
+            if let token {
+                try await eventually("the first waits") {
+                    try await redis.cli("ZCARD", "ringfence:{default}:queue:l0") == "1"
+                }
+                _ = try await service.request("POST", "/v1/locks/l0/release", #"{"token":"\#(token)"}"#)
+            }
+            for number in 0..<300 {
+                let answer = try await connection.answer()
+                guard answer?.status == 200, answer?["name"] == "l\(number)" else {
+                    Issue.record("answer \(number): \(answer.map { "\($0)" } ?? "closed")")
+                    break
+                }
+            }
+            connection.close()
+        }
+    }
+
+    @Test func `who hangs up behind more than is read leaves the line`() async throws {
+        try await withService { service, redis in
+            _ = try await service.request("POST", "/v1/locks/l0/acquire", #"{"ttlMs":3600000}"#)
+            let connection = try await service.connect()
+            let body = #"{"ttlMs":3600000,"waitMs":60000}"#
+            let request =
+                "POST /v1/locks/l0/acquire HTTP/1.1\r\nHost: localhost\r\n"
+                + "Content-Type: application/json\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
+            try await connection.send(String(repeating: request, count: 300))
+            try await eventually("the first waits") {
+                try await redis.cli("ZCARD", "ringfence:{default}:queue:l0") == "1"
+            }
+            try await connection.closeNow()
+            try await eventually("nobody waits") {
+                try await redis.cli("ZCARD", "ringfence:{default}:queue:l0") == "0"
+            }
+        }
+    }
 }

@@ -8,12 +8,17 @@
 //    byte of all within 5 s. Without this, a client that sends one byte a second, or none, holds a connection for ever;
 //  - hanging up: a request that waits for a lock reads nothing, so nothing would tell it that its client has gone and
 //    that the lock must not be granted to it. A half-closed connection counts as hung up. An end of file is seen only
-//    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure; a client
-//    that sends more behind its waiting request than anybody needs to is hung up on.
+//    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure, up to a
+//    limit: what a client sends beyond it stays in the socket until the requests before it have their answers, in order.
+//    (The end of file of such a client is seen all the same: the kernel tells of it by itself.)
 //  - delivery: what an answer gives (a lock, a membership) is nobody's if the answer is not read. A client that has
-//    closed answers it with a reset. So for 250 ms behind such an answer a reset takes back what was given, and a
-//    connection that the client has ended is not closed here before, for the reset would be lost with it. Nothing more can
-//    be known: a client that closes in order has read all that came, one that resets (SO_LINGER of 0) says it has not.
+//    closed before its answer was written is seen, and nothing is given. One that closes later, without reading, resets
+//    the connection. But a proxy's reset says nothing of its client: proxies reset connections to servers as a matter of
+//    course, right behind an answer that was passed on and read, and taking it back would give the lock of a living holder
+//    to the next (seen: 48 of 50 with an HAProxy as it comes). So a reset counts only for the time that is set for it
+//    (--delivery-time, where clients connect directly), and never where a request says that it was forwarded. Otherwise a
+//    lock whose answer nobody read stays held until its ttl, which is late but safe. While it counts, a connection that the
+//    client has ended is not closed here, for the reset would be lost with it.
 //
 // It answers HTTP/1.0 as that is: without chunks, and closed behind the answer (VersionWatch).
 //
@@ -40,11 +45,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     static let requestsBehindMaximum = 16
     static let bytesBehindMaximum = 65_536
 
-    /// How long behind an answer a reset says that it was not read.
-    static let deliveryTime: TimeAmount = .milliseconds(250)
-
     private struct Given {
         var undo: @Sendable () async -> Void
+        /// A reset behind the answer takes it back.
+        var isWatched: Bool
         var answeredAt: NIODeadline?
     }
 
@@ -70,7 +74,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// It is of HTTP/1.0, which needs no Host.
     fileprivate var isOld = false
 
-    init(admission: Admission? = nil) { self.admission = admission }
+    /// - Parameter deliveryTime: how long behind an answer a reset says that it was not read.
+    init(admission: Admission? = nil, deliveryTime: Duration = .zero) {
+        self.admission = admission
+        self.deliveryTime = TimeAmount(deliveryTime)
+    }
 
     /// Takes its place, once there is a pipeline.
     func sit(_ seat: Seat) { self.seat = seat }
@@ -86,6 +94,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var unread: Scheduled<Void>?
     /// Not one byte has come yet.
     fileprivate var isSilent = true
+    private let deliveryTime: TimeAmount
     /// Its place among the connections, and how it shows that it may have one of those kept back.
     private let admission: Admission?
     fileprivate(set) var seat: Seat?
@@ -109,13 +118,18 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     /// Says what the answer that is about to be written gives.
-    /// - Parameter undo: takes it back; called at most once, when the answer was not read as far as one can know.
+    /// - Parameters:
+    ///   - undo: takes it back; called at most once, when the answer was not read as far as one can know.
+    ///   - isForwarded: the connection is a proxy's, whose end behind the answer says nothing of the client.
     /// - Returns: false when the client has gone: then nothing is written and it is for the caller to take it back.
-    static func give(_ undo: @Sendable @escaping () async -> Void, on channel: any Channel) async throws -> Bool {
+    static func give(
+        _ undo: @Sendable @escaping () async -> Void, isForwarded: Bool, on channel: any Channel
+    ) async throws -> Bool {
         do {
             return try await on(channel) { handler, _ in
                 guard !handler.hangUp.hasHappened else { return false }
-                handler.given.append(Given(undo: undo))
+                handler.given.append(
+                    Given(undo: undo, isWatched: !isForwarded && handler.deliveryTime > .zero))
                 return true
             }
         } catch { return false }
@@ -176,7 +190,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private func giveBack() {
         let now = NIODeadline.now()
         for gift in given {
-            if let at = gift.answeredAt, isClosedHere || now > at + Self.deliveryTime { continue }
+            if let at = gift.answeredAt, isClosedHere || now > at + deliveryTime { continue }
             Task { await gift.undo() }
         }
         given = []
@@ -228,35 +242,45 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         if isWaiting { readOn(context) }
     }
 
-    /// Reads although nobody takes what is read, for the end of file behind it; up to a limit.
+    /// Reads although nobody takes what is read, for the end of file behind it; up to a limit. What is behind that is read
+    /// when the request loop asks for it.
     private func readOn(_ context: ChannelHandlerContext) {
-        guard inProgress <= Self.requestsBehindMaximum + 1, bytesBehind <= Self.bytesBehindMaximum else {
-            hangUp.happen()
-            return context.close(promise: nil)
-        }
-        context.read()
+        if !isFull { context.read() }
     }
+
+    /// As much as may lies behind the request that waits.
+    private var isFull: Bool { inProgress > Self.requestsBehindMaximum || bytesBehind > Self.bytesBehindMaximum }
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
         switch unwrapOutboundIn(data) {
         case .head(let head):
             isAnswering = head.status.kind != .informational
-            if isAnswering, !isStreaming { isWaiting = false }
+            if isAnswering, !isStreaming, isWaiting {
+                isWaiting = false
+                // Who is in the middle of a request may not have been read from meanwhile.
+                if isReceiving { deadline = limited(.now() + Self.requestTimeout) }
+            }
         case .body: break
         case .end:
             isAnswering = false
             (isWaiting, isStreaming) = (false, false)
             inProgress -= 1
             if inProgress == 0 { seat?.isBusy = false }
-            for index in given.indices where given[index].answeredAt == nil { given[index].answeredAt = .now() }
+            if !given.isEmpty { answered() }
         }
         context.write(data, promise: promise)
         if isDue, let refusal { answer(refusal, context) }
     }
 
+    /// The answer is on its way.
+    private func answered() {
+        given.removeAll { $0.answeredAt == nil && !$0.isWatched }
+        for index in given.indices where given[index].answeredAt == nil { given[index].answeredAt = .now() }
+    }
+
     func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
         // Where the client has ended its side, closing ours ends the connection, and with it what a reset would tell.
-        let until = (given.compactMap(\.answeredAt).max() ?? .uptimeNanoseconds(0)) + Self.deliveryTime
+        let until = (given.compactMap(\.answeredAt).max() ?? .uptimeNanoseconds(0)) + deliveryTime
         if mode != .input, hangUp.hasHappened, !given.isEmpty, NIODeadline.now() < until {
             context.eventLoop.assumeIsolated().scheduleTask(deadline: until) {
                 self.isClosedHere = true
@@ -323,6 +347,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         timer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) {
             self.timer = nil
             guard self.isReceiving || self.isSilent, self.refusal == nil else { return }
+            // What is not read from does not fall behind.
+            if self.isWaiting, self.isFull, self.drainDeadline == nil { self.deadline = .now() + Self.requestTimeout }
             guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
             if self.isSilent {
                 self.seat?.endsInSilence()

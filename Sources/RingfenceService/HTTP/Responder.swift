@@ -59,12 +59,13 @@ struct Responder: Sendable {
             var exchange = Exchange(arrived: arrived, channel: channel)
             exchange.query = String(target[path.endIndex...].dropFirst())
             exchange.headers = request.headers
+            let route = table.routes[index]
             do {
-                reply = try await handle(table.routes[index], parameters, request, &exchange)
+                reply = try await handle(route, parameters, request, &exchange)
             } catch let error as ConnectionEnded {
                 throw error
             } catch {
-                reply = answer(error, table.routes[index].operation)
+                reply = answer(error, route.operation)
             }
         case .otherMethods(let methods):
             var problem = Problem(.methodNotAllowed, "\(path) takes \(methods.joined(separator: ", "))")
@@ -75,9 +76,12 @@ struct Responder: Sendable {
             reply = isAuthorized(request) ? Problem(.routeNotFound, hint).reply : Self.unauthorized.reply
         }
         metrics.record(reply.status, since: arrived)
-        if let undo = reply.undo, try await !ConnectionGuard.give(undo, on: channel) {
-            await undo()
-            throw ConnectionEnded()
+        if let undo = reply.undo {
+            let isForwarded = Self.isForwarded(request.headers)
+            if try await !ConnectionGuard.give(undo, isForwarded: isForwarded, on: channel) {
+                await undo()
+                throw ConnectionEnded()
+            }
         }
         try await Self.write(reply, isHead: isHead, writer)
     }
@@ -146,6 +150,14 @@ struct Responder: Sendable {
             logger.debug("a request was not served", metadata: ["route": "\(operation)", "error": "\(error)"])
         }
         return problem.reply
+    }
+
+    /// Whether a proxy says that it passes this on. (Not all do.)
+    private static func isForwarded(_ headers: HTTPFields) -> Bool {
+        forwarding.contains { headers.contains($0) }
+    }
+    private static let forwarding = ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"].map {
+        HTTPField.Name($0)!
     }
 
     private static func isJSON(_ type: String?) -> Bool {

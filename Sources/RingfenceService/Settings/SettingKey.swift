@@ -78,6 +78,10 @@ package struct SettingKey: Sendable, Hashable {
         "connections", .number, "10000",
         "How many connections may be open; a twentieth more is kept for health "
             + "checks and for clients with a token. 16 to 1000000.")
+    package static let deliveryTime = SettingKey(
+        "delivery-time", .duration, "0ms",
+        "How long behind an answer a reset of its connection takes back the lock or membership it gave: 250ms where "
+            + "clients connect directly, 0ms (never) behind a proxy. 0ms to 10s.")
     package static let eventHeartbeat = SettingKey(
         "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
     package static let eventLength = SettingKey(
@@ -96,6 +100,7 @@ package struct SettingKey: Sendable, Hashable {
 
     package static let all =
         client + [
-            host, port, tokenFile, allowedHost, connections, eventHeartbeat, eventLength, maxMembers, maxGroups,
+            host, port, tokenFile, allowedHost, connections, deliveryTime, eventHeartbeat, eventLength, maxMembers,
+            maxGroups,
         ]
 }

@@ -35,6 +35,7 @@ package struct Settings: Sendable {
     package var tokenFile: String?
     package var allowedHosts: [String] = []
     package var connections = 10_000
+    package var deliveryTime: Duration = .zero
     package var eventHeartbeat: Duration = .seconds(10)
     package var eventLength = 10_000
     package var limits = NamespaceLimits()
@@ -114,6 +115,12 @@ package struct Settings: Sendable {
                 throw Failure(description: "\(place) must be 16 to 1000000, not \(quoted(text))")
             }
             connections = number
+        case .deliveryTime:
+            guard let duration = Duration(text: text), duration >= .zero, duration <= .seconds(10) else {
+                throw Failure(
+                    description: "\(place) must be 0ms to 10s, written like 0ms or 250ms, not \(quoted(text))")
+            }
+            deliveryTime = duration
         case .eventHeartbeat:
             guard let duration = Duration(text: text), duration >= .milliseconds(100), duration <= .seconds(300) else {
                 throw Failure(
