@@ -369,6 +369,47 @@ private struct DeafClient {
         }
     }
 
+    @Test func `a token that leaves the file takes its streams, long polls and waits with it, and no others`()
+        async throws
+    {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/tokens"
+        let (leaving, staying) = ("the-first-token-of-all", "the-second-token-of-all")
+        try writeFile(file, "\(leaving)\n\(staying)\n")
+        try await withService(["--token-file", file]) { service, redis in
+            func begin(_ token: String) async throws -> [RawConnection] {
+                let header = ["Authorization: Bearer \(token)"]
+                let stream = try await service.connect()
+                try await stream.send("GET", "/v1/events", headers: header + ["Accept: text/event-stream"])
+                #expect(try await stream.answer()?.status == 200)
+                let poll = try await service.connect()
+                try await poll.send("GET", "/v1/events?wait=60000", headers: header)
+                let wait = try await service.connect()
+                try await wait.send(
+                    "POST", "/v1/locks/\(token)/acquire", #"{"ttlMs":60000,"waitMs":60000}"#, headers: header)
+                try await eventually("it waits") {
+                    try await redis.cli("ZCARD", "ringfence:{default}:queue:\(token)") == "1"
+                }
+                return [stream, poll, wait]
+            }
+            for token in [leaving, staying] {
+                let held = try await service.request(
+                    "POST", "/v1/locks/\(token)/acquire", #"{"ttlMs":60000}"#,
+                    headers: ["Authorization: Bearer \(staying)"])
+                #expect(held.status == 200)
+            }
+            let (ending, going) = (try await begin(leaving), try await begin(staying))
+            try writeFile(file, "\(staying)\n")
+            service.program.process.signal(SIGHUP)
+            try await eventually("those of the token that left are ended") { ending.allSatisfy(\.isClosed) }
+            try await eventually("its wait left the line") {
+                try await redis.cli("ZCARD", "ringfence:{default}:queue:\(leaving)") == "0"
+            }
+            #expect(going.allSatisfy { !$0.isClosed })
+            #expect(try await redis.cli("ZCARD", "ringfence:{default}:queue:\(staying)") == "1")
+        }
+    }
+
     @Test func `what a caller says it is stands in the audit as said, behind where it came from`() async throws {
         try await withService { service, _ in
             for name in ["the-ceo", String(repeating: "é", count: 64)] {

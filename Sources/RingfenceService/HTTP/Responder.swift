@@ -50,6 +50,8 @@ struct Responder: Sendable {
         let isHead = request.method == .head
         let refusal = origins.refusal(of: request.head)
         let match = refusal == nil ? table.match(isHead ? .get : request.method, path) : .none
+        var watch: TokenFile.Watch?
+        defer { if let watch { tokens?.forget(watch) } }
         var metrics = unmatched
         let reply: Reply
         switch match {
@@ -60,6 +62,10 @@ struct Responder: Sendable {
             exchange.query = String(target[path.endIndex...].dropFirst())
             exchange.headers = request.headers
             let route = table.routes[index]
+            if route.gives || route.streams, let tokens {
+                // It may wait for minutes. If its token leaves the file meanwhile, it ends with its connection.
+                watch = tokens.watch(request.headers[.authorization]) { channel.close(promise: nil) }
+            }
             do {
                 reply = try await handle(route, parameters, request, &exchange)
             } catch let error as ConnectionEnded {

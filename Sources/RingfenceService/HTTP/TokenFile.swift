@@ -3,6 +3,9 @@
 // The token file is changed for one reason that cannot wait: a token has leaked. So it is read again when it changes, looked
 // at once a second, and at once on SIGHUP. A bad new file changes nothing: who mistypes a line must not shut everybody out,
 // nor let everybody in. It says so in the log and in a metric until it is mended.
+//
+// Whoever asks is looked at when it asks. A stream of events or a wait in line goes on for long after that, so each
+// is watched: when its token has left the file, it is ended.
 import CoreMetrics
 import Logging
 import Synchronization
@@ -39,7 +42,12 @@ package final class TokenFile: Sendable {
     private struct State {
         var tokens: BearerTokens
         var mark: Mark
+        var watched: [Watch: (authorization: String, end: @Sendable () -> Void)] = [:]
+        var lastWatch: Watch = 0
     }
+
+    /// A request that is watched.
+    typealias Watch = UInt64
 
     private let path: String
     private let logger: Logger
@@ -64,14 +72,38 @@ package final class TokenFile: Sendable {
         return state.withLock { $0.tokens }.accept(authorization)
     }
 
+    /// As `accept`, for a request that may go on for long.
+    /// - Parameter end: called at most once, when the token is good no more.
+    /// - Returns: by what `forget` knows it; nil if the token is not good now.
+    func watch(_ authorization: String?, _ end: @Sendable @escaping () -> Void) -> Watch? {
+        guard let authorization else { return nil }
+        return state.withLock { state in
+            guard state.tokens.accept(authorization) else { return nil }
+            state.lastWatch += 1
+            state.watched[state.lastWatch] = (authorization, end)
+            return state.lastWatch
+        }
+    }
+
+    /// The request is over.
+    func forget(_ watch: Watch) { state.withLock { _ = $0.watched.removeValue(forKey: watch) } }
+
     /// Reads the file again if it is another, or `always`.
     func reload(always: Bool) {
         let mark = Mark(path)
         guard always || mark != state.withLock({ $0.mark }) else { return }
         do {
             let tokens = try BearerTokens(file: path)
-            state.withLock { $0 = State(tokens: tokens, mark: mark) }
-            logger.notice("the token file was read again", metadata: ["tokens": "\(tokens.count)"])
+            let ended = state.withLock { state in
+                (state.tokens, state.mark) = (tokens, mark)
+                let ended = state.watched.filter { !tokens.accept($0.value.authorization) }
+                for watch in ended.keys { state.watched[watch] = nil }
+                return ended.values.map(\.end)
+            }
+            for end in ended { end() }
+            logger.notice(
+                "the token file was read again",
+                metadata: ["tokens": "\(tokens.count)", "endedRequests": "\(ended.count)"])
             warn()
         } catch {
             state.withLock { $0.mark = mark }
