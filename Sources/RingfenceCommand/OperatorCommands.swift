@@ -150,7 +150,8 @@ struct AuditCommand: AsyncParsableCommand {
         abstract: "Show the newest grants and releases.",
         discussion: """
             Newest first, by Redis' clock, in UTC. The audit is bounded (about 10,000 records a namespace). A lock that \
-            expired has a grant and no release.
+            expired has a grant and no release. A holder is called what it calls itself, unproven; who took a lock away is shown \
+            with where the order came from.
 
             EXAMPLES
               ringfence audit
@@ -176,7 +177,7 @@ struct AuditCommand: AsyncParsableCommand {
         }
         if records.isEmpty { return try put("the audit is empty") }
         try printTable(
-            ["AT", "ACTION", "LOCK", "HOLDER", "FENCE", "HELD", "WAITED", "REASON"],
+            ["AT", "ACTION", "LOCK", "HOLDER (AS IT SAYS)", "FENCE", "HELD", "WAITED", "REASON"],
             records.map { record in
                 [
                     utcText(record.at), record.action, record.names.joined(separator: " "), record.owner,

@@ -419,6 +419,7 @@ private struct DeafClient {
                 let audit = try await service.request("GET", "/v1/audit?limit=1")
                 #expect(audit.body.contains("http/127.0.0.1 (says \(name.prefix(7))"), "\(audit.body)")
                 #expect(!audit.body.contains(#""\#(name)""#))
+                #expect(audit["ownerProven"] == "false", "a holder is what it calls itself: \(audit.body)")
             }
         }
     }

@@ -72,7 +72,7 @@ public struct AuditRecord: Sendable, Hashable {
     public var at: Int64
     /// Of which locks, taken together.
     public var names: [String]
-    /// Who held, for people.
+    /// Who held, for people: what the holder called itself, and no proof of who it was.
     public var owner: String
     /// Under which fence.
     public var fence: Int64

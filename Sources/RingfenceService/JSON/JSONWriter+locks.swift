@@ -67,6 +67,7 @@ extension JSONWriter {
             json.field("action", record.action)
             json.field("names", record.names)
             json.field("owner", record.owner)
+            json.field("ownerProven", false)
             json.field("fence", String(record.fence))
             if let held = record.held { json.field("heldMs", held.wholeMilliseconds) }
             if let waited = record.waited { json.field("waitedMs", waited.wholeMilliseconds) }
