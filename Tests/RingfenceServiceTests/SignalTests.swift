@@ -144,8 +144,8 @@ import Testing
         }
     }
 
-    @Test func `as the first process of a container an agent reaps what its checks leave behind`() async throws {
-        guard try await canMakeNamespaces() else { return }
+    @Test(.enabled("this machine lets nobody make namespaces of processes") { try await canMakeNamespaces() })
+    func `as the first process of a container an agent reaps what its checks leave behind`() async throws {
         try await withRedis { redis in
             let directory = try TemporaryDirectory()
             let count = directory.path + "/count"
@@ -169,7 +169,7 @@ import Testing
         }
     }
 
-    private func canMakeNamespaces() async throws -> Bool {
+    private static func canMakeNamespaces() async throws -> Bool {
         let trial = try await Program.start(
             program: "/usr/bin/unshare", ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "true"])
         return await trial.process.wait() == .code(0)

@@ -11,8 +11,7 @@ package struct IdPatience {
     package init() {}
 
     /// The pause before the next attempt, each twice as long as the one before; nil: the other lives.
-    package mutating func pause(_ error: RingfenceError) -> Duration? {
-        let now = ContinuousClock.now
+    package mutating func pause(_ error: RingfenceError, now: ContinuousClock.Instant = .now) -> Duration? {
         let left = Duration.milliseconds(error.retryAfterMilliseconds ?? 0)
         if end == nil { end = now + left + .seconds(1) }
         guard let end, now < end else { return nil }
