@@ -182,13 +182,20 @@ import Testing
         async throws
     {
         let file = ["--appendonly", "yes", "--appendfsync", "always"]
+        // The others' words must be in between the moment from which Redis counts as away, half a lease, and the end of the
+        // lease, and each within a quarter of it. A machine full of tests is too slow for a lease of 1 s: then the role ends,
+        // as it should.
+        let lease = "4s"
         try await withRedis(file) { redis in
-            let one = try await TestAgent.start("one", redis)
+            let one = try await TestAgent.start("one", redis, lease: lease)
             try await one.waitUntilPrimary()
-            let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
+            let others = [
+                try await TestAgent.start("two", redis, lease: lease),
+                try await TestAgent.start("three", redis, lease: lease),
+            ]
             try await withClient(redis) {
                 try await $0.changeSettings(
-                    ElectionSettings(whenAway: .hold, hold: .seconds(12)), group: "g", actor: "test")
+                    ElectionSettings(whenAway: .hold, hold: .seconds(24)), group: "g", actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
@@ -205,8 +212,8 @@ import Testing
             try await eventually("the role outlives its lease") {
                 try await one.get("/primary").body.contains(#""heldByPromises":true"#)
             }
-            // As long as it takes to be sure that the role does not go on for another reason: three leases.
-            let end = ContinuousClock.now + .seconds(3)
+            // As long as it takes to be sure that the role does not go on for another reason: a lease and a half.
+            let end = ContinuousClock.now + .seconds(6)
             while ContinuousClock.now < end {
                 #expect(try await one.get("/primary").status == 200)
                 for other in others { #expect(try await other.get("/primary").status == 503) }
@@ -232,7 +239,7 @@ import Testing
             #expect(try await others[0].get("/primary").status == 503)
             try await redis.restart()
             // Redis cannot know by now whom that primary knew: somebody else leads when it could not go on any longer.
-            try await eventually("somebody is primary again", within: .seconds(60)) {
+            try await eventually("somebody is primary again", within: .seconds(90)) {
                 for agent in [one, others[0]] where try await agent.get("/primary").status == 200 { return true }
                 return false
             }
