@@ -67,7 +67,7 @@ struct Responder: Sendable {
                 watch = tokens.watch(request.headers[.authorization]) { channel.close(promise: nil) }
             }
             do {
-                reply = try await handle(route, parameters, request, &exchange)
+                reply = try await handle(route, parameters, request, isAuthorized: watch != nil, &exchange)
             } catch let error as ConnectionEnded {
                 throw error
             } catch {
@@ -99,9 +99,10 @@ struct Responder: Sendable {
     }
 
     private func handle(
-        _ route: Route, _ parameters: [Substring.UTF8View], _ request: Request, _ exchange: inout Exchange
+        _ route: Route, _ parameters: [Substring.UTF8View], _ request: Request, isAuthorized: Bool,
+        _ exchange: inout Exchange
     ) async throws -> Reply {
-        guard route.isOpen || isAuthorized(request) else { throw Self.unauthorized }
+        guard route.isOpen || isAuthorized || self.isAuthorized(request) else { throw Self.unauthorized }
         if let name = parameters.first { exchange.name = try Self.decoded(name, "name") }
         if parameters.count > 1 {
             exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")

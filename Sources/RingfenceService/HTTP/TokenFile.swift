@@ -42,6 +42,8 @@ package final class TokenFile: Sendable {
     private struct State {
         var tokens: BearerTokens
         var mark: Mark
+        /// How often it was read again.
+        var reads = 0
         var watched: [Watch: (authorization: String, end: @Sendable () -> Void)] = [:]
         var lastWatch: Watch = 0
     }
@@ -77,11 +79,17 @@ package final class TokenFile: Sendable {
     /// - Returns: by what `forget` knows it; nil if the token is not good now.
     func watch(_ authorization: String?, _ end: @Sendable @escaping () -> Void) -> Watch? {
         guard let authorization else { return nil }
-        return state.withLock { state in
-            guard state.tokens.accept(authorization) else { return nil }
-            state.lastWatch += 1
-            state.watched[state.lastWatch] = (authorization, end)
-            return state.lastWatch
+        while true {
+            // Looked at outside the lock: with many tokens that takes its time.
+            let (tokens, reads) = state.withLock { ($0.tokens, $0.reads) }
+            guard tokens.accept(authorization) else { return nil }
+            let watch: Watch? = state.withLock { state in
+                guard state.reads == reads else { return nil }
+                state.lastWatch += 1
+                state.watched[state.lastWatch] = (authorization, end)
+                return state.lastWatch
+            }
+            if let watch { return watch }
         }
     }
 
@@ -96,6 +104,7 @@ package final class TokenFile: Sendable {
             let tokens = try BearerTokens(file: path)
             let ended = state.withLock { state in
                 (state.tokens, state.mark) = (tokens, mark)
+                state.reads += 1
                 let ended = state.watched.filter { !tokens.accept($0.value.authorization) }
                 for watch in ended.keys { state.watched[watch] = nil }
                 return ended.values.map(\.end)
