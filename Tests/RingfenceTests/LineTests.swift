@@ -100,6 +100,10 @@ import Testing
                     let dead = try await DeadProcess(server, "dead\(number)", places: 1, on: ["a"])
                     await dead.close()
                 }
+                // A connection that was closed is one that listens until Redis has looked.
+                try await eventually("Redis knows that none of them listens") {
+                    try await observer.send("PUBSUB", "CHANNELS", "ringfence:{default}:inbox:dead*") == .array([])
+                }
                 async let living = clients[1].acquire("a", ttl: .seconds(60), wait: .seconds(600))
                 try await eventually { try await clients[0].inspect("a").queueLength == 21 }
                 try await holder.release()
