@@ -136,7 +136,7 @@ import Testing
         }
     }
 
-    /// For clients that connect directly, and a machine that is busy.
+    /// For a machine that is busy.
     private static let watchful = ["--delivery-time", "10s"]
 
     @Test func `a lock acquired without waiting by a caller that is gone is free again`() async throws {
@@ -189,7 +189,7 @@ import Testing
     }
 
     /// Proxies end their connections to servers with a reset, right behind an answer that they passed on.
-    @Test(arguments: [("", []), ("option forwardfor", watchful)])
+    @Test(arguments: [("", []), ("", watchful), ("option forwardfor", watchful)])
     func `50 locks acquired through an HAProxy that does not reuse connections stay held`(
         option: String, arguments: [String]
     ) async throws {

@@ -15,10 +15,10 @@
 //    closed before its answer was written is seen, and nothing is given. One that closes later, without reading, resets
 //    the connection. But a proxy's reset says nothing of its client: proxies reset connections to servers as a matter of
 //    course, right behind an answer that was passed on and read, and taking it back would give the lock of a living holder
-//    to the next (seen: 48 of 50 with an HAProxy as it comes). So a reset counts only for the time that is set for it
-//    (--delivery-time, where clients connect directly), and never where a request says that it was forwarded. Otherwise a
-//    lock whose answer nobody read stays held until its ttl, which is late but safe. While it counts, a connection that the
-//    client has ended is not closed here, for the reset would be lost with it.
+//    to the next (seen: 48 of 50 with an HAProxy as it comes). So a reset counts for a moment only (--delivery-time), and
+//    never where a request shows that it was passed on. Otherwise a lock whose answer nobody read stays held until its ttl,
+//    which is late but safe. While it counts, a connection that the client has ended is not closed here, for the reset
+//    would be lost with it.
 //
 // It answers HTTP/1.0 as that is: without chunks, and closed behind the answer (VersionWatch).
 //

@@ -79,9 +79,9 @@ package struct SettingKey: Sendable, Hashable {
         "How many connections may be open; a twentieth more is kept for health "
             + "checks and for clients with a token. 16 to 1000000.")
     package static let deliveryTime = SettingKey(
-        "delivery-time", .duration, "0ms",
-        "How long behind an answer a reset of its connection takes back the lock or membership it gave: 250ms where "
-            + "clients connect directly, 0ms (never) behind a proxy. 0ms to 10s.")
+        "delivery-time", .duration, "250ms",
+        "How long behind an answer a reset of its connection takes back the lock or membership it gave. 0ms (never) for "
+            + "a proxy that resets and cannot be told from a client. 0ms to 10s.")
     package static let eventHeartbeat = SettingKey(
         "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
     package static let eventLength = SettingKey(

@@ -35,7 +35,7 @@ package struct Settings: Sendable {
     package var tokenFile: String?
     package var allowedHosts: [String] = []
     package var connections = 10_000
-    package var deliveryTime: Duration = .zero
+    package var deliveryTime: Duration = .milliseconds(250)
     package var eventHeartbeat: Duration = .seconds(10)
     package var eventLength = 10_000
     package var limits = NamespaceLimits()
