@@ -85,11 +85,17 @@
 -- promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the last version that the primary
 -- said it knew (`pKnown`) has promised nothing: if it is not known that the primary stopped (`silentSince`), such a one is not elected
 -- before the time is over for which a primary may go on at most (`holdMs`), nor by an operator's order.
--- When the server is another one, nobody knows whether it has lost an election, so every candidate is such a one. But whoever was
--- elected by what was lost, or heard of it, says so when it comes back. So if nobody was silent before, and all members are back
--- that were there when the server was the same for the last time (`copyVersion`), one at least beside the last primary, and none has gone
--- since but by its own word (`missed`), then there is nobody to wait for. (Not found so: one that joined and was elected in what
--- was lost, while all others were cut off.)
+-- When the server is another one, nobody knows whether it has lost an election, so every candidate is such a one. There is nobody
+-- to wait for if all of this holds:
+--  * The primary that the copy knows says itself that its role is over (`vouched`). So whoever was elected in what was lost was elected
+--    while that primary was silent, and then was known to it. For had it said so before, nobody unknown to it would have been elected
+--    before it heard that it was heard (`gaveUp`); and of that it would know (next).
+--  * Nobody knows anything that was lost: a mark that the log does not hold, a version, an epoch.
+--  * All members are back that were there when the server was the same for the last time (`copyVersion`), and none has gone since but by
+--    its own word (`missed`). For whom the primary knew the copy knows; had it been elected, it would say so.
+--  * Less than `holdMs` has passed since the last call that the copy knows, by the clocks of both servers. After that time even
+--    somebody unknown is elected.
+-- (Not found so: orders that were lost. Who ordered `whenAway` fence or a smaller `holdMs` said that the old primary is dead.)
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one lease, and
 -- whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those with less. More
 -- automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate alone can lead. And who failed
@@ -197,6 +203,8 @@ local phase, candidates, check_at = state[15] or 'vacant', tonumber(state[16] or
 
 local function pace_of() return shortest > 0 and math.min(1000, math.floor(shortest / 5)) or NO_LEASES_PACE end
 local now, pace = at + offset, pace_of()
+-- Since the last call that is known here, by the clocks of the servers.
+local away = now - last
 local is_gap = now - last > 2.5 * pace and first[1] and last > 0
 local is_behind = known_version > version or (known_version == version and known_mark ~= mark)
 local is_epoch_behind = known_epoch > epoch
@@ -273,7 +281,7 @@ if known_mark == mark and asks and now >= last
         note_status()
         if (tonumber(state[18] or 0) ~= version or state[19]) and acts() then
             redis.call('HSET', KEYS[3], 'pKnown', int(version))
-            redis.call('HDEL', KEYS[3], 'silentSince')
+            redis.call('HDEL', KEYS[3], 'silentSince', 'copyVersion', 'gaveUp', 'vouched')
         end
         return view('member')
     elseif verb == 'watch' and id == '' then
@@ -365,7 +373,7 @@ local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt'
     'runVersion', 'copyVersion', 'missed',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures' }
+    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -534,17 +542,12 @@ end
 -- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for Redis
 -- may do so, if it is not known to have stopped.
 local function may_hold() return setting('whenAway', 'fence') == 'hold' end
+-- Nobody whom the copy knows is missing, and its primary says that it has ended. (Leases that nobody renewed since are over by
+-- now, so whoever is here has called.)
 local function are_all_back()
     local copy = tonumber(role.copyVersion)
-    if not copy or num('missed') > copy or now < num('electAfter') then return false end
-    if not first[1] or tonumber(first[2]) <= now then return false end
-    -- Leases that nobody renewed since are over by now, so whoever is here has called.
-    local statuses = redis.call('HGETALL', KEYS[8])
-    for i = 1, #statuses, 2 do
-        local joined = tonumber(string.match(statuses[i + 1], '^%d+ %d+ (%d+)'))
-        if statuses[i] ~= role.lastPrimary and joined <= copy then return true end
-    end
-    return false
+    return copy and role.vouched ~= '' and num('missed') <= copy and now >= num('electAfter')
+        and first[1] and tonumber(first[2]) > now
 end
 local function silent_until()
     if primary ~= '' or role.silentSince == '' or not may_hold() or are_all_back() then return 0 end
@@ -668,6 +671,23 @@ local function end_role(why, is_silent, silence)
     if not is_forced then put('target', '') end
 end
 
+-- It is not heard before it knows that: by the version that its end makes, the next.
+local function give_up(why)
+    end_role(why)
+    if role.silentSince == '' then
+        silent_from(now)
+    elseif role.copyVersion == '' or role.vouched ~= '' then
+        return
+    end
+    put('gaveUp', int(version) .. ' ' .. session)
+end
+local function know_what_became_of_it()
+    local before, its_session = string.match(role.gaveUp, '^(%d+) (.*)$')
+    if its_session ~= session or known_version <= tonumber(before) or string.match(known_mark, '^(%w+):') ~= gen then return end
+    put('gaveUp', '')
+    put(role.copyVersion ~= '' and 'vouched' or 'silentSince', role.copyVersion ~= '' and '1' or '')
+end
+
 local function is_primary(member, its_session)
     return primary ~= '' and primary == member and primary_session == its_session
 end
@@ -708,7 +728,10 @@ local function is_other_server()
     local is_other = server() ~= '' and group_run ~= '' and server() ~= group_run
     if is_other then
         local grace = 4 * pace_of()
-        put('copyVersion', role.silentSince == '' and role.runVersion or '')
+        local is_recent = away >= 0 and away < (tonumber(redis.call('HGET', KEYS[4], 'holdMs') or '') or 600000)
+        put('copyVersion', role.silentSince == '' and primary ~= '' and is_recent and role.runVersion or '')
+        put('gaveUp', '')
+        put('vouched', '')
         -- A version: what was said to the server before, of what it knew, is no word about this one.
         change({ { type = 'coordinator.gap', reason = '"server"',
             detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
@@ -728,9 +751,14 @@ local function is_other_server()
     return is_other
 end
 
-if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)) then
+-- Else also whenever it may be another one: before its primary's last word of a role is taken, too.
+local is_last_word = is_mine and primary == id and primary_session == session and string.match(claim or '', '^g:(%d+)') == int(epoch)
+local knows_lost = known_mark ~= '' and known_mark ~= mark and is_lost(known_mark)
+if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)
+    or is_gap or away < 0 or is_last_word or knows_lost) then
     is_other_server()
 end
+if knows_lost then put('copyVersion', '') end
 
 -- MARK: versions never go back
 
@@ -752,7 +780,7 @@ if is_behind or is_epoch_behind then
     elect_not_before(now + longest_known)
     put('pKnown', '')
     silent_from(now + longest_known)
-    put('copyVersion', '')
+    for _, name in ipairs({ 'copyVersion', 'gaveUp', 'vouched' }) do put(name, '') end
     put('lostAt', now)
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
@@ -818,7 +846,7 @@ local function hear(said)
                     redis.call('HSET', KEYS[8], id, since .. ' ' .. barred .. ' ' .. at_position .. ' ' .. why)
                 end
             end
-            end_role(rest)
+            give_up(rest)
         elseif kind == 'r' and phase == 'elected' then
             who.type, who.detail = 'primary.ready', '{"promoteMs":' .. int(now - num('since')) .. '}'
             change({ who })
@@ -1088,7 +1116,10 @@ local function stand(text, lease_ms)
             if role.silentSince ~= '' then silent_from(num('lostAt') + lease_ms) end
         end
     elseif old then
-        if is_primary(id, session) then end_role('stepDown') end
+        if is_primary(id, session) then
+            end_role('stepDown')
+            silent_from(now) -- it has no beats any more that would tell what it has heard
+        end
         redis.call('HDEL', KEYS[8], id)
     end
 end
@@ -1119,8 +1150,9 @@ if verb == 'beat' then
         note_status()
         if known_mark == mark and acts() then
             put('pKnown', version)
-            put('silentSince', '')
+            for _, name in ipairs({ 'silentSince', 'copyVersion', 'gaveUp', 'vouched' }) do put(name, '') end
         end
+        if role.gaveUp ~= '' then know_what_became_of_it() end
         if claim then hear(claim) end
     elseif record then
         status = 'replaced'
@@ -1206,6 +1238,10 @@ elseif verb == 'leave' then
                 end_role('removed', true)
             end
         end
+        if role.copyVersion == '' and string.match(role.gaveUp, '^%d+ (.*)$') == session_of(record) and actor == '' and session ~= '' then
+            put('gaveUp', '')
+            put('silentSince', '')
+        end
         take_out(id, record)
         look_at_leases()
         first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
@@ -1260,6 +1296,8 @@ local function elect(c)
         end
         put('failovers', table.concat(times, ' '))
     end
+    put('gaveUp', '')
+    if role.vouched == '' then put('copyVersion', '') end
     put('skip', '')
     put('epoch', number)
     put('primary', c.id)

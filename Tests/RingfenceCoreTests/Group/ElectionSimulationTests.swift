@@ -120,6 +120,12 @@ import Testing
         }
     }
 
+    @Test func `a group that believes after a loss that whoever is back is all there are is found`() async throws {
+        try await Self.expectFound(["two primaries"], holds: true, [.stepBack, .partition, .cutWire, .kill]) {
+            server, _ in server.believesWhoIsBack = true
+        }
+    }
+
     @Test func `a role that goes on under the epoch that had ended is found`() async throws {
         try await Self.expectFound(["again, which had ended", "two primaries"], [.cutWire, .pauseRedis]) {
             $1.resumes = true

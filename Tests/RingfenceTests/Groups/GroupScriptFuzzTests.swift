@@ -209,7 +209,7 @@ final class GroupScriptFuzz {
             local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
                 'recoverUntil', 'shortest', 'longest', 'gaps', 'runAt', 'run')
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
-            for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed',
+            for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed', 'gaveUp', 'vouched',
                 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
@@ -863,9 +863,12 @@ final class GroupScriptFuzz {
         func lines(_ marks: [GroupServerModel.Penalty]) -> String {
             marks.map { "\($0.id)\t\($0.thousandths)\t\($0.since)|" }.joined()
         }
+        var gaveUp = ""
+        if let word = office.gaveUp { gaveUp = "\(word.version) \(word.session)" }
         let fields: KeyValuePairs = [
             "runVersion": text(office.runVersion), "copyVersion": text(office.copyVersion),
             "missed": text(office.missed),
+            "gaveUp": gaveUp, "vouched": office.isVouched ? "1" : "",
             "epoch": text(office.epoch), "primary": office.primary, "pSession": office.session,
             "phase": office.phase.rawValue, "candidates": text(Int64(candidates)), "checkAt": text(office.checkAt),
             "since": text(office.since), "electAfter": text(office.electAfter),

@@ -34,6 +34,12 @@ extension GroupServerModel {
         func left(at now: Int64) -> Int64 { thousandths >> min((now - since) / Self.halfLife, 62) }
     }
 
+    package struct LastWord: Sendable, Hashable {
+        package var session: String
+        /// Whoever knows a later version of this server's knows.
+        package var version: Int64
+    }
+
     package struct PastOrder: Sendable, Hashable {
         package var id: String
         package var epoch: Int64
@@ -92,6 +98,10 @@ extension GroupServerModel {
         package var copyVersion: Int64?
         /// The version in which somebody last went otherwise than by its own word.
         package var missed: Int64 = 0
+        /// Who said that its role is over, and does not know yet that this was heard.
+        package var gaveUp: LastWord?
+        /// The primary that the other server's copy knows said so, and knows.
+        package var isVouched = false
         /// When time alone decides something.
         package var checkAt: Int64?
 
@@ -113,7 +123,8 @@ extension GroupServerModel {
         ///
         /// - Parameter copy: what the other server is known to have, if nothing is known to be lost.
         mutating func mayHaveLost(at now: Int64, until end: Int64, copy: Int64?) {
-            copyVersion = silentSince == nil ? copy : nil
+            copyVersion = silentSince == nil && !primary.isEmpty ? copy : nil
+            (gaveUp, isVouched) = (nil, false)
             fellSilent(at: end)
             (known, lostAt) = (0, now)
         }
@@ -200,14 +211,12 @@ extension GroupServerModel.Group {
     var brakeWindow: Int64 { number("brakeWindowMs") ?? 600_000 }
     private var mayHold: Bool { settings["whenAway"] == "hold" }
 
-    /// Nobody is missing that another server's copy knows, and one at least could tell of an election that was lost.
+    /// Nobody is missing that another server's copy knows, and its primary said that it has ended.
     private var areAllBack: Bool {
         guard let copy = office.copyVersion, office.missed <= copy, now >= office.electAfter,
             let end = firstEnd, end > now
         else { return false }
-        return members.values.contains { held in
-            held.standing.map { $0.joined <= copy } == true && !office.lastPrimary.hasSameBytes(as: held.record.id)
-        }
+        return office.isVouched
     }
 
     /// Until then a primary that is gone may act still, among those it knew.
@@ -362,6 +371,27 @@ extension GroupServerModel {
         call.group.office = office
     }
 
+    /// Nobody whom it did not know is elected before it knows that this was heard.
+    private func noteLastWord(of session: String, _ call: inout Call) {
+        let office = call.group.office
+        guard office.silentSince == nil || (office.copyVersion != nil && !office.isVouched) else { return }
+        if office.silentSince == nil { call.group.office.fellSilent(at: call.group.now) }
+        call.group.office.gaveUp = LastWord(session: session, version: call.group.version)
+    }
+
+    /// A beat: whether its member knows what became of its last word.
+    func noteWhatItHeard(_ session: String, _ call: inout Call) {
+        guard let word = call.group.office.gaveUp, word.session == session, call.known.version > word.version,
+            call.known.asks, call.known.mark.hasPrefix("\(log?.gen ?? ""):")
+        else { return }
+        call.group.office.gaveUp = nil
+        if call.group.office.copyVersion == nil {
+            call.group.office.silentSince = nil
+        } else {
+            call.group.office.isVouched = true
+        }
+    }
+
     private static func mark(_ id: String, _ marks: inout [Penalty], _ now: Int64) {
         let own = marks.first { $0.id.hasSameBytes(as: id) }?.left(at: now) ?? 0
         let others = marks.filter { !$0.id.hasSameBytes(as: id) && $0.left(at: now) >= 125 }
@@ -377,7 +407,10 @@ extension GroupServerModel {
     func stand(_ record: MemberRecord, before: Held?, _ call: inout Call) -> Standing? {
         let isSameSession = before?.record.session == record.session
         guard record.isCandidate else {
-            if before?.standing != nil, call.group.isPrimary(record) { endRole("stepDown", &call) }
+            if before?.standing != nil, call.group.isPrimary(record) {
+                endRole("stepDown", &call)
+                call.group.office.fellSilent(at: call.group.now)
+            }
             return nil
         }
         let (now, lease) = (call.group.now, record.leaseMilliseconds)
@@ -406,6 +439,7 @@ extension GroupServerModel {
                     call.group.members[key]!.standing?.barredUntil = now + record.leaseMilliseconds
                 }
                 endRole(reason, &call)
+                noteLastWord(of: record.session, &call)
             case .ready where office.phase == .elected:
                 var news = News(
                     "primary.ready", member: record.id, detail: "{\"promoteMs\":\(now - (office.since ?? 0))}")
@@ -750,7 +784,8 @@ extension GroupServerModel {
         (next.skip, next.epoch, next.phase, next.since, next.vacantSince) = (0, epoch, .elected, now, nil)
         (next.primary, next.session) = (winner.id, winner.session)
         (next.target, next.isForced) = ("", false)
-        next.lostAt = nil
+        (next.lostAt, next.gaveUp) = (nil, nil)
+        if !office.isVouched { next.copyVersion = nil }
         (next.failbackAt, next.failbackWait) = (0, 0)
         call.group.office = next
     }

@@ -32,6 +32,8 @@ package struct GroupServerModel: Sendable {
         package var forgetsEpochs = false
         /// Whom a silent primary did not know is elected like others.
         package var electsTheUnknown = false
+        /// After Redis may have lost an election, whoever is back is believed to be all there are.
+        package var believesWhoIsBack = false
         package init() {}
     }
 
@@ -163,6 +165,8 @@ package struct GroupServerModel: Sendable {
         /// Whether the server was compared with the group's in this call, which is done once; and with which.
         var isServerChecked = false
         let runBefore: String
+        /// Since the last call that the group knows, by the clocks of the servers.
+        let away: Int64
         /// The role that ended in this call.
         var ended: RoleEnded?
         /// Whom an order wants in its place.
@@ -215,18 +219,23 @@ package struct GroupServerModel: Sendable {
     ) -> GroupAnswer {
         let group = groups.removeValue(forKey: name) ?? Group()
         var call = Call(
-            verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run)
+            verb: verb, name: name, fresh: fresh, known: known, group: group, runBefore: group.run,
+            away: clock + group.offset - group.now)
         let status: GroupAnswer.Status
         if isQuiet(call) {
             passTime(&call)
             status = noteSignOfLife(&call)
         } else {
+            let isGap = isGap(group)
             passTime(&call)
+            let knowsLost = known.asks && !known.mark.isEmpty && known.mark != group.mark && isLost(known.mark)
             if let end = call.group.firstEnd {
                 let isDue = call.group.now >= max(end, call.group.holdUntil)
-                if isDue || call.group.now - call.group.runAt >= 10_000 { _ = isOtherServer(&call) }
+                let mayBeAnother = isGap || call.away < 0 || isLastWord(call) || knowsLost
+                if isDue || mayBeAnother || call.group.now - call.group.runAt >= 10_000 { _ = isOtherServer(&call) }
             }
-            heal(&call)
+            if knowsLost, !flaws.believesWhoIsBack { call.group.office.copyVersion = nil }
+            heal(&call, knownAs: group)
             buryTheDead(&call)
             status = perform(&call)
             if call.group.version > 0 { decide(&call) }
@@ -234,6 +243,20 @@ package struct GroupServerModel: Sendable {
         noteChanges(&call, since: group)
         if call.group.version > 0 { groups[name] = call.group }
         return answer(status, call)
+    }
+
+    /// The primary says that it gave its role up.
+    private func isLastWord(_ call: Call) -> Bool {
+        let (id, session, status) =
+            switch call.verb {
+            case .beat(let id, let session, _, _, let status): (id, session, status)
+            case .join(let record, _, _, let status): (record.id, record.session, status)
+            default: ("", "", nil as CandidateStatus?)
+            }
+        guard case .gone(let epoch, _)? = status?.claim, epoch == call.group.office.epoch,
+            let held = call.group.held(id)
+        else { return false }
+        return held.record.session == session && call.group.isPrimary(held.record)
     }
 
     /// Nothing is due, and the caller knows all and says nothing new.
@@ -271,7 +294,8 @@ package struct GroupServerModel: Sendable {
         }
         guard call.known.mark == call.group.mark else { return }
         // It has begun, and so whoever was silent has ended.
-        call.group.office.silentSince = nil
+        (call.group.office.silentSince, call.group.office.copyVersion) = (nil, nil)
+        (call.group.office.gaveUp, call.group.office.isVouched) = (nil, false)
         call.group.office.known = flaws.electsTheUnknown ? .max : call.group.version
     }
 
@@ -307,29 +331,33 @@ package struct GroupServerModel: Sendable {
         call.isServerChecked = true
         let isOther = !call.runBefore.isEmpty && call.runBefore != run
         if isOther {
-            let (grace, copy) = (4 * call.group.pace, call.group.office.runVersion)
+            let grace = 4 * call.group.pace
+            let limit = call.group.settings["holdMs"].flatMap { Int64($0) } ?? 600_000
+            let copy = call.away >= 0 && call.away < limit ? call.group.office.runVersion : nil
             var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
             news.reason = "server"
             change(&call, news)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
             let end = call.group.now + call.group.longest + grace
             call.group.office.mayHaveLost(at: call.group.now, until: end, copy: copy)
+            if flaws.believesWhoIsBack { call.group.office.isVouched = true }
             call.group.office.distrust(until: end, grace, flaws)
         }
         call.group.noteServer(run)
         return isOther
     }
 
-    private mutating func heal(_ call: inout Call) {
+    /// - Parameter stored: as the group was before this call.
+    private mutating func heal(_ call: inout Call, knownAs stored: Group) {
         let known = call.known
         let isBehind =
-            (known.version, known.mark) != (call.group.version, call.group.mark) && known.version >= call.group.version
+            (known.version, known.mark) != (stored.version, stored.mark) && known.version >= stored.version
             && !flaws.neverHeals
         let isEpochBehind = known.epoch > call.group.office.epoch && !flaws.forgetsEpochs
         guard isBehind || isEpochBehind else { return }
-        let stored = call.group.version
+        let kept = call.group.version
         let longest = max(call.group.longest, known.longestLeaseMilliseconds)
-        call.group.version = max(stored, known.version)
+        call.group.version = max(kept, known.version)
         if isBehind {
             call.group.policy = known.policy ?? call.group.policy
             call.group.holdUntil = max(call.group.holdUntil, call.group.now + longest)
@@ -337,7 +365,7 @@ package struct GroupServerModel: Sendable {
         }
         let more = isEpochBehind ? ",\"epoch\":\(known.epoch)" : ""
         change(
-            &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(stored)\(more)}"))
+            &call, News("state.rolledBack", detail: "{\"from\":\(call.group.version),\"to\":\(kept)\(more)}"))
         if !flaws.electsAfterLoss { call.group.office.waits(until: call.group.now + longest) }
         call.group.office.mayHaveLost(at: call.group.now, until: call.group.now + longest, copy: nil)
         if isEpochBehind { call.group.office.recover(known.epoch, now: call.group.now) }
@@ -379,6 +407,7 @@ package struct GroupServerModel: Sendable {
             guard held.record.session == session else { return .replaced }
             call.group.renew(id, lease, status)
             noteKnowledge(of: held.record, status, &call)
+            noteWhatItHeard(session, &call)
             if let status { hear(status.claim, from: held.record, &call) }
             return .member
         case .join(let record, let mode, let policy, let status):
@@ -398,6 +427,11 @@ package struct GroupServerModel: Sendable {
                     waitFor(held, &call)
                     endRole("removed", isSilent: true, &call)
                 }
+            }
+            if !session.isEmpty, actor.isEmpty, call.group.office.copyVersion == nil,
+                call.group.office.gaveUp?.session == session
+            {
+                (call.group.office.gaveUp, call.group.office.silentSince) = (nil, nil)
             }
             call.group.members[Array(id.utf8)] = nil
             call.touched.insert(Array(id.utf8))
