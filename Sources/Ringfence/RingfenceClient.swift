@@ -50,6 +50,7 @@ public final class RingfenceClient: Service, Sendable {
     let feed: EventFeed
     private let inbox: Inbox
     private let ticker: Ticker
+    private let emptyGroups: EmptyGroups?
     private let isShutDown = Atomic<Bool>(false)
 
     /// A client as configured. Nothing is sent yet. Metrics are made from the metrics factory in force now.
@@ -63,7 +64,8 @@ public final class RingfenceClient: Service, Sendable {
         self.configuration = configuration
         self.logger = logger
         keys = Keyspace(namespace: configuration.namespace)
-        scripts = LockScripts(keys: keys, auditLength: configuration.auditLength)
+        scripts = LockScripts(
+            keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters)
         watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
         courier = Courier(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
         watch.attach(courier.main)
@@ -81,6 +83,9 @@ public final class RingfenceClient: Service, Sendable {
         hub = GroupHub(
             feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
             commandTimeout: Nanos(saturating: configuration.commandTimeout), owner: configuration.owner, logger: logger)
+        emptyGroups = configuration.limits.emptyGroups.map { [groupScripts, courier] after in
+            EmptyGroups(courier, groupScripts, after: after, owner: configuration.owner, logger: logger)
+        }
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
@@ -92,6 +97,7 @@ public final class RingfenceClient: Service, Sendable {
             table.tick(now: now)
             return !(keeper.isEmpty && table.isEmpty)
         }
+        emptyGroups?.start()
     }
 
     /// Checks every field, and gives the connection's part of them.
@@ -111,6 +117,10 @@ public final class RingfenceClient: Service, Sendable {
             try Limits.check(configuration.eventLength, "eventLength", Limits.eventLength)
             try Limits.check(configuration.limits.members, "limits.members", NamespaceLimits.memberRange)
             try Limits.check(configuration.limits.groups, "limits.groups", NamespaceLimits.groupRange)
+            try Limits.check(configuration.limits.waiters, "limits.waiters", NamespaceLimits.waiterRange)
+            if let empty = configuration.limits.emptyGroups, !NamespaceLimits.emptyGroupRange.contains(empty) {
+                throw InvalidArgument("limits.emptyGroups", "must be 1 s to 365 days")
+            }
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
@@ -128,6 +138,7 @@ public final class RingfenceClient: Service, Sendable {
 
     deinit {
         hub.abandon()
+        emptyGroups?.stop()
         ticker.stop()
         watch.stop()
         keeper.onLoss { _ in }
@@ -152,6 +163,7 @@ public final class RingfenceClient: Service, Sendable {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         table.shutDown()
+        emptyGroups?.stop()
         async let left: Void = hub.shutDown()
         let leases = keeper.all
         for lease in leases { keeper.lose(lease, .shutDown) }

@@ -101,14 +101,27 @@ public struct NamespaceLimits: Sendable, Hashable {
     public var members: Int
     /// Groups, 1 to 1,000,000.
     public var groups: Int
+    /// Places in the line of one lock, 1 to 1,000,000. A process has one for all that wait in it for the same names, and one for
+    /// each that waits over HTTP. Whoever has a place keeps it.
+    public var waiters: Int
+    /// How long nobody must have been in a group until it is removed by itself, 1 s to 365 days; nil: it stays. By itself goes
+    /// what ``RingfenceClient/removeGroup(_:actor:reason:)`` would remove, if nothing is to be kept: no pause, hold, maintenance,
+    /// forced breaker or order. A client with this setting looks each minute, and Redis' clock decides.
+    ///
+    /// It is nil by default, for what goes are settings that somebody chose, `whenAway` among them.
+    public var emptyGroups: Duration?
     /// What may be set.
     package static let memberRange = 1...20_000
     package static let groupRange = 1...1_000_000
+    package static let waiterRange = 1...1_000_000
+    package static let emptyGroupRange = Duration.seconds(1)...(.seconds(365 * 86_400))
 
-    /// The defaults are 20,000 members in a group and 10,000 groups.
-    public init(members: Int = 20_000, groups: Int = 10_000) {
+    /// The defaults are 20,000 members in a group, 10,000 groups, 10,000 places in a line, and that empty groups stay.
+    public init(members: Int = 20_000, groups: Int = 10_000, waiters: Int = 10_000, emptyGroups: Duration? = nil) {
         self.members = members
         self.groups = groups
+        self.waiters = waiters
+        self.emptyGroups = emptyGroups
     }
 }
 

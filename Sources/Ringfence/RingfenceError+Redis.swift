@@ -41,6 +41,12 @@ extension RingfenceError {
             "\(describe(names)) was not free within \(waited): \(holder)")
     }
 
+    static func lineIsFull(_ name: String, _ most: Int) -> RingfenceError {
+        RingfenceError(
+            .limitReached, effect: .none, isRetriable: true,
+            "as many wait for the lock '\(name)' as the setting limits.waiters allows here: \(most)")
+    }
+
     static func noAnswer(_ names: [String]) -> RingfenceError {
         RingfenceError(
             .unavailable, effect: .unknown, isRetriable: true,

@@ -50,7 +50,7 @@ struct Failure {
             case .orderRefused:
                 code = .refused
                 message = "refused:" + error.reasons.map { "\n  - \($0)" }.joined()
-            case .switchoverAborted, .failoverAborted, .noMember, .breakerOpen: code = .busy
+            case .switchoverAborted, .failoverAborted, .noMember, .breakerOpen, .limitReached: code = .busy
             case .unavailable, .refused, .overloaded:
                 code = .unavailable
                 if error.effect == .unknown { message += ". It may have been done: look before you do it again" }

@@ -54,6 +54,10 @@ struct ServeCommand: AsyncParsableCommand {
     var maxMembers: String?
     @Option(help: .setting(.maxGroups, "number"))
     var maxGroups: String?
+    @Option(help: .setting(.maxWaiters, "number"))
+    var maxWaiters: String?
+    @Option(help: .setting(.emptyGroups, "duration"))
+    var emptyGroups: String?
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
@@ -63,6 +67,7 @@ struct ServeCommand: AsyncParsableCommand {
             .allowedHost: allowedHost.isEmpty ? nil : allowedHost.joined(separator: ","), .connections: connections,
             .deliveryTime: deliveryTime, .eventHeartbeat: eventHeartbeat, .eventLength: eventLength,
             .maxMembers: maxMembers, .maxGroups: maxGroups,
+            .maxWaiters: maxWaiters, .emptyGroups: emptyGroups,
         ])
         let logger = makeLogger(settings, default: .info)
         try await Serve.run(settings, logger: logger) { lines in

@@ -57,6 +57,74 @@ import Testing
         }
     }
 
+    @Test(arguments: [1, 2])
+    func `a line takes as many as its limit says, and who finds no place holds nothing and is told the setting`(
+        names count: Int
+    ) async throws {
+        let names = ["a", "b"].prefix(count).map(\.self)
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 4) { clients in
+                try await withClient(server.unixURL) {
+                    $0.limits.waiters = 2
+                } _: { client in
+                    let first = try await clients[0].acquire("a", ttl: .seconds(600))
+                    func queue(_ client: RingfenceClient) -> Task<Void, any Error> {
+                        Task { try await client.withLock("a", wait: .seconds(600)) { _ in } }
+                    }
+                    func stands(_ places: Int64) async throws {
+                        try await eventually {
+                            try await observer.send("ZCARD", "ringfence:{default}:queue:a") == .integer(places)
+                        }
+                    }
+                    let second = queue(clients[1])
+                    try await stands(1)
+                    let third = queue(clients[2])
+                    try await stands(2)
+                    let refused = await failure {
+                        _ = try await client.acquire(names, ttl: .seconds(60), wait: .seconds(600))
+                    }
+                    #expect(refused?.code == .limitReached && refused?.effect == RingfenceError.Effect.none)
+                    #expect(refused?.isRetriable == true)
+                    #expect(
+                        refused?.message.contains("'a'") == true && refused?.message.contains("limits.waiters") == true)
+                    try await stands(2)
+                    if count > 1 {
+                        #expect(try await observer.send("EXISTS", "ringfence:{default}:queue:b") == .integer(0))
+                        #expect(try await observer.send("KEYS", "ringfence:{default}:place:*").array?.isEmpty == true)
+                    }
+                    #expect(try await client.tryAcquire("a") == nil, "who does not wait needs no place")
+                    third.cancel()
+                    _ = await third.result
+                    try await stands(1)
+                    async let last: Void = client.withLock(names, ttl: .seconds(60), wait: .seconds(600)) { _ in }
+                    try await stands(2)
+                    try await first.release()
+                    try await second.value
+                    try await last
+                    #expect(try await observer.isClean("a"))
+                }
+            }
+        }
+    }
+
+    /// Without anybody who asks for them the dead would keep the line full.
+    @Test func `places of processes that are gone keep nobody out`() async throws {
+        try await withObservedRedis { server, observer in
+            for number in 0..<3 {
+                try await observer.send(
+                    "ZADD", "ringfence:{default}:queue:a", "\(1000 + number)", "gone\(number)-1-s\nold\n60000\na")
+                try await observer.send(
+                    "SET", "ringfence:{default}:unanswered:gone\(number)", "1000", "PX", "600000")
+            }
+            try await withClient(server.unixURL) {
+                $0.limits.waiters = 2
+            } _: { client in
+                try await client.withLock("a", wait: .seconds(600)) { _ in }
+                #expect(try await observer.isClean("a"))
+            }
+        }
+    }
+
     @Test func `a waiter whose place was dropped comes back to where it stood`() async throws {
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 4) { clients in

@@ -27,6 +27,7 @@ import Testing
                 await fuzz.close()
                 #expect(fuzz.steps >= 25_000)
                 #expect(fuzz.verbs.count == 8, "not every verb was tried: \(fuzz.verbs)")
+                #expect(fuzz.refusals > 20, "the line was full \(fuzz.refusals) times only")
             }
         }
     }
@@ -70,7 +71,8 @@ final class LockScriptFuzz {
 
     private let server: RedisServer
     private let client: RedisClient
-    private let scripts = LockScripts(keys: Keyspace(namespace: "fuzz"), auditLength: 100)
+    private let scripts = LockScripts(
+        keys: Keyspace(namespace: "fuzz"), auditLength: 100, waiters: 5)
     private let locking: LoadedScript
     private let renewing: LoadedScript
     private let dumping: LoadedScript
@@ -83,6 +85,8 @@ final class LockScriptFuzz {
     private var subscribers: [String: RedisSubscriber] = [:]
     private(set) var steps = 0
     private(set) var verbs: Set<String> = []
+    /// For want of a place.
+    private(set) var refusals = 0
 
     private final class Condition: Sendable {
         let isMet = Mutex(false)
@@ -93,7 +97,8 @@ final class LockScriptFuzz {
         self.seed = seed
         random = SplitMix64(seed: seed)
         model = LockServerModel(
-            now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds, patience: Self.patience)
+            now: 1_790_000_000_000_000, claimMilliseconds: Self.claimMilliseconds, patience: Self.patience,
+            mostWaiters: Int64(scripts.waiters))
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
         locking = try await LoadedScript(
             "local time = table.remove(ARGV); ARGV[3] = '\(Self.claimMilliseconds)'\n" + Self.fedClock
@@ -273,7 +278,10 @@ final class LockScriptFuzz {
     private func runInModel(_ step: Step) -> LockServerModel.Answer {
         defer { learnValues() }
         switch step {
-        case .acquire(let ask, let queueing): return model.acquire(ask.place, queueing)
+        case .acquire(let ask, let queueing):
+            let answer = model.acquire(ask.place, queueing)
+            if case .full = answer { refusals += 1 }
+            return answer
         case .release(let names, let value, let successor):
             return model.release(
                 names, value,
@@ -382,6 +390,7 @@ final class LockScriptFuzz {
             case .forced(let fence, let value, let milliseconds):
                 parts.count == 3 && parts[0].text == "\(fence)" && parts[1].text == value.text
                     && isNear(milliseconds, parts[2].int)
+            case .full(let index): parts.map(\.int) == [3, index]
             case .free: reply.isNull
             case .renewed(let results): parts.map(\.int) == results.map { $0 ? 1 : 0 }
             }

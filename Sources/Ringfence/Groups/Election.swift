@@ -89,6 +89,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "paused": "the group is paused"
             case "held": "the group is held: too many failovers in a short time; acknowledge them"
             case "hasMembers": "somebody is still in it"
+            case "kept": "nobody is in it, but something is to be kept"
             case "waiting": "nobody is elected yet: who was primary before may not know yet that it is over"
             default: code
             }

@@ -119,11 +119,11 @@ extension RingfenceClient {
     /// Removes a group that nobody is in: its name, its ring's seed and unit, and its settings.
     ///
     /// Its version and epoch are remembered for 30 days, so that they go on if somebody joins again, and a resource that
-    /// knows its last epoch is still guarded; after that they begin anew.
+    /// knows its last epoch is still guarded; after that every new group begins above them.
     ///
     /// - Throws: ``RingfenceError``: `order.refused` while somebody is in it, or may act as its primary without Redis.
     public func removeGroup(_ group: String, actor: String? = nil, reason: String = "") async throws {
-        _ = try await order(.remove, group, actor, reason)
+        _ = try await order(.remove(emptyForMilliseconds: 0), group, actor, reason)
     }
 
     /// Changes how a group elects. What is nil stays.

@@ -13,6 +13,8 @@ struct LockScripts: Sendable {
         /// Held by others; for a release: not all of it held by the value, and how many names were, which it gave back.
         case busy(milliseconds: Int64, owner: String, freed: Int64)
         case done
+        /// The line of this one of its names has no place left.
+        case full(Int)
     }
 
     static let lock = RedisScript(String(decoding: PackageResources.lock_lua, as: UTF8.self))
@@ -24,10 +26,16 @@ struct LockScripts: Sendable {
 
     let keys: Keyspace
     let auditLength: String
+    /// How many places a line may have.
+    let waiters: Int
+    /// Made once: it is written with each acquire that waits.
+    private let queue: String
 
-    init(keys: Keyspace, auditLength: Int) {
+    init(keys: Keyspace, auditLength: Int, waiters: Int = NamespaceLimits().waiters) {
         self.keys = keys
         self.auditLength = String(auditLength)
+        self.waiters = waiters
+        queue = "queue \(waiters)"
     }
 
     // MARK: Calls
@@ -58,7 +66,7 @@ struct LockScripts: Sendable {
             writer.argument(terms.holdMilliseconds)
             switch queue {
             case .none: writer.argument("")
-            case .last: writer.argument("queue")
+            case .last: writer.argument(self.queue)
             case .since(let arrival): writer.argument(arrival)
             }
         case .release(let value, let successor):
@@ -155,6 +163,9 @@ struct LockScripts: Sendable {
         case .integer(1):
             return .done
         case .array(let items):
+            if items.count == 2, items[0] == .integer(3), case .integer(let index) = items[1], index > 0 {
+                return .full(Int(index) - 1)
+            }
             guard items.count >= 3, case .integer(let kind) = items[0], case .integer(let second) = items[1] else {
                 return nil
             }

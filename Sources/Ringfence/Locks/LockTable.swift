@@ -87,6 +87,8 @@ final class LockTable: Sendable {
     private final class Entry {
         var machine: LockMachine
         var lastError: RedisError?
+        /// A limit refuses what was asked for last.
+        var limit: RingfenceError?
         /// The acquire under way, of which nothing is known yet.
         var asking: Courier.Submission?
         /// The newest acquire, by its nonce, and whether Redis may know of it: then it is withdrawn there when it is given
@@ -358,7 +360,8 @@ final class LockTable: Sendable {
     /// True if the event was refused or found no machine.
     private func handle(
         _ key: Key, _ event: LockMachine.Event, making: Bool = false, awaited ticket: LockMachine.Ticket? = nil,
-        error: RedisError? = nil, busy: (milliseconds: Int64, owner: String)? = nil, now: Nanos = Moment.now,
+        error: RedisError? = nil, limit: RingfenceError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
+        now: Nanos = Moment.now,
         prepare: (Entry) -> Bool = { _ in true }
     ) -> Bool {
         let afterwards: AfterwardsList? = shards[key.shard].state.withLock { state in
@@ -377,6 +380,7 @@ final class LockTable: Sendable {
             if ticket != nil {
                 entry.asking = nil
                 entry.lastError = error
+                entry.limit = limit
                 if error.map({ $0.effect != .none }) ?? (busy == nil) {
                     entry.mayStand = true
                 } else if error != nil, entry.passing == ticket {
@@ -472,6 +476,7 @@ final class LockTable: Sendable {
 
     /// Why a wait failed: always the last reason that is known. `unknown` only if bytes of it left.
     private func failure(_ key: Key, _ entry: Entry) -> RingfenceError {
+        if let limit = entry.limit { return limit }
         let doing = "acquiring \(describe(key.names))"
         var error: RingfenceError
         if let asking = entry.asking, entry.waiting.isEmpty ? asking.withdraw() : !asking.wasWritten {
@@ -589,6 +594,12 @@ final class LockTable: Sendable {
             _ = handle(
                 key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))
         case .done: _ = handle(key, .released(ticket), awaited: ticket)
+        case .full(let index):
+            let name = key.names.indices.contains(index) ? key.names[index] : ""
+            _ = handle(
+                key, .failed(ticket, retriable: false), awaited: ticket,
+                error: RedisError(.server, effect: .none, "there is no place left in the line"),
+                limit: .lineIsFull(name, scripts.waiters))
         case nil: failed(errand, .shape(reply))
         }
     }

@@ -18,7 +18,7 @@
 --          over at once, only with its session and without an actor
 --   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge', 'settings', 'breaker',
 --          'remove'),
---          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off), 14 actor, 15 reason, 16 the order's own id, 17… settings:
+--          12 member (''), 13 a number (ms; maintenance: 1 on, 0 off; remove: for how long it must have been empty), 14 actor, 15 reason, 16 the order's own id, 17… settings:
 --          name, value, name, value, …; breaker: 'breaker' and 'automatic', 'open' or 'closed'
 --   note   11 type, 12 member, 13 reason, 14 actor, 15 detail: an event that changes nothing
 -- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
@@ -115,9 +115,14 @@
 -- knew, else the `next` that it gave: it says <gen>:<version when it began>:<how far>, and is good as long as no one is
 -- forgotten that went since it began. Other calls are told up to 16 changes, or else 'more'.
 --
--- Removal. A group that nobody is in may be removed: its name, its ring and its settings go. Its state stays for 30 days, for
--- versions and epochs only grow, and somebody may still look at it or guard a resource by its last epoch; who joins meanwhile
--- goes on from there. It is refused as long as somebody may act as primary of whom nobody knows when it stops.
+-- Removal. A group that nobody is in may be removed: its name, its ring and its settings go. Its state stays for 30 days, and
+-- whoever joins meanwhile goes on from there. It is refused as long as somebody may act as primary of whom nobody knows when it stops.
+-- Versions and epochs never go back for a name, for somebody may still look at it, or guard a resource by its last epoch. When the
+-- state is gone nobody knows any more which names there were. So the highest version and epoch of all that were ever removed are
+-- kept with the log (`versionFloor`, `epochFloor`), and a new group begins above them, whatever its name.
+-- An order may say how long the group must have been empty, with nothing that is to be kept (a pause, a hold, a maintenance, a forced
+-- breaker, an order that is under way). That time begins with the first such order (`emptySince`), is group time, so the server's clock,
+-- and begins anew after each join: whoever gives such orders only asks.
 --
 -- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
 -- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
@@ -373,7 +378,7 @@ local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt'
     'runVersion', 'copyVersion', 'missed',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched' }
+    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince' }
 local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
 for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
 
@@ -442,9 +447,21 @@ local function look_at_leases()
     redis.call('HSET', KEYS[3], 'shortest', int(shortest), 'longest', int(longest))
 end
 
+-- A new group goes on from all that were removed.
+local function begin()
+    local floors = redis.call('HMGET', KEYS[7], 'versionFloor', 'epochFloor')
+    version = tonumber(floors[1] or 0)
+    local floor = tonumber(floors[2] or 0)
+    if floor > epoch then
+        put('epoch', floor)
+        put('lostAt', now)
+    end
+end
+
 -- A new version: one change set.
 local function change(events)
     local is_new = version == 0
+    if is_new then begin() end
     version = version + 1
     for _, event in ipairs(events) do
         event.version = int(version)
@@ -764,6 +781,7 @@ if knows_lost then put('copyVersion', '') end
 
 if is_behind or is_epoch_behind then
     local was, note = version, ''
+    if was == 0 then begin() end
     version = math.max(version, known_version)
     local longest_known = math.max(longest, known_longest)
     if is_behind then
@@ -785,7 +803,7 @@ if is_behind or is_epoch_behind then
     if is_epoch_behind then
         -- Whom the data names was primary of an epoch that is over.
         if primary ~= '' then put('lastPrimary', primary) end
-        put('epoch', known_epoch)
+        put('epoch', math.max(epoch, known_epoch))
         put('primary', '')
         put('pSession', '')
         put('phase', 'recovering')
@@ -1059,10 +1077,22 @@ local function carry_out(what, member, number, actor, why)
         local count, wait = redis.call('HLEN', KEYS[2]), math.max(num('electAfter'), silent_until()) - now
         if count > 0 then return refuse('hasMembers', '', int(count)) end
         if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
+        if number > 0 then
+            local kept = num('pausedUntil') > now and 'paused' or num('heldUntil') > now and 'held'
+                or setting('breaker', 'automatic') ~= 'automatic' and 'breaker' or role.maintenance ~= '' and 'maintenance'
+                or role.target ~= '' and 'handingOver'
+            if kept then put('emptySince', '') elseif role.emptySince == '' then put('emptySince', now) end
+            if kept then return refuse('kept', '', kept) end
+            wait = num('emptySince') + number - now
+            if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
+        end
         change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
-        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance', 'short', 'forced', 'target' }) do
+        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance', 'short', 'forced', 'target', 'emptySince' }) do
             put(name, '')
         end
+        local floors = redis.call('HMGET', KEYS[7], 'versionFloor', 'epochFloor')
+        redis.call('HSET', KEYS[7], 'versionFloor', int(math.max(version, tonumber(floors[1] or 0))),
+            'epochFloor', int(math.max(epoch + num('skip'), tonumber(floors[2] or 0))))
         redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[8], KEYS[9], KEYS[10])
         settings_read = nil
         redis.call('SREM', KEYS[5], group)
@@ -1183,6 +1213,7 @@ elseif verb == 'join' then
         status = since ~= '' and is_lost(since) and 'unknown' or 'expired'
     else
         status = 'member'
+        put('emptySince', '')
         local was_empty = not first[1]
         if not is_mine then
             local event = { type = 'member.joined', member = cjson.encode(id), reason = '"new"', detail = text }
@@ -1269,7 +1300,7 @@ end
 
 local function elect(c)
     local why, actor, text = ended or role.lastWhy, '', ''
-    if role.forced == '1' then why = 'failover' elseif epoch == 0 then why = 'first' end
+    if role.forced == '1' then why = 'failover' elseif why == '' then why = 'first' end
     if favoured ~= '' and favoured == c.id and (why == 'switchover' or why == 'failback' or why == 'failover') then
         actor, text = role.orderBy, role.orderWhy
     end

@@ -3,13 +3,15 @@
 --
 -- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit key
 -- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, then by verb
---   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue' to wait for it, or the arrival that an earlier answer told; '' to try
+--   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue <most>' to wait for it, where no line has so many places before it; or the
+--            arrival that an earlier answer told; '' to try
 --   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or '' at once
 --   cancel   4 nonce, 5 owner, 6 hold in ms, as they were asked for
 --   force    4 actor, 5 reason
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
 --   {2, position, ms, arrival}     acquire, release: queued; ask again after that many ms if no grant was pushed
+--   {3, i}                         acquire: the line of the i-th name has as many places as it may, and there is none for it
 --   {0, ms, owner}                 acquire: busy for about that many ms ('' as owner: nobody holds any of the names)
 --   {0, ms, owner, n}              release: the value does not hold all the names; the n that it held were given back
 --   1                              release, cancel: done
@@ -362,7 +364,7 @@ local function enqueue(nonce, place, told)
     end
     if n > 1 then redis.call('SET', prefix .. 'place:' .. nonce, names(), 'PX', QUEUE_MS) end
     heard_of(nonce)
-    return arrival
+    return arrival, is_missing
 end
 
 -- The shortest time any of the names is still held; 1 s if none is (who stands before us lacks some other name).
@@ -376,12 +378,19 @@ local function held_ms()
     return shortest or 1000
 end
 
-local function wait_for_it(nonce, place, told, is_free)
-    local arrival = enqueue(nonce, place, told)
+local function wait_for_it(nonce, place, told, is_free, most)
+    local arrival, is_new = enqueue(nonce, place, told)
     local fence = settle(place, is_free)
     if fence then return fence end
-    local position = 0
-    for i = 2 * n + 1, 3 * n do position = math.max(position, redis.call('ZRANK', KEYS[i], place) or 0) end
+    local position, longest = 0, 1
+    for i = 1, n do
+        local rank = redis.call('ZRANK', KEYS[2 * n + i], place) or 0
+        if rank > position then position, longest = rank, i end
+    end
+    if is_new and most and position >= most then -- judged at the end: what is dead in the line was dropped first
+        leave(split_place(place), name_of(1))
+        return { 3, longest }
+    end
     return { 2, position, held_ms(), arrival }
 end
 
@@ -399,7 +408,9 @@ end
 if verb == 'acquire' then
     local nonce, queue = ARGV[4], ARGV[7]
     local place = place_of(nonce, ARGV[5], ARGV[6])
-    if queue ~= '' then return wait_for_it(nonce, place, tonumber(queue)) end
+    if queue ~= '' then
+        return wait_for_it(nonce, place, tonumber(queue), nil, tonumber(string.match(queue, '^queue (%d+)$')))
+    end
     local fence = settle(place) -- it may have a place, from before its inbox fell silent
     if fence then return fence end
     if holder() ~= '' or redis.call('EXISTS', unpack(KEYS, 2 * n + 1, 3 * n)) > 0 then

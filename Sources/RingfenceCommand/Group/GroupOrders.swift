@@ -283,7 +283,7 @@ struct RemoveGroupCommand: AsyncParsableCommand {
         usage: "ringfence group NAME remove [--reason TEXT]",
         discussion: """
             Its name, its ring and its settings go. Its version and epoch are remembered for 30 days and go on if somebody \
-            joins again. Refused while somebody is in it, or may still act as its primary.
+            joins again; later on every new group begins above them. Refused while somebody is in it, or may still act as its primary.
 
             EXAMPLES
               ringfence group ledger-old remove --reason 'moved to ledger'

@@ -233,8 +233,8 @@ package enum RoleOrder: Sendable, Hashable {
     /// Names and values as they are stored.
     case settings([(name: String, value: String)])
     case breaker(GroupBreaker)
-    /// The whole group, if nobody is in it.
-    case remove
+    /// The whole group, if nobody is in it, and was for so long; 0: however long.
+    case remove(emptyForMilliseconds: Int64)
 
     package var name: String {
         switch self {
@@ -261,7 +261,7 @@ package enum RoleOrder: Sendable, Hashable {
 
     package var number: Int64 {
         switch self {
-        case .switchover(_, let milliseconds), .pause(let milliseconds): milliseconds
+        case .switchover(_, let milliseconds), .pause(let milliseconds), .remove(let milliseconds): milliseconds
         case .maintenance(_, let isOn): isOn ? 1 : 0
         default: 0
         }

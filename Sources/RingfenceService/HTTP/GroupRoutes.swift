@@ -55,7 +55,7 @@ struct GroupRoutes: Sendable {
                 method: .put, path: "/v1/groups/{name}/members/{member}", operation: "putMember",
                 summary: "Joins a group, or with the session of the join, beats and updates. Repeat it each paceMs.",
                 request: Self.memberSchema, response: "MemberGrant",
-                problems: [.taken, .replaced, .expired], gives: true,
+                problems: [.taken, .replaced, .expired, .limitReached], gives: true,
                 handle: { exchange in try await put(exchange) }),
             Route(
                 method: .delete, path: "/v1/groups/{name}/members/{member}", operation: "removeMember",

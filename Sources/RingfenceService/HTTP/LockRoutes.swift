@@ -41,7 +41,7 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks/{name}/acquire", operation: "acquireLock",
                 summary: "Acquires a lock, waiting in line for at most waitMs.",
-                request: Self.holdSchema, response: "Hold", problems: [.busy], gives: true,
+                request: Self.holdSchema, response: "Hold", problems: [.busy, .limitReached], gives: true,
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.holdSchema)
                     return try await acquire([exchange.name], body, exchange) { $0.field("name", exchange.name) }
@@ -79,7 +79,7 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks:acquire", operation: "acquireLocks",
                 summary: "Acquires several locks at once, all or none, with one fence.",
-                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy], gives: true,
+                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy, .limitReached], gives: true,
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.holdAllSchema)
                     let names = try body.names()

@@ -97,10 +97,15 @@ package struct SettingKey: Sendable, Hashable {
         "max-members", .number, "20000", "How many members one group may have. 1 to 20000.")
     package static let maxGroups = SettingKey(
         "max-groups", .number, "10000", "How many groups the namespace may have. 1 to 1000000.")
+    package static let maxWaiters = SettingKey(
+        "max-waiters", .number, "10000", "How many places the line of one lock may have. 1 to 1000000.")
+    package static let emptyGroups = SettingKey(
+        "empty-groups", .duration, "stay",
+        "How long nobody must have been in a group until it is removed by itself. 1s to 365d; without it they stay.")
 
     package static let all =
         client + [
             host, port, tokenFile, allowedHost, connections, deliveryTime, eventHeartbeat, eventLength, maxMembers,
-            maxGroups,
+            maxGroups, maxWaiters, emptyGroups,
         ]
 }

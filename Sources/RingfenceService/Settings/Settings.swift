@@ -136,6 +136,12 @@ package struct Settings: Sendable {
             eventLength = number
         case .maxMembers: limits.members = try Self.number(text, place, NamespaceLimits.memberRange)
         case .maxGroups: limits.groups = try Self.number(text, place, NamespaceLimits.groupRange)
+        case .maxWaiters: limits.waiters = try Self.number(text, place, NamespaceLimits.waiterRange)
+        case .emptyGroups:
+            guard let duration = Duration(text: text), NamespaceLimits.emptyGroupRange.contains(duration) else {
+                throw Failure(description: "\(place) must be 1s to 365d, written like 12h or 30d, not \(quoted(text))")
+            }
+            limits.emptyGroups = duration
         case .port:
             guard let number = UInt16(text) else {
                 throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")

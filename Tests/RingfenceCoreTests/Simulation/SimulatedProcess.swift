@@ -224,6 +224,7 @@ final class SimulatedProcess {
                 return .busy(ticket, milliseconds: milliseconds)
             case .renewed([true]): return isConfirmed ? .claimed(ticket) : .unconfirmed(ticket, fence: claimed)
             case .renewed: return .claimRefused(ticket)
+            case .full: return .failed(ticket, retriable: false)
             case .done, .forced, .free: return .released(ticket)
             }
         }

@@ -125,6 +125,8 @@ final class GroupScriptFuzz {
         case save
         /// The data is what it was when it was saved.
         case stepBack
+        /// What is kept of groups that were removed has had its time.
+        case forgetRemoved([String])
     }
 
     private struct Expected {
@@ -209,7 +211,7 @@ final class GroupScriptFuzz {
             local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
                 'recoverUntil', 'shortest', 'longest', 'gaps', 'runAt', 'run')
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
-            for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed', 'gaveUp', 'vouched',
+            for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed', 'gaveUp', 'vouched', 'emptySince',
                 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
                 'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
@@ -225,7 +227,7 @@ final class GroupScriptFuzz {
             text[#text + 1] = table.concat(settings, ' ')
             text[#text + 1] = redis.call('SISMEMBER', KEYS[#KEYS - 2], ARGV[(i + 4) / 5])
         end
-        for _, field in ipairs({ 'gen', 'seq', 'run', 'forks' }) do
+        for _, field in ipairs({ 'gen', 'seq', 'run', 'forks', 'versionFloor', 'epochFloor' }) do
             text[#text + 1] = redis.call('HGET', KEYS[#KEYS], field) or ''
         end
         for _, entry in ipairs(redis.call('XREVRANGE', KEYS[#KEYS - 1], '+', '-', 'COUNT', ARGV[#ARGV])) do
@@ -271,10 +273,11 @@ final class GroupScriptFuzz {
         let refusals =
             reasons + [
                 "noGroup", "notACandidate", "handingOver", "noPrimary", "notReady", "noCandidate", "standbys",
-                "notAMember", "waiting",
+                "notAMember", "waiting", "hasMembers", "kept",
             ]
         let orders = [
             "switchover", "abort", "failover", "pause", "resume", "maintenance", "acknowledge", "settings", "breaker",
+            "remove",
         ]
         let whys = [
             "first", "expired", "left", "replaced", "removed", "stepDown", "suspended", "unhealthy", "refused",
@@ -287,7 +290,7 @@ final class GroupScriptFuzz {
         all.formUnion(orders.map { "order \($0) ordered" })
         all.formUnion(whys.map { "primary.elected \($0)" })
         all.formUnion(["target", "timeout", "aborted"].map { "switchover.aborted \($0)" })
-        all.insert("group.resumed expired")
+        all.formUnion(["group.resumed expired", "removal forgotten"])
         return all
     }
 
@@ -330,8 +333,8 @@ final class GroupScriptFuzz {
             let known = GroupKnowledge(version: group?.version ?? 0, mark: group?.mark ?? "")
             try await play([.call(verb, group: "g", known: known)])
         }
-        func remove(_ id: String) async throws -> [String] {
-            try await call(.order(.remove, actor: "ann", reason: "old", id: id))
+        func remove(_ id: String, empty: Int64 = 0) async throws -> [String] {
+            try await call(.order(.remove(emptyForMilliseconds: empty), actor: "ann", reason: "old", id: id))
             return answer?.content?.report?.refusals.map(\.code) ?? []
         }
         let record = MemberRecord(id: "a", session: "s", leaseMilliseconds: 1000, isCandidate: true)
@@ -364,6 +367,42 @@ final class GroupScriptFuzz {
                 .beat(id: "a", session: "s", leaseMilliseconds: 1000, joined: "", status: CandidateStatus()))
         }
         #expect(model.groups["g"]!.office.epoch == 2)
+
+        func comeAndGo() async throws {
+            try await call(.join(record, .first, Self.policy, status: CandidateStatus()))
+            try await call(.leave(id: "a", session: "s", reason: "", actor: ""))
+        }
+        try await call(.leave(id: "a", session: "s", reason: "", actor: ""))
+        model.clock += 3000
+        #expect(try await remove("o6", empty: 3000) == ["waiting"], "the time begins when somebody asks")
+        model.clock += 2999
+        #expect(try await remove("o7", empty: 3000) == ["waiting"])
+        try await comeAndGo()
+        model.clock += 3000
+        #expect(try await remove("o8", empty: 3000) == ["waiting"], "somebody was in it meanwhile")
+        try await call(.order(.pause(milliseconds: 60_000), actor: "", reason: "", id: "o9"))
+        model.clock += 3000
+        #expect(try await remove("o10", empty: 3000) == ["kept"])
+        try await call(.order(.resume, actor: "", reason: "", id: "o11"))
+        #expect(try await remove("o12", empty: 3000) == ["waiting"], "the pause has to be over for so long")
+        // A clock that goes back takes nothing from it, and gives nothing.
+        model.clock -= 60_000
+        #expect(try await remove("o13", empty: 3000) == ["waiting"])
+        model.clock += 2999
+        #expect(try await remove("o14", empty: 3000) == ["waiting"])
+        model.clock += 1
+        #expect(try await remove("o15", empty: 3000) == [])
+        let last = model.groups["g"]!
+        try await play([.forgetRemoved(["g"])])
+        #expect(model.groups["g"] == nil)
+        for name in ["g", Self.names[1]] {
+            try await play([
+                .call(.join(record, .first, Self.policy, status: CandidateStatus()), group: name, known: .none)
+            ])
+            let new = model.groups[name]!
+            #expect(new.version > last.version && new.office.epoch == last.office.epoch, "\(name)")
+            #expect(new.office.electAfter == new.now + 1000, "one of the old ones may act still")
+        }
     }
 
     /// Two that look, one often and one seldom, while hundreds come, change, die and leave, and Redis loses data or is another.
@@ -609,6 +648,7 @@ final class GroupScriptFuzz {
         case 2...5: return .save
         case 6...8: return .stepBack
         case 9...10: newRun()
+        case 11...14: return .forgetRemoved(Self.names.filter { model.groups[$0]?.isRemoved == true })
         default: break
         }
         let group = random.chance(92) ? Self.names[0] : Self.names[1]
@@ -690,8 +730,9 @@ final class GroupScriptFuzz {
         let member =
             random.chance(85)
             ? present(group).randomElement(using: &random)?.record.id ?? "a" : random.pick(Self.ids)
+        let isEmpty = model.groups[group]?.members.isEmpty ?? true
         let order: RoleOrder =
-            switch random.pick(0...20) {
+            switch random.pick(isEmpty ? -20...20 : 0...21) {
             case 0...6:
                 .switchover(to: random.chance(60) ? member : nil, timeoutMilliseconds: random.pick([10, 300, 2000]))
             case 7...9: .failover(to: member)
@@ -700,7 +741,8 @@ final class GroupScriptFuzz {
             case 13: .resume
             case 14...15: .maintenance(member, isOn: random.chance(45))
             case 16: .acknowledge
-            case 17: .breaker(random.pick([.automatic, .open, .closed]))
+            case 17: .breaker(random.pick([.automatic, .automatic, .open, .closed]))
+            case 21, ...(-1): .remove(emptyForMilliseconds: random.pick([0, 0, 50, 2000]))
             default: .settings((0..<random.pick(1...3)).map { _ in randomSetting() })
             }
         return .order(
@@ -777,6 +819,10 @@ final class GroupScriptFuzz {
             newRun()
             model.stepBack(to: saved)
             return nil
+        case .forgetRemoved(let names):
+            if !names.isEmpty { met.insert("removal forgotten") }
+            model.forgetRemoved()
+            return nil
         case .call(let verb, let group, let known):
             generations += 1
             let before = model.events.count
@@ -838,9 +884,11 @@ final class GroupScriptFuzz {
         }
         if let log = model.log {
             let forks: [String] = log.forks.map { "\($0.gen)@\($0.kept)" }
+            let floors = model.floors
             lines += [log.gen, "\(log.seq)", ".\(log.run).x", forks.joined(separator: " ")]
+            lines += floors.version == 0 ? ["", ""] : ["\(floors.version)", "\(floors.epoch)"]
         } else {
-            lines += ["", "", "", ""]
+            lines += ["", "", "", "", "", ""]
         }
         for event in model.events.suffix(events).reversed() { lines += ["\(event.seq)-0", event.text] }
         return lines.joined(separator: "\n")
@@ -869,6 +917,7 @@ final class GroupScriptFuzz {
             "runVersion": text(office.runVersion), "copyVersion": text(office.copyVersion),
             "missed": text(office.missed),
             "gaveUp": gaveUp, "vouched": office.isVouched ? "1" : "",
+            "emptySince": text(office.emptySince),
             "epoch": text(office.epoch), "primary": office.primary, "pSession": office.session,
             "phase": office.phase.rawValue, "candidates": text(Int64(candidates)), "checkAt": text(office.checkAt),
             "since": text(office.since), "electAfter": text(office.electAfter),
@@ -900,6 +949,11 @@ final class GroupScriptFuzz {
             writer.begin(1 + keys.count)
             writer.argument("DEL")
             for key in keys { writer.argument(key) }
+        case .forgetRemoved(let names):
+            writer.begin(2 + names.count)
+            writer.argument("DEL")
+            writer.argument("none")
+            for name in names { writer.argument(scripts.keys.state, name) }
         case .save: encodeCopy(copies + keys, &writer)
         case .stepBack: encodeCopy(keys + copies, &writer)
         case .call(let verb, let group, let known):

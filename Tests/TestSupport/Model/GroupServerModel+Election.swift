@@ -102,6 +102,8 @@ extension GroupServerModel {
         package var gaveUp: LastWord?
         /// The primary that the other server's copy knows said so, and knows.
         package var isVouched = false
+        /// Since when it is known that nobody is in it, and nothing is to be kept.
+        package var emptySince: Int64?
         /// When time alone decides something.
         package var checkAt: Int64?
 
@@ -132,7 +134,7 @@ extension GroupServerModel {
         /// There was a higher epoch than the one stored, so whoever is stored is not primary any more.
         mutating func recover(_ known: Int64, now: Int64) {
             if !primary.isEmpty { lastPrimary = primary }
-            epoch = known
+            epoch = max(epoch, known)
             (primary, session, phase, vacantSince) = ("", "", .recovering, now)
             (target, isForced, final, lastWhy) = ("", false, .unsaid, "lost")
         }
@@ -553,14 +555,19 @@ extension GroupServerModel {
             guard GroupBreaker(call.group.settings) != state else { return }
             change(&call, news("breaker.forced", detail: "{\"state\":\"\(state.rawValue)\"}"))
             call.group.settings["breaker"] = state.rawValue
-        case .remove:
+        case .remove(let empty):
             guard !call.group.isRemoved else { return call.refuse("noGroup") }
             guard call.group.members.isEmpty else {
                 return call.refuse("hasMembers", "", "\(call.group.members.count)")
             }
             let wait = max(call.group.office.electAfter, call.group.silentUntil ?? 0) - now
             guard wait <= 0 else { return call.refuse("waiting", "", "\(wait) ms") }
+            if empty > 0, let refusal = beEmpty(for: empty, &call) { return call.refusals.append(refusal) }
             change(&call, news("group.removed"))
+            let office = call.group.office
+            floors.version = max(floors.version, call.group.version)
+            floors.epoch = max(floors.epoch, office.epoch + office.skip)
+            call.group.office.emptySince = nil
             (call.group.office.pausedUntil, call.group.office.heldUntil) = (nil, nil)
             (call.group.office.failovers, call.group.office.penalties) = ([], [])
             call.group.office.failures = []
@@ -568,6 +575,25 @@ extension GroupServerModel {
             (call.group.office.isForced, call.group.office.target) = (false, "")
             (call.group.policy, call.group.settings, call.group.isRemoved) = (nil, [:], true)
         }
+    }
+
+    /// Why it is not removed for having been empty for so long.
+    private func beEmpty(for milliseconds: Int64, _ call: inout Call) -> RoleReason? {
+        let (now, office) = (call.group.now, call.group.office)
+        let reasons = [
+            ("paused", office.pausedUntil.map { $0 > now } ?? false),
+            ("held", office.heldUntil.map { $0 > now } ?? false),
+            ("breaker", GroupBreaker(call.group.settings) != .automatic),
+            ("maintenance", !office.maintenance.isEmpty), ("handingOver", !office.target.isEmpty),
+        ]
+        if let kept = reasons.first(where: { $0.1 }) {
+            call.group.office.emptySince = nil
+            return RoleReason("kept", detail: kept.0)
+        }
+        let since = office.emptySince ?? now
+        call.group.office.emptySince = since
+        let wait = since + milliseconds - now
+        return wait > 0 ? RoleReason("waiting", detail: "\(wait) ms") : nil
     }
 
     /// To whom a switchover goes; nil, and why not, if to nobody.
@@ -758,7 +784,7 @@ extension GroupServerModel {
     private mutating func elect(_ winner: Judged, _ call: inout Call) {
         let (now, office) = (call.group.now, call.group.office)
         var why = call.ended?.why ?? office.lastWhy
-        if office.isForced { why = "failover" } else if office.epoch == 0 { why = "first" }
+        if office.isForced { why = "failover" } else if why.isEmpty { why = "first" }
         let isOrdered =
             call.favoured.hasSameBytes(as: winner.id) && ["switchover", "failback", "failover"].contains(why)
         let ranking = call.group.ranking().prefix(16)

@@ -102,6 +102,11 @@ package struct GroupServerModel: Sendable {
         package var floor: Int64
     }
 
+    package struct Floors: Sendable, Hashable {
+        package var version: Int64 = 0
+        package var epoch: Int64 = 0
+    }
+
     package struct Event: Sendable, Equatable {
         package var gen: String
         package var seq: Int64
@@ -185,6 +190,8 @@ package struct GroupServerModel: Sendable {
     /// Which server process it is, and of which history.
     package var run: String
     package private(set) var groups: [String: Group] = [:]
+    /// Of all groups that were ever removed, the highest.
+    package internal(set) var floors = Floors()
     package private(set) var log: Log?
     package private(set) var events: [Event] = []
     let flaws: Flaws
@@ -198,13 +205,19 @@ package struct GroupServerModel: Sendable {
     /// Everything is gone.
     package mutating func forgetEverything() {
         groups = [:]
+        floors = Floors()
         log = nil
         events = []
     }
 
+    /// 30 days after its removal nothing is known of a group any more.
+    package mutating func forgetRemoved() {
+        for (name, group) in groups where group.isRemoved { groups[name] = nil }
+    }
+
     /// What an older copy knew is all there is.
     package mutating func stepBack(to copy: GroupServerModel) {
-        groups = copy.groups
+        (groups, floors) = (copy.groups, copy.floors)
         log = copy.log
         events = copy.events
     }
@@ -357,7 +370,8 @@ package struct GroupServerModel: Sendable {
         guard isBehind || isEpochBehind else { return }
         let kept = call.group.version
         let longest = max(call.group.longest, known.longestLeaseMilliseconds)
-        call.group.version = max(kept, known.version)
+        if kept == 0 { begin(&call) }
+        call.group.version = max(call.group.version, known.version)
         if isBehind {
             call.group.policy = known.policy ?? call.group.policy
             call.group.holdUntil = max(call.group.holdUntil, call.group.now + longest)
@@ -484,6 +498,7 @@ package struct GroupServerModel: Sendable {
             news.reason = "new"
             change(&call, news)
         }
+        call.group.office.emptySince = nil
         call.group.policy = call.group.policy ?? policy
         if !isSame { call.touched.insert(key) }
         let standing = isSame ? held?.standing : stand(record, before: held, &call)
@@ -628,7 +643,15 @@ package struct GroupServerModel: Sendable {
 
     mutating func change(_ call: inout Call, _ news: News...) { change(&call, news) }
 
+    /// A new group goes on from all that were removed.
+    private func begin(_ call: inout Call) {
+        call.group.version = floors.version
+        guard floors.epoch > call.group.office.epoch else { return }
+        (call.group.office.epoch, call.group.office.lostAt) = (floors.epoch, call.group.now)
+    }
+
     private mutating func change(_ call: inout Call, _ all: [News]) {
+        if call.group.version == 0 { begin(&call) }
         call.group.version += 1
         call.group.isRemoved = false
         for news in all { write(news, &call, version: call.group.version, of: all.count) }

@@ -28,6 +28,8 @@ package struct LockServerModel: Sendable {
         /// A release of what was not held, or not all of it: as many names as were are free now.
         case notWhole(milliseconds: Int64, owner: String, freed: Int64)
         case done
+        /// The line of this one of its names, counted from 1, has no place left.
+        case full(Int64)
         case forced(fence: Int64, value: LockValue, milliseconds: Int64)
         /// Forced, but nobody held it.
         case free
@@ -92,10 +94,14 @@ package struct LockServerModel: Sendable {
     private let claimMilliseconds: Int64?
     /// After how many µs without an answer a process is gone.
     private let patience: Int64
+    /// How many places may stand before a new one.
+    private let mostWaiters: Int64
 
     package init(
-        now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime, patience: Int64? = nil
+        now: Int64, claimMilliseconds: Int64?, fenceRule: FenceRule = .serverTime, patience: Int64? = nil,
+        mostWaiters: Int64 = .max
     ) {
+        self.mostWaiters = mostWaiters
         self.now = now
         self.claimMilliseconds = claimMilliseconds
         self.fenceRule = fenceRule
@@ -152,7 +158,7 @@ extension LockServerModel {
         if !isFree(names) || isWanted(names) {
             switch queueing {
             case .none: if let fence = handOn(names, caller: place) { return .fence(fence) }
-            case .last: return wait(place, since: nil)
+            case .last: return wait(place, since: nil, most: mostWaiters)
             case .since(let arrival): return wait(place, since: arrival)
             }
         }
@@ -162,9 +168,18 @@ extension LockServerModel {
         return .fence(hold(names, nonce: nonce, owner: place.owner, until: end(in: place.holdMilliseconds)))
     }
 
-    private mutating func wait(_ place: Place, since: Int64?) -> Answer {
+    private mutating func wait(_ place: Place, since: Int64?, most: Int64 = .max) -> Answer {
+        let text = place.text
+        let isNew = !place.names.allSatisfy { queues[$0]?.value.contains { $0.text == text } ?? false }
         let arrival = enqueue(place, since: since)
         if let fence = handOn(place.names, caller: place) { return .fence(fence) }
+        if isNew, position(of: place) >= most {
+            let longest = place.names.firstIndex { name in
+                queues[name]?.value.firstIndex { $0.text == text }.map { Int64($0) } == position(of: place)
+            }
+            leave(place, place.names)
+            return .full(Int64(longest ?? 0) + 1)
+        }
         return .queued(position: position(of: place), milliseconds: timeLeft(place.names), arrival: arrival)
     }
 
