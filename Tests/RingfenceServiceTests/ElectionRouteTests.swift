@@ -87,6 +87,52 @@ import Testing
         }
     }
 
+    @Test func `a group is removed over HTTP when nobody is in it, and refused with the reason before`() async throws {
+        try await withService { redis, service in
+            let path = "/v1/groups/old%2Fone"
+            func remove(_ body: String = "") async throws -> Answer {
+                try await service.request("DELETE", path, body)
+            }
+            let none = try await remove()
+            #expect(none.status == 409 && none.body.contains(#""code":"noGroup""#), "\(none.body)")
+            let joined = try await service.request("PUT", path + "/members/m", "{}")
+            let session = try #require(joined["session"])
+            let refused = try await remove(#"{"actor":"ann"}"#)
+            #expect(refused.status == 409 && refused["code"] == "order.refused", "\(refused.body)")
+            #expect(refused.body.contains(#""code":"hasMembers""#) && refused.body.contains("somebody is still in it"))
+            let bad = try await remove(#"{"force":true}"#)
+            #expect(bad.status == 400 && bad.body.contains("force"), "\(bad.body)")
+            #expect(try await service.request("DELETE", path + "/members/m?session=" + session).status == 200)
+            let done = try await remove(#"{"actor":"ann","reason":"moved"}"#)
+            #expect(done.status == 200, "\(done.body)")
+            #expect(try await !service.request("GET", "/v1/groups").body.contains("old"))
+            #expect(try await remove().status == 409)
+            let events = try await service.request("GET", "/v1/events?after=0:0&limit=100")
+            #expect(events.body.contains("group.removed") && events.body.contains(#""reason":"moved""#))
+            #expect(events.body.contains(#"http\/127.0.0.1 (says ann)"#), "\(events.body)")
+        }
+    }
+
+    @Test func `who finds no place in a lock's line is told so over HTTP`() async throws {
+        try await withRedis { redis in
+            let service = try await Service.start(["--redis", redis.unixURL, "--max-waiters", "1"] + Self.patient)
+            #expect(try await service.request("POST", "/v1/locks/a/acquire", #"{"ttlMs":600000}"#).status == 200)
+            let waiting = Task {
+                try await service.request("POST", "/v1/locks/a/acquire", #"{"ttlMs":1000,"waitMs":300000}"#)
+            }
+            try await eventually("one waits") {
+                try await redis.cli("ZCARD", "ringfence:{default}:queue:a").contains("1")
+            }
+            let refused = try await service.request(
+                "POST", "/v1/locks/a/acquire", #"{"ttlMs":1000,"waitMs":300000}"#)
+            #expect(refused.status == 409 && refused["code"] == "limit.reached", "\(refused.body)")
+            #expect(refused["effect"] == "none" && refused.body.contains("limits.waiters"), "\(refused.body)")
+            #expect(try await service.request("DELETE", "/v1/locks/a", "{}").status == 200)
+            #expect(try await waiting.value.status == 200)
+            _ = await service.stop()
+        }
+    }
+
     @Test func `operators pause, maintain, set and release over HTTP, and each is an event`() async throws {
         try await withService { redis, service in
             let one = Candidate("one", service)

@@ -209,6 +209,27 @@ import Testing
         #expect(run.code == 64 && run.error.contains(says), "\(run)")
     }
 
+    @Test func `a group is removed on the command line when nobody is in it, and refused with the reason before`()
+        async throws
+    {
+        try await withStage { stage in
+            let member = try await stage.client.group("old/one").join("m", lease: .seconds(10))
+            let refused = try await stage.run("group", "old/one", "remove")
+            #expect(refused.code == 2 && refused.error.contains("somebody is still in it (1)"), "\(refused)")
+            try await member.leave()
+            let done = try await stage.run("group", "old/one", "remove", "--actor", "ann", "--reason", "moved")
+            #expect(done.code == 0 && done.output.contains("removed"), "\(done)")
+            #expect(try await stage.client.groupNames().isEmpty)
+            let again = try await stage.run("group", "old/one", "remove", "--json")
+            #expect(again.code == 2 && again.error.contains("nobody ever joined"), "\(again)")
+            let events = try await stage.run("events", "--json", "--after", "0:0")
+            let event = events.output.split(separator: "\n").first { $0.contains("group.removed") }
+            #expect(event?.contains("moved") == true && event?.contains("ann") == true, "\(events)")
+            let help = try await Program.run(["group", "g", "remove", "--help"])
+            #expect(help.code == 0 && help.output.contains("EXAMPLES"))
+        }
+    }
+
     @Test func `a group of any name is shown, also one named like an action, and no group is said so`() async throws {
         try await withStage { stage in
             let member = try await stage.client.group("plan").join("m", lease: .seconds(10))

@@ -78,9 +78,17 @@ struct ElectionRoutes: Sendable {
                     group: exchange.name, to: to, timeout: .milliseconds(timeout), actor: order.actor,
                     reason: order.reason)
             },
-            order("switchover", Self.orderSchema, "Takes a switchover back: the primary goes on.", method: .delete) {
-                exchange, order in
+            order(
+                "switchover", Self.orderSchema, "Takes a switchover back: the primary goes on.", method: .delete,
+                operation: "abortSwitchover"
+            ) { exchange, order in
                 try await client.abortSwitchover(group: exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("", Self.orderSchema, "Removes a group that nobody is in.", method: .delete, operation: "removeGroup")
+            {
+                exchange, order in
+                try await client.removeGroup(exchange.name, actor: order.actor, reason: order.reason)
                 return nil
             },
             order("failover", Self.failoverSchema, "Gives the role to a member, whatever is lost.") { exchange, order in
@@ -153,11 +161,12 @@ struct ElectionRoutes: Sendable {
 
     private func order(
         _ name: String, _ schema: Route.Schema, _ summary: String, method: HTTPRequest.Method = .post,
-        needsBody: Bool = false, _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
+        operation: String? = nil, needsBody: Bool = false,
+        _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
     ) -> Route {
         Route(
-            method: method, path: "/v1/groups/{name}/" + name,
-            operation: method == .delete ? "abortSwitchover" : name + "Group", summary: summary, request: schema,
+            method: method, path: "/v1/groups/{name}" + (name.isEmpty ? "" : "/" + name),
+            operation: operation ?? name + "Group", summary: summary, request: schema,
             requestIsOptional: !needsBody, response: "Ordered",
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
