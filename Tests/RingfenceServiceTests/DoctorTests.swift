@@ -80,7 +80,7 @@ import Testing
         try await withRedis(Self.file) { primary in
             func replica(_ priority: String) async throws -> RedisServer {
                 try await RedisServer.start(
-                    Self.file + ["--replicaof", "127.0.0.1 \(primary.port)", "--replica-priority", priority])
+                    Self.file + ["--replicaof", "127.0.0.1", "\(primary.port)", "--replica-priority", priority])
             }
             let (one, two) = (try await replica("100"), try await replica("10"))
             try await eventually("both replicas are online") {

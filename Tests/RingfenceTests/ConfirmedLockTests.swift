@@ -24,7 +24,7 @@ import Testing
         _ body: @Sendable (RedisServer, RedisServer, Observer) async throws -> Void
     ) async throws {
         try await withObservedRedis { primary, observer in
-            try await withRedis(["--replicaof", "127.0.0.1 \(primary.port)"]) { replica in
+            try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { replica in
                 try await eventually("replica in step") { try await observer.send("WAIT", "1", "10") == .integer(1) }
                 try await body(primary, replica, observer)
             }

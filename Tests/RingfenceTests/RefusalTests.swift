@@ -59,7 +59,7 @@ import Testing
 
     @Test func `a replica refuses locks, and says so`() async throws {
         try await withObservedRedis { primary, _ in
-            try await withObservedRedis(["--replicaof", "127.0.0.1 \(primary.port)"]) { server, _ in
+            try await withObservedRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { server, _ in
                 try await withClient(server.unixURL, { $0.commandTimeout = .seconds(2) }) { client in
                     for wait in [Duration.zero, .milliseconds(150)] {
                         let error = await failure { try await client.acquire("a", wait: wait) }
@@ -78,7 +78,7 @@ import Testing
 
     @Test func `a wait at a replica ends with the lock when it is promoted`() async throws {
         try await withObservedRedis { primary, _ in
-            try await withObservedRedis(["--replicaof", "127.0.0.1 \(primary.port)"]) { server, observer in
+            try await withObservedRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { server, observer in
                 try await withClient(server.unixURL) { client in
                     async let waiting = client.acquire("a", wait: .seconds(60))
                     try await eventually { client.waiterCount == 1 }

@@ -131,7 +131,7 @@ func probe(_ check: String) throws -> any CheckProbe {
             let first = try await Self.look(#"{"type":"redis","address":"127.0.0.1:\#(primary.port)"}"#)
             #expect(first.failure == nil)
             #expect(first.role == .primary)
-            try await withRedis(["--replicaof", "127.0.0.1 \(primary.port)", "--replica-serve-stale-data", "no"]) {
+            try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)", "--replica-serve-stale-data", "no"]) {
                 replica in
                 let check = #"{"type":"redis","address":"\#(replica.socketPath)"}"#
                 let probe = try probe(check)

@@ -31,7 +31,8 @@ private struct Pair: Sendable {
         try await withRedis { coordinator in
             try await withClients(coordinator.unixURL, 2) { clients in
                 try await withObservedRedis(arguments) { one, first in
-                    try await withObservedRedis(arguments + ["--replicaof", "127.0.0.1 \(one.port)"]) { two, second in
+                    try await withObservedRedis(arguments + ["--replicaof", "127.0.0.1", "\(one.port)"]) {
+                        two, second in
                         try await eventually("in step") { try await first.send("WAIT", "1", "10") == .integer(1) }
                         let group = try await clients[1].group("cache")
                         var memberships: [Membership] = []
