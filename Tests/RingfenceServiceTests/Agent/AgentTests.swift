@@ -248,6 +248,44 @@ import Testing
         }
     }
 
+    @Test func `a role that one missed promise ended is given again soon when Redis and all are back`()
+        async throws
+    {
+        try await withRedis(["--appendonly", "yes", "--appendfsync", "always"]) { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
+            try await withClient(redis) {
+                try await $0.changeSettings(
+                    ElectionSettings(whenAway: .hold, hold: .seconds(3600)), group: "g", actor: "test")
+            }
+            for other in others {
+                try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
+            }
+            try await eventually("the primary knows them all, and the settings") {
+                let versions = try await redis.cli("HMGET", "ringfence:{default}:state:g", "version", "pKnown")
+                let lines = versions.split(separator: "\n")
+                return lines.count == 2 && lines[0] == lines[1]
+            }
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            others[1].program.process.signal(SIGSTOP)
+            try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }
+            others[1].program.process.signal(SIGCONT)
+            try await redis.restart()
+            try await eventually("somebody is primary again", within: .seconds(120)) {
+                for agent in [one] + others where try await agent.get("/primary").status == 200 { return true }
+                return false
+            }
+            let events = try await groupEvents(redis)
+            let elected = events.last { $0.contains("primary.elected") }
+            #expect(elected?.contains(#""epoch":18"#) == true && elected?.contains("suspended") == true, "\(events)")
+            for agent in [one] + others { await agent.stop() }
+        }
+    }
+
     @Test func `frozen while another took over, an agent that wakes fences its resource and demotes it`() async throws {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
