@@ -233,11 +233,11 @@ extension EventState {
     init(_ state: EventScripts.State) throws {
         let now = ContinuousClock.now
         let groups = state.groups.map { group in
-            GroupSnapshot(
-                group: group.name, gen: group.gen, version: group.version,
-                members: group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) },
+            let members = group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) }
+            return GroupSnapshot(
+                group: group.name, gen: group.gen, version: group.version, members: members,
                 role: group.role, sequence: state.head.seq, confirmedAt: now, isStale: false,
-                breaker: group.breaker)
+                breaker: group.breaker, hasCandidates: members.contains { $0.isCandidate })
         }
         self.init(
             cursor: EventCursor(state.head.position), oldest: EventCursor(state.head.oldest),

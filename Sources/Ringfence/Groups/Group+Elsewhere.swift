@@ -130,7 +130,7 @@ extension Group {
         let result = await hub.courier.result(of: call)
         switch took(result, sentAt: sentAt) {
         case .success(let answer):
-            wakeUp()
+            setAlarm()
             return (answer, sentAt)
         case .failure(let error): throw RingfenceError(error, doing)
         }

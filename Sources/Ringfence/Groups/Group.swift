@@ -41,6 +41,7 @@ public final class Group: Sendable {
         var seq: Int64
         /// Of all members together.
         var weight = 0
+        var hasCandidates = false
         let ring = LazyRing()
     }
 
@@ -50,6 +51,8 @@ public final class Group: Sendable {
         var looksAgain = false
         var dice: Nanos = 0
         var memberships: [ObjectIdentifier: Membership] = [:]
+        /// When each of them has something to do.
+        var wakes = WakeQueue<ObjectIdentifier>()
         var wanted = GroupOptions()
         var isStopped = false
     }
@@ -95,6 +98,7 @@ public final class Group: Sendable {
         state.withLock { state in
             state.isStopped = true
             state.memberships = [:]
+            state.wakes = WakeQueue()
         }
         for balancer in balancers.withLock({ Array($0.values) }) { balancer.stop() }
     }
@@ -110,7 +114,7 @@ public final class Group: Sendable {
             group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members,
             role: shown.view.role, sequence: shown.seq,
             confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale,
-            breaker: shown.view.breaker)
+            breaker: shown.view.breaker, hasCandidates: shown.hasCandidates)
     }
 
     /// How many members there would be with this one, and what all of them would weigh, as far as is shown.
@@ -160,7 +164,10 @@ public final class Group: Sendable {
     private func publish(_ machine: GroupMachine) {
         let before = shown.load()
         var next = Shown(view: machine.shown, members: machine.shown.members.map { Member($0) }, seq: machine.seq)
-        next.weight = machine.shown.members.reduce(0) { $0 + $1.weight }
+        for member in machine.shown.members {
+            next.weight += member.weight
+            if member.isCandidate { next.hasCandidates = true }
+        }
         if wantsRing.load(ordering: .relaxed) {
             Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
         }
@@ -207,26 +214,40 @@ public final class Group: Sendable {
             let action = state.machine.tick(now: now)
             if action == .show { publish(state.machine) }
             let isDue = !state.isLooking && state.machine.wakeAt(dice: state.dice) <= now
-            return (Array(state.memberships.values), isDue ? .look : .none)
+            return (state.wakes.takeDue(now: now).compactMap { state.memberships[$0] }, isDue ? .look : .none)
         }
         // Beats first: they are looks too.
-        for membership in memberships { membership.tick(now: now) }
+        for membership in memberships {
+            membership.tick(now: now)
+            plan(membership)
+        }
         if action == .look, state.withLock({ $0.machine.wakeAt(dice: $0.dice) <= now }) { look() }
         setAlarm()
     }
 
-    private func setAlarm() {
+    func setAlarm() {
         let now = Moment.now
         let at = state.withLock { state -> Nanos in
             guard !state.isStopped else { return .never }
-            let look = state.isLooking ? Nanos.never : state.machine.wakeAt(dice: state.dice)
-            return state.memberships.values.reduce(look) { min($0, $1.wakeAt) }
+            return min(state.isLooking ? .never : state.machine.wakeAt(dice: state.dice), state.wakes.first)
         }
         alarm.set(at, now: now)
     }
 
-    /// A membership has something to do at another time than before.
-    func wakeUp() { setAlarm() }
+    /// There may be thousands of them here, so each says itself when it has something to do.
+    private func plan(_ membership: Membership) {
+        let at = membership.wakeAt
+        state.withLock { state in
+            guard state.memberships[ObjectIdentifier(membership)] != nil else { return }
+            state.wakes.add(ObjectIdentifier(membership), at: at)
+        }
+    }
+
+    /// A membership may have something to do at another time than before.
+    func wakeUp(_ membership: Membership) {
+        plan(membership)
+        setAlarm()
+    }
 
     // MARK: Looking
 
@@ -263,6 +284,23 @@ public final class Group: Sendable {
             return state.machine.knowledge
         }
     }
+
+    /// The same for a beat, which need not ask what is new if it is one of many here: with each change Redis would tell it to
+    /// this process as many times. The others ask often enough.
+    func knowledge(ofBeatAt now: Nanos) -> GroupKnowledge {
+        state.withLock { state in
+            if state.memberships.count > Self.askingBeats,
+                now - state.machine.askedAt < state.machine.pace / Nanos(Self.askingBeats)
+            {
+                return .notAsking
+            }
+            state.machine.asks(now: now)
+            return state.machine.knowledge
+        }
+    }
+
+    /// So many beats in a pace ask.
+    private static let askingBeats = 8
 
     /// Whether Redis has ever been heard of.
     var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
@@ -315,7 +353,11 @@ public final class Group: Sendable {
     var pace: Nanos { state.withLock { $0.machine.pace } }
 
     /// The answer to any call of this group, or that none came.
-    func took(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
+    ///
+    /// - Parameter asked: what is new. Who did not was not told, and that the group has another version says nothing to it.
+    func took(
+        _ result: Result<RedisReply, RedisError>, sentAt: Nanos, asked: Bool = true
+    ) -> Result<GroupAnswer, RedisError> {
         let now = Moment.now
         let decoded = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
             GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
@@ -331,7 +373,8 @@ public final class Group: Sendable {
             if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
                 hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
             }
-        case .success(let answer): took(answer, sentAt: sentAt, now: now)
+        case .success(let answer) where asked: took(answer, sentAt: sentAt, now: now)
+        case .success(let answer): hub.feed.heard(gen: answer.gen, seq: answer.seq)
         }
         return decoded
     }
@@ -358,7 +401,10 @@ public final class Group: Sendable {
         if isNewRole { hub.metrics.saw(known.role, of: name) }
         if !hearing.isEmpty {
             let known = knownAndWhen
-            for membership in hearing { membership.saw(known, now: now) }
+            for membership in hearing {
+                membership.saw(known, now: now)
+                plan(membership)
+            }
             setAlarm()
         }
         if let content = answer.content, !content.unreadable.isEmpty {
@@ -412,11 +458,14 @@ public final class Group: Sendable {
 
     func add(_ membership: Membership) {
         state.withLock { $0.memberships[ObjectIdentifier(membership)] = membership }
-        setAlarm()
+        wakeUp(membership)
     }
 
     func remove(_ membership: Membership) {
-        state.withLock { $0.memberships[ObjectIdentifier(membership)] = nil }
+        state.withLock { state in
+            state.memberships[ObjectIdentifier(membership)] = nil
+            state.wakes.forget(ObjectIdentifier(membership))
+        }
         hub.remove(membership)
     }
 }

@@ -60,14 +60,14 @@ public struct GroupSnapshot: Sendable {
 
     package init(
         group: String, gen: String, version: Int64, members: [Member], role: GroupRole, sequence: Int64,
-        confirmedAt: ContinuousClock.Instant, isStale: Bool, breaker: GroupBreaker = .automatic
+        confirmedAt: ContinuousClock.Instant, isStale: Bool, breaker: GroupBreaker = .automatic,
+        hasCandidates: Bool
     ) {
         self.group = group
         self.gen = gen
         self.version = version
         self.members = members
-        let stands = role.epoch > 0 || members.contains { $0.isCandidate }
-        primary = stands ? PrimaryStatus(role) : nil
+        primary = role.epoch > 0 || hasCandidates ? PrimaryStatus(role) : nil
         self.sequence = sequence
         self.confirmedAt = confirmedAt
         self.isStale = isStale

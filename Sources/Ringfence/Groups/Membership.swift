@@ -238,7 +238,7 @@ public final class Membership: Sendable {
             if isDone { return continuation.resume(returning: nil) }
             hub.eventLoop.execute { [self] in
                 tick(now: Moment.now)
-                group.wakeUp()
+                group.wakeUp(self)
                 endUpdateLater(number)
             }
         }
@@ -568,7 +568,7 @@ public final class Membership: Sendable {
     private func stepSoon() {
         hub.eventLoop.execute { [self] in
             tick(now: Moment.now)
-            group.wakeUp()
+            group.wakeUp(self)
         }
     }
 
@@ -664,7 +664,8 @@ public final class Membership: Sendable {
 
     private func send(_ call: MembershipMachine.Call, _ letter: Letter) {
         let sentAt = Moment.now
-        let known = group.knowledge(now: sentAt)
+        let isPlainBeat = call == .beat && letter.status == nil && guarded.withLock { $0.role == nil }
+        let known = isPlainBeat ? group.knowledge(ofBeatAt: sentAt) : group.knowledge(now: sentAt)
         let record = letter.record
         // Before Redis hears whom it knows, its hold is no longer than they promised; and what it says is said as of then.
         let view = group.known
@@ -679,7 +680,8 @@ public final class Membership: Sendable {
             case .beat:
                 hub.scripts.beat(
                     group.name, known, id: record.id, session: record.session,
-                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined, status: status)
+                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined,
+                    status: known.asks ? status : nil)
             case .write:
                 hub.scripts.join(
                     group.name, known, record, letter.isOut ? .again : .stay(since: letter.joined),
@@ -691,8 +693,8 @@ public final class Membership: Sendable {
         // Not so long that there is no time to try again.
         let deadline = Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience(record.lease)))
         hub.courier.run(script, confirmation: nil, deadline: deadline) { [self] result in
-            answered(call, group.took(result, sentAt: sentAt), session: record.session)
-            group.wakeUp()
+            answered(call, group.took(result, sentAt: sentAt, asked: known.asks), session: record.session)
+            group.wakeUp(self)
         }
     }
 

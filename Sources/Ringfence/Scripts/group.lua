@@ -67,7 +67,7 @@
 -- epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it said that it
 -- is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch may say so.
 -- Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and one election. Quiet is a
--- beat or a look that finds nothing new; while the role is vacant or handed over none of a candidate is. What a candidate does
+-- beat or a look that finds nothing new, and a beat that does not ask; while the role is vacant or handed over none of a candidate is. What a candidate does
 -- is not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
 -- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A
@@ -278,8 +278,9 @@ local function note_status()
     if text ~= old then redis.call('HSET', KEYS[8], id, text) end
 end
 
--- Nothing happened but time: nearly every call. What follows is not even built then.
-if known_mark == mark and asks and now >= last
+-- Nothing happened but time: nearly every call. What follows is not even built then. And so it is for who does not ask what
+-- happened, one of many members of a process that is told by others.
+if (known_mark == mark or not (asks or claim)) and now >= last
     and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing) then
     if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
         renew(tonumber(ARGV[13]))

@@ -27,6 +27,8 @@ package struct GroupAnswer: Sendable, Equatable {
             self.next = next
         }
 
+        var count: Int { members.count + gone.count }
+
         /// Who was in the group before, changed by what this says; both in the order of ids' bytes.
         package func applied(to before: [MemberRecord]) -> [MemberRecord] {
             var changes: [(id: String, record: MemberRecord?)] = members.map { ($0.id, $0) }

@@ -67,6 +67,8 @@ package struct GroupMachine: Sendable {
     package static let smallSize = 256
     /// For each member, the least time between two changes that are shown.
     package static let showingCost: Nanos = 20_000
+    /// So many changes are made one by one; for more the members are put in order anew.
+    private static let fewChanges = 32
 
     package private(set) var known = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
     /// The pages that came so far, and what to go on from.
@@ -89,7 +91,8 @@ package struct GroupMachine: Sendable {
     package private(set) var deathAt = Nanos.never
     /// The highest epoch ever seen.
     package private(set) var epoch: Int64 = 0
-    private var askedAt = -Nanos.second
+    /// When the last call that asks what is new was written.
+    package private(set) var askedAt = -Nanos.second
     private var askAt: Nanos = 0
     /// When the newest recovery is over at the latest; the earliest bound of all its answers.
     private var recoverUntil: Nanos = 0
@@ -170,7 +173,14 @@ package struct GroupMachine: Sendable {
         let gen = Self.gen(of: answer.mark)
         var members = content.members
         var hasUnreadable = members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
-        if let page = content.page {
+        if let page = content.page, page.from == GroupAnswer.Page.known, known.gen == gen, page.next.isEmpty,
+            page.count <= Self.fewChanges
+        {
+            // In place: each call of each member of a large group that is changing is answered so.
+            for record in page.members { put(record) }
+            for id in page.gone { remove(id) }
+            hasUnreadable = known.hasUnreadable || !content.unreadable.isEmpty
+        } else if let page = content.page {
             let before: (members: [MemberRecord], hasUnreadable: Bool)
             switch page.from {
             case GroupAnswer.Page.start: before = ([], false)
@@ -262,24 +272,32 @@ package struct GroupMachine: Sendable {
     private mutating func apply(_ kind: GroupEvent.Kind) {
         switch kind {
         case .joined(let record), .updated(let record):
-            let index = place(of: record.id)
-            if index < known.members.count, known.members[index].id.hasSameBytes(as: record.id) {
-                forgetLease(of: known.members[index])
-                known.members[index] = record
-            } else {
-                known.members.insert(record, at: index)
-            }
-            leases[record.leaseMilliseconds, default: 0] += 1
+            put(record)
             pace = min(pace, record.lease / 5)
             askAt = min(askAt, askedAt + pace)
         case .left(let id), .expired(let id):
             gone.append(id)
-            let index = place(of: id)
-            guard index < known.members.count, known.members[index].id.hasSameBytes(as: id) else { return }
-            forgetLease(of: known.members[index])
-            known.members.remove(at: index)
+            remove(id)
         case .other: break
         }
+    }
+
+    private mutating func put(_ record: MemberRecord) {
+        let index = place(of: record.id)
+        if index < known.members.count, known.members[index].id.hasSameBytes(as: record.id) {
+            forgetLease(of: known.members[index])
+            known.members[index] = record
+        } else {
+            known.members.insert(record, at: index)
+        }
+        leases[record.leaseMilliseconds, default: 0] += 1
+    }
+
+    private mutating func remove(_ id: String) {
+        let index = place(of: id)
+        guard index < known.members.count, known.members[index].id.hasSameBytes(as: id) else { return }
+        forgetLease(of: known.members[index])
+        known.members.remove(at: index)
     }
 
     private mutating func forgetLease(of record: MemberRecord) {

@@ -6,41 +6,102 @@
 // compares records by their bytes, and finds session and lease at their beginning without decoding anything. Reading is
 // strict about every field known here. Names not known here are passed over: while a newer version is rolled out, its
 // members must stay on everybody's ring, or two processes would have two rings.
+//
+// A record in memory is one pointer to fields that never change: thousands of them stand in order, and are moved, copied and
+// compared with each change of a large group.
 
 package struct MemberRecord: Sendable, Hashable {
-    package var id: String
+    private struct Fields: Sendable, Hashable {
+        var id: String
+        var session: String
+        var leaseMilliseconds: Int64
+        var isCandidate: Bool
+        var address: String
+        var zone: String
+        var weight: Int
+        var priority: Int
+        var capability: [String]
+        var metadata: [String: String]
+        var health: String
+    }
+
+    private final class Box: Sendable {
+        let fields: Fields
+        init(_ fields: Fields) { self.fields = fields }
+    }
+
+    private var box: Box
+    private var fields: Fields {
+        get { box.fields }
+        set { box = Box(newValue) }
+    }
+
+    package var id: String {
+        get { box.fields.id }
+        set { fields.id = newValue }
+    }
     /// One life of a member: a new one with each join, so that a process that comes back is told from the one that died.
-    package var session: String
-    package var leaseMilliseconds: Int64
+    package var session: String {
+        get { box.fields.session }
+        set { fields.session = newValue }
+    }
+    package var leaseMilliseconds: Int64 {
+        get { box.fields.leaseMilliseconds }
+        set { fields.leaseMilliseconds = newValue }
+    }
     /// It can be primary.
-    package var isCandidate: Bool
-    package var address: String
-    package var zone: String
+    package var isCandidate: Bool {
+        get { box.fields.isCandidate }
+        set { fields.isCandidate = newValue }
+    }
+    package var address: String {
+        get { box.fields.address }
+        set { fields.address = newValue }
+    }
+    package var zone: String {
+        get { box.fields.zone }
+        set { fields.zone = newValue }
+    }
     /// 0: draining, a member that takes nothing new.
-    package var weight: Int
-    package var priority: Int
-    package var capability: [String]
-    package var metadata: [String: String]
+    package var weight: Int {
+        get { box.fields.weight }
+        set { fields.weight = newValue }
+    }
+    package var priority: Int {
+        get { box.fields.priority }
+        set { fields.priority = newValue }
+    }
+    package var capability: [String] {
+        get { box.fields.capability }
+        set { fields.capability = newValue }
+    }
+    package var metadata: [String: String] {
+        get { box.fields.metadata }
+        set { fields.metadata = newValue }
+    }
     /// Why its check fails; empty: it passes.
-    package var health: String
+    package var health: String {
+        get { box.fields.health }
+        set { fields.health = newValue }
+    }
 
     package init(
         id: String, session: String, leaseMilliseconds: Int64, address: String = "", zone: String = "", weight: Int = 1,
         priority: Int = 0, capability: [String] = [], metadata: [String: String] = [:], isCandidate: Bool = false,
         health: String = ""
     ) {
-        self.id = id
-        self.session = session
-        self.leaseMilliseconds = leaseMilliseconds
-        self.address = address
-        self.zone = zone
-        self.weight = weight
-        self.priority = priority
-        self.capability = capability
-        self.metadata = metadata
-        self.isCandidate = isCandidate
-        self.health = health
+        box = Box(
+            Fields(
+                id: id, session: session, leaseMilliseconds: leaseMilliseconds, isCandidate: isCandidate,
+                address: address, zone: zone, weight: weight, priority: priority, capability: capability,
+                metadata: metadata, health: health))
     }
+
+    package static func == (one: Self, other: Self) -> Bool {
+        one.box === other.box || one.box.fields == other.box.fields
+    }
+
+    package func hash(into hasher: inout Hasher) { hasher.combine(box.fields) }
 
     package var lease: Nanos { leaseMilliseconds * .millisecond }
 
@@ -100,27 +161,29 @@ package struct MemberRecord: Sendable, Hashable {
         guard case .integer(let leaseMilliseconds)? = object["leaseMs"] else {
             throw Self.wrong("leaseMs", "an integer")
         }
-        self.init(id: id, session: session, leaseMilliseconds: leaseMilliseconds)
-        address = try Self.text(object, "address")
-        zone = try Self.text(object, "zone")
-        health = try Self.text(object, "health")
-        switch object["candidate"] {
-        case nil: break
-        case .bool(let isCandidate)?: self.isCandidate = isCandidate
-        case _?: throw Self.wrong("candidate", "a boolean")
-        }
-        weight = try Self.number(object, "weight") ?? 1
-        priority = try Self.number(object, "priority") ?? 0
+        var capability: [String] = []
         switch object["capability"] {
         case nil: break
         case .strings(let words)?: capability = words
         case _?: throw Self.wrong("capability", "an array of strings")
         }
+        var metadata: [String: String] = [:]
         switch object["metadata"] {
         case nil: break
         case .object(let pairs)?: metadata = try Self.metadata(pairs)
         case _?: throw Self.wrong("metadata", "an object of strings")
         }
+        var isCandidate = false
+        switch object["candidate"] {
+        case nil: break
+        case .bool(let value)?: isCandidate = value
+        case _?: throw Self.wrong("candidate", "a boolean")
+        }
+        self.init(
+            id: id, session: session, leaseMilliseconds: leaseMilliseconds, address: try Self.text(object, "address"),
+            zone: try Self.text(object, "zone"), weight: try Self.number(object, "weight") ?? 1,
+            priority: try Self.number(object, "priority") ?? 0, capability: capability, metadata: metadata,
+            isCandidate: isCandidate, health: try Self.text(object, "health"))
         try Limits.check(self, isStored: true)
     }
 

@@ -671,6 +671,7 @@ final class GroupScriptFuzz {
                 reason: random.pick(["", "exited", "finished", "bye / \"now\""]),
                 actor: random.pick(["", "m\u{FC}ller"]))
         }
+        if case .beat = verb, random.chance(10) { return .call(verb, group: group, known: .notAsking) }
         return .call(verb, group: group, known: known)
     }
 

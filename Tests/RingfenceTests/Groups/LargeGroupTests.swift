@@ -136,4 +136,42 @@ import Testing
             await proxy.close()
         }
     }
+
+    @Test func `of many members of one process few beats ask what is new, and all of it is seen all the same`()
+        async throws
+    {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                let group = try await clients[0].group("g")
+                var members: [Membership] = []
+                for id in 0..<60 { members.append(try await group.join("m\(id)", lease: .seconds(20))) }
+                try await observer.send("CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "5000")
+                try await observer.send("SLOWLOG", "RESET")
+                let other = try await clients[1].group("g")
+                for round in 0..<10 {
+                    let membership = try await other.join("n\(round)", lease: .seconds(20))
+                    try await eventually(group, "the other is seen") { $0.member("n\(round)") != nil }
+                    if round % 2 == 0 { try await membership.leave() }
+                }
+                // What one beat says of the knowledge of its caller: '-' where it does not ask.
+                func beats() async throws -> (asking: Int, plain: Int) {
+                    let log = try await observer.send("SLOWLOG", "GET", "5000").array ?? []
+                    let marks = log.compactMap { entry -> String? in
+                        guard let words = entry.array?.dropFirst(3).first?.array?.map(\.text), words.count > 18,
+                            words[13] == "beat"
+                        else { return nil }
+                        return words[18]
+                    }
+                    return (marks.count { $0 != "-" }, marks.count { $0 == "-" })
+                }
+                try await eventually("most beats ask nothing") {
+                    let (asking, plain) = try await beats()
+                    return plain > 60 && plain > asking
+                }
+                #expect(members.allSatisfy { $0.state == .member })
+                let seen = try await clients[1].inspectGroup("g").members.count
+                #expect(seen == 65)
+            }
+        }
+    }
 }

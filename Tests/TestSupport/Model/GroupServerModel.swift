@@ -272,17 +272,19 @@ package struct GroupServerModel: Sendable {
         return held.record.session == session && call.group.isPrimary(held.record)
     }
 
-    /// Nothing is due, and the caller knows all and says nothing new.
+    /// Nothing is due, and the caller knows all, or does not ask, and says nothing new.
     private func isQuiet(_ call: Call) -> Bool {
         let (group, known) = (call.group, call.known)
-        guard known.asks, known.mark == group.mark, known.version <= group.version, known.epoch <= group.office.epoch
+        let mark = known.asks ? known.mark : ""
+        guard known.version <= group.version, known.epoch <= group.office.epoch,
+            mark == group.mark || (!known.asks && known.version < group.version)
         else {
             return false
         }
         switch call.verb {
         case .watch(leases: false): break
         case .beat(let id, let session, _, _, let status):
-            guard group.held(id)?.record.session == session else { return false }
+            guard group.held(id)?.record.session == session, mark == group.mark || status == nil else { return false }
             if let status, group.awaitsCandidates || !group.knows(status.claim, of: id, session) { return false }
         default: return false
         }

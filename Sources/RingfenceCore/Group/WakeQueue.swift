@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who is to be woken when: a binary heap. Who asks to be woken earlier is put in again, and what then lies in the heap for
+// later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them little.
+
+package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
+    private struct Entry {
+        var at: Nanos
+        var key: Key
+    }
+
+    private var heap: [Entry] = []
+    /// When each is woken next.
+    private var next: [Key: Nanos] = [:]
+
+    package init() {}
+
+    /// When the first is to be woken, or somewhat earlier; `.never` if nobody is.
+    package var first: Nanos { heap.first?.at ?? .never }
+
+    /// Wakes `key` at `at`, or sooner if that was asked for before.
+    package mutating func add(_ key: Key, at: Nanos) {
+        guard at != .never, at < next[key] ?? .never else { return }
+        next[key] = at
+        heap.append(Entry(at: at, key: key))
+        var child = heap.count - 1
+        while child > 0, heap[child].at < heap[(child - 1) / 2].at {
+            heap.swapAt(child, (child - 1) / 2)
+            child = (child - 1) / 2
+        }
+    }
+
+    /// Whom the time has come to wake. Each has to be added again.
+    package mutating func takeDue(now: Nanos) -> [Key] {
+        var due: [Key] = []
+        while let entry = heap.first, entry.at <= now {
+            removeFirst()
+            guard next[entry.key] == entry.at else { continue }
+            next[entry.key] = nil
+            due.append(entry.key)
+        }
+        return due
+    }
+
+    /// Wakes `key` no more.
+    package mutating func forget(_ key: Key) { next[key] = nil }
+
+    private mutating func removeFirst() {
+        heap.swapAt(0, heap.count - 1)
+        heap.removeLast()
+        var parent = 0
+        while true {
+            var least = parent
+            for child in (2 * parent + 1)...(2 * parent + 2) where child < heap.count && heap[child].at < heap[least].at
+            {
+                least = child
+            }
+            guard least != parent else { return }
+            heap.swapAt(parent, least)
+            parent = least
+        }
+    }
+}
