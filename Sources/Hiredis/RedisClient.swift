@@ -16,6 +16,8 @@ import NIOPosix
 /// several calls, SELECT).
 package final class RedisClient: Sendable {
     package let eventLoop: any EventLoop
+    let commandTimeout: Duration
+    let bulkRoom: BulkRoom
     private let core: CommandCore
 
     /// `eventLoop` must outlive the client. `onConnection` is told of each new connection on it, before any command of a
@@ -26,6 +28,8 @@ package final class RedisClient: Sendable {
         logger: Logger, onConnection: (@Sendable (ConnectionInfo) -> Void)? = nil
     ) {
         self.eventLoop = eventLoop
+        commandTimeout = configuration.commandTimeout
+        bulkRoom = BulkRoom(size: configuration.maximumAnswerBytesInFlight)
         core = CommandCore(configuration, eventLoop: eventLoop, logger: logger, onConnection: onConnection)
     }
 
@@ -90,6 +94,14 @@ package final class RedisClient: Sendable {
         core.submit(
             .callback { completion($0.map { $0.array ?? [] }) }, replies: count, isSingle: false, deadline: deadline,
             encode)
+    }
+
+    /// The same, and it can be withdrawn; the answer is an array.
+    func submit(
+        count: Int, deadline: Duration, _ encode: (inout CommandWriter) -> Void,
+        completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
+    ) -> Submission {
+        .init(number: core.submit(.callback(completion), replies: count, isSingle: false, deadline: deadline, encode))
     }
 }
 
@@ -169,6 +181,9 @@ extension RedisClient {
     package func withdraw(_ submission: Submission) -> Bool {
         submission.number == 0 || core.withdraw(submission.number)
     }
+
+    /// The same, but false for a command that was refused: somebody is told of that.
+    func tookBack(_ submission: Submission) -> Bool { submission.number != 0 && core.withdraw(submission.number) }
 
     /// Whether the bytes of a command left; true as well when it ended otherwise.
     package func wasWritten(_ submission: Submission) -> Bool {
@@ -285,7 +300,7 @@ package protocol ScriptErrand: AnyObject, Sendable {
 }
 
 /// An errand of closures.
-private final class ScriptRun: ScriptErrand {
+final class ScriptRun: ScriptErrand {
     let script: RedisScript
     let keys: Int
     let arguments: Int

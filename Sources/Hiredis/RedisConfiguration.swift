@@ -59,6 +59,8 @@ package struct RedisConfiguration: Sendable {
     package var maximumCommandsInFlight = 65_536
     /// The same in bytes.
     package var maximumBytesInFlight = 64 << 20
+    /// Of large answers that are on their way (BulkCalls.swift).
+    package var maximumAnswerBytesInFlight = 1 << 20
     package var backoff = Backoff()
     /// A connection from which nothing came for this long is probed by PING, and closed if that is not answered in the
     /// same time again. A command that blocks the connection for longer than twice this is taken for a dead connection.

@@ -340,6 +340,6 @@ final class EventFeed: Sendable {
         guard let line = state.withLock({ $0.line }) else {
             throw RedisError(.closed, effect: .none, "the client is closed")
         }
-        return try await line.client.run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+        return try await line.client.run(call)
     }
 }

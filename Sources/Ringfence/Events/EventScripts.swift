@@ -23,7 +23,7 @@ struct EventScripts: Sendable {
 
     /// At most `count` events behind the number `seq`; nil: only the head.
     func page(after seq: Int64?, count: Int) -> ScriptCall {
-        call(arguments: 3) { writer in
+        call(arguments: 3, answerBytes: count * 1024) { writer in
             writer.argument("page")
             if let seq { writer.argument(seq) } else { writer.argument("") }
             writer.argument(count)
@@ -32,20 +32,25 @@ struct EventScripts: Sendable {
 
     /// The members of one group, or of all.
     func state(of group: String?) -> ScriptCall {
-        call(arguments: 2) { writer in
+        // As large as all that is there.
+        call(arguments: 2, answerBytes: .max) { writer in
             writer.argument("state")
             writer.argument(group ?? "")
         }
     }
 
-    private func call(arguments: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void) -> ScriptCall {
+    private func call(
+        arguments: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+    ) -> ScriptCall {
         let keys = keys
-        return ScriptCall(script: Self.events, keys: 3, arguments: arguments) { writer in
+        var call = ScriptCall(script: Self.events, keys: 3, arguments: arguments) { writer in
             writer.argument(keys.log)
             writer.argument(keys.events)
             writer.argument(keys.groups)
             encode(&writer)
         }
+        call.answerBytes = answerBytes
+        return call
     }
 
     // MARK: Answers

@@ -38,10 +38,13 @@ struct GroupScripts: Sendable {
     func watch(
         _ group: String, _ known: GroupKnowledge, leases: Bool = false, cursor: String? = nil
     ) -> ScriptCall {
-        call("watch", group, known, arguments: 2) { writer in
+        var call = call("watch", group, known, arguments: 2) { writer in
             writer.argument(leases ? "leases" : "")
             writer.argument(cursor ?? known.cursor)
         }
+        // A page.
+        call.answerBytes = 80_000
+        return call
     }
 
     /// `joined`: the mark of its join. `status`: of a candidate.

@@ -146,15 +146,27 @@ extension RingfenceClient {
     ///
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func groupNames() async throws -> [String] {
-        let reply = try await send("listing groups") { [keys] writer in
-            writer.begin(2)
-            writer.argument("SMEMBERS")
-            writer.argument(keys.groups)
-        }
-        guard let names = reply.array?.map(\.text), !names.contains(nil) else {
-            throw RingfenceError.unexpected(reply)
-        }
-        return names.compactMap { $0 }.sortedByBytes
+        var names: [[UInt8]: String] = [:]
+        var cursor = "0"
+        repeat {
+            let at = cursor
+            let reply = try await fetch("listing groups", answerBytes: 200_000) { [keys] writer in
+                writer.begin(5)
+                writer.argument("SSCAN")
+                writer.argument(keys.groups)
+                for word in [at, "COUNT", "1000"] { writer.argument(word) }
+            }
+            guard case .array(let page) = reply, page.count == 2, let next = page[0].text,
+                case .array(let found) = page[1]
+            else { throw RingfenceError.unexpected(reply) }
+            for name in found {
+                guard let text = name.text else { throw RingfenceError.unexpected(reply) }
+                // One may come twice while others come and go.
+                names[Array(text.utf8)] = text
+            }
+            cursor = next
+        } while cursor != "0"
+        return Array(names.values).sortedByBytes
     }
 
     /// Who is in a group and how long each lease still lasts, asked of Redis now.

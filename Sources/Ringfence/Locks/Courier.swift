@@ -114,7 +114,7 @@ final class Courier: Sendable {
 
     /// Runs the call for a caller that waits for the answer.
     func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
-        try await main.run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+        try await main.run(call)
     }
 
     /// The same with a failure as a value: it is news too.

@@ -127,13 +127,15 @@ struct LockScripts: Sendable {
 
     func inspect(_ name: String, waiters: Int) -> ScriptCall {
         let keys = keys
-        return ScriptCall(script: Self.inspect, keys: 3, arguments: 2) { writer in
+        var call = ScriptCall(script: Self.inspect, keys: 3, arguments: 2) { writer in
             writer.argument(keys.lock, name)
             writer.argument(keys.fence, name)
             writer.argument(keys.queue, name)
             writer.argument(Int64(waiters))
             writer.argument(keys.place)
         }
+        call.answerBytes = waiters * 1024
+        return call
     }
 
     /// A call of lock.lua. One closure a verb, which begins with `begin`: closures within closures were felt.
@@ -220,4 +222,17 @@ struct ScriptCall: Sendable {
     let keys: Int
     let arguments: Int
     let encode: @Sendable (inout CommandWriter) -> Void
+    /// How large the answer may be, about, if it may be large: only so much is asked for at a time.
+    var answerBytes: Int?
+}
+
+extension RedisClient {
+    /// Runs the call for a caller that waits for the answer.
+    func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
+        guard let bytes = call.answerBytes else {
+            return try await run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+        }
+        let part = ScriptPart(script: call.script, keys: call.keys, arguments: call.arguments, encode: call.encode)
+        return try await bulk(part, answerBytes: bytes)
+    }
 }

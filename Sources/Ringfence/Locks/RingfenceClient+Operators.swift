@@ -128,7 +128,7 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func locks(prefix: String = "", cursor: String? = nil, limit: Int = 100) async throws -> LockPage {
         let position = try checked(prefix: prefix, cursor: cursor, limit: limit)
-        let scan = try await send("listing locks") { [keys] writer in
+        let scan = try await fetch("listing locks", answerBytes: limit * 600) { [keys] writer in
             writer.begin(6)
             for word in ["SCAN", position, "MATCH", keys.lock.globEscaped + prefix.globEscaped + "*", "COUNT"] {
                 writer.argument(word)
@@ -142,7 +142,8 @@ extension RingfenceClient {
         if !lockKeys.isEmpty {
             let replies: [RedisReply]
             do {
-                replies = try await courier.main.pipeline(count: lockKeys.count * 2) { writer in
+                let count = lockKeys.count * 2
+                replies = try await courier.main.bulk(count: count, answerBytes: count * 200) { writer in
                     for key in lockKeys {
                         for command in ["GET", "PTTL"] {
                             writer.begin(2)
@@ -203,7 +204,7 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func audit(limit: Int = 100) async throws -> [AuditRecord] {
         _ = try checked(prefix: "", cursor: nil, limit: limit)
-        let reply = try await send("reading the audit") { [keys] writer in
+        let reply = try await fetch("reading the audit", answerBytes: limit * 1024) { [keys] writer in
             writer.begin(6)
             for word in ["XREVRANGE", keys.audit, "+", "-", "COUNT"] { writer.argument(word) }
             writer.argument(Int64(limit))
@@ -223,6 +224,19 @@ extension RingfenceClient {
             return cursor
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
+        }
+    }
+
+    /// The same for an answer of about so many bytes.
+    func fetch(
+        _ doing: String, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+    ) async throws -> RedisReply {
+        do {
+            let reply = try await courier.main.bulk(count: 1, answerBytes: answerBytes, encode)[0]
+            if let error = reply.error { throw RedisError(error) }
+            return reply
+        } catch let error as RedisError {
+            throw RingfenceError(error, doing)
         }
     }
 

@@ -174,4 +174,32 @@ import Testing
             }
         }
     }
+
+    @Test func `operators that give up and ask again leave no more answers in Redis than one connection may have`()
+        async throws
+    {
+        try await withObservedRedis { server, observer in
+            let proxy = try await TCPProxy.start(to: server)
+            try await withClient("redis://127.0.0.1:\(proxy.port)") {
+                $0.commandTimeout = .milliseconds(500)
+            } _: { client in
+                _ = try await client.readiness()
+                proxy.update { $0.serverToClient.isStalled = true }
+                await withTaskGroup(of: Void.self) { tasks in
+                    for _ in 0..<30 {
+                        tasks.addTask { #expect(await failure { _ = try await client.audit(limit: 1000) } != nil) }
+                        tasks.addTask { #expect(await failure { _ = try await client.locks(limit: 1000) } != nil) }
+                    }
+                }
+                let info = try await observer.send("INFO", "commandstats").text ?? ""
+                let calls = info.split(whereSeparator: \.isNewline)
+                    .filter { $0.hasPrefix("cmdstat_xrevrange:") || $0.hasPrefix("cmdstat_scan:") }
+                    .compactMap { Int($0.drop { $0 != "=" }.dropFirst().prefix { $0 != "," }) }.reduce(0, +)
+                #expect((1...4).contains(calls), "\(calls) of 60 calls reached Redis")
+                proxy.update { $0.serverToClient.isStalled = false }
+                try await eventually("they are answered again") { (try? await client.audit(limit: 1000)) != nil }
+            }
+            await proxy.close()
+        }
+    }
 }
