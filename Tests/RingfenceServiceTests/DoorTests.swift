@@ -313,6 +313,39 @@ import Testing
         }
     }
 
+    @Test func `without descriptors the service tries to accept once a second, says so once, and goes on afterwards`()
+        async throws
+    {
+        try await withService { service, _ in
+            // Taken before there are none left.
+            let watch = try await service.connect()
+            func failures() async throws -> Int {
+                try await watch.send("GET", "/metrics")
+                let page = try #require(try await watch.answer()).body
+                let line = page.split(separator: "\n").first { $0.hasPrefix("ringfence_http_accept_failures_total ") }
+                return line.flatMap { Double($0.dropFirst(37)) }.map { Int($0) } ?? 0
+            }
+            #expect(try await failures() == 0)
+            let pid = service.program.process.pid
+            let used = (0..<1024).count { access("/proc/\(pid)/fd/\($0)", F_OK) == 0 }
+            _ = try await output(of: "prlimit", ["--pid", "\(pid)", "--nofile=\(used + 8)"])
+            var silent: [RawConnection] = []
+            for _ in 0..<30 { silent.append(try await service.connect()) }
+            try await eventually("it cannot accept", within: .seconds(60)) { try await failures() > 0 }
+            let (before, start) = (try await failures(), ContinuousClock.now)
+            try await eventually("it has tried again", within: .seconds(60)) { try await failures() >= before + 3 }
+            let tries = try await failures() - before
+            // A loop that tries whenever the socket is readable tries some ten thousand times a second.
+            #expect(Duration.seconds(tries) < start.duration(to: .now) * 4 + .seconds(4), "\(tries) tries")
+            for connection in silent { connection.close() }
+            try await eventually("it accepts again", within: .seconds(60)) {
+                try await service.request("GET", "/livez").status == 200
+            }
+            let said = service.program.error.split(separator: "connections cannot be accepted").count - 1
+            #expect(said == 1, "\(service.program.error)")
+        }
+    }
+
     // MARK: Tokens
 
     @Test(arguments: [true, false])

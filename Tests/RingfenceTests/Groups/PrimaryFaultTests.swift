@@ -46,7 +46,9 @@ import Testing
                     }
                     #expect(epoch.isHeld && first.role == .primary(epoch))
                 }
-                #expect(first.giveUp(epoch))
+                // One that gave the role up is barred for a lease, and so long nobody is elected since the loss: on a busy machine
+                // both are over when somebody looks, and it would be elected again. So it leaves.
+                try await first.membership.leave()
                 do {
                     try await eventually("the other is elected", within: .seconds(60)) { second.role.epoch != nil }
                 } catch {
