@@ -18,6 +18,13 @@ import RingfenceCore
 struct GroupRoutes: Sendable {
     let client: RingfenceClient
     let groups: GroupShelf
+    private let views = SharedRuns<GroupView>()
+    private let replies = SharedRuns<Reply>()
+
+    init(client: RingfenceClient, groups: GroupShelf) {
+        self.client = client
+        self.groups = groups
+    }
 
     static let memberSchema = Route.Schema(
         name: "MemberRequest",
@@ -50,7 +57,10 @@ struct GroupRoutes: Sendable {
                 method: .get, path: "/v1/groups/{name}", operation: "getGroup",
                 summary: "Shows a group's members, and what is left of each lease.",
                 response: "Group",
-                handle: { exchange in Reply(JSONWriter.describing(try await view(exchange.name))) }),
+                handle: { exchange in
+                    let name = exchange.name
+                    return try await replies.value(name) { Reply(JSONWriter.describing(try await view(name))) }
+                }),
             Route(
                 method: .put, path: "/v1/groups/{name}/members/{member}", operation: "putMember",
                 summary: "Joins a group, or with the session of the join, beats and updates. Repeat it each paceMs.",
@@ -75,6 +85,10 @@ struct GroupRoutes: Sendable {
 
     /// As Redis has it; when Redis is away, or is just being told anew what it lost, as it was last seen.
     func view(_ name: String) async throws -> GroupView {
+        try await views.value(name) { try await currentView(name) }
+    }
+
+    private func currentView(_ name: String) async throws -> GroupView {
         let group = try await groups.group(name)
         if group.snapshot.isStale { return GroupView(lastSeen: group.snapshot) }
         do {
