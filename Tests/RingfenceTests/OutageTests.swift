@@ -86,9 +86,12 @@ import Testing
                 _ = await failure { try await client.withLock("before", ttl: .seconds(60), options: options) { _ in } }
                 await server.kill(SIGKILL)
                 try await eventually("the connection is lost") { !client.courier.main.isConnected }
-                // That of its own which confirmed locks have is noticed with the first that fails.
-                _ = await failure {
-                    try await client.acquire("first", ttl: .seconds(60), wait: .milliseconds(500), options: options)
+                // That of its own which confirmed locks have takes no bytes any more once nothing is unknown.
+                try await eventually("that of confirmed locks is lost too", within: .seconds(60)) {
+                    let error = await failure {
+                        try await client.acquire("first", ttl: .seconds(60), wait: .seconds(2), options: options)
+                    }
+                    return error?.effect == RingfenceError.Effect.none
                 }
                 try await eventually("nothing is left of it") { client.table.isEmpty }
                 let known = Shared<Set<String>>([])
