@@ -188,6 +188,26 @@ import Testing
         }
     }
 
+    @Test func `a reset with another answer behind the grant's takes nothing back, for it may be about that one`()
+        async throws
+    {
+        try await withService(Self.watchful) { service, redis in
+            let client = try DeafClient(port: service.port)
+            client.send("POST", "/v1/locks/x/acquire", #"{"ttlMs":3600000}"#)
+            client.send("POST", "/v1/locks/x/renew", #"{"token":"1:a-1-b:c","ttlMs":1000}"#)
+            client.send("POST", "/v1/locks/x/renew", #"{"token":"1:a-1-b:c","ttlMs":1000}"#)
+            // The grant's answer is behind us when the second of these was looked at.
+            try await eventually("all are answered", within: .seconds(60)) {
+                let metrics = try await service.request("GET", "/metrics").body
+                return metrics.contains(#"ringfence_http_requests_total{route="renewLock",status="4xx"} 2"#)
+            }
+            client.hangUp()
+            try await allAreGone(service)
+            _ = try await service.request("GET", "/v1/locks/x")
+            #expect(try await redis.cli("EXISTS", Self.lock) == "1")
+        }
+    }
+
     /// Proxies end their connections to servers with a reset, right behind an answer that they passed on.
     @Test(arguments: [("", []), ("", watchful), ("option forwardfor", watchful)])
     func `50 locks acquired through an HAProxy that does not reuse connections stay held`(

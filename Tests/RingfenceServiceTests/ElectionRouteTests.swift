@@ -90,8 +90,8 @@ import Testing
     @Test func `a group is removed over HTTP when nobody is in it, and refused with the reason before`() async throws {
         try await withService { redis, service in
             let path = "/v1/groups/old%2Fone"
-            func remove(_ body: String = "") async throws -> Answer {
-                try await service.request("DELETE", path, body)
+            func remove(_ body: String = "", _ query: String = "") async throws -> Answer {
+                try await service.request("DELETE", path + query, body)
             }
             let none = try await remove()
             #expect(none.status == 409 && none.body.contains(#""code":"noGroup""#), "\(none.body)")
@@ -103,7 +103,9 @@ import Testing
             let bad = try await remove(#"{"force":true}"#)
             #expect(bad.status == 400 && bad.body.contains("force"), "\(bad.body)")
             #expect(try await service.request("DELETE", path + "/members/m?session=" + session).status == 200)
-            let done = try await remove(#"{"actor":"ann","reason":"moved"}"#)
+            let misspelt = try await remove("", "?acter=ann")
+            #expect(misspelt.status == 400 && misspelt["field"] == "acter", "\(misspelt.body)")
+            let done = try await remove("", "?actor=ann&reason=moved")
             #expect(done.status == 200, "\(done.body)")
             #expect(try await !service.request("GET", "/v1/groups").body.contains("old"))
             #expect(try await remove().status == 409)

@@ -75,7 +75,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
                 "came when the primary was not reached any more, which may go on without Redis for so many ms"
             case "lag": "lacks more than the setting maxLag allows"
             case "position": "does not say how far its data has come"
-            case "noGroup": "nobody ever joined the group"
+            case "noGroup": "there is no such group: nobody joined it, or it was removed"
             case "noPrimary": "there is no primary to switch over from; name a member to fail over to"
             case "serverUnknown":
                 "Redis does not let this user ask INFO: without it nobody can tell when Redis is another server, on which hold rests"

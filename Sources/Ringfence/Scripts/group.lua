@@ -1247,7 +1247,8 @@ elseif verb == 'join' then
                 look_at_leases()
             end
         end
-        if was_empty then note_server() end
+        -- With nobody in it the server was not looked at: it may have lost somebody who leads.
+        if was_empty then is_other_server() end
         renew(lease_ms)
         record, is_mine = text, true
         note_status()

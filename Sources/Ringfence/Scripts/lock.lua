@@ -387,7 +387,8 @@ local function wait_for_it(nonce, place, told, is_free, most)
         local rank = redis.call('ZRANK', KEYS[2 * n + i], place) or 0
         if rank > position then position, longest = rank, i end
     end
-    if is_new and most and position >= most then -- judged at the end: what is dead in the line was dropped first
+    -- Judged at the end: what is dead in the line was dropped first, as far as one call goes.
+    if is_new and most and position >= most and not is_unfinished then
         leave(split_place(place), name_of(1))
         return { 3, longest }
     end

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Who is to be woken when: a binary heap. Who asks to be woken earlier is put in again, and what then lies in the heap for
-// later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them little.
+// later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them little. A
+// member that beats asks for the end of its lease each time, and then for its next beat: what lies there in vain is thrown
+// out when it is most of the heap.
 
 package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
     private struct Entry {
@@ -15,6 +17,9 @@ package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
 
     package init() {}
 
+    /// How many entries it keeps.
+    package var count: Int { heap.count }
+
     /// When the first is to be woken, or somewhat earlier; `.never` if nobody is.
     package var first: Nanos { heap.first?.at ?? .never }
 
@@ -22,6 +27,11 @@ package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
     package mutating func add(_ key: Key, at: Nanos) {
         guard at != .never, at < next[key] ?? .never else { return }
         next[key] = at
+        if heap.count > 4 * next.count + 64 {
+            // In order it is a heap.
+            heap = next.map { Entry(at: $0.value, key: $0.key) }.sorted { $0.at < $1.at }
+            return
+        }
         heap.append(Entry(at: at, key: key))
         var child = heap.count - 1
         while child > 0, heap[child].at < heap[(child - 1) / 2].at {

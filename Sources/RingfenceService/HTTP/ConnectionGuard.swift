@@ -10,7 +10,7 @@
 //    that the lock must not be granted to it. A half-closed connection counts as hung up. An end of file is seen only
 //    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure, up to a
 //    limit: what a client sends beyond it stays in the socket until the requests before it have their answers, in order.
-//    (The end of file of such a client is seen all the same: the kernel tells of it by itself.)
+//    (The end of file of such a client is seen as long as all that it sent fits into the socket, some 100 KiB.)
 //  - delivery: what an answer gives (a lock, a membership) is nobody's if the answer is not read. A client that has
 //    closed before its answer was written is seen, and nothing is given. One that closes later, without reading, resets
 //    the connection. But a proxy's reset says nothing of its client: proxies reset connections to servers as a matter of
@@ -274,6 +274,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     /// The answer is on its way.
     private func answered() {
+        // With other requests behind it, a reset would be as much about their answers.
+        if inProgress > 0 { given.removeAll { $0.answeredAt == nil } }
         given.removeAll { $0.answeredAt == nil && !$0.isWatched }
         for index in given.indices where given[index].answeredAt == nil { given[index].answeredAt = .now() }
     }

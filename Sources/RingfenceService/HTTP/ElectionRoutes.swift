@@ -166,14 +166,21 @@ struct ElectionRoutes: Sendable {
     ) -> Route {
         Route(
             method: method, path: "/v1/groups/{name}" + (name.isEmpty ? "" : "/" + name),
-            operation: operation ?? name + "Group", summary: summary, request: schema,
+            operation: operation ?? name + "Group", summary: summary,
+            query: method == .delete
+                ? [
+                    ("actor", #"{"type":"string","minLength":1,"maxLength":128}"#, "Who does it, for the event."),
+                    ("reason", #"{"type":"string","maxLength":512}"#, "Why, for the event."),
+                ] : [],
+            request: schema,
             requestIsOptional: !needsBody, response: "Ordered",
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
+                let query = try queryParameters(exchange.query, allowed: ["actor", "reason"])
                 let order = Order(
-                    body: body, actor: try exchange.actor(says: try body?.text("actor")),
-                    reason: try body?.text("reason") ?? "")
+                    body: body, actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
+                    reason: try body?.text("reason") ?? query["reason"] ?? "")
                 try Limits.check(reason: order.reason)
                 let primary = try await give(exchange, order)
                 return Reply(JSONWriter.describing("done", of: exchange.name, primary))

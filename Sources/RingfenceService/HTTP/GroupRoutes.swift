@@ -101,6 +101,8 @@ struct GroupRoutes: Sendable {
     private func put(_ exchange: Exchange) async throws -> Reply {
         let (record, status, isBeat) = try Self.record(exchange)
         let group = try await groups.group(exchange.name)
+        // Whoever asked again elsewhere is not replaced by one that has gone.
+        if !isBeat, exchange.hangUp?.hasHappened == true { throw ConnectionEnded() }
         let grant =
             isBeat ? try await group.renew(record, status: status) : try await group.admit(record, status: status)
         groups.keep(group)

@@ -107,6 +107,10 @@ struct Responder: Sendable {
         if parameters.count > 1 {
             exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")
         }
+        // What asks for health may carry whatever it likes.
+        if !exchange.query.isEmpty, route.path.hasPrefix("/v1/") {
+            _ = try queryParameters(exchange.query, allowed: route.query.map(\.name))
+        }
         exchange.body = try await body(of: request, exchange.channel)
         if exchange.body.readableBytes > 0 {
             guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }

@@ -31,4 +31,17 @@ import Testing
             #expect(queue.first <= wanted.values.min() ?? .never)
         }
     }
+
+    @Test func `what is asked for in vain does not pile up`() {
+        var queue = WakeQueue<Int>()
+        // As members that beat: the end of the lease, then the next beat, which comes first.
+        for round in 0..<1000 as Range<Nanos> {
+            for key in 0..<50 {
+                queue.add(key, at: round * 10 + 100_000)
+                queue.add(key, at: round * 10 + 10)
+            }
+            #expect(queue.takeDue(now: round * 10 + 10).count == 50)
+        }
+        #expect(queue.count < 500, "\(queue.count) for 50 members")
+    }
 }

@@ -160,6 +160,41 @@ import Testing
         }
     }
 
+    /// The copy has nobody in it; what was lost had a primary.
+    @Test(arguments: [false, true])
+    func `who comes first to a group that is empty after a loss does not hide that the server is another`(
+        isIll: Bool
+    ) async throws {
+        try await withStory { story in
+            try await story.lead(["a": nil])
+            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "10000")]))
+            try await story.live(500)
+            story.dies("a")
+            try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: ""))
+            try await story.save()
+            try await story.join("p", position: nil)
+            try await story.live(500, only: "p")
+            #expect(story.office.primary == "p" && story.office.epoch == 2)
+
+            try await story.stepBack()
+            story.dies("p")
+            // Who cannot be elected does not lead to an election, before which the server is looked at.
+            if isIll {
+                let record = MemberRecord(id: "c", session: "of-c", leaseMilliseconds: 1000, isCandidate: true)
+                try await story.call(
+                    .join(record, .first, GroupScriptFuzz.policy, status: CandidateStatus(unfit: "starting")))
+                story.moves("c", to: nil)
+            } else {
+                try await story.join("m", position: nil, isCandidate: false)
+                try await story.join("c", position: nil)
+            }
+            try await story.live(1500)
+            #expect(story.office.primary.isEmpty, "p may act still")
+            try await story.live(13_000)
+            #expect(story.office.primary == "c" && story.office.epoch > 2)
+        }
+    }
+
     @Test func `who is new is elected when the one that gave up knows that it was heard, or must have stopped`()
         async throws
     {

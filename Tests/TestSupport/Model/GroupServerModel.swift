@@ -505,7 +505,7 @@ package struct GroupServerModel: Sendable {
         if !isSame { call.touched.insert(key) }
         let standing = isSame ? held?.standing : stand(record, before: held, &call)
         call.group.members[key] = Held(record: record, ends: 0, before: before, standing: standing)
-        if wasEmpty { call.group.noteServer(run) }
+        if wasEmpty { _ = isOtherServer(&call) }
         call.group.renew(record.id, record.leaseMilliseconds, status)
         if let status { hear(status.claim, from: record, &call) }
         return .member
