@@ -92,7 +92,9 @@ extension AgentMachine {
         var status = AgentStatus()
         status.role = role
         if case .primary = role {
-            status.isServingPrimary = isPromoted && verifying == nil && releasing == nil && mustFence == nil
+            // From the moment at which it is told to take no more writes, not only from when it has done so.
+            status.isServingPrimary =
+                isPromoted && verifying == nil && releasing == nil && mustFence == nil && running?.kind != .onSuspend
         }
         switch hold {
         case .untouched, .following: status.isStandby = role.held == nil && mustFence == nil
