@@ -18,7 +18,7 @@ import Testing
         _ redis: RedisServer, _ member: String, _ more: [String] = [], _ command: [String]
     ) async throws -> Program {
         try await Program.start(
-            ["agent", "exec", "--redis", redis.unixURL, "--group", "g", "--member", member, "--lease", "1s"] + more + [
+            ["agent", "exec", "--redis", redis.unixURL, "--group", "g", "--member", member, "--lease", "2s"] + more + [
                 "--"
             ]
                 + command)
@@ -106,7 +106,7 @@ import Testing
             kill(redis.pid, SIGSTOP)
             try await eventually("the child has ended") { access(directory.path + "/running", F_OK) != 0 }
             kill(redis.pid, SIGCONT)
-            try await eventually("it runs again") { contents(of: log).split(separator: "\n").count == 2 }
+            try await eventually("it runs again") { contents(of: log).split(separator: "\n").count >= 2 }
             #expect(!contents(of: log).contains("TWICE"), "\(contents(of: log))")
             for program in [one, two] { program.process.signal(SIGTERM) }
             _ = await one.process.wait()

@@ -52,8 +52,9 @@ final class TestAgent: Sendable {
         echo "position=$(cat position)"
         """#
 
+    /// - Parameter lease: long enough for a machine that is full of tests: one that runs out by itself ends the role once more.
     static func start(
-        _ member: String, _ redis: RedisServer, _ more: String = "", lease: String = "1s",
+        _ member: String, _ redis: RedisServer, _ more: String = "", lease: String = "2s",
         hooks: [String] = hooks, files: [String: String] = [:], in old: TemporaryDirectory? = nil
     ) async throws -> TestAgent {
         let directory = try old ?? TemporaryDirectory()
