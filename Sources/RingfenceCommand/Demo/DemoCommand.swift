@@ -52,7 +52,7 @@ struct DemoCommand: AsyncParsableCommand {
     @Flag(help: "Print the result only, as one JSON object.")
     var json = false
 
-    @Option(help: ArgumentHelp("Write the file that ships with the demo to this path, and end.", visibility: .hidden))
+    @Option(help: ArgumentHelp("Write the transfers of the demo to this path, and end.", visibility: .hidden))
     var generate: String?
 
     func validate() throws {
@@ -84,7 +84,7 @@ struct DemoCommand: AsyncParsableCommand {
         if !report.books.isBalanced { throw ExitCode(1) }
     }
 
-    /// The user's file or the one that ships, which is written anew and read as any other (see `TransferGenerator`).
+    /// The user's file, or the demo's own transfers, which are written anew and read as any other (see `TransferGenerator`).
     private func readFile() throws -> TransferFile {
         let path = file ?? "/tmp/ringfence-transfers-\(UInt64.random(in: 0 ... .max)).jsonl"
         if file == nil { try Self.write(TransferGenerator.contents(), to: path) }
@@ -103,7 +103,7 @@ struct DemoCommand: AsyncParsableCommand {
         let count = DemoPrinter.grouped
         return """
             \(count(Int64(file.transfers.count))) transfers over \(count(Int64(file.accounts.count))) accounts \
-            (\(self.file ?? "the file that ships with the demo")), \(workers) worker processes, \
+            (\(self.file ?? "the transfers of the demo")), \(workers) worker processes, \
             \(redis.isPrivate ? "a private Redis" : "the given Redis").
             \(unsafe ? "UNSAFE: no locks, no guard." : "Each transfer under one lock of two accounts, written through the fence guard.")
 

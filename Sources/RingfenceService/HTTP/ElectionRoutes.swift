@@ -56,8 +56,7 @@ struct ElectionRoutes: Sendable {
                 ],
                 response: "History",
                 handle: { exchange in
-                    let text = try queryParameters(exchange.query, allowed: ["limit"])["limit"]
-                    let limit = text.map { Int($0) ?? 0 } ?? 100
+                    let limit = exchange.query["limit"].map { Int($0) ?? 0 } ?? 100
                     guard Self.historyLimits.contains(limit) else {
                         throw InvalidArgument("limit", "must be 1 to 1000")
                     }
@@ -177,7 +176,7 @@ struct ElectionRoutes: Sendable {
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
-                let query = try queryParameters(exchange.query, allowed: ["actor", "reason"])
+                let query = exchange.query
                 let order = Order(
                     body: body, actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
                     reason: try body?.text("reason") ?? query["reason"] ?? "")

@@ -71,7 +71,7 @@ struct EventRoutes: Sendable {
     }
 
     private func answer(_ exchange: Exchange) async throws -> Reply {
-        let query = try queryParameters(exchange.query, allowed: ["after", "limit", "group", "type", "wait"])
+        let query = exchange.query
         var wish = Wish()
         if let text = query["after"] { wish.after = try Self.cursor(text, "after") }
         if let group = query["group"] {

@@ -196,7 +196,7 @@ struct GroupRoutes: Sendable {
     }
 
     private func remove(_ exchange: Exchange) async throws -> Reply {
-        let query = try queryParameters(exchange.query, allowed: Self.leaveSchema.fields)
+        let query = exchange.query
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.leaveSchema) : nil
         let session = try body?.text("session") ?? query["session"]
         let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])

@@ -120,7 +120,7 @@ struct LockRoutes: Sendable {
                 ],
                 response: "LockPage",
                 handle: { exchange in
-                    let query = try queryParameters(exchange.query, allowed: ["prefix", "cursor", "limit"])
+                    let query = exchange.query
                     try Limits.check(reason: query["prefix"] ?? "", field: "prefix")
                     // Whether Redis gave it is not to be known; what it cannot have given is refused by its name.
                     if let cursor = query["cursor"], cursor.utf8.count > 20 || UInt64(cursor) == nil {
@@ -145,8 +145,7 @@ struct LockRoutes: Sendable {
                 query: [(limit.name, limit.schema, "How many at most.")],
                 response: "Audit",
                 handle: { exchange in
-                    let query = try queryParameters(exchange.query, allowed: ["limit"])
-                    return Reply(JSONWriter.describing(try await client.audit(limit: try Self.limit(query))))
+                    return Reply(JSONWriter.describing(try await client.audit(limit: try Self.limit(exchange.query))))
                 }),
         ]
     }
@@ -298,7 +297,7 @@ struct LockRoutes: Sendable {
     }
 
     private func force(_ exchange: Exchange) async throws -> Reply {
-        let query = try queryParameters(exchange.query, allowed: ["actor", "reason"])
+        let query = exchange.query
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.forceSchema) : nil
         let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
         let reason = try body?.text("reason") ?? query["reason"] ?? ""

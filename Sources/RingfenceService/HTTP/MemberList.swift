@@ -32,7 +32,7 @@ enum MemberList {
             ],
             response: "Members", isAlsoText: true,
             handle: { exchange in
-                let query = try queryParameters(exchange.query, allowed: ["state", "format"])
+                let query = exchange.query
                 guard let filter = GroupView.Filter(query["state"] ?? "all") else {
                     throw InvalidArgument("state", "must be one of \(words.joined(separator: ", "))")
                 }

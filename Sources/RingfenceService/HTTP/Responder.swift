@@ -59,7 +59,6 @@ struct Responder: Sendable {
         case .route(let index, let parameters):
             metrics = self.metrics[index]
             var exchange = Exchange(arrived: arrived, channel: channel)
-            exchange.query = String(target[path.endIndex...].dropFirst())
             exchange.headers = request.headers
             let route = table.routes[index]
             if route.gives || route.streams, let tokens {
@@ -67,7 +66,8 @@ struct Responder: Sendable {
                 watch = tokens.watch(request.headers[.authorization]) { channel.close(promise: nil) }
             }
             do {
-                reply = try await handle(route, parameters, request, isAuthorized: watch != nil, &exchange)
+                let query = String(target[path.endIndex...].dropFirst())
+                reply = try await handle(route, parameters, query, request, isAuthorized: watch != nil, &exchange)
             } catch let error as ConnectionEnded {
                 throw error
             } catch {
@@ -99,7 +99,7 @@ struct Responder: Sendable {
     }
 
     private func handle(
-        _ route: Route, _ parameters: [Substring.UTF8View], _ request: Request, isAuthorized: Bool,
+        _ route: Route, _ parameters: [Substring.UTF8View], _ query: String, _ request: Request, isAuthorized: Bool,
         _ exchange: inout Exchange
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized || self.isAuthorized(request) else { throw Self.unauthorized }
@@ -108,8 +108,8 @@ struct Responder: Sendable {
             exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")
         }
         // What asks for health may carry whatever it likes.
-        if !exchange.query.isEmpty, route.path.hasPrefix("/v1/") {
-            _ = try queryParameters(exchange.query, allowed: route.query.map(\.name))
+        if !query.isEmpty, route.path.hasPrefix("/v1/") {
+            exchange.query = try queryParameters(query, allowed: route.query.map(\.name))
         }
         exchange.body = try await body(of: request, exchange.channel)
         if exchange.body.readableBytes > 0 {

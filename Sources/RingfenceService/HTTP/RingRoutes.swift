@@ -29,7 +29,7 @@ struct RingRoutes: Sendable {
                 ],
                 response: "RingAnswer",
                 handle: { exchange in
-                    let query = try queryParameters(exchange.query, allowed: ["key", "number", "count"])
+                    let query = exchange.query
                     let key = try Self.key(query)
                     let count = try Self.count(query, hasKey: key != nil)
                     let view = RingView(of: try await groups.group(exchange.name))

@@ -44,8 +44,8 @@ struct Exchange: Sendable {
     var name = ""
     /// The decoded `{member}` of the path, or whatever else comes behind the name.
     var member = ""
-    /// After the question mark, undecoded.
-    var query = ""
+    /// The parameters behind the question mark, all of them the route's own.
+    var query: [String: String] = [:]
     var body = ByteBuffer()
     let channel: any Channel
     var headers = HTTPFields()
