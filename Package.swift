@@ -211,6 +211,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             // The ring in another language, and what it says: read where they are.

@@ -176,13 +176,14 @@ extension RedisClient {
         fileprivate var number: UInt64
     }
 
-    /// Takes a command back that was not written yet: it never will be, and nobody is told of it. False if it may be known
-    /// to Redis.
+    /// Takes a command back that was not written yet: it never will be, and its callback is not called for it; but it may be
+    /// about to be called for a command that ended unwritten before, with an error of effect `none`. False if Redis may know
+    /// of the command.
     package func withdraw(_ submission: Submission) -> Bool {
-        submission.number == 0 || core.withdraw(submission.number)
+        submission.number == 0 || core.withdraw(submission.number) || !core.wasWritten(submission.number)
     }
 
-    /// The same, but false for a command that was refused: somebody is told of that.
+    /// The same, but false for a command that ended unwritten or was refused: its callback is called for that.
     func tookBack(_ submission: Submission) -> Bool { submission.number != 0 && core.withdraw(submission.number) }
 
     /// Whether the bytes of a command left; true as well when it ended otherwise.

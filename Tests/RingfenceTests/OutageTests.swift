@@ -6,6 +6,7 @@ import CoreMetrics
 import Hiredis
 import Logging
 import MetricsTestKit
+import NIOCore
 import RingfenceCore
 import TestSupport
 import Testing
@@ -152,6 +153,61 @@ import Testing
                 try await eventually("it is withdrawn") { client.cleanUp.isSettled }
                 #expect(try await server.remains() == [])
             }
+        }
+    }
+
+    /// A client of a Redis that is not there.
+    private func withoutRedis(patience: Duration, _ body: (RedisClient) async throws -> Void) async throws {
+        var configuration = try RedisConfiguration(url: "redis://127.0.0.1:\(try freePort())")
+        configuration.commandTimeout = patience
+        let client = RedisClient(configuration, logger: Logger(label: "quiet") { _ in SwiftLogNoOpLogHandler() })
+        try await body(client)
+        await client.close()
+    }
+
+    private func submit(
+        _ client: RedisClient, _ told: @escaping @Sendable (RedisError?) -> Void = { _ in }
+    ) -> RedisClient.Submission {
+        let call = RedisClient.ScriptPart(script: LockScripts.lock, keys: 0, arguments: 0) { _ in }
+        return client.runAndWait([call], replicas: 1, within: .zero) { result in
+            if case .failure(let error) = result { told(error) } else { told(nil) }
+        }
+    }
+
+    @Test func `what ended unsent and was not told so yet can be taken back`() async throws {
+        try await withoutRedis(patience: .milliseconds(1)) { client in
+            let second = Shared<RedisClient.Submission?>(nil)
+            let isTakenBack = Shared<Bool?>(nil)
+            // On the loop, so that one look at the queue finds both late; the first is told first.
+            try await client.eventLoop.submit {
+                _ = submit(client) { error in
+                    #expect(error?.effect == RedisError.Effect.none)
+                    guard let submission = second.value else { return }
+                    isTakenBack.change { $0 = client.withdraw(submission) && !client.wasWritten(submission) }
+                }
+                let submission = submit(client)
+                second.change { $0 = submission }
+            }.get()
+            try await eventually("the first was told") { isTakenBack.value != nil }
+            #expect(isTakenBack.value == true)
+        }
+    }
+
+    @Test func `what waits for its confirmation and ended unsent can be taken back before it is told`() async throws {
+        let call = ScriptCall(script: LockScripts.lock, keys: 0, arguments: 0, encode: { _ in })
+        try await withoutRedis(patience: .seconds(1)) { client in
+            // On the loop, so that nobody is told meanwhile.
+            try await client.eventLoop.submit {
+                let lane = ConfirmingLane(client, commandTimeout: .zero, limit: 10)
+                let confirmation = Durability.Confirmation(replicas: 1, milliseconds: 1)
+                let first = lane.run(call, confirmation) { _ in }
+                let second = lane.run(call, confirmation) { _ in }
+                let end = Moment.now.adding(2 * .millisecond)
+                while Moment.now < end {}
+                // The turn is the second's, and it is too late for it.
+                #expect(lane.withdraw(first))
+                #expect(!lane.wasWritten(second) && lane.withdraw(second))
+            }.get()
         }
     }
 

@@ -15,6 +15,9 @@
 // connection's queue while there is no connection. The rest of that group then goes again, and nothing may have passed it
 // meanwhile; so while a group is not written, all others wait here. Without a connection a group is one call, which makes
 // taking back cheap where there is most of it, in an outage.
+//
+// A call that ends without having been sent is told so outside the lock, a moment later. Whoever takes it back in that
+// moment must not hear that Redis may know of it, so its number is kept until it was told.
 
 import Hiredis
 import NIOCore
@@ -43,6 +46,8 @@ final class ConfirmingLane: Sendable {
         var withdrawn = 0
         var underWay: Group?
         var lastNumber: UInt64 = 0
+        /// They ended without having been sent, and are about to be told.
+        var unsent: Set<UInt64> = []
     }
 
     /// Calls with one `WAIT` behind them.
@@ -94,12 +99,14 @@ final class ConfirmingLane: Sendable {
                 call: part, confirmation: confirmation, until: Moment.now.adding(patience), completion: completion))
     }
 
-    /// Takes a call back whose bytes did not leave: they never will, and nobody is told of it. False if Redis may know of it.
+    /// Takes a call back whose bytes did not leave: they never will. Nobody is told of it, unless it ended just before, with
+    /// an error of effect `none`. False if Redis may know of it.
     func withdraw(_ submission: Submission) -> Bool {
         if let direct = submission.direct { return client.withdraw(direct) }
         guard submission.number > 0 else { return true }
         let (isTaken, late) = state.withLock { state -> (Bool, [Entry]) in
-            if Self.withdraw(submission.number, &state) { return (true, []) }
+            let isUnsent = state.unsent.contains(submission.number)
+            if isUnsent || Self.withdraw(submission.number, &state) { return (true, []) }
             guard let group = state.underWay,
                 let index = group.entries.firstIndex(where: { $0.number == submission.number }),
                 client.withdraw(group.submission)
@@ -118,7 +125,9 @@ final class ConfirmingLane: Sendable {
     func wasWritten(_ submission: Submission) -> Bool {
         if let direct = submission.direct { return client.wasWritten(direct) }
         return state.withLock { state in
-            if Self.index(of: submission.number, in: state) != nil { return false }
+            if Self.index(of: submission.number, in: state) != nil || state.unsent.contains(submission.number) {
+                return false
+            }
             guard let group = state.underWay, group.entries.contains(where: { $0.number == submission.number }) else {
                 return submission.number != 0
             }
@@ -190,6 +199,7 @@ final class ConfirmingLane: Sendable {
         guard state.underWay == nil else { return [] }
         let now = Moment.now
         let late = state.waiting.filter { $0.until <= now && !$0.isWithdrawn }
+        state.unsent.formUnion(late.map(\.number))
         Self.drop(&state) { $0.until <= now }
         let confirmation = state.waiting.lazy.compactMap(\.confirmation).first
         let most = client.isConnected ? Self.most : 1
@@ -211,7 +221,7 @@ final class ConfirmingLane: Sendable {
     }
 
     private func ended(_ number: UInt64, _ result: Result<RedisClient.ConfirmedParts, RedisError>) {
-        var done: [(Entry, Result<RedisClient.Confirmed, RedisError>)] = []
+        var done: [(entry: Entry, result: Result<RedisClient.Confirmed, RedisError>)] = []
         let late = state.withLock { state -> [Entry] in
             guard let group = state.underWay, group.number == number else { return [] }
             var again: [Entry] = []
@@ -223,6 +233,7 @@ final class ConfirmingLane: Sendable {
                     entry.call.isWhole = true
                     again.append(entry)
                 } else {
+                    if its.neverLeft { state.unsent.insert(entry.number) }
                     done.append((entry, its))
                 }
             }
@@ -230,8 +241,15 @@ final class ConfirmingLane: Sendable {
             state.waiting.insert(contentsOf: again, at: 0)
             return sendNext(&state)
         }
-        for (entry, result) in done { entry.completion(result) }
+        tell(done)
         refuse(late)
+    }
+
+    private func tell(_ done: [(entry: Entry, result: Result<RedisClient.Confirmed, RedisError>)]) {
+        for (entry, result) in done { entry.completion(result) }
+        state.withLock { state in
+            for (entry, result) in done where result.neverLeft { state.unsent.remove(entry.number) }
+        }
     }
 
     private func refuse(_ late: [Entry]) {
@@ -243,8 +261,13 @@ final class ConfirmingLane: Sendable {
                     .notConnected, effect: .none, "no connection within the deadline; last: \($0.message)",
                     server: $0.server)
             } ?? RedisError(.timedOut, effect: .none, "its turn did not come within the deadline")
-        client.eventLoop.execute {
-            for entry in late { entry.completion(.failure(error)) }
-        }
+        client.eventLoop.execute { self.tell(late.map { ($0, .failure(error)) }) }
+    }
+}
+
+extension Result<RedisClient.Confirmed, RedisError> {
+    /// It failed before a byte of it was written.
+    fileprivate var neverLeft: Bool {
+        if case .failure(let error) = self { error.effect == .none && error.code != .server } else { false }
     }
 }
