@@ -67,7 +67,8 @@
 -- epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it said that it
 -- is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch may say so.
 -- Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and one election. Quiet is a
--- beat or a look that finds nothing new, and a beat that does not ask; while the role is vacant or handed over none of a candidate is. What a candidate does
+-- beat or a look at a moment at which nothing is due and that says nothing new, also if it is told what others were told before
+-- it; while the role is vacant or handed over no beat of a candidate is quiet. What a candidate does
 -- is not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position; g:E:why  I gave E up for good
 -- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A
@@ -220,19 +221,14 @@ local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'
 local is_mine = record and string.sub(record, 1, #prefix) == prefix
 
--- What needs no memory, though a full Redis cannot know that.
-local function keep(...)
-    local result = redis.pcall(...)
-    if type(result) == 'table' and result.err then
-        redis.call('HDEL', KEYS[3], '')
-        redis.call(...)
-    end
-end
-
 -- The caller's new lease; `first` stays the one that ends next.
 local function renew(lease_ms)
     local ends = now + lease_ms
-    keep('ZADD', KEYS[1], int(ends), id)
+    -- A full Redis cannot know that this needs no memory.
+    if type(redis.pcall('ZADD', KEYS[1], int(ends), id)) ~= 'number' then
+        redis.call('HDEL', KEYS[3], '')
+        redis.call('ZADD', KEYS[1], int(ends), id)
+    end
     if not first[1] or first[1] == id then
         if first[3] and tonumber(first[4]) < ends then first = { first[3], first[4] } else first = { id, ends } end
     elseif ends < tonumber(first[2]) then
@@ -241,8 +237,11 @@ local function renew(lease_ms)
 end
 
 local function view(status)
-    -- A group that never had a member leaves nothing behind.
-    if version > 0 then keep('HSET', KEYS[3], 'now', int(now), 'offset', int(offset)) end
+    -- A group that never had a member leaves nothing behind. (A full Redis: as above.)
+    if version > 0 and type(redis.pcall('HSET', KEYS[3], 'now', int(now))) ~= 'number' then
+        redis.call('HDEL', KEYS[3], '')
+        redis.call('HSET', KEYS[3], 'now', int(now))
+    end
     if gaps > 0 and not is_gap then redis.call('HDEL', KEYS[3], 'gaps') end
     local next_ms = -1
     if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), hold_until) - now) end
@@ -280,21 +279,135 @@ end
 
 -- Nothing happened but time: nearly every call. What follows is not even built then. And so it is for who does not ask what
 -- happened, one of many members of a process that is told by others.
-if (known_mark == mark or not (asks or claim)) and now >= last
-    and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing) then
-    if verb == 'beat' and is_mine and (not claim or is_known(claim)) then
+local is_quiet = now >= last
+    and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing)
+if verb == 'beat' then
+    is_quiet = is_quiet and is_mine and (not claim or is_known(claim))
+else
+    is_quiet = is_quiet and verb == 'watch' and id == ''
+end
+if is_quiet and (known_mark == mark or not (asks or claim)) then
+    if verb == 'watch' then return view('watching') end
+    renew(tonumber(ARGV[13]))
+    note_status()
+    if (tonumber(state[18] or 0) ~= version or state[19]) and acts() then
+        redis.call('HSET', KEYS[3], 'pKnown', int(version))
+        redis.call('HDEL', KEYS[3], 'silentSince', 'copyVersion', 'gaveUp', 'vouched')
+    end
+    return view('member')
+end
+
+-- MARK: what the caller is told
+
+local wants_leases = verb == 'watch' and id == 'leases'
+
+local settings_read
+local function setting(name, default)
+    if not settings_read then
+        settings_read = {}
+        local flat = redis.call('HGETALL', KEYS[4])
+        for i = 1, #flat, 2 do settings_read[flat[i]] = flat[i + 1] end
+    end
+    local value = settings_read[name]
+    if value == nil then return default end
+    return type(default) == 'number' and tonumber(value) or value
+end
+
+local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs', 'breaker' }
+
+local role, size
+local function num(name) return tonumber(role[name]) or 0 end
+
+-- The changes of a large group from a place on, as many as an answer takes. Those of one version stay together.
+local function page(from, began, after, most)
+    local here = redis.call('ZRANGEBYSCORE', KEYS[9], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
+    local gone = redis.call('ZRANGEBYSCORE', KEYS[10], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
+    local list, bytes, count, i, j, place = { 'page', from, '' }, 0, 0, 1, 1, after
+    while here[i] or gone[j] do
+        local is_gone = not here[i] or (gone[j] and tonumber(gone[j + 1]) < tonumber(here[i + 1]))
+        local member, score = is_gone and gone[j] or here[i], int(tonumber(is_gone and gone[j + 1] or here[i + 1]))
+        if (count >= most or bytes >= PAGE_BYTES) and score ~= place then
+            list[3] = gen .. ':' .. int(began) .. ':' .. place
+            break
+        end
+        if is_gone then j = j + 2 else i = i + 2 end
+        local text = not is_gone and redis.call('HGET', KEYS[2], member) or ''
+        list[#list + 1] = member
+        list[#list + 1] = text
+        count, bytes, place = count + 1, bytes + #member + #text, score
+    end
+    return list
+end
+
+-- What the caller is told of the members. Versions of this generation are none that were lost.
+local function members_for(has_cursor)
+    local floor, changed = tonumber(role.changesFloor) or math.huge, tonumber(role.memberVersion) or math.huge
+    local cursor_gen, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
+    if cursor_gen == gen and gen ~= '' and tonumber(began) >= floor then
+        return page(ARGV[12], tonumber(began), after, PAGE)
+    end
+    local is_known = gen ~= '' and string.match(known_mark, '^(%w+):') == gen
+        and (log[3] or '') ~= ''
+    if is_known and not wants_leases and known_version >= changed then return 'unchanged' end
+    if (size or redis.call('HLEN', KEYS[2])) <= WHOLE then return redis.call('HGETALL', KEYS[2]) end
+    if is_known and not wants_leases and known_version >= floor then
+        local list = page('known', known_version, int(known_version), verb == 'watch' and PAGE or FEW)
+        if verb == 'watch' or list[3] == '' then return list end
+    end
+    if verb ~= 'watch' then return 'more' end
+    return page('', version, '-inf', PAGE)
+end
+
+-- Behind the view: the members, the role and the settings.
+local function tell(answer)
+    answer[10] = members_for(verb == 'watch')
+    answer[11] = {}
+    if wants_leases then
+        local list, start = answer[10], answer[10][1] == 'page' and 4 or 1
+        for i = start, #list, 2 do
+            answer[11][#answer[11] + 1] = list[i]
+            answer[11][#answer[11] + 1] = math.max(0, (tonumber(redis.call('ZSCORE', KEYS[1], list[i]) or '') or now) - now)
+        end
+    end
+    answer[12], answer[13] = setting('seed', ''), setting('unit', '')
+    answer[14] = { epoch, primary, primary_session, phase, role.since ~= '' and now - num('since') or 0, role.target,
+        role.forced == '1' and 1 or 0, role.short == '' and 0 or (setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1),
+        role.lastPrimary, role.readyMember, num('readyEpoch') }
+    answer[15] = {}
+    for i = 1, #SETTINGS do
+        local name = SETTINGS[i]
+        local value = settings_read[name]
+        if value then
+            answer[15][#answer[15] + 1] = name
+            answer[15][#answer[15] + 1] = value
+        end
+    end
+    return answer
+end
+
+-- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
+local stored
+local function read_role(names)
+    role, stored = {}, redis.call('HMGET', KEYS[3], unpack(names))
+    for i = 1, #names do role[names[i]] = stored[i] or '' end
+end
+
+-- Nothing happened, and the caller only hears what others heard before it. Not if what it knows may have been lost, nor while
+-- somebody waits to hear that its last word was heard.
+local known_gen, known_seq = string.match(known_mark, '^(%w+):(%d+)$')
+if is_quiet and asks and (known_mark == '' or (known_gen == gen and tonumber(known_seq) <= seq)) then
+    read_role({ 'since', 'target', 'forced', 'short', 'lastPrimary', 'readyMember', 'readyEpoch', 'gaveUp', 'memberVersion',
+        'changesFloor' })
+    if role.gaveUp == '' then
+        if verb == 'watch' then return tell(view('watching')) end
         renew(tonumber(ARGV[13]))
         note_status()
-        if (tonumber(state[18] or 0) ~= version or state[19]) and acts() then
-            redis.call('HSET', KEYS[3], 'pKnown', int(version))
-            redis.call('HDEL', KEYS[3], 'silentSince', 'copyVersion', 'gaveUp', 'vouched')
-        end
-        return view('member')
-    elseif verb == 'watch' and id == '' then
-        return view('watching')
+        return tell(view('member'))
     end
 end
 
+-- A full Redis lets on whoever has written.
 if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
 
 -- MARK: the log
@@ -332,6 +445,7 @@ local function append(events)
             seq = newest and tonumber(string.match(newest[1], '^%d+')) or 0
             gen = fresh
             redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'seq', int(seq), 'forks', '')
+            log[3] = run
         elseif log[3] ~= run then
             local forks = { gen .. '@' .. int(seq) }
             for fork in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '%S+') do
@@ -339,13 +453,15 @@ local function append(events)
             end
             gen = fresh
             redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'forks', table.concat(forks, ' '))
+            log[3] = run
         end
     end
     for _, event in ipairs(events) do
         seq = seq + 1
         local json = { '{"gen":"', gen, '","seq":', int(seq), ',"at":', int(at), ',"type":"', event.type,
             '","group":', cjson.encode(group) }
-        for _, field in ipairs(FIELDS) do
+        for i = 1, #FIELDS do
+            local field = FIELDS[i]
             if event[field] then
                 json[#json + 1] = ',"' .. field .. '":'
                 json[#json + 1] = event[field]
@@ -374,16 +490,13 @@ end
 
 -- MARK: the role's fields
 
--- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
 local NAMES = { 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
     'runVersion', 'copyVersion', 'missed',
     'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip',
     'pausedUntil', 'heldUntil', 'failovers', 'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch',
-    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince' }
-local role, stored = {}, redis.call('HMGET', KEYS[3], unpack(NAMES))
-for i, name in ipairs(NAMES) do role[name] = stored[i] or '' end
-
-local function num(name) return tonumber(role[name]) or 0 end
+    'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince', 'memberVersion',
+    'changesVersion', 'changesFloor', 'removed' }
+read_role(NAMES)
 local function put(name, value)
     role[name] = type(value) == 'number' and int(value) or value
     if name == 'epoch' then epoch = value end
@@ -402,15 +515,21 @@ end
 -- Somebody may act of whom nothing is heard: that all others are back is no proof any more.
 local function is_missed() put('missed', version) end
 local function write_role()
-    for i, name in ipairs(NAMES) do
-        if role[name] ~= (stored[i] or '') then
-            if role[name] == '' then
-                redis.call('HDEL', KEYS[3], name)
-            else
-                redis.call('HSET', KEYS[3], name, role[name])
-            end
+    local set, dropped = {}, {}
+    for i = 1, #NAMES do
+        local name = NAMES[i]
+        local value = role[name]
+        if value == (stored[i] or '') then
+            -- as it was
+        elseif value == '' then
+            dropped[#dropped + 1] = name
+        else
+            set[#set + 1] = name
+            set[#set + 1] = value
         end
     end
+    if #set > 0 then redis.call('HSET', KEYS[3], unpack(set)) end
+    if #dropped > 0 then redis.call('HDEL', KEYS[3], unpack(dropped)) end
 end
 
 -- MARK: changes
@@ -471,7 +590,8 @@ local function change(events)
     append(events)
     mark = gen .. ':' .. int(seq)
     redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
-    if redis.call('HDEL', KEYS[3], 'removed') == 1 then
+    if role.removed ~= '' then
+        put('removed', '')
         redis.call('PERSIST', KEYS[3])
         is_new = true
     end
@@ -482,9 +602,9 @@ end
 local members_before, member_version
 local function change_members(events)
     change(events)
-    members_before = members_before or redis.call('HGET', KEYS[3], 'memberVersion') or ''
+    members_before = members_before or role.memberVersion
     member_version = int(version)
-    redis.call('HSET', KEYS[3], 'memberVersion', member_version)
+    put('memberVersion', member_version)
 end
 
 -- Who came or changed in this call (true), and who went (false).
@@ -499,18 +619,6 @@ local function take_out(member, text)
 end
 
 -- MARK: who may lead
-
-local settings_read
-local function setting(name, default)
-    if not settings_read then
-        settings_read = {}
-        local flat = redis.call('HGETALL', KEYS[4])
-        for i = 1, #flat, 2 do settings_read[flat[i]] = flat[i + 1] end
-    end
-    local value = settings_read[name]
-    if value == nil then return default end
-    return type(default) == 'number' and tonumber(value) or value
-end
 
 -- By bytes. (Lua's own comparison follows the server's locale.)
 local function is_before(one, other)
@@ -715,6 +823,7 @@ end
 if now < last then
     offset = offset + last - now
     now = last
+    redis.call('HSET', KEYS[3], 'offset', int(offset))
 elseif is_gap then
     local gap = now - last
     gaps = gaps + 1
@@ -956,222 +1065,176 @@ local function abort_handover(why, actor)
     put('final', '')
 end
 
--- Who is in maintenance stays so over its restarts, and many never come back: where there are too many names, the oldest that
--- is no member is dropped.
-local function make_room()
-    local names = {}
-    for name in string.gmatch(role.maintenance, '[^\n]+') do names[#names + 1] = name end
-    if #names < MAINTAINED then return true end
-    for i, name in ipairs(names) do
-        if redis.call('HEXISTS', KEYS[2], name) == 0 then
-            change({ { type = 'member.maintenance', member = cjson.encode(name), reason = '"gone"',
-                detail = '{"on":false}' } })
-            table.remove(names, i)
-            put('maintenance', table.concat(names, '\n') .. '\n')
-            return true
+-- A function costs whoever builds it, so only orders build these.
+local order_epoch, order = 0, nil
+if verb == 'order' then
+    -- Who is in maintenance stays so over its restarts, and many never come back: where there are too many names, the oldest that
+    -- is no member is dropped.
+    local function make_room()
+        local names = {}
+        for name in string.gmatch(role.maintenance, '[^\n]+') do names[#names + 1] = name end
+        if #names < MAINTAINED then return true end
+        for i, name in ipairs(names) do
+            if redis.call('HEXISTS', KEYS[2], name) == 0 then
+                change({ { type = 'member.maintenance', member = cjson.encode(name), reason = '"gone"',
+                    detail = '{"on":false}' } })
+                table.remove(names, i)
+                put('maintenance', table.concat(names, '\n') .. '\n')
+                return true
+            end
         end
+        return false
     end
-    return false
-end
 
-local function carry_out(what, member, number, actor, why)
-    if what == 'switchover' or what == 'failover' then
-        if what == 'switchover' then is_other_server() end
-        local ranking = rank()
-        local c = member ~= '' and find(ranking, member)
-        if member ~= '' and not c then refuse('notACandidate', member) end
-        if phase == 'draining' then refuse('handingOver', role.target) end
-        if what == 'failover' then
-            if c and c.is_primary then refuse('primary', member) end
-            for _, reason in ipairs(c and c.reasons or {}) do
-                if reason[1] == 'lease' or reason[1] == 'maintenance' then refuse(reason[1], member, reason[2]) end
-            end
-            if c and c.is_unknown and (primary ~= '' or silent_until() > now) then
-                refuse('unknownToPrimary', member, int(math.max(0, silent_until() - now)))
-            end
-            if #refusals == 0 then
-                local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
-                start_handover(member, ends, true, actor, why)
-            end
-        else
-            if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
-            -- The primary would stop, and then wait with everybody for whom nobody may elect yet.
-            if now < num('electAfter') then refuse('waiting', '', int(num('electAfter') - now) .. ' ms') end
-            if c then refuse_because(c) end
-            if member == '' then
-                c = ranking[1]
-                if not c or #c.reasons > 0 then
-                    refuse('noCandidate')
-                    for _, other in ipairs(ranking) do
-                        if not other.is_primary then refuse_because(other) end
+    local function carry_out(what, member, number, actor, why)
+        if what == 'switchover' or what == 'failover' then
+            if what == 'switchover' then is_other_server() end
+            local ranking = rank()
+            local c = member ~= '' and find(ranking, member)
+            if member ~= '' and not c then refuse('notACandidate', member) end
+            if phase == 'draining' then refuse('handingOver', role.target) end
+            if what == 'failover' then
+                if c and c.is_primary then refuse('primary', member) end
+                for _, reason in ipairs(c and c.reasons or {}) do
+                    if reason[1] == 'lease' or reason[1] == 'maintenance' then refuse(reason[1], member, reason[2]) end
+                end
+                if c and c.is_unknown and (primary ~= '' or silent_until() > now) then
+                    refuse('unknownToPrimary', member, int(math.max(0, silent_until() - now)))
+                end
+                if #refusals == 0 then
+                    local ends = primary ~= '' and tonumber(redis.call('ZSCORE', KEYS[1], primary) or 0) or now
+                    start_handover(member, ends, true, actor, why)
+                end
+            else
+                if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
+                -- The primary would stop, and then wait with everybody for whom nobody may elect yet.
+                if now < num('electAfter') then refuse('waiting', '', int(num('electAfter') - now) .. ' ms') end
+                if c then refuse_because(c) end
+                if member == '' then
+                    c = ranking[1]
+                    if not c or #c.reasons > 0 then
+                        refuse('noCandidate')
+                        for _, other in ipairs(ranking) do
+                            if not other.is_primary then refuse_because(other) end
+                        end
                     end
                 end
-            end
-            local least = setting('minStandbys', 0)
-            if setting('minStandbysAction', 'warn') == 'refuseSwitchover' and standbys(ranking) < least then
-                refuse('standbys', '', int(standbys(ranking)) .. ' of ' .. int(least))
-            end
-            if #refusals == 0 then start_handover(c.id, now + number, false, actor, why) end
-        end
-    elseif what == 'abort' then
-        if role.forced == '1' then
-            refuse('handingOver', role.target, 'a failover by hand cannot be taken back')
-        elseif phase == 'draining' then
-            abort_handover(why ~= '' and why or 'aborted', actor)
-        end
-    elseif what == 'pause' then
-        change({ { type = 'group.paused', reason = quoted(why), actor = quoted(actor),
-            detail = '{"forMs":' .. int(number) .. '}' } })
-        put('pausedUntil', now + number)
-    elseif what == 'resume' then
-        if num('pausedUntil') > 0 then
-            change({ { type = 'group.resumed', reason = quoted(why), actor = quoted(actor) } })
-            put('pausedUntil', '')
-        end
-    elseif what == 'maintenance' then
-        if not redis.call('HGET', KEYS[2], member) and number == 1 then return refuse('notAMember', member) end
-        if member == primary and number == 1 then return refuse('primary', member) end
-        if is_in_maintenance(member) ~= (number == 1) then
-            if number == 1 and not make_room() then return refuse('maintenanceFull', member, int(MAINTAINED)) end
-            change({ { type = 'member.maintenance', member = cjson.encode(member), reason = quoted(why),
-                actor = quoted(actor), detail = '{"on":' .. (number == 1 and 'true' or 'false') .. '}' } })
-            if number == 1 then
-                put('maintenance', role.maintenance .. member .. '\n')
-            else
-                local kept = {}
-                for line in string.gmatch(role.maintenance, '[^\n]+') do
-                    if line ~= member then kept[#kept + 1] = line .. '\n' end
+                local least = setting('minStandbys', 0)
+                if setting('minStandbysAction', 'warn') == 'refuseSwitchover' and standbys(ranking) < least then
+                    refuse('standbys', '', int(standbys(ranking)) .. ' of ' .. int(least))
                 end
-                put('maintenance', table.concat(kept))
+                if #refusals == 0 then start_handover(c.id, now + number, false, actor, why) end
             end
-        end
-    elseif what == 'acknowledge' then
-        if num('heldUntil') > 0 then
-            change({ { type = 'group.released', reason = quoted(why), actor = quoted(actor) } })
-        end
-        put('heldUntil', '')
-        put('failovers', '')
-    elseif what == 'settings' then
-        for i = 17, #ARGV - 1, 2 do
-            if ARGV[i] == 'whenAway' and ARGV[i + 1] == 'hold' and server() == '' then return refuse('serverUnknown') end
-        end
-        local pairs_of, changed = {}, false
-        for i = 17, #ARGV - 1, 2 do
-            if redis.call('HGET', KEYS[4], ARGV[i]) ~= ARGV[i + 1] then changed = true end
-            pairs_of[#pairs_of + 1] = cjson.encode(ARGV[i]) .. ':' .. cjson.encode(ARGV[i + 1])
-        end
-        if changed then
-            change({ { type = 'group.settings', reason = quoted(why), actor = quoted(actor),
-                detail = '{' .. table.concat(pairs_of, ',') .. '}' } })
-            for i = 17, #ARGV - 1, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
-            settings_read = nil
-        end
-    elseif what == 'breaker' then
-        if setting('breaker', 'automatic') ~= ARGV[18] then
-            change({ { type = 'breaker.forced', reason = quoted(why), actor = quoted(actor),
-                detail = '{"state":' .. cjson.encode(ARGV[18]) .. '}' } })
-            redis.call('HSET', KEYS[4], 'breaker', ARGV[18])
-            settings_read = nil
-        end
-    elseif what == 'remove' then
-        if redis.call('HEXISTS', KEYS[3], 'removed') == 1 then return refuse('noGroup') end
-        local count, wait = redis.call('HLEN', KEYS[2]), math.max(num('electAfter'), silent_until()) - now
-        if count > 0 then return refuse('hasMembers', '', int(count)) end
-        if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
-        if number > 0 then
-            local kept = num('pausedUntil') > now and 'paused' or num('heldUntil') > now and 'held'
-                or setting('breaker', 'automatic') ~= 'automatic' and 'breaker' or role.maintenance ~= '' and 'maintenance'
-                or role.target ~= '' and 'handingOver'
-            if kept then put('emptySince', '') elseif role.emptySince == '' then put('emptySince', now) end
-            if kept then return refuse('kept', '', kept) end
-            wait = num('emptySince') + number - now
+        elseif what == 'abort' then
+            if role.forced == '1' then
+                refuse('handingOver', role.target, 'a failover by hand cannot be taken back')
+            elseif phase == 'draining' then
+                abort_handover(why ~= '' and why or 'aborted', actor)
+            end
+        elseif what == 'pause' then
+            change({ { type = 'group.paused', reason = quoted(why), actor = quoted(actor),
+                detail = '{"forMs":' .. int(number) .. '}' } })
+            put('pausedUntil', now + number)
+        elseif what == 'resume' then
+            if num('pausedUntil') > 0 then
+                change({ { type = 'group.resumed', reason = quoted(why), actor = quoted(actor) } })
+                put('pausedUntil', '')
+            end
+        elseif what == 'maintenance' then
+            if not redis.call('HGET', KEYS[2], member) and number == 1 then return refuse('notAMember', member) end
+            if member == primary and number == 1 then return refuse('primary', member) end
+            if is_in_maintenance(member) ~= (number == 1) then
+                if number == 1 and not make_room() then return refuse('maintenanceFull', member, int(MAINTAINED)) end
+                change({ { type = 'member.maintenance', member = cjson.encode(member), reason = quoted(why),
+                    actor = quoted(actor), detail = '{"on":' .. (number == 1 and 'true' or 'false') .. '}' } })
+                if number == 1 then
+                    put('maintenance', role.maintenance .. member .. '\n')
+                else
+                    local kept = {}
+                    for line in string.gmatch(role.maintenance, '[^\n]+') do
+                        if line ~= member then kept[#kept + 1] = line .. '\n' end
+                    end
+                    put('maintenance', table.concat(kept))
+                end
+            end
+        elseif what == 'acknowledge' then
+            if num('heldUntil') > 0 then
+                change({ { type = 'group.released', reason = quoted(why), actor = quoted(actor) } })
+            end
+            put('heldUntil', '')
+            put('failovers', '')
+        elseif what == 'settings' then
+            for i = 17, #ARGV - 1, 2 do
+                if ARGV[i] == 'whenAway' and ARGV[i + 1] == 'hold' and server() == '' then return refuse('serverUnknown') end
+            end
+            local pairs_of, changed = {}, false
+            for i = 17, #ARGV - 1, 2 do
+                if redis.call('HGET', KEYS[4], ARGV[i]) ~= ARGV[i + 1] then changed = true end
+                pairs_of[#pairs_of + 1] = cjson.encode(ARGV[i]) .. ':' .. cjson.encode(ARGV[i + 1])
+            end
+            if changed then
+                change({ { type = 'group.settings', reason = quoted(why), actor = quoted(actor),
+                    detail = '{' .. table.concat(pairs_of, ',') .. '}' } })
+                for i = 17, #ARGV - 1, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+                settings_read = nil
+            end
+        elseif what == 'breaker' then
+            if setting('breaker', 'automatic') ~= ARGV[18] then
+                change({ { type = 'breaker.forced', reason = quoted(why), actor = quoted(actor),
+                    detail = '{"state":' .. cjson.encode(ARGV[18]) .. '}' } })
+                redis.call('HSET', KEYS[4], 'breaker', ARGV[18])
+                settings_read = nil
+            end
+        elseif what == 'remove' then
+            if role.removed ~= '' then return refuse('noGroup') end
+            local count, wait = redis.call('HLEN', KEYS[2]), math.max(num('electAfter'), silent_until()) - now
+            if count > 0 then return refuse('hasMembers', '', int(count)) end
             if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
+            if number > 0 then
+                local kept = num('pausedUntil') > now and 'paused' or num('heldUntil') > now and 'held'
+                    or setting('breaker', 'automatic') ~= 'automatic' and 'breaker' or role.maintenance ~= '' and 'maintenance'
+                    or role.target ~= '' and 'handingOver'
+                if kept then put('emptySince', '') elseif role.emptySince == '' then put('emptySince', now) end
+                if kept then return refuse('kept', '', kept) end
+                wait = num('emptySince') + number - now
+                if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
+            end
+            change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
+            for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance', 'short', 'forced', 'target', 'emptySince' }) do
+                put(name, '')
+            end
+            local floors = redis.call('HMGET', KEYS[7], 'versionFloor', 'epochFloor')
+            redis.call('HSET', KEYS[7], 'versionFloor', int(math.max(version, tonumber(floors[1] or 0))),
+                'epochFloor', int(math.max(epoch + num('skip'), tonumber(floors[2] or 0))))
+            redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[8], KEYS[9], KEYS[10])
+            settings_read = nil
+            redis.call('SREM', KEYS[5], group)
+            put('removed', '1')
+            redis.call('PEXPIRE', KEYS[3], int(REMEMBERED))
+        else
+            refuse('unknown', '', what)
         end
-        change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
-        for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance', 'short', 'forced', 'target', 'emptySince' }) do
-            put(name, '')
-        end
-        local floors = redis.call('HMGET', KEYS[7], 'versionFloor', 'epochFloor')
-        redis.call('HSET', KEYS[7], 'versionFloor', int(math.max(version, tonumber(floors[1] or 0))),
-            'epochFloor', int(math.max(epoch + num('skip'), tonumber(floors[2] or 0))))
-        redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[8], KEYS[9], KEYS[10])
-        settings_read = nil
-        redis.call('SREM', KEYS[5], group)
-        redis.call('HSET', KEYS[3], 'removed', '1')
-        redis.call('PEXPIRE', KEYS[3], int(REMEMBERED))
-    else
-        refuse('unknown', '', what)
     end
-end
 
--- An order that is repeated, because its answer was lost, has been carried out already and is not again: the last ones are
--- remembered, each with the epoch under which it was.
-local order_epoch = 0
-local function order(order_id, ...)
-    if version == 0 then return refuse('noGroup') end
-    local kept = { order_id .. '@' .. int(epoch) }
-    for one, under in string.gmatch(role.orders, '(%S+)@(%d+)') do
-        if one == order_id then
-            order_epoch = tonumber(under)
-            return
+    -- An order that is repeated, because its answer was lost, has been carried out already and is not again: the last ones are
+    -- remembered, each with the epoch under which it was.
+    order = function(order_id, ...)
+        if version == 0 then return refuse('noGroup') end
+        local kept = { order_id .. '@' .. int(epoch) }
+        for one, under in string.gmatch(role.orders, '(%S+)@(%d+)') do
+            if one == order_id then
+                order_epoch = tonumber(under)
+                return
+            end
+            if #kept < ORDERS then kept[#kept + 1] = one .. '@' .. under end
         end
-        if #kept < ORDERS then kept[#kept + 1] = one .. '@' .. under end
+        order_epoch = epoch
+        carry_out(...)
+        if #refusals == 0 then put('orders', table.concat(kept, ' ')) end
     end
-    order_epoch = epoch
-    carry_out(...)
-    if #refusals == 0 then put('orders', table.concat(kept, ' ')) end
 end
 
 -- MARK: the verbs
-
-local function health_of(text)
-    local is_read, its = pcall(cjson.decode, text)
-    return is_read and type(its) == 'table' and its.health or nil
-end
-
--- A record that is about to be stored: whether it stands for election, and since when it is fit.
-local function stand(text, lease_ms)
-    local is_candidate = string.find(text, '^{"session":"[^"]*","leaseMs":%d+,"candidate":true')
-    local old = redis.call('HGET', KEYS[8], id)
-    if is_candidate then
-        local is_as_before = old and is_mine and health_of(record) == health_of(text)
-        if not is_as_before then
-            local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
-            redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
-        end
-        -- Redis may have lost a group that had a primary, or one that who came first did not know any more. Whoever held that role
-        -- has given it up by then.
-        if epoch == 0 and role.lostAt == '' then put('lostAt', now) end
-        if role.lostAt ~= '' then
-            elect_not_before(num('lostAt') + lease_ms)
-            if role.silentSince ~= '' then silent_from(num('lostAt') + lease_ms) end
-        end
-    elseif old then
-        if is_primary(id, session) then
-            end_role('stepDown')
-            silent_from(now) -- it has no beats any more that would tell what it has heard
-        end
-        redis.call('HDEL', KEYS[8], id)
-    end
-end
-
-local function address_of(text)
-    local is_read, its = pcall(cjson.decode, text)
-    local address = is_read and type(its) == 'table' and its.address
-    return type(address) == 'string' and address or ''
-end
-
--- How long another keeps the id, unless it is heard of again; 0: it is to be had now.
-local function kept_for(text)
-    local left = math.max(0, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0) - now)
-    local its, own = address_of(record), address_of(text)
-    if its ~= '' and own ~= '' and its ~= own then return left end
-    if not is_primary(id, session_of(record)) then return 0 end
-    for _, one in ipairs(marks('failures')) do
-        if one.id == id then return math.min(left, math.max(0, rests_until(one) - now)) end
-    end
-    return 0
-end
 
 local status = 'watching'
 if verb == 'beat' then
@@ -1191,6 +1254,55 @@ if verb == 'beat' then
         status = is_lost(ARGV[14]) and 'unknown' or 'expired'
     end
 elseif verb == 'join' then
+    local function health_of(text)
+        local is_read, its = pcall(cjson.decode, text)
+        return is_read and type(its) == 'table' and its.health or nil
+    end
+
+    -- A record that is about to be stored: whether it stands for election, and since when it is fit.
+    local function stand(text, lease_ms)
+        local is_candidate = string.find(text, '^{"session":"[^"]*","leaseMs":%d+,"candidate":true')
+        local old = redis.call('HGET', KEYS[8], id)
+        if is_candidate then
+            local is_as_before = old and is_mine and health_of(record) == health_of(text)
+            if not is_as_before then
+                local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
+                redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
+            end
+            -- Redis may have lost a group that had a primary, or one that who came first did not know any more. Whoever held that role
+            -- has given it up by then.
+            if epoch == 0 and role.lostAt == '' then put('lostAt', now) end
+            if role.lostAt ~= '' then
+                elect_not_before(num('lostAt') + lease_ms)
+                if role.silentSince ~= '' then silent_from(num('lostAt') + lease_ms) end
+            end
+        elseif old then
+            if is_primary(id, session) then
+                end_role('stepDown')
+                silent_from(now) -- it has no beats any more that would tell what it has heard
+            end
+            redis.call('HDEL', KEYS[8], id)
+        end
+    end
+
+    local function address_of(text)
+        local is_read, its = pcall(cjson.decode, text)
+        local address = is_read and type(its) == 'table' and its.address
+        return type(address) == 'string' and address or ''
+    end
+
+    -- How long another keeps the id, unless it is heard of again; 0: it is to be had now.
+    local function kept_for(text)
+        local left = math.max(0, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0) - now)
+        local its, own = address_of(record), address_of(text)
+        if its ~= '' and own ~= '' and its ~= own then return left end
+        if not is_primary(id, session_of(record)) then return 0 end
+        for _, one in ipairs(marks('failures')) do
+            if one.id == id then return math.min(left, math.max(0, rests_until(one) - now)) end
+        end
+        return 0
+    end
+
     local lease_ms, text, mode, was = tonumber(ARGV[13]), ARGV[14], ARGV[15], {}
     local may_take = not record or mode == 'first' or mode == 'over:' .. session_of(record)
     if record and not is_mine then
@@ -1300,233 +1412,229 @@ local function ranked()
     return ranking
 end
 
-local function elect(c)
-    local why, actor, text = ended or role.lastWhy, '', ''
-    if role.forced == '1' then why = 'failover' elseif why == '' then why = 'first' end
-    if favoured ~= '' and favoured == c.id and (why == 'switchover' or why == 'failback' or why == 'failover') then
-        actor, text = role.orderBy, role.orderWhy
-    end
-    local order_of, refused, lags = {}, {}, {}
-    for i, other in ipairs(ranked()) do
-        if i > 16 then break end
-        local name, codes = cjson.encode(other.id), {}
-        for j, reason in ipairs(other.reasons) do codes[j] = '"' .. reason[1] .. '"' end
-        order_of[i] = name
-        if #codes > 0 then refused[#refused + 1] = name .. ':[' .. table.concat(codes, ',') .. ']' end
-        if other.lag >= 0 then lags[#lags + 1] = name .. ':' .. int(other.lag) end
-    end
-    local number = epoch + 1 + num('skip')
-    local detail = '{"session":' .. cjson.encode(c.session) .. ',"detectMs":' .. int(detect_ms) .. ',"decideMs":'
-        .. int(role.vacantSince ~= '' and now - num('vacantSince') or 0)
-    if text ~= '' then detail = detail .. ',"why":' .. cjson.encode(text) end
-    change({ { type = 'primary.elected', member = cjson.encode(c.id), epoch = int(number), previous = quoted(role.lastPrimary),
-        reason = quoted(why), actor = quoted(actor), detail = detail .. ',"ranking":[' .. table.concat(order_of, ',') .. '],"refused":{'
-            .. table.concat(refused, ',') .. '},"lag":{' .. table.concat(lags, ',') .. '}}' } })
-    if AGAINST_ITS_WILL[why] and role.lastPrimary ~= c.id then
-        local times = {}
-        for time in string.gmatch(int(now) .. ' ' .. role.failovers, '%d+') do
-            if #times < 16 then times[#times + 1] = time end
+local is_about_role = candidates > 0 or primary ~= '' or ended or check_at > 0 or verb == 'order' or redis.call('EXISTS', KEYS[8]) == 1
+if is_about_role and version > 0 then
+    local function elect(c)
+        local why, actor, text = ended or role.lastWhy, '', ''
+        if role.forced == '1' then why = 'failover' elseif why == '' then why = 'first' end
+        if favoured ~= '' and favoured == c.id and (why == 'switchover' or why == 'failback' or why == 'failover') then
+            actor, text = role.orderBy, role.orderWhy
         end
-        put('failovers', table.concat(times, ' '))
-    end
-    put('gaveUp', '')
-    if role.vouched == '' then put('copyVersion', '') end
-    put('skip', '')
-    put('epoch', number)
-    put('primary', c.id)
-    put('pSession', c.session)
-    put('lostAt', '')
-    put('phase', 'elected')
-    put('since', now)
-    put('vacantSince', '')
-    put('target', '')
-    put('forced', '')
-    put('failbackAt', '')
-    put('failbackWait', '')
-    ranking = nil
-end
-
-local function drop_failover()
-    change({ { type = 'failover.aborted', member = cjson.encode(role.target), epoch = int(epoch), reason = '"target"' } })
-    put('forced', '')
-    put('target', '')
-end
-
--- Whom to elect now; nil: nobody.
-local function choose()
-    local is_forced = role.forced == '1'
-    local wanted = is_forced and role.target or favoured
-    local c = wanted ~= '' and find(ranked(), wanted)
-    if is_forced and not c then
-        -- It is gone. Whoever ordered it waits to be told, also where nobody else can be elected.
-        drop_failover()
-        is_forced = false
-    end
-    if candidates == 0 or now < num('electAfter') then return end
-    if is_forced then
-        -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
-        if c then
-            for _, reason in ipairs(c.reasons) do
-                if reason[1] == 'lease' or reason[1] == 'unknownToPrimary' then c = nil break end
+        local order_of, refused, lags = {}, {}, {}
+        for i, other in ipairs(ranked()) do
+            if i > 16 then break end
+            local name, codes = cjson.encode(other.id), {}
+            for j, reason in ipairs(other.reasons) do codes[j] = '"' .. reason[1] .. '"' end
+            order_of[i] = name
+            if #codes > 0 then refused[#refused + 1] = name .. ':[' .. table.concat(codes, ',') .. ']' end
+            if other.lag >= 0 then lags[#lags + 1] = name .. ':' .. int(other.lag) end
+        end
+        local number = epoch + 1 + num('skip')
+        local detail = '{"session":' .. cjson.encode(c.session) .. ',"detectMs":' .. int(detect_ms) .. ',"decideMs":'
+            .. int(role.vacantSince ~= '' and now - num('vacantSince') or 0)
+        if text ~= '' then detail = detail .. ',"why":' .. cjson.encode(text) end
+        change({ { type = 'primary.elected', member = cjson.encode(c.id), epoch = int(number), previous = quoted(role.lastPrimary),
+            reason = quoted(why), actor = quoted(actor), detail = detail .. ',"ranking":[' .. table.concat(order_of, ',') .. '],"refused":{'
+                .. table.concat(refused, ',') .. '},"lag":{' .. table.concat(lags, ',') .. '}}' } })
+        if AGAINST_ITS_WILL[why] and role.lastPrimary ~= c.id then
+            local times = {}
+            for time in string.gmatch(int(now) .. ' ' .. role.failovers, '%d+') do
+                if #times < 16 then times[#times + 1] = time end
             end
+            put('failovers', table.concat(times, ' '))
         end
-        if c then
-            favoured = c.id
-            return c
-        end
-        drop_failover()
-    end
-    if (ended == 'switchover' or ended == 'failback') and c then return c end
-    if num('pausedUntil') > now then return end
-    local best, count = ranked()[1], 0
-    if not best or #best.reasons > 0 then return end
-    for _, other in ipairs(ranked()) do
-        if #other.reasons == 0 then count = count + 1 end
-    end
-    -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
-    if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
-    if count > 1 then
-        if num('heldUntil') > now then return end
-        local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0
-        for time in string.gmatch(role.failovers, '%d+') do
-            if tonumber(time) > now - window then recent = recent + 1 end
-        end
-        if limit > 0 and recent >= limit and AGAINST_ITS_WILL[ended or role.lastWhy] and role.lastPrimary ~= best.id then
-            change({ { type = 'group.held', reason = '"flapping"',
-                detail = '{"failovers":' .. int(recent) .. ',"forMs":' .. int(window) .. '}' } })
-            put('heldUntil', now + window)
-            put('failovers', '')
-            return
-        end
-    end
-    return best
-end
-
--- Whether the role shall go back to whom zone and priority prefer, and when that may be.
-local function fall_back(wake)
-    if setting('failback', 'never') ~= 'automatic' or phase ~= 'ready' then return end
-    if num('pausedUntil') > now or num('heldUntil') > now then return end
-    local after, own, best = setting('failbackAfterMs', 300000), find(ranked(), primary), nil
-    if not own then return end
-    local function is_better(one, than)
-        if one.is_elsewhere ~= than.is_elsewhere then return one.is_elsewhere < than.is_elsewhere end
-        return one.priority > than.priority
-    end
-    for _, c in ipairs(ranked()) do
-        if #c.reasons == 0 and is_better(c, own) and (not best or is_better(c, best)) then best = c end
-    end
-    if not best then return end
-    local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
-    if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
-    if now < due then return wake(due) end
-    start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
-end
-
--- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is only
--- believed where nobody tells positions: else the target might lack anything.
-local function has_come(c)
-    if tonumber(role.final) then return c.position and c.position >= tonumber(role.final) end
-    for _, other in ipairs(ranked()) do
-        if other.position then return false end
-    end
-    return true
-end
-
-local function decide()
-    candidates = redis.call('HLEN', KEYS[8])
-    put('candidates', candidates > 0 and candidates or '')
-    local next_at = nil
-    local function wake(moment)
-        if moment > now and (not next_at or moment < next_at) then next_at = moment end
-    end
-    if num('pausedUntil') > 0 and now >= num('pausedUntil') then
-        change({ { type = 'group.resumed', reason = '"expired"' } })
-        put('pausedUntil', '')
-    end
-    if num('heldUntil') > 0 and now >= num('heldUntil') then
-        change({ { type = 'group.released', reason = '"expired"' } })
-        put('heldUntil', '')
-    end
-    if phase == 'draining' then
-        local c = find(ranked(), role.target)
-        if role.forced == '1' then
-            if now >= num('drainUntil') then end_role('failover', true) end
-        elseif not c or c.standby_reasons > 0 then
-            abort_handover('target')
-        elseif role.final ~= '' and has_come(c) then
-            -- Its role does not end before another may be elected.
-            is_other_server()
-            if now >= num('electAfter') then
-                end_role(role.orderBy == '' and 'failback' or 'switchover')
-            elseif now >= num('drainUntil') then
-                abort_handover('timeout')
-            end
-        elseif now >= num('drainUntil') then
-            abort_handover(role.final == '-' and 'position' or 'timeout')
-        end
+        put('gaveUp', '')
+        if role.vouched == '' then put('copyVersion', '') end
+        put('skip', '')
+        put('epoch', number)
+        put('primary', c.id)
+        put('pSession', c.session)
+        put('lostAt', '')
+        put('phase', 'elected')
+        put('since', now)
+        put('vacantSince', '')
+        put('target', '')
+        put('forced', '')
+        put('failbackAt', '')
+        put('failbackWait', '')
         ranking = nil
     end
-    if primary == '' then
-        local c = choose()
-        -- The look at the server may lengthen leases and forbid elections, and then there is another time for this.
-        if c and is_other_server() then c, ranking = nil, nil end
-        if c then
-            elect(c)
-        elseif ended then
-            local actor = ended == 'failover' and role.orderBy or ''
-            change({ { type = 'primary.lost', member = quoted(role.lastPrimary), epoch = int(epoch), reason = quoted(ended),
-                actor = quoted(actor) } })
+
+    local function drop_failover()
+        change({ { type = 'failover.aborted', member = cjson.encode(role.target), epoch = int(epoch), reason = '"target"' } })
+        put('forced', '')
+        put('target', '')
+    end
+
+    -- Whom to elect now; nil: nobody.
+    local function choose()
+        local is_forced = role.forced == '1'
+        local wanted = is_forced and role.target or favoured
+        local c = wanted ~= '' and find(ranked(), wanted)
+        if is_forced and not c then
+            -- It is gone. Whoever ordered it waits to be told, also where nobody else can be elected.
+            drop_failover()
+            is_forced = false
         end
+        if candidates == 0 or now < num('electAfter') then return end
+        if is_forced then
+            -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
+            if c then
+                for _, reason in ipairs(c.reasons) do
+                    if reason[1] == 'lease' or reason[1] == 'unknownToPrimary' then c = nil break end
+                end
+            end
+            if c then
+                favoured = c.id
+                return c
+            end
+            drop_failover()
+        end
+        if (ended == 'switchover' or ended == 'failback') and c then return c end
+        if num('pausedUntil') > now then return end
+        local best, count = ranked()[1], 0
+        if not best or #best.reasons > 0 then return end
+        for _, other in ipairs(ranked()) do
+            if #other.reasons == 0 then count = count + 1 end
+        end
+        -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
+        if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
+        if count > 1 then
+            if num('heldUntil') > now then return end
+            local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0
+            for time in string.gmatch(role.failovers, '%d+') do
+                if tonumber(time) > now - window then recent = recent + 1 end
+            end
+            if limit > 0 and recent >= limit and AGAINST_ITS_WILL[ended or role.lastWhy] and role.lastPrimary ~= best.id then
+                change({ { type = 'group.held', reason = '"flapping"',
+                    detail = '{"failovers":' .. int(recent) .. ',"forMs":' .. int(window) .. '}' } })
+                put('heldUntil', now + window)
+                put('failovers', '')
+                return
+            end
+        end
+        return best
     end
-    fall_back(wake)
-    local least, is_short = setting('minStandbys', 0), false
-    if primary ~= '' and least > 0 then is_short = standbys(ranked()) < least end
-    if is_short ~= (role.short == '1') and (primary ~= '' or least == 0) then
-        change({ { type = is_short and 'standby.shortfall' or 'standby.restored',
-            detail = '{"standbys":' .. int(primary ~= '' and standbys(ranked()) or 0) .. ',"least":' .. int(least) .. '}' } })
-        put('short', is_short and '1' or '')
+
+    -- Whether the role shall go back to whom zone and priority prefer, and when that may be.
+    local function fall_back(wake)
+        if setting('failback', 'never') ~= 'automatic' or phase ~= 'ready' then return end
+        if num('pausedUntil') > now or num('heldUntil') > now then return end
+        local after, own, best = setting('failbackAfterMs', 300000), find(ranked(), primary), nil
+        if not own then return end
+        local function is_better(one, than)
+            if one.is_elsewhere ~= than.is_elsewhere then return one.is_elsewhere < than.is_elsewhere end
+            return one.priority > than.priority
+        end
+        for _, c in ipairs(ranked()) do
+            if #c.reasons == 0 and is_better(c, own) and (not best or is_better(c, best)) then best = c end
+        end
+        if not best then return end
+        local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
+        if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
+        if now < due then return wake(due) end
+        start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
     end
-    wake(num('pausedUntil'))
-    wake(num('heldUntil'))
-    if phase == 'draining' then wake(num('drainUntil')) end
-    if phase == 'draining' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
-    if primary == '' and candidates > 0 then
-        wake(silent_until())
-        for _, c in ipairs(ranked()) do wake(c.barred) end
+
+    -- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is only
+    -- believed where nobody tells positions: else the target might lack anything.
+    local function has_come(c)
+        if tonumber(role.final) then return c.position and c.position >= tonumber(role.final) end
+        for _, other in ipairs(ranked()) do
+            if other.position then return false end
+        end
+        return true
     end
-    put('checkAt', next_at or '')
+
+    local function decide()
+        candidates = redis.call('HLEN', KEYS[8])
+        put('candidates', candidates > 0 and candidates or '')
+        local next_at = nil
+        local function wake(moment)
+            if moment > now and (not next_at or moment < next_at) then next_at = moment end
+        end
+        if num('pausedUntil') > 0 and now >= num('pausedUntil') then
+            change({ { type = 'group.resumed', reason = '"expired"' } })
+            put('pausedUntil', '')
+        end
+        if num('heldUntil') > 0 and now >= num('heldUntil') then
+            change({ { type = 'group.released', reason = '"expired"' } })
+            put('heldUntil', '')
+        end
+        if phase == 'draining' then
+            local c = find(ranked(), role.target)
+            if role.forced == '1' then
+                if now >= num('drainUntil') then end_role('failover', true) end
+            elseif not c or c.standby_reasons > 0 then
+                abort_handover('target')
+            elseif role.final ~= '' and has_come(c) then
+                -- Its role does not end before another may be elected.
+                is_other_server()
+                if now >= num('electAfter') then
+                    end_role(role.orderBy == '' and 'failback' or 'switchover')
+                elseif now >= num('drainUntil') then
+                    abort_handover('timeout')
+                end
+            elseif now >= num('drainUntil') then
+                abort_handover(role.final == '-' and 'position' or 'timeout')
+            end
+            ranking = nil
+        end
+        if primary == '' then
+            local c = choose()
+            -- The look at the server may lengthen leases and forbid elections, and then there is another time for this.
+            if c and is_other_server() then c, ranking = nil, nil end
+            if c then
+                elect(c)
+            elseif ended then
+                local actor = ended == 'failover' and role.orderBy or ''
+                change({ { type = 'primary.lost', member = quoted(role.lastPrimary), epoch = int(epoch), reason = quoted(ended),
+                    actor = quoted(actor) } })
+            end
+        end
+        fall_back(wake)
+        local least, is_short = setting('minStandbys', 0), false
+        if primary ~= '' and least > 0 then is_short = standbys(ranked()) < least end
+        if is_short ~= (role.short == '1') and (primary ~= '' or least == 0) then
+            change({ { type = is_short and 'standby.shortfall' or 'standby.restored',
+                detail = '{"standbys":' .. int(primary ~= '' and standbys(ranked()) or 0) .. ',"least":' .. int(least) .. '}' } })
+            put('short', is_short and '1' or '')
+        end
+        wake(num('pausedUntil'))
+        wake(num('heldUntil'))
+        if phase == 'draining' then wake(num('drainUntil')) end
+        if phase == 'draining' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
+        if primary == '' and candidates > 0 then
+            wake(silent_until())
+            for _, c in ipairs(ranked()) do wake(c.barred) end
+        end
+        put('checkAt', next_at or '')
+    end
+
+    decide()
 end
 
-local is_about_role = candidates > 0 or primary ~= '' or ended or check_at > 0 or verb == 'order' or redis.call('EXISTS', KEYS[8]) == 1
-if is_about_role and version > 0 then decide() end
-write_role()
-
--- MARK: the view
-
-local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs', 'breaker' }
+-- MARK: the answer
 
 -- Which version each member of a large group last changed in. What somebody else changed, a version of this script that keeps
 -- no such list or one with fewer members, is not in it: then it begins anew, with places of their own for all, before any version.
-local wants_leases = verb == 'watch' and id == 'leases'
-local size
 local function note_changes()
-    size = redis.call('HLEN', KEYS[2])
     if not member_version then return end
+    size = redis.call('HLEN', KEYS[2])
     if size <= WHOLE then
-        if members_before ~= '' and redis.call('HDEL', KEYS[3], 'changesVersion', 'changesFloor') > 0 then
-            redis.call('DEL', KEYS[9], KEYS[10])
-        end
+        if role.changesVersion .. role.changesFloor ~= '' then redis.call('DEL', KEYS[9], KEYS[10]) end
+        put('changesVersion', '')
+        put('changesFloor', '')
         return
     end
-    if redis.call('HGET', KEYS[3], 'changesVersion') ~= members_before or members_before == '' then
+    if role.changesVersion ~= members_before or members_before == '' then
         redis.call('DEL', KEYS[9], KEYS[10])
         local ids = redis.call('ZRANGE', KEYS[1], 0, -1)
         for i, member in ipairs(ids) do redis.call('ZADD', KEYS[9], int(i - #ids), member) end
         if #ids < size then -- somebody took leases away by hand
             for _, member in ipairs(redis.call('HKEYS', KEYS[2])) do redis.call('ZADD', KEYS[9], 'NX', member_version, member) end
         end
-        redis.call('HSET', KEYS[3], 'changesFloor', int(version))
+        put('changesFloor', version)
     else
         for member, is_there in pairs(touched) do
             redis.call('ZADD', KEYS[is_there and 9 or 10], member_version, member)
@@ -1535,79 +1643,17 @@ local function note_changes()
         local over = redis.call('ZCARD', KEYS[10]) - GONE
         if over > 0 then
             local forgotten = redis.call('ZPOPMIN', KEYS[10], over)
-            redis.call('HSET', KEYS[3], 'changesFloor', forgotten[#forgotten])
+            put('changesFloor', forgotten[#forgotten])
         end
     end
-    redis.call('HSET', KEYS[3], 'changesVersion', member_version)
-end
-
--- The changes of a large group from a place on, as many as an answer takes. Those of one version stay together.
-local function page(from, began, after, most)
-    local here = redis.call('ZRANGEBYSCORE', KEYS[9], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
-    local gone = redis.call('ZRANGEBYSCORE', KEYS[10], '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most + SWEEP + 2)
-    local list, bytes, count, i, j, place = { 'page', from, '' }, 0, 0, 1, 1, after
-    while here[i] or gone[j] do
-        local is_gone = not here[i] or (gone[j] and tonumber(gone[j + 1]) < tonumber(here[i + 1]))
-        local member, score = is_gone and gone[j] or here[i], int(tonumber(is_gone and gone[j + 1] or here[i + 1]))
-        if (count >= most or bytes >= PAGE_BYTES) and score ~= place then
-            list[3] = gen .. ':' .. int(began) .. ':' .. place
-            break
-        end
-        if is_gone then j = j + 2 else i = i + 2 end
-        local text = not is_gone and redis.call('HGET', KEYS[2], member) or ''
-        list[#list + 1] = member
-        list[#list + 1] = text
-        count, bytes, place = count + 1, bytes + #member + #text, score
-    end
-    return list
-end
-
--- What the caller is told of the members. Versions of this generation are none that were lost.
-local function members_for(has_cursor)
-    local floor = tonumber(redis.call('HGET', KEYS[3], 'changesFloor') or '') or math.huge
-    local cursor_gen, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
-    if cursor_gen == gen and gen ~= '' and tonumber(began) >= floor then
-        return page(ARGV[12], tonumber(began), after, PAGE)
-    end
-    local is_known = gen ~= '' and string.match(known_mark, '^(%w+):') == gen
-        and (redis.call('HGET', KEYS[7], 'run') or '') ~= ''
-    if is_known and not wants_leases
-        and known_version >= (tonumber(redis.call('HGET', KEYS[3], 'memberVersion') or '') or math.huge) then
-        return 'unchanged'
-    end
-    if size <= WHOLE then return redis.call('HGETALL', KEYS[2]) end
-    if is_known and not wants_leases and known_version >= floor then
-        local list = page('known', known_version, int(known_version), verb == 'watch' and PAGE or FEW)
-        if verb == 'watch' or list[3] == '' then return list end
-    end
-    if verb ~= 'watch' then return 'more' end
-    return page('', version, '-inf', PAGE)
+    put('changesVersion', member_version)
 end
 
 note_changes()
+write_role()
 local answer = view(status)
 if asks and (known_mark ~= mark or wants_leases or verb == 'order') then
-    answer[10] = members_for(verb == 'watch')
-    answer[11] = {}
-    if wants_leases then
-        local list, start = answer[10], answer[10][1] == 'page' and 4 or 1
-        for i = start, #list, 2 do
-            answer[11][#answer[11] + 1] = list[i]
-            answer[11][#answer[11] + 1] = math.max(0, (tonumber(redis.call('ZSCORE', KEYS[1], list[i]) or '') or now) - now)
-        end
-    end
-    answer[12], answer[13] = setting('seed', ''), setting('unit', '')
-    answer[14] = { epoch, primary, primary_session, phase, role.since ~= '' and now - num('since') or 0, role.target,
-        role.forced == '1' and 1 or 0, role.short == '' and 0 or (setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1), role.lastPrimary,
-        role.readyMember, num('readyEpoch') }
-    answer[15] = {}
-    for _, name in ipairs(SETTINGS) do
-        local value = setting(name, nil)
-        if value then
-            answer[15][#answer[15] + 1] = name
-            answer[15][#answer[15] + 1] = value
-        end
-    end
+    tell(answer)
     if (wants_leases and (answer[10][1] ~= 'page' or answer[10][3] == '')) or verb == 'order' then
         local list = {}
         for i, c in ipairs(ranked()) do

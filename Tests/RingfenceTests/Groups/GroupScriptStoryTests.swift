@@ -516,6 +516,29 @@ import Testing
         }
     }
 
+    @Test func `who is only told what others heard before it is told at once`() async throws {
+        try await withStory { story in
+            try await story.lead(["a": 100, "b": 5])
+            try await story.join("w", position: nil, isCandidate: false)
+            let before = story.knowledge
+            try await story.order(.pause(milliseconds: 60_000))
+            // What a call that may decide begins with.
+            let writes = try await story.fuzz.callsOf("hdel")
+            for known in [before, GroupKnowledge()] {
+                for verb in [story.beatOf("w"), story.beatOf("b"), .watch(leases: false)] {
+                    let answer = try await story.call(verb, known: known)
+                    #expect(answer.version == before.version + 1 && answer.content?.role.primary == "a")
+                }
+            }
+            #expect(try await story.fuzz.callsOf("hdel") == writes)
+            // Its mark is of another life of the log: what it knew may have been lost.
+            var other = before
+            other.mark = "0123456789abcdef:1"
+            try await story.call(.watch(leases: false), known: other)
+            #expect(try await story.fuzz.callsOf("hdel") > writes)
+        }
+    }
+
     // MARK: The end of a role
 
     @Test func `only with its session and without an actor is it the primary's own word that it left`() async throws {
@@ -574,7 +597,7 @@ import Testing
 
 /// A group whose members live 100 ms at a time, on the model and on Redis.
 final class GroupStory {
-    private let fuzz: GroupScriptFuzz
+    let fuzz: GroupScriptFuzz
     private var positions: [String: Int64?] = [:]
     /// Members that do not stand.
     private var others: Set<String> = []
@@ -622,10 +645,13 @@ final class GroupStory {
     func beat(_ id: String, _ claim: RoleClaim? = nil) async throws {
         let own = office.primary == id ? RoleClaim.ready(office.epoch) : .none
         let status = CandidateStatus(claim: claim ?? own, position: positions[id] ?? nil)
-        try await call(
-            .beat(
-                id: id, session: "of-\(id)", leaseMilliseconds: 1000, joined: "",
-                status: others.contains(id) ? nil : status))
+        try await call(beatOf(id, status))
+    }
+
+    func beatOf(_ id: String, _ status: CandidateStatus = CandidateStatus()) -> GroupServerModel.Verb {
+        .beat(
+            id: id, session: "of-\(id)", leaseMilliseconds: 1000, joined: "",
+            status: others.contains(id) ? nil : status)
     }
 
     func moves(_ id: String, to position: Int64?) { positions[id] = .some(position) }

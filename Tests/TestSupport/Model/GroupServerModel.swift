@@ -272,19 +272,20 @@ package struct GroupServerModel: Sendable {
         return held.record.session == session && call.group.isPrimary(held.record)
     }
 
-    /// Nothing is due, and the caller knows all, or does not ask, and says nothing new.
+    /// Nothing is due, and the caller says nothing new: it knows all, or does not ask, or is told what others were told before.
     private func isQuiet(_ call: Call) -> Bool {
         let (group, known) = (call.group, call.known)
+        guard known.version <= group.version, known.epoch <= group.office.epoch else { return false }
         let mark = known.asks ? known.mark : ""
-        guard known.version <= group.version, known.epoch <= group.office.epoch,
-            mark == group.mark || (!known.asks && known.version < group.version)
-        else {
-            return false
-        }
+        guard known.version < group.version || mark == group.mark else { return false }
+        let knowsAll = mark == group.mark
+        let isOnlyTold = known.asks && group.office.gaveUp == nil && (mark.isEmpty || isOfThisGeneration(mark))
         switch call.verb {
-        case .watch(leases: false): break
+        case .watch(leases: false):
+            guard knowsAll || !known.asks || isOnlyTold else { return false }
         case .beat(let id, let session, _, _, let status):
-            guard group.held(id)?.record.session == session, mark == group.mark || status == nil else { return false }
+            guard group.held(id)?.record.session == session else { return false }
+            guard knowsAll || isOnlyTold || (!known.asks && status == nil) else { return false }
             if let status, group.awaitsCandidates || !group.knows(status.claim, of: id, session) { return false }
         default: return false
         }
@@ -292,6 +293,11 @@ package struct GroupServerModel: Sendable {
         guard now >= group.now, !isGap(group) else { return false }
         if let end = group.firstEnd, now >= max(end, group.holdUntil) || now - group.runAt >= 10_000 { return false }
         return group.office.checkAt.map { now < $0 } ?? true
+    }
+
+    private func isOfThisGeneration(_ mark: String) -> Bool {
+        guard let log, mark.hasPrefix("\(log.gen):") else { return false }
+        return !isLost(mark)
     }
 
     private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
