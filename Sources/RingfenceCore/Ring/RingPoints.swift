@@ -253,6 +253,8 @@ struct RingPoints: Sendable {
         _ old: [Element], count: Int, _ removed: [Int], _ added: Int, at places: [Int], _ new: (Int) -> Element
     ) -> [Element] {
         if removed.isEmpty, added == 0 { return old }
+        // There is one empty array for all threads, and making one writes its count into it.
+        if count == 0 { return [] }
         return Array(unsafeUninitializedCapacity: count) { buffer, initialised in
             old.withUnsafeBufferPointer { old in
                 var (read, written, r, a) = (0, 0, 0, 0)
