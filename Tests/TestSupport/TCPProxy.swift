@@ -58,8 +58,10 @@ package final class TCPProxy: Sendable {
     }
 
     /// Forwards connections that come from now on to another server.
-    package func retarget(to server: RedisServer) throws {
-        let address = try SocketAddress(ipAddress: "127.0.0.1", port: server.port)
+    package func retarget(to server: RedisServer) throws { try retarget(toPort: server.port) }
+
+    package func retarget(toPort port: Int) throws {
+        let address = try SocketAddress(ipAddress: "127.0.0.1", port: port)
         state.withLock { $0.target = address }
     }
 

@@ -55,6 +55,8 @@ public final class Group: Sendable {
         var wakes = WakeQueue<ObjectIdentifier>()
         var wanted = GroupOptions()
         var isStopped = false
+        /// Beats that are written together.
+        var beats: [(membership: Membership, call: MemberMachine.Call, sentAt: Nanos)] = []
     }
 
     /// The group's name.
@@ -302,6 +304,63 @@ public final class Group: Sendable {
     /// So many beats in a pace ask.
     private static let askingBeats = 8
 
+    // MARK: Beats of many members
+
+    /// So many are written together, at most.
+    private static let mostBeats = 64
+    /// And for this part of a pace a beat waits for others. It counts from before it waited.
+    private static let beatsWait: Nanos = 20
+
+    /// Writes a beat together with others that are due: where a process has thousands of members in a group each would cost Redis
+    /// a call a second.
+    func writeTogether(_ membership: Membership, _ call: MemberMachine.Call, sentAt: Nanos) {
+        let (count, pace) = state.withLock { state in
+            state.beats.append((membership, call, sentAt))
+            return (state.beats.count, state.machine.pace)
+        }
+        if count == 1 {
+            hub.eventLoop.scheduleTask(in: .nanoseconds(pace / Self.beatsWait)) { [self] in writeBeats() }
+        }
+        if count == Self.mostBeats { writeBeats() }
+    }
+
+    private func writeBeats() {
+        let beats = state.withLock { state in
+            defer { state.beats = [] }
+            return state.beats
+        }
+        guard let sentAt = beats.first?.sentAt else { return }
+        let script = hub.scripts.beats(
+            name,
+            beats.map { beat in
+                let record = beat.call.record
+                return GroupAnswer.Beat(
+                    id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
+                    joined: beat.call.joined)
+            })
+        let patience = beats.reduce(hub.commandTimeout) {
+            min($0, MembershipMachine.patience($1.call.record.lease))
+        }
+        hub.courier.run(script, confirmation: nil, deadline: .nanoseconds(patience)) { [self] result in
+            let answer = took(result, sentAt: sentAt, asked: false).flatMap { answer in
+                answer.statuses.count == beats.count
+                    ? .success(answer)
+                    : .failure(RedisError(.protocolViolation, effect: .unknown, "an answer to other beats"))
+            }
+            for (index, beat) in beats.enumerated() {
+                beat.membership.answered(
+                    .beat,
+                    answer.map {
+                        var its = $0
+                        its.status = $0.statuses[index]
+                        return its
+                    })
+                plan(beat.membership)
+            }
+            setAlarm()
+        }
+    }
+
     /// Whether Redis has ever been heard of.
     var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
 
@@ -337,8 +396,8 @@ public final class Group: Sendable {
     /// As Redis last said it is, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.machine.known } }
     /// The same, and when Redis was asked last that said so.
-    var knownAndWhen: (view: GroupMachine.View, asOf: Nanos) {
-        state.withLock { ($0.machine.known, $0.machine.confirmedAt ?? .min) }
+    var sight: MemberMachine.Sight {
+        state.withLock { MemberMachine.Sight($0.machine.known, asOf: $0.machine.confirmedAt ?? .min) }
     }
     /// As Redis last said it is, but only when Redis has not been heard of for longer than it should.
     func viewWhileAway(now: Nanos) -> GroupMachine.View? {
@@ -400,9 +459,9 @@ public final class Group: Sendable {
         }
         if isNewRole { hub.metrics.saw(known.role, of: name) }
         if !hearing.isEmpty {
-            let known = knownAndWhen
+            let sight = sight
             for membership in hearing {
-                membership.saw(known, now: now)
+                membership.saw(sight, now: now)
                 plan(membership)
             }
             setAlarm()

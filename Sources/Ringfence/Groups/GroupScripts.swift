@@ -61,6 +61,19 @@ struct GroupScripts: Sendable {
         }
     }
 
+    /// Of many members, none of them a candidate.
+    func beats(_ group: String, _ beats: [GroupAnswer.Beat]) -> ScriptCall {
+        call("beats", group, .notAsking, arguments: 1 + 4 * beats.count) { writer in
+            writer.argument(Int64(beats.count))
+            for beat in beats {
+                writer.argument(beat.id)
+                writer.argument(beat.session)
+                writer.argument(beat.leaseMilliseconds)
+                writer.argument(beat.joined)
+            }
+        }
+    }
+
     func join(
         _ group: String, _ known: GroupKnowledge, _ record: MemberRecord, _ mode: JoinMode, _ policy: RingPolicy,
         status: CandidateStatus? = nil
@@ -168,7 +181,7 @@ struct GroupScripts: Sendable {
     /// nil if the script cannot have made it.
     static func answer(_ reply: RedisReply) -> GroupAnswer? {
         guard case .array(let items) = reply, items.count == 9 || items.count == 15 || items.count == 16,
-            let (status, holder) = items[0].text.flatMap({ Self.status($0) }), let gen = items[1].text,
+            let text = items[0].text, let (status, holder) = Self.status(text), let gen = items[1].text,
             case .integer(let seq) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
             case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let held) = items[7],
             case .integer(let recovery) = items[8], pace > 0
@@ -178,14 +191,35 @@ struct GroupScripts: Sendable {
             guard let decoded = Self.content(items[9...]) else { return nil }
             content = decoded
         }
-        return GroupAnswer(
+        var answer = GroupAnswer(
             status: status, gen: gen, seq: seq, version: version, mark: mark, nextMilliseconds: next < 0 ? nil : next,
             paceMilliseconds: pace, heldMilliseconds: held, recoveryMilliseconds: recovery, content: content,
             holder: holder)
+        if status == .beats {
+            guard let statuses = Self.statuses(text) else { return nil }
+            answer.statuses = statuses
+        }
+        return answer
+    }
+
+    /// `beats:` and a letter for each.
+    private static func statuses(_ text: String) -> [GroupAnswer.Status]? {
+        var statuses: [GroupAnswer.Status] = []
+        for letter in text.utf8.dropFirst("beats:".utf8.count) {
+            switch letter {
+            case UInt8(ascii: "m"): statuses.append(.member)
+            case UInt8(ascii: "r"): statuses.append(.replaced)
+            case UInt8(ascii: "u"): statuses.append(.unknown)
+            case UInt8(ascii: "e"): statuses.append(.expired)
+            default: return nil
+            }
+        }
+        return statuses
     }
 
     /// `taken` says more: `taken:<ms>:<address>`.
     private static func status(_ text: String) -> (GroupAnswer.Status, GroupAnswer.Holder?)? {
+        if text.hasPrefix("beats:") { return (.beats, nil) }
         guard text.hasPrefix("taken:") else { return GroupAnswer.Status(rawValue: text).map { ($0, nil) } }
         let parts = text.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
         guard parts.count == 3, let milliseconds = Int64(parts[1]) else { return nil }

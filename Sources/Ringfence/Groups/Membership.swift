@@ -44,22 +44,8 @@ public final class Membership: Sendable {
     }
 
     private struct Guarded {
-        var machine: MembershipMachine
-        var record: MemberRecord
-        /// The mark of its join: whether Redis lost it is told by whether the log still has this.
-        var joined: String
-        /// Redis does not have it: the next write joins anew.
-        var isOut = false
-        var reason = ""
-        /// The view of this version was compared with the record.
-        var comparedVersion: Int64 = 0
-        /// The part of a candidate, while it stands.
-        var role: RoleMachine?
+        var machine: MemberMachine
         var roleListeners: [Int: AsyncStream<Role>.Continuation] = [:]
-        /// What others promised it, while it is primary and cannot reach Redis.
-        var hold: HoldMachine?
-        /// By which version it was judged last: threads may come with older ones.
-        var holdVersion: Int64 = 0
         /// What runs as long as it is primary, to be ended before it leaves.
         var term: Term?
         var listeners: [Int: AsyncStream<State>.Continuation] = [:]
@@ -69,23 +55,20 @@ public final class Membership: Sendable {
     }
 
     let group: Group
-    private let rejoins: Bool
     private let guarded: Mutex<Guarded>
     private var hub: GroupHub { group.hub }
 
     init(group: Group, record: MemberRecord, joined: String, sentAt: Nanos, pace: Nanos, rejoins: Bool) {
         self.group = group
-        self.rejoins = rejoins
         guarded = Mutex(
             Guarded(
-                machine: MembershipMachine(lease: record.lease, pace: pace, sentAt: sentAt, rejoins: rejoins),
-                record: record, joined: joined))
+                machine: MemberMachine(record: record, joined: joined, pace: pace, sentAt: sentAt, rejoins: rejoins)))
     }
 
     // MARK: What the member sees
 
     /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:health:lease:)`` changed last.
-    public var member: Member { Member(guarded.withLock { $0.record }) }
+    public var member: Member { Member(guarded.withLock { $0.machine.record }) }
     /// The name of its group.
     public var groupName: String { group.name }
     /// Its id in the group.
@@ -95,16 +78,16 @@ public final class Membership: Sendable {
     /// What has become of it, by now. Local.
     public var state: State {
         let now = Moment.now
-        return State(guarded.withLock { $0.machine.state(at: now) })
+        return State(guarded.withLock { $0.machine.membership.state(at: now) })
     }
     /// Whether it may act as a member now. Local, no round trip.
     public var isMember: Bool {
         let now = Moment.now
-        return guarded.withLock { $0.machine.isMember(at: now) }
+        return guarded.withLock { $0.machine.membership.isMember(at: now) }
     }
     /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat was
     /// written, less 1 % for clocks that run apart.
-    public var deadline: ContinuousClock.Instant { Moment.instant(guarded.withLock { $0.machine.deadline }) }
+    public var deadline: ContinuousClock.Instant { Moment.instant(guarded.withLock { $0.machine.membership.deadline }) }
 
     /// Throws unless it may act as a member now. Local, no round trip.
     ///
@@ -114,9 +97,10 @@ public final class Membership: Sendable {
     ///   `membership.replaced`; `membership.left`.
     public func check() throws {
         let now = Moment.now
-        if let error = guarded.withLock({ Self.error($0.machine.state(at: now), $0.record.id, group.name) }) {
-            throw error
+        let error = guarded.withLock { guarded in
+            Self.error(guarded.machine.membership.state(at: now), guarded.machine.record.id, group.name)
         }
+        if let error { throw error }
     }
 
     private static func error(_ state: MembershipMachine.State, _ id: String, _ group: String) -> RingfenceError? {
@@ -142,7 +126,7 @@ public final class Membership: Sendable {
 
     /// Its states from now on: the present one, then each change. It ends with the membership.
     public var states: AsyncStream<State> {
-        stream(\.listeners) { State($0.machine.state) }
+        stream(\.listeners) { State($0.machine.membership.state) }
     }
 
     /// What `now` tells of the present, then whatever these listeners are told; nothing if that is nil.
@@ -154,7 +138,7 @@ public final class Membership: Sendable {
         let number = guarded.withLock { guarded -> Int? in
             guard let present = now(guarded) else { return nil }
             continuation.yield(present)
-            guard !guarded.machine.isOver, guarded.machine.state != .left else { return nil }
+            guard !guarded.machine.membership.isOver, guarded.machine.membership.state != .left else { return nil }
             guarded.lastNumber += 1
             guarded[keyPath: listeners][guarded.lastNumber] = continuation
             return guarded.lastNumber
@@ -204,34 +188,32 @@ public final class Membership: Sendable {
         let revision: Int
         do {
             // The group's lock is taken before a membership's, so this is not done under the latter.
-            let before = guarded.withLock { $0.record }
+            let before = guarded.withLock { $0.machine.record }
             var wish = before
             edit(&wish)
             try Limits.check(wish)
             if wish.weight > before.weight { try group.checkRing(with: wish) }
             (number, revision) = try guarded.withLock { guarded throws -> (Int, Int) in
-                var record = guarded.record
+                var record = guarded.machine.record
                 edit(&record)
                 try Limits.check(record)
-                let state = guarded.machine.state
+                let state = guarded.machine.membership.state
                 if state == .expired || state == .replaced || state == .left {
                     throw Self.error(state, record.id, group.name)!
                 }
                 // It would be elected to a role that is over before it begins, again and again.
-                if let role = guarded.role, role.stands, role.margin > record.lease / 2 {
+                if let role = guarded.machine.role, role.stands, role.margin > record.lease / 2 {
                     throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
                 }
-                guarded.record = record
-                guarded.machine.update(lease: record.lease, now: now)
                 guarded.lastNumber += 1
-                return (guarded.lastNumber, guarded.machine.revision)
+                return (guarded.lastNumber, guarded.machine.update(record, now: now))
             }
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
             let isDone = guarded.withLock { guarded in
-                if guarded.machine.written >= revision { return true }
+                if guarded.machine.membership.written >= revision { return true }
                 guarded.updates.append(Update(revision: revision, number: number, continuation: continuation))
                 return false
             }
@@ -271,23 +253,23 @@ public final class Membership: Sendable {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
         if let term = guarded.withLock({ $0.term }) {
-            await term.end(before: guarded.withLock { $0.machine.deadline }, on: hub.eventLoop)
+            await term.end(before: guarded.withLock { $0.machine.membership.deadline }, on: hub.eventLoop)
         }
         let now = Moment.now
-        let (tell, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
-            guarded.reason = reason
-            endRole(&guarded, .gaveUp("left"))
-            let until = max(guarded.machine.deadline, now).adding(60 * .second)
-            guard guarded.machine.leave(now: now, until: until) else { return ([], !guarded.leavers.isEmpty) }
+        let (ending, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
+            let until = max(guarded.machine.membership.deadline, now).adding(60 * .second)
+            let (isBegun, tells) = guarded.machine.leave(reason: reason, now: now, until: until)
+            tell(tells, guarded)
+            guard isBegun else { return ([], !guarded.leavers.isEmpty) }
             for listener in guarded.listeners.values { listener.yield(.left) }
             defer { guarded.listeners = [:] }
             return (Array(guarded.listeners.values), true)
         }
-        for listener in tell { listener.finish() }
+        for listener in ending { listener.finish() }
         guard isLeaving else { return }
         let isDone: Bool = await withCheckedContinuation { continuation in
             let number = guarded.withLock { guarded -> Int? in
-                if guarded.machine.isOver { return nil }
+                if guarded.machine.membership.isOver { return nil }
                 guarded.lastNumber += 1
                 guarded.leavers.append((guarded.lastNumber, continuation))
                 return guarded.lastNumber
@@ -321,20 +303,10 @@ public final class Membership: Sendable {
     func stand(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
 
     /// Begins to play a candidate. False if it plays one already.
-    func beginCandidacy(margin: Nanos) -> Bool {
-        guarded.withLock { guarded in
-            guard guarded.role?.stands != true else { return false }
-            if guarded.role == nil { guarded.role = RoleMachine(margin: margin) }
-            guarded.role?.stand(margin: margin)
-            return true
-        }
-    }
+    func beginCandidacy(margin: Nanos) -> Bool { guarded.withLock { $0.machine.stand(margin: margin) } }
 
     func endCandidacy() {
-        guarded.withLock { guarded in
-            endRole(&guarded, .gaveUp("stepDown"))
-            guarded.role?.withdraw()
-        }
+        guarded.withLock { tell($0.machine.withdraw(now: Moment.now), $0) }
         finishRoles()
     }
 
@@ -350,14 +322,14 @@ public final class Membership: Sendable {
     var role: Role {
         let now = Moment.now
         return guarded.withLock { guarded in
-            judgeRole(&guarded, now: now)
-            return guarded.role.map { role(of: $0.state) } ?? .standby
+            tell(guarded.machine.judge(now: now), guarded)
+            return guarded.machine.role.map { role(of: $0.state) } ?? .standby
         }
     }
 
     var roles: AsyncStream<Role> {
         stream(\.roleListeners) { [self] guarded in
-            guard let machine = guarded.role, machine.stands else { return nil }
+            guard let machine = guarded.machine.role, machine.stands else { return nil }
             return role(of: machine.state)
         }
     }
@@ -365,25 +337,16 @@ public final class Membership: Sendable {
     /// When the role of this epoch ends unless a beat gets through; nil if it is over.
     func roleDeadline(_ epoch: Int64) -> Nanos? {
         let now = Moment.now
-        return guarded.withLock { guarded in
-            let deadline = guarded.machine.deadline
-            guard let machine = guarded.role,
-                machine.holds(
-                    epoch, deadline: deadline, isMember: guarded.machine.isMember(at: now), now: now)
-            else { return nil }
-            return machine.end(deadline: deadline)
-        }
+        return guarded.withLock { $0.machine.roleDeadline(epoch, now: now) }
     }
 
     /// Something its holder says of its role; false if that epoch is over.
     func say(_ change: (inout RoleMachine) -> RoleMachine.Output?) -> Bool {
         let now = Moment.now
         let isHeard = guarded.withLock { guarded in
-            judgeRole(&guarded, now: now)
-            guard var machine = guarded.role, let output = change(&machine) else { return false }
-            guarded.role = machine
-            performRole(output, &guarded, now: now)
-            return true
+            let (isHeard, tells) = guarded.machine.say(now: now, change)
+            tell(tells, guarded)
+            return isHeard
         }
         if isHeard { stepSoon() }
         return isHeard
@@ -393,14 +356,7 @@ public final class Membership: Sendable {
     func report(position: Int64?, unfit: String) {
         let now = Moment.now
         let role = group.known.role
-        // A switchover to this one waits for its position.
-        let isAwaited = role.phase == .draining && role.target.hasSameBytes(as: id)
-        let isNews = guarded.withLock { guarded in
-            let isNews = guarded.role?.report(position: position, unfit: unfit, isAwaited: isAwaited)
-            guard isNews == true else { return false }
-            guarded.machine.speak(now: now)
-            return true
-        }
+        let isNews = guarded.withLock { $0.machine.report(position: position, unfit: unfit, role, now: now) }
         if isNews { stepSoon() }
     }
 
@@ -416,65 +372,8 @@ public final class Membership: Sendable {
     func endTerm() { guarded.withLock { $0.term = nil } }
 
     /// The group was seen.
-    func saw(_ known: (view: GroupMachine.View, asOf: Nanos), now: Nanos) {
-        guarded.withLock { sawRole(known, &$0, now: now) }
-    }
-
-    private func sawRole(
-        _ known: (view: GroupMachine.View, asOf: Nanos), _ guarded: inout Guarded, now: Nanos, judgesHold: Bool = true
-    ) {
-        let view = known.view
-        if judgesHold { Self.judgeHold(&guarded, view) }
-        guard var machine = guarded.role else { return }
-        Self.letGoIfOver(&machine, guarded.machine)
-        let output = machine.saw(
-            view.role, gen: view.gen, version: view.version, asOf: known.asOf, id: guarded.record.id,
-            session: guarded.record.session,
-            now: now, deadline: guarded.machine.deadline,
-            isMember: guarded.machine.isMember(at: now))
-        guarded.role = machine
-        performRole(output, &guarded, now: now)
-    }
-
-    /// What others promised is good for a membership of which Redis has not said that it is over.
-    private static func letGoIfOver(_ role: inout RoleMachine, _ machine: MembershipMachine) {
-        if machine.state != .member, machine.state != .suspended { role.letGo() }
-    }
-
-    /// Its own clock may have ended the role.
-    private func judgeRole(_ guarded: inout Guarded, now: Nanos) {
-        guard var machine = guarded.role else { return }
-        Self.letGoIfOver(&machine, guarded.machine)
-        let output = machine.tick(
-            now: now, deadline: guarded.machine.deadline, isMember: guarded.machine.isMember(at: now))
-        guarded.role = machine
-        performRole(output, &guarded, now: now)
-    }
-
-    private func endRole(_ guarded: inout Guarded, _ end: RoleMachine.End) {
-        guard var machine = guarded.role, let epoch = machine.state.epoch,
-            let output = machine.giveUp(epoch, reason: end.text)
-        else { return }
-        guarded.role = machine
-        performRole(output, &guarded, now: Moment.now)
-    }
-
-    /// Under the lock, so that roles are told in the order in which they were.
-    private func performRole(_ output: RoleMachine.Output, _ guarded: inout Guarded, now: Nanos) {
-        for tell in output.tell {
-            let told: Role =
-                switch tell {
-                case .state(let state): role(of: state)
-                case .ended(let epoch, let end): .ended(Epoch(epoch, self), reason: RoleEnd(end))
-                }
-            for listener in guarded.roleListeners.values { listener.yield(told) }
-            // Not under the lock, for both run what is the user's, nor on the pool, which may be blocked.
-            if case .ended(_, let end) = tell { hub.eventLoop.execute { [hub] in hub.metrics.ended(end) } }
-            if let term = guarded.term, told.epoch?.value != term.epoch || guarded.role?.mustStop == true {
-                hub.eventLoop.execute { term.cancel() }
-            }
-        }
-        if output.speaks { guarded.machine.speak(now: now) }
+    func saw(_ sight: MemberMachine.Sight, now: Nanos) {
+        guarded.withLock { tell($0.machine.saw(sight, now: now), $0) }
     }
 
     private func role(of state: RoleMachine.State) -> Role {
@@ -491,15 +390,13 @@ public final class Membership: Sendable {
     /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the others.
     package func promisesNeeded() -> (question: HoldMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
         let now = Moment.now
-        guard let view = group.viewWhileAway(now: now), view.holdLimit != nil else { return nil }
-        return guarded.withLock { guarded in
-            judgeRole(&guarded, now: now)
-            guard case .primary(let epoch) = guarded.role?.state else { return nil }
-            let record = guarded.record
-            let question = HoldMachine.Question(
-                epoch: epoch, session: record.session, leaseMilliseconds: record.leaseMilliseconds)
-            return (question, HoldMachine.peers(view, but: record.id), now)
+        guard let view = group.viewWhileAway(now: now) else { return nil }
+        let asking = guarded.withLock { guarded in
+            let (asking, tells) = guarded.machine.promisesNeeded(view, now: now)
+            tell(tells, guarded)
+            return asking
         }
+        return asking.map { ($0.question, $0.peers, now) }
     }
 
     /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
@@ -507,37 +404,15 @@ public final class Membership: Sendable {
         let now = Moment.now
         let view = group.known
         guarded.withLock { guarded in
-            judgeRole(&guarded, now: now)
-            guard guarded.role?.state == .primary(question.epoch), guarded.record.session == question.session else {
-                return
-            }
-            var hold = guarded.hold?.epoch == question.epoch ? guarded.hold! : HoldMachine(epoch: question.epoch)
-            for session in sessions {
-                hold.promised(session, until: HoldMachine.end(question, askedAt: askedAt))
-            }
-            guarded.hold = hold
-            Self.judgeHold(&guarded, view)
+            tell(guarded.machine.promised(question, by: sessions, askedAt: askedAt, view, now: now), guarded)
         }
         stepSoon()
-    }
-
-    /// How long the role may go on without Redis, by whom it knows.
-    private static func judgeHold(_ guarded: inout Guarded, _ view: GroupMachine.View) {
-        guard let hold = guarded.hold, view.version >= guarded.holdVersion else { return }
-        guarded.holdVersion = view.version
-        let until = hold.until(view, but: guarded.record.id, deadline: guarded.machine.deadline)
-        guarded.role?.hold(hold.epoch, until: until)
     }
 
     /// Whether the role goes on though the membership's deadline has passed.
     package var isHeldByPromises: Bool {
         let now = Moment.now
-        return guarded.withLock { guarded in
-            guard case .primary(let epoch) = guarded.role?.state, now >= guarded.machine.deadline else { return false }
-            return guarded.role?.holds(
-                epoch, deadline: guarded.machine.deadline, isMember: guarded.machine.isMember(at: now), now: now)
-                == true
-        }
+        return guarded.withLock { $0.machine.isHeldByPromises(now: now) }
     }
 
     /// Promises the primary that asks to begin no role for the time of its lease. Nil; or why it cannot be promised.
@@ -546,23 +421,16 @@ public final class Membership: Sendable {
     package func promise(_ question: HoldMachine.Question, session: String) -> String? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return "Redis is reached from here" }
-        if let objection = HoldMachine.objection(to: question, view) { return objection }
-        let isPromised = guarded.withLock { guarded in
-            judgeRole(&guarded, now: now)
-            return guarded.record.session == session
-                && guarded.role?.promise(question.epoch, until: HoldMachine.binding(question, now: now)) == true
+        return guarded.withLock { guarded in
+            let (refusal, tells) = guarded.machine.promise(question, session: session, view, now: now)
+            tell(tells, guarded)
+            return refusal
         }
-        return isPromised ? nil : "it is another session, or has or waits for a role of its own"
     }
 
     // MARK: The machine
 
-    var wakeAt: Nanos {
-        guarded.withLock { guarded in
-            let role = guarded.role?.wakeAt(deadline: guarded.machine.deadline) ?? .never
-            return min(guarded.machine.wakeAt, role)
-        }
-    }
+    var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
 
     /// All steps are made on the event loop, one after another, so that states are told in the order in which they were.
     private func stepSoon() {
@@ -572,47 +440,71 @@ public final class Membership: Sendable {
         }
     }
 
-    func tick(now: Nanos) {
-        perform(
-            guarded.withLock { guarded in
-                judgeRole(&guarded, now: now)
-                let output = guarded.machine.tick(now: now)
-                return (output, Letter(guarded))
-            })
+    func tick(now: Nanos) { step { $0.tick(now: now, newSession: hub.nonces.session) } }
+
+    private func step(_ change: (inout MemberMachine) -> MemberMachine.Output) {
+        let call = guarded.withLock { guarded in
+            let output = change(&guarded.machine)
+            tell(output.tells, guarded)
+            return output.call
+        }
+        if let call { send(call) }
+        settle()
     }
 
-    /// What a call says, taken in the step that decided it: a change of the record in between would promise Redis another
-    /// lease than the one the machine counts on.
-    private struct Letter {
-        var record: MemberRecord
-        var joined: String
-        var reason: String
-        var isOut: Bool
-        var status: CandidateStatus?
-
-        init(_ guarded: borrowing Guarded) {
-            (record, joined, reason, isOut) = (guarded.record, guarded.joined, guarded.reason, guarded.isOut)
-            status = guarded.role?.status
+    /// Under the lock, so that states and roles are told in the order in which they were.
+    private func tell(_ tells: [MemberMachine.Tell], _ guarded: borrowing Guarded) {
+        for tell in tells {
+            switch tell {
+            case .state(let state, let session):
+                let told = State(state)
+                for listener in guarded.listeners.values { listener.yield(told) }
+                // Not under the lock, for it runs what is the user's.
+                let id = guarded.machine.record.id
+                hub.eventLoop.execute { [self] in log(state, id, session) }
+            case .role(let tell):
+                let told: Role =
+                    switch tell {
+                    case .state(let state): role(of: state)
+                    case .ended(let epoch, let end): .ended(Epoch(epoch, self), reason: RoleEnd(end))
+                    }
+                for listener in guarded.roleListeners.values { listener.yield(told) }
+                // Not under the lock, for both run what is the user's, nor on the pool, which may be blocked.
+                if case .ended(_, let end) = tell { hub.eventLoop.execute { [hub] in hub.metrics.ended(end) } }
+                if let term = guarded.term, told.epoch?.value != term.epoch || guarded.machine.role?.mustStop == true {
+                    hub.eventLoop.execute { term.cancel() }
+                }
+            }
         }
     }
 
-    private func perform(_ step: (output: MembershipMachine.Output, letter: Letter)) {
-        let output = step.output
-        var letter = step.letter
-        if let state = output.tell {
-            tell(state)
-            // It may go on under another session.
-            if state == .expired { letter.record.session = guarded.withLock { $0.record.session } }
+    private func log(_ state: MembershipMachine.State, _ id: String, _ session: String) {
+        let metadata: Logger.Metadata = [
+            LoggingKeys.group: "\(group.name)", LoggingKeys.member: "\(id)", LoggingKeys.session: "\(session)",
+        ]
+        switch state {
+        case .suspended:
+            hub.metrics.membershipsSuspended.increment()
+            hub.logger.warning("membership suspended: no beat got through in time", metadata: metadata)
+        case .expired:
+            hub.metrics.membershipsExpired.increment()
+            hub.logger.warning("membership expired", metadata: metadata)
+        case .replaced: hub.logger.warning("membership replaced by another session", metadata: metadata)
+        case .member: hub.logger.info("a member again", metadata: metadata)
+        case .left: break
         }
-        if let call = output.call { send(call, letter) }
+    }
+
+    /// Those who waited for what has come by now are told, and all if it is over.
+    private func settle() {
         let (isOver, updates, leavers, listeners) = guarded.withLock { guarded in
-            let isOver = guarded.machine.isOver
-            let state = guarded.machine.state
+            let membership = guarded.machine.membership
+            let (isOver, state) = (membership.isOver, membership.state)
             let isEnded = isOver || state == .left || state == .expired
-            let done = guarded.updates.filter { isEnded || $0.revision <= guarded.machine.written }
-            guarded.updates.removeAll { isEnded || $0.revision <= guarded.machine.written }
-            let error = Self.error(state, guarded.record.id, group.name)
-            let updates = done.map { ($0, $0.revision <= guarded.machine.written ? nil : error) }
+            let done = guarded.updates.filter { isEnded || $0.revision <= membership.written }
+            guarded.updates.removeAll { isEnded || $0.revision <= membership.written }
+            let error = Self.error(state, guarded.machine.record.id, group.name)
+            let updates = done.map { ($0, $0.revision <= membership.written ? nil : error) }
             guard isOver else {
                 return (false, updates, [CheckedContinuation<Bool, Never>](), [AsyncStream<State>.Continuation]())
             }
@@ -634,123 +526,64 @@ public final class Membership: Sendable {
         }
     }
 
-    private func tell(_ state: MembershipMachine.State) {
-        let (id, session) = guarded.withLock { guarded in
-            let told = State(state)
-            for listener in guarded.listeners.values { listener.yield(told) }
-            let session = guarded.record.session
-            // It was told that it has expired. What comes now is another life.
-            if state == .expired, rejoins {
-                guarded.record.session = hub.nonces.session()
-                guarded.role?.changedSession()
-            }
-            return (guarded.record.id, session)
-        }
-        let metadata: Logger.Metadata = [
-            LoggingKeys.group: "\(group.name)", LoggingKeys.member: "\(id)", LoggingKeys.session: "\(session)",
-        ]
-        switch state {
-        case .suspended:
-            hub.metrics.membershipsSuspended.increment()
-            hub.logger.warning("membership suspended: no beat got through in time", metadata: metadata)
-        case .expired:
-            hub.metrics.membershipsExpired.increment()
-            hub.logger.warning("membership expired", metadata: metadata)
-        case .replaced: hub.logger.warning("membership replaced by another session", metadata: metadata)
-        case .member: hub.logger.info("a member again", metadata: metadata)
-        case .left: break
-        }
-    }
-
-    private func send(_ call: MembershipMachine.Call, _ letter: Letter) {
+    private func send(_ call: MemberMachine.Call) {
         let sentAt = Moment.now
-        let isPlainBeat = call == .beat && letter.status == nil && guarded.withLock { $0.role == nil }
+        let isPlainBeat = call.kind == .beat && guarded.withLock { $0.machine.role == nil }
         let known = isPlainBeat ? group.knowledge(ofBeatAt: sentAt) : group.knowledge(now: sentAt)
-        let record = letter.record
-        // Before Redis hears whom it knows, its hold is no longer than they promised; and what it says is said as of then.
+        guard !isPlainBeat || known.asks else { return group.writeTogether(self, call, sentAt: sentAt) }
+        // Read behind what the call says is known: it is no older.
         let view = group.known
         let status = guarded.withLock { guarded in
-            guard guarded.hold != nil else { return letter.status }
-            Self.judgeHold(&guarded, view)
-            judgeRole(&guarded, now: sentAt)
-            return guarded.role?.status
+            let (status, tells) = guarded.machine.write(view, now: sentAt)
+            tell(tells, guarded)
+            return status
         }
+        let record = call.record
         let script =
-            switch call {
+            switch call.kind {
             case .beat:
                 hub.scripts.beat(
                     group.name, known, id: record.id, session: record.session,
-                    leaseMilliseconds: record.leaseMilliseconds, joined: letter.joined,
-                    status: known.asks ? status : nil)
+                    leaseMilliseconds: record.leaseMilliseconds, joined: call.joined, status: status)
             case .write:
                 hub.scripts.join(
-                    group.name, known, record, letter.isOut ? .again : .stay(since: letter.joined),
-                    group.policy ?? group.wantedPolicy, status: status)
+                    group.name, known, record, call.mode, group.policy ?? group.wantedPolicy, status: status)
             case .leave:
                 hub.scripts.leave(
-                    group.name, known, id: record.id, session: record.session, reason: letter.reason, actor: "")
+                    group.name, known, id: record.id, session: record.session, reason: call.reason, actor: "")
             }
         // Not so long that there is no time to try again.
         let deadline = Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience(record.lease)))
         hub.courier.run(script, confirmation: nil, deadline: deadline) { [self] result in
-            answered(call, group.took(result, sentAt: sentAt, asked: known.asks), session: record.session)
+            answered(call.kind, group.took(result, sentAt: sentAt, asked: known.asks))
             group.wakeUp(self)
         }
     }
 
-    private func answered(_ call: MembershipMachine.Call, _ result: Result<GroupAnswer, RedisError>, session: String) {
+    func answered(_ kind: MembershipMachine.Call, _ result: Result<GroupAnswer, RedisError>) {
         let now = Moment.now
-        if call != .leave {
+        let reply: MemberMachine.Reply =
+            switch result {
+            case .success(let answer): .answer(answer)
+            case .failure(let error): error.code == .closed ? .closed : .none
+            }
+        if kind != .leave {
             hub.metrics.beats.increment()
-            if case .failure = result { hub.metrics.beatFailures.increment() }
-        }
-        // Before the answer lengthens anything: it may say that somebody takes the role away.
-        let known = group.knownAndWhen
-        let view = known.view
-        let (step, margin) = guarded.withLock { guarded -> ((MembershipMachine.Output, Letter), Nanos) in
-            let margin = max(0, guarded.machine.deadline - now)
-            // (Who has come meanwhile is heard of by Redis with the next beat: till then what was promised is good.)
-            sawRole(known, &guarded, now: now, judgesHold: false)
-            let output = took(result, call, &guarded, now: now)
-            // A member again: what it is elected to may begin now.
-            sawRole(known, &guarded, now: now)
-            if view.version != guarded.comparedVersion {
-                let stored = view.member(guarded.record.id)
-                let isOther = stored?.session == guarded.record.session && stored != guarded.record
-                if !isOther || guarded.machine.differs(now: now) { guarded.comparedVersion = view.version }
+            if case .failure = result {
+                hub.metrics.beatFailures.increment()
+            } else {
+                let deadline = guarded.withLock { $0.machine.membership.deadline }
+                hub.metrics.memberMargin.recordNanoseconds(max(0, deadline - now))
             }
-            return ((output, Letter(guarded)), margin)
         }
-        if call != .leave, case .success = result { hub.metrics.memberMargin.recordNanoseconds(margin) }
-        perform(step)
-    }
-
-    private func took(
-        _ result: Result<GroupAnswer, RedisError>, _ call: MembershipMachine.Call, _ guarded: inout Guarded, now: Nanos
-    ) -> MembershipMachine.Output {
-        switch result {
-        case .success(let answer):
-            guarded.machine.set(pace: answer.paceMilliseconds * .millisecond)
-            switch answer.status {
-            case .unknown, .expired: guarded.isOut = true
-            // It may become a member when another has left.
-            case .full, .tooManyGroups: return guarded.machine.failed(now: now)
-            case .member where call == .write && guarded.isOut:
-                guarded.isOut = false
-                guarded.joined = answer.mark
-            default: break
-            }
-            return guarded.machine.answered(answer.status, now: now)
-        case .failure(let error):
-            if error.code == .closed { return .init() }
-            return guarded.machine.failed(now: now)
-        }
+        let sight = group.sight
+        step { $0.answered(kind, reply, sight, now: now, newSession: hub.nonces.session) }
     }
 
     /// The client was dropped: nothing beats for it any more, and it ends with its lease.
     func abandon() {
         let listeners = guarded.withLock { guarded in
-            endRole(&guarded, .suspended)
+            tell(guarded.machine.endRole(.suspended, now: Moment.now), guarded)
             defer { guarded.listeners = [:] }
             return Array(guarded.listeners.values)
         }

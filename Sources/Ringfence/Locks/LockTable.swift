@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around the lock machines: one machine for each set of names in use here. It turns calls, answers, pushes and
-// time into events, and performs the actions that come back.
+// The shell around the lock machines: one line (LockLine) for each set of names in use here. It turns calls, answers, pushes
+// and time into events, and performs the actions that come back.
 //
 // Commands are submitted while the table's lock is held, against the usual rule, and on purpose: the order in which a
 // connection gets them is then the order in which the machines decided, which is what makes a clean-up run behind the
@@ -85,32 +85,23 @@ final class LockTable: Sendable {
 
     /// Touched under its shard's lock only.
     private final class Entry {
-        var machine: LockMachine
+        var line: LockLine
         var lastError: RedisError?
         /// A limit refuses what was asked for last.
         var limit: RingfenceError?
-        /// The acquire under way, of which nothing is known yet.
-        var asking: Courier.Submission?
-        /// The newest acquire, by its nonce, and whether Redis may know of it: then it is withdrawn there when it is given
-        /// up. What never left is only taken out of our own queue, so that an outage leaves nothing to be done after it.
-        var asked = ""
-        var mayStand = false
-        /// The release that passes the lock on to it, and was the first to name it.
-        var passing: LockMachine.Ticket?
+        /// The newest acquire under way.
+        var asking: (ticket: LockMachine.Ticket, submission: Courier.Submission)?
 
-        func sent(_ nonce: String, mayStand: Bool) {
-            if asked != nonce { (asked, self.mayStand) = (nonce, false) }
-            if mayStand { self.mayStand = true }
+        func takeBack(_ ticket: LockMachine.Ticket) -> Bool {
+            guard let asking, asking.ticket == ticket else { return true }
+            return asking.submission.withdraw()
         }
 
-        /// Whether Redis may know of this acquire; one that did not leave yet will not.
-        func mustWithdraw(_ nonce: String) -> Bool {
-            if nonce == asked, !mayStand, asking?.withdraw() ?? true {
-                asking = nil
-                return false
-            }
-            return true
+        func isUnsent(_ ticket: LockMachine.Ticket) -> Bool {
+            guard let asking, asking.ticket == ticket else { return true }
+            return !asking.submission.wasWritten
         }
+
         var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
         /// The callers behind the machine's waiters, in their order; mostly one.
         var waiting = CircularBuffer<Waiting>()
@@ -128,7 +119,9 @@ final class LockTable: Sendable {
             return waiting.firstIndex { $0.id == id }.map { waiting.remove(at: $0) }
         }
 
-        init(ticketsAfter ticket: LockMachine.Ticket) { machine = LockMachine(ticketsAfter: ticket) }
+        init(_ key: Key, ticketsAfter ticket: LockMachine.Ticket) {
+            line = LockLine(ticketsAfter: ticket, isElsewhere: key.solo != 0)
+        }
     }
 
     private struct Waiting {
@@ -305,8 +298,8 @@ final class LockTable: Sendable {
     func pushed(nonce: String, fence: Int64, names: [String]) {
         let shared = Key(names: names)
         let key = shards[shared.shard].state.withLock { state -> Key? in
-            if state.entries[shared]?.machine.nonce == nonce { return shared }
-            return state.entries.first { $0.value.machine.nonce == nonce }?.key
+            if state.entries[shared]?.line.machine.nonce == nonce { return shared }
+            return state.entries.first { $0.value.line.machine.nonce == nonce }?.key
         }
         if let key { _ = handle(key, .pushed(nonce: nonce, fence: fence)) }
     }
@@ -321,7 +314,7 @@ final class LockTable: Sendable {
                 state.wakeAt = .never
                 var due: [Key] = []
                 for (key, entry) in state.entries {
-                    let wakeAt = entry.machine.wakeAt
+                    let wakeAt = entry.line.machine.wakeAt
                     if wakeAt <= now { due.append(key) } else { state.wakeAt = min(state.wakeAt, wakeAt) }
                 }
                 return due
@@ -334,7 +327,7 @@ final class LockTable: Sendable {
     var isReleasing: Bool {
         shards.contains { shard in
             shard.state.withLock { state in
-                state.entries.values.contains { if case .lettingGo = $0.machine.state { true } else { false } }
+                state.entries.values.contains { if case .lettingGo = $0.line.machine.state { true } else { false } }
             }
         }
     }
@@ -359,7 +352,8 @@ final class LockTable: Sendable {
     /// refuse; so does a machine that does not await the answer to `ticket` any more, and every wait after the shutdown.
     /// True if the event was refused or found no machine.
     private func handle(
-        _ key: Key, _ event: LockMachine.Event, making: Bool = false, awaited ticket: LockMachine.Ticket? = nil,
+        _ key: Key, _ event: LockMachine.Event, making: Bool = false,
+        ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil,
         error: RedisError? = nil, limit: RingfenceError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
         now: Nanos = Moment.now,
         prepare: (Entry) -> Bool = { _ in true }
@@ -368,30 +362,21 @@ final class LockTable: Sendable {
             if state.isShutDown, case .wait = event { return nil }
             var found = state.entries[key]
             if found == nil, making {
-                found = Entry(ticketsAfter: state.lastTicket)
+                found = Entry(key, ticketsAfter: state.lastTicket)
                 state.entries[key] = found
             }
             guard let entry = found, prepare(entry) else { return nil }
             let heard = inboxIsHeard.load(ordering: .acquiring)
-            let turn = entry.machine.turn(event, awaited: ticket, now: now, inboxHeard: heard) {
-                nonces.next(key.names)
-            }
-            guard var turn else { return nil }
-            if ticket != nil {
-                entry.asking = nil
-                entry.lastError = error
-                entry.limit = limit
-                if error.map({ $0.effect != .none }) ?? (busy == nil) {
-                    entry.mayStand = true
-                } else if error != nil, entry.passing == ticket {
-                    entry.mayStand = false  // the release never left, and its successor's name with it
-                }
-            }
+            let turn = entry.line.turn(
+                event, ended: ended, now: now, inboxHeard: heard, makeNonce: { nonces.next(key.names) },
+                takeBack: entry.takeBack, isUnsent: entry.isUnsent)
+            guard let turn else { return nil }
+            if ended != nil { (entry.lastError, entry.limit) = (error, limit) }
             if let busy { entry.lastBusy = busy }
             var afterwards = AfterwardsList()
-            for action in turn.actions { perform(action, key, entry, &turn, now, &afterwards) }
+            for action in turn.actions { perform(action, key, entry, turn, now, &afterwards) }
             if turn.isIdle {
-                state.lastTicket = max(state.lastTicket, entry.machine.lastTicket)
+                state.lastTicket = max(state.lastTicket, entry.line.machine.lastTicket)
                 state.entries[key] = nil
             } else {
                 state.wakeAt = min(state.wakeAt, turn.wakeAt)
@@ -404,21 +389,15 @@ final class LockTable: Sendable {
     }
 
     private func perform(
-        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ turn: inout LockMachine.Turn, _ now: Nanos,
+        _ action: LockMachine.Action, _ key: Key, _ entry: Entry, _ turn: LockLine.Turn, _ now: Nanos,
         _ afterwards: inout AfterwardsList
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            entry.sent(nonce, mayStand: false)
-            entry.asking = send(.acquire(nonce: nonce, terms, queue: queue), key, ticket)
+            entry.asking = (ticket, send(.acquire(nonce: nonce, terms, queue: queue), key, ticket))
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
         case .letGo(let ticket, let value, let successor):
-            // What becomes of it the successor gets or not, also when no answer comes.
-            if let successor {
-                entry.sent(successor.nonce, mayStand: true)
-                entry.passing = ticket
-            }
             _ = send(.release(value, successor: successor), key, ticket)
         case .deliver(let id, let grant):
             guard let waiting = entry.takeWaiting(id) else { return }
@@ -431,14 +410,11 @@ final class LockTable: Sendable {
                 keeper.add(lease)
                 afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
             case .elsewhere:
-                let forget = LockMachine.Event.forget(grant.value)
-                let later = entry.machine.turn(forget, awaited: nil, now: now, inboxHeard: false) { "" }
-                if let later { (turn.isIdle, turn.wakeAt) = (later.isIdle, later.wakeAt) }
                 afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
             }
         case .refuse(let id, let refusal):
             guard let waiting = entry.takeWaiting(id) else { return }
-            afterwards.append(.resume(waiting.continuation, result(of: refusal, key, entry)))
+            afterwards.append(.resume(waiting.continuation, result(of: refusal, turn.failure, key, entry)))
         case .releaseDone(let value, let isAnswered):
             if let index = entry.releasing.firstIndex(where: {
                 $0.value.fence == value.fence && $0.value.nonce == value.nonce
@@ -447,7 +423,6 @@ final class LockTable: Sendable {
                     .released(entry.releasing.remove(at: index).continuation, isAnswered: isAnswered))
             }
         case .cleanUp(let nonce, let terms):
-            guard entry.mustWithdraw(nonce) else { return }
             cleanUp.perform(
                 scripts.cancel(key.names, nonce: nonce, terms), confirmation: key.confirmation,
                 holdMilliseconds: terms.holdMilliseconds)
@@ -460,14 +435,16 @@ final class LockTable: Sendable {
         }
     }
 
-    private func result(of refusal: LockMachine.Refusal, _ key: Key, _ entry: Entry) -> Result<Outcome, any Error> {
+    private func result(
+        of refusal: LockMachine.Refusal, _ failure: LockLine.Failure?, _ key: Key, _ entry: Entry
+    ) -> Result<Outcome, any Error> {
         switch refusal {
         case .busy:
             metrics.busy.increment()
             return .success(.busy(milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner))
         case .failed:
             metrics.failures.increment()
-            return .failure(failure(key, entry))
+            return .failure(error(of: failure ?? .ended(isUnknown: true), key, entry))
         case .unconfirmed:
             metrics.failures.increment()
             return .failure(RingfenceError.notConfirmed(key.names, key.confirmation))
@@ -475,31 +452,29 @@ final class LockTable: Sendable {
     }
 
     /// Why a wait failed: always the last reason that is known. `unknown` only if bytes of it left.
-    private func failure(_ key: Key, _ entry: Entry) -> RingfenceError {
+    private func error(of failure: LockLine.Failure, _ key: Key, _ entry: Entry) -> RingfenceError {
         if let limit = entry.limit { return limit }
         let doing = "acquiring \(describe(key.names))"
-        var error: RingfenceError
-        if let asking = entry.asking, entry.waiting.isEmpty ? asking.withdraw() : !asking.wasWritten {
-            // Nobody else waits: it is taken back before anything is said of it.
-            if entry.waiting.isEmpty { entry.asking = nil }
-            let absence = asking.absence ?? RedisError(.notConnected, effect: .none, "the command was not sent in time")
-            error = RingfenceError(absence, doing)
+        switch failure {
+        case .notSent(let isUnknown):
+            let absence =
+                entry.asking?.submission.absence
+                ?? RedisError(.notConnected, effect: .none, "the command was not sent in time")
+            var error = RingfenceError(absence, doing)
             (error.code, error.isRetriable) = (.unavailable, true)
             error.message = "\(doing): no connection in the time to wait; last: \(absence.message)"
-        } else if let last = entry.lastError {
-            error = RingfenceError(last, doing)
-            if entry.asking != nil {
-                error.effect = .unknown
-                error.message += "; the newest try had no answer yet and is being withdrawn"
-            }
-            if entry.mayStand { error.effect = .unknown }
+            error.effect = isUnknown ? .unknown : .none
+            if isUnknown { error.message += "; an earlier try had no answer and is being withdrawn" }
             return error
-        } else {
-            return .noAnswer(key.names)
+        case .ended(let isUnknown):
+            guard let last = entry.lastError else { return .noAnswer(key.names) }
+            var error = RingfenceError(last, doing)
+            if isUnknown, error.effect == .none {
+                error.effect = .unknown
+                error.message += "; another try had no answer and is being withdrawn"
+            }
+            return error
         }
-        error.effect = entry.mayStand ? .unknown : .none
-        if entry.mayStand { error.message += "; an earlier try had no answer and is being withdrawn" }
-        return error
     }
 
     // MARK: Commands and their answers
@@ -559,10 +534,10 @@ final class LockTable: Sendable {
             [(key.names, value.text, terms.holdMilliseconds)], claimedBy: nonces.process)
         let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
             switch result {
-            case .failure(let error): _ = failed(key, ticket, error)
+            case .failure(let error): claimFailed(key, ticket, error)
             case .success(let confirmed):
                 guard let renewed = LockScripts.renewed(confirmed.reply, count: 1) else {
-                    _ = failed(key, ticket, .shape(confirmed.reply))
+                    claimFailed(key, ticket, .shape(confirmed.reply))
                     return
                 }
                 if !renewed[0] {
@@ -587,43 +562,46 @@ final class LockTable: Sendable {
         switch LockScripts.answer(reply) {
         case .granted(let fence):
             let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
-            took(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
+            ended(
+                errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence), .mayStand)
         case .queued(let position, let milliseconds, let arrival):
-            took(errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
+            ended(
+                errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival), .mayStand)
         case .busy(let milliseconds, let owner, _):
-            _ = handle(
-                key, .busy(ticket, milliseconds: milliseconds), awaited: ticket, busy: (milliseconds, owner))
-        case .done: _ = handle(key, .released(ticket), awaited: ticket)
+            ended(errand, .busy(ticket, milliseconds: milliseconds), .busy, busy: (milliseconds, owner))
+        case .done: ended(errand, .released(ticket), .mayStand)
         case .full(let index):
             let name = key.names.indices.contains(index) ? key.names[index] : ""
-            _ = handle(
-                key, .failed(ticket, retriable: false), awaited: ticket,
+            ended(
+                errand, .failed(ticket, retriable: false), .notDone,
                 error: RedisError(.server, effect: .none, "there is no place left in the line"),
                 limit: .lineIsFull(name, scripts.waiters))
         case nil: failed(errand, .shape(reply))
         }
     }
 
-    /// An acquire left something at Redis. If nobody waits for it any more it was withdrawn when they left; but a script
-    /// that had to be loaded first may have run behind that withdrawal, so withdraw it again.
-    private func took(_ errand: Errand, _ event: LockMachine.Event) {
-        if handle(errand.key, event, awaited: errand.ticket) { withdrawAgain(errand) }
-    }
-
     private func failed(_ errand: Errand, _ error: RedisError) {
-        if failed(errand.key, errand.ticket, error), error.effect == .unknown { withdrawAgain(errand) }
+        ended(
+            errand, .failed(errand.ticket, retriable: error.isTransient), error.effect == .none ? .notDone : .mayStand,
+            error: error)
     }
 
-    /// True if nobody waited for the answer any more.
-    private func failed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) -> Bool {
-        handle(key, .failed(ticket, retriable: error.isTransient), awaited: ticket, error: error)
-    }
-
-    private func withdrawAgain(_ errand: Errand) {
-        guard let asked = errand.asked else { return }
+    private func ended(
+        _ errand: Errand, _ event: LockMachine.Event, _ ending: LockLine.Ending, error: RedisError? = nil,
+        limit: RingfenceError? = nil, busy: (milliseconds: Int64, owner: String)? = nil
+    ) {
+        let (key, ticket) = (errand.key, errand.ticket)
+        let isAwaited = !handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
+        guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = errand.asked else { return }
         cleanUp.perform(
-            scripts.cancel(errand.key.names, nonce: asked.nonce, asked.terms), confirmation: errand.key.confirmation,
+            scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
             holdMilliseconds: asked.terms.holdMilliseconds)
+    }
+
+    private func claimFailed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) {
+        _ = handle(
+            key, .failed(ticket, retriable: error.isTransient),
+            ended: (ticket, error.effect == .none ? .notDone : .mayStand), error: error)
     }
 }
 

@@ -9,6 +9,8 @@
 --        8 its seed and 9 its unit, if it knows them (''), 10 the highest epoch it knows (0), then by verb
 --   watch  11 'leases' to be told them, and the report, else ''; 12 the next of the answer before, if it had one, else ''
 --   beat   11 member, 12 session, 13 lease in ms, 14 the mark of its join; and of a candidate 15 claim, 16 position, 17 unfit
+--   beats  of many members of one process, none of them a candidate, whose caller does not ask: 11 how many; then for each
+--          member, session, lease in ms, the mark of its join
 --   join   11 member, 12 session, 13 lease in ms, 14 record, 15 from whom it may take the id: 'first' anybody, 'again' nobody,
 --          'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a change of a
 --          member that is there (without a mark, one that is not there has expired and was never lost);
@@ -25,7 +27,8 @@
 --          members, leases, seed, unit, role, settings, report }
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note: 'noted';
 --             join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out, or left),
---             'unknown' (Redis lost it: it shall join again under the same session); of a join 'full' (the group has as many
+--             'unknown' (Redis lost it: it shall join again under the same session); beats: 'beats:' and a letter for each, the
+--             first of its status; of a join 'full' (the group has as many
 --             members as it may), 'tooManyGroups' (there are as many groups as there may be), or
 --             'taken:<ms>:<address>' (another lives under the id and keeps it, for so many ms unless it is heard of again)
 --   gen, seq  of the event log: whoever saw less has missed a message
@@ -159,8 +162,7 @@
 -- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
 -- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept (`forks`: a
 -- cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this is noticed.
-local verb, group, fresh, retain = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local known_version, known_mark, known_longest = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local verb, known_version, known_mark = ARGV[1], tonumber(ARGV[5]), ARGV[6]
 local known_epoch = tonumber(ARGV[10])
 local id, session = ARGV[11], ARGV[12]
 local claim, position, unfit
@@ -169,22 +171,12 @@ if verb == 'join' then claim, position, unfit = ARGV[20], ARGV[21], ARGV[22] end
 local asks = known_mark ~= '-'
 if not asks then known_mark = '' end
 local SWEEP = 64
-local HOLD = 3000
 local SERVER_PACE = 10000
 local NO_LEASES_PACE = 1000
-local SKIP = 16
-local HALF_LIFE = 300000
-local ORDERS = 8
-local MAINTAINED = 128
-local FAILBACK_WAIT = 3600000
 local WHOLE = 64
 local PAGE = 256
 local PAGE_BYTES = 65536
 local FEW = 16
-local GONE = 1024
-local REMEMBERED = 30 * 86400000
-local MAX_LAG = 16777216
-local LONGEST_REST = 60000
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -283,6 +275,26 @@ local is_quiet = now >= last
     and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing)
 if verb == 'beat' then
     is_quiet = is_quiet and is_mine and (not claim or is_known(claim))
+elseif verb == 'beats' then
+    if is_quiet and not asks then
+        local ids, ends = {}, {}
+        for i = 1, tonumber(ARGV[11]) do ids[i] = ARGV[4 * i + 8] end
+        local records = redis.call('HMGET', KEYS[2], unpack(ids))
+        for i = 1, #ids do
+            local its = '{"session":"' .. ARGV[4 * i + 9] .. '",'
+            is_quiet = is_quiet and records[i] and string.sub(records[i], 1, #its) == its
+            ends[2 * i - 1], ends[2 * i] = int(now + tonumber(ARGV[4 * i + 10])), ids[i]
+        end
+        if is_quiet then
+            if type(redis.pcall('ZADD', KEYS[1], unpack(ends))) ~= 'number' then
+                redis.call('HDEL', KEYS[3], '')
+                redis.call('ZADD', KEYS[1], unpack(ends))
+            end
+            first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
+            return view('beats:' .. string.rep('m', #ids))
+        end
+    end
+    is_quiet = false
 else
     is_quiet = is_quiet and verb == 'watch' and id == ''
 end
@@ -406,6 +418,22 @@ if is_quiet and asks and (known_mark == '' or (known_gen == gen and tonumber(kno
         return tell(view('member'))
     end
 end
+
+-- Something may change. All that follows is one function, for the sake of speed: Lua finds a variable of an enclosing function
+-- at once, but one of the same function by a search, for each of the functions that use it.
+local function act()
+
+local group, fresh, retain, known_longest = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
+local HOLD = 3000
+local SKIP = 16
+local HALF_LIFE = 300000
+local ORDERS = 8
+local MAINTAINED = 128
+local FAILBACK_WAIT = 3600000
+local GONE = 1024
+local REMEMBERED = 30 * 86400000
+local MAX_LAG = 16777216
+local LONGEST_REST = 60000
 
 -- A full Redis lets on whoever has written.
 if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
@@ -929,12 +957,16 @@ end
 
 if first[1] and tonumber(first[2]) <= now and now >= hold_until then
     local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, SWEEP)
-    local events, texts, is_among = {}, {}, false
-    for i = 1, #dead, 2 do is_among = is_among or dead[i] == id end
-    if record and not is_among then -- one of more than 64: the caller is told, so it is taken out
-        local ends = tonumber(redis.call('ZSCORE', KEYS[1], id) or 0)
-        if ends <= now then
-            dead[#dead + 1] = id
+    local events, texts, is_among, own = {}, {}, {}, record and { id } or {}
+    for i = 1, #dead, 2 do is_among[dead[i]] = true end
+    if verb == 'beats' then
+        for i = 1, tonumber(ARGV[11]) do own[i] = ARGV[4 * i + 8] end
+    end
+    for i = 1, #own do -- one of more than 64: the caller is told, so it is taken out
+        local ends = not is_among[own[i]] and tonumber(redis.call('ZSCORE', KEYS[1], own[i]) or '')
+        if ends and ends <= now then
+            is_among[own[i]] = true
+            dead[#dead + 1] = own[i]
             dead[#dead + 1] = ends
         end
     end
@@ -1253,6 +1285,20 @@ if verb == 'beat' then
     else
         status = is_lost(ARGV[14]) and 'unknown' or 'expired'
     end
+elseif verb == 'beats' then
+    local letters = {}
+    for i = 1, tonumber(ARGV[11]) do
+        id = ARGV[4 * i + 8]
+        local its = redis.call('HGET', KEYS[2], id)
+        if its and session_of(its) == ARGV[4 * i + 9] then
+            renew(tonumber(ARGV[4 * i + 10]))
+            letters[i] = 'm'
+        else
+            letters[i] = its and 'r' or is_lost(ARGV[4 * i + 11]) and 'u' or 'e'
+        end
+    end
+    first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
+    status = 'beats:' .. table.concat(letters)
 elseif verb == 'join' then
     local function health_of(text)
         local is_read, its = pcall(cjson.decode, text)
@@ -1671,3 +1717,6 @@ if asks and (known_mark ~= mark or wants_leases or verb == 'order') then
     end
 end
 return answer
+
+end
+return act()

@@ -4,7 +4,23 @@
 package struct GroupAnswer: Sendable, Equatable {
     package enum Status: String, Sendable {
         case watching, member, taken, replaced, expired, unknown, left, gone, ordered, refused, noted, full
-        case tooManyGroups
+        case tooManyGroups, beats
+    }
+
+    /// A beat of one of many members that are heard of in one call.
+    package struct Beat: Sendable, Equatable {
+        package var id: String
+        package var session: String
+        package var leaseMilliseconds: Int64
+        /// The mark of its join.
+        package var joined: String
+
+        package init(id: String, session: String, leaseMilliseconds: Int64, joined: String) {
+            self.id = id
+            self.session = session
+            self.leaseMilliseconds = leaseMilliseconds
+            self.joined = joined
+        }
     }
 
     /// A part of the changes of a large group. group.lua says under Pages what it is good for.
@@ -101,6 +117,8 @@ package struct GroupAnswer: Sendable, Equatable {
     package var status: Status
     /// Of `taken`.
     package var holder: Holder?
+    /// Of `beats`: of each.
+    package var statuses: [Status] = []
     package var gen: String
     package var seq: Int64
     package var version: Int64

@@ -193,7 +193,7 @@ package struct MembershipMachine: Sendable {
         case .replaced:
             state = .replaced
             return Output(tell: .replaced)
-        case .watching, .taken, .left, .gone, .ordered, .refused, .noted, .full, .tooManyGroups:
+        case .watching, .taken, .left, .gone, .ordered, .refused, .noted, .full, .tooManyGroups, .beats:
             // Not what group.lua answers to it.
             underWay = (call, sentAt, lease)
             return failed(now: now)

@@ -7,8 +7,9 @@
 // What may happen to a member is a way it is in until that changes: its wire is cut; its calls are executed and their answers lost, or
 // come a step late; it sleeps, and does nothing, not even look at its clock. Clocks run alike here, and wires take no time: drift,
 // delay and all that is about less than a step is the simulation's part.
-import RingfenceCore
 import TestSupport
+
+@testable import RingfenceCore
 
 struct ExploredWorld {
     static let lease: Int64 = 1000
@@ -42,14 +43,8 @@ struct ExploredWorld {
         enum Body: Hashable { case idle, running, stopping(until: Nanos) }
 
         let id: String
-        var record: MemberRecord
-        var joined = ""
-        var isOut = false
-        var needsWrite = false
         var view = View()
-        var membership: Opaque
-        var role = RoleMachine(margin: ExploredWorld.margin)
-        var hold = HoldMachine(epoch: 0)
+        var played: Played
         var way = Way.well
         var body = Body.idle
         var bodyEpoch: Int64 = 0
@@ -71,21 +66,34 @@ struct ExploredWorld {
         }
     }
 
-    /// What shows of a membership between two steps.
-    struct Opaque: Hashable {
-        var machine: MembershipMachine
-        static func == (one: Opaque, other: Opaque) -> Bool {
-            one.machine.state == other.machine.state && one.machine.deadline == other.machine.deadline
+    /// What shows of a member between two steps.
+    struct Played: Hashable {
+        var machine: MemberMachine
+        static func == (one: Played, other: Played) -> Bool {
+            one.machine.membership.state == other.machine.membership.state
+                && one.machine.membership.deadline == other.machine.membership.deadline
+                && one.machine.record == other.machine.record && one.machine.joined == other.machine.joined
+                && one.machine.isOut == other.machine.isOut && one.machine.role == other.machine.role
+                && one.machine.hold == other.machine.hold && one.machine.holdVersion == other.machine.holdVersion
+                && one.machine.comparedVersion == other.machine.comparedVersion
+                && one.machine.membership.written == other.machine.membership.written
         }
         func hash(into hasher: inout Hasher) {
-            hasher.combine(machine.state)
-            hasher.combine(machine.deadline)
+            hasher.combine(machine.membership.state)
+            hasher.combine(machine.membership.deadline)
+            hasher.combine(machine.record)
+            hasher.combine(machine.joined)
+            hasher.combine(machine.isOut)
+            hasher.combine(machine.role)
+            hasher.combine(machine.hold)
+            hasher.combine(machine.holdVersion)
+            hasher.combine(machine.comparedVersion)
         }
     }
 
     struct Late: Hashable {
         var answer: GroupAnswer
-        var call: MembershipMachine.Call
+        var kind: MembershipMachine.Call
         var sentAt: Nanos
         static func == (one: Late, other: Late) -> Bool { one.answer == other.answer && one.sentAt == other.sentAt }
         func hash(into hasher: inout Hasher) {
@@ -128,9 +136,11 @@ struct ExploredWorld {
         for (index, id) in ["a", "b", "c"].enumerated() {
             let record = MemberRecord(id: id, session: "s\(index)", leaseMilliseconds: Self.lease, isCandidate: true)
             let answer = call(.join(record, .first, RingPolicy(seed: 1, unit: 2), status: nil), .none)
-            let machine = MembershipMachine(
-                lease: record.lease, pace: record.lease / 5, sentAt: now, rejoins: true)
-            members.append(Member(id: id, record: record, joined: answer.mark, membership: Opaque(machine: machine)))
+            var machine = MemberMachine(
+                record: record, joined: answer.mark, pace: record.lease / 5, sentAt: now, rejoins: true)
+            _ = machine.stand(margin: Self.margin)
+            machine.neverFences = neverFences
+            members.append(Member(id: id, played: Played(machine: machine)))
         }
         if holds { happen(.order(.settings([("whenAway", "hold"), ("holdMs", "3000")]))) }
     }
@@ -184,9 +194,9 @@ struct ExploredWorld {
             model.run = "run\(runs)"
             // Answers on their way are lost with the connections.
             for index in members.indices where members[index].late != nil {
+                let late = members[index].late!
                 members[index].late = nil
-                let output = members[index].membership.machine.failed(now: now)
-                _ = output
+                hear(answered(late.kind, .none, index).tells, index)
             }
         }
     }
@@ -199,12 +209,14 @@ struct ExploredWorld {
         guard members[index].way != .asleep else { return }
         if let late = members[index].late {
             members[index].late = nil
-            took(late.answer, late.call, sentAt: late.sentAt, index)
+            took(late.answer, late.kind, sentAt: late.sentAt, index)
         }
-        judge(index)
+        hear(members[index].played.machine.judge(now: now), index)
         goOn(index)
         if holds { askForPromises(index) }
-        let output = members[index].membership.machine.tick(now: now)
+        var sessions = sessions
+        let output = members[index].played.machine.tick(now: now) { Self.session(after: &sessions) }
+        self.sessions = sessions
         perform(output, index)
         look()
     }
@@ -217,7 +229,7 @@ struct ExploredWorld {
             members[index].isExcused = false
             say(index) { $0.stopped(epoch) }
         }
-        switch members[index].role.state {
+        switch members[index].played.machine.role?.state {
         case .elected(let epoch): say(index) { $0.ready(epoch) }
         case .draining(let epoch):
             members[index].body = .idle
@@ -226,41 +238,43 @@ struct ExploredWorld {
         }
     }
 
-    // MARK: The shell, as Membership writes it
-
-    private func deadline(_ member: Member) -> Nanos { neverFences ? .never : member.membership.machine.deadline }
-    private func isMember(_ member: Member) -> Bool { neverFences || member.membership.machine.isMember(at: now) }
-
-    private mutating func letGoIfOver(_ index: Int) {
-        let state = members[index].membership.machine.state
-        if state != .member, state != .suspended { members[index].role.letGo() }
+    private static func session(after last: inout Int) -> String {
+        last += 1
+        return "s\(last)"
     }
 
-    private mutating func judge(_ index: Int) {
-        letGoIfOver(index)
-        let member = members[index]
-        let output = members[index].role.tick(now: now, deadline: deadline(member), isMember: isMember(member))
-        hear(output, index)
+    // MARK: What carries the machines' calls and hears what they tell
+
+    private func sight(_ member: Member) -> MemberMachine.Sight {
+        .init(member.view.machine.known, asOf: member.view.machine.confirmedAt ?? .min)
     }
 
     private mutating func askForPromises(_ index: Int) {
-        let member = members[index]
-        let view = member.view.machine.known
-        guard case .primary(let epoch) = member.role.state, isAway(member), view.holdLimit != nil else { return }
-        if members[index].hold.epoch != epoch { members[index].hold = HoldMachine(epoch: epoch) }
-        let question = HoldMachine.Question(epoch: epoch, session: member.record.session, leaseMilliseconds: Self.lease)
-        for peer in HoldMachine.peers(view, but: member.id) {
-            guard let other = members.firstIndex(where: { $0.record.session == peer.session }),
-                members[other].way != .asleep, isAway(members[other]),
-                HoldMachine.objection(to: question, members[other].view.machine.known) == nil
+        let view = members[index].view.machine.known
+        guard isAway(members[index]) else { return }
+        let (asking, tells) = members[index].played.machine.promisesNeeded(view, now: now)
+        hear(tells, index)
+        guard let asking else { return }
+        var promised: [String] = []
+        for peer in asking.peers {
+            guard let other = members.firstIndex(where: { $0.played.machine.record.session == peer.session }),
+                members[other].way != .asleep, isAway(members[other])
             else { continue }
-            judge(other)
-            let binding = HoldMachine.binding(question, now: now)
-            guard forgetsPromises || members[other].role.promise(epoch, until: binding) else { continue }
-            members[index].hold.promised(peer.session, until: HoldMachine.end(question, askedAt: now))
+            let view = members[other].view.machine.known
+            if forgetsPromises {
+                if HoldMachine.objection(to: asking.question, view) == nil { promised.append(peer.session) }
+                continue
+            }
+            let (refusal, tells) = members[other].played.machine.promise(
+                asking.question, session: peer.session, view, now: now)
+            hear(tells, other)
+            if refusal == nil { promised.append(peer.session) }
         }
-        judgeHold(index)
-        if insideByClock(members[index]) != nil, now >= deadline(member) - Self.margin { heldRoles += 1 }
+        let told = members[index].played.machine.promised(
+            asking.question, by: promised, askedAt: now, view, now: now)
+        hear(told, index)
+        let deadline = members[index].played.machine.membership.deadline
+        if insideByClock(members[index]) != nil, now >= deadline - Self.margin { heldRoles += 1 }
     }
 
     private func isAway(_ member: Member) -> Bool {
@@ -268,35 +282,16 @@ struct ExploredWorld {
         return HoldMachine.isAway(confirmedAt: at, pace: member.view.machine.pace, now: now)
     }
 
-    private mutating func judgeHold(_ index: Int) {
-        let member = members[index]
-        let until = member.hold.until(member.view.machine.known, but: member.id, deadline: deadline(member))
-        members[index].role.hold(member.hold.epoch, until: until)
-    }
-
-    private mutating func saw(_ index: Int) {
-        if holds { judgeHold(index) }
-        letGoIfOver(index)
-        let member = members[index]
-        let view = member.view.machine.known
-        let output = members[index].role.saw(
-            view.role, gen: view.gen, version: view.version, asOf: member.view.machine.confirmedAt ?? .min,
-            id: member.id, session: member.record.session,
-            now: now,
-            deadline: deadline(member), isMember: isMember(member))
-        hear(output, index)
-    }
-
     private mutating func say(_ index: Int, _ change: (inout RoleMachine) -> RoleMachine.Output?) {
-        judge(index)
-        if let output = change(&members[index].role) { hear(output, index) }
+        hear(members[index].played.machine.say(now: now, change).tells, index)
     }
 
-    private mutating func hear(_ output: RoleMachine.Output, _ index: Int) {
-        for tell in output.tell {
+    private mutating func hear(_ tells: [MemberMachine.Tell], _ index: Int) {
+        for tell in tells {
+            guard case .role(let tell) = tell else { continue }
             switch tell {
             case .state(.elected(let epoch)):
-                let session = members[index].record.session
+                let session = members[index].played.machine.record.session
                 if elected[epoch]?.contains(session) != true { fail("\(session) begins \(epoch), and was not elected") }
                 if members[index].ended.contains(epoch) { fail("\(session) begins \(epoch) again") }
                 highest = max(highest, epoch)
@@ -310,60 +305,48 @@ struct ExploredWorld {
             case .state: break
             }
         }
-        if output.speaks { members[index].membership.machine.speak(now: now) }
     }
 
-    private mutating func perform(_ output: MembershipMachine.Output, _ index: Int) {
-        if output.tell == .expired {
-            sessions += 1
-            members[index].record.session = "s\(sessions)"
-            members[index].role.changedSession()
-        }
+    private mutating func perform(_ output: MemberMachine.Output, _ index: Int) {
+        hear(output.tells, index)
         guard let call = output.call else { return }
-        if holds {
-            judgeHold(index)
-            judge(index)
-        }
-        let member = members[index]
-        let status = member.role.status
+        let (status, tells) = members[index].played.machine.write(members[index].view.machine.known, now: now)
+        hear(tells, index)
         let sentAt = now
-        var verb = GroupServerModel.Verb.beat(
-            id: member.id, session: member.record.session, leaseMilliseconds: Self.lease, joined: member.joined,
-            status: status)
-        if call == .write {
-            verb = .join(
-                member.record, member.isOut ? .again : .stay(since: member.joined), RingPolicy(seed: 1, unit: 2),
+        let verb: GroupServerModel.Verb
+        switch call.kind {
+        case .beat:
+            verb = .beat(
+                id: call.record.id, session: call.record.session, leaseMilliseconds: Self.lease, joined: call.joined,
                 status: status)
+        case .write: verb = .join(call.record, call.mode, RingPolicy(seed: 1, unit: 2), status: status)
+        case .leave: return fail("nobody leaves here")
         }
-        guard member.way != .cut else { return fail(call, index) }
+        let way = members[index].way
+        guard way != .cut else { return perform(answered(call.kind, .none, index), index) }
         members[index].view.machine.asks(now: now)
-        let answer = self.call(verb, member.view.machine.knowledge)
-        switch member.way {
-        case .deaf: fail(call, index)
-        case .slow: members[index].late = Late(answer: answer, call: call, sentAt: sentAt)
-        default: took(answer, call, sentAt: sentAt, index)
+        let answer = self.call(verb, members[index].view.machine.knowledge)
+        switch way {
+        case .deaf: perform(answered(call.kind, .none, index), index)
+        case .slow: members[index].late = Late(answer: answer, kind: call.kind, sentAt: sentAt)
+        default: took(answer, call.kind, sentAt: sentAt, index)
         }
     }
 
-    private mutating func fail(_ call: MembershipMachine.Call, _ index: Int) {
-        members[index].needsWrite = call == .write
-        perform(members[index].membership.machine.failed(now: now), index)
-    }
-
-    private mutating func took(_ answer: GroupAnswer, _ call: MembershipMachine.Call, sentAt: Nanos, _ index: Int) {
-        members[index].needsWrite = false
+    private mutating func took(_ answer: GroupAnswer, _ kind: MembershipMachine.Call, sentAt: Nanos, _ index: Int) {
         _ = members[index].view.machine.answered(answer, sentAt: sentAt, now: now)
-        saw(index)
-        switch answer.status {
-        case .unknown, .expired: members[index].isOut = true
-        case .member where call == .write && members[index].isOut:
-            members[index].isOut = false
-            members[index].joined = answer.mark
-        default: break
+        perform(answered(kind, .answer(answer), index), index)
+    }
+
+    private mutating func answered(
+        _ kind: MembershipMachine.Call, _ reply: MemberMachine.Reply, _ index: Int
+    ) -> MemberMachine.Output {
+        var sessions = sessions
+        let output = members[index].played.machine.answered(kind, reply, sight(members[index]), now: now) {
+            Self.session(after: &sessions)
         }
-        let output = members[index].membership.machine.answered(answer.status, now: now)
-        saw(index)
-        perform(output, index)
+        self.sessions = sessions
+        return output
     }
 
     // MARK: Redis, and what is judged
@@ -392,9 +375,9 @@ struct ExploredWorld {
     }
 
     private func insideByClock(_ member: Member) -> Int64? {
-        guard let epoch = member.role.state.epoch,
-            member.role.holds(epoch, deadline: deadline(member), isMember: isMember(member), now: now)
-        else { return nil }
+        guard let epoch = member.played.machine.role?.state.epoch, member.played.machine.holds(epoch, now: now) else {
+            return nil
+        }
         return epoch
     }
 
@@ -427,7 +410,9 @@ struct ExploredWorld {
         }
         let office = model.groups[Self.group]?.office
         let primaries = members.filter { inside($0) != nil }
-        guard primaries.count == 1, office?.phase == .ready, office?.session == primaries[0].record.session else {
+        guard primaries.count == 1, office?.phase == .ready,
+            office?.session == primaries[0].played.machine.record.session
+        else {
             return fail("in the end \(primaries.map(\.id)) are primary, and Redis says \(office.map { "\($0)" } ?? "")")
         }
     }

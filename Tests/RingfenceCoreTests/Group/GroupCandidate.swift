@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of a node that stands for election: the shell around a RoleMachine, as Membership writes it, and a resource. The
-// resource takes time to be promoted and to stop, refuses now and then, and writes on while it is primary. How long it takes to stop
+// The part of a node that stands for election: its resource, and what its holder says of it. The resource takes time to be promoted and to stop, refuses now and then, and writes on while it is primary. How long it takes to stop
 // is kept within the margin, for that is what the margin is promised to be good for.
-import RingfenceCore
 import TestSupport
+
+@testable import RingfenceCore
 
 final class GroupCandidate {
     private enum Body: Equatable { case idle, promoting, running, stopping }
 
     private unowned let node: GroupNode
     private unowned let world: GroupWorld
-    private var machine: RoleMachine
-    private let margin: Nanos
+    let margin: Nanos
     private var body = Body.idle
     private var bodyEpoch: Int64 = 0
     /// What was planned for an earlier step of the body is void.
@@ -27,69 +26,28 @@ final class GroupCandidate {
         self.node = node
         self.world = world
         margin = world.random.pick([0, 0, node.record.lease / 8, node.record.lease / 3])
-        machine = RoleMachine(margin: margin)
         if world.hasPositions { position = 0 }
         goOn()
         if world.holds { holdOn() }
     }
 
-    private var deadline: Nanos { world.flaws.neverFences ? .never : node.membership?.deadline ?? 0 }
-    private var isMember: Bool { world.flaws.neverFences || node.membership?.isMember(at: node.clock) == true }
-    var wakeAt: Nanos { world.flaws.neverFences ? .never : machine.wakeAt(deadline: deadline) }
-    var status: CandidateStatus { machine.status }
-    var state: RoleMachine.State { machine.state }
+    var state: RoleMachine.State { node.member?.role?.state ?? .standby }
     var isFit: Bool { unfit.isEmpty }
 
     /// The epoch under which something is or may be done at this true moment.
     var epochInside: Int64? {
         guard node.isAlive else { return nil }
-        if let epoch = machine.state.epoch,
-            machine.holds(epoch, deadline: deadline, isMember: isMember, now: node.clock)
-        {
-            return epoch
-        }
+        if let epoch = state.epoch, node.member?.holds(epoch, now: node.clock) == true { return epoch }
         return body == .idle || isExcused || node.isPaused ? nil : bodyEpoch
     }
 
-    // MARK: The machine
-
-    func judge() {
-        letGoIfOver()
-        perform(machine.tick(now: node.clock, deadline: deadline, isMember: isMember))
-    }
-
-    private func letGoIfOver() {
-        let state = node.membership?.state
-        if state != .member, state != .suspended { machine.letGo() }
-    }
-
-    func saw() {
-        let view = node.view.known
-        judgeHold()
-        letGoIfOver()
-        perform(
-            machine.saw(
-                view.role, gen: view.gen, version: view.version, asOf: node.view.confirmedAt ?? .min, id: node.name,
-                session: node.record.session,
-                now: node.clock, deadline: deadline, isMember: isMember))
-    }
-
-    func changedSession() { machine.changedSession() }
+    // MARK: Its role
 
     private func say(_ change: (inout RoleMachine) -> RoleMachine.Output?) {
-        judge()
-        if let output = change(&machine) { perform(output) }
+        node.with { $0.say(now: node.clock, change) }
     }
 
-    private func perform(_ output: RoleMachine.Output) {
-        for tell in output.tell {
-            world.note("\(node.name) \(tell)")
-            hear(tell)
-        }
-        if output.speaks { node.speak() }
-    }
-
-    private func hear(_ tell: RoleMachine.Tell) {
+    func hear(_ tell: RoleMachine.Tell) {
         switch tell {
         case .state(.standby), .state(.drained): break
         case .state(.elected(let epoch)):
@@ -103,7 +61,7 @@ final class GroupCandidate {
             }
         case .ended(let epoch, let why):
             world.roles.ended(node, epoch)
-            if world.flaws.resumes, why == .suspended { machine = RoleMachine(margin: margin) }
+            if world.flaws.resumes, why == .suspended { node.forgetRole(margin: margin) }
             // What waits to be stopped is stopped, and most say so.
             let isSilent = world.random.chance(20)
             begin(.stopping, epoch, body == .idle ? 0 : world.dice(0...stopTime)) {
@@ -145,7 +103,7 @@ final class GroupCandidate {
 
     /// Stops first, and then says so.
     func stop(saying reason: String, _ done: @escaping () -> Void = {}) {
-        guard let epoch = machine.state.epoch else {
+        guard let epoch = state.epoch else {
             if body == .idle { done() } else { whenIdle.append(done) }
             return
         }
@@ -159,13 +117,11 @@ final class GroupCandidate {
     func sleeps() { isExcused = body != .idle }
 
     func woke() {
-        guard let epoch = machine.state.epoch else { return }
-        if machine.holds(epoch, deadline: deadline, isMember: isMember, now: node.clock) { isExcused = false }
+        guard let epoch = state.epoch else { return }
+        if node.member?.holds(epoch, now: node.clock) == true { isExcused = false }
     }
 
     // MARK: While Redis is away
-
-    private var hold = HoldMachine(epoch: 0)
 
     private func holdOn() {
         world.after(max(node.view.pace / 2, 20 * .millisecond)) { [weak self] in
@@ -176,48 +132,46 @@ final class GroupCandidate {
     }
 
     private func askForPromises() {
-        let view = node.view
-        guard case .primary(let epoch) = machine.state, view.known.holdLimit != nil, let at = view.confirmedAt,
-            HoldMachine.isAway(confirmedAt: at, pace: view.pace, now: node.clock)
-        else { return }
-        if hold.epoch != epoch { hold = HoldMachine(epoch: epoch) }
-        let peers = HoldMachine.peers(view.known, but: node.name)
-        let question = HoldMachine.Question(
-            epoch: epoch, session: node.record.session, leaseMilliseconds: node.record.leaseMilliseconds)
-        let askedAt = node.clock
-        if peers.isEmpty { judgeHold() }
-        for peer in peers {
+        guard isAway else { return }
+        let (view, askedAt) = (node.view.known, node.clock)
+        guard let asking = node.with({ $0.promisesNeeded(view, now: askedAt) }) ?? nil else { return }
+        let question = asking.question
+        if asking.peers.isEmpty { promised(question, [], askedAt) }
+        for peer in asking.peers {
             guard let other = world.nodes.first(where: { $0.record.session == peer.session }) else { continue }
             node.ask(other) {
-                other.isAlive && other.candidate?.promises(question) == true
+                other.isAlive && other.candidate?.promises(question, other.record.session) == true
             } _: { [self] in
-                hold.promised(peer.session, until: HoldMachine.end(question, askedAt: askedAt))
-                judgeHold()
-                guard let deadline = node.membership?.deadline, node.clock > deadline - margin,
-                    machine.holds(epoch, deadline: deadline, isMember: isMember, now: node.clock)
+                promised(question, [peer.session], askedAt)
+                guard let member = node.member, node.clock > member.membership.deadline - margin,
+                    member.holds(question.epoch, now: node.clock)
                 else { return }
                 world.heldRoles += 1
-                world.note("\(node.name) is held by \(peers.map(\.session))")
+                world.note("\(node.name) is held by \(asking.peers.map(\.session))")
             }
         }
     }
 
-    /// By whom it knows by now.
-    func judgeHold() {
-        guard world.holds, let deadline = node.membership?.deadline else { return }
-        machine.hold(hold.epoch, until: hold.until(node.view.known, but: node.name, deadline: deadline))
-        node.planWake()
+    private var isAway: Bool {
+        guard let at = node.view.confirmedAt else { return false }
+        return HoldMachine.isAway(confirmedAt: at, pace: node.view.pace, now: node.clock)
     }
 
-    private func promises(_ question: HoldMachine.Question) -> Bool {
-        let view = node.view
-        guard HoldMachine.objection(to: question, view.known) == nil,
-            let at = view.confirmedAt, HoldMachine.isAway(confirmedAt: at, pace: view.pace, now: node.clock)
-        else { return false }
-        if world.flaws.forgetsPromises { return true }
-        let isPromised = machine.promise(question.epoch, until: HoldMachine.binding(question, now: node.clock))
-        if isPromised { world.note("\(node.name) promises epoch \(question.epoch) \(question.leaseMilliseconds) ms") }
-        return isPromised
+    private func promised(_ question: HoldMachine.Question, _ sessions: [String], _ askedAt: Nanos) {
+        node.with {
+            ((), $0.promised(question, by: sessions, askedAt: askedAt, node.view.known, now: node.clock))
+        }
+    }
+
+    private func promises(_ question: HoldMachine.Question, _ session: String) -> Bool {
+        guard isAway else { return false }
+        if world.flaws.forgetsPromises { return HoldMachine.objection(to: question, node.view.known) == nil }
+        let refusal = node.with { member in
+            member.promise(question, session: session, node.view.known, now: node.clock)
+        }
+        guard let refusal, refusal == nil else { return false }
+        world.note("\(node.name) promises epoch \(question.epoch) \(question.leaseMilliseconds) ms")
+        return true
     }
 
     // MARK: What goes on by itself
@@ -232,7 +186,7 @@ final class GroupCandidate {
 
     private func work() {
         if let position {
-            let isWriting = body == .running && machine.state == .primary(bodyEpoch)
+            let isWriting = body == .running && state == .primary(bodyEpoch)
             if isWriting {
                 self.position = position + world.dice(0...20)
                 world.furthest = max(world.furthest, self.position!)
@@ -240,7 +194,10 @@ final class GroupCandidate {
                 self.position = max(position, min(world.furthest, position + world.dice(0...40)))
             }
         }
-        if machine.report(position: position, unfit: unfit) { node.speak() }
+        node.with { member in
+            let known = node.view.known.role
+            return (member.report(position: position, unfit: unfit, known, now: node.clock), tells: [])
+        }
         guard !world.isCalm, world.faults.contains(.leave) || world.faults.contains(.operate) else { return }
         switch world.random.pick(0...399) {
         case 0: stop(saying: "stepDown")
@@ -251,12 +208,12 @@ final class GroupCandidate {
 
     private func withdraw() {
         stop(saying: "stepDown") { [self] in
-            machine.withdraw()
+            node.with { ((), $0.withdraw(now: node.clock)) }
             node.change { $0.isCandidate = false }
             world.after(world.dice(0...500 * .millisecond)) { [weak self] in
                 guard let self else { return }
                 self.node.react {
-                    self.machine.stand(margin: self.margin)
+                    self.node.with { (_ = $0.stand(margin: self.margin), tells: []) }
                     self.node.change { $0.isCandidate = true }
                 }
             }
@@ -277,7 +234,7 @@ final class GroupCandidate {
             guard !node.record.health.isEmpty else { return }
             node.change { $0.health = "" }
             // A membership that has expired takes no change until it is one again.
-            if !node.record.health.isEmpty, node.membership?.isOver == false {
+            if !node.record.health.isEmpty, node.member?.membership.isOver == false {
                 world.after(100 * .millisecond) { [weak self] in self?.recover() }
             }
         }

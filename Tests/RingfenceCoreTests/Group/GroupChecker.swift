@@ -119,7 +119,7 @@ final class GroupChecker {
             // Slow wires and lost answers are faults of the way, not of Redis: with them nothing is promised.
             let isInnocent = !world.faults.contains(.slowWires) && !world.faults.contains(.lostAnswers)
             if isInnocent, node.faultAt + 2 * lease < world.now, lossAt + 2 * lease + 2 * .second < world.now,
-                node.membership?.state == .member || node.membership?.state == .suspended
+                node.member?.membership.state == .member || node.member?.membership.state == .suspended
             {
                 world.fail("\(session) is taken out though nothing was wrong with it")
             }
@@ -172,7 +172,7 @@ final class GroupChecker {
         let there = Set((group?.members.values.map(\.record.session)) ?? [])
         for session in dead where there.contains(session) { world.fail("\(session) is dead and still a member") }
         for node in world.nodes where node.isAlive {
-            if let membership = node.membership, !membership.isOver {
+            if let membership = node.member?.membership, !membership.isOver {
                 if membership.state != .member { world.fail("\(node.name) is \(membership.state) at the end") }
                 if !there.contains(node.record.session) { world.fail("\(node.name) is no member at the end") }
                 if let held = group?.held(node.name), held.record.session == node.record.session,

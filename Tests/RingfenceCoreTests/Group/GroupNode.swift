@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import RingfenceCore
+//
+// One process: the machines of the library, unchanged, over simulated wires and by a clock of its own. What is decided is decided
+// in them; here are calls, answers, pauses and deaths.
 import TestSupport
 
-/// One process: the shell around the machines, as the library writes it, over simulated wires.
+@testable import RingfenceCore
+
 final class GroupNode {
     let name: String
     let isMember: Bool
@@ -25,10 +28,10 @@ final class GroupNode {
     private(set) var faultAt: Nanos = -1000 * .second
 
     var view = GroupMachine()
-    private(set) var membership: MembershipMachine?
-    private(set) var record: MemberRecord
-    private var joined = ""
-    private var isOut = false
+    private(set) var member: MemberMachine?
+    /// As it joins.
+    private var newcomer: MemberRecord
+    var record: MemberRecord { member?.record ?? newcomer }
     let rejoins: Bool
     private var isJoining = false
     private var isLooking = false
@@ -46,15 +49,15 @@ final class GroupNode {
         clockOffset = world.dice(0...1_000_000 * .second)
         life = world.dice(0...1 << 40)
         rejoins = world.random.chance(50)
-        record = MemberRecord(
+        newcomer = MemberRecord(
             id: name, session: "",
             leaseMilliseconds: world.commonLease
                 ?? world.random.pick(world.hasCandidates ? [200, 400, 400, 1000, 3000] : [200, 400, 1000, 1000, 3000]))
         if world.hasCandidates, isMember {
-            record.priority = Int(world.dice(0...2))
+            newcomer.priority = Int(world.dice(0...2))
             wantsRole = world.random.chance(85)
         }
-        record.session = newSession()
+        newcomer.session = newSession()
     }
 
     private func newSession() -> String {
@@ -65,12 +68,12 @@ final class GroupNode {
     var clock: Nanos { clockOffset + world.now + world.now * driftPPM / 1_000_000 }
 
     private func trueTime(of local: Nanos) -> Nanos {
-        guard local != .never else { return .never }
+        guard local < 1 << 62 else { return .never }
         return (local - clockOffset) * 1_000_000 / (1_000_000 + driftPPM) + 1
     }
 
     /// Whether it would act as a member at this true moment, if it looked.
-    var believes: Bool { isAlive && membership?.isMember(at: clock) == true }
+    var believes: Bool { isAlive && member?.membership.isMember(at: clock) == true }
 
     func react(_ action: @escaping () -> Void) {
         guard isAlive else { return }
@@ -145,7 +148,7 @@ final class GroupNode {
         isPaused = false
         faultAt = min(faultAt, world.now)
         candidate?.woke()
-        if membership?.isMember(at: clock) == false, membership?.state == .member { tick() }
+        if member?.membership.isMember(at: clock) == false, member?.membership.state == .member { tick() }
         let all = heardWhilePaused
         heardWhilePaused = []
         for action in all { action() }
@@ -160,12 +163,13 @@ final class GroupNode {
 
     /// In good order: what it does as primary is over before it says so.
     func leave() {
-        guard isAlive, !isPaused, !isLeaving, membership?.state == .member else { return }
+        guard isAlive, !isPaused, !isLeaving, member?.membership.state == .member else { return }
         isLeaving = true
         world.note("\(name) is to leave")
         let done = { [self] in
-            guard var machine = membership, machine.leave(now: clock, until: clock + 60 * .second) else { return }
-            membership = machine
+            let until = clock + 60 * .second
+            guard let (isBegun, tells) = member?.leave(reason: "", now: clock, until: until), isBegun else { return }
+            tell(tells)
             tick()
         }
         if let candidate { candidate.stop(saying: "left", done) } else { done() }
@@ -202,7 +206,7 @@ final class GroupNode {
         if let answer {
             let role = view.known.role
             let action = view.answered(answer, sentAt: sentAt, now: clock)
-            if view.known.role != role { candidate?.saw() }
+            if view.known.role != role { saw() }
             if action == .look { look() }
         } else {
             view.failed(now: clock)
@@ -233,11 +237,11 @@ final class GroupNode {
                 self.world.after(pause) { self.react { self.join(mode, over: before, until: end) } }
             }
             guard answer.status == .member else { return }
-            self.joined = answer.mark
             self.world.checker.wasTold(record.session)
-            self.membership = MembershipMachine(
-                lease: record.lease, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
+            self.member = MemberMachine(
+                record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
                 rejoins: self.rejoins)
+            self.member?.neverFences = self.world.flaws.neverFences
             if self.wantsRole { self.stand() }
             self.planWake()
         }
@@ -247,25 +251,37 @@ final class GroupNode {
 
     private func stand() {
         candidate = candidate ?? GroupCandidate(self, world)
+        _ = member?.stand(margin: candidate!.margin)
         change { $0.isCandidate = true }
     }
 
     func change(_ edit: (inout MemberRecord) -> Void) {
-        guard membership?.state == .member || membership?.state == .suspended else { return }
+        guard var record = member?.record, [.member, .suspended].contains(member?.membership.state) else { return }
         edit(&record)
-        membership!.update(lease: record.lease, now: clock)
+        _ = member?.update(record, now: clock)
         planWake()
     }
 
-    func speak() {
-        membership?.speak(now: clock)
+    /// Asks something of its machine, and hears what comes of it.
+    @discardableResult
+    func with<Result>(_ body: (inout MemberMachine) -> (Result, tells: [MemberMachine.Tell])) -> Result? {
+        guard member != nil else { return nil }
+        let (result, tells) = body(&member!)
+        tell(tells)
         planWake()
+        return result
     }
+
+    /// A flaw: what is over may begin again.
+    func forgetRole(margin: Nanos) { member?.role = RoleMachine(margin: margin) }
+
+    private func saw() { with { ((), $0.saw(sight, now: clock)) } }
+    private var sight: MemberMachine.Sight { .init(view.known, asOf: view.confirmedAt ?? .min) }
 
     func planWake() {
         guard isAlive, !isPaused else { return }
         let look = isLooking ? Nanos.never : view.wakeAt(dice: world.dice(0...3 * .millisecond))
-        let due = trueTime(of: min(look, membership?.wakeAt ?? .never, candidate?.wakeAt ?? .never))
+        let due = trueTime(of: min(look, member?.wakeAt ?? .never))
         guard due != .never else { return }
         let when = max(due, world.now) + world.dice(0...Nanos.millisecond)
         guard when < nextWake || nextWake <= world.now else { return }
@@ -282,68 +298,48 @@ final class GroupNode {
         let before = view.shown
         _ = view.tick(now: clock)
         world.checker.shows(self, before: before)
-        candidate?.judge()
-        if var machine = membership {
-            let output = machine.tick(now: clock)
-            membership = machine
-            perform(output)
-        }
+        if let output = member?.tick(now: clock, newSession: newSession) { perform(output) }
         if !isLooking, view.wakeAt(dice: 0) <= clock { look() }
         planWake()
     }
 
-    private func perform(_ output: MembershipMachine.Output) {
-        if let state = output.tell {
-            world.note("\(name) is told \(state)")
-            world.checker.told(self, state)
-            if state == .expired, rejoins {
-                record.session = newSession()
-                candidate?.changedSession()
+    private func perform(_ output: MemberMachine.Output) {
+        tell(output.tells)
+        if let call = output.call { send(call) }
+    }
+
+    func tell(_ tells: [MemberMachine.Tell]) {
+        for tell in tells {
+            switch tell {
+            case .state(let state, _):
+                world.note("\(name) is told \(state)")
+                world.checker.told(self, state)
+            case .role(let tell):
+                world.note("\(name) \(tell)")
+                candidate?.hear(tell)
             }
         }
-        guard let call = output.call else { return }
-        candidate?.judgeHold()
-        candidate?.judge()
-        let status = candidate?.status
+    }
+
+    private func send(_ call: MemberMachine.Call) {
+        let status = with { $0.write(view.known, now: clock) } ?? nil
+        let record = call.record
         let verb: GroupServerModel.Verb =
-            switch call {
+            switch call.kind {
             case .beat:
                 .beat(
-                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined,
-                    status: status)
-            case .write:
-                .join(record, isOut ? .again : .stay(since: joined), RingPolicy(seed: 1, unit: 2), status: status)
+                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
+                    joined: call.joined, status: status)
+            case .write: .join(record, call.mode, RingPolicy(seed: 1, unit: 2), status: status)
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
-        let session = record.session
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
             self.took(answer, sentAt: sentAt)
-            // Before the answer lengthens anything: it may say that somebody takes the role away.
-            self.candidate?.saw()
-            guard var machine = self.membership else { return }
-            let output: MembershipMachine.Output
-            if let answer {
-                machine.set(pace: answer.paceMilliseconds * .millisecond)
-                if answer.status == .member { self.world.checker.wasTold(session) }
-                switch answer.status {
-                case .unknown, .expired: self.isOut = true
-                case .member where call == .write && self.isOut:
-                    self.isOut = false
-                    self.joined = answer.mark
-                default: break
-                }
-                output = machine.answered(answer.status, now: self.clock)
-            } else {
-                output = machine.failed(now: self.clock)
-            }
-            self.membership = machine
-            self.candidate?.saw()
-            if let stored = self.view.known.member(self.name), stored.session == self.record.session,
-                stored != self.record
-            {
-                _ = self.membership!.differs(now: self.clock)
-            }
-            self.perform(output)
+            if answer?.status == .member { self.world.checker.wasTold(record.session) }
+            let reply = answer.map { MemberMachine.Reply.answer($0) } ?? .none
+            let output = self.member?.answered(
+                call.kind, reply, self.sight, now: self.clock, newSession: self.newSession)
+            if let output { self.perform(output) }
             self.planWake()
         }
     }

@@ -161,9 +161,9 @@ final class RoleChecker {
     func checkTheEnd() {
         guard let group = world.model.groups[GroupWorld.group] else { return }
         let able = world.nodes.filter { node in
-            guard node.isAlive, let membership = node.membership, !membership.isOver, membership.state == .member else {
-                return false
-            }
+            guard node.isAlive, let membership = node.member?.membership, !membership.isOver,
+                membership.state == .member
+            else { return false }
             return node.candidate != nil && node.record.isCandidate
         }
         let office = group.office

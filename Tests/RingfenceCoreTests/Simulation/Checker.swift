@@ -10,6 +10,7 @@
 //                  longer than a claim may take; in one process, in the order they came
 //   all or nothing a set of names is granted under one fence at one moment
 //   one answer     each waiter is given the lock or refused, once, and nothing after it left
+//   nothing sent   an acquire of which it was said that it never left does not come later
 //   no stall       in the calm, a free lock goes to who waits for it, at the latest when the last holder's time would have
 //                  been over, and a second
 //   no ghost       no key and no place of a living process stays that nothing in it answers for for more than a second;
@@ -46,6 +47,8 @@ final class Checker {
     /// When the time of the longest holder of a name is over at Redis, in true time.
     private var lastEnd: [String: Nanos] = [:]
 
+    /// Of acquires of which it was said that nothing was sent.
+    private var unsent: Set<String> = []
     private var orphanSince: [String: Nanos] = [:]
     private var stalledSince: [String: Nanos] = [:]
 
@@ -132,9 +135,15 @@ final class Checker {
         for lock in model.locks.values { void.insert(lock.value) }
     }
 
+    func wasToldNothingWasSent(_ nonce: String) { unsent.insert(nonce) }
+
     func executed(_ command: Command, before: LockServerModel, after: LockServerModel) {
+        if case .acquire(_, let nonce, _, _) = command, unsent.contains(nonce) {
+            world.fail("\(nonce) is asked for, and was said never to have been sent")
+        }
         var passed: String?
         var withdrawn: String?
+        var isForced = false
         switch command {
         case .acquire(let names, let nonce, _, let queue):
             namesOf[nonce] = names
@@ -142,7 +151,9 @@ final class Checker {
         case .release(let names, _, let successor?):
             namesOf[successor.nonce] = names
             if !successor.yields { passed = successor.nonce }
-        case .force(let name): if let value = before.locks[name]?.value { void.insert(value) }
+        case .force(let name):
+            isForced = true
+            if let value = before.locks[name]?.value { void.insert(value) }
         case .cancel(_, let nonce, _): withdrawn = nonce
         case .release, .renew, .hello: break
         }
@@ -151,14 +162,19 @@ final class Checker {
             let left = min(lock.expiresAt - after.now, 3_600_000_000)
             lastEnd[name] = max(lastEnd[name] ?? 0, world.now + left * 1000)
             if before.locks[name]?.value != lock.value {
-                granted(lock.value, name, before, after)
+                granted(lock.value, name, before, after, isForced: isForced)
                 if lock.value.nonce != passed { checkOrder(lock.value, name, withdrawn: withdrawn, before, after) }
             }
         }
     }
 
-    private func granted(_ value: LockValue, _ name: String, _ before: LockServerModel, _ after: LockServerModel) {
-        if before.locks[name]?.value.nonce == value.nonce { world.fail("\(value.text) replaces its own grant") }
+    private func granted(
+        _ value: LockValue, _ name: String, _ before: LockServerModel, _ after: LockServerModel, isForced: Bool
+    ) {
+        // (What is taken by force before it was claimed comes to the same waiter again: it is the first in line.)
+        if before.locks[name]?.value.nonce == value.nonce, !isForced {
+            world.fail("\(value.text) replaces its own grant")
+        }
         if value.fence <= highestFence[name] ?? 0 {
             world.fail("the fence of \(value.text) for \(name) does not exceed \(highestFence[name]!)")
         }

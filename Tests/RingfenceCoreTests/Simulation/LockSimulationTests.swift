@@ -74,12 +74,12 @@ import Testing
         var flaws = World.Flaws()
         spoil(&flaws)
         let found = try await onOwnThread { [flaws] () -> String? in
-            for seed in 1...300 as ClosedRange<UInt64> {
+            for seed in 1...1500 as ClosedRange<UInt64> {
                 do { try World(seed: seed, faults: faults, flaws: flaws).run() } catch { return "\(error)" }
             }
             return nil
         }
-        let text = try #require(found, "300 seeds did not find it")
+        let text = try #require(found, "1500 seeds did not find it")
         #expect(complaints.contains { text.contains($0) }, "another rule was broken: \(text)")
     }
 

@@ -1,21 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One process that uses locks: the shell around the machines, as the library writes it, but over simulated wires. It
-// performs actions, hands answers back under their ticket, keeps what must be cleaned up until Redis has answered, renews
+// One process that uses locks: the lines of the library, unchanged, over simulated wires. It performs actions, hands answers back under their ticket, keeps what must be cleaned up until Redis has answered, renews
 // leases, and passes pushes on. Its clock runs up to 1 % fast or slow beside Redis', its timers are late, and it can be
 // paused (everything it would have heard waits in its sockets) or killed.
 import RingfenceCore
 import TestSupport
 
-/// One machine: a set of names. A waiter whose lock will be held outside the process has one for itself (`solo`).
+/// One line: a set of names. A waiter whose lock will be held outside the process has one for itself (`solo`).
 final class Slot {
     let names: [String]
     let solo: LockMachine.WaiterID?
-    var machine: LockMachine
-    init(_ names: [String], solo: LockMachine.WaiterID?, _ machine: LockMachine) {
+    var line: LockLine
+    /// The newest acquire.
+    var asking: (ticket: LockMachine.Ticket, nonce: String, request: SimulatedProcess.Request)?
+    var machine: LockMachine { line.machine }
+
+    init(_ names: [String], solo: LockMachine.WaiterID?, ticketsAfter ticket: LockMachine.Ticket) {
         self.names = names
         self.solo = solo
-        self.machine = machine
+        line = LockLine(ticketsAfter: ticket, isElsewhere: solo != nil)
+    }
+
+    func isUnsent(_ ticket: LockMachine.Ticket) -> Bool { asking?.ticket != ticket || asking!.request.isUnsent }
+
+    func takeBack(_ ticket: LockMachine.Ticket) -> Bool {
+        guard isUnsent(ticket) else { return false }
+        if asking?.ticket == ticket { asking!.request.isOver = true }
+        return true
     }
 }
 
@@ -36,12 +47,14 @@ final class Holding {
 
 final class SimulatedProcess {
     /// A command on its way. Whatever happens, `over` is called once: with the answer, or nil if it was lost.
-    private final class Request {
-        let isCleanUp: Bool
+    final class Request {
+        let command: Command
         let over: (Reply?) -> Void
         var isOver = false
-        init(isCleanUp: Bool, over: @escaping (Reply?) -> Void) {
-            self.isCleanUp = isCleanUp
+        /// It waits for a wire.
+        var isUnsent = true
+        init(_ command: Command, over: @escaping (Reply?) -> Void) {
+            self.command = command
             self.over = over
         }
     }
@@ -66,6 +79,7 @@ final class SimulatedProcess {
     private(set) var wire: Wire?
     var formerWires: [Wire] = []
     private var requests: [Request] = []
+    private var unsent: [Request] = []
     private var cleanUps: [CleanUp] = []
     private var inbox: Inbox?
     private(set) var inboxHeard = false
@@ -138,7 +152,7 @@ final class SimulatedProcess {
 
     func slot(_ names: [String], solo: LockMachine.WaiterID?) -> Slot {
         if let slot = existingSlot(names, solo: solo) { return slot }
-        let slot = Slot(names, solo: solo, LockMachine(ticketsAfter: world.flaws.reusesTickets ? 0 : lastTicket))
+        let slot = Slot(names, solo: solo, ticketsAfter: world.flaws.reusesTickets ? 0 : lastTicket)
         slots.append(slot)
         return slot
     }
@@ -147,26 +161,39 @@ final class SimulatedProcess {
         slots.first { $0.names == names && $0.solo == solo }
     }
 
-    func handle(_ event: LockMachine.Event, _ slot: Slot) {
-        guard isAlive else { return }
+    /// False if nobody awaits the end of the command that the event ends.
+    @discardableResult
+    func handle(
+        _ event: LockMachine.Event, _ slot: Slot, ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil
+    ) -> Bool {
+        guard isAlive else { return true }
         world.note("\(name) \(slot.names) \(event)")
-        let actions = slot.machine.handle(event, now: clock, inboxHeard: inboxHeard) {
-            lastNonce += 1
-            return "\(name)-\(lastNonce)-s"
+        let turn = slot.line.turn(
+            event, ended: ended, now: clock, inboxHeard: inboxHeard,
+            makeNonce: {
+                lastNonce += 1
+                return "\(name)-\(lastNonce)-s"
+            }, takeBack: slot.takeBack, isUnsent: slot.isUnsent)
+        guard let turn else { return false }
+        if turn.failure == .notSent(isUnknown: false), slot.machine.waiters.isEmpty, let nonce = slot.asking?.nonce {
+            world.checker.wasToldNothingWasSent(nonce)
         }
-        for action in actions { perform(action, slot) }
-        if slot.machine.isIdle {
+        for action in turn.actions { perform(action, slot) }
+        if turn.isIdle {
             lastTicket = max(lastTicket, slot.machine.lastTicket)
             slots.removeAll { $0 === slot }
         }
         planWake()
+        return true
     }
 
     private func perform(_ action: LockMachine.Action, _ slot: Slot) {
         world.note("\(name) \(slot.names)   => \(action)")
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
-            send(.acquire(slot.names, nonce: nonce, terms, queue: queue), slot, ticket)
+            slot.asking = (
+                ticket, nonce, send(.acquire(slot.names, nonce: nonce, terms, queue: queue), slot, ticket)
+            )
         case .claim(let ticket, let value, let terms):
             let lease = (slot.names, value, terms.holdMilliseconds)
             send(.renew([lease], claimedBy: name), slot, ticket, fence: value.fence)
@@ -177,11 +204,10 @@ final class SimulatedProcess {
             world.checker.refused(id)
             world.workload.refused(id, refusal)
         case .releaseDone: break
-        case .cleanUp(let nonce, let terms):
-            cleanUp(CleanUp(.cancel(slot.names, nonce: nonce, terms), nonce: nonce))
+        case .cleanUp(let nonce, let terms): cleanUp(.cancel(slot.names, nonce: nonce, terms), nonce: nonce)
         case .cleanUpValue(let value):
             let terms = LockTerms(owner: value.owner, ttl: 0)
-            cleanUp(CleanUp(.cancel(slot.names, nonce: value.nonce, terms), nonce: value.nonce))
+            cleanUp(.cancel(slot.names, nonce: value.nonce, terms), nonce: value.nonce)
         }
     }
 
@@ -194,18 +220,37 @@ final class SimulatedProcess {
         holdings.append(holding)
         world.checker.delivered(holding, by: self)
         user.process = self
-        if slot.solo != nil {  // somebody else's to renew and release from now on, by its value
-            world.after(0) { self.react { self.forget(holding) } }
-        }
         react { self.world.workload.delivered(holding, by: self) }
     }
 
-    private func send(_ command: Command, _ slot: Slot, _ ticket: LockMachine.Ticket, fence: Int64 = 0) {
+    @discardableResult
+    private func send(
+        _ command: Command, _ slot: Slot, _ ticket: LockMachine.Ticket, fence: Int64 = 0
+    ) -> Request {
         let (names, solo) = (slot.names, slot.solo)
-        send(command, isCleanUp: false) { reply in
+        var made: Request?
+        let request = send(command) { reply in
             let event = self.event(of: reply, ticket, fence)
+            let ending = self.ending(of: reply, isUnsent: made?.isUnsent == true)
+            var isClaim = false
+            if case .renew = command { isClaim = true }
+            var ended: (LockMachine.Ticket, LockLine.Ending)? = (ticket, ending)
+            if isClaim, case .answer = reply { ended = nil }
             // Idle machines are dropped: by now it may be another one of the same names.
-            if let slot = self.existingSlot(names, solo: solo) { self.handle(event, slot) }
+            let isAwaited = self.existingSlot(names, solo: solo).map { self.handle(event, $0, ended: ended) } ?? false
+            guard !isAwaited, case .acquire(_, let nonce, let terms, _) = command else { return }
+            if LockLine.withdrawsAgain(ending) { self.cleanUp(.cancel(names, nonce: nonce, terms), nonce: nonce) }
+        }
+        made = request
+        return request
+    }
+
+    private func ending(of reply: Reply?, isUnsent: Bool) -> LockLine.Ending {
+        switch reply {
+        case nil: isUnsent ? .notDone : .mayStand
+        case .answer(.busy), .answer(.notWhole): .busy
+        case .answer(.full): .notDone
+        default: .mayStand
         }
     }
 
@@ -256,7 +301,7 @@ final class SimulatedProcess {
     private func renew(_ due: [Holding]) {
         let sentAt = clock
         let leases = due.map { ($0.slot.names, $0.value, $0.lease.terms.holdMilliseconds) }
-        send(.renew(leases, claimedBy: nil), isCleanUp: false) { reply in
+        send(.renew(leases, claimedBy: nil)) { reply in
             for (index, holding) in due.enumerated() {
                 var action = LeaseMachine.Action.none
                 if case .answer(.renewed(let results)) = reply {
@@ -281,8 +326,9 @@ final class SimulatedProcess {
 
     // MARK: Commands
 
-    private func cleanUp(_ work: CleanUp) {
+    private func cleanUp(_ command: Command, nonce: String) {
         guard !world.flaws.cleansNothingUp else { return }
+        let work = CleanUp(command, nonce: nonce)
         cleanUps.append(work)
         tryCleanUp(work)
     }
@@ -290,7 +336,7 @@ final class SimulatedProcess {
     /// Until Redis has answered. A wire that breaks is no answer: it is sent again on the next one.
     private func tryCleanUp(_ work: CleanUp) {
         guard isAlive, wire != nil else { return }
-        send(work.command, isCleanUp: true) { reply in
+        send(work.command) { reply in
             if case .answer = reply {
                 self.cleanUps.removeAll { $0 === work }
             } else if self.wire != nil {
@@ -299,14 +345,25 @@ final class SimulatedProcess {
         }
     }
 
-    func send(_ command: Command, isCleanUp: Bool, over: @escaping (Reply?) -> Void) {
-        let request = Request(isCleanUp: isCleanUp, over: over)
-        guard let wire else {  // no connection: it fails, but never inside the call that sent it
-            world.after(world.dice(0...5 * .millisecond)) { self.react { self.finish(request, nil) } }
-            return
+    @discardableResult
+    func send(_ command: Command, over: @escaping (Reply?) -> Void) -> Request {
+        let request = Request(command, over: over)
+        if let wire {
+            write(request, on: wire)
+        } else {
+            // It waits for the next wire, but not for long; and it never fails inside the call that sent it.
+            unsent.append(request)
+            world.after(world.random.chance(50) ? 0 : world.dice(0...300 * .millisecond)) {
+                self.react { if request.isUnsent { self.finish(request, nil) } }
+            }
         }
+        return request
+    }
+
+    private func write(_ request: Request, on wire: Wire) {
+        request.isUnsent = false
         requests.append(request)
-        world.server.send(command, on: wire) { reply in
+        world.server.send(request.command, on: wire) { reply in
             self.react { if self.wire === wire { self.finish(request, reply) } }
         }
         let patience =
@@ -318,6 +375,7 @@ final class SimulatedProcess {
         guard isAlive, !request.isOver else { return }
         request.isOver = true
         requests.removeAll { $0 === request }
+        unsent.removeAll { $0 === request }
         request.over(reply)
     }
 
@@ -333,7 +391,10 @@ final class SimulatedProcess {
         let fresh = Wire(self, predecessors: formerWires)
         wire = fresh
         world.server.send(.hello, on: fresh) { _ in }
+        let waiting = unsent.filter { !$0.isOver }
+        unsent = []
         for work in cleanUps { tryCleanUp(work) }
+        for request in waiting { write(request, on: fresh) }
     }
 
     /// The client's end is gone; what was written may arrive up to some byte, soon or late.
@@ -447,6 +508,7 @@ extension SimulatedProcess {
         wire = nil
         inbox = nil
         requests = []
+        unsent = []
         cleanUps = []
         slots = []
         holdings = []

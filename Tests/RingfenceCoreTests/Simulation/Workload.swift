@@ -159,7 +159,7 @@ final class Workload {
         case .force:
             let names = world.random.pick(sets)
             process.react {
-                process.send(.force(self.world.random.pick(names)), isCleanUp: false) { _ in }
+                process.send(.force(self.world.random.pick(names))) { _ in }
             }
         case .slowWires:
             world.latency =

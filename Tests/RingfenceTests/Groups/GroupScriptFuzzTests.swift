@@ -671,6 +671,8 @@ final class GroupScriptFuzz {
                 reason: random.pick(["", "exited", "finished", "bye / \"now\""]),
                 actor: random.pick(["", "m\u{FC}ller"]))
         }
+        // Of many at once none asks.
+        if case .beats = verb { return .call(verb, group: group, known: .notAsking) }
         if case .beat = verb, random.chance(10) { return .call(verb, group: group, known: .notAsking) }
         return .call(verb, group: group, known: known)
     }
@@ -688,6 +690,19 @@ final class GroupScriptFuzz {
 
     /// Mostly of one that is there, and what it would say.
     private func randomBeat(_ group: String) -> GroupServerModel.Verb? {
+        if random.chance(10), let known = members[group], !known.isEmpty {
+            // Of candidates too: they say nothing then.
+            let some = Set((0..<random.pick(1...4)).map { _ in Int(random.pick(0...Int64(known.count) - 1)) }).sorted()
+            var ids: [String] = []
+            let beats = some.compactMap { index -> GroupAnswer.Beat? in
+                let (record, joined) = (known[index].record, known[index].joined)
+                guard !ids.contains(record.id) else { return nil }
+                ids.append(record.id)
+                return GroupAnswer.Beat(
+                    id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds, joined: joined)
+            }
+            return .beats(beats)
+        }
         if random.chance(80), let held = present(group).randomElement(using: &random) {
             let joined = members[group]?.last { $0.session == held.record.session }?.joined ?? ""
             return beat(held.record, joined, group)
@@ -966,6 +981,7 @@ final class GroupScriptFuzz {
                     scripts.beat(
                         group, known, id: id, session: session, leaseMilliseconds: lease, joined: joined,
                         status: status)
+                case .beats(let beats): scripts.beats(group, beats)
                 case .join(let record, let mode, let policy, let status):
                     scripts.join(group, known, record, mode, policy, status: status)
                 case .leave(let id, let session, let reason, let actor):

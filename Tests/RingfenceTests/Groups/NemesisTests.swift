@@ -17,10 +17,11 @@
 // server's clock is not set forward by less than a gap, and somebody who knows the epoch lives when Redis loses everything.
 
 import Hiredis
-import Ringfence
 import RingfenceCore
 import TestSupport
 import Testing
+
+@testable import Ringfence
 
 #if canImport(Glibc)
     import Glibc
@@ -459,7 +460,7 @@ final class Nemesis: Sendable {
                         switch place {
                         case .process: try await strike(fault, process: contender, &dice)
                         case .line: try await strike(fault, line: contender.proxy, &dice)
-                        case .server: try await strike(fault, server: scene, &dice)
+                        case .server: try await strike(fault, server: scene, contenders.map(\.proxy), &dice)
                         case .operators: await order(scene.client, &dice)
                         }
                         log.change { $0.append("\(name) is over") }
@@ -515,7 +516,9 @@ final class Nemesis: Sendable {
         }
     }
 
-    private func strike(_ fault: Fault, server scene: Scene, _ dice: inout SplitMix64) async throws {
+    private func strike(
+        _ fault: Fault, server scene: Scene, _ lines: [TCPProxy], _ dice: inout SplitMix64
+    ) async throws {
         let (server, observer) = (scene.server, scene.observer)
         switch fault {
         case .stallRedis: try await observer.send("DEBUG", "SLEEP", "0.\(dice.pick(1...9))")
@@ -530,6 +533,7 @@ final class Nemesis: Sendable {
                 redis.call('FLUSHALL')
                 return 1
                 """
+            try await eventually("who knows the epoch reaches Redis") { await isReached(scene) }
             let known = scene.group.snapshot.primary?.epoch ?? 0
             try await observer.send("EVAL", script, "1", "ringfence:{default}:state:g", "\(known)")
         case .restart:
@@ -537,20 +541,26 @@ final class Nemesis: Sendable {
             try await Task.sleep(for: .milliseconds(dice.pick(0...1500)))
             try await server.restart()
         case .beginEmpty:
-            // Who knows the epoch must be back within a lease of the first candidate that knows nothing, and the longer a
-            // client has tried in vain the longer it waits before it tries again.
+            // Who knows the epoch must be back within a lease of the first candidate that knows nothing, and on a busy machine a
+            // lease of this test is over soon. So no candidate reaches the server before.
+            let nowhere = try freePort()
+            for line in lines { try line.retarget(toPort: nowhere) }
             await server.kill(SIGKILL)
             try await Task.sleep(for: .milliseconds(dice.pick(0...300)))
             let last = try await server.lastInAppendOnlyFile("epoch").flatMap { Int64($0) } ?? 0
             // The same here: whom the last election was never told to may not be all who know it.
             if last <= scene.group.snapshot.primary?.epoch ?? 0 { server.deleteData() }
             try await server.restart()
+            try await eventually("who knows the epoch is back") { await isReached(scene) }
+            for line in lines { try line.retarget(to: server) }
         case .stepClock:
             // Forward by more than a gap, or back: smaller steps forward cannot be told from time.
             try scene.shim?.set(milliseconds: dice.pick([0, 5000, 3_600_000]))
         case .kill, .freeze, .cut, .delay, .halfClose, .order: break
         }
     }
+
+    private func isReached(_ scene: Scene) async -> Bool { (try? await scene.group.refresh()) != nil }
 
     /// Two operators at once.
     private func order(_ client: RingfenceClient, _ dice: inout SplitMix64) async {

@@ -41,6 +41,8 @@ package struct GroupServerModel: Sendable {
         case watch(leases: Bool)
         /// `status`: of a candidate.
         case beat(id: String, session: String, leaseMilliseconds: Int64, joined: String, status: CandidateStatus?)
+        /// Of members that are no candidates.
+        case beats([GroupAnswer.Beat])
         case join(MemberRecord, JoinMode, RingPolicy, status: CandidateStatus?)
         case leave(id: String, session: String, reason: String, actor: String)
         case order(RoleOrder, actor: String, reason: String, id: String)
@@ -183,6 +185,8 @@ package struct GroupServerModel: Sendable {
         var touched: Set<[UInt8]> = []
         /// Who keeps the id that a join wanted.
         var holder: GroupAnswer.Holder?
+        /// Of many beats, of each.
+        var statuses: [GroupAnswer.Status] = []
     }
 
     /// The server's clock, ms.
@@ -287,6 +291,9 @@ package struct GroupServerModel: Sendable {
             guard group.held(id)?.record.session == session else { return false }
             guard knowsAll || isOnlyTold || (!known.asks && status == nil) else { return false }
             if let status, group.awaitsCandidates || !group.knows(status.claim, of: id, session) { return false }
+        case .beats(let beats):
+            let areAllThere = beats.allSatisfy { group.held($0.id)?.record.session == $0.session }
+            guard !known.asks, areAllThere else { return false }
         default: return false
         }
         let now = clock + group.offset
@@ -301,10 +308,25 @@ package struct GroupServerModel: Sendable {
     }
 
     private mutating func noteSignOfLife(_ call: inout Call) -> GroupAnswer.Status {
+        if case .beats(let beats) = call.verb { return hear(beats, &call) }
         guard case .beat(let id, _, let lease, _, let status) = call.verb else { return .watching }
         call.group.renew(id, lease, status)
         noteKnowledge(of: call.group.held(id)!.record, status, &call)
         return .member
+    }
+
+    func hear(_ beats: [GroupAnswer.Beat], _ call: inout Call) -> GroupAnswer.Status {
+        for beat in beats {
+            let session = call.group.held(beat.id)?.record.session
+            switch session {
+            case nil: call.statuses.append(isLost(beat.joined) ? .unknown : .expired)
+            case beat.session:
+                call.group.renew(beat.id, beat.leaseMilliseconds, nil)
+                call.statuses.append(.member)
+            default: call.statuses.append(.replaced)
+            }
+        }
+        return .beats
     }
 
     /// A primary that knows the group as it is says so with each beat.
@@ -400,8 +422,8 @@ package struct GroupServerModel: Sendable {
             $0.ends != $1.ends ? $0.ends < $1.ends : $0.record.id.isBefore($1.record.id)
         }
         if dead.count > 64 {
-            let late = dead[64...].first { $0.record.id == call.verb.id }
-            dead = Array(dead.prefix(64)) + (late.map { [$0] } ?? [])
+            let late = call.verb.ids.compactMap { id in dead[64...].first { $0.record.id.hasSameBytes(as: id) } }
+            dead = Array(dead.prefix(64)) + late
         }
         change(
             &call,
@@ -432,6 +454,7 @@ package struct GroupServerModel: Sendable {
             noteWhatItHeard(session, &call)
             if let status { hear(status.claim, from: held.record, &call) }
             return .member
+        case .beats(let beats): return hear(beats, &call)
         case .join(let record, let mode, let policy, let status):
             return join(record, mode, policy, status, &call)
         case .leave(let id, let session, let reason, let actor):
@@ -641,10 +664,12 @@ package struct GroupServerModel: Sendable {
         }
         var next = group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) }
         if let at = group.office.checkAt { next = min(next ?? .max, max(0, at - group.now)) }
-        return GroupAnswer(
+        var answer = GroupAnswer(
             status: status, gen: log?.gen ?? "", seq: log?.seq ?? 0, version: group.version, mark: group.mark,
             nextMilliseconds: next, paceMilliseconds: group.pace, heldMilliseconds: max(0, group.holdUntil - group.now),
             recoveryMilliseconds: max(0, group.recoverUntil - group.now), content: content, holder: call.holder)
+        answer.statuses = call.statuses
+        return answer
     }
 
     // MARK: The log
@@ -718,12 +743,13 @@ package struct GroupServerModel: Sendable {
 }
 
 extension GroupServerModel.Verb {
-    /// The member that calls.
-    package var id: String? {
+    /// The members that call.
+    package var ids: [String] {
         switch self {
-        case .watch, .order, .note: nil
-        case .beat(let id, _, _, _, _), .leave(let id, _, _, _): id
-        case .join(let record, _, _, _): record.id
+        case .watch, .order, .note: []
+        case .beat(let id, _, _, _, _), .leave(let id, _, _, _): [id]
+        case .beats(let beats): beats.map(\.id)
+        case .join(let record, _, _, _): [record.id]
         }
     }
 }

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A lock machine, and what Redis may know of what it asked for.
+//
+// The machine withdraws whatever it turns its back on. What never left this process needs no withdrawal: in an outage that
+// would be a hundred thousand calls for nothing, all at once when Redis is back. And whoever waited in vain is to be told whether
+// anything may have been done. Both are one question: may Redis know of the newest acquire? It may from the moment its
+// bytes were written, or a release named it as its successor, until Redis said that nothing of it stands.
+//
+// All of that is decided here, and so a simulation reaches it. Only whether the bytes of a command were written is asked
+// outside: `takeBack` takes a command out of the connection's queue, and is false if it is too late for that.
+
+package struct LockLine: Sendable {
+    package typealias Ticket = LockMachine.Ticket
+
+    /// What is known of a command that ended.
+    package enum Ending: Sendable, Equatable {
+        /// It did something, or may have done it.
+        case mayStand
+        /// Redis gave the lock to nobody, and kept nothing of the caller.
+        case busy
+        /// Certainly not done.
+        case notDone
+    }
+
+    /// What is known when waiters are told that they failed.
+    package enum Failure: Sendable, Equatable {
+        /// The newest acquire never left. `isUnknown`: one before it did, and its end is not known.
+        case notSent(isUnknown: Bool)
+        /// As the last command ended. `isUnknown`: whatever that was, something may have been done.
+        case ended(isUnknown: Bool)
+    }
+
+    package struct Turn {
+        package var actions: [LockMachine.Action]
+        package var isIdle: Bool
+        package var wakeAt: Nanos
+        package var passes: Int
+        /// For those that are refused as failed.
+        package var failure: Failure?
+    }
+
+    package private(set) var machine: LockMachine
+    /// What it gets is held elsewhere: forgotten here as soon as it is delivered.
+    private let isElsewhere: Bool
+    /// The acquire under way of which nothing is known yet.
+    private var asking: Ticket?
+    /// The newest acquire, by its nonce, and whether Redis may know of it.
+    private var asked = ""
+    private var mayStand = false
+    /// The release that passes the lock on to it, and was the first to name it.
+    private var passing: Ticket?
+
+    package init(ticketsAfter ticket: Ticket = 0, isElsewhere: Bool) {
+        machine = LockMachine(ticketsAfter: ticket)
+        self.isElsewhere = isElsewhere
+    }
+
+    /// Whether an acquire that ended so is withdrawn once more, if nobody awaits its end. It was withdrawn when it was given up, but a
+    /// script that had to be loaded first may have run behind that.
+    package static func withdrawsAgain(_ ending: Ending) -> Bool { ending == .mayStand }
+
+    /// Takes one event, and says what to do. nil: it ends a command that is not awaited any more.
+    ///
+    /// - Parameters:
+    ///   - ended: the command that the event ends, and what is known of it.
+    ///   - takeBack: see above.
+    ///   - isUnsent: whether the command's bytes are still here.
+    package mutating func turn(
+        _ event: LockMachine.Event, ended: (ticket: Ticket, ending: Ending)? = nil, now: Nanos, inboxHeard: Bool,
+        makeNonce: () -> String, takeBack: (Ticket) -> Bool, isUnsent: (Ticket) -> Bool
+    ) -> Turn? {
+        let turn = machine.turn(
+            event, awaited: ended?.ticket, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
+        guard let turn else { return nil }
+        var result = Turn(actions: turn.actions, isIdle: turn.isIdle, wakeAt: turn.wakeAt, passes: turn.passes)
+        if let ended { note(ended.ticket, ended.ending) }
+        var needless: [Int] = []
+        for (index, action) in result.actions.enumerated() {
+            switch action {
+            case .ask(let ticket, let nonce, _, _):
+                sent(nonce, mayStand: false)
+                asking = ticket
+            case .letGo(let ticket, _, let successor?):
+                // What becomes of it the successor gets or not, also when no answer comes.
+                sent(successor.nonce, mayStand: true)
+                passing = ticket
+            case .cleanUp(let nonce, _):
+                if nonce == asked, !mayStand, asking.map(takeBack) ?? true {
+                    asking = nil
+                    needless.append(index)
+                }
+            case .refuse(_, .failed):
+                if result.failure == nil { result.failure = failure(takeBack, isUnsent) }
+            case .deliver(_, let grant) where isElsewhere:
+                let forgotten = machine.turn(
+                    .forget(grant.value), awaited: nil, now: now, inboxHeard: false, makeNonce: { "" })
+                if let forgotten { (result.isIdle, result.wakeAt) = (forgotten.isIdle, forgotten.wakeAt) }
+            default: break
+            }
+        }
+        for index in needless.reversed() { result.actions.remove(at: index) }
+        return result
+    }
+
+    private mutating func note(_ ticket: Ticket, _ ending: Ending) {
+        asking = nil
+        switch ending {
+        case .mayStand: mayStand = true
+        case .busy: break
+        // A release that never left did not name its successor to anybody.
+        case .notDone: if passing == ticket { mayStand = false }
+        }
+    }
+
+    private mutating func sent(_ nonce: String, mayStand: Bool) {
+        if asked != nonce { (asked, self.mayStand) = (nonce, false) }
+        if mayStand { self.mayStand = true }
+    }
+
+    private mutating func failure(_ takeBack: (Ticket) -> Bool, _ isUnsent: (Ticket) -> Bool) -> Failure {
+        guard let asking else { return .ended(isUnknown: mayStand) }
+        if machine.waiters.isEmpty {
+            // Nobody else waits: it is taken back before anything is said of it.
+            guard takeBack(asking) else { return .ended(isUnknown: true) }
+            self.asking = nil
+        } else if !isUnsent(asking) {
+            return .ended(isUnknown: true)
+        }
+        return .notSent(isUnknown: mayStand)
+    }
+}
