@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// group.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
+// The group script (Scripts/group, joined) as typed calls. Its first file says what each argument means. Answers are decoded strictly: a shape that the script
 // cannot have made is an error, never a guess. But for one thing: a member whose record cannot be read, because somebody wrote
 // it by hand or a later version has other limits, is left out, loudly. Its ring is then another one than that of whoever can
 // read it; as an error it would suspend every member of the group for the sake of one.
@@ -9,7 +9,7 @@ import Hiredis
 import RingfenceCore
 
 struct GroupScripts: Sendable {
-    static let script = RedisScript(String(decoding: PackageResources.group_lua, as: UTF8.self))
+    static let script = RedisScript(GroupScriptText.group)
 
     /// The seed and unit of a group made by somebody who asked for none.
     static let defaultPolicy = RingPolicy(seed: 0, unit: 256)
@@ -20,7 +20,7 @@ struct GroupScripts: Sendable {
     let limits: NamespaceLimits
     private let script: RedisScript
 
-    /// `text`: another one than `Scripts/group.lua`.
+    /// `text`: another one than `GroupScriptText.group`.
     init(
         keys: Keyspace, eventLength: Int, nonces: NonceSource, limits: NamespaceLimits = NamespaceLimits(),
         text: String? = nil

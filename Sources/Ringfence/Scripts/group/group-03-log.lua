@@ -1,0 +1,104 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The event log.
+--
+-- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
+-- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept
+-- (`forks`: a cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this
+-- is noticed.
+
+-- Something may change. All that follows is one function, for the sake of speed: Lua finds a variable of an enclosing
+-- function at once, but one of the same function by a search, for each of the functions that use it.
+local function act()
+
+local group, fresh, retain, known_longest = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
+local HOLD = 3000
+local SKIP = 16
+local HALF_LIFE = 300000
+local ORDERS = 8
+local MAINTAINED = 128
+local FAILBACK_WAIT = 3600000
+local GONE = 1024
+local REMEMBERED = 30 * 86400000
+local MAX_LAG = 16777216
+local LONGEST_REST = 60000
+
+-- A full Redis lets on whoever has written.
+if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
+
+
+-- Its process and its history; '' if it may not be asked. (Found by a plain search: a pattern is tried at each of two
+-- thousand characters.)
+local server_name
+local function server()
+    if server_name then return server_name end
+    local name = ''
+    for _, part in ipairs({ { 'server', 'run_id:' }, { 'replication', 'master_replid:' } }) do
+        local info = redis.pcall('INFO', part[1])
+        if type(info) ~= 'string' then
+            name = ''
+            break
+        end
+        local _, last = string.find(info, part[2], 1, true)
+        name = name .. '.' .. (last and string.match(info, '^%w+', last + 1) or '')
+    end
+    server_name = name
+    return name
+end
+
+-- Writes events, behind gen, seq, at, type and group; their other fields are JSON already. They are written before what
+-- they tell of is done: if the log cannot take them, nothing has happened.
+local FIELDS = { 'member', 'version', 'of', 'epoch', 'previous', 'reason', 'actor', 'detail' }
+local is_log_checked = false
+local function append(events)
+    if not is_log_checked then
+        is_log_checked = true
+        local run = server()
+        if gen == '' then
+            -- The stream may have outlived the hash; its numbers are not given again.
+            local newest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
+            seq = newest and tonumber(string.match(newest[1], '^%d+')) or 0
+            gen = fresh
+            redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'seq', int(seq), 'forks', '')
+            log[3] = run
+        elseif log[3] ~= run then
+            local forks = { gen .. '@' .. int(seq) }
+            for fork in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '%S+') do
+                if #forks < 16 then forks[#forks + 1] = fork end
+            end
+            gen = fresh
+            redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'forks', table.concat(forks, ' '))
+            log[3] = run
+        end
+    end
+    for _, event in ipairs(events) do
+        seq = seq + 1
+        local json = { '{"gen":"', gen, '","seq":', int(seq), ',"at":', int(at), ',"type":"', event.type,
+            '","group":', cjson.encode(group) }
+        for i = 1, #FIELDS do
+            local field = FIELDS[i]
+            if event[field] then
+                json[#json + 1] = ',"' .. field .. '":'
+                json[#json + 1] = event[field]
+            end
+        end
+        json[#json + 1] = '}'
+        local text = table.concat(json)
+        redis.call('XADD', KEYS[6], 'MAXLEN', '~', retain, int(seq) .. '-0', 'e', text)
+        redis.call('HSET', KEYS[7], 'seq', int(seq))
+        -- A user without rights to the channel must not stop here, half done. Who missed it looks, and reads the
+        -- stream.
+        redis.pcall('PUBLISH', KEYS[6], text)
+    end
+end
+
+-- Whether the log no longer holds what had this mark, <gen>:<seq>.
+local function is_lost(of)
+    local its_gen, its_seq = string.match(of, '^(%w+):(%d+)$')
+    if not its_gen then return true end
+    its_seq = tonumber(its_seq)
+    if its_gen == gen then return its_seq > seq end
+    for fork, kept in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '(%w+)@(%d+)') do
+        if fork == its_gen then return its_seq > tonumber(kept) end
+    end
+    return true
+end

@@ -1,0 +1,89 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The role's fields.
+--
+-- The primary. Who may be it are the candidates: members whose record says so. A group without one elects nobody. It
+-- has an epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it
+-- said that it is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch
+-- may say so. Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and one
+-- election. Quiet is a beat or a look at a moment at which nothing is due and that says nothing new, also if it is told
+-- what others were told before it; while the role is vacant or handed over no beat of a candidate is quiet. What a
+-- candidate does is not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the
+-- next beat says it again:
+--    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position;
+--    g:E:why  I gave E up for good
+-- (Without P the target is elected only where no candidate tells a position. V is the version the holder saw last. A
+-- switchover can be taken back and another ordered while that is on its way, and the holder go on in between: what it
+-- says of the first is no answer to the second, whose version is higher.)
+--
+-- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch.
+-- So it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left,
+-- gave up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by
+-- the holder later: nobody is elected before the lease as it then was is over (`electAfter`). Nor
+--  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
+--  * for the longest lease after the server is another one, or lost data, of those that come then as well: it may have
+--    lost an election. (It may have lost more than one; the next epoch leaves out 16. Who knows a higher epoch says so,
+--    and then that is gone on from.)
+-- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one
+-- keeps the role. Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every
+-- candidate that it knows promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the
+-- last version that the primary said it knew (`pKnown`) has promised nothing: if it is not known that the primary
+-- stopped (`silentSince`), such a one is not elected before the time is over for which a primary may go on at most
+-- (`holdMs`), nor by an operator's order. When the server is another one, nobody knows whether it has lost an election,
+-- so every candidate is such a one. There is nobody to wait for if all of this holds:
+--  * The primary that the copy knows says itself that its role is over (`vouched`). So whoever was elected in what was
+--    lost was elected while that primary was silent, and then was known to it. For had it said so before, nobody
+--    unknown to it would have been elected before it heard that it was heard (`gaveUp`); and of that it would know
+--    (next).
+--  * Nobody knows anything that was lost: a mark that the log does not hold, a version, an epoch.
+--  * All members are back that were there when the server was the same for the last time (`copyVersion`), and none has
+--    gone since but by its own word (`missed`). For whom the primary knew the copy knows; had it been elected, it would
+--    say so.
+--  * Less than `holdMs` has passed since the last call that the copy knows, by the clocks of both servers. After that
+--    time even somebody unknown is elected.
+-- (Not found so: orders that were lost. Who ordered `whenAway` fence or a smaller `holdMs` said that the old primary is
+-- dead.)
+
+local NAMES = {
+    'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
+    'runVersion', 'copyVersion', 'missed', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
+    'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers',
+    'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch', 'drainVersion', 'pKnown',
+    'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince', 'memberVersion',
+    'changesVersion', 'changesFloor', 'removed'
+}
+read_role(NAMES)
+local function put(name, value)
+    role[name] = type(value) == 'number' and int(value) or value
+    if name == 'epoch' then epoch = value end
+    if name == 'primary' then primary = value end
+    if name == 'pSession' then primary_session = value end
+    if name == 'phase' then phase = value end
+    if name == 'checkAt' then check_at = tonumber(value) or 0 end
+end
+local function elect_not_before(moment)
+    if moment > num('electAfter') then put('electAfter', moment) end
+end
+-- A primary of which nobody knows when it stops may act without Redis for `holdMs` from here, and not less than was
+-- said before.
+local function silent_from(moment)
+    if moment > num('silentSince') then put('silentSince', moment) end
+end
+-- Somebody may act of whom nothing is heard: that all others are back is no proof any more.
+local function is_missed() put('missed', version) end
+local function write_role()
+    local set, dropped = {}, {}
+    for i = 1, #NAMES do
+        local name = NAMES[i]
+        local value = role[name]
+        if value == (stored[i] or '') then
+            -- as it was
+        elseif value == '' then
+            dropped[#dropped + 1] = name
+        else
+            set[#set + 1] = name
+            set[#set + 1] = value
+        end
+    end
+    if #set > 0 then redis.call('HSET', KEYS[3], unpack(set)) end
+    if #dropped > 0 then redis.call('HDEL', KEYS[3], unpack(dropped)) end
+end

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rules of the house that no compiler knows.
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#endif
+
+@Suite struct TidyTests {
+    private static let scripts: String = {
+        let parts = #filePath.split(separator: "/").dropLast(3)
+        return "/" + parts.joined(separator: "/") + "/Sources/Ringfence/Scripts"
+    }()
+
+    private func files(in directory: String) throws -> [String] {
+        guard let handle = opendir(directory) else { throw TestSupportError("cannot open \(directory)") }
+        defer { closedir(handle) }
+        var names: [String] = []
+        while let entry = readdir(handle) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name.hasSuffix(".lua") { names.append(directory + "/" + name) }
+        }
+        return names.sorted()
+    }
+
+    private func lines(_ file: String) throws -> [Substring] {
+        try readFile(file).split(separator: "\n", omittingEmptySubsequences: false)
+    }
+
+    @Test func `a part of the group script has at most 230 lines, of at most 120 characters`() throws {
+        let parts = try files(in: Self.scripts + "/group")
+        #expect(parts.count > 10)
+        for part in parts {
+            let lines = try lines(part)
+            #expect(lines.count <= 230, "\(part) has \(lines.count) lines")
+            for (index, line) in lines.enumerated() where line.count > 120 {
+                Issue.record("\(part):\(index + 1) has \(line.count) characters")
+            }
+        }
+    }
+
+    @Test func `every script opens with its keys, its arguments and its result`() throws {
+        let scripts = try files(in: Self.scripts).filter { !$0.hasSuffix("/guard.lua") }
+        #expect(scripts.count > 5)
+        for script in try scripts + files(in: Self.scripts + "/group").prefix(1) {
+            let header = try lines(script).prefix { $0.hasPrefix("--") }.joined(separator: "\n")
+            for word in ["KEYS", "ARGV", "RESULT"] where !header.contains("-- \(word)") {
+                Issue.record("\(script) does not say \(word)")
+            }
+        }
+    }
+}
