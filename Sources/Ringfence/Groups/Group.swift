@@ -55,8 +55,8 @@ public final class Group: Sendable {
         var wakes = WakeQueue<ObjectIdentifier>()
         var wanted = GroupOptions()
         var isStopped = false
-        /// Beats that are written together.
-        var beats: [(membership: Membership, call: MemberMachine.Call, sentAt: Nanos)] = []
+        /// Beats that are written together, by their members' leases in ms: how long an answer may take is a part of the lease.
+        var beats: [Int64: [(membership: Membership, call: MemberMachine.Call, sentAt: Nanos)]] = [:]
     }
 
     /// The group's name.
@@ -314,21 +314,19 @@ public final class Group: Sendable {
     /// Writes a beat together with others that are due: where a process has thousands of members in a group each would cost Redis
     /// a call a second.
     func writeTogether(_ membership: Membership, _ call: MemberMachine.Call, sentAt: Nanos) {
+        let lease = call.record.leaseMilliseconds
         let (count, pace) = state.withLock { state in
-            state.beats.append((membership, call, sentAt))
-            return (state.beats.count, state.machine.pace)
+            state.beats[lease, default: []].append((membership, call, sentAt))
+            return (state.beats[lease]!.count, state.machine.pace)
         }
         if count == 1 {
-            hub.eventLoop.scheduleTask(in: .nanoseconds(pace / Self.beatsWait)) { [self] in writeBeats() }
+            hub.eventLoop.scheduleTask(in: .nanoseconds(pace / Self.beatsWait)) { [self] in writeBeats(lease) }
         }
-        if count == Self.mostBeats { writeBeats() }
+        if count == Self.mostBeats { writeBeats(lease) }
     }
 
-    private func writeBeats() {
-        let beats = state.withLock { state in
-            defer { state.beats = [] }
-            return state.beats
-        }
+    private func writeBeats(_ lease: Int64) {
+        let beats = state.withLock { $0.beats.removeValue(forKey: lease) } ?? []
         guard let sentAt = beats.first?.sentAt else { return }
         let script = hub.scripts.beats(
             name,
@@ -338,9 +336,7 @@ public final class Group: Sendable {
                     id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
                     joined: beat.call.joined)
             })
-        let patience = beats.reduce(hub.commandTimeout) {
-            min($0, MembershipMachine.patience($1.call.record.lease))
-        }
+        let patience = min(hub.commandTimeout, MembershipMachine.patience(lease * .millisecond))
         hub.courier.run(script, confirmation: nil, deadline: .nanoseconds(patience)) { [self] result in
             let answer = took(result, sentAt: sentAt, asked: false).flatMap { answer in
                 answer.statuses.count == beats.count

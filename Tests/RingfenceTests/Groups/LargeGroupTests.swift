@@ -77,6 +77,55 @@ import Testing
         }
     }
 
+    @Test func `what a call did that failed half way is told to who looks later`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let scripts = client.hub.scripts
+                func key(_ name: String) -> String { "ringfence:{default}:\(name):g" }
+                func run(_ call: ScriptCall) async throws -> GroupAnswer {
+                    let reply = try await client.run(call, "calling")
+                    guard let answer = GroupScripts.answer(reply) else { throw TestSupportError("\(reply)") }
+                    return answer
+                }
+                func known(_ answer: GroupAnswer) -> GroupKnowledge {
+                    GroupKnowledge(version: answer.version, mark: answer.mark)
+                }
+                try await fill(client, 0..<80)
+                let answer = try await run(scripts.watch("g", .notAsking))
+                let before = known(answer)
+                // Somebody writes what no script wrote: the decision stumbles over it, after the member went.
+                try await observer.send("HSET", key("candidates"), "x", "nonsense")
+                let leave = scripts.leave("g", .notAsking, id: "member-5", session: "s", reason: "", actor: "")
+                await #expect(throws: (any Error).self) { _ = try await run(leave) }
+                try await observer.send("HDEL", key("candidates"), "x")
+                try await fill(client, 90..<91)
+                let page = try #require(try await run(scripts.watch("g", before)).content?.page)
+                #expect(page.gone == ["member-5"] || page.from == GroupAnswer.Page.start, "\(page)")
+                // An election that was announced is kept, whatever becomes of the list of changes.
+                let record = MemberRecord(
+                    id: "c", session: "c", leaseMilliseconds: 200, isCandidate: true)
+                _ = try await run(
+                    scripts.join("g", .notAsking, record, .first, .init(seed: 0, unit: 1), status: CandidateStatus()))
+                try await eventually("it is elected") {
+                    _ = try await run(
+                        scripts.beat(
+                            "g", .none, id: "c", session: "c", leaseMilliseconds: 200, joined: "",
+                            status: CandidateStatus()))
+                    return try await observer.send("HGET", key("state"), "epoch").text == "1"
+                }
+                try await observer.send("SET", key("changes"), "nonsense")
+                try await eventually("its end is found by a call that fails") {
+                    do {
+                        _ = try await run(scripts.watch("g", .notAsking))
+                        return false
+                    } catch { return true }
+                }
+                #expect(try await observer.send("HGET", key("state"), "epoch").text == "1")
+                #expect(try await observer.send("HGET", key("state"), "primary") == .null)
+            }
+        }
+    }
+
     @Test func `a group and a namespace take as many as their limits say, and the error names the limit`() async throws
     {
         try await withObservedRedis { server, _ in
@@ -153,16 +202,18 @@ import Testing
                     try await eventually(group, "the other is seen") { $0.member("n\(round)") != nil }
                     if round % 2 == 0 { try await membership.leave() }
                 }
-                // What one beat says of the knowledge of its caller: '-' where it does not ask.
+                // Each beat that asks is a call of its own; those that do not are written together.
                 func beats() async throws -> (asking: Int, plain: Int) {
                     let log = try await observer.send("SLOWLOG", "GET", "5000").array ?? []
-                    let marks = log.compactMap { entry -> String? in
-                        guard let words = entry.array?.dropFirst(3).first?.array?.map(\.text), words.count > 18,
-                            words[13] == "beat"
-                        else { return nil }
-                        return words[18]
+                    var (asking, plain) = (0, 0)
+                    for entry in log {
+                        guard let words = entry.array?.dropFirst(3).first?.array?.map(\.text), words.count > 23 else {
+                            continue
+                        }
+                        if words[13] == "beat" { asking += 1 }
+                        if words[13] == "beats", words[18] == "-" { plain += words[23].flatMap { Int($0) } ?? 0 }
                     }
-                    return (marks.count { $0 != "-" }, marks.count { $0 == "-" })
+                    return (asking, plain)
                 }
                 try await eventually("most beats ask nothing") {
                     let (asking, plain) = try await beats()

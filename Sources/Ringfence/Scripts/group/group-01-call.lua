@@ -48,8 +48,8 @@
 --   settings  of the election, and 'breaker': name, value, name, value, … of those that were ever set
 --   report    for an order, and with the last of 'leases': { ms paused, ms held by the brake, ms until anybody may be
 --             elected, ms left of the drain, refusals (code, member, detail, …), candidates, the epoch under which
---             the order was carried out, which for one that is repeated is not this call (0: no order) } with candidates
---             in the order in which they would be elected: { id, lag (-1: not known), position, ms fit, penalty in
+--             the order was carried out, which for one that is repeated is not this call (0: no order) }, candidates in
+--             the order in which they would be elected: { id, lag (-1: not known), position, ms fit, penalty in
 --             thousandths, 1 if in maintenance, reasons (code, detail, …) }
 --
 -- A full Redis refuses commands that may need memory, but only until a script has written: then it must be let end.

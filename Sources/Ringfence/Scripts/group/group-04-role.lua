@@ -43,16 +43,18 @@
 -- (Not found so: orders that were lost. Who ordered `whenAway` fence or a smaller `holdMs` said that the old primary is
 -- dead.)
 
+-- The first is written with the version.
 local NAMES = {
-    'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter', 'vacantSince',
-    'runVersion', 'copyVersion', 'missed', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
+    'memberVersion', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter',
+    'vacantSince', 'runVersion', 'copyVersion', 'missed', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
     'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers',
     'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch', 'drainVersion', 'pKnown',
-    'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince', 'memberVersion',
+    'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince',
     'changesVersion', 'changesFloor', 'removed'
 }
 read_role(NAMES)
 local function put(name, value)
+    assert(value ~= nil)
     role[name] = type(value) == 'number' and int(value) or value
     if name == 'epoch' then epoch = value end
     if name == 'primary' then primary = value end

@@ -49,8 +49,11 @@ local function begin()
     end
 end
 
+-- The version of the last change of members as it was before this call, and as it is.
+local members_before, member_version
+
 -- A new version: one change set.
-local function change(events)
+local function change(events, is_of_members)
     local is_new = version == 0
     if is_new then begin() end
     version = version + 1
@@ -60,7 +63,15 @@ local function change(events)
     end
     append(events)
     mark = gen .. ':' .. int(seq)
-    redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
+    if is_of_members then
+        members_before = members_before or role.memberVersion
+        member_version = int(version)
+        -- At once: after a call that fails half way, what is kept of changes must be seen to lack one.
+        redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark, 'memberVersion', member_version)
+        role.memberVersion, stored[1] = member_version, member_version
+    else
+        redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
+    end
     if role.removed ~= '' then
         put('removed', '')
         redis.call('PERSIST', KEYS[3])
@@ -69,14 +80,7 @@ local function change(events)
     if is_new then redis.call('SADD', KEYS[5], group) end
 end
 
--- The version of the last change of members as it was before this call, and as it is.
-local members_before, member_version
-local function change_members(events)
-    change(events)
-    members_before = members_before or role.memberVersion
-    member_version = int(version)
-    put('memberVersion', member_version)
-end
+local function change_members(events) change(events, true) end
 
 -- Who came or changed in this call (true), and who went (false).
 local touched = {}

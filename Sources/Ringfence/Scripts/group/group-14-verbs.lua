@@ -35,7 +35,8 @@ elseif verb == 'beats' then
     for i = 1, tonumber(ARGV[11]) do
         id = ARGV[4 * i + 8]
         local its = redis.call('HGET', KEYS[2], id)
-        if its and session_of(its) == ARGV[4 * i + 9] then
+        local prefix_of_it = '{"session":"' .. ARGV[4 * i + 9] .. '",'
+        if its and string.sub(its, 1, #prefix_of_it) == prefix_of_it then
             renew(tonumber(ARGV[4 * i + 10]))
             letters[i] = 'm'
         else

@@ -8,9 +8,11 @@ local function note_changes()
     if not member_version then return end
     size = redis.call('HLEN', KEYS[2])
     if size <= WHOLE then
-        if role.changesVersion .. role.changesFloor ~= '' then redis.call('DEL', KEYS[9], KEYS[10]) end
-        put('changesVersion', '')
-        put('changesFloor', '')
+        if role.changesVersion .. role.changesFloor ~= '' then
+            redis.call('DEL', KEYS[9], KEYS[10])
+            redis.call('HDEL', KEYS[3], 'changesVersion', 'changesFloor')
+            role.changesFloor = ''
+        end
         return
     end
     if role.changesVersion ~= members_before or members_before == '' then
@@ -22,7 +24,7 @@ local function note_changes()
                 redis.call('ZADD', KEYS[9], 'NX', member_version, member)
             end
         end
-        put('changesFloor', version)
+        role.changesFloor = int(version)
     else
         for member, is_there in pairs(touched) do
             redis.call('ZADD', KEYS[is_there and 9 or 10], member_version, member)
@@ -31,14 +33,15 @@ local function note_changes()
         local over = redis.call('ZCARD', KEYS[10]) - GONE
         if over > 0 then
             local forgotten = redis.call('ZPOPMIN', KEYS[10], over)
-            put('changesFloor', forgotten[#forgotten])
+            role.changesFloor = forgotten[#forgotten]
         end
     end
-    put('changesVersion', member_version)
+    -- By itself, behind what was decided: if this fails, the list lacks a change, and begins anew.
+    redis.call('HSET', KEYS[3], 'changesVersion', member_version, 'changesFloor', role.changesFloor)
 end
 
-note_changes()
 write_role()
+note_changes()
 local answer = view(status)
 if asks and (known_mark ~= mark or wants_leases or verb == 'order') then
     tell(answer)
