@@ -369,7 +369,7 @@ final class LockTable: Sendable {
             let heard = inboxIsHeard.load(ordering: .acquiring)
             let turn = entry.line.turn(
                 event, ended: ended, now: now, inboxHeard: heard, makeNonce: { nonces.next(key.names) },
-                takeBack: entry.takeBack, isUnsent: entry.isUnsent)
+                takeBack: { entry.takeBack($0) }, isUnsent: { entry.isUnsent($0) })
             guard let turn else { return nil }
             if ended != nil { (entry.lastError, entry.limit) = (error, limit) }
             if let busy { entry.lastBusy = busy }

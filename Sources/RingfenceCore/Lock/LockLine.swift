@@ -76,8 +76,10 @@ package struct LockLine: Sendable {
         var result = Turn(actions: turn.actions, isIdle: turn.isIdle, wakeAt: turn.wakeAt, passes: turn.passes)
         if let ended { note(ended.ticket, ended.ending) }
         var needless: [Int] = []
-        for (index, action) in result.actions.enumerated() {
-            switch action {
+        for index in result.actions.indices {
+            // No more is taken out of an action than is needed: each string costs.
+            switch result.actions[index] {
+            case .releaseDone, .claim, .cleanUpValue, .letGo(_, _, nil): break
             case .ask(let ticket, let nonce, _, _):
                 sent(nonce, mayStand: false)
                 asking = ticket
@@ -92,11 +94,12 @@ package struct LockLine: Sendable {
                 }
             case .refuse(_, .failed):
                 if result.failure == nil { result.failure = failure(takeBack, isUnsent) }
-            case .deliver(_, let grant) where isElsewhere:
+            case .deliver:
+                guard isElsewhere, case .deliver(_, let grant) = result.actions[index] else { continue }
                 let forgotten = machine.turn(
                     .forget(grant.value), awaited: nil, now: now, inboxHeard: false, makeNonce: { "" })
                 if let forgotten { (result.isIdle, result.wakeAt) = (forgotten.isIdle, forgotten.wakeAt) }
-            default: break
+            case .refuse: break
             }
         }
         for index in needless.reversed() { result.actions.remove(at: index) }
