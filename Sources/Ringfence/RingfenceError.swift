@@ -45,7 +45,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let orderRefused = Code("order.refused")
         /// A switchover was taken back: the primary goes on.
         public static let switchoverAborted = Code("switchover.aborted")
-        /// A failover by hand came to nothing: the member that was named was gone before it could be elected.
+        /// A failover by hand was aborted: the member that was named was gone before it could be elected.
         public static let failoverAborted = Code("failover.aborted")
         /// A setting of ``NamespaceLimits`` refuses what would make the namespace larger; nothing was done.
         public static let limitReached = Code("limit.reached")

@@ -8,7 +8,7 @@ import ServiceLifecycle
 struct AgentCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "agent",
-        abstract: "Stand beside a database, cache or service, and fail it over.",
+        abstract: "Run the failover agent for a database, cache or service.",
         usage: """
             ringfence agent --config <file> [--check] [<options>]
             ringfence agent exec --group <name> --member <id> [<options>] -- <command> ...
@@ -108,7 +108,7 @@ struct AgentRunCommand: AsyncParsableCommand {
 struct AgentExecCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "exec",
-        abstract: "Run a command, whose death gives the role of primary up at once.",
+        abstract: "Run a command under the agent; when it exits, the primary role is released at once.",
         usage: "ringfence agent exec --group <name> --member <id> [--while-primary] [<options>] -- <command> ...",
         discussion: """
             The command is a child of this process, so its death is known at once and is proof: the member leaves the \

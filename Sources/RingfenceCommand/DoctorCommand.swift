@@ -18,7 +18,7 @@ import RingfenceService
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "doctor",
-        abstract: "Measure Redis, say the smallest safe lease and what is misconfigured.",
+        abstract: "Check Redis for misconfiguration and measure the shortest safe lease.",
         discussion: """
             Asks Redis for the time every 2 ms for --seconds, and looks at its settings, its replicas and what it recorded \
             of itself. Nothing is written.

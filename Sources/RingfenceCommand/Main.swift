@@ -34,7 +34,7 @@ enum Beginning {
 struct Main: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ringfence",
-        abstract: "Locks, groups and events on Redis, for payments that must go on, and not twice.",
+        abstract: "Fenced locks, groups and failover on Redis.",
         discussion: """
             A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the fence \
             to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder was \

@@ -5,52 +5,52 @@ import RingfenceCore
 /// The numbers a ``Balancer`` goes by. The defaults are those of proxies that many run; the limits are checked when a balancer is
 /// asked for.
 public struct BalancerOptions: Sendable, Hashable {
-    /// So long the share of a member grows that is new or comes back: 0 (all of it at once) to 1 h. 10 s.
+    /// How long the share of a new or returning member ramps up. 0 (all of it at once) to 1 h; default 10 s.
     public var slowStart: Duration
-    /// In this time a member's cost decays to 37 %, for ``BalancePolicy/peakEWMA``: 100 ms to 1 h. 10 s.
+    /// How long a member's cost takes to decay to 37 %, for ``BalancePolicy/peakEWMA``. 100 ms to 1 h; default 10 s.
     public var costDecay: Duration
-    /// So many times its fair part of all outstanding calls a member may have, for ``BalancePolicy/boundedLoad``: 1.01 to
-    /// 100. 1.25.
+    /// The most calls outstanding that a member may have, as a multiple of its fair share, for
+    /// ``BalancePolicy/boundedLoad``. 1.01 to 100; default 1.25.
     public var bound: Double
-    /// As long as this part of the zone can be picked, all calls stay in it, for ``BalancePolicy/nearestZone(_:)``: 0.01
-    /// to 1. 0.7.
+    /// The healthy share of the own zone below which calls spill over to others, for ``BalancePolicy/nearestZone(_:)``.
+    /// 0.01 to 1; default 0.7.
     public var spillBelow: Double
-    /// Where less than this part of the members with a weight can be picked, all of these are, but the ejected: 0 (never) to
-    /// 1. 0.5. In groups of less than four there is no panic.
+    /// The healthy share of the group below which health is ignored (panic): then all members with a weight are picked but the
+    /// ejected ones. 0 (never) to 1; default 0.5. Groups of less than four never panic.
     public var panicBelow: Double
 
-    /// So many failures one after the other eject a member: 0 (none do) to 1,000,000. 5.
+    /// How many failures in a row eject a member. 0 (none do) to 1,000,000; default 5.
     public var consecutiveFailures: Int
-    /// So many members must have had enough calls in an interval for their success rates to be compared: 0 (they are not
-    /// compared), 3 to 65,535. 5.
+    /// How many members must have had enough calls in an interval for success rates to be compared. 0 (they are not compared)
+    /// or 3 to 65,535; default 5.
     public var successRateMembers: Int
-    /// How many calls are enough for that: 1 to 1,000,000. 100.
+    /// How many calls in an interval are enough for a member's success rate. 1 to 1,000,000; default 100.
     public var successRateCalls: Int
-    /// A member is ejected if its success rate is so many standard deviations, and at least 5 of 100 calls, below the mean:
-    /// 0.1 to 10. 1.9.
+    /// How many standard deviations below the mean a success rate must lie, and at least 5 of 100 calls, to eject a member.
+    /// 0.1 to 10; default 1.9.
     public var successRateDeviations: Double
-    /// Success rates are compared so often: 100 ms to 1 h. 10 s.
+    /// How often success rates are compared. 100 ms to 1 h; default 10 s.
     public var outlierInterval: Duration
-    /// So long, and up to a tenth longer, the first ejection lasts; the second twice as long, and so on; each such time in
-    /// service takes one back: 10 ms to 24 h. 30 s.
+    /// How long the first ejection lasts, and up to a tenth longer. The second lasts twice as long, and so on; each such time
+    /// in service takes one back. 10 ms to 24 h; default 30 s.
     public var ejection: Duration
-    /// But not longer than this (and up to a tenth more): at least ``ejection``, up to 24 h. 300 s.
+    /// The longest ejection, and up to a tenth more. ``ejection`` to 24 h; default 300 s.
     public var maximumEjection: Duration
-    /// At most this part of the members with a weight is ejected at once, though one of two may be: 0 (none is) to 1. 0.33.
-    /// The last one that can be picked never is.
+    /// The largest share of the members with a weight that is ejected at once, though one of two may be. 0 (none) to 1;
+    /// default 0.33. The last member that can be picked is never ejected.
     public var maximumEjected: Double
 
-    /// So many calls must have ended in a window for the breaker to judge: 0 (there is no breaker) to 1,000,000. 100.
+    /// How many calls must have ended in a window before the breaker judges. 0 (no breaker) to 1,000,000; default 100.
     public var breakerCalls: Int
-    /// It opens when this part of them failed, and opens again when this part of the probes did: 0.01 to 1. 0.5.
+    /// The share of failed calls that opens the breaker, and of failed probes that opens it again. 0.01 to 1; default 0.5.
     public var breakerFailureRate: Double
-    /// The window: 100 ms to 1 h. It moves on by tenths. 10 s.
+    /// The breaker's window, which moves on by tenths. 100 ms to 1 h; default 10 s.
     public var breakerWindow: Duration
-    /// So long it is open at first; each time the probes fail, twice as long: 10 ms to 1 h. 5 s.
+    /// How long the breaker is open at first; twice as long each time the probes fail. 10 ms to 1 h; default 5 s.
     public var breakerOpen: Duration
-    /// But not longer than this: at least ``breakerOpen``, up to 24 h. 60 s.
+    /// The longest time the breaker is open. ``breakerOpen`` to 24 h; default 60 s.
     public var maximumBreakerOpen: Duration
-    /// So many calls are let through when it is half open: 1 to 10,000. 10.
+    /// How many calls a half-open breaker lets through. 1 to 10,000; default 10.
     public var breakerProbes: Int
 
     /// The defaults.

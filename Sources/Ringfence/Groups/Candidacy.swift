@@ -181,7 +181,8 @@ public final class Candidacy: Sendable {
 
     /// Stands no more. A role that it has is given up.
     ///
-    /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time: it goes on being tried.
+    /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time; it is
+    ///   retried in the background.
     public func withdraw() async throws {
         membership.endCandidacy()
         try await membership.stand(false)

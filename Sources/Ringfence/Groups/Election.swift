@@ -113,7 +113,8 @@ public struct GroupPlan: Sendable {
         public var lag: Int64? { candidate.lag }
         /// How far its data has come, as it last said.
         public var position: Int64? { candidate.position }
-        /// It loses one for each time it lost the role against its will; halves in 5 minutes. With 3 or more it ranks last.
+        /// Grows by 1 each time the candidate lost the role against its will, and halves every 5 minutes. At 3 or more it
+        /// ranks behind those with less.
         public var penalty: Double { Double(candidate.penalty) / 1000 }
         /// Since it last joined, was unfit or unhealthy.
         public var fitFor: Duration { .milliseconds(candidate.fitMilliseconds) }

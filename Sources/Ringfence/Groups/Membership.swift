@@ -294,7 +294,7 @@ public final class Membership: Sendable {
     private static func noAnswer(_ doing: String) -> RingfenceError {
         RingfenceError(
             .unavailable, effect: .unknown, isRetriable: true,
-            "\(doing): Redis did not answer in time; it goes on being tried")
+            "\(doing): Redis did not answer in time; retrying in the background")
     }
 
     // MARK: The role

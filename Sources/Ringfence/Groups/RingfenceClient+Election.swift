@@ -250,7 +250,7 @@ extension RingfenceClient {
             case .dropped(let why):
                 throw RingfenceError(
                     .failoverAborted, effect: .unknown,
-                    "the failover of the group '\(name)' came to nothing: \(why)")
+                    "the failover of the group '\(name)' was aborted: \(why)")
             }
             if Task.isCancelled {
                 guard let cancel else {

@@ -82,7 +82,7 @@ struct PlanGroupCommand: AsyncParsableCommand {
 struct SwitchoverCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "switchover",
-        abstract: "Hand the role of primary over, without losing anything.",
+        abstract: "Hand the role of primary over without losing writes.",
         usage: "ringfence group NAME switchover [--to MEMBER] [--timeout DURATION] [--reason TEXT]\n"
             + "ringfence group NAME switchover --abort",
         discussion: """
@@ -127,7 +127,7 @@ struct SwitchoverCommand: AsyncParsableCommand {
 struct FailoverCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "failover",
-        abstract: "Give the role of primary to a member, whatever is lost.",
+        abstract: "Give the role of primary to a member and accept lost writes.",
         usage: "ringfence group NAME failover --to MEMBER --accept-data-loss [--reason TEXT]",
         discussion: """
             For a primary that does not hand over any more, or when nobody is elected by itself. The primary is told to \
@@ -174,7 +174,7 @@ struct FailoverCommand: AsyncParsableCommand {
 struct PauseCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "pause",
-        abstract: "Let nothing be elected by itself for a while.",
+        abstract: "Pause automatic election for a while.",
         usage: "ringfence group NAME pause --for DURATION [--reason TEXT]",
         discussion: """
             Leases still end, and a primary whose lease is over still stops: then the group has none until you resume, or \
@@ -257,7 +257,7 @@ struct MaintenanceCommand: AsyncParsableCommand {
 struct AcknowledgeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "acknowledge",
-        abstract: "Say that the failovers are known that made the group be held, and let it elect again.",
+        abstract: "Acknowledge repeated failovers and resume automatic election.",
         usage: "ringfence group NAME acknowledge [--reason TEXT]",
         discussion: """
             After too many failovers in a short time (3 in 10 minutes, unless set otherwise) nobody is elected by itself, \
@@ -366,7 +366,7 @@ struct SettingsCommand: AsyncParsableCommand {
 struct BreakerCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "breaker",
-        abstract: "Stop all calls to the group's members, or let none be stopped, for every process at once.",
+        abstract: "Force the group's circuit breaker open or closed for all clients.",
         usage: "ringfence group NAME breaker open|closed|automatic --reason TEXT",
         discussion: """
             Processes that balance calls over the members stop by themselves when too many fail, each by what it sees. \

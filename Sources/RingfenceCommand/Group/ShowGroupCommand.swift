@@ -6,7 +6,7 @@ import RingfenceService
 struct ShowGroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "show",
-        abstract: "Show the group and its members. The action that is taken without one.",
+        abstract: "Show the group and its members (the default action).",
         usage: "ringfence group NAME [--json]",
         discussion: """
             A member that lives renews its lease long before it ends; one whose time left keeps falling has stopped. \

@@ -29,7 +29,7 @@ package struct OutlierMachine: Sendable {
     package struct Ejection: Sendable, Hashable {
         package var number: Int
         package var until: Nanos
-        /// The how manieth of late.
+        /// How many ejections in a row.
         package var times: Int
         package var reason: Reason
     }

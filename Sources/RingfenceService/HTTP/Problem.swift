@@ -24,7 +24,7 @@ struct Problem: Error {
             name: "host.refused", status: 421, title: "The service is not called by this name")
         static let routeNotFound = Code(name: "route.notFound", status: 404, title: "There is no such resource")
         static let callNotFound = Code(name: "call.notFound", status: 404, title: "There is no such call")
-        static let methodNotAllowed = Code(name: "method.notAllowed", status: 405, title: "Not with this method")
+        static let methodNotAllowed = Code(name: "method.notAllowed", status: 405, title: "Method not allowed")
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
         static let busy = Code(name: "lock.busy", status: 409, title: "Somebody else holds the lock")
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
@@ -36,7 +36,7 @@ struct Problem: Error {
         static let switchoverAborted = Code(
             name: "switchover.aborted", status: 409, title: "The switchover was taken back")
         static let failoverAborted = Code(
-            name: "failover.aborted", status: 409, title: "The failover came to nothing")
+            name: "failover.aborted", status: 409, title: "Failover aborted")
         static let eventsGone = Code(name: "events.gone", status: 410, title: "The log does not have these events")
         static let bodyTooLarge = Code(name: "body.tooLarge", status: 413, title: "The body is too large")
         static let unsupportedMedia = Code(name: "body.unsupported", status: 415, title: "The body must be JSON")
@@ -46,7 +46,7 @@ struct Problem: Error {
         static let unavailable = Code(name: "coordinator.unavailable", status: 503, title: "Redis cannot be reached")
         static let refused = Code(name: "coordinator.refused", status: 503, title: "Redis refused the command")
         static let breakerOpen = Code(name: "breaker.open", status: 503, title: "Calls to the group are stopped")
-        static let noMember = Code(name: "balancer.noMember", status: 503, title: "Nobody can be called now")
+        static let noMember = Code(name: "balancer.noMember", status: 503, title: "No member available")
         static let full = Code(name: "service.full", status: 503, title: "Too many connections are open")
         static let draining = Code(name: "service.draining", status: 503, title: "The service is shutting down")
 
