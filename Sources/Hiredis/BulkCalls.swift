@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls with large answers: pages, lists, looks at everything. An answer that nobody waits for any more is on its way all the
-// same, and lies in Redis' memory until it is read here. If whoever gave up asks again, and the next one too, while answers
-// come slower than they are asked for, Redis' memory is what fills.
+// Calls with large answers: pages, lists, looks at everything. An answer that nobody waits for any more is on its way
+// all the same, and lies in Redis' memory until it is read here. If whoever gave up asks again, and the next one too,
+// while answers come slower than they are asked for, Redis' memory is what fills.
 //
-// So each says how large its answer may be, and only so many bytes are under way on a connection at a time. The others wait
-// in line, first come, first served, no longer than they would have waited for the answer. And the room that an answer was
-// given comes free when the answer is here, or can come no more: not when its caller gives up.
+// So each says how large its answer may be, and only so many bytes are under way on a connection at a time. The others
+// wait in line, first come, first served, no longer than they would have waited for the answer. And the room that an
+// answer was given comes free when the answer is here, or can come no more: not when its caller gives up.
 
 import NIOCore
 import Synchronization
@@ -188,7 +188,8 @@ extension RedisClient {
     /// Longer than anybody waits: an answer that is due keeps its room until it comes or the connection ends.
     private static let untilAnswered = Duration.seconds(3600)
 
-    /// Runs a script whose answer may be large: about `answerBytes`. See ``RedisClient/run(_:keys:arguments:deadline:_:)``.
+    /// Runs a script whose answer may be large: about `answerBytes`. See
+    /// ``RedisClient/run(_:keys:arguments:deadline:_:)``.
     package func bulk(_ part: ScriptPart, answerBytes: Int) async throws(RedisError) -> RedisReply {
         let call = BulkCall(self, answerBytes: answerBytes) { completion in
             self.run(
@@ -199,7 +200,8 @@ extension RedisClient {
         return try await call.answer(within: commandTimeout).reply()
     }
 
-    /// Sends `count` commands in one write whose answers may be large: about `answerBytes` together. An error reply is an element.
+    /// Sends `count` commands in one write whose answers may be large: about `answerBytes` together. An error reply is
+    /// an element.
     package func bulk(
         count: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) async throws(RedisError) -> [RedisReply] {

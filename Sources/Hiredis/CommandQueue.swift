@@ -140,8 +140,8 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
 
     // MARK: the way back
 
-    /// Matches `replies`, in order, with the slots at the head and appends whoever is answered to `answered`: a group is
-    /// answered by an array. False when there is a reply nobody asked for.
+    /// Matches `replies`, in order, with the slots at the head and appends whoever is answered to `answered`: a group
+    /// is answered by an array. False when there is a reply nobody asked for.
     mutating func complete(_ replies: [RedisReply], _ answered: inout [(waiter: Waiter, reply: RedisReply)]) -> Bool {
         for reply in replies {
             guard written > 0 else { return false }

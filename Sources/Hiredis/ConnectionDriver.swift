@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The NIO shell around `ConnectionMachine`: opens channels, moves bytes, keeps the timers of connecting, backing off and
-// probing. Everything here runs on one event loop.
+// The NIO shell around `ConnectionMachine`: opens channels, moves bytes, keeps the timers of connecting, backing off
+// and probing. Everything here runs on one event loop.
 //
-// A channel may outlive our interest in it (an attempt that timed out, a connection dropped for READONLY), so each has a
-// handler of its own, and only the current handler is listened to: a late event of an old channel has no effect.
+// A channel may outlive our interest in it (an attempt that timed out, a connection dropped for READONLY), so each has
+// a handler of its own, and only the current handler is listened to: a late event of an old channel has no effect.
 import Logging
 import NIOCore
 import NIOPosix
@@ -119,8 +119,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     private func deliver(_ reader: ReplyReader) {
         // Taken off the reader before anything is done with them: the first write behind the handshake may find the
-        // connection dead, and then the channel's end comes back here, inside it. Whatever lay in the reader then would be
-        // given out as answers to that write (seen: GET answered with the client id).
+        // connection dead, and then the channel's end comes back here, inside it. Whatever lay in the reader then would
+        // be given out as answers to that write (seen: GET answered with the client id).
         var replies: [RedisReply] = []
         swap(&replies, &reader.replies)
         defer {

@@ -75,8 +75,8 @@ struct ConnectionOpening {
         var password: String?
     }
 
-    /// Files are read anew at each attempt, so rotated certificates and passwords are picked up; off the event loop, for it
-    /// is slow.
+    /// Files are read anew at each attempt, so rotated certificates and passwords are picked up; off the event loop,
+    /// for it is slow.
     private func read() -> EventLoopFuture<Files> {
         guard configuration.tls != nil || configuration.passwordFile != nil else {
             return eventLoop.makeSucceededFuture(Files(password: configuration.password))

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The newest value of something, for readers that must not wait: not for a writer, not for each other, however many they
-// are and whatever thread is held up where. A `Mutex` will not do: a writer that is preempted while it holds it stops every
-// reader. Swift's `Atomic` holds no references that can be replaced. So it is a pointer to a box, and the one question of
-// all such pointers: when may the old box be freed, since a reader may have loaded the pointer and not yet retained it?
+// The newest value of something, for readers that must not wait: not for a writer, not for each other, however many
+// they are and whatever thread is held up where. A `Mutex` will not do: a writer that is preempted while it holds it
+// stops every reader. Swift's `Atomic` holds no references that can be replaced. So it is a pointer to a box, and the
+// one question of all such pointers: when may the old box be freed, since a reader may have loaded the pointer and not
+// yet retained it?
 //
-// A reader counts itself before it loads and until it has retained. There are two counters; which one new readers use is
-// changed with every store. A box that was replaced is let go of once *each* counter was seen at zero after it was replaced:
-// whoever had loaded it was counted in one of them then, and who counts itself later loads a newer box. Because new readers
-// go to the other counter, a counter empties however busy the readers are. A box that cannot be let go of yet waits for the
-// next store; so a reader that is stopped in those few instructions costs memory, never time and never safety.
+// A reader counts itself before it loads and until it has retained. There are two counters; which one new readers use
+// is changed with every store. A box that was replaced is let go of once *each* counter was seen at zero after it was
+// replaced: whoever had loaded it was counted in one of them then, and who counts itself later loads a newer box.
+// Because new readers go to the other counter, a counter empties however busy the readers are. A box that cannot be let
+// go of yet waits for the next store; so a reader that is stopped in those few instructions costs memory, never time
+// and never safety.
 import CPublished
 import Synchronization
 

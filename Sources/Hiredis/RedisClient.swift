@@ -20,8 +20,8 @@ package final class RedisClient: Sendable {
     let bulkRoom: BulkRoom
     private let core: CommandCore
 
-    /// `eventLoop` must outlive the client. `onConnection` is told of each new connection on it, before any command of a
-    /// caller is written there.
+    /// `eventLoop` must outlive the client. `onConnection` is told of each new connection on it, before any command of
+    /// a caller is written there.
     package init(
         _ configuration: RedisConfiguration,
         eventLoop: any EventLoop = MultiThreadedEventLoopGroup.singleton.any(),
@@ -58,9 +58,10 @@ package final class RedisClient: Sendable {
     ///
     /// - Parameters:
     ///   - deadline: From now; nil: the configuration's `commandTimeout`. Waiting for a connection counts.
-    ///   - encode: Encodes exactly one command. Runs once, at once, under the client's lock: it must not use the client.
-    /// - Throws: An error reply as code `server`; else see `RedisError.Code`. A cancelled task throws `cancelled` within
-    ///   10 ms, with effect `none` when the command was not written yet (it then never will be), else `unknown`.
+    ///   - encode: Encodes exactly one command. Runs once, at once, under the client's lock: it must not use the
+    ///     client.
+    /// - Throws: An error reply as code `server`; else see `RedisError.Code`. A cancelled task throws `cancelled`
+    ///   within 10 ms, with effect `none` when the command was not written yet (it then never will be), else `unknown`.
     package func send(
         deadline: Duration? = nil, _ encode: (inout CommandWriter) -> Void
     ) async throws(RedisError) -> RedisReply {
@@ -132,8 +133,8 @@ extension Result<RedisReply, RedisError> {
 extension RedisClient {
     /// Runs a script by its SHA-1; sends its text instead, for this call alone, when the server does not know it.
     ///
-    /// `encode` writes `keys` keys, then `arguments` arguments; it runs twice when the text had to be sent. The deadline
-    /// holds for each of the two sends.
+    /// `encode` writes `keys` keys, then `arguments` arguments; it runs twice when the text had to be sent. The
+    /// deadline holds for each of the two sends.
     package func run(
         _ script: RedisScript, keys: Int, arguments: Int, deadline: Duration? = nil,
         _ encode: (inout CommandWriter) -> Void
@@ -163,8 +164,8 @@ extension RedisClient {
                 completion: completion))
     }
 
-    /// The same with all that belongs to it in one object of the caller's: where a script is run a hundred thousand times a
-    /// second, closures are felt. It is told the result on the event loop, exactly once.
+    /// The same with all that belongs to it in one object of the caller's: where a script is run a hundred thousand
+    /// times a second, closures are felt. It is told the result on the event loop, exactly once.
     ///
     /// - Returns: by what `withdraw` finds it.
     @discardableResult
@@ -176,9 +177,9 @@ extension RedisClient {
         fileprivate var number: UInt64
     }
 
-    /// Takes a command back that was not written yet: it never will be, and its callback is not called for it; but it may be
-    /// about to be called for a command that ended unwritten before, with an error of effect `none`. False if Redis may know
-    /// of the command.
+    /// Takes a command back that was not written yet: it never will be, and its callback is not called for it; but it
+    /// may be about to be called for a command that ended unwritten before, with an error of effect `none`. False if
+    /// Redis may know of the command.
     package func withdraw(_ submission: Submission) -> Bool {
         submission.number == 0 || core.withdraw(submission.number) || !core.wasWritten(submission.number)
     }
@@ -206,8 +207,8 @@ extension RedisClient {
     /// Runs a script and, in the same write on the same connection, `WAIT replicas milliseconds`.
     ///
     /// WAIT counts for its own connection only, so the two are never split over a reconnect. All commands of the client
-    /// behind it wait too. Give it a `deadline` beyond `within`. An error of the script is thrown with its own effect; an
-    /// error of WAIT with effect `unknown`, since the script ran.
+    /// behind it wait too. Give it a `deadline` beyond `within`. An error of the script is thrown with its own effect;
+    /// an error of WAIT with effect `unknown`, since the script ran.
     package func runAndWait(
         _ script: RedisScript, keys: Int, arguments: Int, replicas: Int, within: Duration, deadline: Duration? = nil,
         _ encode: (inout CommandWriter) -> Void
@@ -253,14 +254,15 @@ extension RedisClient {
     package struct ConfirmedParts: Sendable {
         fileprivate var replies: [RedisReply]
 
-        /// Of one of the scripts. An unknown script is an error: it did not run, and is for the caller to send again, whole.
+        /// Of one of the scripts. An unknown script is an error: it did not run, and is for the caller to send again,
+        /// whole.
         package func part(_ index: Int) -> Result<Confirmed, RedisError> {
             Result<RedisReply, RedisError>.success(.array([replies[index], replies[replies.count - 1]])).confirmed
         }
     }
 
-    /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them. The
-    /// callback comes on the event loop, exactly once, unless all of it was taken back.
+    /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them.
+    /// The callback comes on the event loop, exactly once, unless all of it was taken back.
     ///
     /// - Returns: by what `withdraw` finds it.
     package func runAndWait(
@@ -356,7 +358,8 @@ extension Waiter {
 }
 
 extension CommandWriter {
-    /// `WAIT`: how many replicas have all writes of this connection. Nothing behind it is looked at before it is answered.
+    /// `WAIT`: how many replicas have all writes of this connection. Nothing behind it is looked at before it is
+    /// answered.
     package mutating func wait(replicas: Int, within: Duration) {
         begin(3)
         argument("WAIT")

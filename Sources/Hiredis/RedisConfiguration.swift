@@ -69,8 +69,8 @@ package struct RedisConfiguration: Sendable {
     package init(address: Address) { self.address = address }
 
     /// Reads `redis://[user:password@]host[:6379][/database]`, `rediss://…` for TLS, or
-    /// `unix://[user:password@]/path/to.sock[?db=database]`. User and password may be percent-encoded. The password may be
-    /// left out (`user@`) where a file holds it.
+    /// `unix://[user:password@]/path/to.sock[?db=database]`. User and password may be percent-encoded. The password may
+    /// be left out (`user@`) where a file holds it.
     ///
     /// Throws `invalidConfiguration`, naming what is wrong but never the password.
     package init(url: String, tls: TLS = TLS(), passwordFile: String? = nil) throws(RedisError) {

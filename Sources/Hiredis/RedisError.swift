@@ -155,7 +155,8 @@ package struct RedisServerError: Error, Sendable, Equatable {
             // Redis names the script when the error rose inside one, perhaps after a write of it.
             return message.contains("script") ? .unknown : .none
         }
-        // What it does not know it did not do: a Sentinel, say, knows no scripts. (From inside a script it is told in other words.)
+        // What it does not know it did not do: a Sentinel, say, knows no scripts. (From inside a script it is told in
+        // other words.)
         if message.hasPrefix("ERR unknown command") { return .none }
         return .unknown
     }

@@ -142,7 +142,8 @@ final class ReplyReader {
         array: { owner, count in reader(owner).array(count) ? 1 : 0 })
 
     private static func reader(_ owner: UnsafeMutableRawPointer?) -> ReplyReader {
-        // SAFETY: `owner` is the pointer given at creation; the reader calls only inside our own feed, so self is alive.
+        // SAFETY: `owner` is the pointer given at creation; the reader calls only inside our own feed, so self is
+        // alive.
         Unmanaged<ReplyReader>.fromOpaque(owner!).takeUnretainedValue()
     }
 }

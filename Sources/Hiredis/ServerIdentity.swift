@@ -2,11 +2,12 @@
 //
 // Whose certificate it must be.
 //
-// NIOSSL verifies the chain. Of the names it is content with less than we are: it takes a certificate for any name at all if
-// that holds the address of the peer, and in a cloud the peer's address may be anybody's tomorrow. So each kind of
-// expectation is held against its own kind of entry, as RFC 9525 and `openssl -verify_hostname` or `-verify_ip` do: a name
-// against the names, an address against the addresses. What we check comes on top of NIOSSL's own check of a name, so nothing
-// is accepted that it refuses. (Of an address it knows the peer's only, which is another one behind a tunnel.)
+// NIOSSL verifies the chain. Of the names it is content with less than we are: it takes a certificate for any name at
+// all if that holds the address of the peer, and in a cloud the peer's address may be anybody's tomorrow. So each kind
+// of expectation is held against its own kind of entry, as RFC 9525 and `openssl -verify_hostname` or `-verify_ip` do:
+// a name against the names, an address against the addresses. What we check comes on top of NIOSSL's own check of a
+// name, so nothing is accepted that it refuses. (Of an address it knows the peer's only, which is another one behind a
+// tunnel.)
 import NIOSSL
 
 #if canImport(Glibc)
@@ -68,7 +69,8 @@ enum ServerIdentity: Sendable, Equatable {
             })
     }
 
-    /// A `*` stands for one whole label, the first, of a name of at least three: never for a domain directly below the root.
+    /// A `*` stands for one whole label, the first, of a name of at least three: never for a domain directly below the
+    /// root.
     private static func matches(_ pattern: [[UInt8]], _ name: [[UInt8]]) -> Bool {
         guard pattern.count == name.count, name.allSatisfy({ !$0.isEmpty }) else { return false }
         if pattern[0] == [UInt8(ascii: "*")] { return pattern.count > 2 && pattern.dropFirst() == name.dropFirst() }

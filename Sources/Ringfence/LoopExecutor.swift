@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs tasks where the answers come in. A task that locks and unlocks all the time is resumed by the event loop, and on
-// the default executor each resume wakes a thread of the pool, for some microseconds of work; the commands then leave in
-// small batches, as those threads get round to it. On the loop itself one read of answers resumes all their tasks, one
-// after another, and what they ask next leaves in one write: half the processor time for a command when measured.
+// the default executor each resume wakes a thread of the pool, for some microseconds of work; the commands then leave
+// in small batches, as those threads get round to it. On the loop itself one read of answers resumes all their tasks,
+// one after another, and what they ask next leaves in one write: half the processor time for a command when measured.
 // Not the default, because the tasks of others then wait whenever one does not let go of the loop.
 
 import NIOCore

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The library's clock: `ContinuousClock`, which goes on while the machine sleeps and never steps, as nanoseconds since
-// the process first asked. Integers, because the machines compare times on the hot path; and on Linux read from the kernel
-// as `ContinuousClock` itself does (CLOCK_BOOTTIME), without its 128-bit durations, which cost more than the reading.
+// the process first asked. Integers, because the machines compare times on the hot path; and on Linux read from the
+// kernel as `ContinuousClock` itself does (CLOCK_BOOTTIME), without its 128-bit durations, which cost more than the
+// reading.
 
 import RingfenceCore
 
@@ -15,7 +16,8 @@ import RingfenceCore
 #endif
 
 enum Moment {
-    /// The same moment on both clocks; the instant is taken first, so that an instant made of nanoseconds is never late.
+    /// The same moment on both clocks; the instant is taken first, so that an instant made of nanoseconds is never
+    /// late.
     private static let origin = (instant: ContinuousClock.now, reading: reading())
 
     static var now: Nanos { reading() - origin.reading }

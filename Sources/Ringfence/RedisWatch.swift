@@ -2,13 +2,13 @@
 //
 // What must hold of a Redis for as long as it is used, and not only at a start.
 //
-// An eviction policy gives held locks away in silence, a replica takes no locks, and either may come with a Redis that is
-// started anew, with a failover, or with one CONFIG SET. So the state of the server is part of each handshake (it is known
-// before the first command is written), and is asked for again every minute. What is wrong is logged when it begins and when
-// it ends, is a metric, and fails `readiness()`.
+// An eviction policy gives held locks away in silence, a replica takes no locks, and either may come with a Redis that
+// is started anew, with a failover, or with one CONFIG SET. So the state of the server is part of each handshake (it is
+// known before the first command is written), and is asked for again every minute. What is wrong is logged when it
+// begins and when it ends, is a metric, and fails `readiness()`.
 //
-// Whether this client may do what locks need (role, rights, memory, slot, the state of the disk) is not asked but tried, by
-// trial.lua, whenever somebody wants to know whether we are ready.
+// Whether this client may do what locks need (role, rights, memory, slot, the state of the disk) is not asked but
+// tried, by trial.lua, whenever somebody wants to know whether we are ready.
 
 import CoreMetrics
 import Hiredis
@@ -153,7 +153,8 @@ final class RedisWatch: Sendable {
         return nil
     }
 
-    /// Why the gate is shut; nil if it has been opened meanwhile. It is looked again soon: the fault may be mended by now.
+    /// Why the gate is shut; nil if it has been opened meanwhile. It is looked again soon: the fault may be mended by
+    /// now.
     var gateRefusal: RingfenceError? {
         let isOld = state.withLock { $0.lookedAt < Moment.now - Self.freshness }
         if isOld { look() }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The way in. A client owns one pipelined connection to Redis, a second one for pub/sub once somebody waits, and the
-// machines that run on them; any number of tasks use it at once. Everything that must go on in time runs on the event loop,
-// so the client works as soon as it is made; `run()` only ties its end to that of the application.
+// machines that run on them; any number of tasks use it at once. Everything that must go on in time runs on the event
+// loop, so the client works as soon as it is made; `run()` only ties its end to that of the application.
 
 import Hiredis
 public import Logging
@@ -20,8 +20,8 @@ import Synchronization
 /// }
 /// ```
 ///
-/// It connects at the first use and again whenever the connection breaks. It is a `Service`: add it to a `ServiceGroup`,
-/// and a graceful shutdown releases what it holds; or call ``shutdown()``.
+/// It connects at the first use and again whenever the connection breaks. It is a `Service`: add it to a
+/// `ServiceGroup`, and a graceful shutdown releases what it holds; or call ``shutdown()``.
 public final class RingfenceClient: Service, Sendable {
     let configuration: RingfenceConfiguration
     let keys: Keyspace
@@ -33,8 +33,8 @@ public final class RingfenceClient: Service, Sendable {
     /// }
     /// ```
     ///
-    /// Renewals and deadlines run on that loop too, so what runs there must never block nor compute for long: a task that
-    /// keeps the loop for longer than a lease costs the client its leases. When in doubt leave it be.
+    /// Renewals and deadlines run on that loop too, so what runs there must never block nor compute for long: a task
+    /// that keeps the loop for longer than a lease costs the client its leases. When in doubt leave it be.
     public let taskExecutor: any TaskExecutor
     let courier: Courier
     let watch: RedisWatch
@@ -89,8 +89,8 @@ public final class RingfenceClient: Service, Sendable {
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
-        // The table has the keeper, so this holds both until the client goes (not by a weak reference, for which the table
-        // would pay with every lease). Who has a lease then has the table by it, and nobody waits there any more.
+        // The table has the keeper, so this holds both until the client goes (not by a weak reference, for which the
+        // table would pay with every lease). Who has a lease then has the table by it, and nobody waits there any more.
         keeper.onLoss { [table] lease in table.forget(lease) }
         ticker.onTick { [table, keeper] now in
             keeper.tick(now: now)
@@ -156,9 +156,10 @@ public final class RingfenceClient: Service, Sendable {
         await shutdown()
     }
 
-    /// Ends every wait with `client.shutDown`, leaves the groups it joined, tells holders that their leases are lost (which cancels the bodies of
-    /// `withLock`), releases those leases, and closes the connections. A body has one command timeout to end before its lock
-    /// goes to the next, and Redis another one to answer. Further calls do nothing.
+    /// Ends every wait with `client.shutDown`, leaves the groups it joined, tells holders that their leases are lost
+    /// (which cancels the bodies of `withLock`), releases those leases, and closes the connections. A body has one
+    /// command timeout to end before its lock goes to the next, and Redis another one to answer. Further calls do
+    /// nothing.
     public func shutdown() async {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
@@ -185,8 +186,8 @@ public final class RingfenceClient: Service, Sendable {
     /// Starts to hear the inbox, before the first wait and with the first lease.
     func heed() { inbox.start() }
 
-    /// Asks whether locks can be had here now: whether Redis answers, is no replica, evicts nothing, and takes from this user
-    /// the commands that locks need. Tried at most once a second, however often it is asked.
+    /// Asks whether locks can be had here now: whether Redis answers, is no replica, evicts nothing, and takes from
+    /// this user the commands that locks need. Tried at most once a second, however often it is asked.
     ///
     /// - Returns: the time one answer took.
     /// - Throws: ``RingfenceError``, whose message says what is wrong; nothing is changed by asking.

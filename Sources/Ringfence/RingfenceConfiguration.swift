@@ -18,8 +18,8 @@ public struct RingfenceConfiguration: Sendable {
         public var certificateFile: String?
         /// A PEM file with the private key of `certificateFile`.
         public var privateKeyFile: String?
-        /// The name (or the address) to verify in the server's certificate, when it is not the host of the URL. A name is held
-        /// against the certificate's names only, an address against its addresses only.
+        /// The name (or the address) to verify in the server's certificate, when it is not the host of the URL. A name
+        /// is held against the certificate's names only, an address against its addresses only.
         public var serverName: String?
 
         /// TLS with the system's authorities and no client certificate, unless given.
@@ -43,7 +43,8 @@ public struct RingfenceConfiguration: Sendable {
     public var passwordFile: String?
     /// All keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`.
     public var namespace: String
-    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control or format characters.
+    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control or format
+    /// characters.
     public var owner: String
     /// How long one command may take, connecting included, before it fails with effect `none` or `unknown`.
     public var commandTimeout: Duration
@@ -53,12 +54,13 @@ public struct RingfenceConfiguration: Sendable {
     public var maximumCommandsInFlight: Int
     /// How many of the newest grants and releases the audit stream keeps (about); 0 turns the audit off.
     public var auditLength: Int
-    /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should agree.
+    /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should
+    /// agree.
     public var eventLength: Int
     /// How much a namespace may hold. All clients of a namespace should agree.
     public var limits = NamespaceLimits()
-    /// Whether a Redis that may delete held locks (its eviction policy) gets no locks from this client. The service and the
-    /// command line refuse; else it is an error in the log and a metric.
+    /// Whether a Redis that may delete held locks (its eviction policy) gets no locks from this client. The service and
+    /// the command line refuse; else it is an error in the log and a metric.
     package var refusesEviction = false
     /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
     package var groupScript: String?
@@ -101,12 +103,13 @@ public struct NamespaceLimits: Sendable, Hashable {
     public var members: Int
     /// Groups, 1 to 1,000,000.
     public var groups: Int
-    /// Places in the line of one lock, 1 to 1,000,000. A process has one for all that wait in it for the same names, and one for
-    /// each that waits over HTTP. Whoever has a place keeps it.
+    /// Places in the line of one lock, 1 to 1,000,000. A process has one for all that wait in it for the same names,
+    /// and one for each that waits over HTTP. Whoever has a place keeps it.
     public var waiters: Int
-    /// How long nobody must have been in a group until it is removed by itself, 1 s to 365 days; nil: it stays. By itself goes
-    /// what ``RingfenceClient/removeGroup(_:actor:reason:)`` would remove, if nothing is to be kept: no pause, hold, maintenance,
-    /// forced breaker or order. A client with this setting looks each minute, and Redis' clock decides.
+    /// How long nobody must have been in a group until it is removed by itself, 1 s to 365 days; nil: it stays. By
+    /// itself goes what ``RingfenceClient/removeGroup(_:actor:reason:)`` would remove, if nothing is to be kept: no
+    /// pause, hold, maintenance, forced breaker or order. A client with this setting looks each minute, and Redis'
+    /// clock decides.
     ///
     /// It is nil by default, for what goes are settings that somebody chose, `whenAway` among them.
     public var emptyGroups: Duration?

@@ -60,7 +60,8 @@ extension RingfenceError {
                 + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
     }
 
-    /// `owner`: who holds it now, empty for nobody, nil if that is not known. `freed`: names that were held, and released.
+    /// `owner`: who holds it now, empty for nobody, nil if that is not known. `freed`: names that were held, and
+    /// released.
     static func notHeld(_ names: [String], owner: String?, freed: Int64 = 0) -> RingfenceError {
         if freed > 0 {
             return RingfenceError(
@@ -88,8 +89,8 @@ extension RingfenceError {
 }
 
 extension RedisError {
-    /// Whether the same call, repeated, may get through. The scripts recognise a repetition by its nonce or value, so for
-    /// them that holds where the effect is unknown too.
+    /// Whether the same call, repeated, may get through. The scripts recognise a repetition by its nonce or value, so
+    /// for them that holds where the effect is unknown too.
     var isTransient: Bool {
         switch code {
         case .connectFailed, .notConnected, .timedOut, .connectionLost, .overloaded: true

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One error for the whole library. Whoever moves money has one question after a failure: may I do it again? So every
-// error carries `effect`, what is known of the failed call's work at Redis, beside the open `code` to branch on. It is a
-// struct with open codes and not a public enum, so that a new kind of failure does not break anybody's `switch`.
-// A body's own errors pass through `withLock` unchanged and are never wrapped in this type.
+// error carries `effect`, what is known of the failed call's work at Redis, beside the open `code` to branch on. It is
+// a struct with open codes and not a public enum, so that a new kind of failure does not break anybody's `switch`. A
+// body's own errors pass through `withLock` unchanged and are never wrapped in this type.
 
 /// What went wrong in a Ringfence call, and whether it is safe to do it again.
 public struct RingfenceError: Error, Sendable, CustomStringConvertible {
@@ -26,8 +26,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let wouldDeadlock = Code("lock.wouldDeadlock")
         /// Too few replicas acknowledged the grant in time; the lock was given back.
         public static let notConfirmed = Code("lock.notConfirmed")
-        /// This process is not, or not for sure, a member of the group any more: its lease ran out on its own clock, or Redis
-        /// took it out of the group.
+        /// This process is not, or not for sure, a member of the group any more: its lease ran out on its own clock, or
+        /// Redis took it out of the group.
         public static let membershipExpired = Code("membership.expired")
         /// Another process joined under the same member id.
         public static let membershipReplaced = Code("membership.replaced")
@@ -41,7 +41,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let writesSuspended = Code("primary.writesSuspended")
         /// This membership stands for primary already.
         public static let candidacyExists = Code("candidacy.exists")
-        /// An order about a group's primary was refused; ``RingfenceError/reasons`` has all reasons. Nothing was changed.
+        /// An order about a group's primary was refused; ``RingfenceError/reasons`` has all reasons. Nothing was
+        /// changed.
         public static let orderRefused = Code("order.refused")
         /// A switchover was taken back: the primary goes on.
         public static let switchoverAborted = Code("switchover.aborted")
@@ -61,7 +62,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let cacheNotConfirmed = Code("cache.notConfirmed")
         /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
         public static let noMember = Code("balancer.noMember")
-        /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was called.
+        /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was
+        /// called.
         public static let breakerOpen = Code("breaker.open")
         /// Redis cannot be reached, or did not answer in time.
         public static let unavailable = Code("coordinator.unavailable")

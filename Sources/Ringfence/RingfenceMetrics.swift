@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every metric of the library, made once a client from the metrics factory in force then. Dimensions are fixed and few: a
-// lock's name is never one, for there may be millions.
+// Every metric of the library, made once a client from the metrics factory in force then. Dimensions are fixed and few:
+// a lock's name is never one, for there may be millions.
 
 import CoreMetrics
 import RingfenceCore
@@ -46,7 +46,8 @@ struct RingfenceMetrics: Sendable {
     let beats = Counter(label: "ringfence_group_beats_total")
     /// Those that did not get through (each is tried again).
     let beatFailures = Counter(label: "ringfence_group_beat_failures_total")
-    /// What was left of a member's lease when its beat was answered: near zero means leases too short or a Redis too slow.
+    /// What was left of a member's lease when its beat was answered: near zero means leases too short or a Redis too
+    /// slow.
     let memberMargin = Timer(label: "ringfence_group_lease_margin_seconds")
     /// Memberships of this process now.
     let memberships = Gauge(label: "ringfence_group_memberships")
@@ -64,7 +65,8 @@ struct RingfenceMetrics: Sendable {
             }
         Counter(label: "ringfence_group_roles_ended_total", dimensions: [("reason", reason)]).increment()
     }
-    /// An election of a group that this process looks at: why, and how long each stage took. Every process that looks counts it.
+    /// An election of a group that this process looks at: why, and how long each stage took. Every process that looks
+    /// counts it.
     func happened(_ record: EventRecord) {
         func time(_ stage: String, _ field: String) {
             let object = record.detail.flatMap { try? JSONObject.reading([field], raw: "", of: Array($0)).object }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Is this Redis good enough, and how short may a lease be here? The exit code is for monitoring: 0 fine, 1 warning, 2 problem,
-// as the plugins of monitoring systems have it.
+// Is this Redis good enough, and how short may a lease be here? The exit code is for monitoring: 0 fine, 1 warning, 2
+// problem, as the plugins of monitoring systems have it.
 import ArgumentParser
 import Logging
 import Ringfence

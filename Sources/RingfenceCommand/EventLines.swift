@@ -1,7 +1,8 @@
 import Ringfence
 // SPDX-License-Identifier: Apache-2.0
 //
-// Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never again.
+// Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never
+// again.
 import RingfenceCore
 import RingfenceService
 import Synchronization
@@ -13,8 +14,8 @@ final class Written: Sendable {
     var cursor: EventCursor? { place.withLock { $0 } }
     func set(_ cursor: EventCursor?) { place.withLock { $0 = cursor } }
 
-    /// Runs `body`; when it ends because standard output cannot be written, says how to go on. Not where nobody reads any
-    /// more: what of the last written was read is not known here.
+    /// Runs `body`; when it ends because standard output cannot be written, says how to go on. Not where nobody reads
+    /// any more: what of the last written was read is not known here.
     func telling<Result>(_ line: (EventCursor) -> String, _ body: () async throws -> Result) async throws -> Result {
         do { return try await body() } catch let failure as Output.Failure {
             if let cursor, !failure.isClosed { say(line(cursor)) }
@@ -88,7 +89,8 @@ struct EventLines: Sendable {
 }
 
 /// Runs `body`, and cancels it when it is to end: at Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
-/// - Parameter endsUnread: also when nobody reads what it prints, or it cannot be written. Not for what changes something.
+/// - Parameter endsUnread: also when nobody reads what it prints, or it cannot be written. Not for what changes
+///   something.
 /// - Returns: nil when that made it throw.
 /// - Throws: what `body` throws; ``Output/Failure``.
 func untilInterrupted<Result: Sendable>(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What happened, for the person who wants to know at three in the morning, and for scripts that must not miss anything: the
-// cursor to go on with is always said at the end.
+// What happened, for the person who wants to know at three in the morning, and for scripts that must not miss anything:
+// the cursor to go on with is always said at the end.
 import ArgumentParser
 import Ringfence
 import RingfenceService

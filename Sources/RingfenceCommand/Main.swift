@@ -15,8 +15,8 @@ import RingfenceService
 /// exit() of the system, under a name that the parser does not have too.
 private func leave(_ code: Int32) -> Never { exit(code) }
 
-/// Where the program begins. Not in `async` code, which another thread runs: the signals are taken from this one, before there is
-/// a second.
+/// Where the program begins. Not in `async` code, which another thread runs: the signals are taken from this one,
+/// before there is a second.
 @main
 enum Beginning {
     static func main() {

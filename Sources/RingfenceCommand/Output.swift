@@ -2,10 +2,11 @@
 //
 // Standard output, with every write looked at.
 //
-// What a command prints is its answer, and a script acts on the exit code: 0 must mean that all of it was written. print() tells
-// nobody when the disk is full, or that nobody reads any more. So no command prints with it; put() throws instead, and the
-// program looks once more at its end. A failure is kept: after it nothing is written, lest a hole be followed by more. Who
-// cannot throw where it prints may drop the error, for it comes up again at the end, and ends what waits (untilInterrupted).
+// What a command prints is its answer, and a script acts on the exit code: 0 must mean that all of it was written.
+// print() tells nobody when the disk is full, or that nobody reads any more. So no command prints with it; put() throws
+// instead, and the program looks once more at its end. A failure is kept: after it nothing is written, lest a hole be
+// followed by more. Who cannot throw where it prints may drop the error, for it comes up again at the end, and ends
+// what waits (untilInterrupted).
 //
 // Who closes a pipe (`| head`) has seen enough: then the command ends without a word, with the code of SIGPIPE.
 import Synchronization
@@ -94,8 +95,8 @@ enum Output {
         #endif
     }
 
-    /// Takes the places of standard descriptors that are closed: the next file or socket would get them, and then what is
-    /// printed. What takes them cannot be written.
+    /// Takes the places of standard descriptors that are closed: the next file or socket would get them, and then what
+    /// is printed. What takes them cannot be written.
     static func guardDescriptors() {
         for descriptor: Int32 in 0...2 where fcntl(descriptor, F_GETFD) < 0 {
             _ = open("/dev/null", O_RDONLY)

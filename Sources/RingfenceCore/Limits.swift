@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every limit of Ringfence and the checks that hold callers to them, in one place, so that a bad argument is refused with
-// the field and the limit named before anything is sent. Times are nanoseconds in `Int64` (292 years): the machines of
-// this target are called on the hot path, where `Duration`'s 128-bit arithmetic is felt.
+// Every limit of Ringfence and the checks that hold callers to them, in one place, so that a bad argument is refused
+// with the field and the limit named before anything is sent. Times are nanoseconds in `Int64` (292 years): the
+// machines of this target are called on the hot path, where `Duration`'s 128-bit arithmetic is felt.
 
 /// Nanoseconds: a duration, or a moment of the caller's monotonic clock.
 package typealias Nanos = Int64
@@ -142,7 +142,8 @@ package enum Limits {
 
     /// All of a member: each field, and the record as a whole.
     ///
-    /// - Parameter isStored: it was let in before, perhaps by an older version: then only what cannot be read is refused.
+    /// - Parameter isStored: it was let in before, perhaps by an older version: then only what cannot be read is
+    ///   refused.
     package static func check(_ record: MemberRecord, isStored: Bool = false) throws(InvalidArgument) {
         func limit(_ text: String, _ field: String, _ bytes: ClosedRange<Int>) throws(InvalidArgument) {
             try self.check(text: text, field: field, bytes: bytes, isStored: isStored)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The groups that somebody asked for. A group keeps its view current as long as it is held, and serves the last view when
-// Redis is away; so the service holds those that were asked for lately, and lets go of the others: each held one looks at Redis
-// once a second, and names come from strangers.
+// The groups that somebody asked for. A group keeps its view current as long as it is held, and serves the last view
+// when Redis is away; so the service holds those that were asked for lately, and lets go of the others: each held one
+// looks at Redis once a second, and names come from strangers.
 import Ringfence
 import Synchronization
 

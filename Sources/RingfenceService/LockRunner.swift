@@ -2,15 +2,16 @@
 //
 // `ringfence lock`: a command that runs only while its lock is held.
 //
-// The promise to the next holder is that this command is dead when the lease ends. So when renewals fail, the command is
-// told to end (SIGTERM) a third of the ttl before the deadline, at most 5 s, and is killed before the deadline, not at
-// it. When the lock is taken away by force there is no such warning time: SIGTERM at once, SIGKILL a second later; the
-// fence protects that second.
+// The promise to the next holder is that this command is dead when the lease ends. So when renewals fail, the command
+// is told to end (SIGTERM) a third of the ttl before the deadline, at most 5 s, and is killed before the deadline, not
+// at it. When the lock is taken away by force there is no such warning time: SIGTERM at once, SIGKILL a second later;
+// the fence protects that second.
 //
-// The command has a process group of its own, to which the signals that this process gets are passed on, Ctrl-C among them
-// (Signals). A group can be left, and is by what is started through setsid, GNU timeout or a shell's job control; so this process
-// is also the one to which whatever the command leaves behind is handed (Orphans), and the lock is released only when none of
-// it is left. Nothing can do this for it if it is killed itself (SIGKILL): the kernel kills the command then, and only that.
+// The command has a process group of its own, to which the signals that this process gets are passed on, Ctrl-C among
+// them (Signals). A group can be left, and is by what is started through setsid, GNU timeout or a shell's job control;
+// so this process is also the one to which whatever the command leaves behind is handed (Orphans), and the lock is
+// released only when none of it is left. Nothing can do this for it if it is killed itself (SIGKILL): the kernel kills
+// the command then, and only that.
 //
 // A command that wants the terminal (an editor, a password prompt) is stopped
 // by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither of

@@ -27,8 +27,8 @@ func wallClockNanoseconds() -> Int64 {
     }
 }
 
-/// A timespec by its memory, two words: which module its members are from, the compiler sees now one way and now another
-/// (in a release build otherwise than in a debug build), and one of the modules cannot be imported.
+/// A timespec by its memory, two words: which module its members are from, the compiler sees now one way and now
+/// another (in a release build otherwise than in a debug build), and one of the modules cannot be imported.
 func nanoseconds(of timespec: UnsafeRawBufferPointer) -> Int64 {
     let (seconds, nanoseconds) = timespec.load(as: (Int, Int).self)
     return Int64(seconds) * 1_000_000_000 + Int64(nanoseconds)

@@ -176,7 +176,8 @@ import Testing
     }
 
     @Test func `a server that loads its data is waited for`() async throws {
-        // While it loads, a server looks at its connections after each 1024 commands only: many keys, so that it looks often.
+        // While it loads, a server looks at its connections after each 1024 commands only: many keys, so that it looks
+        // often.
         try await withRedis(["--appendonly", "yes", "--key-load-delay", "100"]) { server async throws in
             try await server.cli("EVAL", "for i=1,16000 do redis.call('SET','k'..i,'v') end return 1", "0")
             var early: [RedisError?] = []

@@ -87,8 +87,8 @@ import Testing
             configuration.connectTimeout = .seconds(10)
             try await collecting(configuration, ["a"]) { _, events async throws in
                 try await eventually { events.withLock { $0.count } == 1 }
-                // Probed and alive for some intervals: no event. (A busy machine may take longer than that to answer a probe,
-                // and then the connection is rightly given up; so it is looked for, not expected at once.)
+                // Probed and alive for some intervals: no event. (A busy machine may take longer than that to answer a
+                // probe, and then the connection is rightly given up; so it is looked for, not expected at once.)
                 var count = 0
                 try await eventually("three probes are answered") {
                     count = events.withLock { $0.count }

@@ -14,8 +14,8 @@ extension CommandWriter {
 extension RedisClient {
     /// Sends one command of text arguments.
     ///
-    /// Use this inside `#expect`, never `send { … }`: closures in a macro's arguments and closures around it can get the
-    /// same symbol (Swift 6.3.1), and then one command silently is another.
+    /// Use this inside `#expect`, never `send { … }`: closures in a macro's arguments and closures around it can get
+    /// the same symbol (Swift 6.3.1), and then one command silently is another.
     @discardableResult
     func call(_ arguments: String..., deadline: Duration? = nil) async throws -> RedisReply {
         try await call(arguments, deadline: deadline)

@@ -101,7 +101,8 @@ import Testing
         #expect(bench.take(.busy(3, milliseconds: 5)) == [.ask(4, nonce: "n1", Self.one, queue: .since(70))])
     }
 
-    /// The place of the nonce may still stand: a new nonce would leave it as a ghost, and queue a second time behind it.
+    /// The place of the nonce may still stand: a new nonce would leave it as a ghost, and queue a second time behind
+    /// it.
     @Test func `a refused claim asks again with the same nonce`() {
         var bench = Bench()
         _ = bench.wait(1)

@@ -11,12 +11,13 @@ import Testing
 #endif
 
 @Suite struct TidyTests {
-    private static let scripts: String = {
+    private static let sources: String = {
         let parts = #filePath.split(separator: "/").dropLast(3)
-        return "/" + parts.joined(separator: "/") + "/Sources/Ringfence/Scripts"
+        return "/" + parts.joined(separator: "/") + "/Sources"
     }()
+    private static let scripts = sources + "/Ringfence/Scripts"
 
-    private func files(in directory: String) throws -> [String] {
+    private func files(in directory: String, ending suffix: String = ".lua") throws -> [String] {
         guard let handle = opendir(directory) else { throw TestSupportError("cannot open \(directory)") }
         defer { closedir(handle) }
         var names: [String] = []
@@ -24,13 +25,19 @@ import Testing
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
                 $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
             }
-            if name.hasSuffix(".lua") { names.append(directory + "/" + name) }
+            if name.hasPrefix(".") { continue }
+            if name.hasSuffix(suffix) { names.append(directory + "/" + name) }
+            if suffix != ".lua", entry.pointee.d_type == UInt8(DT_DIR) {
+                names += try files(in: directory + "/" + name, ending: suffix)
+            }
         }
         return names.sorted()
     }
 
+    /// By bytes: to split by characters takes a hundred times as long.
     private func lines(_ file: String) throws -> [Substring] {
-        try readFile(file).split(separator: "\n", omittingEmptySubsequences: false)
+        try readFile(file).utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+            .map { Substring($0) }
     }
 
     @Test func `a part of the group script has at most 230 lines, of at most 120 characters`() throws {
@@ -41,6 +48,17 @@ import Testing
             #expect(lines.count <= 230, "\(part) has \(lines.count) lines")
             for (index, line) in lines.enumerated() where line.count > 120 {
                 Issue.record("\(part):\(index + 1) has \(line.count) characters")
+            }
+        }
+    }
+
+    @Test func `a comment has at most 120 characters in a line`() throws {
+        let files = try files(in: Self.sources, ending: ".swift")
+        #expect(files.count > 200)
+        for file in files {
+            for (index, line) in try lines(file).enumerated() where line.utf8.count > 120 {
+                let isComment = line.drop { $0 == " " }.hasPrefix("//")
+                if isComment, line.count > 120 { Issue.record("\(file):\(index + 1) has \(line.count) characters") }
             }
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who is let in at the door: pages of other origins, names that are not ours, old protocols, those who say nothing, tokens
-// that are good no more. And what is done with what the door gave to callers that are gone.
+// Who is let in at the door: pages of other origins, names that are not ours, old protocols, those who say nothing,
+// tokens that are good no more. And what is done with what the door gave to callers that are gone.
 import RingfenceService
 import TestSupport
 import Testing

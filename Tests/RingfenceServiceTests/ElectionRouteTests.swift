@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's primary over HTTP and on the command line, on a real Redis: candidates that live in other languages, and what
-// operators order.
+// A group's primary over HTTP and on the command line, on a real Redis: candidates that live in other languages, and
+// what operators order.
 import Logging
 import Ringfence
 import TestSupport

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Membership over HTTP and on the command line, on a real Redis. What the group's script does in every order of events is
-// the library's business; here each status of it must reach a stranger as the right answer, and nothing must happen that
-// the stranger was not told of.
+// Membership over HTTP and on the command line, on a real Redis. What the group's script does in every order of events
+// is the library's business; here each status of it must reach a stranger as the right answer, and nothing must happen
+// that the stranger was not told of.
 import Logging
 import Ringfence
 import TestSupport
@@ -195,7 +195,8 @@ import Testing
                 let joined = try await service.request("PUT", Self.path, #"{"ttlMs":200}"#)
                 #expect(joined.status == 200 && joined["paceMs"] == "40")
                 let session = try #require(joined["session"])
-                // Nobody asks: the service itself looks at the group that has a member by it. (Reading the log is no look.)
+                // Nobody asks: the service itself looks at the group that has a member by it. (Reading the log is no
+                // look.)
                 try await eventually("the death is an event", within: .seconds(120)) {
                     try await types(client).contains("member.expired")
                 }

@@ -140,7 +140,8 @@ import Testing
             let stopped = Self.now
             #expect(await program.process.wait() == .code(79))
             let last = Self.lastTick(directory)
-            // No renewal was answered after the stop, so the lease ends within 3 s of it; its last tick must be earlier.
+            // No renewal was answered after the stop, so the lease ends within 3 s of it; its last tick must be
+            // earlier.
             #expect(last < stopped + 3_000_000_000)
             #expect(contents(of: directory.path + "/term") == "term\n")
             #expect(program.error.contains("not renewed"), "\(program.error)")

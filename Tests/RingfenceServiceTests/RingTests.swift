@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's ring as the command line and the HTTP service show it, of real members on a real Redis. That rings are right is
-// the library's business; here each answer is held against the library's own.
+// A group's ring as the command line and the HTTP service show it, of real members on a real Redis. That rings are
+// right is the library's business; here each answer is held against the library's own.
 import Logging
 import Ringfence
 import TestSupport

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bad arguments: refused with the field and the limit named, before so much as a connection is made (the proxy would have
-// seen it).
+// Bad arguments: refused with the field and the limit named, before so much as a connection is made (the proxy would
+// have seen it).
 
 import Ringfence
 import TestSupport

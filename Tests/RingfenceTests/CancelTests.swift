@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A wait that is cancelled: in every phase by hand, and at random moments around the grant. Two things may go wrong: a
-// place or a hold is left that nobody knows of (a ghost), or the grant that was on its way to the cancelled waiter is lost
-// and the next waits in vain.
+// place or a hold is left that nobody knows of (a ghost), or the grant that was on its way to the cancelled waiter is
+// lost and the next waits in vain.
 
 import Hiredis
 import Ringfence
@@ -153,8 +153,8 @@ import Testing
         }
     }
 
-    /// In each round one holds, one waits and is cancelled at a random moment around the release, and one behind it must
-    /// get the lock.
+    /// In each round one holds, one waits and is cancelled at a random moment around the release, and one behind it
+    /// must get the lock.
     @Test func `cancelled at any moment, no grant is swallowed and no ghost is left`() async throws {
         try await withObservedRedis { server, observer in
             try await withClients(server.url, 3) { clients in

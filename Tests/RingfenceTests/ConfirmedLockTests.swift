@@ -129,7 +129,8 @@ import Testing
     @Test func `a hand-off or a pass that is not confirmed is refused, and the next waiter is asked`() async throws {
         try await withReplica { primary, replica, observer in
             try await withClients(primary.unixURL, 2) { clients in
-                // The same options: only then do the holder and its successor share one place, and nothing is asked of Redis.
+                // The same options: only then do the holder and its successor share one place, and nothing is asked of
+                // Redis.
                 let (options, plain) = (oneLater, LockOptions())
                 let first = try await clients[0].acquire("a", wait: .seconds(60), options: options)
                 async let passed = failure { try await clients[0].acquire("a", wait: .seconds(60), options: options) }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A connection that breaks at every byte of every command of a lock, in both directions. Whatever the caller is told must
-// be true (a lease is in Redis, a failure's effect is what happened), and nothing may be left over that nobody knows of.
+// A connection that breaks at every byte of every command of a lock, in both directions. Whatever the caller is told
+// must be true (a lease is in Redis, a failure's effect is what happened), and nothing may be left over that nobody
+// knows of.
 //
-// Positions are shared out among a few lanes, each on a lock of its own, so that all of them take seconds. Acquire and release
-// are cut at every byte; the longer exchange of a wait, its push and its claim at every seventh.
+// Positions are shared out among a few lanes, each on a lock of its own, so that all of them take seconds. Acquire and
+// release are cut at every byte; the longer exchange of a wait, its push and its claim at every seventh.
 
 import Hiredis
 import Ringfence
@@ -62,8 +63,8 @@ import Testing
         }
     }
 
-    /// Runs `body` for every position of the exchange whose bytes `measure` counts, each time with a new client: one that was
-    /// cut again and again would wait longer and longer before it connects.
+    /// Runs `body` for every position of the exchange whose bytes `measure` counts, each time with a new client: one
+    /// that was cut again and again would wait longer and longer before it connects.
     private func everywhere(
         _ way: Way, every step: Int = 1, measure: @escaping @Sendable (Lane) async throws -> Int,
         _ body: @escaping @Sendable (Lane, Int) async throws -> Void

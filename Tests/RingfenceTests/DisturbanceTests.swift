@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What an operator or a deployment does to a Redis in use: scripts flushed, connections killed. Callers must not notice.
+// What an operator or a deployment does to a Redis in use: scripts flushed, connections killed. Callers must not
+// notice.
 
 import Hiredis
 import Ringfence

@@ -2,7 +2,8 @@
 //
 // Lossy failover: the replica is promoted without the last writes of its primary, again and again. That loses the lock,
 // which nothing on asynchronous replication can prevent; the fence must grow all the same. A counter (INCR) kept beside
-// the lock, the usual way to make fences, is run through the same promotions: it repeats, which shows that the test bites.
+// the lock, the usual way to make fences, is run through the same promotions: it repeats, which shows that the test
+// bites.
 
 import Hiredis
 import Ringfence

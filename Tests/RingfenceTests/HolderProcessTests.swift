@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Holders in processes of their own, killed and frozen. Times are Redis' own (a fence is the µs at which it was given), so
-// what is measured is the lock and not how busy the machine is with tests.
+// Holders in processes of their own, killed and frozen. Times are Redis' own (a fence is the µs at which it was given),
+// so what is measured is the lock and not how busy the machine is with tests.
 
 import Hiredis
 import Ringfence

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The line before a lock when something goes wrong in it: an inbox that blinks, a Redis that starts again, a process that is
-// cut off, dead places. First come, first served, and nobody waits for one that is gone more than once.
+// The line before a lock when something goes wrong in it: an inbox that blinks, a Redis that starts again, a process
+// that is cut off, dead places. First come, first served, and nobody waits for one that is gone more than once.
 
 import Hiredis
 import TestSupport
@@ -11,8 +11,8 @@ import Testing
 @testable import RingfenceCore
 
 @Suite struct LineTests {
-    /// Queues up all clients but the first behind a lock that the first holds, does `meanwhile`, releases, and returns in
-    /// which order they got it.
+    /// Queues up all clients but the first behind a lock that the first holds, does `meanwhile`, releases, and returns
+    /// in which order they got it.
     private func order(
         _ clients: [RingfenceClient], _ observer: Observer, _ meanwhile: @Sendable @escaping () async throws -> Void
     ) async throws -> [Int] {

@@ -3,7 +3,8 @@
 import Hiredis
 import Testing
 
-/// A script that a server has loaded: where many steps are played in one write, each call of it is a command among others.
+/// A script that a server has loaded: where many steps are played in one write, each call of it is a command among
+/// others.
 struct LoadedScript: Sendable {
     /// The first half of KEYS becomes what the second half is.
     static let copy = """

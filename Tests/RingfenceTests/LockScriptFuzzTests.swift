@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// lock.lua and renew.lua on a real redis-server against the reference model: the same random calls to both, and after each
-// the answer, every key with its time left, and what was pushed to whom must be the same.
+// lock.lua and renew.lua on a real redis-server against the reference model: the same random calls to both, and after
+// each the answer, every key with its time left, and what was pushed to whom must be the same.
 //
 // The scripts read the clock, so a few lines of Lua before their text answer TIME from one more argument: the model and
-// the script then see the same moment, which can also stand still or step back. Nothing else of Redis is faked. Holds are
-// long, so that no key ends by itself; a key's end is an explicit DEL. Pushes go to real subscribers, which come and go.
-// The calls are encoded and sent, many in one write, by the library's own code.
+// the script then see the same moment, which can also stand still or step back. Nothing else of Redis is faked. Holds
+// are long, so that no key ends by itself; a key's end is an explicit DEL. Pushes go to real subscribers, which come
+// and go. The calls are encoded and sent, many in one write, by the library's own code.
 import Foundation
 import Hiredis
 import Logging

@@ -24,8 +24,8 @@ import Testing
         case onTheWayBack
         /// The server sleeps.
         case inTheServer
-        /// The commands wait on the way, and their connection is lost: they arrive from a client that has connected anew
-        /// and cleaned up.
+        /// The commands wait on the way, and their connection is lost: they arrive from a client that has connected
+        /// anew and cleaned up.
         case behindALostConnection
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The accident that fencing is for, with real parts: a holder in a process of its own finds its lease good and is stopped
-// (SIGSTOP) before it writes. Its lease runs out, the next holder gets the lock and writes. Then the first goes on and
-// writes what it meant to. The guard has to refuse it, in a real Redis and in a real PostgreSQL; a control without the
-// guard shows the late write land.
+// The accident that fencing is for, with real parts: a holder in a process of its own finds its lease good and is
+// stopped (SIGSTOP) before it writes. Its lease runs out, the next holder gets the lock and writes. Then the first goes
+// on and writes what it meant to. The guard has to refuse it, in a real Redis and in a real PostgreSQL; a control
+// without the guard shows the late write land.
 import Ringfence
 import TestSupport
 import Testing

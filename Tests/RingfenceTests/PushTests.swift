@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A push is a hint: it may be lost, late, repeated, or of something long over. Each of that is sent here by hand, through
-// the same channel and in the same words as lock.lua's own.
+// A push is a hint: it may be lost, late, repeated, or of something long over. Each of that is sent here by hand,
+// through the same channel and in the same words as lock.lua's own.
 
 import Hiredis
 import Ringfence

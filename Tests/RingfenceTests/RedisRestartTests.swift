@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// redis-server itself killed, restarted with and without its data, and frozen. One process holds all the clients, so one
-// clock sees every hold: when its body last could say that it holds, and when the next one's first could.
+// redis-server itself killed, restarted with and without its data, and frozen. One process holds all the clients, so
+// one clock sees every hold: when its body last could say that it holds, and when the next one's first could.
 
 import Hiredis
 import Ringfence
@@ -40,7 +40,8 @@ import Testing
         }
     }
 
-    /// Tasks of two clients take turns on one lock, each for a while, until `disturb` is over and each has had one more turn.
+    /// Tasks of two clients take turns on one lock, each for a while, until `disturb` is over and each has had one more
+    /// turn.
     private func takingTurns(
         _ arguments: [String] = [], ttl: Duration = .milliseconds(300),
         _ disturb: @escaping @Sendable (RedisServer, Shared<[Hold]>) async throws -> Void

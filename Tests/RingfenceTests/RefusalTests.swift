@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A Redis that answers, but with no: full, read-only, not allowed, not able to save. The caller must hear why, with effect
-// `none`, and what is held must still be renewed and released.
+// A Redis that answers, but with no: full, read-only, not allowed, not able to save. The caller must hear why, with
+// effect `none`, and what is held must still be renewed and released.
 
 import Hiredis
 import Ringfence
@@ -154,7 +154,8 @@ import Testing
         try await withObservedRedis(["--enable-protected-configs", "yes"]) { server, observer in
             try await withClient(server.unixURL) { client in
                 try await client.withLock("a") { _ in }
-                // With a save point configured, a failed save stops all writes; into a directory that is gone, it fails.
+                // With a save point configured, a failed save stops all writes; into a directory that is gone, it
+                // fails.
                 try await observer.send("CONFIG", "SET", "save", "3600 1")
                 let gone = server.directory.path + "/gone"
                 #expect(mkdir(gone, 0o700) == 0)

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// docker/examples/balanced, run for real: four HTTP services with agents, of which one is slow, one fails, one hangs, and one is
-// killed and comes back. Their checks see only the last of it. Three callers have the same load at the same moments: plain round
-// robin over the four addresses, which learns nothing, and the balancer by least load and by expected cost.
+// docker/examples/balanced, run for real: four HTTP services with agents, of which one is slow, one fails, one hangs,
+// and one is killed and comes back. Their checks see only the last of it. Three callers have the same load at the same
+// moments: plain round robin over the four addresses, which learns nothing, and the balancer by least load and by
+// expected cost.
 //
-// What is asserted holds on any machine, as it counts calls. Each of `callers` tasks has one call of each caller under way. A
-// member is ejected by the fifth failure in a row, at once; others that are under way then may fail as well, so in one stretch
-// of service a faulty member costs at most 5 + callers - 1 errors. It is in service at first and after each ejection, and none
-// lasts less than `ejection`: that bounds the stretches by the time the phase took, however long that is.
+// What is asserted holds on any machine, as it counts calls. Each of `callers` tasks has one call of each caller under
+// way. A member is ejected by the fifth failure in a row, at once; others that are under way then may fail as well, so
+// in one stretch of service a faulty member costs at most 5 + callers - 1 errors. It is in service at first and after
+// each ejection, and none lasts less than `ejection`: that bounds the stretches by the time the phase took, however
+// long that is.
 import Ringfence
 import RingfenceService
 import Synchronization
@@ -164,8 +166,8 @@ extension Scenarios {
                 balancer.state.member(name(index))
             }
 
-            /// One call of each at the same moment, and again when all three have ended, in `callers` tasks at once; until
-            /// there were so many, and what is waited for is so.
+            /// One call of each at the same moment, and again when all three have ended, in `callers` tasks at once;
+            /// until there were so many, and what is waited for is so.
             func load(
                 _ what: String, turns: Int, until isDone: @escaping @Sendable (Phase) -> Bool = { _ in true }
             ) async throws -> Phase {
@@ -299,14 +301,16 @@ extension Scenarios {
             await stage.end()
         }
 
-        /// It answers, and its check passes: only who learns from latency, or looks at what is outstanding, calls it less.
+        /// It answers, and its check passes: only who learns from latency, or looks at what is outstanding, calls it
+        /// less.
         private func slow(_ shop: Shop) async throws {
             try await shop.tell(0, "slow?ms=300")
             let phase = try await shop.load("one is slow", turns: 1200)
             show("slow", phase, 0)
             checkOthers(phase, faulty: nil)
             #expect(phase.roundRobin.p99 >= Self.slowness)
-            // Not its 99th percentile, which a machine that stalls would spoil: how often it is called is what makes that.
+            // Not its 99th percentile, which a machine that stalls would spoil: how often it is called is what makes
+            // that.
             #expect(phase.peakEWMA.calls[0] * 10 < phase.roundRobin.calls[0])
             for tally in phase.balanced { #expect(tally.calls[0] < phase.roundRobin.calls[0]) }
             try await shop.tell(0, "slow?ms=0")

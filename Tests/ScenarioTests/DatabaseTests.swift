@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// docker/examples/database, run for real: PostgreSQL killed, frozen, cut off from its group, and handed over, under writers
-// that remember what they were told is committed.
+// docker/examples/database, run for real: PostgreSQL killed, frozen, cut off from its group, and handed over, under
+// writers that remember what they were told is committed.
 import Ringfence
 import RingfenceService
 import TestSupport
@@ -50,8 +50,8 @@ extension Scenarios {
                         if round % 5 == 0 { try await pair.stage.redis.restart() }
                         let first = try await writers.progress("after kill \(round), \(fault)", writers: 1...3)
                         if fault == .both, round % 5 != 0 { losses.append(first - start) }
-                        // Where Redis restarts too nobody is elected for a while, and the database that was killed is up again:
-                        // then either may lead.
+                        // Where Redis restarts too nobody is elected for a while, and the database that was killed is
+                        // up again: then either may lead.
                         if !(fault == .database && round % 5 == 0) {
                             #expect(try await pair.primary() === standby, "kill \(round), \(fault)")
                         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The scripts of the article Operating that feed a proxy, taken out of it and run: with real HAProxy and nginx where there is one.
+// The scripts of the article Operating that feed a proxy, taken out of it and run: with real HAProxy and nginx where
+// there is one.
 import RingfenceService
 import TestSupport
 import Testing
@@ -114,7 +115,8 @@ extension Scenarios {
             #expect(said.contains("reloads\nended with 0"), "\(said)")
             let file = "upstream pool {\n    server 127.0.0.1:8080 weight=1;\n}\n"
             #expect(try contents(ofFile: directory + "/pool.conf") == file)
-            // A name that cannot be resolved: nginx would not start with it, and the next reload of anything would fail.
+            // A name that cannot be resolved: nginx would not start with it, and the next reload of anything would
+            // fail.
             try await Self.forge("no-such-host.invalid:80", of: "b", on: stage)
             try await eventually("the other name is in the list", within: .seconds(30)) {
                 try await shell("curl -sf --noproxy '*' 'http://127.0.0.1:\(port)/v1/groups/pool/members?format=text'")

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// As much of an HTTP client as a caller needs that is measured: one GET over a new connection, with a deadline. Asked again each
-// millisecond, like PostgresWire: a blocked thread would be one of few. That millisecond is the same for all that are compared.
+// As much of an HTTP client as a caller needs that is measured: one GET over a new connection, with a deadline. Asked
+// again each millisecond, like PostgresWire: a blocked thread would be one of few. That millisecond is the same for all
+// that are compared.
 import TestSupport
 
 #if canImport(Glibc)

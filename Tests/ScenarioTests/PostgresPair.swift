@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The database recipe on one machine: two PostgreSQL with an agent each, HAProxy in front, and the coordination's Redis.
+// The database recipe on one machine: two PostgreSQL with an agent each, HAProxy in front, and the coordination's
+// Redis.
 import Ringfence
 import RingfenceService
 import Synchronization

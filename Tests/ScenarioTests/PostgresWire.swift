@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// As much of PostgreSQL's protocol as a writer needs that wants to know to the millisecond when its commit was acknowledged:
-// start without a password, one simple query after the other. psql would do, but thirty milliseconds a reconnect, and a process
-// each, is what the tests measure.
+// As much of PostgreSQL's protocol as a writer needs that wants to know to the millisecond when its commit was
+// acknowledged: start without a password, one simple query after the other. psql would do, but thirty milliseconds a
+// reconnect, and a process each, is what the tests measure.
 import TestSupport
 
 #if canImport(Glibc)
@@ -47,7 +47,8 @@ final class PostgresWire: Sendable {
         return session
     }
 
-    /// Runs statements and returns the rows of the last, columns separated by `|`. That it returns is the acknowledgement.
+    /// Runs statements and returns the rows of the last, columns separated by `|`. That it returns is the
+    /// acknowledgement.
     @discardableResult
     func run(_ sql: String) async throws -> [String] {
         let text = Array(sql.utf8)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// docker/examples/replicated, run for real: Redis servers with an agent beside each, and two clients of the library that have
-// the cache open, write and read all the time, and check every read (RegisterLoad). The servers do not know each other, and the
-// agents do nothing to them; who heals is the library, in one of the two clients.
+// docker/examples/replicated, run for real: Redis servers with an agent beside each, and two clients of the library
+// that have the cache open, write and read all the time, and check every read (RegisterLoad). The servers do not know
+// each other, and the agents do nothing to them; who heals is the library, in one of the two clients.
 //
 // A few keys are written and read all the time; many more only fill the servers, so that there is something to copy.
-// What each server really has is read past all of that, key by key, and held against the others and against the ring. The
-// figures of the recipe's README are printed here.
+// What each server really has is read past all of that, key by key, and held against the others and against the ring.
+// The figures of the recipe's README are printed here.
 import Ringfence
 import RingfenceService
 import Synchronization
@@ -230,7 +230,8 @@ extension Scenarios {
                     show("killed, and returned with its data", nodes, since: start)
                     try await nodes.seen(1, isWell: true)
 
-                    // In the zone of the first, which it is to replace. While its Redis does not answer it gets no keys.
+                    // In the zone of the first, which it is to replace. While its Redis does not answer it gets no
+                    // keys.
                     await nodes.servers[3].kill(SIGKILL)
                     try await nodes.startAgent(3)
                     try await nodes.seen(3, isWell: false)

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What all scenarios stand on: a directory with a copy of one example of docker/examples, a Redis for the coordination, the
-// agents and HAProxy, all as a user would start them. The example's files are run as they are; only the addresses in the
-// agents' files are others, since all machines are this one.
+// What all scenarios stand on: a directory with a copy of one example of docker/examples, a Redis for the coordination,
+// the agents and HAProxy, all as a user would start them. The example's files are run as they are; only the addresses
+// in the agents' files are others, since all machines are this one.
 //
-// The agents die with the test. A database does not: the hooks start it, and it is meant to outlive an agent. So a shell
-// holds the other end of a pipe, and when this process is gone, however it went, it ends what is named in the directory.
+// The agents die with the test. A database does not: the hooks start it, and it is meant to outlive an agent. So a
+// shell holds the other end of a pipe, and when this process is gone, however it went, it ends what is named in the
+// directory.
 import CSpawn
 import Ringfence
 import RingfenceService
@@ -92,7 +93,8 @@ final class Stage: Sendable {
         try write(text, to: "\(directory.path)/\(member).json")
     }
 
-    /// Hands over as planned. Until the member that shall lead has been looked at since it follows, the order is refused.
+    /// Hands over as planned. Until the member that shall lead has been looked at since it follows, the order is
+    /// refused.
     func switchover(_ group: String, to member: String) async throws {
         let client = try RingfenceClient(.init(url: redis.url, owner: "scenario"))
         try await eventually("\(member) can take over", within: .seconds(60), every: .milliseconds(50)) {

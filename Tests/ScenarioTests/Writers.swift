@@ -2,8 +2,8 @@
 import Synchronization
 import TestSupport
 
-/// Clients that write without a break, and remember what they were told is committed. A number is used once: what became of a
-/// commit without an answer nobody knows, so it counts neither way.
+/// Clients that write without a break, and remember what they were told is committed. A number is used once: what
+/// became of a commit without an answer nobody knows, so it counts neither way.
 final class Writers: Sendable {
     struct Acknowledgement: Sendable {
         var writer: Int
@@ -59,8 +59,8 @@ final class Writers: Sendable {
     /// What the last failure was, for a story of why nothing goes on.
     var lastComplaint: String { complaint.withLock { $0 } }
 
-    /// Waits until so many commits are acknowledged that began after now, and returns when the first of them was. One that
-    /// is under way now proves nothing of what comes: a server that is killed may have answered it already.
+    /// Waits until so many commits are acknowledged that began after now, and returns when the first of them was. One
+    /// that is under way now proves nothing of what comes: a server that is killed may have answered it already.
     @discardableResult
     func progress(_ what: String, by more: Int = 20, writers: ClosedRange<Int> = 0...99) async throws
         -> ContinuousClock.Instant

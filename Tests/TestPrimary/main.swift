@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A process that wants to be primary of one group for ever, and writes down when it was, for tests that kill, freeze and cut
-// it off:
+// A process that wants to be primary of one group for ever, and writes down when it was, for tests that kill, freeze
+// and cut it off:
 //
 //      TestPrimary URL GROUP MEMBER LEASE-MILLISECONDS FILE [heedless | script TEXT]
 //
-// What it appends to FILE: `- SESSION` when it joined, and then a line for each look: CLOCK_MONOTONIC before the look and
-// after it, both in ns, and the epoch that it held at that look. The clock is that of the machine, so lines of several
-// processes can be compared. A heedless one acts on after its role is over, as a process does that never looks; one with
-// another TEXT of group.lua does what that says: controls, which must be found.
+// What it appends to FILE: `- SESSION` when it joined, and then a line for each look: CLOCK_MONOTONIC before the look
+// and after it, both in ns, and the epoch that it held at that look. The clock is that of the machine, so lines of
+// several processes can be compared. A heedless one acts on after its role is over, as a process does that never looks;
+// one with another TEXT of group.lua does what that says: controls, which must be found.
 
 import Logging
 import Ringfence

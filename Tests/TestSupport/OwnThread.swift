@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tests run in parallel on a cooperative pool of as many threads as there are cores. One that computes for seconds takes
-// a thread from all others, and theirs are tests of leases that run out. It goes to a thread of its own, which the kernel
-// shares fairly with the rest.
+// Tests run in parallel on a cooperative pool of as many threads as there are cores. One that computes for seconds
+// takes a thread from all others, and theirs are tests of leases that run out. It goes to a thread of its own, which
+// the kernel shares fairly with the rest.
 import NIOCore
 import NIOPosix
 

@@ -1,11 +1,11 @@
 import NIOPosix
 // SPDX-License-Identifier: Apache-2.0
 //
-// A real PostgreSQL of a test suite's own: `initdb` in a temporary directory, no TCP, one unix socket in that directory,
-// ended by its process id. PostgreSQL refuses to run as root, so root hands the server (and only the server) to the
-// `postgres` account with `setpriv`, which replaces itself: the process we start is the one we end. Durability is off,
-// since nothing here outlives the test. A cluster costs two seconds, so a suite shares one (`.postgres`) and every test
-// makes a database of its own. psql is the client: what is tested is what a user can type.
+// A real PostgreSQL of a test suite's own: `initdb` in a temporary directory, no TCP, one unix socket in that
+// directory, ended by its process id. PostgreSQL refuses to run as root, so root hands the server (and only the server)
+// to the `postgres` account with `setpriv`, which replaces itself: the process we start is the one we end. Durability
+// is off, since nothing here outlives the test. A cluster costs two seconds, so a suite shares one (`.postgres`) and
+// every test makes a database of its own. psql is the client: what is tested is what a user can type.
 package import Testing
 
 #if canImport(Glibc)

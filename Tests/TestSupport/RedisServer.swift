@@ -245,8 +245,8 @@ package func redisCLI(_ arguments: [String]) async throws -> String {
 
 /// A loopback port that was free a moment ago.
 ///
-/// Not one of the ephemeral range: there any outgoing connection may take it away while a test has it closed on purpose,
-/// and a client that connects to it may meet itself.
+/// Not one of the ephemeral range: there any outgoing connection may take it away while a test has it closed on
+/// purpose, and a client that connects to it may meet itself.
 package func freePort() throws -> Int {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { throw TestSupportError("socket failed") }

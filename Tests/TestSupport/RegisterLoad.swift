@@ -2,15 +2,16 @@
 //
 // A load on a store of many keys that knows what each of its reads may find.
 //
-// Each key has one writer, who writes 1, 2, 3, … to it, and now and then removes it in place of a number. So a value says
-// which write it is, and one comparison tells whether it may be found. The rules are those of a regular register:
+// Each key has one writer, who writes 1, 2, 3, … to it, and now and then removes it in place of a number. So a value
+// says which write it is, and one comparison tells whether it may be found. The rules are those of a regular register:
 //
 //   latest   no read finds a write older than the latest one that was acknowledged before the read began
 //   honest   a write that failed with effect none is found by nobody, neither before it had failed nor after
 //   written  nothing is found that was not written
 //
-// A write that failed otherwise may be found or not, now or later, until the next one to its key. The load knows nothing of
-// what stores the values: it is given functions, several where several clients have ways of their own to the same data.
+// A write that failed otherwise may be found or not, now or later, until the next one to its key. The load knows
+// nothing of what stores the values: it is given functions, several where several clients have ways of their own to the
+// same data.
 import Synchronization
 
 /// A way to the data that a ``RegisterLoad`` writes and reads.
@@ -178,8 +179,8 @@ package final class RegisterLoad: Sendable {
         }
     }
 
-    /// Runs so many writers at once until `body` returns. Each has keys of its own and one store to write them through; what it
-    /// reads in between are keys of all, through all stores in turn.
+    /// Runs so many writers at once until `body` returns. Each has keys of its own and one store to write them through;
+    /// what it reads in between are keys of all, through all stores in turn.
     package func run(_ writers: Int = 4, _ body: @Sendable () async throws -> Void) async throws {
         state.withLock { $0.isOver = false }
         try await withThrowingTaskGroup(of: Void.self) { tasks in
@@ -242,8 +243,9 @@ extension RegisterLoad.State {
 }
 
 extension RedisServer {
-    /// What a node of the replicated cache `name` really has, read past everything that is tested: for each key its version,
-    /// whether it is a value or a removal, and the value. (Not its times: those are of each server's own clock.)
+    /// What a node of the replicated cache `name` really has, read past everything that is tested: for each key its
+    /// version, whether it is a value or a removal, and the value. (Not its times: those are of each server's own
+    /// clock.)
     package func cacheCopies(_ name: String) async throws -> [String: String] {
         let prefix = "ringfence:{default}:cache:\(name.utf8.count):\(name):"
         let script = """

@@ -5,8 +5,9 @@
 // The product's own spawn instead of Foundation's Process, for four reasons that each cost a test suite once:
 //  - threads of the cooperative pool block all signals and a child inherits that mask, so a plain spawn makes a
 //    redis-server that ignores SIGTERM: the mask and the handlers are reset here;
-//  - a child inherits every descriptor that is not closed on exec, and SwiftNIO's sockets are not: a connection that one
-//    test had closed stayed open in the server that another had just started, and who waited for its end waited for ever;
+//  - a child inherits every descriptor that is not closed on exec, and SwiftNIO's sockets are not: a connection that
+//    one test had closed stayed open in the server that another had just started, and who waited for its end waited for
+//    ever;
 //  - "die with the parent" by PR_SET_PDEATHSIG is bound to the *thread* that spawned, and pool threads come and go;
 //  - a crashed or killed test run must not leave servers behind. One watchdog shell reads the ids of our children from
 //    a pipe; when the pipe closes, because this process ended however it ended, it kills those still on the list.

@@ -23,8 +23,8 @@ package final class TCPProxy: Sendable {
     package struct Faults: Sendable {
         package var clientToServer = Direction()
         package var serverToClient = Direction()
-        /// Nothing passes, either way, on connections whose first bytes hold one of these, say the name of a Redis user: one
-        /// client is cut off and the others are not.
+        /// Nothing passes, either way, on connections whose first bytes hold one of these, say the name of a Redis
+        /// user: one client is cut off and the others are not.
         package var isolated: Set<String> = []
     }
 

@@ -94,7 +94,8 @@ package final class TalkingProcess: Sendable {
         if pid != 0 { _ = kill(pid, signal) }
     }
 
-    /// Stops it, and returns once all its threads have stopped: a signal is on its way for a moment, in which they still run.
+    /// Stops it, and returns once all its threads have stopped: a signal is on its way for a moment, in which they
+    /// still run.
     package func freeze() async throws {
         signal(SIGSTOP)
         let pid = self.pid

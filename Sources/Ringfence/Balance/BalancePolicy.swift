@@ -14,10 +14,11 @@ public struct BalancePolicy: Sendable, Hashable, CustomStringConvertible {
     public static let weighted = BalancePolicy(.weighted)
     /// By chance, each as likely as its weight says.
     public static let random = BalancePolicy(.random)
-    /// Of one member drawn by weight and any other one, the one with fewer outstanding calls for its weight. The default.
+    /// Of one member drawn by weight and any other one, the one with fewer outstanding calls for its weight. The
+    /// default.
     public static let leastLoaded = BalancePolicy(.leastLoaded)
-    /// The same, and a call counts as what it is expected to cost: an average of latencies that goes up at once and comes
-    /// down slowly.
+    /// The same, and a call counts as what it is expected to cost: an average of latencies that goes up at once and
+    /// comes down slowly.
     public static let peakEWMA = BalancePolicy(.peakEWMA)
     /// The key's owner on the group's ring; if that cannot be picked, the next in its preference list. Needs a key.
     public static let ringHash = BalancePolicy(.ringHash)
@@ -26,8 +27,8 @@ public struct BalancePolicy: Sendable, Hashable, CustomStringConvertible {
     /// The group's primary, when it is ready; nobody while it is elected, hands over, or is not there.
     public static let primaryOnly = BalancePolicy(.primaryOnly)
 
-    /// As ``leastLoaded``, among the members of a zone. Where less than 70 % of the zone (by weight) can be picked, what
-    /// it cannot carry goes to all others; where the zone has no members, everything does.
+    /// As ``leastLoaded``, among the members of a zone. Where less than 70 % of the zone (by weight) can be picked,
+    /// what it cannot carry goes to all others; where the zone has no members, everything does.
     public static func nearestZone(_ zone: String) -> BalancePolicy { BalancePolicy(.nearestZone(zone)) }
 
     /// It needs a key.

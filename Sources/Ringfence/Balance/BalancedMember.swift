@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a pick gives: a member as it was when it was picked. It is one reference to an object that only one thread's picks
-// hand out, with strings of its own. Were it the group's member itself, all threads that pick would count references to the
-// same strings, each taking the cache line from the others: that costs more than everything else about a pick together.
+// What a pick gives: a member as it was when it was picked. It is one reference to an object that only one thread's
+// picks hand out, with strings of its own. Were it the group's member itself, all threads that pick would count
+// references to the same strings, each taking the cache line from the others: that costs more than everything else
+// about a pick together.
 
 import RingfenceCore
 
@@ -28,7 +29,8 @@ public struct BalancedMember: Sendable, Identifiable {
     public var metadata: [String: String] { handle.record.metadata }
 }
 
-/// A member for one shard: its reference count and its strings are touched by whoever picks there, and on no cache line of others.
+/// A member for one shard: its reference count and its strings are touched by whoever picks there, and on no cache line
+/// of others.
 final class MemberHandle: Sendable {
     private typealias Line = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
     private let before: Line = (0, 0, 0, 0, 0, 0, 0, 0)

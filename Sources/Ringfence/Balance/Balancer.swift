@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The balancer for users. It is two references: to the core, which the group keeps, and to the group, so that the view is kept
-// current as long as somebody has a balancer of it.
+// The balancer for users. It is two references: to the core, which the group keeps, and to the group, so that the view
+// is kept current as long as somebody has a balancer of it.
 
 import Hiredis
 import Logging
@@ -18,14 +18,15 @@ import RingfenceCore
 /// }
 /// ```
 ///
-/// It picks among the members that are in the group's last snapshot, have a weight, whose check passes, and whose calls do not
-/// fail from here. Picking is local: no round trip, no wait, no allocation, and no other thread in the way. While Redis is
-/// away it goes on from what was seen last.
+/// It picks among the members that are in the group's last snapshot, have a weight, whose check passes, and whose calls
+/// do not fail from here. Picking is local: no round trip, no wait, no allocation, and no other thread in the way.
+/// While Redis is away it goes on from what was seen last.
 ///
-/// It never repeats a call and never makes two of one: whether a payment may be made again is not for a balancer to say.
+/// It never repeats a call and never makes two of one: whether a payment may be made again is not for a balancer to
+/// say.
 ///
-/// A balancer is a cheap value. All that a process asks of one group for the same policy and options are one, and learn from
-/// each other's calls; other processes count for themselves.
+/// A balancer is a cheap value. All that a process asks of one group for the same policy and options are one, and learn
+/// from each other's calls; other processes count for themselves.
 public struct Balancer: Sendable {
     private let group: Group?
     let core: BalancerCore
@@ -43,12 +44,14 @@ public struct Balancer: Sendable {
 
     // MARK: Picking
 
-    /// Who would be called now. A look: the call is not counted, nothing is learned, and no probe of the breaker is used up.
+    /// Who would be called now. A look: the call is not counted, nothing is learned, and no probe of the breaker is
+    /// used up.
     ///
-    /// The member may be gone by the time it is called; and as nobody knows of the call, all threads may be shown the same one.
+    /// The member may be gone by the time it is called; and as nobody knows of the call, all threads may be shown the
+    /// same one.
     ///
-    /// - Throws: ``RingfenceError`` with effect `none`: `balancer.noMember`; `breaker.open`; `argument.invalid` if the policy
-    ///   needs a key.
+    /// - Throws: ``RingfenceError`` with effect `none`: `balancer.noMember`; `breaker.open`; `argument.invalid` if the
+    ///   policy needs a key.
     public func pick() throws -> BalancedMember { BalancedMember(try core.pick(nil)) }
 
     /// Who would be called now for a key. See ``pick()``. Policies that need no key pass it over.
@@ -64,17 +67,18 @@ public struct Balancer: Sendable {
 
     /// Picks a member, calls `body` with it once, and learns how that went and how long it took.
     ///
-    /// A body that throws is a failed call, with two exceptions: `CancellationError` (and ``RingfenceError`` with `cancelled`),
-    /// which tells nothing of the member, and errors of which `isFailure` says that they are none, because the member was
-    /// well and its answer was no. A call that hangs counts as outstanding until it ends: give it a deadline.
+    /// A body that throws is a failed call, with two exceptions: `CancellationError` (and ``RingfenceError`` with
+    /// `cancelled`), which tells nothing of the member, and errors of which `isFailure` says that they are none,
+    /// because the member was well and its answer was no. A call that hangs counts as outstanding until it ends: give
+    /// it a deadline.
     ///
     /// - Parameters:
     ///   - isolation: where `body` runs: where the caller does, unless you say otherwise.
     ///   - isFailure: whether an error of `body` speaks against the member.
     ///   - body: the call. It is run in the caller's task: if that is cancelled, so is the call.
     /// - Returns: what `body` returned.
-    /// - Throws: the body's own error, unchanged; or ``RingfenceError`` with effect `none`, and then `body` was not called:
-    ///   `balancer.noMember`, `breaker.open`, or `argument.invalid` if the policy needs a key.
+    /// - Throws: the body's own error, unchanged; or ``RingfenceError`` with effect `none`, and then `body` was not
+    ///   called: `balancer.noMember`, `breaker.open`, or `argument.invalid` if the policy needs a key.
     public func withMember<Success>(
         isolation: isolated (any Actor)? = #isolation, isFailure: (any Error) -> Bool = { _ in true },
         _ body: (BalancedMember) async throws -> Success

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around `BalanceMachine`: one for each policy and options of a group, kept by the group, so that all who ask for the
-// same balancer learn from each other's calls.
+// The shell around `BalanceMachine`: one for each policy and options of a group, kept by the group, so that all who ask
+// for the same balancer learn from each other's calls.
 //
-// The machine is behind one lock, taken when a call ends, when the group changes, and by the alarm; never by a pick. What it
-// decides is a plan with a version, and each shard makes its own table of it when it sees that the version is another. What is to
-// be told (metrics, log, events) is told on the event loop: the group may be the one that holds a lock around us.
+// The machine is behind one lock, taken when a call ends, when the group changes, and by the alarm; never by a pick.
+// What it decides is a plan with a version, and each shard makes its own table of it when it sees that the version is
+// another. What is to be told (metrics, log, events) is told on the event loop: the group may be the one that holds a
+// lock around us.
 
 import CThreadNumber
 import CoreMetrics

@@ -2,8 +2,8 @@
 
 import RingfenceCore
 
-/// The numbers a ``Balancer`` goes by. The defaults are those of proxies that many run; the limits are checked when a balancer is
-/// asked for.
+/// The numbers a ``Balancer`` goes by. The defaults are those of proxies that many run; the limits are checked when a
+/// balancer is asked for.
 public struct BalancerOptions: Sendable, Hashable {
     /// How long the share of a new or returning member ramps up. 0 (all of it at once) to 1 h; default 10 s.
     public var slowStart: Duration
@@ -15,24 +15,24 @@ public struct BalancerOptions: Sendable, Hashable {
     /// The healthy share of the own zone below which calls spill over to others, for ``BalancePolicy/nearestZone(_:)``.
     /// 0.01 to 1; default 0.7.
     public var spillBelow: Double
-    /// The healthy share of the group below which health is ignored (panic): then all members with a weight are picked but the
-    /// ejected ones. 0 (never) to 1; default 0.5. Groups of less than four never panic.
+    /// The healthy share of the group below which health is ignored (panic): then all members with a weight are picked
+    /// but the ejected ones. 0 (never) to 1; default 0.5. Groups of less than four never panic.
     public var panicBelow: Double
 
     /// How many failures in a row eject a member. 0 (none do) to 1,000,000; default 5.
     public var consecutiveFailures: Int
-    /// How many members must have had enough calls in an interval for success rates to be compared. 0 (they are not compared)
-    /// or 3 to 65,535; default 5.
+    /// How many members must have had enough calls in an interval for success rates to be compared. 0 (they are not
+    /// compared) or 3 to 65,535; default 5.
     public var successRateMembers: Int
     /// How many calls in an interval are enough for a member's success rate. 1 to 1,000,000; default 100.
     public var successRateCalls: Int
-    /// How many standard deviations below the mean a success rate must lie, and at least 5 of 100 calls, to eject a member.
-    /// 0.1 to 10; default 1.9.
+    /// How many standard deviations below the mean a success rate must lie, and at least 5 of 100 calls, to eject a
+    /// member. 0.1 to 10; default 1.9.
     public var successRateDeviations: Double
     /// How often success rates are compared. 100 ms to 1 h; default 10 s.
     public var outlierInterval: Duration
-    /// How long the first ejection lasts, and up to a tenth longer. The second lasts twice as long, and so on; each such time
-    /// in service takes one back. 10 ms to 24 h; default 30 s.
+    /// How long the first ejection lasts, and up to a tenth longer. The second lasts twice as long, and so on; each
+    /// such time in service takes one back. 10 ms to 24 h; default 30 s.
     public var ejection: Duration
     /// The longest ejection, and up to a tenth more. ``ejection`` to 24 h; default 300 s.
     public var maximumEjection: Duration
@@ -42,7 +42,8 @@ public struct BalancerOptions: Sendable, Hashable {
 
     /// How many calls must have ended in a window before the breaker judges. 0 (no breaker) to 1,000,000; default 100.
     public var breakerCalls: Int
-    /// The share of failed calls that opens the breaker, and of failed probes that opens it again. 0.01 to 1; default 0.5.
+    /// The share of failed calls that opens the breaker, and of failed probes that opens it again. 0.01 to 1; default
+    /// 0.5.
     public var breakerFailureRate: Double
     /// The breaker's window, which moves on by tenths. 100 ms to 1 h; default 10 s.
     public var breakerWindow: Duration

@@ -2,10 +2,11 @@
 //
 // A thread's own part of a balancer: its table, its turn, its dice, and its copies of the members.
 //
-// One table for all, behind one atomic reference, is not enough: to read it safely a thread counts itself or a reference, and two
-// threads that write to one cache line wait for each other longer (hundreds of ns) than a pick takes. So what a pick
-// writes belongs to one thread: the lock that nobody else wants, the cursor, the count of the handle it returns. What it
-// reads of the others is one version number, which changes when the plan does, and the loads of two members.
+// One table for all, behind one atomic reference, is not enough: to read it safely a thread counts itself or a
+// reference, and two threads that write to one cache line wait for each other longer (hundreds of ns) than a pick
+// takes. So what a pick writes belongs to one thread: the lock that nobody else wants, the cursor, the count of the
+// handle it returns. What it reads of the others is one version number, which changes when the plan does, and the loads
+// of two members.
 
 import RingfenceCore
 import Synchronization

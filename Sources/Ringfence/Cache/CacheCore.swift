@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What all calls of one cache share: the layout in force with a connection to each of its nodes, the writer's clock, the
-// hints that wait to be sent. The layout is replaced as a whole, when a node or the coordinator shows a newer one.
+// What all calls of one cache share: the layout in force with a connection to each of its nodes, the writer's clock,
+// the hints that wait to be sent. The layout is replaced as a whole, when a node or the coordinator shows a newer one.
 
 import CoreMetrics
 import Hiredis
@@ -94,8 +94,8 @@ final class CacheCore: Sendable {
 
     // MARK: The layout
 
-    /// Takes a layout into force if it is newer, and goes to where its nodes are now. `isAtNodes`: one that nodes were told of
-    /// takes the place of another of the same epoch, too.
+    /// Takes a layout into force if it is newer, and goes to where its nodes are now. `isAtNodes`: one that nodes were
+    /// told of takes the place of another of the same epoch, too.
     func adopt(_ layout: CacheLayout, isAtNodes: Bool = false) {
         guard isNews(layout, isAtNodes: isAtNodes) else { return }
         guard let map = try? CacheMap(layout) else {

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The way to one node of a cache. A call to a node that is not connected fails at once: the others answer, and to wait for it
-// would only hold memory. Each call says which server process it is meant for, so that a node that restarted between two
-// calls is not taken for the one that acknowledged the first.
+// The way to one node of a cache. A call to a node that is not connected fails at once: the others answer, and to wait
+// for it would only hold memory. Each call says which server process it is meant for, so that a node that restarted
+// between two calls is not taken for the one that acknowledged the first.
 //
-// A write carries a moment of the node's own clock after which it must not be done any more: had this process been stopped for an
-// hour just before it was sent, it would bring back what was removed since, and all have forgotten that. From each answer it is
-// known what the node's clock says at most; an answer of long ago says too little, for clocks drift.
+// A write carries a moment of the node's own clock after which it must not be done any more: had this process been
+// stopped for an hour just before it was sent, it would bring back what was removed since, and all have forgotten that.
+// From each answer it is known what the node's clock says at most; an answer of long ago says too little, for clocks
+// drift.
 //
-// What is sent may wait until the connection is back, and then meet a server that restarted meanwhile with a run id on its disk that
-// is not its own any more, but is the one that was sent. So an answer counts only while the connection is of the run it was asked for.
+// What is sent may wait until the connection is back, and then meet a server that restarted meanwhile with a run id on
+// its disk that is not its own any more, but is the one that was sent. So an answer counts only while the connection is
+// of the run it was asked for.
 
 import Hiredis
 import Logging

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One write and one read, performed: CacheWriteCall and CacheReadCall decide, here their messages are sent, and their caller is
-// told.
+// One write and one read, performed: CacheWriteCall and CacheReadCall decide, here their messages are sent, and their
+// caller is told.
 //
-// A write's first messages are sent by its caller; those to the rest of its nodes wait for a moment, and go with those of other
-// writes to the same node in one message (CacheLate).
+// A write's first messages are sent by its caller; those to the rest of its nodes wait for a moment, and go with those
+// of other writes to the same node in one message (CacheLate).
 //
-// The object lives on until every node has been heard of (each message has a deadline, and one that passes is an answer too),
-// because what the last one says shows who lacks something.
+// The object lives on until every node has been heard of (each message has a deadline, and one that passes is an answer
+// too), because what the last one says shows who lacks something.
 
 import CoreMetrics
 import RingfenceCore

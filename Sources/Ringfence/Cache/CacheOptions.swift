@@ -2,8 +2,8 @@
 
 import RingfenceCore
 
-/// How a ``ReplicatedCache`` keeps its values. The first three are fixed when the cache is made; all who open it must ask for
-/// the same.
+/// How a ``ReplicatedCache`` keeps its values. The first three are fixed when the cache is made; all who open it must
+/// ask for the same.
 public struct CacheOptions: Sendable, Hashable {
     /// How many nodes keep each key: N. 1 to 8.
     public var copies: Int
@@ -13,15 +13,16 @@ public struct CacheOptions: Sendable, Hashable {
     public var reads: Int
     /// How long a call may take before it fails, at most 1 s. 10 ms to 1 s.
     public var timeout: Duration
-    /// How long removals, and values whose time is over, are remembered. Every node is completed from the others three times as
-    /// often; one that nobody could do that for within three quarters of this is emptied and filled anew. 1 minute to 7 days.
-    /// Values with a time to live take room for so much longer.
+    /// How long removals, and values whose time is over, are remembered. Every node is completed from the others three
+    /// times as often; one that nobody could do that for within three quarters of this is emptied and filled anew. 1
+    /// minute to 7 days. Values with a time to live take room for so much longer.
     public var remembrance: Duration
     /// How long a node may be no member of the group before its copies are made anew on others. 1 s to 7 days.
     public var replaceAfter: Duration
     /// How many keys a second are handed over when a node is completed or brought what it missed. 100 to 1,000,000.
     public var pace: Int
-    /// How many keys a node remembers for another that misses them. What is beyond is found by completing it. 0 to 10,000,000.
+    /// How many keys a node remembers for another that misses them. What is beyond is found by completing it. 0 to
+    /// 10,000,000.
     public var hintLimit: Int
     /// The user name at the nodes; nil: none.
     public var username: String?

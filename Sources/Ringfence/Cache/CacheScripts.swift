@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// cache.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the script
-// cannot have made is no answer.
+// cache.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the
+// script cannot have made is no answer.
 //
-// A put is what callers wait for, and to say how a node stands takes as long as to store something. So the node says it in one word
-// with the answer to the first; who sends it back with the next is answered by a number.
+// A put is what callers wait for, and to say how a node stands takes as long as to store something. So the node says it
+// in one word with the answer to the first; who sends it back with the next is answered by a number.
 //
-// Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, that one rule
-// holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands before it: no key of
-// one group can be one of another.
+// Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, that one
+// rule holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands before
+// it: no key of one group can be one of another.
 
 import Hiredis
 import RingfenceCore

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The worker behind a cache, performed. Every process that has the cache open wants to do it; a lock lets one. What it does is
-// decided by StewardMachine; here its calls are made on the event loop, and what happens is noted in the group's events.
+// The worker behind a cache, performed. Every process that has the cache open wants to do it; a lock lets one. What it
+// does is decided by StewardMachine; here its calls are made on the event loop, and what happens is noted in the
+// group's events.
 
 import Hiredis
 import Logging

@@ -2,9 +2,9 @@
 //
 // Stands in line to tend a cache. Every process that has it open does, and a lock lets one.
 //
-// The lock only keeps two from getting in each other's way: no promise rests on it (StewardMachine). So where the coordinator is
-// away, whoever tends the cache goes on, until it notices another one. Nobody else can get the lock then; and nodes that nobody
-// renews the word of would stop to count, just when the cache is needed most.
+// The lock only keeps two from getting in each other's way: no promise rests on it (StewardMachine). So where the
+// coordinator is away, whoever tends the cache goes on, until it notices another one. Nobody else can get the lock
+// then; and nodes that nobody renews the word of would stop to count, just when the cache is needed most.
 
 import RingfenceCore
 import Synchronization
@@ -28,7 +28,8 @@ final class CacheWorker: Sendable {
         }
     }
 
-    /// A member is gone for good: the one that tends the cache looks at once if it is here, and hears of it soon elsewhere.
+    /// A member is gone for good: the one that tends the cache looks at once if it is here, and hears of it soon
+    /// elsewhere.
     func forget(_ id: String) async throws {
         try await core.forget(id)
         steward.withLock { $0 }?.forget(id)

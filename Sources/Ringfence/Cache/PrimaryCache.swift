@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A cache where Redis itself replicates: values stand as plain strings at the primary of a group, and its replicas follow.
+// A cache where Redis itself replicates: values stand as plain strings at the primary of a group, and its replicas
+// follow.
 //
-// There is nothing here that runs on its own. Each call looks at the group's snapshot, which costs no round trip, and goes to
-// whoever is its ready primary there; a connection is made when that is somebody else, or somewhere else, than the time
-// before. The old one is not cut but let go of: calls that are under way on it hear what their server says, and the last one
-// closes it.
+// There is nothing here that runs on its own. Each call looks at the group's snapshot, which costs no round trip, and
+// goes to whoever is its ready primary there; a connection is made when that is somebody else, or somewhere else, than
+// the time before. The old one is not cut but let go of: calls that are under way on it hear what their server says,
+// and the last one closes it.
 //
-// Who is not primary any more says so itself: it is a replica then, and Redis refuses writes to it. What no client can find out
-// is that its primary is isolated and another was elected meanwhile. So the primary must notice that alone
+// Who is not primary any more says so itself: it is a replica then, and Redis refuses writes to it. What no client can
+// find out is that its primary is isolated and another was elected meanwhile. So the primary must notice that alone
 // (`min-replicas-to-write`), or the caller asks for a confirmation, which an isolated primary does not get.
 
 import CoreMetrics
@@ -28,9 +29,10 @@ import Synchronization
 /// Calls go to the group's ready primary, and follow a switchover or failover. While there is none they fail at once.
 ///
 /// What you get is what Redis' replication gives. A read sees the latest write that the primary has. **A write that was
-/// acknowledged may be lost in a failover**: replicas get it a moment later. With ``Durability/confirmed(replicas:within:)`` the
-/// call waits until so many have it, and counts. That makes it rarer, and is no consensus: a replica that does not have
-/// the write may be elected. Where that must not be, take a ``ReplicatedCache``.
+/// acknowledged may be lost in a failover**: replicas get it a moment later. With
+/// ``Durability/confirmed(replicas:within:)`` the call waits until so many have it, and counts. That makes it rarer,
+/// and is no consensus: a replica that does not have the write may be elected. Where that must not be, take a
+/// ``ReplicatedCache``.
 public final class PrimaryCache: Sendable {
     private struct State {
         var node: PrimaryNode?
@@ -62,11 +64,11 @@ public final class PrimaryCache: Sendable {
 
     /// The value of a key; nil if there is none, it was removed, or its time is over.
     ///
-    /// While the primary hands over it is read still. Around a failover the value may be older than the latest write: from
-    /// an old primary that nobody could tell yet, or from a new one that did not have it.
+    /// While the primary hands over it is read still. Around a failover the value may be older than the latest write:
+    /// from an old primary that nobody could tell yet, or from a new one that did not have it.
     /// - Parameter key: 1 to 512 bytes of UTF-8 without control characters.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.primary` if there is no primary, or it does not
-    ///   answer within ``PrimaryCacheOptions/timeout``; `cancelled`; `client.shutDown`.
+    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.primary` if there is no primary, or it
+    ///   does not answer within ``PrimaryCacheOptions/timeout``; `cancelled`; `client.shutDown`.
     public func get(_ key: String) async throws -> [UInt8]? {
         try check(key)
         let (node, member) = try primary(isReading: true)
@@ -84,13 +86,13 @@ public final class PrimaryCache: Sendable {
     ///   - value: up to 1 MiB.
     ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
     ///   - durability: how far it must have got; nil: as the cache was opened. `within` is 1 ms to 5 s.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is no
-    ///   primary, it is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect `unknown`: the
-    ///   primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`; `client.shutDown`.
-    ///   To write the same value again does no harm, unless somebody else wrote another meanwhile.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is
+    ///   no primary, it is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect
+    ///   `unknown`: the primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`;
+    ///   `client.shutDown`. To write the same value again does no harm, unless somebody else wrote another meanwhile.
     ///
-    /// A confirmed write heeds no cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` and `within`, its own or, where
-    /// it comes behind others that ask for longer, theirs.
+    /// A confirmed write heeds no cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` and `within`, its
+    /// own or, where it comes behind others that ask for longer, theirs.
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, durability: Durability? = nil
     ) async throws {
@@ -203,7 +205,8 @@ public final class PrimaryCache: Sendable {
 public struct PrimaryCacheOptions: Sendable, Hashable {
     /// How far a write must have got that does not say so itself.
     public var durability: Durability
-    /// How long the primary may take to answer before a call fails, beside what replicas take to confirm. 10 ms to 1 minute.
+    /// How long the primary may take to answer before a call fails, beside what replicas take to confirm. 10 ms to 1
+    /// minute.
     public var timeout: Duration
     /// The user name at the servers; nil: none.
     public var username: String?
@@ -245,9 +248,9 @@ extension PrimaryCacheOptions: CustomStringConvertible, CustomReflectable {
 }
 
 extension RingfenceClient {
-    /// The cache at the primary of the group of this name, where Redis itself replicates. The members are the Redis servers,
-    /// and the address of each is `host:port`, or a `redis://`, `rediss://` or `unix://` URL; `ringfence agent` joins them, and makes
-    /// the elected one the primary.
+    /// The cache at the primary of the group of this name, where Redis itself replicates. The members are the Redis
+    /// servers, and the address of each is `host:port`, or a `redis://`, `rediss://` or `unix://` URL; `ringfence
+    /// agent` joins them, and makes the elected one the primary.
     ///
     /// Returns whether there is a primary or not.
     /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `coordinator.unavailable`; `client.shutDown`.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The way to the Redis that is primary: one connection for what it answers at once, and one for the writes that replicas
-// shall confirm, which go in turns (WriteTurns).
+// The way to the Redis that is primary: one connection for what it answers at once, and one for the writes that
+// replicas shall confirm, which go in turns (WriteTurns).
 //
-// A call that fails here has one more thing to tell than whether it was sent: WAIT fails behind a write that was done. So
-// each reply of a turn is read for itself.
+// A call that fails here has one more thing to tell than whether it was sent: WAIT fails behind a write that was done.
+// So each reply of a turn is read for itself.
 
 import Hiredis
 import NIOCore
@@ -124,9 +124,10 @@ final class PrimaryNode: Sendable {
     }
 
     private func send(_ turn: [Pending], _ confirmation: Durability.Confirmation) {
-        // WAIT asks how many replicas have what this connection wrote last; from Redis 7.2 on a command that changed nothing is
-        // no write. So behind a removal that found nothing it would tell nothing, and replicas may still have what
-        // somebody else has just removed: then the value would be back after a failover. A write that is one brings it about.
+        // WAIT asks how many replicas have what this connection wrote last; from Redis 7.2 on a command that changed
+        // nothing is no write. So behind a removal that found nothing it would tell nothing, and replicas may still
+        // have what somebody else has just removed: then the value would be back after a failover. A write that is one
+        // brings it about.
         let removes = turn.contains { $0.write.value == nil }
         let mark = PrimaryWrite(key: mark, value: [], ttl: 1000)
         confirming.pipeline(count: turn.count + (removes ? 2 : 1), deadline: limit(confirmation)) { writer in

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A cache on several Redis servers that know nothing of each other: Dynamo's idea (DeCandia et al. 2007) on the groups and the
-// ring that are here already. The decisions are in RingfenceCore/Cache; cache.lua is what a node does.
+// A cache on several Redis servers that know nothing of each other: Dynamo's idea (DeCandia et al. 2007) on the groups
+// and the ring that are here already. The decisions are in RingfenceCore/Cache; cache.lua is what a node does.
 //
 // What is different from others of its kind, and why:
-//  - A node says by itself that it lost data. Quorums are arithmetic on what nodes acknowledged, and a Redis that was flushed,
-//    or restarted without its last second, forgot what it acknowledged; here it does not count before it has been completed.
+//  - A node says by itself that it lost data. Quorums are arithmetic on what nodes acknowledged, and a Redis that was
+//    flushed, or restarted without its last second, forgot what it acknowledged; here it does not count before it has
+//    been completed.
 //  - The layout is not the membership. Who is away for a minute comes back sooner than its data is copied.
-//  - A layout changes in joint steps under an epoch that every node knows, so a process that slept meanwhile is refused.
+//  - A layout changes in joint steps under an epoch that every node knows, so a process that slept meanwhile is
+//    refused.
 //  - A hint is a key without a value, and does not count as a copy.
 
 import RingfenceCore
@@ -20,17 +22,18 @@ import RingfenceCore
 /// let bytes = try await cache.get("user/17")
 /// ```
 ///
-/// Each key has N copies on the nodes of its preference list on the ring, in different zones as far as there are some. A write
-/// waits for W of them, a read for R; the rest get a write a millisecond later.
+/// Each key has N copies on the nodes of its preference list on the ring, in different zones as far as there are some.
+/// A write waits for W of them, a read for R; the rest get a write a millisecond later.
 ///
-/// What you get with R + W > N, the default, and no sloppy writes: a read sees the latest write that had been acknowledged when
-/// it began, also while nodes die, freeze, restart empty, come, and go, as long as no more of them lose data at one time than
-/// W - 1. **The last writer wins**, one key at a time: there is no compare-and-set, and no two keys change together. A write that failed may
-/// have an effect, now or later. Of two writes at the same moment one may be seen, overwritten, and seen again before its
-/// call returns. It is a cache and no ledger: keep balances in a database.
+/// What you get with R + W > N, the default, and no sloppy writes: a read sees the latest write that had been
+/// acknowledged when it began, also while nodes die, freeze, restart empty, come, and go, as long as no more of them
+/// lose data at one time than W - 1. **The last writer wins**, one key at a time: there is no compare-and-set, and no
+/// two keys change together. A write that failed may have an effect, now or later. Of two writes at the same moment one
+/// may be seen, overwritten, and seen again before its call returns. It is a cache and no ledger: keep balances in a
+/// database.
 ///
-/// Nodes must not evict: with another `maxmemory-policy` than `noeviction` what was acknowledged may be gone, and a read may
-/// find something older. Give values a time to live, and memory enough.
+/// Nodes must not evict: with another `maxmemory-policy` than `noeviction` what was acknowledged may be gone, and a
+/// read may find something older. Give values a time to live, and memory enough.
 public final class ReplicatedCache: Sendable {
     let core: CacheCore
     private let worker: Task<Void, Never>
@@ -59,9 +62,10 @@ public final class ReplicatedCache: Sendable {
     /// ``CacheOptions/timeout`` whether its task is cancelled or not.
     /// - Parameters:
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
-    ///   - reads: how many nodes must answer; nil: as the cache was made. Fewer than N - W + 1 may miss the latest write.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have their
-    ///   data; `client.shutDown`.
+    ///   - reads: how many nodes must answer; nil: as the cache was made. Fewer than N - W + 1 may miss the latest
+    ///     write.
+    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have
+    ///   their data; `client.shutDown`.
     public func get(_ key: String, reads: Int? = nil) async throws -> [UInt8]? {
         let reads = reads ?? core.options.reads
         do throws(InvalidArgument) {
@@ -79,11 +83,12 @@ public final class ReplicatedCache: Sendable {
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
     ///   - value: up to 1 MiB.
     ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
-    ///   - writes: how many nodes must have it; nil: as the cache was made. Fewer than N - R + 1 may be missed by reads.
-    ///   - sloppy: other nodes may keep it for those that are not reached, and count. The write succeeds more often, and a read may
-    ///     miss it until they are back.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.quorum` if too few nodes have it in time, with
-    ///   effect `unknown` if one or more may have it; `client.shutDown`.
+    ///   - writes: how many nodes must have it; nil: as the cache was made. Fewer than N - R + 1 may be missed by
+    ///     reads.
+    ///   - sloppy: other nodes may keep it for those that are not reached, and count. The write succeeds more often,
+    ///     and a read may miss it until they are back.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.quorum` if too few nodes have it in
+    ///   time, with effect `unknown` if one or more may have it; `client.shutDown`.
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, writes: Int? = nil, sloppy: Bool = false
     ) async throws {
@@ -156,12 +161,13 @@ public final class ReplicatedCache: Sendable {
             progress: steward.progress)
     }
 
-    /// A node is gone for good: its copies are made anew on the others now, not only after ``CacheOptions/replaceAfter``.
-    /// Whoever can, sets the node's weight to 0 instead and waits: then its data moves away while it is still there.
+    /// A node is gone for good: its copies are made anew on the others now, not only after
+    /// ``CacheOptions/replaceAfter``. Whoever can, sets the node's weight to 0 instead and waits: then its data moves
+    /// away while it is still there.
     ///
     /// The process that tends the cache hears of it within seconds, whichever it is.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member of the
-    ///   group and so would come again at once; `coordinator.unavailable`. To say it twice does no harm.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member
+    ///   of the group and so would come again at once; `coordinator.unavailable`. To say it twice does no harm.
     public func forget(_ node: String) async throws {
         let layout = core.placement.map.layout
         guard layout.members.contains(where: { $0.id.hasSameBytes(as: node) }) else {
@@ -175,7 +181,8 @@ public final class ReplicatedCache: Sendable {
         try await steward.forget(node)
     }
 
-    /// Closes the connections to the nodes. Further calls throw `client.shutDown`. Letting go of the cache does the same.
+    /// Closes the connections to the nodes. Further calls throw `client.shutDown`. Letting go of the cache does the
+    /// same.
     public func close() async {
         worker.cancel()
         await worker.value

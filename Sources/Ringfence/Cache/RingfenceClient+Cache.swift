@@ -9,13 +9,14 @@ import Synchronization
 
 extension RingfenceClient {
     /// The replicated cache whose nodes are the members of the group of this name, each a Redis server of its own: the
-    /// address of a member is `host:port`, or a `redis://`, `rediss://` or `unix://` URL. Let `ringfence agent` join them.
+    /// address of a member is `host:port`, or a `redis://`, `rediss://` or `unix://` URL. Let `ringfence agent` join
+    /// them.
     ///
-    /// Whoever opens it first makes it, as soon as the group has as many members as there are copies. Returns when enough nodes
-    /// answer, and after 5 s in any case.
+    /// Whoever opens it first makes it, as soon as the group has as many members as there are copies. Returns when
+    /// enough nodes answer, and after 5 s in any case.
     ///
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.nodes` if it was never made and the group has too
-    ///   few members with an address; `group.policyMismatch` if it was made with other numbers of copies;
+    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.nodes` if it was never made and the
+    ///   group has too few members with an address; `group.policyMismatch` if it was made with other numbers of copies;
     ///   `coordinator.unavailable`.
     public func cache(_ name: String, options: CacheOptions = CacheOptions()) async throws -> ReplicatedCache {
         do { try options.check() } catch { throw RingfenceError(error) }

@@ -4,9 +4,9 @@ package import RingfenceCore
 
 /// A place in the event log of a namespace: behind one event.
 ///
-/// Its text, `gen:seq`, is what to store to go on there later: in the same transaction as the effect of the event, and the
-/// effect happens exactly once. Cursors of different generations cannot be compared; only the log knows how they follow each
-/// other.
+/// Its text, `gen:seq`, is what to store to go on there later: in the same transaction as the effect of the event, and
+/// the effect happens exactly once. Cursors of different generations cannot be compared; only the log knows how they
+/// follow each other.
 public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
     package let position: LogPosition
 
@@ -194,8 +194,8 @@ extension Event: Hashable, CustomStringConvertible {
 public struct EventState: Sendable {
     /// The moment: every later event comes after it.
     public var cursor: EventCursor
-    /// Before the oldest event that the log still keeps. Whoever needs the events that a reset stands for, for an audit say,
-    /// reads from here as far as ``cursor``.
+    /// Before the oldest event that the log still keeps. Whoever needs the events that a reset stands for, for an audit
+    /// say, reads from here as far as ``cursor``.
     public var oldest: EventCursor
     /// By the bytes of their names.
     public var groups: [GroupSnapshot]
@@ -211,7 +211,8 @@ public struct EventPage: Sendable {
     public var end: EventCursor
     /// Before the oldest event that was kept then.
     public var oldest: EventCursor
-    /// What was asked for is not in the log any more, or never was: nothing is given, and ``next`` is the end of the log.
+    /// What was asked for is not in the log any more, or never was: nothing is given, and ``next`` is the end of the
+    /// log.
     public var isReset: Bool
     /// After a reset: how many events lie between the cursor that was asked for and ``next``; nil if nobody can know.
     public var lost: Int?

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around `EventLogMachine`: one feed a client, for any number of subscribers. It has connections of its own, one
-// that hears and one that reads, for two reasons: a page of events is large, and no renewal of a lease may wait behind it;
-// and Redis cuts the connection of a subscriber that is too slow for its output buffer, which must not cost a lock its
-// inbox. Both are made when the first subscriber comes and closed some time after the last has gone.
+// The shell around `EventLogMachine`: one feed a client, for any number of subscribers. It has connections of its own,
+// one that hears and one that reads, for two reasons: a page of events is large, and no renewal of a lease may wait
+// behind it; and Redis cuts the connection of a subscriber that is too slow for its output buffer, which must not cost
+// a lock its inbox. Both are made when the first subscriber comes and closed some time after the last has gone.
 //
 // A subscriber is a task that asks the machine for its next step and, when there is none, waits here until the log has
 // changed. Nothing is kept for it: what it does not take stays in the ring, and then in Redis.
@@ -58,7 +58,8 @@ final class EventFeed: Sendable {
     private let eventLoop: any EventLoop
     private let metrics: RingfenceMetrics
     private let logger: Logger
-    /// How long the connections outlive the last subscriber: whoever asks again and again, a long poll, finds them there.
+    /// How long the connections outlive the last subscriber: whoever asks again and again, a long poll, finds them
+    /// there.
     private let linger: TimeAmount
     private let state = Mutex(State())
 
@@ -305,7 +306,8 @@ final class EventFeed: Sendable {
         state.withLock { state in (reader.step(state.machine), state.machine.era, state.machine.revision) }
     }
 
-    /// Waits until the log has changed since `revision`, the client is shut down, the task is cancelled or `end` is over.
+    /// Waits until the log has changed since `revision`, the client is shut down, the task is cancelled or `end` is
+    /// over.
     func wait(past revision: Int, until end: Nanos = .never) async {
         let number = state.withLock { state in
             state.nextWaiter += 1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// events.lua as typed calls. Its answers are decoded strictly; only an event that cannot be read is no error of the page: it
-// is a hole in it, which its reader is told of as a loss.
+// events.lua as typed calls. Its answers are decoded strictly; only an event that cannot be read is no error of the
+// page: it is a hole in it, which its reader is told of as a loss.
 
 import Hiredis
 import RingfenceCore

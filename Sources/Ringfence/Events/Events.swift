@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The event log as an AsyncSequence. An iteration is a position and nothing more: it takes what the feed of the client has,
-// and reads from Redis what it has not. Only the shell is here; each step is decided by `EventReaderMachine`.
+// The event log as an AsyncSequence. An iteration is a position and nothing more: it takes what the feed of the client
+// has, and reads from Redis what it has not. Only the shell is here; each step is decided by `EventReaderMachine`.
 
 import CoreMetrics
 import Hiredis
@@ -19,17 +19,18 @@ import RingfenceCore
 /// }
 /// ```
 ///
-/// **What is promised.** Within one iteration every event comes exactly once and in order, or a ``Item/reset(_:lost:)`` stands
-/// where some are missing: over broken connections, a subscriber too slow for Redis, restarts of Redis and lossy failovers,
-/// and a log trimmed meanwhile. Never is anything left out in silence. Across restarts of the subscriber's process that is
-/// exactly once if the cursor is stored together with the event's effect, and at least once if it is stored after it.
+/// **What is promised.** Within one iteration every event comes exactly once and in order, or a ``Item/reset(_:lost:)``
+/// stands where some are missing: over broken connections, a subscriber too slow for Redis, restarts of Redis and lossy
+/// failovers, and a log trimmed meanwhile. Never is anything left out in silence. Across restarts of the subscriber's
+/// process that is exactly once if the cursor is stored together with the event's effect, and at least once if it is
+/// stored after it.
 ///
-/// While Redis cannot be reached an iteration waits; it goes on where it was. It throws only what waiting does not mend: a
-/// refusal of Redis (``RingfenceError/Code/refused``), such as a missing permission. It ends when its task is cancelled and
-/// when the client is shut down.
+/// While Redis cannot be reached an iteration waits; it goes on where it was. It throws only what waiting does not
+/// mend: a refusal of Redis (``RingfenceError/Code/refused``), such as a missing permission. It ends when its task is
+/// cancelled and when the client is shut down.
 ///
-/// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long as
-/// that keeps it (``RingfenceConfiguration/eventLength``).
+/// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long
+/// as that keeps it (``RingfenceConfiguration/eventLength``).
 public struct Events: AsyncSequence, Sendable {
     /// What an iteration gives.
     public enum Item: Sendable {
@@ -37,8 +38,8 @@ public struct Events: AsyncSequence, Sendable {
         case state(EventState)
         /// The next event.
         case event(Event)
-        /// How things are now, because events before it cannot be given any more: Redis does not keep them, or lost what the
-        /// cursor had seen. So many were left out; nil if nobody can know.
+        /// How things are now, because events before it cannot be given any more: Redis does not keep them, or lost
+        /// what the cursor had seen. So many were left out; nil if nobody can know.
         case reset(EventState, lost: Int?)
 
         /// The place behind it: what to store.
@@ -73,8 +74,8 @@ public struct Events: AsyncSequence, Sendable {
             machine = EventReaderMachine(after: events.cursor?.position)
         }
 
-        /// Behind the last event given out, and behind those of other groups that followed it: with a stored cursor of here,
-        /// a group that was quiet for long causes no reset. nil before the first item.
+        /// Behind the last event given out, and behind those of other groups that followed it: with a stored cursor of
+        /// here, a group that was quiet for long causes no reset. nil before the first item.
         public var cursor: EventCursor? {
             if next < batch.count, next > 0 { return EventCursor(batch[next - 1].position) }
             if next < batch.count { return before.map { EventCursor($0) } }
@@ -251,8 +252,8 @@ extension EventState {
 
 /// How the events come.
 public struct EventStatus: Sendable, Hashable {
-    /// Somebody follows, messages come as they are published, and nothing is known to be missing. When this is false events
-    /// come late, by a second or for as long as Redis cannot be reached; none is lost by it.
+    /// Somebody follows, messages come as they are published, and nothing is known to be missing. When this is false
+    /// events come late, by a second or for as long as Redis cannot be reached; none is lost by it.
     public var isLive: Bool
     /// Who follows now: iterations, each ``Group`` that is held, and pages being read.
     public var subscribers: Int
@@ -283,8 +284,8 @@ extension Group {
 extension RingfenceClient {
     /// The events of all groups.
     ///
-    /// - Parameter cursor: where to go on, exclusively; ``EventCursor/start`` for everything that is kept; nil for the state
-    ///   now and all that follows.
+    /// - Parameter cursor: where to go on, exclusively; ``EventCursor/start`` for everything that is kept; nil for the
+    ///   state now and all that follows.
     public func events(after cursor: EventCursor? = nil) -> Events {
         Events(feed: feed, metrics: metrics, group: nil, cursor: cursor)
     }
@@ -313,7 +314,8 @@ extension RingfenceClient {
         guard Limits.page.contains(limit) else {
             throw RingfenceError(InvalidArgument("limit", "must be 1 to 1000, not \(limit)"))
         }
-        // On the feed's connection, which outlives this by a while: a page may be megabytes, and no beat may wait behind it.
+        // On the feed's connection, which outlives this by a while: a page may be megabytes, and no beat may wait
+        // behind it.
         guard let follower = feed.follow() else { throw RingfenceError.shutDown }
         defer { follower.end() }
         func read(after seq: Int64?) async throws -> LogPage<EventRecord> {
@@ -338,7 +340,8 @@ extension RingfenceClient {
         }
         var page = try await read(after: from.seq)
         if cursor == nil {
-            // Between the two answers the log may have been trimmed, or have begun anew: its newest were asked for, whichever.
+            // Between the two answers the log may have been trimmed, or have begun anew: its newest were asked for,
+            // whichever.
             var seq = from.seq
             if page.head.first - 1 > seq || page.head.seq < seq {
                 seq = max(page.head.first - 1, page.head.seq - Int64(limit))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One timer for a machine that says when it wants to be woken. On the event loop, never on the cooperative pool: a pool
-// that is blocked by its users' code must not let a lease run out. The lock's ticker is not used for this: its 10 ms are too
-// coarse where a death is to be noticed within 10 ms.
+// that is blocked by its users' code must not let a lease run out. The lock's ticker is not used for this: its 10 ms
+// are too coarse where a death is to be noticed within 10 ms.
 
 import NIOCore
 import RingfenceCore

@@ -7,8 +7,8 @@ import RingfenceCore
 
 /// An epoch of a group's primary, as the one sees it who has the role.
 ///
-/// Hand ``value`` to whatever the primary changes, and let that refuse older ones: it grows with each election, and any process
-/// can be paused between a check and its next act.
+/// Hand ``value`` to whatever the primary changes, and let that refuse older ones: it grows with each election, and any
+/// process can be paused between a check and its next act.
 public struct Epoch: Sendable, CustomStringConvertible {
     /// The number; it grows with each election of the group, and is never given twice.
     public let value: Int64
@@ -27,8 +27,8 @@ public struct Epoch: Sendable, CustomStringConvertible {
 
     /// Throws unless this process may act as primary of this epoch now. Local, no round trip.
     ///
-    /// - Throws: ``RingfenceError``, effect `none`: `primary.lost`; `primary.writesSuspended` while there are fewer standbys than the
-    ///   group's settings ask for, if they say so: the role goes on, and so does the body.
+    /// - Throws: ``RingfenceError``, effect `none`: `primary.lost`; `primary.writesSuspended` while there are fewer
+    ///   standbys than the group's settings ask for, if they say so: the role goes on, and so does the body.
     public func check() throws {
         guard isHeld else { throw RingfenceError.primaryLost(self, effect: .none) }
         guard !membership.group.known.role.suspendsWrites else {
@@ -112,8 +112,8 @@ public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
 
 /// This process' candidacy for the role of primary, from ``Membership/stand(margin:)`` until it is withdrawn.
 ///
-/// What is said here is said to Redis with each beat, and at once where it matters; nothing here waits for an answer, but
-/// ``withdraw()``.
+/// What is said here is said to Redis with each beat, and at once where it matters; nothing here waits for an answer,
+/// but ``withdraw()``.
 public final class Candidacy: Sendable {
     /// The membership that stands.
     public let membership: Membership
@@ -129,10 +129,10 @@ public final class Candidacy: Sendable {
     /// What it says of itself from now on.
     ///
     /// - Parameters:
-    ///   - position: how far its data has come, in a unit that all candidates share (bytes of a log): 0 to 2^53 - 1; nil:
-    ///     there is no such thing. Who lacks less is elected first.
-    ///   - unfit: why it may not lead now, up to 256 bytes; empty: it may. For what changes often; what lasts is the member's
-    ///     health.
+    ///   - position: how far its data has come, in a unit that all candidates share (bytes of a log): 0 to 2^53 - 1;
+    ///     nil: there is no such thing. Who lacks less is elected first.
+    ///   - unfit: why it may not lead now, up to 256 bytes; empty: it may. For what changes often; what lasts is the
+    ///     member's health.
     /// - Throws: ``RingfenceError`` with `argument.invalid`.
     public func report(position: Int64?, unfit: String = "") throws {
         do {
@@ -151,16 +151,16 @@ public final class Candidacy: Sendable {
     ///
     /// - Parameters:
     ///   - epoch: that of the role.
-    ///   - position: the last one; nil: there is none. Where any candidate tells its position the role is not handed over
-    ///     without this one.
+    ///   - position: the last one; nil: there is none. Where any candidate tells its position the role is not handed
+    ///     over without this one.
     /// - Returns: false if the role is not `draining`.
     @discardableResult
     public func drained(_ epoch: Epoch, position: Int64? = nil) -> Bool {
         membership.say { $0.drained(epoch.value, position: position) }
     }
 
-    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or ``RoleEnd/suspended``: then the
-    /// other is elected at once, and else when the lease is over.
+    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or ``RoleEnd/suspended``:
+    /// then the other is elected at once, and else when the lease is over.
     ///
     /// - Returns: false if there is nothing of which to say that.
     @discardableResult
@@ -170,8 +170,8 @@ public final class Candidacy: Sendable {
     ///
     /// - Parameters:
     ///   - epoch: that of the role.
-    ///   - reason: `stepDown` (or nothing), `refused`, `promotionFailed` or `unhealthy`: then it is not elected again for one lease. Anything
-    ///     else of up to 64 bytes is just told.
+    ///   - reason: `stepDown` (or nothing), `refused`, `promotionFailed` or `unhealthy`: then it is not elected again
+    ///     for one lease. Anything else of up to 64 bytes is just told.
     /// - Returns: false if the role was over already.
     @discardableResult
     public func giveUp(_ epoch: Epoch, reason: String = "stepDown") -> Bool {
@@ -192,8 +192,8 @@ public final class Candidacy: Sendable {
 extension Membership {
     /// Stands for election as the group's primary.
     ///
-    /// - Parameter margin: the role ends so long before the lease would, for what takes time to stop: zero to half of the
-    ///   lease.
+    /// - Parameter margin: the role ends so long before the lease would, for what takes time to stop: zero to half of
+    ///   the lease.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `candidacy.exists` when this membership stands already;
     ///   `membership.…` when it is over; `coordinator.unavailable` when Redis did not answer in time.
     public func stand(margin: Duration = .zero) async throws -> Candidacy {

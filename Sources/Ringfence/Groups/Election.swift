@@ -50,9 +50,9 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
 
     package init(_ reason: RoleReason) { self.reason = reason }
 
-    /// A stable word: `primary`, `lease`, `health`, `unfit`, `maintenance`, `draining`, `gaveUp`, `lag`, `position` of a member;
-    /// `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`, `notAMember`, `maintenanceFull`, `handingOver`, `standbys`, `paused`, `held`,
-    /// `waiting` of an order or a group.
+    /// A stable word: `primary`, `lease`, `health`, `unfit`, `maintenance`, `draining`, `gaveUp`, `lag`, `position` of
+    /// a member; `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`, `notAMember`, `maintenanceFull`,
+    /// `handingOver`, `standbys`, `paused`, `held`, `waiting` of an order or a group.
     public var code: String { reason.code }
     /// Of whom it is said; nil: of the group.
     public var member: String? { reason.member.isEmpty ? nil : reason.member }
@@ -113,8 +113,8 @@ public struct GroupPlan: Sendable {
         public var lag: Int64? { candidate.lag }
         /// How far its data has come, as it last said.
         public var position: Int64? { candidate.position }
-        /// Grows by 1 each time the candidate lost the role against its will, and halves every 5 minutes. At 3 or more it
-        /// ranks behind those with less.
+        /// Grows by 1 each time the candidate lost the role against its will, and halves every 5 minutes. At 3 or more
+        /// it ranks behind those with less.
         public var penalty: Double { Double(candidate.penalty) / 1000 }
         /// Since it last joined, was unfit or unhealthy.
         public var fitFor: Duration { .milliseconds(candidate.fitMilliseconds) }
@@ -128,8 +128,8 @@ public struct GroupPlan: Sendable {
     public var primary: PrimaryStatus
     /// Who would be elected; nil: nobody.
     public var winner: String?
-    /// At the latest, if the primary died now: until its lease is over, or nobody is kept from being elected any more. nil: by
-    /// nobody and never, as things are.
+    /// At the latest, if the primary died now: until its lease is over, or nobody is kept from being elected any more.
+    /// nil: by nobody and never, as things are.
     public var electsIn: Duration?
     /// What keeps the group as a whole from electing.
     public var blocked: [Refusal]
@@ -171,21 +171,22 @@ public struct ElectionSettings: Sendable, Hashable {
     public enum WhenAway: String, Sendable, Hashable, CaseIterable {
         /// Its role ends with its lease. The default.
         case fence
-        /// Its role goes on as long as every candidate that it knows promises, asked directly again and again, to begin none
-        /// meanwhile, and for ``ElectionSettings/hold`` at most. Only agents can be asked: one other candidate, or one agent
-        /// that does not answer or still reaches Redis, and the role ends with its lease.
+        /// Its role goes on as long as every candidate that it knows promises, asked directly again and again, to begin
+        /// none meanwhile, and for ``ElectionSettings/hold`` at most. Only agents can be asked: one other candidate, or
+        /// one agent that does not answer or still reaches Redis, and the role ends with its lease.
         ///
         /// The price: a candidate that came when the primary was not reached any more is not elected before
-        /// ``ElectionSettings/hold`` is over, not even by an operator's order. If all that knew the primary are dead, set `fence`, but
-        /// only when you know that the primary is dead too. And not promised: that a Redis that lost its data heeds it,
-        /// for it has lost this setting.
+        /// ``ElectionSettings/hold`` is over, not even by an operator's order. If all that knew the primary are dead,
+        /// set `fence`, but only when you know that the primary is dead too. And not promised: that a Redis that lost
+        /// its data heeds it, for it has lost this setting.
         case hold
     }
 
     /// What decides among those that may lead.
     public var rank: Rank?
-    /// Who lacks more is not elected, in units of the members' positions (bytes of WAL, with PostgreSQL); 16,777,216 is the default, -1: no
-    /// limit. What nobody has but a dead primary is lost with it: with synchronous replication that is nothing, else up to this much.
+    /// Who lacks more is not elected, in units of the members' positions (bytes of WAL, with PostgreSQL); 16,777,216 is
+    /// the default, -1: no limit. What nobody has but a dead primary is lost with it: with synchronous replication that
+    /// is nothing, else up to this much.
     public var maxLag: Int64?
     /// Differences of lag smaller than this do not count; 1 is the default.
     public var lagStep: Int64?

@@ -4,8 +4,8 @@
 //
 // Who looks decides nothing. It finds the groups without members, and orders each removed on the condition that it was
 // empty for so long; group.lua notes since when it is, by Redis' clock, and refuses as long as the time is not over or
-// something is to be kept. So it does not matter how many look, how often, or by which clock, nor that one of them sleeps
-// between its look and its order. What a look costs is two small reads for each group a minute.
+// something is to be kept. So it does not matter how many look, how often, or by which clock, nor that one of them
+// sleeps between its look and its order. What a look costs is two small reads for each group a minute.
 
 import Hiredis
 import Logging

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Members that live outside this process: programs that join over HTTP. Nothing beats for them here. They have their session,
-// as the holder of a lock outside has its token, and each of their calls is one script; which process of the service takes it
-// does not matter.
+// Members that live outside this process: programs that join over HTTP. Nothing beats for them here. They have their
+// session, as the holder of a lock outside has its token, and each of their calls is one script; which process of the
+// service takes it does not matter.
 //
-// A member outside comes in only by saying so. A renewal of a session that is no member any more is refused, for whatever
-// reason it is none: between its last call and this one others may have taken over its work, so it must first learn
-// that, and stop. (A member in this process that Redis lost comes back by itself: its own clock told it in time. Nobody knows
-// of a member outside whether it has such a clock.)
+// A member outside comes in only by saying so. A renewal of a session that is no member any more is refused, for
+// whatever reason it is none: between its last call and this one others may have taken over its work, so it must first
+// learn that, and stop. (A member in this process that Redis lost comes back by itself: its own clock told it in time.
+// Nobody knows of a member outside whether it has such a clock.)
 
 import Hiredis
 package import RingfenceCore
@@ -32,12 +32,13 @@ package struct MemberGrant: Sendable {
 }
 
 extension Group {
-    /// Joins the group for a member outside this process, under a new session, whoever had the id before, unless that one lives at
-    /// another address.
+    /// Joins the group for a member outside this process, under a new session, whoever had the id before, unless that
+    /// one lives at another address.
     ///
     /// - Parameter member: what it says of itself. Its session does not matter.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.taken`; `membership.replaced` when another joined under this id meanwhile;
-    ///   `coordinator.unavailable`. After any error it is not a member: what may have been done is undone in the background.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.taken`; `membership.replaced` when another joined
+    ///   under this id meanwhile; `coordinator.unavailable`. After any error it is not a member: what may have been
+    ///   done is undone in the background.
     package func admit(_ member: MemberRecord, status: CandidateStatus? = nil) async throws -> MemberGrant {
         var record = member
         record.session = hub.nonces.session()
@@ -67,10 +68,10 @@ extension Group {
     ///
     /// - Parameters:
     ///   - member: all that it says of itself, with the session that ``admit(_:status:)`` gave.
-    ///   - status: of a candidate: how far its data is, and what it does as primary. It must have stopped to act as primary of an
-    ///     epoch by the deadline of the last grant, and must then say that it is gone.
-    /// - Throws: ``RingfenceError``: `membership.expired` when it is not in the group (its lease ran out, it left, was taken
-    ///   out, or Redis lost it), `membership.replaced` when another has its id, both with nothing done;
+    ///   - status: of a candidate: how far its data is, and what it does as primary. It must have stopped to act as
+    ///     primary of an epoch by the deadline of the last grant, and must then say that it is gone.
+    /// - Throws: ``RingfenceError``: `membership.expired` when it is not in the group (its lease ran out, it left, was
+    ///   taken out, or Redis lost it), `membership.replaced` when another has its id, both with nothing done;
     ///   `coordinator.unavailable`: the call may be repeated.
     package func renew(_ member: MemberRecord, status: CandidateStatus? = nil) async throws -> MemberGrant {
         do {
@@ -102,8 +103,8 @@ extension Group {
     /// Takes back, in the background, what ``admit(_:status:)`` did for a member that has not heard of it.
     package func withdraw(_ grant: MemberGrant) { takeBack(grant.record) }
 
-    /// The group as Redis has it now, each lease with what is left of it. (What this process knows of the group goes with it:
-    /// if Redis lost it, the group heals by this.)
+    /// The group as Redis has it now, each lease with what is left of it. (What this process knows of the group goes
+    /// with it: if Redis lost it, the group heals by this.)
     ///
     /// - Throws: ``RingfenceError``; nothing is changed by asking, but that who is dead by now is found out.
     package func inspect() async throws -> GroupStatus {

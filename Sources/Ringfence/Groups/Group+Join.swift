@@ -5,34 +5,36 @@ import NIOCore
 import RingfenceCore
 
 extension Group {
-    /// Joins the group, and stays in it by beating until it leaves, the client is shut down, or the process dies: then it is
-    /// out of the group when its lease has run out.
+    /// Joins the group, and stays in it by beating until it leaves, the client is shut down, or the process dies: then
+    /// it is out of the group when its lease has run out.
     ///
-    /// Joining under an id that is in the group already replaces it, as a process that is started anew replaces the one that
-    /// crashed: the one before is told so at its next beat, and does not come back. But whoever lives at another address keeps its id: two
-    /// machines with one id are refused, not served in turn. A process that comes back with another address waits for the lease of
-    /// the one before, or until an operator takes that out. So give members an address: without one a process that is started anew and
-    /// one that has another's id look the same. Repeating a join whose answer was lost is done here, and makes one event.
+    /// Joining under an id that is in the group already replaces it, as a process that is started anew replaces the one
+    /// that crashed: the one before is told so at its next beat, and does not come back. But whoever lives at another
+    /// address keeps its id: two machines with one id are refused, not served in turn. A process that comes back with
+    /// another address waits for the lease of the one before, or until an operator takes that out. So give members an
+    /// address: without one a process that is started anew and one that has another's id look the same. Repeating a
+    /// join whose answer was lost is done here, and makes one event.
     ///
     /// - Parameters:
     ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - address: where it can be reached, up to 512 bytes: `host:port`, `[IPv6]:port` or a host, the absolute path of a Unix
-    ///     socket, or a URL. Only characters that mean nothing where others paste it.
+    ///   - address: where it can be reached, up to 512 bytes: `host:port`, `[IPv6]:port` or a host, the absolute path
+    ///     of a Unix socket, or a URL. Only characters that mean nothing where others paste it.
     ///   - zone: what fails together with it, up to 64 bytes.
     ///   - weight: its share, 0 to 1000; 0: it is a member, but gets nothing.
     ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.
     ///   - capability: what it can do: up to 16 words of 1 to 64 bytes.
     ///   - metadata: up to 32 pairs; keys of 1 to 64 bytes, values of up to 1024. The whole record has at most 8 KiB.
     ///   - health: why it should not be used yet, up to 512 bytes; empty: it is well.
-    ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a group
-    ///     sets the pace of all its members and watchers, a fifth of it.
+    ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a
+    ///     group sets the pace of all its members and watchers, a fifth of it.
     ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
     /// - Returns: the membership; it beats already.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.taken`, retriable, when another lives under
-    ///   this id at another address, or its primary was replaced too often of late; `membership.replaced` when another process joined
-    ///   under this id meanwhile; `group.policyMismatch` when the group was made meanwhile, with another ring than
-    ///   ``RingfenceClient/group(_:options:)`` was last asked for here; `coordinator.unavailable` when Redis did not answer in time. After any error it is not a
-    ///   member: what may have been done is undone in the background.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.taken`, retriable, when another
+    ///   lives under this id at another address, or its primary was replaced too often of late; `membership.replaced`
+    ///   when another process joined under this id meanwhile; `group.policyMismatch` when the group was made meanwhile,
+    ///   with another ring than ``RingfenceClient/group(_:options:)`` was last asked for here;
+    ///   `coordinator.unavailable` when Redis did not answer in time. After any error it is not a member: what may have
+    ///   been done is undone in the background.
     public func join(
         _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
         capability: [String] = [], metadata: [String: String] = [:], health: String = "",
@@ -72,8 +74,8 @@ extension Group {
         return membership
     }
 
-    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated, it
-    /// takes the id from nobody but the one who had it before the first call.
+    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated,
+    /// it takes the id from nobody but the one who had it before the first call.
     func join(_ record: MemberRecord, status: CandidateStatus? = nil) async throws -> (
         answer: GroupAnswer, sentAt: Nanos
     ) {
@@ -107,8 +109,8 @@ extension Group {
                         + "\(hub.scripts.limits.groups); see `ringfence group remove`")
             case .success(let answer) where answer.status == .taken: throw Self.taken(record, answer.holder, name)
             case .success:
-                // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
-                // before it and was not known here.
+                // Who has the id may be a process that joined since the answer to the first call was lost, or one that
+                // died before it and was not known here.
                 if mode == .again {
                     throw RingfenceError(
                         .unavailable, effect: .unknown, isRetriable: true,
@@ -152,8 +154,8 @@ extension Group {
         return error
     }
 
-    /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the group.
-    /// (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
+    /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the
+    /// group. (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
     func checkRing(with record: MemberRecord) throws(InvalidArgument) {
         let (members, weight) = sizeAndWeight(with: record)
         try RingLimits.check(members: members, points: weight * (policy ?? wantedPolicy).unit)

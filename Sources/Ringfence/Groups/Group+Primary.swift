@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The primary's work as a scope: it begins when this process is elected and is cancelled when the role ends. The body runs in
-// a task of its own, cancelled from the event loop, as with locks: a blocked pool must not keep a former primary at work.
+// The primary's work as a scope: it begins when this process is elected and is cancelled when the role ends. The body
+// runs in a task of its own, cancelled from the event loop, as with locks: a blocked pool must not keep a former
+// primary at work.
 //
-// A switchover is the same cancellation, a little earlier: the role is still held while the body ends, and only
-// when it has ended the next one is elected. So there is no moment with two, and the gap is what the body takes to stop.
+// A switchover is the same cancellation, a little earlier: the role is still held while the body ends, and only when it
+// has ended the next one is elected. So there is no moment with two, and the gap is what the body takes to stop.
 
 import Hiredis
 import NIOCore
@@ -55,8 +56,8 @@ final class Term: Sendable {
         for waiter in waiters { waiter.resume() }
     }
 
-    /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may be what
-    /// shuts the client down, and the body is at work all the same.
+    /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may
+    /// be what shuts the client down, and the body is at work all the same.
     func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
         cancel()
         if Term.current === self { return }
@@ -79,9 +80,9 @@ extension Group {
     /// Joins the group, waits until this process is elected primary, and runs `body` as long as it is. Then it leaves.
     ///
     /// When the role ends (no beat got through in time, the process slept, a switchover) the task that runs `body` is
-    /// cancelled at once. Redis elects another only after that: when the body has ended, or else when the lease is over. A body
-    /// that does not heed cancellation runs on, and any process can be paused between a check and its next act: so hand
-    /// `epoch.value` to what the primary changes, and let it refuse older ones.
+    /// cancelled at once. Redis elects another only after that: when the body has ended, or else when the lease is
+    /// over. A body that does not heed cancellation runs on, and any process can be paused between a check and its next
+    /// act: so hand `epoch.value` to what the primary changes, and let it refuse older ones.
     ///
     /// A process that shall always be ready to take over repeats this call.
     ///
@@ -112,11 +113,11 @@ extension Group {
 }
 
 extension Membership {
-    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stands no more, and
-    /// stays a member. Everything else is as with ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
+    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stands no
+    /// more, and stays a member. Everything else is as with ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
     ///
-    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost`, `candidacy.exists`, `membership.…`,
-    ///   `coordinator.unavailable`, `cancelled`.
+    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost`, `candidacy.exists`,
+    ///   `membership.…`, `coordinator.unavailable`, `cancelled`.
     public func withPrimary<Result: Sendable>(
         _ body: @Sendable @escaping (Epoch) async throws -> Result
     ) async throws -> Result {

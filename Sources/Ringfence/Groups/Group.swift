@@ -3,8 +3,8 @@
 // A group as this process sees it: the machine that keeps the view, the calls it asks for, and the view for readers.
 //
 // Everything goes on on the connection's event loop: one alarm for the group's next look and the next beat of each
-// membership of it. An answer to any call, whichever, is news of the group. What is shown is published as one object, snapshot
-// and ring together, which readers load without waiting for anybody (Published.swift).
+// membership of it. An answer to any call, whichever, is news of the group. What is shown is published as one object,
+// snapshot and ring together, which readers load without waiting for anybody (Published.swift).
 
 import CoreMetrics
 import Hiredis
@@ -21,9 +21,10 @@ import Synchronization
 /// let owner = group.ring.owner(of: "account/4711")
 /// ```
 ///
-/// The object keeps its view of the group current as long as it is held: from the group's events as they are published, from
-/// the answers to its own calls, at least one a second, and by a look at the moment the next member would die, so a death
-/// is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and waits for nobody.
+/// The object keeps its view of the group current as long as it is held: from the group's events as they are published,
+/// from the answers to its own calls, at least one a second, and by a look at the moment the next member would die, so
+/// a death is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and
+/// waits for nobody.
 public final class Group: Sendable {
     /// What readers see.
     struct Shown: Sendable {
@@ -55,7 +56,8 @@ public final class Group: Sendable {
         var wakes = WakeQueue<ObjectIdentifier>()
         var wanted = GroupOptions()
         var isStopped = false
-        /// Beats that are written together, by their members' leases in ms: how long an answer may take is a part of the lease.
+        /// Beats that are written together, by their members' leases in ms: how long an answer may take is a part of
+        /// the lease.
         var beats: [Int64: [(membership: Membership, call: MemberMachine.Call, sentAt: Nanos)]] = [:]
     }
 
@@ -69,7 +71,8 @@ public final class Group: Sendable {
     private let wantsRing = Atomic<Bool>(false)
     private let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
     private let alarm: Alarm
-    /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the next look.
+    /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the
+    /// next look.
     private let follower: EventFeed.Follower?
 
     init(name: String, hub: GroupHub) {
@@ -128,8 +131,8 @@ public final class Group: Sendable {
         )
     }
 
-    /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just changing it.
-    /// (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
+    /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just
+    /// changing it. (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
     public var ring: HashRing {
         let shown = shown.load()
         if let made = shown.ring.made.load() { return made.ring }
@@ -287,8 +290,8 @@ public final class Group: Sendable {
         }
     }
 
-    /// The same for a beat, which need not ask what is new if it is one of many here: with each change Redis would tell it to
-    /// this process as many times. The others ask often enough.
+    /// The same for a beat, which need not ask what is new if it is one of many here: with each change Redis would tell
+    /// it to this process as many times. The others ask often enough.
     func knowledge(ofBeatAt now: Nanos) -> GroupKnowledge {
         state.withLock { state in
             if state.memberships.count > Self.askingBeats,
@@ -311,8 +314,8 @@ public final class Group: Sendable {
     /// And for this part of a pace a beat waits for others. It counts from before it waited.
     private static let beatsWait: Nanos = 20
 
-    /// Writes a beat together with others that are due: where a process has thousands of members in a group each would cost Redis
-    /// a call a second.
+    /// Writes a beat together with others that are due: where a process has thousands of members in a group each would
+    /// cost Redis a call a second.
     func writeTogether(_ membership: Membership, _ call: MemberMachine.Call, sentAt: Nanos) {
         let lease = call.record.leaseMilliseconds
         let (count, pace) = state.withLock { state in
@@ -360,7 +363,8 @@ public final class Group: Sendable {
     /// Whether Redis has ever been heard of.
     var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
 
-    /// Of what the group is made with here, should a join make it. Once it is made nobody who came this far wants another.
+    /// Of what the group is made with here, should a join make it. Once it is made nobody who came this far wants
+    /// another.
     func want(_ options: GroupOptions) {
         state.withLock { state in
             guard state.machine.known.policy == nil else { return state.wanted = GroupOptions() }
@@ -409,7 +413,8 @@ public final class Group: Sendable {
 
     /// The answer to any call of this group, or that none came.
     ///
-    /// - Parameter asked: what is new. Who did not was not told, and that the group has another version says nothing to it.
+    /// - Parameter asked: what is new. Who did not was not told, and that the group has another version says nothing to
+    ///   it.
     func took(
         _ result: Result<RedisReply, RedisError>, sentAt: Nanos, asked: Bool = true
     ) -> Result<GroupAnswer, RedisError> {

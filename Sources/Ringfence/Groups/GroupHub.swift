@@ -163,7 +163,8 @@ final class GroupHub: Sendable {
 }
 
 extension GroupEvent {
-    /// nil for an event that made no version. A change that cannot be read is one all the same: the group then asks Redis.
+    /// nil for an event that made no version. A change that cannot be read is one all the same: the group then asks
+    /// Redis.
     fileprivate init?(_ record: EventRecord) {
         guard let version = record.version else { return nil }
         var kind = Kind.other

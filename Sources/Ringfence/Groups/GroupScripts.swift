@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The group script (Scripts/group, joined) as typed calls. Its first file says what each argument means. Answers are decoded strictly: a shape that the script
-// cannot have made is an error, never a guess. But for one thing: a member whose record cannot be read, because somebody wrote
-// it by hand or a later version has other limits, is left out, loudly. Its ring is then another one than that of whoever can
-// read it; as an error it would suspend every member of the group for the sake of one.
+// The group script (Scripts/group, joined) as typed calls. Its first file says what each argument means. Answers are
+// decoded strictly: a shape that the script cannot have made is an error, never a guess. But for one thing: a member
+// whose record cannot be read, because somebody wrote it by hand or a later version has other limits, is left out,
+// loudly. Its ring is then another one than that of whoever can read it; as an error it would suspend every member of
+// the group for the sake of one.
 
 import Hiredis
 import RingfenceCore

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Joins of one client take turns. A join changes its group for everybody who looks at it, and a deployment joins by the
-// hundred at once; locks, beats and looks share the connection, the event loop and the processor with them, and wait for
-// whatever stands before them there. A member that comes in a few milliseconds later harms nobody, a lock does. So a few
-// joins are under way and the others wait here, first come, first served, no longer than a command may take.
+// hundred at once; locks, beats and looks share the connection, the event loop and the processor with them, and wait
+// for whatever stands before them there. A member that comes in a few milliseconds later harms nobody, a lock does. So
+// a few joins are under way and the others wait here, first come, first served, no longer than a command may take.
 
 import NIOCore
 import RingfenceCore

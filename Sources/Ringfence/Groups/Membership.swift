@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A membership of this process: the machine that judges it, the calls the machine asks for, and those who want to be told.
-// Its beats run on the event loop, woken by the group's alarm.
+// A membership of this process: the machine that judges it, the calls the machine asks for, and those who want to be
+// told. Its beats run on the event loop, woken by the group's alarm.
 
 import CoreMetrics
 import Hiredis
@@ -10,22 +10,25 @@ import NIOCore
 package import RingfenceCore
 import Synchronization
 
-/// This process' place in a group, from ``Group/join(_:address:zone:weight:priority:capability:metadata:health:lease:rejoins:)`` until
-/// it leaves, expires or is replaced.
+/// This process' place in a group, from
+/// ``Group/join(_:address:zone:weight:priority:capability:metadata:health:lease:rejoins:)`` until it leaves, expires or
+/// is replaced.
 ///
-/// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a member
-/// may take: it is local, and it says no from the moment on at which others may have taken over, before Redis or anybody
-/// has said so. The client keeps a membership alive; letting go of this object does not end it, ``leave(reason:)`` does.
+/// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a
+/// member may take: it is local, and it says no from the moment on at which others may have taken over, before Redis or
+/// anybody has said so. The client keeps a membership alive; letting go of this object does not end it,
+/// ``leave(reason:)`` does.
 public final class Membership: Sendable {
     /// What has become of a membership.
     ///
-    /// `member` → `suspended` → `member` again or `expired`; `member` → `expired`, `replaced` or `left`. `expired`, `replaced` and
-    /// `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new session (or `expired` again, when the answer to that join came too late).
+    /// `member` → `suspended` → `member` again or `expired`; `member` → `expired`, `replaced` or `left`. `expired`,
+    /// `replaced` and `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new
+    /// session (or `expired` again, when the answer to that join came too late).
     public enum State: String, Sendable, Hashable {
         /// In the group.
         case member
-        /// Its lease may have run out: its own deadline passed, because Redis was not reached in time or the process was
-        /// paused. It may not act. What Redis says next makes it a member again or tells that it has expired.
+        /// Its lease may have run out: its own deadline passed, because Redis was not reached in time or the process
+        /// was paused. It may not act. What Redis says next makes it a member again or tells that it has expired.
         case suspended
         /// Redis took it out of the group: its lease had run out, or somebody removed it. Others know.
         case expired
@@ -67,7 +70,8 @@ public final class Membership: Sendable {
 
     // MARK: What the member sees
 
-    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:health:lease:)`` changed last.
+    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:health:lease:)``
+    /// changed last.
     public var member: Member { Member(guarded.withLock { $0.machine.record }) }
     /// The name of its group.
     public var groupName: String { group.name }
@@ -85,16 +89,16 @@ public final class Membership: Sendable {
         let now = Moment.now
         return guarded.withLock { $0.machine.membership.isMember(at: now) }
     }
-    /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat was
-    /// written, less 1 % for clocks that run apart.
+    /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat
+    /// was written, less 1 % for clocks that run apart.
     public var deadline: ContinuousClock.Instant { Moment.instant(guarded.withLock { $0.machine.membership.deadline }) }
 
     /// Throws unless it may act as a member now. Local, no round trip.
     ///
     /// A process can be paused between any check and its next act: what must not be done twice needs a fence as well.
     ///
-    /// - Throws: ``RingfenceError`` with effect `none`: `membership.expired`, retriable as long as it is only suspended;
-    ///   `membership.replaced`; `membership.left`.
+    /// - Throws: ``RingfenceError`` with effect `none`: `membership.expired`, retriable as long as it is only
+    ///   suspended; `membership.replaced`; `membership.left`.
     public func check() throws {
         let now = Moment.now
         let error = guarded.withLock { guarded in
@@ -159,9 +163,9 @@ public final class Membership: Sendable {
     ///
     /// A weight of 0 drains it: it stays a member, and gets nothing new.
     ///
-    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.expired`, `.replaced` or `.left` if it is
-    ///   no member any more; `coordinator.unavailable` with effect `unknown` when Redis did not answer in time: the change is
-    ///   then made with the next beat that gets through.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.expired`, `.replaced` or `.left`
+    ///   if it is no member any more; `coordinator.unavailable` with effect `unknown` when Redis did not answer in
+    ///   time: the change is then made with the next beat that gets through.
     public func update(
         address: String? = nil, zone: String? = nil, weight: Int? = nil, priority: Int? = nil,
         capability: [String]? = nil, metadata: [String: String]? = nil, health: String? = nil, lease: Duration? = nil
@@ -247,8 +251,8 @@ public final class Membership: Sendable {
     /// Leaves the group. Others hear of it at once. Leaving again, or after it has expired, does nothing.
     ///
     /// - Parameter reason: for the event, up to 512 bytes.
-    /// - Throws: ``RingfenceError`` with `coordinator.unavailable`, effect `unknown`, when Redis did not answer in time: it is
-    ///   told in the background as soon as it can be, and else the membership ends with its lease.
+    /// - Throws: ``RingfenceError`` with `coordinator.unavailable`, effect `unknown`, when Redis did not answer in
+    ///   time: it is told in the background as soon as it can be, and else the membership ends with its lease.
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
@@ -387,7 +391,8 @@ public final class Membership: Sendable {
 
     // MARK: While Redis is away
 
-    /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the others.
+    /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the
+    /// others.
     package func promisesNeeded() -> (question: HoldMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return nil }
@@ -432,7 +437,8 @@ public final class Membership: Sendable {
 
     var wakeAt: Nanos { guarded.withLock { $0.machine.wakeAt } }
 
-    /// All steps are made on the event loop, one after another, so that states are told in the order in which they were.
+    /// All steps are made on the event loop, one after another, so that states are told in the order in which they
+    /// were.
     private func stepSoon() {
         hub.eventLoop.execute { [self] in
             tick(now: Moment.now)

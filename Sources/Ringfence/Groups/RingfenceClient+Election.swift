@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What operators order about a group's primary. Each order is one script call with an id of its own: asked again because its answer
-// was lost, it is not carried out twice. What is refused changes nothing, and tells all its reasons at once.
+// What operators order about a group's primary. Each order is one script call with an id of its own: asked again
+// because its answer was lost, it is not carried out twice. What is refused changes nothing, and tells all its reasons
+// at once.
 
 import Hiredis
 import NIOCore
@@ -25,8 +26,8 @@ extension RingfenceClient {
     ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
     ///   - reason: why, for the event: up to 512 bytes.
     /// - Returns: the new primary.
-    /// - Throws: ``RingfenceError``: `order.refused` with all ``RingfenceError/reasons``; `switchover.aborted`; `argument.invalid`;
-    ///   `coordinator.unavailable`. A task that is cancelled takes the order back.
+    /// - Throws: ``RingfenceError``: `order.refused` with all ``RingfenceError/reasons``; `switchover.aborted`;
+    ///   `argument.invalid`; `coordinator.unavailable`. A task that is cancelled takes the order back.
     @discardableResult
     public func switchover(
         group: String, to member: String? = nil, timeout: Duration = .seconds(30), actor: String? = nil,
@@ -53,8 +54,8 @@ extension RingfenceClient {
 
     /// Gives the role to a member, whatever speaks against it but that it is dead or in maintenance.
     ///
-    /// The present primary is told to stop at once, and nobody is elected before it said so or its lease, as it was when
-    /// this was ordered, is over. What the new primary's data lacks is lost.
+    /// The present primary is told to stop at once, and nobody is elected before it said so or its lease, as it was
+    /// when this was ordered, is over. What the new primary's data lacks is lost.
     ///
     /// - Parameters:
     ///   - group: the group.
@@ -63,8 +64,8 @@ extension RingfenceClient {
     ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
     ///   - reason: why, for the event: up to 512 bytes.
     /// - Returns: the new primary, when it is ready.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `failover.aborted` when the member is gone before it could be
-    ///   elected; `coordinator.unavailable`; `cancelled`: the order stands.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `failover.aborted` when the member is gone
+    ///   before it could be elected; `coordinator.unavailable`; `cancelled`: the order stands.
     @discardableResult
     public func failover(
         group: String, to member: String, acceptsDataLoss: Bool, actor: String? = nil, reason: String = ""
@@ -81,8 +82,8 @@ extension RingfenceClient {
         return try await outcome(of: ordered, in: group, within: .seconds(3600), cancel: nil)
     }
 
-    /// Lets nothing be elected by itself for a while. Orders are still taken, leases still end, and a primary whose lease is
-    /// over still stops.
+    /// Lets nothing be elected by itself for a while. Orders are still taken, leases still end, and a primary whose
+    /// lease is over still stops.
     ///
     /// - Parameters:
     ///   - group: the group.
@@ -100,10 +101,11 @@ extension RingfenceClient {
         _ = try await order(.resume, group, actor, reason)
     }
 
-    /// Takes a member out of the election, or back into it; it stays so over its restarts. Of a group 128 can be so at once; whoever
-    /// is no member any more makes room for others.
+    /// Takes a member out of the election, or back into it; it stays so over its restarts. Of a group 128 can be so at
+    /// once; whoever is no member any more makes room for others.
     ///
-    /// - Throws: ``RingfenceError``: `order.refused` with `primary` for the primary: switch over first; with `maintenanceFull`.
+    /// - Throws: ``RingfenceError``: `order.refused` with `primary` for the primary: switch over first; with
+    ///   `maintenanceFull`.
     public func setMaintenance(
         _ isOn: Bool, of member: String, group: String, actor: String? = nil, reason: String = ""
     ) async throws {
@@ -118,8 +120,8 @@ extension RingfenceClient {
 
     /// Removes a group that nobody is in: its name, its ring's seed and unit, and its settings.
     ///
-    /// Its version and epoch are remembered for 30 days, so that they go on if somebody joins again, and a resource that
-    /// knows its last epoch is still guarded; after that every new group begins above them.
+    /// Its version and epoch are remembered for 30 days, so that they go on if somebody joins again, and a resource
+    /// that knows its last epoch is still guarded; after that every new group begins above them.
     ///
     /// - Throws: ``RingfenceError``: `order.refused` while somebody is in it, or may act as its primary without Redis.
     public func removeGroup(_ group: String, actor: String? = nil, reason: String = "") async throws {
@@ -128,7 +130,8 @@ extension RingfenceClient {
 
     /// Changes how a group elects. What is nil stays.
     ///
-    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the setting; `order.refused` if nobody ever joined the group.
+    /// - Throws: ``RingfenceError``: `argument.invalid`, naming the setting; `order.refused` if nobody ever joined the
+    ///   group.
     public func changeSettings(
         _ settings: ElectionSettings, group: String, actor: String? = nil, reason: String = ""
     ) async throws {
@@ -237,7 +240,8 @@ extension RingfenceClient {
         of ordered: Ordered, in name: String, within timeout: Duration, cancel: (@Sendable () async throws -> Void)?
     ) async throws -> PrimaryStatus {
         let group = try await group(name)
-        // The new primary's promotion comes after the handing over, and takes as long as it takes: this is only what we wait.
+        // The new primary's promotion comes after the handing over, and takes as long as it takes: this is only what we
+        // wait.
         let end = ContinuousClock.now + timeout + .seconds(60)
         while true {
             switch ordered.outcome(group.snapshot.primary, version: group.snapshot.version) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The way to groups; and what operators ask of them without being members: which groups there are, who is in one and how
-// long each lease still lasts, and to take one out.
+// The way to groups; and what operators ask of them without being members: which groups there are, who is in one and
+// how long each lease still lasts, and to take one out.
 
 import Hiredis
 package import RingfenceCore
@@ -122,13 +122,14 @@ public struct GroupSummary: Sendable, Hashable {
 }
 
 extension RingfenceClient {
-    /// The group of this name, with its first view fetched. The same object for the same name, as long as somebody holds it.
+    /// The group of this name, with its first view fetched. The same object for the same name, as long as somebody
+    /// holds it.
     ///
     /// - Parameters:
     ///   - name: 1 to 512 bytes of UTF-8 without control or format characters.
     ///   - options: seed and unit of its ring, if you need them to be certain ones.
-    /// - Throws: ``RingfenceError``: `argument.invalid`; `group.policyMismatch` when the group was made with others than
-    ///   `options` ask for; `coordinator.unavailable`. Nothing is changed by asking.
+    /// - Throws: ``RingfenceError``: `argument.invalid`; `group.policyMismatch` when the group was made with others
+    ///   than `options` ask for; `coordinator.unavailable`. Nothing is changed by asking.
     public func group(_ name: String, options: GroupOptions = GroupOptions()) async throws -> Group {
         do {
             try Limits.check(group: name)
@@ -187,8 +188,8 @@ extension RingfenceClient {
         return status
     }
 
-    /// All groups that ever had a member, in the order of their names' bytes, with how far each has come. One round trip, and
-    /// one more for each 100 groups; not one look at all of them at the same moment.
+    /// All groups that ever had a member, in the order of their names' bytes, with how far each has come. One round
+    /// trip, and one more for each 100 groups; not one look at all of them at the same moment.
     ///
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func groupSummaries() async throws -> [GroupSummary] {
@@ -236,7 +237,8 @@ extension RingfenceClient {
         return summary
     }
 
-    /// Takes a member out of a group, whoever it is. A member that lives learns it at its next beat (`membership.expired`).
+    /// Takes a member out of a group, whoever it is. A member that lives learns it at its next beat
+    /// (`membership.expired`).
     ///
     /// - Parameters:
     ///   - member: its id.

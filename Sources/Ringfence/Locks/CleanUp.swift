@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What nobody waits for but must be done: withdrawing an acquire that was given up, letting go of a value that may still
-// stand. Each is written at once, behind the command it undoes on the same connection. If that connection breaks, the next
-// one begins by ending the old one at Redis, so the undone command cannot come after its undoing, which is written again.
+// What nobody waits for but must be done: withdrawing an acquire that was given up, letting go of a value that may
+// still stand. Each is written at once, behind the command it undoes on the same connection. If that connection breaks,
+// the next one begins by ending the old one at Redis, so the undone command cannot come after its undoing, which is
+// written again.
 //
-// On a connection that stands nothing is repeated, however long the answer takes: a Redis that is slow would only get more
-// to do (seen: undoing 64 joins, again each second, kept a Redis busy for good). So a call waits for its answer until what
-// it would undo has expired by itself. After an error it is repeated, each time later and at most each half minute. And there
-// are only as many at once as commands may be in flight: what would be one too many ends with its own time to live too, and
-// a metric counts it and the log says it once.
+// On a connection that stands nothing is repeated, however long the answer takes: a Redis that is slow would only get
+// more to do (seen: undoing 64 joins, again each second, kept a Redis busy for good). So a call waits for its answer
+// until what it would undo has expired by itself. After an error it is repeated, each time later and at most each half
+// minute. And there are only as many at once as commands may be in flight: what would be one too many ends with its own
+// time to live too, and a metric counts it and the log says it once.
 
 import CoreMetrics
 import Hiredis

@@ -2,19 +2,21 @@
 //
 // The way of all calls for locks that replicas confirm.
 //
-// `WAIT` stops everything behind it on its connection until the replicas have answered. With one `WAIT` behind each call
-// such a connection carries one grant per round trip to the replicas, however many ask. But `WAIT` counts the replicas that
-// have all that its connection wrote so far; so one of them is good for all calls before it. Here calls gather while one
-// group of calls with its `WAIT` is under way, and all that gathered go as the next: a grant waits for at most two.
+// `WAIT` stops everything behind it on its connection until the replicas have answered. With one `WAIT` behind each
+// call such a connection carries one grant per round trip to the replicas, however many ask. But `WAIT` counts the
+// replicas that have all that its connection wrote so far; so one of them is good for all calls before it. Here calls
+// gather while one group of calls with its `WAIT` is under way, and all that gathered go as the next: a grant waits for
+// at most two.
 //
 // The order of calls is kept, also of those that nobody confirms (a withdrawal must not pass the acquire that it
-// withdraws): they go at once only if nothing waits here, and else in their place. Submitting is done under the lane's own
-// lock, or one thread could pass another between the decision and the deed; the connection calls nobody back from there.
+// withdraws): they go at once only if nothing waits here, and else in their place. Submitting is done under the lane's
+// own lock, or one thread could pass another between the decision and the deed; the connection calls nobody back from
+// there.
 //
-// A call can be taken back as long as its bytes did not leave: from those that wait, and from a group that stands in the
-// connection's queue while there is no connection. The rest of that group then goes again, and nothing may have passed it
-// meanwhile; so while a group is not written, all others wait here. Without a connection a group is one call, which makes
-// taking back cheap where there is most of it, in an outage.
+// A call can be taken back as long as its bytes did not leave: from those that wait, and from a group that stands in
+// the connection's queue while there is no connection. The rest of that group then goes again, and nothing may have
+// passed it meanwhile; so while a group is not written, all others wait here. Without a connection a group is one call,
+// which makes taking back cheap where there is most of it, in an outage.
 //
 // A call that ends without having been sent is told so outside the lock, a moment later. Whoever takes it back in that
 // moment must not hear that Redis may know of it, so its number is kept until it was told.
@@ -99,8 +101,8 @@ final class ConfirmingLane: Sendable {
                 call: part, confirmation: confirmation, until: Moment.now.adding(patience), completion: completion))
     }
 
-    /// Takes a call back whose bytes did not leave: they never will. Nobody is told of it, unless it ended just before, with
-    /// an error of effect `none`. False if Redis may know of it.
+    /// Takes a call back whose bytes did not leave: they never will. Nobody is told of it, unless it ended just before,
+    /// with an error of effect `none`. False if Redis may know of it.
     func withdraw(_ submission: Submission) -> Bool {
         if let direct = submission.direct { return client.withdraw(direct) }
         guard submission.number > 0 else { return true }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Carries script calls to Redis. Plain ones share one pipelined connection. Calls for locks that replicas confirm go
-// through a second one, made when first needed, because `WAIT` stops everything behind it; and all calls of such a lock go
-// there, releases and clean-ups too, because the order of commands is only kept within a connection.
+// through a second one, made when first needed, because `WAIT` stops everything behind it; and all calls of such a lock
+// go there, releases and clean-ups too, because the order of commands is only kept within a connection.
 
 import Hiredis
 import Logging

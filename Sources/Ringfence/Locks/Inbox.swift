@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The channel on which Redis' scripts tell this process of grants and revocations. Pub/sub delivers at most once, so a push
-// is a hint that saves time: after every gap all waiters ask Redis again, and each has a timer besides.
+// The channel on which Redis' scripts tell this process of grants and revocations. Pub/sub delivers at most once, so a
+// push is a hint that saves time: after every gap all waiters ask Redis again, and each has a timer besides.
 
 import Hiredis
 import Logging

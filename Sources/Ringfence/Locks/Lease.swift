@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A lease as its holder sees it, and the state behind it. `Lease` is an ordinary value that may be copied and sent about;
-// all copies share one handle, and when the last is gone unreleased, the lock is released: forgetting is not fatal.
+// A lease as its holder sees it, and the state behind it. `Lease` is an ordinary value that may be copied and sent
+// about; all copies share one handle, and when the last is gone unreleased, the lock is released: forgetting is not
+// fatal.
 
 import RingfenceCore
 import Synchronization
 
 /// A lock held by this process, until ``deadline`` or until it is released.
 ///
-/// While it renews itself the deadline moves ahead. A body under ``RingfenceClient/withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)`` is cancelled
-/// when the lease is lost; who holds a lease by hand asks ``check()`` before each step that matters, and in every case hands
-/// ``fence`` to the resource, which is the last line of defence: a process can be paused between any check and the next act.
+/// While it renews itself the deadline moves ahead. A body under
+/// ``RingfenceClient/withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)`` is cancelled when the lease is lost; who holds
+/// a lease by hand asks ``check()`` before each step that matters, and in every case hands ``fence`` to the resource,
+/// which is the last line of defence: a process can be paused between any check and the next act.
 public struct Lease: Sendable {
     let handle: LeaseHandle
 
@@ -52,9 +54,9 @@ public struct Lease: Sendable {
         handle.state.isUnreleased ? .milliseconds(handle.state.terms.holdMilliseconds) : nil
     }
 
-    /// Gives the lock back, and hands it to who waits first. Returns when Redis has answered; if it does not answer, the
-    /// release goes on in the background until it does, for up to a day, and the log says how long the lock may stay held. Releasing again does nothing.
-    /// Cancellation of the calling task does not stop a release.
+    /// Gives the lock back, and hands it to who waits first. Returns when Redis has answered; if it does not answer,
+    /// the release goes on in the background until it does, for up to a day, and the log says how long the lock may
+    /// stay held. Releasing again does nothing. Cancellation of the calling task does not stop a release.
     ///
     /// - Throws: ``RingfenceError`` with code `lease.lost` if it had been lost before: what was done under it may have
     ///   overlapped with another holder's work (effect `unknown`).

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Keeps this process's leases: renews all that are due in one script call, and notices those that are over. It runs on the
-// connection's event loop, never on the cooperative pool, for that pool may be blocked by the very bodies the leases
-// protect; cancelling such a body and stopping to renew for it must not wait for it.
+// Keeps this process's leases: renews all that are due in one script call, and notices those that are over. It runs on
+// the connection's event loop, never on the cooperative pool, for that pool may be blocked by the very bodies the
+// leases protect; cancelling such a body and stopping to renew for it must not wait for it.
 
 import CoreMetrics
 import Hiredis
@@ -153,8 +153,8 @@ final class LeaseKeeper: Sendable {
     }
 
     private func renew(_ leases: [LeaseState], sentAt: Nanos) {
-        // Of confirmed ones too on the plain connection: the other may wait for replicas, and a renewal only compares and
-        // lengthens, so its order does not matter.
+        // Of confirmed ones too on the plain connection: the other may wait for replicas, and a renewal only compares
+        // and lengthens, so its order does not matter.
         courier.run(call(leases), confirmation: nil) { [self] result in
             let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
             if case .failure(let error) = result, error.code == .server, !error.isTransient, leases.count > 1 {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// lock.lua, renew.lua and inspect.lua as typed calls: keys and arguments in, decoded answers out. The scripts' own headers
-// say what each means. Answers are decoded strictly: a shape that the script cannot have made is an error, never a guess.
+// lock.lua, renew.lua and inspect.lua as typed calls: keys and arguments in, decoded answers out. The scripts' own
+// headers say what each means. Answers are decoded strictly: a shape that the script cannot have made is an error,
+// never a guess.
 
 import Hiredis
 import RingfenceCore

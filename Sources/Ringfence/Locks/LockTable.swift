@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around the lock machines: one line (LockLine) for each set of names in use here. It turns calls, answers, pushes
-// and time into events, and performs the actions that come back.
+// The shell around the lock machines: one line (LockLine) for each set of names in use here. It turns calls, answers,
+// pushes and time into events, and performs the actions that come back.
 //
 // Commands are submitted while the table's lock is held, against the usual rule, and on purpose: the order in which a
 // connection gets them is then the order in which the machines decided, which is what makes a clean-up run behind the
-// command that it undoes. Submitting only appends to the connection's buffer, and answers come later, on the event loop.
-// Callers are resumed after the lock is let go.
+// command that it undoes. Submitting only appends to the connection's buffer, and answers come later, on the event
+// loop. Callers are resumed after the lock is let go.
 //
-// The table is split by names into shards, each with a lock of its own: with one lock for all, two threads of callers and
-// the event loop spent a fifth of their time waiting for it.
+// The table is split by names into shards, each with a lock of its own: with one lock for all, two threads of callers
+// and the event loop spent a fifth of their time waiting for it.
 
 import CoreMetrics
 import Hiredis
@@ -293,8 +293,8 @@ final class LockTable: Sendable {
         }
     }
 
-    /// A grant was pushed. One that nobody here waits for any more is left to its claim time: a push may be late, and of a
-    /// lock that is held by now, here or (by its token) elsewhere; giving it back would take it from its holder.
+    /// A grant was pushed. One that nobody here waits for any more is left to its claim time: a push may be late, and
+    /// of a lock that is held by now, here or (by its token) elsewhere; giving it back would take it from its holder.
     func pushed(nonce: String, fence: Int64, names: [String]) {
         let shared = Key(names: names)
         let key = shards[shared.shard].state.withLock { state -> Key? in
@@ -348,9 +348,9 @@ final class LockTable: Sendable {
         continuation?.resume(throwing: error)
     }
 
-    /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock, and may
-    /// refuse; so does a machine that does not await the answer to `ticket` any more, and every wait after the shutdown.
-    /// True if the event was refused or found no machine.
+    /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock,
+    /// and may refuse; so does a machine that does not await the answer to `ticket` any more, and every wait after the
+    /// shutdown. True if the event was refused or found no machine.
     private func handle(
         _ key: Key, _ event: LockMachine.Event, making: Bool = false,
         ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil,
@@ -605,8 +605,8 @@ final class LockTable: Sendable {
     }
 }
 
-// Names are compared by their bytes, as Redis does. Swift's own comparison takes two spellings of one accented letter for
-// the same; these would be two locks to everybody else.
+// Names are compared by their bytes, as Redis does. Swift's own comparison takes two spellings of one accented letter
+// for the same; these would be two locks to everybody else.
 extension LockTable.Key: Hashable {
     static func == (one: Self, other: Self) -> Bool {
         one.hash == other.hash && one.solo == other.solo && one.confirmation == other.confirmation

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `<process>-<counter>-<secret>`: the process tells Redis which inbox to push to, the counter makes the first two parts a
-// public, unique id of one acquire, and the secret's 128 random bits make the whole the right to renew and release.
+// `<process>-<counter>-<secret>`: the process tells Redis which inbox to push to, the counter makes the first two parts
+// a public, unique id of one acquire, and the secret's 128 random bits make the whole the right to renew and release.
 // For several names the counter ends in `x` and their number, and the secret in their digest.
 
 import RingfenceCore

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Locks for callers: the scoped way (`withLock`), the handle (`tryAcquire`, `acquire`), and grants for holders outside this
-// process. All three are one acquire with different endings.
+// Locks for callers: the scoped way (`withLock`), the handle (`tryAcquire`, `acquire`), and grants for holders outside
+// this process. All three are one acquire with different endings.
 
 import CoreMetrics
 import Hiredis
@@ -12,10 +12,10 @@ extension RingfenceClient {
 
     /// Runs `body` while holding the lock `name`, and releases it when the body ends, however it ends.
     ///
-    /// The lease is renewed at every third of `ttl`. If it is lost (Redis could not be reached in time, the process slept,
-    /// somebody took the lock by force) the task that runs `body` is cancelled at once and this call throws `lease.lost`.
-    /// A body that does not heed cancellation runs on, and any process can be paused between a check and its next act: so
-    /// hand `lease.fence` to the resource that the body changes, and let it refuse older ones.
+    /// The lease is renewed at every third of `ttl`. If it is lost (Redis could not be reached in time, the process
+    /// slept, somebody took the lock by force) the task that runs `body` is cancelled at once and this call throws
+    /// `lease.lost`. A body that does not heed cancellation runs on, and any process can be paused between a check and
+    /// its next act: so hand `lease.fence` to the resource that the body changes, and let it refuse older ones.
     ///
     /// Waiters are served first come, first served. Waiting for a lock that the same task holds already is refused.
     ///
@@ -26,8 +26,9 @@ extension RingfenceClient {
     ///   - options: owner, renewal, maximum hold and durability.
     ///   - body: the work to do under the lock.
     /// - Returns: what `body` returned.
-    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`: the
-    ///   body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled` and others.
+    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`:
+    ///   the body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled`
+    ///   and others.
     public func withLock<Result: Sendable>(
         _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(),
@@ -38,8 +39,8 @@ extension RingfenceClient {
 
     /// Runs `body` while holding all of `names` at once, under one fence.
     ///
-    /// They are granted all or nothing: nothing is held while waiting, so there is no deadlock in whatever order they are
-    /// named. Everything else is as with one name.
+    /// They are granted all or nothing: nothing is held while waiting, so there is no deadlock in whatever order they
+    /// are named. Everything else is as with one name.
     ///
     /// - Parameters:
     ///   - names: 1 to 64 different names.
@@ -123,13 +124,14 @@ extension RingfenceClient {
 
     // MARK: The handle
 
-    /// Takes the lock if it is free now. First choice is ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``: this is for holds that fit no
-    /// scope.
+    /// Takes the lock if it is free now. First choice is ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``: this is
+    /// for holds that fit no scope.
     ///
-    /// - Warning: Keep the lease in a variable that lives as long as the work. `if try await tryAcquire("x") != nil { … }`
-    ///   compiles, and holds nothing inside the braces: the lease was let go with the comparison.
-    /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last copy of
-    ///   it goes away unreleased, the lock is released, and the log warns of it, once for each place in the code.
+    /// - Warning: Keep the lease in a variable that lives as long as the work. `if try await tryAcquire("x") != nil { …
+    ///   }` compiles, and holds nothing inside the braces: the lease was let go with the comparison.
+    /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last
+    ///   copy of it goes away unreleased, the lock is released, and the log warns of it, once for each place in the
+    ///   code.
     /// - Throws: ``RingfenceError``; whatever its effect, nothing is held afterwards: a request in doubt is withdrawn.
     public nonisolated(nonsending) func tryAcquire(
         _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
@@ -159,8 +161,8 @@ extension RingfenceClient {
     /// Cancelling the task ends the wait at once, and what was asked of Redis is withdrawn.
     ///
     /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released.
-    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.wouldDeadlock` when the same task holds
-    ///   it, and others; nothing is held afterwards.
+    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.wouldDeadlock` when the same task
+    ///   holds it, and others; nothing is held afterwards.
     public nonisolated(nonsending) func acquire(
         _ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(), fileID: StaticString = #fileID, line: UInt = #line
@@ -232,7 +234,8 @@ extension RingfenceClient {
     ///   - names: what is locked.
     ///   - token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
     ///   - ttl: 100 ms to one day.
-    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another lock.
+    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another
+    ///   lock.
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
         let value = try value(of: token, request.names)
@@ -246,9 +249,10 @@ extension RingfenceClient {
 
     /// Releases a grant, or a lease held by another process, and hands the lock to who waits first.
     ///
-    /// - Throws: ``RingfenceError``: `lock.notHeld` when it expired, was released or is of another lock. Its effect is `none`,
-    ///   or `applied` where some of several names had been taken away: then the others were held, and are given back.
-    ///   After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it was done.
+    /// - Throws: ``RingfenceError``: `lock.notHeld` when it expired, was released or is of another lock. Its effect is
+    ///   `none`, or `applied` where some of several names had been taken away: then the others were held, and are given
+    ///   back. After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it
+    ///   was done.
     public func release(_ names: [String], token: String) async throws {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
         let value = try value(of: token, request.names)
@@ -379,8 +383,8 @@ extension LockGrant: CustomStringConvertible, CustomReflectable {
 
 /// What the running task holds by `withLock`, to refuse the one wait that can never end: for itself.
 ///
-/// Only the very task that runs the body is refused, and only while the lease lives. A task that the body started may well
-/// wait for the lock, for the body need not wait for it.
+/// Only the very task that runs the body is refused, and only while the lease lives. A task that the body started may
+/// well wait for the lock, for the body need not wait for it.
 enum CurrentHolds {
     struct Hold: Sendable {
         var state: LeaseState

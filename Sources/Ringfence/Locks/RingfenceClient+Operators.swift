@@ -65,8 +65,8 @@ public struct ForcedRelease: Sendable {
 
 /// One entry of the audit: something that happened to a lock.
 public struct AuditRecord: Sendable, Hashable {
-    /// What happened: `grant`, `release`, `force`, or `cancel`: a grant withdrawn because its wait was given up, or let go
-    /// because its release was in doubt.
+    /// What happened: `grant`, `release`, `force`, or `cancel`: a grant withdrawn because its wait was given up, or let
+    /// go because its release was in doubt.
     public var action: String
     /// Milliseconds since 1970, by Redis' clock.
     public var at: Int64
@@ -118,8 +118,8 @@ extension RingfenceClient {
 
     /// A page of the locks that are held and whose names start with `prefix`.
     ///
-    /// Pages are a walk, not a snapshot: a lock that is held from the first page to the last is seen at least once; one that
-    /// comes or goes meanwhile may be.
+    /// Pages are a walk, not a snapshot: a lock that is held from the first page to the last is seen at least once; one
+    /// that comes or goes meanwhile may be.
     ///
     /// - Parameters:
     ///   - prefix: up to 512 bytes; empty for all.
@@ -165,9 +165,10 @@ extension RingfenceClient {
 
     /// Takes the lock away from whoever holds it and hands it to who waits first.
     ///
-    /// The holder's process is told at once, or learns it at its next renewal if that push is missed; one that holds by a
-    /// ``LockGrant`` learns it when it renews. The next fence is larger than any before. The work may still be running: raise
-    /// the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it and why.
+    /// The holder's process is told at once, or learns it at its next renewal if that push is missed; one that holds by
+    /// a ``LockGrant`` learns it when it renews. The next fence is larger than any before. The work may still be
+    /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it
+    /// and why.
     ///
     /// - Parameters:
     ///   - name: the lock.
@@ -197,8 +198,8 @@ extension RingfenceClient {
 
     /// The newest entries of the audit, newest first.
     ///
-    /// The audit is bounded (``RingfenceConfiguration/auditLength``) and never stands in the way of a lock: with Redis out
-    /// of memory an entry may be missing. A lock that expired has a grant and no release.
+    /// The audit is bounded (``RingfenceConfiguration/auditLength``) and never stands in the way of a lock: with Redis
+    /// out of memory an entry may be missing. A lock that expired has a grant and no release.
     ///
     /// - Parameter limit: 1 to 1000.
     /// - Throws: ``RingfenceError``; nothing is changed by asking.

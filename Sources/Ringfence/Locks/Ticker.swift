@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Time for the machines: every 10 ms on the connection's event loop while there is anything to watch, and nothing at all
-// while there is not. One tick for everything costs less than a timer for each lease, of which there may be 100,000 a
-// second, and being up to 10 ms late is inside every margin (the grace of a lease is never less).
+// Time for the machines: every 10 ms on the connection's event loop while there is anything to watch, and nothing at
+// all while there is not. One tick for everything costs less than a timer for each lease, of which there may be 100,000
+// a second, and being up to 10 ms late is inside every margin (the grace of a lease is never less).
 
 import NIOCore
 import RingfenceCore
@@ -28,8 +28,8 @@ final class Ticker: Sendable {
         guard isRunning.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
         else { return }
         let idle = IdleCount()
-        // Not weak: every retain and release of an object that is referred to weakly takes a longer way, and this is asked
-        // for with every lease. It ends itself when there is nothing to do.
+        // Not weak: every retain and release of an object that is referred to weakly takes a longer way, and this is
+        // asked for with every lease. It ends itself when there is nothing to do.
         eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { [self] task in
             guard let work = work.withLock({ $0 }) else { return task.cancel() }
             if work.run(Moment.now) { return idle.reset() }

@@ -3,8 +3,8 @@
 extension HashRing {
     /// What can stand on a ring: a text, bytes, a number, and types of your own.
     ///
-    /// Two processes agree on a key if they agree on its bytes, so make them of something that does not depend on a language
-    /// or a build:
+    /// Two processes agree on a key if they agree on its bytes, so make them of something that does not depend on a
+    /// language or a build:
     ///
     /// ```swift
     /// struct AccountID: HashRing.Key {

@@ -7,7 +7,8 @@ extension HashRing {
     public struct KeyRange: Hashable, Sendable, CustomStringConvertible {
         /// The position in front of the first.
         public let after: UInt64
-        /// The last position. Less than ``after`` if the range passes 2^64 - 1, and equal to it if it is the whole circle.
+        /// The last position. Less than ``after`` if the range passes 2^64 - 1, and equal to it if it is the whole
+        /// circle.
         public let through: UInt64
 
         /// A range.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A list of ids that is not an array: up to eight members it holds numbers in place, so that asking for a list allocates
-// nothing, and an id is fetched when it is looked at.
+// A list of ids that is not an array: up to eight members it holds numbers in place, so that asking for a list
+// allocates nothing, and an id is fetched when it is looked at.
 
 import RingfenceCore
 

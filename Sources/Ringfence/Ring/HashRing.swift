@@ -2,18 +2,18 @@
 //
 // The ring for users. All it computes is `Ring` in RingfenceCore; here it gets a face that does not know slots.
 //
-// Keys come in through one small protocol instead of a pile of overloads, so a caller's own key type can stand on the ring as
-// it is. The generic entry points are inlinable and do nothing but hand the key's bytes on, so that they cost nothing in
-// another module.
+// Keys come in through one small protocol instead of a pile of overloads, so a caller's own key type can stand on the
+// ring as it is. The generic entry points are inlinable and do nothing but hand the key's bytes on, so that they cost
+// nothing in another module.
 
 import RingfenceCore
 
 /// Who owns which key: a consistent-hash ring, as an immutable snapshot.
 ///
-/// A ring is a function of its members, its ``seed`` and its ``unit``, and of nothing else: every process that knows the same
-/// members finds the same owners, in any language (<doc:RingSpecification>). When a member joins, leaves or changes its
-/// weight, exactly the keys that must move do; no key moves between two members that did not change, as first copy or as
-/// any other.
+/// A ring is a function of its members, its ``seed`` and its ``unit``, and of nothing else: every process that knows
+/// the same members finds the same owners, in any language (<doc:RingSpecification>). When a member joins, leaves or
+/// changes its weight, exactly the keys that must move do; no key moves between two members that did not change, as
+/// first copy or as any other.
 ///
 /// ```swift
 /// let ring = try HashRing([
@@ -27,8 +27,8 @@ import RingfenceCore
 /// print(plan.share)  // the part of all keys that moves
 /// ```
 ///
-/// Looking up takes the same time whatever the size of the ring, allocates nothing and takes no lock. A ring never changes:
-/// ``applying(joining:leaving:)`` makes a new one.
+/// Looking up takes the same time whatever the size of the ring, allocates nothing and takes no lock. A ring never
+/// changes: ``applying(joining:leaving:)`` makes a new one.
 public struct HashRing: Sendable {
     /// The points of a member of weight 1, where nothing else is said.
     public static let defaultUnit = 256
@@ -41,10 +41,10 @@ public struct HashRing: Sendable {
     /// - Parameters:
     ///   - members: in any order, each id once; at most 65,535.
     ///   - seed: separates rings from each other: two rings with different seeds place keys independently.
-    ///   - unit: points for each unit of weight, 1 to 4096. More points even out the shares, and take 18 bytes each. It must be
-    ///     the same for everybody who builds this ring.
-    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice, or a
-    ///   ring of more than 16,777,216 points.
+    ///   - unit: points for each unit of weight, 1 to 4096. More points even out the shares, and take 18 bytes each. It
+    ///     must be the same for everybody who builds this ring.
+    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice,
+    ///   or a ring of more than 16,777,216 points.
     public init(_ members: [Member] = [], seed: UInt64 = 0, unit: Int = HashRing.defaultUnit) throws {
         self.init(
             core: try checked { () throws(InvalidArgument) in try Ring(members.map(\.core), seed: seed, unit: unit) })
@@ -81,9 +81,9 @@ public struct HashRing: Sendable {
 
     /// The members that hold the copies of a key, the owner first.
     ///
-    /// All different, and as far as there are zones, from different ones: every zone has one copy before any has two. Drained
-    /// members are skipped, and the list is shorter than `count` when there are not so many others. A list of three is the
-    /// beginning of the list of five.
+    /// All different, and as far as there are zones, from different ones: every zone has one copy before any has two.
+    /// Drained members are skipped, and the list is shorter than `count` when there are not so many others. A list of
+    /// three is the beginning of the list of five.
     @inlinable
     public func preferenceList(for key: some Key, count: Int) -> PreferenceList {
         preferenceList(at: position(of: key), count: count)
@@ -130,8 +130,8 @@ public struct HashRing: Sendable {
     /// - Parameters:
     ///   - joining: new members, and members with a new weight or zone.
     ///   - leaving: ids of members.
-    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice, one in
-    ///   `leaving` that is no member, or more points than a ring can have.
+    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice,
+    ///   one in `leaving` that is no member, or more points than a ring can have.
     public func applying(joining: [Member] = [], leaving: [String] = []) throws -> HashRing {
         HashRing(
             core: try checked { () throws(InvalidArgument) in
@@ -186,10 +186,10 @@ extension HashRing {
         /// A member.
         /// - Parameters:
         ///   - id: 1 to 512 bytes of UTF-8, no control or format characters. Compared by bytes.
-        ///   - zone: what fails together with it: a rack, a data centre. At most 64 bytes, no control characters. Members
-        ///     without one share a zone.
-        ///   - weight: 0 to 1000. Its share is that of a member of weight 1, times this. 0 drains it: it stays a member, and
-        ///     owns nothing.
+        ///   - zone: what fails together with it: a rack, a data centre. At most 64 bytes, no control characters.
+        ///     Members without one share a zone.
+        ///   - weight: 0 to 1000. Its share is that of a member of weight 1, times this. 0 drains it: it stays a
+        ///     member, and owns nothing.
         public init(id: String, zone: String = "", weight: Int = 1) {
             core = RingMember(id: id, weight: weight, zone: zone)
         }
@@ -213,7 +213,8 @@ extension HashRing {
         public var isDrained: Bool { core.weight == 0 }
     }
 
-    /// 128 bits that tell two rings apart: compare them to be sure that two processes place keys alike. It is no signature.
+    /// 128 bits that tell two rings apart: compare them to be sure that two processes place keys alike. It is no
+    /// signature.
     public struct Digest: Hashable, Sendable, CustomStringConvertible {
         var core: RingDigest
 

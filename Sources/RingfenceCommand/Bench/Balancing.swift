@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence bench balancer`: what a pick costs, alone and with another thread that picks too, and what picking well is worth.
+// `ringfence bench balancer`: what a pick costs, alone and with another thread that picks too, and what picking well is
+// worth.
 //
-// A pick is timed as a lookup of the ring is: eight thousand at a time, the median of these. So are two threads that pick at
-// once, each for itself, for one thread and for two in turn: were they to wait for each other, every part would show it.
+// A pick is timed as a lookup of the ring is: eight thousand at a time, the median of these. So are two threads that
+// pick at once, each for itself, for one thread and for two in turn: were they to wait for each other, every part would
+// show it.
 //
-// The tail is measured on ten servers in this process, on real sockets, of which one takes twenty times as long. The same
-// callers call them by round robin and by least load, turn about; both lists of members come from a real group.
+// The tail is measured on ten servers in this process, on real sockets, of which one takes twenty times as long. The
+// same callers call them by round robin and by least load, turn about; both lists of members come from a real group.
 
 import Logging
 import NIOCore

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `handoff.broadcast.*`: what the usual Redis lock does, for comparison. The release publishes that the lock is free, all
-// waiters hear it, all try SET NX, and one wins: a herd. It is measured on the same wrapper and connections as ours, so
-// that the difference is the protocol alone.
+// `handoff.broadcast.*`: what the usual Redis lock does, for comparison. The release publishes that the lock is free,
+// all waiters hear it, all try SET NX, and one wins: a herd. It is measured on the same wrapper and connections as
+// ours, so that the difference is the protocol alone.
 
 import Hiredis
 import Logging

@@ -2,13 +2,13 @@
 //
 // `cache.*`: what three copies cost beside one.
 //
-// Three redis-servers of their own, by TCP on the loopback, for three copies are on three machines; members of a group at the
-// benchmark's Redis. A write is measured one at a time, by the 50th percentile: three servers and this process share the machine,
-// so with many at once their processor time would be compared and not what a caller waits for. The reference is a plain SET of the
-// same value on one of the servers, by the same kind of connection.
+// Three redis-servers of their own, by TCP on the loopback, for three copies are on three machines; members of a group
+// at the benchmark's Redis. A write is measured one at a time, by the 50th percentile: three servers and this process
+// share the machine, so with many at once their processor time would be compared and not what a caller waits for. The
+// reference is a plain SET of the same value on one of the servers, by the same kind of connection.
 //
-// For the drain one node refuses scripts for a while (its ACL), as one does that is out of reach: what is written meanwhile is
-// hinted. From the moment it takes them again, until it has everything.
+// For the drain one node refuses scripts for a while (its ACL), as one does that is out of reach: what is written
+// meanwhile is hinted. From the moment it takes them again, until it has everything.
 
 import Hiredis
 import Logging

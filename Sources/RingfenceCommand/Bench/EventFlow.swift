@@ -2,10 +2,10 @@
 //
 // `event.*`: how long after it is done a change is known elsewhere, and how quickly one who was away has caught up.
 //
-// A change is an update of a member, by the public API of one client, and it is known when the iteration of another client
-// gives it out; the reference is a plain PUBLISH of the same bytes between two plain connections. Catching up is a new
-// client with the cursor 0:0, connecting included; the reference reads the same pages and looks at nothing in them. Every
-// event is checked: one lost or given twice ends the benchmark with an error.
+// A change is an update of a member, by the public API of one client, and it is known when the iteration of another
+// client gives it out; the reference is a plain PUBLISH of the same bytes between two plain connections. Catching up is
+// a new client with the cursor 0:0, connecting included; the reference reads the same pages and looks at nothing in
+// them. Every event is checked: one lost or given twice ends the benchmark with an error.
 
 import Hiredis
 import Logging

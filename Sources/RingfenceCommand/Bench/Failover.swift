@@ -2,9 +2,10 @@
 //
 // `failover.*`, `switchover.gap`: how long a group is without its primary.
 //
-// A crash is a real one: the primary is a process, this executable again, and is ended by SIGKILL at a moment of no one's
-// choosing. How long its lease still lasts then is asked of Redis, so "beyond the lease" is exact to Redis' millisecond and
-// free of the phase in which the kill fell. A standby in this process is elected; a client of its own that follows the log is told.
+// A crash is a real one: the primary is a process, this executable again, and is ended by SIGKILL at a moment of no
+// one's choosing. How long its lease still lasts then is asked of Redis, so "beyond the lease" is exact to Redis'
+// millisecond and free of the phase in which the kill fell. A standby in this process is elected; a client of its own
+// that follows the log is told.
 
 import ArgumentParser
 import FoundationEssentials

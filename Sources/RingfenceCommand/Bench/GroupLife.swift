@@ -2,11 +2,11 @@
 //
 // `beat.*`, `death.*`, `leave.*`: what a membership costs the server, and how soon its end is known.
 //
-// A beat with nothing new is weighed against PING by the processor time of the server's main thread (INFO cpu), one at a
-// time on one connection: the system calls of an exchange are in both. A silent death is a member that joined by the bare
-// script and that nobody keeps alive: its lease began when Redis ran the script, so "beyond the lease" is counted from before
-// the join was written, and what is reported is a little more than the truth. One client watches, as any member or service
-// would; another one, which does not watch, follows the events and notes when it was told.
+// A beat with nothing new is weighed against PING by the processor time of the server's main thread (INFO cpu), one at
+// a time on one connection: the system calls of an exchange are in both. A silent death is a member that joined by the
+// bare script and that nobody keeps alive: its lease began when Redis ran the script, so "beyond the lease" is counted
+// from before the join was written, and what is reported is a little more than the truth. One client watches, as any
+// member or service would; another one, which does not watch, follows the events and notes when it was told.
 
 import Hiredis
 import Logging

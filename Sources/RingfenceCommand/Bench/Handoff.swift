@@ -2,8 +2,8 @@
 //
 // `handoff.*`: one lock, 64 waiters, nobody pausing. What a hand-off costs in commands is Redis' own count, and what it
 // costs in time is given in PING round trips of the same client, because that is the unit in which a network would
-// multiply it. The figure is worth nothing if the order is not kept, so that is proven twice: exactly, with waiters that
-// arrive one after the other, and during the measurement, where nobody may be granted twice while another waits.
+// multiply it. The figure is worth nothing if the order is not kept, so that is proven twice: exactly, with waiters
+// that arrive one after the other, and during the measurement, where nobody may be granted twice while another waits.
 
 import Hiredis
 import Logging
@@ -109,8 +109,8 @@ struct Handoff: Sendable {
 /// Counts how often a task is granted twice while another, which was there before, still waits.
 ///
 /// A task notes its arrival just before it calls `acquire`; if its thread is put aside between the two for as long as a
-/// whole turn of all waiters takes, that looks like being overtaken. So a few in a thousand prove nothing here, while an
-/// unfair queue shows in every second hand-off; the exact proof is `checkOrder`.
+/// whole turn of all waiters takes, that looks like being overtaken. So a few in a thousand prove nothing here, while
+/// an unfair queue shows in every second hand-off; the exact proof is `checkOrder`.
 struct FairnessWatch: Sendable {
     private(set) var overtakings = 0
     private var grants = 0
@@ -156,8 +156,8 @@ struct CommandCounter: Sendable {
 
     func close() async { await client.close() }
 
-    /// How often clients sent any of `commands`. Redis counts in `commandstats` what scripts call by themselves, too, so
-    /// the caller names commands that the scripts at work do not use.
+    /// How often clients sent any of `commands`. Redis counts in `commandstats` what scripts call by themselves, too,
+    /// so the caller names commands that the scripts at work do not use.
     func clientCommands(_ commands: Set<String> = Self.sentByTheLibrary) async throws -> Int {
         let reply = try await client.send { writer in
             writer.begin(2)

@@ -33,7 +33,8 @@ struct Load: Sendable {
     private static let rusageSelf: Int32 = 0
 
     /// Runs `body` in `tasks` tasks for about `seconds`; `body` gets the task's number and a number that is new each
-    /// time, in all tasks, which prefer `executor`. The first error ends all. `whenOver` is called when the time is over, to wake who waits.
+    /// time, in all tasks, which prefer `executor`. The first error ends all. `whenOver` is called when the time is
+    /// over, to wake who waits.
     static func run(
         tasks: Int, seconds: Double, executor: (any TaskExecutor)? = nil,
         _ body: @Sendable @escaping (_ task: Int, _ serial: Int64) async throws -> Void,

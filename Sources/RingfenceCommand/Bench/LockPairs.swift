@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `lock.pairs.*` and `lock.cpu.*`: the library as its users call it, with fence, queue and audit on, beside a C loop that
-// sends the very same script calls. The ratio is what Swift, the state machines and the API cost over bare hiredis; what
-// the scripts cost at the server is the same on both sides.
+// `lock.pairs.*` and `lock.cpu.*`: the library as its users call it, with fence, queue and audit on, beside a C loop
+// that sends the very same script calls. The ratio is what Swift, the state machines and the API cost over bare
+// hiredis; what the scripts cost at the server is the same on both sides.
 
 import Hiredis
 import Logging

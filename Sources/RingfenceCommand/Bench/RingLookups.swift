@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence bench ring`: the ring as a user calls it, through the public API of another module, with keys that lie in memory
-// as bytes. One call after the other, none waiting for the one before: what a process that places many keys sees.
+// `ringfence bench ring`: the ring as a user calls it, through the public API of another module, with keys that lie in
+// memory as bytes. One call after the other, none waiting for the one before: what a process that places many keys
+// sees.
 //
-// The time is taken of every eight thousand lookups, well under a millisecond, and the median of these is what a round says: so
-// a round is not spoiled by what else ran on this processor for a while.
+// The time is taken of every eight thousand lookups, well under a millisecond, and the median of these is what a round
+// says: so a round is not spoiled by what else ran on this processor for a while.
 
 import CBenchReference
 import Ringfence
@@ -19,8 +20,8 @@ struct RingLookups {
     let seconds: Double
     let rounds: Int
 
-    /// Each place in this text begins a key of twenty bytes. So sixty-five thousand keys fit beside a ring into a processor's
-    /// cache, as keys do that a process has just been sent.
+    /// Each place in this text begins a key of twenty bytes. So sixty-five thousand keys fit beside a ring into a
+    /// processor's cache, as keys do that a process has just been sent.
     private static let keys: [UInt8] = {
         var number: UInt64 = 0
         return (0..<(keyCount + keyLength)).map { _ in
@@ -124,8 +125,8 @@ struct RingLookups {
             bar: .valueAtMost(50))
     }
 
-    /// The nanoseconds of one lookup. `part` looks up the keys that begin in a range; a sum over what it found must be the
-    /// same every time.
+    /// The nanoseconds of one lookup. `part` looks up the keys that begin in a range; a sum over what it found must be
+    /// the same every time.
     private static func time(
         _ seconds: Double, _ part: (UnsafeRawBufferPointer, Range<Int>) throws -> Int
     ) throws -> Double {

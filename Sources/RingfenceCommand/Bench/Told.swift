@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// When a subscriber was told of an event: a client of its own that does nothing but follow the log, as a dashboard would. What
-// is measured waits for it by the group's name.
+// When a subscriber was told of an event: a client of its own that does nothing but follow the log, as a dashboard
+// would. What is measured waits for it by the group's name.
 
 import Ringfence
 import Synchronization

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence demo`: the promise of the project on a screen. Money is moved by processes that are killed and paused at the
-// worst moments, and at the end every cent is where it belongs; with `--unsafe` one sees why that takes a lock and a
-// guard.
+// `ringfence demo`: the promise of the project on a screen. Money is moved by processes that are killed and paused at
+// the worst moments, and at the end every cent is where it belongs; with `--unsafe` one sees why that takes a lock and
+// a guard.
 
 import ArgumentParser
 import FoundationEssentials
@@ -84,7 +84,8 @@ struct DemoCommand: AsyncParsableCommand {
         if !report.books.isBalanced { throw ExitCode(1) }
     }
 
-    /// The user's file, or the demo's own transfers, which are written anew and read as any other (see `TransferGenerator`).
+    /// The user's file, or the demo's own transfers, which are written anew and read as any other (see
+    /// `TransferGenerator`).
     private func readFile() throws -> TransferFile {
         let path = file ?? "/tmp/ringfence-transfers-\(UInt64.random(in: 0 ... .max)).jsonl"
         if file == nil { try Self.write(TransferGenerator.contents(), to: path) }

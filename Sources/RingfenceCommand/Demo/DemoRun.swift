@@ -3,10 +3,10 @@
 // The parent of the demo: fills the queue, starts the workers, harms them, and does the books at the end.
 //
 // The harm is spread over the progress, not over time, so that a fast machine sees as much of it as a slow one. A kill
-// may hit anywhere. A pause is aimed: the parent waits until a worker says that it is between reading and writing, stops
-// it there, gives its work back to the queue as any queue does when a consumer falls silent, waits until another worker
-// has applied that very transfer, and only then wakes the sleeper, whose write now comes too late. Left to chance the
-// dangerous moment would be hit once in a thousand runs, which is how it is met in production.
+// may hit anywhere. A pause is aimed: the parent waits until a worker says that it is between reading and writing,
+// stops it there, gives its work back to the queue as any queue does when a consumer falls silent, waits until another
+// worker has applied that very transfer, and only then wakes the sleeper, whose write now comes too late. Left to
+// chance the dangerous moment would be hit once in a thousand runs, which is how it is met in production.
 
 import Logging
 import RingfenceService

@@ -5,10 +5,10 @@
 //
 //   take a transfer -> lock both accounts -> read -> compute -> write through the guard -> unlock -> next
 //
-// Now and then it dawdles between reading and writing, as a process does that asks a fraud check, collects garbage or is
-// moved to another host, and says so on its standard output; that is when its parent likes to stop it. When it wakes, its
-// lease is long over and its body is cancelled; but the write may be in a driver that knows no cancellation, or in a
-// socket's buffer already. So the write here goes out regardless, and it is the guard's turn to refuse it.
+// Now and then it dawdles between reading and writing, as a process does that asks a fraud check, collects garbage or
+// is moved to another host, and says so on its standard output; that is when its parent likes to stop it. When it
+// wakes, its lease is long over and its body is cancelled; but the write may be in a driver that knows no cancellation,
+// or in a socket's buffer already. So the write here goes out regardless, and it is the guard's turn to refuse it.
 
 import ArgumentParser
 import Logging

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The worker processes of the demo, and what is done to them. Each is this executable again. All share one pipe on which
-// they say what they dawdle over, and one on their standard input, whose end means "finish and go": they reach that end
-// too if the parent dies, but the kernel kills them before (ChildProcess), stopped ones included.
+// The worker processes of the demo, and what is done to them. Each is this executable again. All share one pipe on
+// which they say what they dawdle over, and one on their standard input, whose end means "finish and go": they reach
+// that end too if the parent dies, but the kernel kills them before (ChildProcess), stopped ones included.
 
 import Logging
 import RingfenceService

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence group NAME [ACTION …]`: the name comes first, as people say it ("the group ledger, switch it over"), and each
-// action is a command with options and help of its own. ArgumentParser wants the subcommand first, so the two are put the
-// other way round before it reads them; a group may have any name, also that of an action.
+// `ringfence group NAME [ACTION …]`: the name comes first, as people say it ("the group ledger, switch it over"), and
+// each action is a command with options and help of its own. ArgumentParser wants the subcommand first, so the two are
+// put the other way round before it reads them; a group may have any name, also that of an action.
 import ArgumentParser
 
 struct GroupCommand: AsyncParsableCommand {

@@ -2,8 +2,8 @@
 import ArgumentParser
 import Ringfence
 
-/// `--join id[:weight[:zone]]`: a member that would join, or one of the ring's that would change. What is left out stays as it
-/// is, or is weight 1 and no zone. A colon in an id or zone is written `\:`, as in `10.0.0.7\:7000:2`.
+/// `--join id[:weight[:zone]]`: a member that would join, or one of the ring's that would change. What is left out
+/// stays as it is, or is weight 1 and no zone. A colon in an id or zone is written `\:`, as in `10.0.0.7\:7000:2`.
 struct JoinArgument: ExpressibleByArgument, Hashable {
     var id: String
     var weight: Int?

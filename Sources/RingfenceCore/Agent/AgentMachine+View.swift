@@ -70,8 +70,8 @@ extension AgentMachine {
     /// Why nobody knows yet how the resource is; empty: it is known.
     private var unchecked: String { checks.contains { $0.verdict == .unknown } ? "not checked yet" : "" }
 
-    /// Why nobody should use the resource; empty: it is well. What the agent itself stopped is not ill: it may be elected again.
-    /// And what was not looked at is not well: it may not even run yet.
+    /// Why nobody should use the resource; empty: it is well. What the agent itself stopped is not ill: it may be
+    /// elected again. And what was not looked at is not well: it may not even run yet.
     package var health: String { isDownByUs ? "" : failing ?? unchecked }
 
     mutating func report(_ outputs: inout [AgentOutput], _ now: Nanos) {

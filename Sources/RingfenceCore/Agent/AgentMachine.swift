@@ -3,27 +3,30 @@
 // The agent's mind: a role, checks and a group's primary come in; calls of hooks and words to the library come out.
 //
 // It is level-triggered. Nothing is remembered of the way by which things came to be as they are: after every input the
-// machine compares what the resource was last brought to (`hold`) with what the role asks for, and takes one step towards it.
-// So a missed message, a hook that was killed half way and an agent that was started in the middle of it all end in the
-// same place. Hooks must be idempotent, and that is all that is asked of them.
+// machine compares what the resource was last brought to (`hold`) with what the role asks for, and takes one step
+// towards it. So a missed message, a hook that was killed half way and an agent that was started in the middle of it
+// all end in the same place. Hooks must be idempotent, and that is all that is asked of them.
 //
 //   role        the resource should be      way there
-//   elected     promoted, checks agree      [onSuspend if an earlier role was not fenced] prePromote, onPromote, look; ready
+//   elected     promoted, checks agree      [onSuspend if an earlier role was not fenced] prePromote, onPromote,
+//                                           look; ready
 //   primary     promoted                    nothing; after an aborted switchover onPromote
 //               (too few standbys, and so   onSuspend; onPromote when there are enough again
 //               it must not write)
 //   draining    drained                     onDrain, final position; drained
 //   ended       fenced                      onSuspend, unless it was drained; it comes before anything else
-//   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it is primary, or
-//                                           is down by itself (for a while also if there is nobody to follow)
+//   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it
+//                                           is primary, or is down by itself (for a while also if there is nobody
+//                                           to follow)
 //
-// Two rules carry the safety. From the begin of onPromote the resource counts as writable, whatever the hook says; and a
-// resource that was writable under a role that is over is fenced before anything else happens to it, above all before
-// another promotion and before a role is given up by will. What the machine may not do is wait for a fence that fails to
-// give the role up: the lease would end then anyway, only later.
+// Two rules carry the safety. From the begin of onPromote the resource counts as writable, whatever the hook says; and
+// a resource that was writable under a role that is over is fenced before anything else happens to it, above all before
+// another promotion and before a role is given up by will. What the machine may not do is wait for a fence that fails
+// to give the role up: the lease would end then anyway, only later.
 //
-// One hook runs at a time. A fence ends any other at once; a promotion or drain nobody wants any more is ended; a demotion is
-// left to end by itself (a rewind cut short may leave no usable data), except for a promotion of a resource that is well.
+// One hook runs at a time. A fence ends any other at once; a promotion or drain nobody wants any more is ended; a
+// demotion is left to end by itself (a rewind cut short may leave no usable data), except for a promotion of a resource
+// that is well.
 
 /// Decides for an agent. Pure: time is an argument.
 package struct AgentMachine: Sendable {

@@ -2,10 +2,11 @@
 //
 // When to look at a resource, and when to believe what was seen.
 //
-// One answer proves little: a probe is lost, a server is busy for a moment. So it takes `fall` failures in a row to call a
-// resource failing and `rise` successes to call it passing. While what is seen and what is believed differ it is looked at
-// every `fastInterval`, so belief follows within fall x (fastInterval + timeout) of the first failure. Looks are spread by
-// +-10 %, lest a hundred agents that were started by one command ask one database at the same instant for ever after.
+// One answer proves little: a probe is lost, a server is busy for a moment. So it takes `fall` failures in a row to
+// call a resource failing and `rise` successes to call it passing. While what is seen and what is believed differ it is
+// looked at every `fastInterval`, so belief follows within fall x (fastInterval + timeout) of the first failure. Looks
+// are spread by +-10 %, lest a hundred agents that were started by one command ask one database at the same instant for
+// ever after.
 
 /// How often a check looks and what it takes to change its mind.
 package struct CheckPolicy: Sendable, Hashable {

@@ -69,8 +69,8 @@ package struct BalanceSettings: Sendable, Hashable {
 
     /// How many members a pool must have for panic: of three, one that is left is no reason to call two that are ill.
     package static let panicMembers = 4
-    /// How much below the mean, at the least, a success rate must be: in a pool where next to nothing fails, the standard
-    /// deviation is next to nothing too.
+    /// How much below the mean, at the least, a success rate must be: in a pool where next to nothing fails, the
+    /// standard deviation is next to nothing too.
     package static let successRateMargin = 0.05
     /// An event of one type about one member is written at most once in this time.
     package static let noteInterval: Nanos = 10 * .second

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A circuit breaker: while most calls fail, whoever they go to, no more are made for a while. Ejection deals with one member that
-// is ill; this deals with what is behind all of them, which gets better sooner when it is left alone, and with callers that
-// would wait for a failure that is certain.
+// A circuit breaker: while most calls fail, whoever they go to, no more are made for a while. Ejection deals with one
+// member that is ill; this deals with what is behind all of them, which gets better sooner when it is left alone, and
+// with callers that would wait for a failure that is certain.
 //
 //             enough calls, and enough of them failed
 //      closed ---------------------------------------> open <----------.
@@ -10,12 +10,12 @@
 //        |    the probes ended, and most were good       v              | it is open twice as long
 //        '------------------------------------------ half-open ---------'
 //
-// Each process counts for itself: a shared count would put Redis into the path of every call. What users of such breakers ask for
-// instead is a switch for all of them, and that is `force`.
+// Each process counts for itself: a shared count would put Redis into the path of every call. What users of such
+// breakers ask for instead is a switch for all of them, and that is `force`.
 //
-// Probes are judged by the same rate as all calls: were a single failure enough, a service in which one call of ten fails, as
-// some do all the time, would hardly ever be let back. Probes that do not end must not hold it up: after as long a time as
-// it was open, there are new ones.
+// Probes are judged by the same rate as all calls: were a single failure enough, a service in which one call of ten
+// fails, as some do all the time, would hardly ever be let back. Probes that do not end must not hold it up: after as
+// long a time as it was open, there are new ones.
 
 package struct BreakerMachine: Sendable {
     package enum State: Sendable, Hashable {
@@ -103,7 +103,8 @@ package struct BreakerMachine: Sendable {
         }
     }
 
-    /// A call ended. `isFailure`: nil if it tells nothing. `probe`: the round that it was admitted in, if it was a probe.
+    /// A call ended. `isFailure`: nil if it tells nothing. `probe`: the round that it was admitted in, if it was a
+    /// probe.
     package mutating func finished(isFailure: Bool?, probe: Int?, now: Nanos) -> Change? {
         guard settings.breakerCalls > 0 else { return nil }
         if let probe {

@@ -2,12 +2,13 @@
 //
 // What one process has going with one member: how many calls have not ended, and what a call costs.
 //
-// The cost is a peak-sensitive moving average: a slower call raises it at once, faster ones lower it as the old peak decays. It
-// decays while nobody calls, too, so a member that was slow once is tried again. A call that failed says little by being quick:
-// a member that refuses everything at once would draw all calls to itself. So a failure may raise the cost, never lower it.
+// The cost is a peak-sensitive moving average: a slower call raises it at once, faster ones lower it as the old peak
+// decays. It decays while nobody calls, too, so a member that was slow once is tried again. A call that failed says
+// little by being quick: a member that refuses everything at once would draw all calls to itself. So a failure may
+// raise the cost, never lower it.
 //
-// Picks of all threads read this and calls write it, so it lies on cache lines of its own: what a call writes must not slow down
-// a pick that looks at another member.
+// Picks of all threads read this and calls write it, so it lies on cache lines of its own: what a call writes must not
+// slow down a pick that looks at another member.
 
 import Synchronization
 
@@ -39,8 +40,8 @@ package final class MemberLoad: Sendable {
     @inline(__always)
     package func end() { calls.wrappingSubtract(1, ordering: .relaxed) }
 
-    /// In seconds; 0: nobody knows. The two halves are read one after the other: between them another call may have ended,
-    /// and then a cost is a little too old or too new.
+    /// In seconds; 0: nobody knows. The two halves are read one after the other: between them another call may have
+    /// ended, and then a cost is a little too old or too new.
     package func cost(now: Nanos, decay: Nanos) -> Double {
         let cost = Double(bitPattern: costBits.load(ordering: .relaxed))
         return cost == 0 ? 0 : cost * Self.rest(now - costAt.load(ordering: .relaxed), decay)

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which members are ejected: taken out of what can be picked for a while because their calls fail, as this process sees it. The
-// group does not see it so: the member beats, and its own health check passes. It may be that it cannot be reached from here only.
+// Which members are ejected: taken out of what can be picked for a while because their calls fail, as this process sees
+// it. The group does not see it so: the member beats, and its own health check passes. It may be that it cannot be
+// reached from here only.
 //
-// Two signs. Failures one after the other, which tell of a member that is broken; and a success rate far below that of the
-// others in the same stretch of time, which tells of one that is half broken. The second is a comparison on purpose: when what
-// all members depend on fails, all rates fall, nobody is an outlier, and ejecting would only take the load to the rest.
+// Two signs. Failures one after the other, which tell of a member that is broken; and a success rate far below that of
+// the others in the same stretch of time, which tells of one that is half broken. The second is a comparison on
+// purpose: when what all members depend on fails, all rates fall, nobody is an outlier, and ejecting would only take
+// the load to the rest.
 //
-// Who is ejected again soon stays out longer each time; each ejection's length in service takes one time back. And there are
-// always others: at most a part of the members is out, and never the last one that serves.
+// Who is ejected again soon stays out longer each time; each ejection's length in service takes one time back. And
+// there are always others: at most a part of the members is out, and never the last one that serves.
 
 package struct OutlierMachine: Sendable {
     package enum Reason: Sendable, Hashable {

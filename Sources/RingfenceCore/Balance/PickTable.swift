@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How one member is found of those that can be picked: a table made for one state of the group, which never changes, and a
-// few steps for each pick. Chance comes in as dice, and of the members' loads it only reads.
+// How one member is found of those that can be picked: a table made for one state of the group, which never changes,
+// and a few steps for each pick. Chance comes in as dice, and of the members' loads it only reads.
 //
-// Two choices. Whoever always takes the least loaded member sends everybody to it at once, as all look at the same numbers; of
-// two members taken by chance, the lesser loaded is nearly as good a choice, and the crowd is spread. The first is drawn by
-// weight, the second is any other, and the loads are compared by weight. Two plain things would go wrong here:
-//  - Were both drawn evenly and compared by (calls + 1) / weight, an idle pool would give everything to the largest weight.
-//    So a first choice that has nothing to do keeps the call, unless the other one costs less.
-//  - A member that is slow-starting has a fraction of its weight, so it is both drawn less and compared as if it had more to do.
+// Two choices. Whoever always takes the least loaded member sends everybody to it at once, as all look at the same
+// numbers; of two members taken by chance, the lesser loaded is nearly as good a choice, and the crowd is spread. The
+// first is drawn by weight, the second is any other, and the loads are compared by weight. Two plain things would go
+// wrong here:
+//  - Were both drawn evenly and compared by (calls + 1) / weight, an idle pool would give everything to the largest
+//    weight. So a first choice that has nothing to do keeps the call, unless the other one costs less.
+//  - A member that is slow-starting has a fraction of its weight, so it is both drawn less and compared as if it had
+//    more to do.
 //
-// Each thread makes a table of its own of the same plan (see Shard.swift): the arrays here are fresh ones, and a pick counts no
-// reference.
+// Each thread makes a table of its own of the same plan (see Shard.swift): the arrays here are fresh ones, and a pick
+// counts no reference.
 
 /// Who can be picked now. Made by `BalanceMachine`; the same for all threads.
 package struct PickPlan: Sendable {
@@ -131,7 +133,8 @@ package struct PickTable {
         return pool.places[part]
     }
 
-    /// One after the other. A member that is slow-starting is passed over as often as its share is less than a full one.
+    /// One after the other. A member that is slow-starting is passed over as often as its share is less than a full
+    /// one.
     @inline(__always)
     private func next(_ pool: borrowing Pool, _ cursor: inout Cursor) -> Int {
         let count = pool.places.count

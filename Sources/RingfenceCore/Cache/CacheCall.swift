@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What can be asked of one node of a cache, and what it answers: cache.lua as values. The machines speak these; the shell puts
-// them into a script's arguments, the simulation into a model of a node.
+// What can be asked of one node of a cache, and what it answers: cache.lua as values. The machines speak these; the
+// shell puts them into a script's arguments, the simulation into a model of a node.
 
 /// One key's value as a node keeps it, or as it is handed to a node.
 package struct CacheEntry: Sendable, Hashable {
@@ -35,10 +35,11 @@ package struct CacheItem: Sendable, Hashable {
 }
 
 package enum CacheCall: Sendable, Equatable {
-    /// Tells how things stand. The only call that no layout is too old for. With how many hints it keeps for each of these.
+    /// Tells how things stand. The only call that no layout is too old for. With how many hints it keeps for each of
+    /// these.
     case hello(hintedTargets: [String])
-    /// Stores what is newer than what is there. `notAfter`: a moment of the node's own clock from which on it must not; the
-    /// guard against a copy that was read long ago by a process that was paused since.
+    /// Stores what is newer than what is there. `notAfter`: a moment of the node's own clock from which on it must not;
+    /// the guard against a copy that was read long ago by a process that was paused since.
     case put([CacheItem], notAfter: Int64?)
     case get([String])
     /// The versions only.
@@ -53,8 +54,8 @@ package enum CacheCall: Sendable, Equatable {
     case wipe(nonce: String, cursor: String)
     /// It is complete, if the nonce is still there. Not `isFull`: it was complete, and is now so for this layout too.
     case end(nonce: String, isFull: Bool)
-    /// From here on nobody is heard who knows an older layout only, or another of the same epoch. `began`: the epoch that its
-    /// change began with.
+    /// From here on nobody is heard who knows an older layout only, or another of the same epoch. `began`: the epoch
+    /// that its change began with.
     case raise(layout: [UInt8], began: Int64)
     /// Remembers that `target` lacks these keys.
     case hint(target: String, keys: [String])
@@ -92,8 +93,8 @@ package struct CacheHead: Sendable, Hashable {
 /// A node's answer: how it stands, and what was asked for.
 package struct CacheAnswer: Sendable, Equatable {
     package enum Result: Sendable, Equatable {
-        /// The caller's layout is too old, or not the one of its epoch that the node was told of; here is that one, if the node
-        /// has it. Nothing was done.
+        /// The caller's layout is too old, or not the one of its epoch that the node was told of; here is that one, if
+        /// the node has it. Nothing was done.
         case outdated(layout: [UInt8]?)
         /// It is past `notAfter`. Nothing was done.
         case late

@@ -2,25 +2,25 @@
 //
 // Who keeps which key, and how that changes without a read that misses a write.
 //
-// A layout is a ring of members under an epoch. It is not the group's ring: a member that is away for a minute is no reason to
-// copy a third of all data, so the layout changes only when a member came, was drained (weight 0), or has been away for long.
-// While it changes there are two rings, and three steps, each an epoch of its own, as joint consensus has it (Ongaro 2014,
-// section 4.3):
+// A layout is a ring of members under an epoch. It is not the group's ring: a member that is away for a minute is no
+// reason to copy a third of all data, so the layout changes only when a member came, was drained (weight 0), or has
+// been away for long. While it changes there are two rings, and three steps, each an epoch of its own, as joint
+// consensus has it (Ongaro 2014, section 4.3):
 //
 //     settled    read old         write old
 //     copying    read old         write old and new, each with its quorum
 //     switching  read new         write old and new
 //     settled    read new         write new
 //
-// A step must not begin while somebody may still act by the step before the last. Nodes see to it: each remembers the highest
-// epoch it was told, and answers nobody who knows less. So after nearly all nodes were told ("nearly": so few are missing that
-// no quorum can be made of them) the step before is history, whoever sleeps with it in memory.
+// A step must not begin while somebody may still act by the step before the last. Nodes see to it: each remembers the
+// highest epoch it was told, and answers nobody who knows less. So after nearly all nodes were told ("nearly": so few
+// are missing that no quorum can be made of them) the step before is history, whoever sleeps with it in memory.
 //
-// The coordinator keeps the layout, and a coordinator may lose its last second. Then somebody may begin another change under an
-// epoch that was used already. So each change has a name of its own, thrown by dice, and a node that was told of one does not
-// hear of another of the same epoch: only one of them can be told to nearly all nodes, and only that one goes on. (They do no
-// harm to each other before: both read the old copies, and write those and some more.) If none can be any more, what was before
-// is put in force again, under the next epoch.
+// The coordinator keeps the layout, and a coordinator may lose its last second. Then somebody may begin another change
+// under an epoch that was used already. So each change has a name of its own, thrown by dice, and a node that was told
+// of one does not hear of another of the same epoch: only one of them can be told to nearly all nodes, and only that
+// one goes on. (They do no harm to each other before: both read the old copies, and write those and some more.) If none
+// can be any more, what was before is put in force again, under the next epoch.
 
 /// A member of a layout.
 package struct CacheMember: Sendable, Hashable {
@@ -114,8 +114,8 @@ package struct CacheLayout: Sendable, Equatable {
         return next
     }
 
-    /// What was before the change that begins with this, where it comes to nothing. (The first layout of a cache has nothing
-    /// before it, and nobody was complete for it: all are completed for this one.)
+    /// What was before the change that begins with this, where it comes to nothing. (The first layout of a cache has
+    /// nothing before it, and nobody was complete for it: all are completed for this one.)
     package func withdrawn(change: UInt64) -> CacheLayout {
         precondition(step != .switching)
         var next = next(change)
@@ -140,8 +140,8 @@ package struct CacheLayout: Sendable, Equatable {
         return next
     }
 
-    /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them, and they are
-    /// the smaller part, so nearly all were never told of two different ones.
+    /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them, and
+    /// they are the smaller part, so nearly all were never told of two different ones.
     package var tolerance: Int { max(0, min(min(writes, reads) - 1, (members.count - 1) / 2)) }
     /// So many nodes may be away or have lost data: of the rest each key has one that has its last write.
     package var uncovered: Int { max(0, writes - 1) }
@@ -266,8 +266,8 @@ package struct CacheMap: Sendable {
 
     /// Where it is written: each with its own quorum.
     ///
-    /// While data is copied any node counts among those of after, for none of them is read before all of it has been; what one
-    /// of them loses meanwhile the copying brings again, as those of before have it.
+    /// While data is copied any node counts among those of after, for none of them is read before all of it has been;
+    /// what one of them loses meanwhile the copying brings again, as those of before have it.
     package func writers(of key: String) -> [Copies] {
         let before = Copies(nodes: nodes(of: key, on: old), since: old.since)
         guard let new else { return [before] }
@@ -295,8 +295,8 @@ package struct CacheMap: Sendable {
     /// Whether a node was to have a key before the layout began to change.
     package func hadBefore(_ node: Int, _ key: String) -> Bool { nodes(of: key, on: old).contains(node) }
 
-    /// Who remembers that one of a key's nodes lacks it: the next one on the ring that has nothing to do with it, or else those
-    /// that have it.
+    /// Who remembers that one of a key's nodes lacks it: the next one on the ring that has nothing to do with it, or
+    /// else those that have it.
     package func hintKeepers(of key: String) -> [Int] {
         let keepers = keepers(of: key)
         let side = new ?? old

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One read as its caller sees it: attempts, each a CacheReadMachine in the layout of its time, until enough nodes have answered or
-// the time is over. As with a write (CacheWriteCall), what comes too late is no success.
+// One read as its caller sees it: attempts, each a CacheReadMachine in the layout of its time, until enough nodes have
+// answered or the time is over. As with a write (CacheWriteCall), what comes too late is no success.
 
 package struct CacheReadCall: Sendable {
     package enum Action: Sendable, Equatable {

@@ -2,9 +2,10 @@
 //
 // One read of one key: from all its nodes at once, answered by the newest of enough of them.
 //
-// Only a node whose data is complete counts, and only such a one is listened to: another may have lost what it acknowledged,
-// or kept what all others have forgotten that it was removed. A node that is still being sent what it missed counts
-// if there are not enough others. What the rest says is heard after the answer, so that whoever is behind is repaired.
+// Only a node whose data is complete counts, and only such a one is listened to: another may have lost what it
+// acknowledged, or kept what all others have forgotten that it was removed. A node that is still being sent what it
+// missed counts if there are not enough others. What the rest says is heard after the answer, so that whoever is behind
+// is repaired.
 
 package struct CacheReadMachine: Sendable {
     package enum Action: Sendable, Equatable {

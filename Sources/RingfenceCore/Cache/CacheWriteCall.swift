@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One write as its caller sees it: attempts, one after the other, each a CacheWriteMachine in the layout of its time, until enough
-// nodes have it or the time is over.
+// One write as its caller sees it: attempts, one after the other, each a CacheWriteMachine in the layout of its time,
+// until enough nodes have it or the time is over.
 //
-// An attempt ends early where a node knows something newer: then the same is written above that, or in another layout. What an
-// attempt that was given up has sent may be stored yet. It is not heard of any more, so from there on nobody is told that nothing
-// was done.
+// An attempt ends early where a node knows something newer: then the same is written above that, or in another layout.
+// What an attempt that was given up has sent may be stored yet. It is not heard of any more, so from there on nobody is
+// told that nothing was done.
 //
-// Time counts from before the first message. An answer that comes when the time is over must not make the call a success, even where
-// nobody looked at the clock in between: what keeps quorums right (SweepMachine) rests on it.
+// Time counts from before the first message. An answer that comes when the time is over must not make the call a
+// success, even where nobody looked at the clock in between: what keeps quorums right (SweepMachine) rests on it.
 
 package struct CacheWriteCall: Sendable {
     package enum Action: Sendable, Equatable {

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One write of one key: to so many of its nodes as are needed at once, to the others a moment later, done when enough have it.
+// One write of one key: to so many of its nodes as are needed at once, to the others a moment later, done when enough
+// have it.
 //
-// Why not to all at once: the others' share of the work would be done while the caller waits, and is the smaller the more writes
-// go to a node in one message. They are sent to as soon as one of the first fails, or after a moment in any case, answered or
-// not; so a node that hangs costs a write that moment and no more, and the next writes begin with the others. While the layout
-// moves there are two quorums to be had, and all are first.
+// Why not to all at once: the others' share of the work would be done while the caller waits, and is the smaller the
+// more writes go to a node in one message. They are sent to as soon as one of the first fails, or after a moment in any
+// case, answered or not; so a node that hangs costs a write that moment and no more, and the next writes begin with the
+// others. While the layout moves there are two quorums to be had, and all are first.
 //
-// A node stores what is newer than what it has, so a write that comes twice or late does no harm. A writer whose clock is behind
-// is told "there is something newer". Was that written at the same moment, or long ago by a clock that is ahead? Nobody can
-// say; to call it done would lose the write in the second case, while the writer believes it. So it is written again, above
-// what was met. (2W > N: then a write that was acknowledged is always met.) The price: of two writers at the same moment one
-// may be seen, overwritten, and seen again before its call returns.
+// A node stores what is newer than what it has, so a write that comes twice or late does no harm. A writer whose clock
+// is behind is told "there is something newer". Was that written at the same moment, or long ago by a clock that is
+// ahead? Nobody can say; to call it done would lose the write in the second case, while the writer believes it. So it
+// is written again, above what was met. (2W > N: then a write that was acknowledged is always met.) The price: of two
+// writers at the same moment one may be seen, overwritten, and seen again before its call returns.
 //
 // After the call is done the machine hears the rest, to know who lacks it: those are hinted.
 
@@ -117,8 +118,8 @@ package struct CacheWriteMachine: Sendable {
         case .outdated(let json):
             states[node] = .lacks
             if let json, CacheLayout(json: json)?.epoch == epoch {
-                // It was told of another change under this epoch, and nearly all of this one, or it is the other way round: so
-                // the rest is asked before anybody changes his mind.
+                // It was told of another change under this epoch, and nearly all of this one, or it is the other way
+                // round: so the rest is asked before anybody changes his mind.
                 otherChange = json
                 return judge()
             }

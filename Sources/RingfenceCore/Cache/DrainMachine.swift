@@ -2,9 +2,9 @@
 //
 // Brings one node what it missed while it was away: the keys that others noted for it (hints).
 //
-// A hint is a key and no value: those that have the value keep it anyway, and what is handed over is what is newest by then.
-// So a key that was written a thousand times meanwhile is one hint. That a node lacks something does no harm while quorums
-// are kept, so hints may be lost; they make it sooner.
+// A hint is a key and no value: those that have the value keep it anyway, and what is handed over is what is newest by
+// then. So a key that was written a thousand times meanwhile is one hint. That a node lacks something does no harm
+// while quorums are kept, so hints may be lost; they make it sooner.
 
 package struct DrainMachine: Sendable {
     package typealias Call = SweepMachine.Call

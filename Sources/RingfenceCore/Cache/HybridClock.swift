@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Versions of cached values. Nodes of a cache know nothing of each other, so what is newer must be told by the value itself.
-// Wall clocks alone would let a writer whose clock is behind lose its writes for ever, and counters alone say nothing across
-// keys and writers; a hybrid logical clock (Kulkarni et al. 2014, "Logical Physical Clocks") follows the wall clock and never
-// falls behind a version it has seen. 48 bits of milliseconds last until the year 10889; 16 bits count within one.
+// Versions of cached values. Nodes of a cache know nothing of each other, so what is newer must be told by the value
+// itself. Wall clocks alone would let a writer whose clock is behind lose its writes for ever, and counters alone say
+// nothing across keys and writers; a hybrid logical clock (Kulkarni et al. 2014, "Logical Physical Clocks") follows the
+// wall clock and never falls behind a version it has seen. 48 bits of milliseconds last until the year 10889; 16 bits
+// count within one.
 
 /// What is newer: by stamp, and between two writers of the same stamp by their number.
 package struct CacheVersion: Sendable, Hashable, Comparable {

@@ -2,15 +2,15 @@
 //
 // The worker behind a cache: what its nodes lost, missed or are to have from now on, it brings them.
 //
-// One process does it for all, whoever has the lock; but nothing here rests on that. Two of them at once get in each other's
-// way and do no harm: layouts are exchanged by comparing epochs, a sweep that another one began over is not ended, and what is
-// copied is only ever newer than what is there.
+// One process does it for all, whoever has the lock; but nothing here rests on that. Two of them at once get in each
+// other's way and do no harm: layouts are exchanged by comparing epochs, a sweep that another one began over is not
+// ended, and what is copied is only ever newer than what is there.
 //
 // It goes round and round: look at all nodes, then do the first of these that is to be done, then look again.
 //
 //     1  a newer layout is known to some node         take it
 //     2  a node was not told of the layout            tell it
-//     3  too many were not                            wait for them; they know another of its epoch: take or withdraw it
+//     3  too many were not                            wait for them; if they know another of its epoch: take, withdraw
 //     4  data is copied: a node lacks some            sweep; none does: next step
 //     5  readers switch                               next step
 //     6  a node lost data                             sweep
@@ -19,8 +19,8 @@
 //     9  a member came, went for good or was drained  begin to change the layout
 //    10  a node was completed long ago                sweep
 //
-// A node that is away is waited for: its copies are on the others, and it comes back sooner than they could be copied. Only
-// whoever has been no member for `replaceAfter` is given up.
+// A node that is away is waited for: its copies are on the others, and it comes back sooner than they could be copied.
+// Only whoever has been no member for `replaceAfter` is given up.
 
 package struct StewardMachine: Sendable {
     package struct Settings: Sendable, Equatable {
@@ -107,7 +107,8 @@ package struct StewardMachine: Sendable {
     private var forgotten: Set<[UInt8]> = []
     private var lastWaiting: [String] = []
 
-    /// Somebody else completes nodes too, or so it seemed in the last sweep. Two of them that last would only begin again and again.
+    /// Somebody else completes nodes too, or so it seemed in the last sweep. Two of them that last would only begin
+    /// again and again.
     package private(set) var isContested = false
 
     /// How far a sweep is, while there is one.
@@ -159,8 +160,8 @@ package struct StewardMachine: Sendable {
         looks[node] == nil && forgotten.contains(Array(map.ids[node].utf8))
     }
 
-    /// A member is gone for good, somebody says who knows it: it is not waited for, and counts as one that lost its data. (Where
-    /// all nodes are needed for a quorum there is no other way to replace one.)
+    /// A member is gone for good, somebody says who knows it: it is not waited for, and counts as one that lost its
+    /// data. (Where all nodes are needed for a quorum there is no other way to replace one.)
     package mutating func forget(_ id: String, now: Nanos) {
         if forgotten.insert(Array(id.utf8)).inserted { hurry(now: now) }
     }
@@ -352,7 +353,8 @@ package struct StewardMachine: Sendable {
         }
     }
 
-    /// Whether this layout can be told to nearly all, where some nodes were told of another of the same epoch (CacheLayout).
+    /// Whether this layout can be told to nearly all, where some nodes were told of another of the same epoch
+    /// (CacheLayout).
     private mutating func judgeOthers(now: Nanos) -> [Action]? {
         let told = places(layout.members).compactMap { looks[$0]?.layout }.filter { $0.epoch == layout.epoch }
         func isLost(_ other: CacheLayout) -> Bool { told.count { $0.stamp != other.stamp } > layout.tolerance }
@@ -361,7 +363,8 @@ package struct StewardMachine: Sendable {
             take(map, now: now)
             return []
         }
-        // Nobody went on from any of them, or will. Only those that begin a change can be two: every other step follows from one.
+        // Nobody went on from any of them, or will. Only those that begin a change can be two: every other step follows
+        // from one.
         guard layout.step != .switching else { return nil }
         return publish(layout.withdrawn(change: nextChange()))
     }

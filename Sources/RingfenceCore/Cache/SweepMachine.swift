@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Completes the data of one or more nodes from the others: of a node that lost some, of one that is new, of all of them from
-// time to time.
+// Completes the data of one or more nodes from the others: of a node that lost some, of one that is new, of all of them
+// from time to time.
 //
-// Begin on each; wipe it, if what it has may be older than what the others remember of removals; wait; then go through all
-// keys of every other node that has its data, and hand over what is newer there; end on each. What is written meanwhile reaches
-// the nodes by itself. If one loses data before the end, the nonce of its begin is lost with it, and the end does not count.
+// Begin on each; wipe it, if what it has may be older than what the others remember of removals; wait; then go through
+// all keys of every other node that has its data, and hand over what is newer there; end on each. What is written
+// meanwhile reaches the nodes by itself. If one loses data before the end, the nonce of its begin is lost with it, and
+// the end does not count.
 //
 // Why the wait: a write is acknowledged by nodes one after the other. Had it reached a node that then lost it, and this
-// sweep gone past the other's keys before it came there, nobody would bring it back, and its writer could count both. A call
-// lasts no longer than `callLimit`; so whatever was counted before the begin has reached all that were counted before the scan.
+// sweep gone past the other's keys before it came there, nobody would bring it back, and its writer could count both. A
+// call lasts no longer than `callLimit`; so whatever was counted before the begin has reached all that were counted
+// before the scan.
 //
 // A node that is complete, and only gets keys it did not have to have before (the layout changes), is told those only.
 
@@ -56,8 +58,8 @@ package struct SweepMachine: Sendable {
     private let pace: Int
     private var jobs: [Job]
     private var sources: [Int]
-    /// Without one of these a key's last write may not be found. (Others are sources too, which are being completed themselves
-    /// and have some of their data: they help, and may fail.)
+    /// Without one of these a key's last write may not be found. (Others are sources too, which are being completed
+    /// themselves and have some of their data: they help, and may fail.)
     private let needed: Set<Int>
     /// Such a source counts as long as it is complete for this epoch.
     private let since: Int64

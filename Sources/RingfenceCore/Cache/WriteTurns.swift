@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writes that replicas shall confirm go in turns: those that come while one WAIT is out leave together when it is answered, with
-// one WAIT behind them all. That is the group commit of databases, and for the same reason. WAIT stops its connection, so with
-// one behind each write a single write would get through in each round trip to the replicas; and with a replica frozen
-// everybody would wait for the sum of all that stand before him, and be told "no answer" of a write that comes about later.
+// Writes that replicas shall confirm go in turns: those that come while one WAIT is out leave together when it is
+// answered, with one WAIT behind them all. That is the group commit of databases, and for the same reason. WAIT stops
+// its connection, so with one behind each write a single write would get through in each round trip to the replicas;
+// and with a replica frozen everybody would wait for the sum of all that stand before him, and be told "no answer" of a
+// write that comes about later.
 //
-// Not a connection for each write: the primary has a limit of them, and thousands of blocked clients are what it copes with worst.
+// Not a connection for each write: the primary has a limit of them, and thousands of blocked clients are what it copes
+// with worst.
 
-/// The writes that wait for their turn at one server. `Ask`: what replicas shall confirm; one WAIT can only ask for one thing.
+/// The writes that wait for their turn at one server. `Ask`: what replicas shall confirm; one WAIT can only ask for one
+/// thing.
 package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable {
     private struct Waiting {
         var write: Write
@@ -35,7 +38,8 @@ package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable 
 
     package init() {}
 
-    /// - Parameter latest: what has not left by then never does: nothing is written late, also when the process was stopped.
+    /// - Parameter latest: what has not left by then never does: nothing is written late, also when the process was
+    ///   stopped.
     /// - Returns: false if so many wait already that it is not kept.
     package mutating func add(_ write: Write, _ ask: Ask, bytes: Int, latest: Nanos) -> Bool {
         let bytes = bytes + Self.overhead

@@ -3,8 +3,9 @@
 // The log as one process hears it, put in order: any number of subscribers read from this one machine.
 //
 // Events reach us in two ways. Published messages are quick and may be lost, late or doubled, and after a reconnection
-// they are missing altogether. Pages, read from the stream, are slow and sure. So a message that follows the last one is
-// taken as it is; everything else only says that there is something to read. Nothing is believed because it was heard:
+// they are missing altogether. Pages, read from the stream, are slow and sure. So a message that follows the last one
+// is taken as it is; everything else only says that there is something to read. Nothing is believed because it was
+// heard:
 //
 //   - a message beyond the next one waits, and the gap before it is read from the stream;
 //   - a message of another generation is not taken at all: only a page tells how generations follow each other;
@@ -15,9 +16,9 @@
 // that is too far behind reads pages of its own until it is. So a slow subscriber costs no memory, holds nobody up, and
 // loses nothing that the stream still keeps.
 //
-// Pages are asked for one at a time. An answer may be older than messages that came meanwhile; so the log is only held to
-// have stepped back when it does not contain the position at which the page was ASKED for. Each such break, and each new
-// generation, begins an era: positions of subscribers that were good in an earlier era are judged again.
+// Pages are asked for one at a time. An answer may be older than messages that came meanwhile; so the log is only held
+// to have stepped back when it does not contain the position at which the page was ASKED for. Each such break, and each
+// new generation, begins an era: positions of subscribers that were good in an earlier era are judged again.
 
 package struct EventLogMachine<Entry: LogEntry>: Sendable {
     package struct Settings: Sendable {
@@ -107,7 +108,8 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     private var isRunning = false
     /// The page that is being read: asked at this position, and what was pending and shown then.
     private var inFlight: (asked: LogPosition?, serial: Int, shown: [String: Int64])?
-    /// How far answers showed the log to be, by generation, where we were not yet. A page asked for later must contain it.
+    /// How far answers showed the log to be, by generation, where we were not yet. A page asked for later must contain
+    /// it.
     private var shown: [String: Int64] = [:]
     /// Something was heard that the page being read may not show.
     private var again = false

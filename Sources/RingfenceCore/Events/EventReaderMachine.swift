@@ -2,13 +2,13 @@
 //
 // One subscriber: a position, and what to do next to move on from it.
 //
-//      state ──> follow <──> page          `state` begins without a position, and after everything that breaks the chain
+//      state ──> follow <──> page          `state` begins without a position, and after all that breaks the chain
 //        ^         │
 //        └─ reset ─┘
 //
-// Its view is a chain: each event it gets is the one that follows the last in the log, or a reset stands between. It reads
-// from the machine of its process while that has what it needs, and from Redis when not; both ways end in the same
-// judgement of `LogHead`.
+// Its view is a chain: each event it gets is the one that follows the last in the log, or a reset stands between. It
+// reads from the machine of its process while that has what it needs, and from Redis when not; both ways end in the
+// same judgement of `LogHead`.
 package struct EventReaderMachine<Entry: LogEntry>: Sendable {
     package enum Step {
         /// Give these out, in order.

@@ -2,16 +2,17 @@
 //
 // Where a reader stands in the event log, and whether that place is still in the log.
 //
-// A number alone would not do. When Redis restarts without its last second, or a replica takes over that had not received
-// everything, the log steps back and the same numbers are given again to other events: a reader that stands at 105 of the
-// lost part would take the new 106 for the next, and nobody would notice. So each part of the log that was written by one
-// life of one server has a random name, its generation, and the log remembers where each generation ended:
+// A number alone would not do. When Redis restarts without its last second, or a replica takes over that had not
+// received everything, the log steps back and the same numbers are given again to other events: a reader that stands at
+// 105 of the lost part would take the new 106 for the next, and nobody would notice. So each part of the log that was
+// written by one life of one server has a random name, its generation, and the log remembers where each generation
+// ended:
 //
 //      g1: 1 … 100 ─┬─ 101 … 105                the reader stands at g1:105; these five were never replicated
 //                   └─ g2: 101 … 130 …          the log as it is now: "g2, and of g1 the first 100"
 //
-// `g1:100` is in this log and goes on with g2:101; `g1:105` is not, whatever the numbers say. A restart that loses nothing
-// makes a new generation too, and costs nobody anything.
+// `g1:100` is in this log and goes on with g2:101; `g1:105` is not, whatever the numbers say. A restart that loses
+// nothing makes a new generation too, and costs nobody anything.
 
 /// A place in the event log: behind the event `seq` of the generation `gen`.
 package struct LogPosition: Hashable, Sendable {

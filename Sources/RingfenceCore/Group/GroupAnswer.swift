@@ -71,8 +71,8 @@ package struct GroupAnswer: Sendable, Equatable {
         /// ms left, member by member; empty if not asked for.
         package var leases: [Int64]
         package var policy: RingPolicy?
-        /// Ids whose records cannot be read: written by hand, or by a version with other limits. Nobody can use them, so
-        /// they are not among `members`; the others must not suffer for them.
+        /// Ids whose records cannot be read: written by hand, or by a version with other limits. Nobody can use them,
+        /// so they are not among `members`; the others must not suffer for them.
         package var unreadable: [String]
         package var role: GroupRole
         /// How long the phase has lasted.
@@ -169,8 +169,8 @@ package enum JoinMode: Sendable, Equatable {
     case again
     /// From this session only: a first join, repeated, that means whom it meant before.
     case over(String)
-    /// From nobody, nor does it come in: a member that changes its record or renews its lease, if it is there. One that was
-    /// taken out meanwhile is told so, as by a beat; `since` is the mark of its join, '' if that is not known.
+    /// From nobody, nor does it come in: a member that changes its record or renews its lease, if it is there. One that
+    /// was taken out meanwhile is told so, as by a beat; `since` is the mark of its join, '' if that is not known.
     case stay(since: String)
 
     package var text: String {

@@ -2,20 +2,21 @@
 //
 // One process' view of a group: what Redis said last, what came in events since, when to ask again, and what to show.
 //
-// Two ways lead here. Answers of group.lua carry the whole group if it changed; they are the truth, at the latest one pace
-// old. Events carry one change set each, and are there at once; they are applied only if they follow upon what is known
-// without a gap and in the same generation of the log, else the group is asked. Both come over different connections and so in any order, which is settled by
-// the version: it never goes back, because whoever asks says which he knows. An answer that is older than what is known
-// was overtaken by an event, and is passed over.
+// Two ways lead here. Answers of group.lua carry the whole group if it changed; they are the truth, at the latest one
+// pace old. Events carry one change set each, and are there at once; they are applied only if they follow upon what is
+// known without a gap and in the same generation of the log, else the group is asked. Both come over different
+// connections and so in any order, which is settled by the version: it never goes back, because whoever asks says which
+// he knows. An answer that is older than what is known was overtaken by an event, and is passed over.
 //
-// A large group comes by pages (group.lua). They are gathered in a draft, which becomes what is known with the last of them:
-// before, it is the group of no version. And to show a large group costs time in the order of its size, which others of
-// the same event loop wait for: while it changes again and again it is shown now and then, at once only if the role changes.
+// A large group comes by pages (group.lua). They are gathered in a draft, which becomes what is known with the last of
+// them: before, it is the group of no version. And to show a large group costs time in the order of its size, which
+// others of the same event loop wait for: while it changes again and again it is shown now and then, at once only if
+// the role changes.
 //
-// Shown is not always what is known. When Redis has lost members (it restarted empty, or an older copy was promoted), they
-// come back one by one within the longest lease. Whoever took the first view after the loss for the group would for a
-// moment have a ring of one. So as long as members shown are missing in such a recovery, and no longer than it lasts, the
-// members of before are shown, as stale.
+// Shown is not always what is known. When Redis has lost members (it restarted empty, or an older copy was promoted),
+// they come back one by one within the longest lease. Whoever took the first view after the loss for the group would
+// for a moment have a ring of one. So as long as members shown are missing in such a recovery, and no longer than it
+// lasts, the members of before are shown, as stale.
 
 package struct GroupMachine: Sendable {
     package struct View: Sendable, Equatable {
@@ -168,8 +169,8 @@ package struct GroupMachine: Sendable {
             return .none
         }
         guard let content = answer.content, !content.isMore else { return .look }
-        // No member has changed since the version that was known when this was asked. What came in between is of the same story
-        // only if it is of the same generation.
+        // No member has changed since the version that was known when this was asked. What came in between is of the
+        // same story only if it is of the same generation.
         let gen = Self.gen(of: answer.mark)
         var members = content.members
         var hasUnreadable = members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
@@ -220,7 +221,8 @@ package struct GroupMachine: Sendable {
         return settle(now: now)
     }
 
-    /// The answer tells when the recovery ends: between these two moments. Another loss ends later than any bound for this.
+    /// The answer tells when the recovery ends: between these two moments. Another loss ends later than any bound for
+    /// this.
     private mutating func recovers(for left: Nanos, sentAt: Nanos, now: Nanos) {
         if sentAt + left > recoverUntil + .millisecond {
             recoverUntil = now + left

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What group.lua tells of a group's primary, and what a candidate tells it. The script's header says what each part means.
+// What group.lua tells of a group's primary, and what a candidate tells it. The script's header says what each part
+// means.
 
 /// Who is primary of a group, as of one version of it.
 package struct GroupRole: Sendable, Hashable {
@@ -33,7 +34,8 @@ package struct GroupRole: Sendable, Hashable {
     package var suspendsWrites: Bool
     /// Who had the role before it was last given away or lost.
     package var last: String
-    /// Who was ready last, and under which epoch: whoever was only elected may have done nothing. Empty and 0: not known.
+    /// Who was ready last, and under which epoch: whoever was only elected may have done nothing. Empty and 0: not
+    /// known.
     package var readyMember: String
     package var readyEpoch: Int64
 

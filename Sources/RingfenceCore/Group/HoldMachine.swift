@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a primary goes on while it cannot reach Redis, where the group's settings say `hold`: by the promise of everybody who could
-// be elected in its place.
+// How a primary goes on while it cannot reach Redis, where the group's settings say `hold`: by the promise of everybody
+// who could be elected in its place.
 //
-// Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are asked
-// directly, again and again, to begin no role before a lease from now; the role is good until the earliest of these times.
-// Candidates that it does not know, because they came later, Redis does not elect before `holdMs` is over; and so the role ends
-// at the latest then. Nobody else can become primary, so two cannot be. A majority would not do: whom Redis elects needs no majority.
+// Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are
+// asked directly, again and again, to begin no role before a lease from now; the role is good until the earliest of
+// these times. Candidates that it does not know, because they came later, Redis does not elect before `holdMs` is over;
+// and so the role ends at the latest then. Nobody else can become primary, so two cannot be. A majority would not do:
+// whom Redis elects needs no majority.
 //
-// Which candidates the primary knows is what it tells Redis with a beat. So all of its hold is judged again, by whom it knows by
-// then, before a beat is written.
+// Which candidates the primary knows is what it tells Redis with a beat. So all of its hold is judged again, by whom it
+// knows by then, before a beat is written.
 //
-// It is also the primary that asks, not the others that offer: so a primary that is dead or cut off from all is not waited for.
-// And whoever still reaches Redis refuses, for then the primary is the one that is cut off, and another shall lead.
+// It is also the primary that asks, not the others that offer: so a primary that is dead or cut off from all is not
+// waited for. And whoever still reaches Redis refuses, for then the primary is the one that is cut off, and another
+// shall lead.
 //
 // Both sides count on clocks that run apart by 1 %: the primary takes 1 % off, and whoever promises puts 1 % on.
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A member of a group, as the process that it belongs to plays it: its membership, its part as a candidate, and what other
-// candidates promised it.
+// A member of a group, as the process that it belongs to plays it: its membership, its part as a candidate, and what
+// other candidates promised it.
 //
-// MembershipMachine, RoleMachine and HoldMachine each know their own subject. Here stand the rules that join them: when the
-// role is judged, by which view the promises are counted, what a call says, what an answer changes and in which order, what
-// does not outlive a session. The library, the simulation and the exploration run this one type; what is around it only
-// carries calls and tells what happened.
+// MembershipMachine, RoleMachine and HoldMachine each know their own subject. Here stand the rules that join them: when
+// the role is judged, by which view the promises are counted, what a call says, what an answer changes and in which
+// order, what does not outlive a session. The library, the simulation and the exploration run this one type; what is
+// around it only carries calls and tells what happened.
 //
 // Two orders matter for "never two primaries":
-//  - An answer may say that somebody takes the role away. So the role is judged by the view that the answer made before the
-//    answer lengthens the membership, and once more after it: what a member again is elected to may begin now.
+//  - An answer may say that somebody takes the role away. So the role is judged by the view that the answer made before
+//    the answer lengthens the membership, and once more after it: what a member again is elected to may begin now.
 //  - With a call Redis hears whom this process knows, and may elect whom it did not know before. So the promises are
 //    counted anew, by a view that is no older than what the call says is known, before the call is written (`write`).
 
@@ -33,8 +33,8 @@ package struct MemberMachine: Sendable {
         case role(RoleMachine.Tell)
     }
 
-    /// A call that is due, as of the step that decided it: a change of the record in between would promise Redis another lease
-    /// than the one that is counted on here.
+    /// A call that is due, as of the step that decided it: a change of the record in between would promise Redis
+    /// another lease than the one that is counted on here.
     package struct Call: Sendable {
         package var kind: MembershipMachine.Call
         package var record: MemberRecord
@@ -236,7 +236,8 @@ package struct MemberMachine: Sendable {
         return membership.revision
     }
 
-    /// Leaves, and tries to say so until `until`; a role that it has is given up. `isBegun` is false if there was nothing to leave.
+    /// Leaves, and tries to say so until `until`; a role that it has is given up. `isBegun` is false if there was
+    /// nothing to leave.
     package mutating func leave(reason: String, now: Nanos, until: Nanos) -> (isBegun: Bool, tells: [Tell]) {
         self.reason = reason
         let tells = endRole(.gaveUp("left"), now: now)

@@ -7,8 +7,8 @@
 // strict about every field known here. Names not known here are passed over: while a newer version is rolled out, its
 // members must stay on everybody's ring, or two processes would have two rings.
 //
-// A record in memory is one pointer to fields that never change: thousands of them stand in order, and are moved, copied and
-// compared with each change of a large group.
+// A record in memory is one pointer to fields that never change: thousands of them stand in order, and are moved,
+// copied and compared with each change of a large group.
 
 package struct MemberRecord: Sendable, Hashable {
     private struct Fields: Sendable, Hashable {
@@ -40,7 +40,8 @@ package struct MemberRecord: Sendable, Hashable {
         get { box.fields.id }
         set { fields.id = newValue }
     }
-    /// One life of a member: a new one with each join, so that a process that comes back is told from the one that died.
+    /// One life of a member: a new one with each join, so that a process that comes back is told from the one that
+    /// died.
     package var session: String {
         get { box.fields.session }
         set { fields.session = newValue }

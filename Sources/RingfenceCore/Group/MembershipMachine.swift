@@ -2,15 +2,16 @@
 //
 // One membership from its join to its end, as the member sees it.
 //
-// The member's own clock is the first judge: its deadline is counted from before the beat was written, less 1 %, so it ends
-// before Redis can take the member out, however long an answer was on its way and however long the process slept. Past the
-// deadline the member is *suspended*: it may not act, for others may have taken over. That is not yet the end. If Redis was
-// away, nobody could take over, and the next beat finds the member still in the group; it is a member again. If Redis
-// says that it was taken out, it is *expired*, for good under this session. Either way it was told before.
+// The member's own clock is the first judge: its deadline is counted from before the beat was written, less 1 %, so it
+// ends before Redis can take the member out, however long an answer was on its way and however long the process slept.
+// Past the deadline the member is *suspended*: it may not act, for others may have taken over. That is not yet the end.
+// If Redis was away, nobody could take over, and the next beat finds the member still in the group; it is a member
+// again. If Redis says that it was taken out, it is *expired*, for good under this session. Either way it was told
+// before.
 //
 // One call is under way at a time: a beat; a write, which is a join of the same session with the record as it is now,
-// after an update or when Redis lost the member; or the leave. So no late answer of one can be taken for another's, and a
-// leave is never overtaken by a beat or a join of before.
+// after an update or when Redis lost the member; or the leave. So no late answer of one can be taken for another's, and
+// a leave is never overtaken by a beat or a join of before.
 
 package struct MembershipMachine: Sendable {
     package enum State: String, Sendable {
@@ -72,7 +73,8 @@ package struct MembershipMachine: Sendable {
         sentAt + ClockDrift.shortened(lease) - .millisecond
     }
 
-    /// How long a call may wait for its answer: a third of the lease, so that it can be tried again before the lease is over.
+    /// How long a call may wait for its answer: a third of the lease, so that it can be tried again before the lease is
+    /// over.
     package static func patience(_ lease: Nanos) -> Nanos { max(lease / 3, 100 * .millisecond) }
 
     /// Whether the member may act at `now`.
@@ -140,8 +142,9 @@ package struct MembershipMachine: Sendable {
     /// Something is to be said with the next call, which is made at the next tick.
     package mutating func speak(now: Nanos) { soonAt = now }
 
-    /// What Redis has of this member is not what was written last, as of a view that is no older than the answer to that: Redis
-    /// lost it, and it is written again. False if that cannot be said yet, for something else is being written.
+    /// What Redis has of this member is not what was written last, as of a view that is no older than the answer to
+    /// that: Redis lost it, and it is written again. False if that cannot be said yet, for something else is being
+    /// written.
     package mutating func differs(now: Nanos) -> Bool {
         guard underWay == nil, written == revision, state == .member || state == .suspended else { return false }
         mustWrite = true

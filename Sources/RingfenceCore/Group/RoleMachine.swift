@@ -2,18 +2,18 @@
 //
 // The part of a primary, as the one who plays it sees it: from its election to the end of its role.
 //
-// Redis decides who is primary, but it cannot reach into a process, so the process judges itself. It may act as primary of
-// an epoch while all of this is so: it saw itself elected; it is a member, by its own clock, with `margin` to spare; and it has
-// not been told otherwise. A role that ended here never goes on under the same epoch, whatever Redis says later. For
-// when the own deadline has passed, another may have been elected and the record of that lost again: what Redis answers
-// then is no proof. Who lives and is still the best is elected again, under a new epoch.
+// Redis decides who is primary, but it cannot reach into a process, so the process judges itself. It may act as primary
+// of an epoch while all of this is so: it saw itself elected; it is a member, by its own clock, with `margin` to spare;
+// and it has not been told otherwise. A role that ended here never goes on under the same epoch, whatever Redis says
+// later. For when the own deadline has passed, another may have been elected and the record of that lost again: what
+// Redis answers then is no proof. Who lives and is still the best is elected again, under a new epoch.
 //
-// Where the group's settings say `hold`, the role may outlive the membership's deadline while Redis is away: as long as each of
-// the other candidates has *promised* to begin no role before `heldUntil` (HoldMachine.swift asks them). A promise is kept by this same
-// machine, in the candidate that gave it: what it is elected to meanwhile *waits*.
+// Where the group's settings say `hold`, the role may outlive the membership's deadline while Redis is away: as long as
+// each of the other candidates has *promised* to begin no role before `heldUntil` (HoldMachine.swift asks them). A
+// promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile *waits*.
 //
-// What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency is
-// needed: `speaks` asks for a beat at once.
+// What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency
+// is needed: `speaks` asks for a beat at once.
 
 package struct RoleMachine: Sendable, Hashable {
     /// The part it plays.
@@ -83,12 +83,13 @@ package struct RoleMachine: Sendable, Hashable {
     package private(set) var state = State.standby
     /// The role ends so long before the membership's deadline.
     package private(set) var margin: Nanos
-    /// Whether it wants the role. One machine serves all candidacies of a membership, so that no epoch that is over begins anew.
+    /// Whether it wants the role. One machine serves all candidacies of a membership, so that no epoch that is over
+    /// begins anew.
     package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
     private var over: Ending?
-    /// It ended here without its holder's doing, who has yet to stop. Nobody else may be elected before it said so, or the time that
-    /// it was promised for that is over: at what was the membership's deadline then.
+    /// It ended here without its holder's doing, who has yet to stop. Nobody else may be elected before it said so, or
+    /// the time that it was promised for that is over: at what was the membership's deadline then.
     private var stopping: Ending?
     /// The highest epoch that has ended here, or that another has had since.
     private var closed: Int64 = 0
@@ -106,8 +107,9 @@ package struct RoleMachine: Sendable, Hashable {
     private var wasHeld = false
     /// It promised to begin no role before.
     private var promisedUntil: Nanos = .min
-    /// The epoch it is elected to, and begins when Redis says then that it still is. (Not by its own clock: what elected it may be a
-    /// server that is lost since, and the primary it promised to wait for go on with another that never heard of it.)
+    /// The epoch it is elected to, and begins when Redis says then that it still is. (Not by its own clock: what
+    /// elected it may be a server that is lost since, and the primary it promised to wait for go on with another that
+    /// never heard of it.)
     private var waiting: Int64?
     private var hasAsked = false
 
@@ -181,8 +183,8 @@ package struct RoleMachine: Sendable, Hashable {
 
     // MARK: While Redis is away
 
-    /// All others have promised to begin no role before. An earlier time than the last one counts as well: there may be more
-    /// others than were known then.
+    /// All others have promised to begin no role before. An earlier time than the last one counts as well: there may be
+    /// more others than were known then.
     package mutating func hold(_ epoch: Int64, until: Nanos) {
         switch state {
         case .primary(epoch), .draining(epoch): (heldUntil, wasHeld) = (until, wasHeld || until > .min)

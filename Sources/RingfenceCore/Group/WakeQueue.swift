@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who is to be woken when: a binary heap. Who asks to be woken earlier is put in again, and what then lies in the heap for
-// later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them little. A
-// member that beats asks for the end of its lease each time, and then for its next beat: what lies there in vain is thrown
-// out when it is most of the heap.
+// Who is to be woken when: a binary heap. Who asks to be woken earlier is put in again, and what then lies in the heap
+// for later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them
+// little. A member that beats asks for the end of its lease each time, and then for its next beat: what lies there in
+// vain is thrown out when it is most of the heap.
 
 package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
     private struct Entry {

@@ -5,9 +5,9 @@
 //
 // Not a general decoder, because each thing a general one lets through is a way to be misunderstood about money: a
 // misspelt field silently ignored, the second of two equal names silently winning, 1e3 or 10.0 silently becoming an
-// integer. Here each of these is an error that names the field. Objects inside the object are read only where the caller
-// says how deep (a record holds its metadata, an event holds a record, an agent's file a list of checks), so no input makes
-// it recurse further than that, and its time is linear in the length.
+// integer. Here each of these is an error that names the field. Objects inside the object are read only where the
+// caller says how deep (a record holds its metadata, an event holds a record, an agent's file a list of checks), so no
+// input makes it recurse further than that, and its time is linear in the length.
 
 /// A value of a field.
 package enum JSONValue: Sendable, Hashable {
@@ -84,8 +84,8 @@ package struct JSONObject: Sendable, Hashable {
         }
     }
 
-    /// Reads the fields named in `names`, which must be flat, and where the value of the field `raw` lies. All others may be
-    /// any JSON, and are passed over.
+    /// Reads the fields named in `names`, which must be flat, and where the value of the field `raw` lies. All others
+    /// may be any JSON, and are passed over.
     ///
     /// - Returns: the fields, and the place of the raw one among `bytes`; nil when it is absent.
     /// - Throws: ``JSONError``.

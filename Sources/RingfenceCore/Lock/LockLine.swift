@@ -2,13 +2,14 @@
 //
 // A lock machine, and what Redis may know of what it asked for.
 //
-// The machine withdraws whatever it turns its back on. What never left this process needs no withdrawal: in an outage that
-// would be a hundred thousand calls for nothing, all at once when Redis is back. And whoever waited in vain is to be told whether
-// anything may have been done. Both are one question: may Redis know of the newest acquire? It may from the moment its
-// bytes were written, or a release named it as its successor, until Redis said that nothing of it stands.
+// The machine withdraws whatever it turns its back on. What never left this process needs no withdrawal: in an outage
+// that would be a hundred thousand calls for nothing, all at once when Redis is back. And whoever waited in vain is to
+// be told whether anything may have been done. Both are one question: may Redis know of the newest acquire? It may from
+// the moment its bytes were written, or a release named it as its successor, until Redis said that nothing of it
+// stands.
 //
-// All of that is decided here, and so a simulation reaches it. Only whether the bytes of a command were written is asked
-// outside: `takeBack` takes a command out of the connection's queue, and is false if it is too late for that.
+// All of that is decided here, and so a simulation reaches it. Only whether the bytes of a command were written is
+// asked outside: `takeBack` takes a command out of the connection's queue, and is false if it is too late for that.
 
 package struct LockLine: Sendable {
     package typealias Ticket = LockMachine.Ticket
@@ -56,8 +57,8 @@ package struct LockLine: Sendable {
         self.isElsewhere = isElsewhere
     }
 
-    /// Whether an acquire that ended so is withdrawn once more, if nobody awaits its end. It was withdrawn when it was given up, but a
-    /// script that had to be loaded first may have run behind that.
+    /// Whether an acquire that ended so is withdrawn once more, if nobody awaits its end. It was withdrawn when it was
+    /// given up, but a script that had to be loaded first may have run behind that.
     package static func withdrawsAgain(_ ending: Ending) -> Bool { ending == .mayStand }
 
     /// Takes one event, and says what to do. nil: it ends a command that is not awaited any more.

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One lock (a name, or a set of names taken together) as one process sees it: who waits here, and what was asked of Redis.
+// One lock (a name, or a set of names taken together) as one process sees it: who waits here, and what was asked of
+// Redis.
 //
-// All waiters of a process share one place in Redis' queue and pass the lock on among themselves, so a hand-off within the
-// process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind others.
+// All waiters of a process share one place in Redis' queue and pass the lock on among themselves, so a hand-off within
+// the process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind
+// others.
 //
 //     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> lettingGo ──> idle
-//                      │ ▲                                             ▲  └─(waiters here: pass on, or let go and queue)
+//                      │ ▲                                             ▲  └─(waiters here: pass on, or let go, queue)
 //                queued│ │ask again: its time came, or the inbox is    │
 //                      ▼ │new (pushes may have been lost)              │
 //                     queued ──pushed──> claiming ──renewed────────────┘
@@ -14,11 +16,12 @@
 // The machine decides, a shell performs its actions and reports what came of them. It has no clock, no dice and no I/O:
 // `now` and `makeNonce` are arguments. Two rules carry its safety.
 //
-//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine turns its back
-//     on (a place, a grant that may come, a value that may still stand) it hands to `cleanUp` in the same step: written
-//     behind the command it undoes on the same connection, and repeated until Redis answered, it leaves no ghost.
-//  2. A nonce is one logical acquire. It is repeated only to ask the same thing again: Redis finds its own work and repeats
-//     the answer. So asking again is always safe, and it is what the machine does whenever it does not know.
+//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine turns its
+//     back on (a place, a grant that may come, a value that may still stand) it hands to `cleanUp` in the same step:
+//     written behind the command it undoes on the same connection, and repeated until Redis answered, it leaves no
+//     ghost.
+//  2. A nonce is one logical acquire. It is repeated only to ask the same thing again: Redis finds its own work and
+//     repeats the answer. So asking again is always safe, and it is what the machine does whenever it does not know.
 
 package struct LockMachine: Sendable {
     package typealias WaiterID = UInt64
@@ -51,8 +54,8 @@ package struct LockMachine: Sendable {
         case none
         /// Behind everybody; where it stands, if it has a place already.
         case last
-        /// Where it stood before, by the arrival it was told: places are dropped of a process that seems gone, and lost with
-        /// Redis' data, but whoever comes back came when it came.
+        /// Where it stood before, by the arrival it was told: places are dropped of a process that seems gone, and lost
+        /// with Redis' data, but whoever comes back came when it came.
         case since(Int64)
     }
 
@@ -74,7 +77,8 @@ package struct LockMachine: Sendable {
         case wait(Waiter)
         /// A waiter stopped waiting, or the process did.
         case leave(WaiterID)
-        /// The holder lets go. With another value than the one held here: of a lease that was lost or is used elsewhere.
+        /// The holder lets go. With another value than the one held here: of a lease that was lost or is used
+        /// elsewhere.
         case release(LockValue)
         /// The lease held here is lost, or from now on somebody else's to renew and release.
         case forget(LockValue)
@@ -170,8 +174,8 @@ package struct LockMachine: Sendable {
     /// The newest ticket given out.
     package private(set) var lastTicket: Ticket
 
-    /// A machine whose tickets begin above `ticket`. The answer to a command that was turned away from may come after its
-    /// machine was dropped, to the next one of the same names: that must not have given the same ticket again.
+    /// A machine whose tickets begin above `ticket`. The answer to a command that was turned away from may come after
+    /// its machine was dropped, to the next one of the same names: that must not have given the same ticket again.
     package init(ticketsAfter ticket: Ticket = 0) { lastTicket = ticket }
 
     /// Nothing is going on: the shell may drop the machine, if it makes the next one with tickets after its last.
@@ -200,8 +204,8 @@ package struct LockMachine: Sendable {
         package var passes: Int
     }
 
-    /// `handle`, unless the event answers a command whose answer does not count any more: then nil. In one access, because
-    /// each look at a machine within an object copies it.
+    /// `handle`, unless the event answers a command whose answer does not count any more: then nil. In one access,
+    /// because each look at a machine within an object copies it.
     package mutating func turn(
         _ event: Event, awaited ticket: Ticket?, now: Nanos, inboxHeard: Bool, makeNonce: () -> String
     ) -> Turn? {
@@ -230,7 +234,8 @@ package struct LockMachine: Sendable {
                 deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
             }
         case .claimRefused(let ticket):
-            // The grant is gone, or the push was of an older one. Its place may still stand, so the same is asked again.
+            // The grant is gone, or the push was of an older one. Its place may still stand, so the same is asked
+            // again.
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .lettingGo(let going) = state, going.ticket == ticket {
@@ -308,7 +313,8 @@ extension LockMachine {
         }
     }
 
-    /// What a waiter is told whose time is up: that others hold it, unless we do not know because Redis does not answer.
+    /// What a waiter is told whose time is up: that others hold it, unless we do not know because Redis does not
+    /// answer.
     private var refusalInTime: Refusal {
         switch state {
         case .asking(let ask, _, _): ask.foundBusy && ask.failures == 0 ? .busy : .failed
@@ -363,7 +369,8 @@ extension LockMachine {
             return self.ask(ask, &step)
         }
         guard first.terms == ask.terms else {
-            // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new fence.
+            // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new
+            // fence.
             let successor = Successor(nonce: makeNonce(), terms: first.terms, yields: false)
             letGo(value, successor, passes: passes, &step)
             return
@@ -400,8 +407,8 @@ extension LockMachine {
     /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
     /// stands further back asks a little later, so that the first finds it done.
     private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
-        // Nobody sleeps for as long as it is held: the key may vanish, and those before may be granted, sleep, and lose it
-        // after their short claim time.
+        // Nobody sleeps for as long as it is held: the key may vanish, and those before may be granted, sleep, and lose
+        // it after their short claim time.
         let longest = position > 0 ? min(position, 5) * 1000 : 2000
         let held = min(max(milliseconds, 5), longest) * .millisecond
         let stagger = (1 + min(max(position, 0), 25) * 4) * Nanos.millisecond
@@ -419,8 +426,9 @@ extension LockMachine {
             if waiters.isEmpty {
                 state = .idle
             } else if step.inboxHeard {
-                // Only tried this time, for one that does not wait or for want of an inbox: now queue. On the same terms,
-                // though the waiter may be another, for a place may stand from before (rule 2); `deliver` sees to it.
+                // Only tried this time, for one that does not wait or for want of an inbox: now queue. On the same
+                // terms, though the waiter may be another, for a place may stand from before (rule 2); `deliver` sees
+                // to it.
                 var ask = ask
                 ask.failures = 0
                 ask.foundBusy = true
@@ -430,8 +438,8 @@ extension LockMachine {
                 wait(ask, 0, min(milliseconds, ask.arrival == nil ? 1000 : 300), &step)
             }
         case .lettingGo(let going) where going.ticket == ticket:
-            // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of the
-            // successor is asked for itself.
+            // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of
+            // the successor is asked for itself.
             step.actions.append(.cleanUpValue(going.value))
             finish(going, answered: true, &step)
             if let ask = going.ask { self.ask(ask, &step) }
@@ -490,8 +498,8 @@ extension LockMachine {
         step.actions.append(.letGo(ticket, value, successor))
     }
 
-    /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be loaded
-    /// first may have run behind the first withdrawal.
+    /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
+    /// loaded first may have run behind the first withdrawal.
     private mutating func finish(_ going: LettingGo, answered: Bool, _ step: inout Step) {
         state = .idle
         step.actions.append(.releaseDone(going.value, answered: answered))

@@ -55,8 +55,8 @@ package struct LockValue: Hashable, Sendable {
         return Int(parts[1][parts[1].index(after: mark)...]) ?? 1
     }
 
-    /// False if it was taken for other names than these, which stand in the order of their bytes. (Of one name only Redis
-    /// knows, and compares.)
+    /// False if it was taken for other names than these, which stand in the order of their bytes. (Of one name only
+    /// Redis knows, and compares.)
     package func isOf(_ names: [String]) -> Bool {
         guard nameCount == names.count else { return false }
         let secret = nonce.split(separator: "-", maxSplits: 2).last ?? ""
@@ -115,7 +115,8 @@ package struct LockTerms: Hashable, Sendable {
     }
 
     /// How long Redis keeps the key: the ttl and a grace, so that the holder, whose clock may run slow beside Redis' by
-    /// what ``ClockDrift`` allows, always gives up first. It is also the delay before a dead holder's lock is given to the next.
+    /// what ``ClockDrift`` allows, always gives up first. It is also the delay before a dead holder's lock is given to
+    /// the next.
     package var holdMilliseconds: Int64 { (ttl + grace) / .millisecond }
 
     /// 10 ms and 1 % of the ttl, at most 500 ms: no waiter is kept longer by it than that.

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The consistent-hash ring, version 1: a pure function of its seed, its unit and its members, in integers only, so that
-// everybody who knows the members knows every owner, in any language. RingSpecification.md says what it is; this file is one
-// way to compute it.
+// everybody who knows the members knows every owner, in any language. RingSpecification.md says what it is; this file
+// is one way to compute it.
 //
 // Three decisions set it apart from the rings people know:
-//  - A member's points depend on nothing but its id and weight: not on how many others there are (ketama), nor on the order
-//    they came in. So a join, a leave or a new weight moves exactly the keys it must, and none between two others.
-//  - Preference lists spread over zones by one rule that keeps this property for the copies too: sort the members in the
-//    order in which they are met clockwise by "how many of my zone were met before me", and take the first. A greedy fill
-//    that looks at loads or remembers choices would move copies between members that have nothing to do with the change.
-//  - A ring never changes. A join makes a new one from the old (`applying`), and whoever holds the old one goes on reading
-//    it; so readers take no lock and see one membership, never half of two.
+//  - A member's points depend on nothing but its id and weight: not on how many others there are (ketama), nor on the
+//    order they came in. So a join, a leave or a new weight moves exactly the keys it must, and none between two
+//    others.
+//  - Preference lists spread over zones by one rule that keeps this property for the copies too: sort the members in
+//    the order in which they are met clockwise by "how many of my zone were met before me", and take the first. A
+//    greedy fill that looks at loads or remembers choices would move copies between members that have nothing to do
+//    with the change.
+//  - A ring never changes. A join makes a new one from the old (`applying`), and whoever holds the old one goes on
+//    reading it; so readers take no lock and see one membership, never half of two.
 //
-// Members are numbered by *slots*, which a member keeps as long as it stays, so that the points of the others need not be
-// touched. For people and other languages the order of members is that of their ids' bytes.
+// Members are numbered by *slots*, which a member keeps as long as it stays, so that the points of the others need not
+// be touched. For people and other languages the order of members is that of their ids' bytes.
 
 /// An immutable hash ring.
 package final class Ring: Sendable {

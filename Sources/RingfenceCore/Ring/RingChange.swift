@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From one ring to the next: who joins, who leaves, who changes, and which points that adds and removes. `Ring.applying` makes
-// the new ring of it; `Ring.plan` says which ranges change hands without making the ring.
+// From one ring to the next: who joins, who leaves, who changes, and which points that adds and removes.
+// `Ring.applying` makes the new ring of it; `Ring.plan` says which ranges change hands without making the ring.
 //
-// A change of a few members touches their points only. When much changes at once everything is made afresh, which is faster
-// then. The result is the same by definition: a ring is a function of its members.
+// A change of a few members touches their points only. When much changes at once everything is made afresh, which is
+// faster then. The result is the same by definition: a ring is a function of its members.
 
 extension Ring {
     /// A ring of these members.
@@ -32,8 +32,8 @@ extension Ring {
             slots: slots, ids: members.map(\.id), ranks: slots, zones: zones)
     }
 
-    /// The ring after some members left, and others joined or, if their id is there already, changed. Who is in both lists
-    /// has changed.
+    /// The ring after some members left, and others joined or, if their id is there already, changed. Who is in both
+    /// lists has changed.
     package func applying(joining: [RingMember], leaving: [String]) throws(InvalidArgument) -> Ring {
         switch try RingChange.of(self, joining: joining, leaving: leaving) {
         case .nothing: self

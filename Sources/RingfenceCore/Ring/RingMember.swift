@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the ring knows of a member, and the arithmetic that everybody who builds the same ring has to do alike: the hash of
-// a key, the points of a member, the digest. The specification for other languages is the article RingSpecification; a
-// change here is a change of the ring's version, and moves everybody's keys.
+// What the ring knows of a member, and the arithmetic that everybody who builds the same ring has to do alike: the hash
+// of a key, the points of a member, the digest. The specification for other languages is the article RingSpecification;
+// a change here is a change of the ring's version, and moves everybody's keys.
 
 import CXXHash
 
-/// A member as the ring sees it. Ids and zones are bytes, not characters: two ids that look the same may be two members.
+/// A member as the ring sees it. Ids and zones are bytes, not characters: two ids that look the same may be two
+/// members.
 package struct RingMember: Hashable, Sendable {
     package var id: String
     /// How many units of points it has; 0 is drained: still a member, and nothing is placed on it.
@@ -37,7 +38,8 @@ package enum RingLimits {
     package static let units = 1...4096
     /// Members are numbered in 16 bits, and one number means "look closer".
     package static let members = 65_535
-    /// 16 777 216 points, which take some 320 MB: weights are for ratios of members to each other, not for large numbers.
+    /// 16 777 216 points, which take some 320 MB: weights are for ratios of members to each other, not for large
+    /// numbers.
     package static let points = 1 << 24
 
     package static func check(unit: Int) throws(InvalidArgument) {
@@ -106,7 +108,8 @@ package enum RingHash {
         Array(text.utf8).withUnsafeBytes { position(of: $0, seed: seed) }
     }
 
-    /// Point `index` of the member whose id stands at `base`: number `index` of the SplitMix64 generator seeded with it.
+    /// Point `index` of the member whose id stands at `base`: number `index` of the SplitMix64 generator seeded with
+    /// it.
     @inline(__always)
     package static func point(_ index: Int, base: UInt64) -> UInt64 {
         var z = base &+ (UInt64(truncatingIfNeeded: index) &+ 1) &* golden
@@ -116,8 +119,8 @@ package enum RingHash {
     }
 }
 
-/// 128 bits that are the same for two rings that place every key alike, and else differ, as far as hashes can tell. A sum
-/// over the members, so that their order does not matter and a join or a leave changes it by one addition.
+/// 128 bits that are the same for two rings that place every key alike, and else differ, as far as hashes can tell. A
+/// sum over the members, so that their order does not matter and a join or a leave changes it by one addition.
 package struct RingDigest: Hashable, Sendable {
     package var high: UInt64
     package var low: UInt64

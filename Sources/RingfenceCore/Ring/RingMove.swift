@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which positions change hands between two rings. Both ways below give the same ranges: those that are as long as they can
-// be, each with one giver and one taker, in the order of their ends.
+// Which positions change hands between two rings. Both ways below give the same ranges: those that are as long as they
+// can be, each with one giver and one taker, in the order of their ends.
 //
-// Cut the circle at every point of either ring. Within one such piece nobody's owner differs, so a piece is described by the
-// point at its end: the first point at or after it in the old ring owns it before, and in the new ring after. A piece whose
-// end stands in both rings never moves. That is why a plan looks at the changed points only, however large the ring is.
+// Cut the circle at every point of either ring. Within one such piece nobody's owner differs, so a piece is described
+// by the point at its end: the first point at or after it in the old ring owns it before, and in the new ring after. A
+// piece whose end stands in both rings never moves. That is why a plan looks at the changed points only, however large
+// the ring is.
 
 /// A range of positions that changes hands: those after `after`, clockwise, through `through`.
 package struct RingMove: Hashable, Sendable {
@@ -114,8 +115,8 @@ extension RingChange {
         func meet(_ here: Changed, _ next: Changed) -> Bool { next.index == here.next }
         let meetRoundTheEnd = last.next == values.count && first.index == 0
 
-        // Who owns the piece that ends at a changed point afterwards: of an added point its owner, of a removed one whoever
-        // owns the piece behind. Hence backwards, from the first that can be told without another.
+        // Who owns the piece that ends at a changed point afterwards: of an added point its owner, of a removed one
+        // whoever owns the piece behind. Hence backwards, from the first that can be told without another.
         var takers = [UInt32](repeating: Moves.nobody, count: changed.count)
         var behind: UInt32 =
             meetRoundTheEnd
@@ -144,8 +145,8 @@ extension RingChange {
             } else {
                 before = largest
             }
-            // A piece between two points in one place is empty; if all there is are points in one place, the first of them
-            // has the whole circle.
+            // A piece between two points in one place is empty; if all there is are points in one place, the first of
+            // them has the whole circle.
             guard before != point.value || (smallest == largest && k == 0 && point.index == 0) else { continue }
             moves.add(after: before, through: point.value, giver: oldOwner(point.index), taker: takers[k])
         }

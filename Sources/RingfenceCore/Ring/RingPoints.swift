@@ -2,22 +2,25 @@
 //
 // The points of a ring and who owns them, laid out for one question: which point comes first at or after a position?
 //
-// The exact answer is in `points`, sorted, with `owners` beside it. Searching it by bisection costs a dozen cache misses and
-// mispredicted branches, which is what the usual rings cost. So the circle is also cut into 2^bits equal blocks, of four to
-// eight points on average, and what most questions need of a block is in one cache line of 64 bytes:
+// The exact answer is in `points`, sorted, with `owners` beside it. Searching it by bisection costs a dozen cache
+// misses and mispredicted branches, which is what the usual rings cost. So the circle is also cut into 2^bits equal
+// blocks, of four to eight points on average, and what most questions need of a block is in one cache line of 64 bytes:
 //
-//     bytes  0..<32   16 numbers: the 16 bits of each point behind those that name the block, in order; unused ones 0xffff.
-//                     With their top bit flipped, because SSE2 compares signed numbers only.
-//     bytes 32..<64   16 owners: of each point, and behind the last of them the owner of the next point clockwise, which
-//                     stands in a later block. 0xffff, "look closer", in every place if the block has more than 15 points.
+//     bytes  0..<32   16 numbers: the 16 bits of each point behind those that name the block, in order; unused ones
+//                     0xffff. With their top bit flipped, because SSE2 compares signed numbers only.
+//     bytes 32..<64   16 owners: of each point, and behind the last the owner of the next point clockwise, which stands
+//                     in a later block. 0xffff, "look closer", in every place if the block has more than 15
+//                     points.
 //
-// A position's block is its top bits. Its next 16 bits are compared with all sixteen numbers at once (`rf_block_lane`); the
-// first that is not less names the owner. An equal one (about 1 position in 10 000) decides nothing: then, and where an owner
-// is 0xffff, the sorted points are asked. So the answer is exact, and almost always costs one cache line.
+// A position's block is its top bits. Its next 16 bits are compared with all sixteen numbers at once (`rf_block_lane`);
+// the first that is not less names the owner. An equal one (about 1 position in 10 000) decides nothing: then, and
+// where an owner is 0xffff, the sorted points are asked. So the answer is exact, and almost always costs one cache
+// line.
 //
-// A value of this type never changes. A join makes a new one from the old: pieces of the sorted points are copied around the
-// new ones, the blocks are copied whole, and only those near a changed point are written again. The storage is arrays, read
-// through unsafe pointers: the compiler can see that nothing shared is mutable, and the hot path has no bounds checks.
+// A value of this type never changes. A join makes a new one from the old: pieces of the sorted points are copied
+// around the new ones, the blocks are copied whole, and only those near a changed point are written again. The storage
+// is arrays, read through unsafe pointers: the compiler can see that nothing shared is mutable, and the hot path has no
+// bounds checks.
 
 import CXXHash
 
@@ -73,7 +76,8 @@ struct RingPoints: Sendable {
         }
     }
 
-    /// The index of the first point at or after `position`, `count` if it is behind the last; -1 where its block cannot tell.
+    /// The index of the first point at or after `position`, `count` if it is behind the last; -1 where its block cannot
+    /// tell.
     @inline(__always)
     func indexInBlock(at position: UInt64) -> Int {
         let number = Int(truncatingIfNeeded: position &>> shift)
@@ -135,7 +139,8 @@ struct RingPoints: Sendable {
                             for index in source.indices {
                                 let value = RingHash.point(index, base: source.base)
                                 let block = Int(truncatingIfNeeded: value &>> shift)
-                                // Into its place among those of its block that are here already: a few, so no sort pays.
+                                // Into its place among those of its block that are here already: a few, so no sort
+                                // pays.
                                 var place = Int(ends[block])
                                 let start = Int(starts[block])
                                 ends[block] &+= 1
@@ -174,7 +179,8 @@ struct RingPoints: Sendable {
         }
     }
 
-    /// From `old`, without the points at the indices `removed` and with `added` in front of those at `places`; all in order.
+    /// From `old`, without the points at the indices `removed` and with `added` in front of those at `places`; all in
+    /// order.
     init(_ old: RingPoints, removing removed: [Int], adding added: [Point], at places: [Int]) {
         let count = old.count - removed.count + added.count
         points = Self.spliced(old.points, count: count, removed, added.count, at: places) { added[$0].value }
@@ -216,7 +222,8 @@ struct RingPoints: Sendable {
             }
             let mask = 1 << bits - 1
             for (block, _) in changes {
-                // This block, and those before it whose last entry is the owner of the next point: up to one with points.
+                // This block, and those before it whose last entry is the owner of the next point: up to one with
+                // points.
                 var near = block
                 repeat {
                     Self.write(

@@ -2,20 +2,20 @@
 //
 // Preference lists: the members that hold the copies of a key, the owner first.
 //
-// The rule: take the live members in the order in which their points are met clockwise from the key. A member's *rank* is how
-// many members of its own zone were met before it. Sort by rank, and by the order of meeting among equal ranks. So every zone
-// has one copy before any has two, and so on; without zones it is the order of meeting.
+// The rule: take the live members in the order in which their points are met clockwise from the key. A member's *rank*
+// is how many members of its own zone were met before it. Sort by rank, and by the order of meeting among equal ranks.
+// So every zone has one copy before any has two, and so on; without zones it is the order of meeting.
 //
-// Why this rule and not another fill: when a member joins or leaves, or changes its weight, each key's set of copies changes
-// by that member and at most one other, which gives it the place or takes it. No copy moves between two members that did
-// not change. (A member's arrival pushes those of its zone behind it one rank down, and each of them lands on a place not
-// later than the one its predecessor had: so a zone's choice grows or shrinks at its end only.)
+// Why this rule and not another fill: when a member joins or leaves, or changes its weight, each key's set of copies
+// changes by that member and at most one other, which gives it the place or takes it. No copy moves between two members
+// that did not change. (A member's arrival pushes those of its zone behind it one rank down, and each of them lands on
+// a place not later than the one its predecessor had: so a zone's choice grows or shrinks at its end only.)
 //
 // A list of at most eight, as nearly all are, is found by walking the points and comparing with what was taken so far,
-// without allocating. Whether a point is taken is a toss-up that no processor can foresee, and a wrong guess costs more than
-// several points. So where there are at most 64 zones the walk has no branch for it: every point is written down behind the
-// last taken one, the count grows by one or by none, and it is looked at after eight points only. A longer list marks the
-// members met in a table.
+// without allocating. Whether a point is taken is a toss-up that no processor can foresee, and a wrong guess costs more
+// than several points. So where there are at most 64 zones the walk has no branch for it: every point is written down
+// behind the last taken one, the count grows by one or by none, and it is looked at after eight points only. A longer
+// list marks the members met in a table.
 
 /// The slots of a preference list.
 package struct RingPreference: Sendable {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence agent`: stands beside a database, cache or service, joins a group for it, looks at it, and calls its hooks.
+// `ringfence agent`: stands beside a database, cache or service, joins a group for it, looks at it, and calls its
+// hooks.
 //
 // The order of a start: listen, look, join. So a load balancer is answered from the first moment, though with no, and
-// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there yet:
-// joining is tried until it is.
+// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there
+// yet: joining is tried until it is.
 //
-// The end by SIGTERM: a role that is held is given up, the resource fenced first; then the member leaves. A crash does none
-// of that and touches nothing: the resource runs on, only the lease is not renewed any more, and the endpoints that sent
-// clients here are gone with the agent. What keeps two from writing then is in Agent.md of the documentation.
+// The end by SIGTERM: a role that is held is given up, the resource fenced first; then the member leaves. A crash does
+// none of that and touches nothing: the resource runs on, only the lease is not renewed any more, and the endpoints
+// that sent clients here are gone with the agent. What keeps two from writing then is in Agent.md of the documentation.
 package import Logging
 import NIOCore
 import NIOHTTP1
@@ -168,7 +169,8 @@ package struct Agent: Service {
         }
     }
 
-    /// The group as it is seen here changes a moment after the event does, or without one: it is looked at now and then.
+    /// The group as it is seen here changes a moment after the event does, or without one: it is looked at now and
+    /// then.
     private func watch(_ core: AgentCore) async {
         while !Task.isCancelled {
             await core.look()

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around the agent's machine: everything that happens is handed to it, one at a time, and what it asks for is done.
+// The shell around the agent's machine: everything that happens is handed to it, one at a time, and what it asks for is
+// done.
 //
-// An actor, so that inputs come one after the other; nothing in it waits. Hooks, notes and the member's record are written by
-// tasks of their own, so that a slow Redis keeps no fence waiting.
+// An actor, so that inputs come one after the other; nothing in it waits. Hooks, notes and the member's record are
+// written by tasks of their own, so that a slow Redis keeps no fence waiting.
 import Logging
 import NIOCore
 import NIOPosix
@@ -40,8 +41,8 @@ actor AgentCore {
     private var seat: Seat?
     /// The epoch of the role that is held.
     private var epoch: Epoch?
-    /// The newest epoch of which Redis has confirmed that this member is ready: a write that is taken earlier could be one of
-    /// a reign that nobody remembers.
+    /// The newest epoch of which Redis has confirmed that this member is ready: a write that is taken earlier could be
+    /// one of a reign that nobody remembers.
     private var confirmed: Int64 = 0
     private var running: BoundedRun?
     private var alarm: Scheduled<Void>?

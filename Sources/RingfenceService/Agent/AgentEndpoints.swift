@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a load balancer asks: is the primary here, is a standby here? The answer is the status code, 200 or 503; the body is
-// for people. The words are those that users of Patroni's endpoints know, `OPTIONS` and `HEAD` included.
+// What a load balancer asks: is the primary here, is a standby here? The answer is the status code, 200 or 503; the
+// body is for people. The words are those that users of Patroni's endpoints know, `OPTIONS` and `HEAD` included.
 //
 // Plain SwiftNIO: a hundred balancers that ask each second need no router. A connection is kept until it is idle for a
 // minute, and nothing a client sends makes anything grow: a body is thrown away, a head is bounded by the decoder.

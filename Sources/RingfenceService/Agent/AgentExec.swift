@@ -2,13 +2,13 @@
 //
 // `ringfence agent exec`: a service whose life is known without asking, because it is our child.
 //
-// Its death is seen by the kernel's word, at once, and gives the role up in one round trip: no lease has to run out. There
-// are two ways to use it. By itself the child runs always, on every machine, and the membership beside it says which of them
-// is primary (a pool of servers, one of which takes the writes). With `--while-primary` the child is the primary's work: it
-// is started when this member is elected, and is dead before another one can be.
+// Its death is seen by the kernel's word, at once, and gives the role up in one round trip: no lease has to run out.
+// There are two ways to use it. By itself the child runs always, on every machine, and the membership beside it says
+// which of them is primary (a pool of servers, one of which takes the writes). With `--while-primary` the child is the
+// primary's work: it is started when this member is elected, and is dead before another one can be.
 //
-// If this process dies, a child that runs always lives on: a supervisor's crash must not take the service down. A child that
-// runs while primary dies with it, for nobody would end it in time.
+// If this process dies, a child that runs always lives on: a supervisor's crash must not take the service down. A child
+// that runs while primary dies with it, for nobody would end it in time.
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -288,7 +288,8 @@ package struct AgentExec: Sendable {
             killing?.cancel()
             board.set { $0.isChildRunning = false }
             guard isEnding else {
-                // First of all, for others wait for it. A child that was told to end, or has done its work, has not failed.
+                // First of all, for others wait for it. A child that was told to end, or has done its work, has not
+                // failed.
                 try? await membership?.leave(reason: isToEnd ? "left" : exit == .code(0) ? "finished" : "exited")
                 return .ended(exit)
             }

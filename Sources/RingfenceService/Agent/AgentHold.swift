@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Agents by themselves, while Redis is away: the primary's asks the others for the promise that lets its role go on, and each
-// answers for itself. What may be promised, and what follows from it, is decided in the membership (HoldMachine, RoleMachine); here are
-// only the wires: `POST /promise` at the address that each agent has in its member's metadata.
+// Agents by themselves, while Redis is away: the primary's asks the others for the promise that lets its role go on,
+// and each answers for itself. What may be promised, and what follows from it, is decided in the membership
+// (HoldMachine, RoleMachine); here are only the wires: `POST /promise` at the address that each agent has in its
+// member's metadata.
 //
-// A question names the primary's session and the session that it is for. Both are known only to who can read the group, and
-// nothing can be done by asking but to keep one member from a role for one lease, while it cannot reach Redis. So the endpoint needs no
-// password of its own. An answer counts only if it repeats in its own words what was asked: that something else has the port of an
-// agent that is gone, and says 200 to everything, is no promise. Who can change what is on the wire can forge one: see Failover.md.
+// A question names the primary's session and the session that it is for. Both are known only to who can read the group,
+// and nothing can be done by asking but to keep one member from a role for one lease, while it cannot reach Redis. So
+// the endpoint needs no password of its own. An answer counts only if it repeats in its own words what was asked: that
+// something else has the port of an agent that is gone, and says 200 to everything, is no promise. Who can change what
+// is on the wire can forge one: see Failover.md.
 import Logging
 import NIOHTTP1
 import Ringfence

@@ -2,8 +2,9 @@
 //
 // What a hook is given, and what is made of its end.
 //
-// It gets everything twice: as RINGFENCE_* in its environment, for shell scripts, and as one JSON object on standard input.
-// Of the agent's own environment it gets all but RINGFENCE_*: that is where the agent's Redis password may stand.
+// It gets everything twice: as RINGFENCE_* in its environment, for shell scripts, and as one JSON object on standard
+// input. Of the agent's own environment it gets all but RINGFENCE_*: that is where the agent's Redis password may
+// stand.
 //
 // A promotion dies with the agent: who is not there to renew the lease must not make a primary. A fence, a drain and a
 // demotion go on: they make things safe.

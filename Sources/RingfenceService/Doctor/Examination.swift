@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Asks a Redis how it is, and writes nothing to it. What its user may not ask is left out of the readings, for a missing
-// permission must not hide the rest.
+// Asks a Redis how it is, and writes nothing to it. What its user may not ask is left out of the readings, for a
+// missing permission must not hide the rest.
 import Hiredis
 package import Logging
 package import Ringfence
@@ -101,8 +101,8 @@ package struct Examination: Sendable {
         return settings
     }
 
-    /// What Ringfence cannot do without and its user may not do; and where the slot of the namespace is, if not here. None of it
-    /// is done.
+    /// What Ringfence cannot do without and its user may not do; and where the slot of the namespace is, if not here.
+    /// None of it is done.
     private func forbidden() async throws -> (forbidden: String?, slotElsewhere: String?) {
         var elsewhere: String?
         let key = "ringfence:{\(namespace)}:log"

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What some seconds of asking Redis for the time show: how long an answer takes, how long there was none, and how the two
-// clocks go. Pure: the questions are asked elsewhere (Examination.swift).
+// What some seconds of asking Redis for the time show: how long an answer takes, how long there was none, and how the
+// two clocks go. Pure: the questions are asked elsewhere (Examination.swift).
 //
-// One probe is under way at a time and the next follows 2 ms later, so whenever Redis, the network or this machine stops for
-// longer than that, a probe is late by it: the longest wait for an answer is the worst stall there was.
+// One probe is under way at a time and the next follows 2 ms later, so whenever Redis, the network or this machine
+// stops for longer than that, a probe is late by it: the longest wait for an answer is the worst stall there was.
 //
-// The server read its clock somewhere between sending and receiving, so half a round trip is how wrong a reading can be.
-// Offsets are taken from the fastest probes, and a change counts as a step only beyond what both readings can be wrong.
+// The server read its clock somewhere between sending and receiving, so half a round trip is how wrong a reading can
+// be. Offsets are taken from the fastest probes, and a change counts as a step only beyond what both readings can be
+// wrong.
 
 /// One question for the time. All in nanoseconds.
 package struct Probe: Sendable, Hashable {
@@ -69,7 +70,8 @@ package struct ClockReading: Sendable, Hashable {
     /// How much faster Redis' clock runs than this machine's monotonic one, in millionths.
     package var driftPPM: Double
     package var driftErrorPPM: Double
-    /// The same within about a second of the run, where the two ran apart most surely: NTP corrects a clock for a while.
+    /// The same within about a second of the run, where the two ran apart most surely: NTP corrects a clock for a
+    /// while.
     package var fastestPPM: Double = 0
     package var fastestErrorPPM: Double = 0
     package var steps: [Step]
@@ -181,9 +183,9 @@ extension ClockReading {
 
 /// The shortest lease that a Redis like this one, over a line like this one, bears without taking out who lives.
 ///
-/// A member beats each fifth of its lease. If the worst silence fits into one fifth, it costs one beat, and four more are
-/// tried before the lease is over; it is also less than the two and a half beats from which on a group takes the coordinator
-/// for gone. So: five times the worst silence, rounded up.
+/// A member beats each fifth of its lease. If the worst silence fits into one fifth, it costs one beat, and four more
+/// are tried before the lease is over; it is also less than the two and a half beats from which on a group takes the
+/// coordinator for gone. So: five times the worst silence, rounded up.
 package struct LeaseAdvice: Sendable, Hashable {
     /// The worst silence that is known of.
     package var silence: Duration

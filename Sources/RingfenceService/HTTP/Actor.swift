@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who gave an order. What a client says of itself is no identity: any client with a token may say anything. So the record
-// begins with what the service saw, and what was said stands behind it, marked as said.
+// Who gave an order. What a client says of itself is no identity: any client with a token may say anything. So the
+// record begins with what the service saw, and what was said stands behind it, marked as said.
 import NIOCore
 import RingfenceCore
 

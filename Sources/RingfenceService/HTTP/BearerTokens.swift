@@ -39,8 +39,8 @@ package struct BearerTokens: Sendable {
         isWorldReadable = stat(file, &status) == 0 && status.st_mode & 0o004 != 0
     }
 
-    /// Whether `authorization` is `Bearer` and one of the tokens. Compares all bytes of all tokens whatever it finds, so
-    /// the time it takes tells nothing about them but their lengths.
+    /// Whether `authorization` is `Bearer` and one of the tokens. Compares all bytes of all tokens whatever it finds,
+    /// so the time it takes tells nothing about them but their lengths.
     func accept(_ authorization: String?) -> Bool {
         guard let authorization else { return false }
         let bytes = Array(authorization.utf8)

@@ -9,16 +9,16 @@
 //  - hanging up: a request that waits for a lock reads nothing, so nothing would tell it that its client has gone and
 //    that the lock must not be granted to it. A half-closed connection counts as hung up. An end of file is seen only
 //    behind everything sent before it, so while a request waits this reads on, past the usual back-pressure, up to a
-//    limit: what a client sends beyond it stays in the socket until the requests before it have their answers, in order.
-//    (The end of file of such a client is seen as long as all that it sent fits into the socket, some 100 KiB.)
+//    limit: what a client sends beyond it stays in the socket until the requests before it have their answers, in
+//    order. (The end of file of such a client is seen as long as all that it sent fits into the socket, some 100 KiB.)
 //  - delivery: what an answer gives (a lock, a membership) is nobody's if the answer is not read. A client that has
 //    closed before its answer was written is seen, and nothing is given. One that closes later, without reading, resets
-//    the connection. But a proxy's reset says nothing of its client: proxies reset connections to servers as a matter of
-//    course, right behind an answer that was passed on and read, and taking it back would give the lock of a living holder
-//    to the next (seen: 48 of 50 with an HAProxy as it comes). So a reset counts for a moment only (--delivery-time), and
-//    never where a request shows that it was passed on. Otherwise a lock whose answer nobody read stays held until its ttl,
-//    which is late but safe. While it counts, a connection that the client has ended is not closed here, for the reset
-//    would be lost with it.
+//    the connection. But a proxy's reset says nothing of its client: proxies reset connections to servers as a matter
+//    of course, right behind an answer that was passed on and read, and taking it back would give the lock of a living
+//    holder to the next (seen: 48 of 50 with an HAProxy as it comes). So a reset counts for a moment only
+//    (--delivery-time), and never where a request shows that it was passed on. Otherwise a lock whose answer nobody
+//    read stays held until its ttl, which is late but safe. While it counts, a connection that the client has ended is
+//    not closed here, for the reset would be lost with it.
 //
 // It answers HTTP/1.0 as that is: without chunks, and closed behind the answer (VersionWatch).
 //
@@ -242,8 +242,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         if isWaiting { readOn(context) }
     }
 
-    /// Reads although nobody takes what is read, for the end of file behind it; up to a limit. What is behind that is read
-    /// when the request loop asks for it.
+    /// Reads although nobody takes what is read, for the end of file behind it; up to a limit. What is behind that is
+    /// read when the request loop asks for it.
     private func readOn(_ context: ChannelHandlerContext) {
         if !isFull { context.read() }
     }
@@ -310,7 +310,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         context.fireUserInboundEventTriggered(event)
     }
 
-    /// Who does not read its answers keeps its place, and would for ever: the kernel goes on asking whether it reads by now.
+    /// Who does not read its answers keeps its place, and would for ever: the kernel goes on asking whether it reads by
+    /// now.
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         unread?.cancel()
         unread = nil
@@ -391,8 +392,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
 }
 
-/// Sees what is lost behind it: how many Host headers there were, and the version. Whoever says that a request is the last,
-/// in any of the ways there are, is closed behind its answer; HTTP/1.0 always is, and never gets chunks.
+/// Sees what is lost behind it: how many Host headers there were, and the version. Whoever says that a request is the
+/// last, in any of the ways there are, is closed behind its answer; HTTP/1.0 always is, and never gets chunks.
 private final class VersionWatch: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = HTTPServerRequestPart

@@ -7,8 +7,8 @@
 // never showed a good token. Where there is none, it gets one of the places kept back, on which only health checks and
 // clients with a token are answered. What is in use is never cut.
 //
-// Whom to send away is found as page caches find a page: a hand goes round the places and looks at a bounded number each
-// time. An order by age would have to be kept with every request, and a search through all would make each
+// Whom to send away is found as page caches find a page: a hand goes round the places and looks at a bounded number
+// each time. An order by age would have to be kept with every request, and a search through all would make each
 // connection of an attack dear.
 import CoreMetrics
 import HTTPTypes

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's primary over HTTP: who it is, who would be next, what became of it, and what operators order. The orders are those
-// of the command line, with the same refusals: 409 with all reasons, and nothing changed.
+// A group's primary over HTTP: who it is, who would be next, what became of it, and what operators order. The orders
+// are those of the command line, with the same refusals: 409 with all reasons, and nothing changed.
 //
 // A switchover and a failover answer when the new primary is ready. Who hangs up before has ordered them all the same;
 // DELETE takes a switchover back.

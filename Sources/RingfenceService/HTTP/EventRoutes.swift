@@ -3,11 +3,12 @@
 // The event log over HTTP, three ways on one resource: a page, a long poll, and a stream of server-sent events.
 //
 // All clients of this instance share one feed (the library's): a stream is a position in it and what the socket has not
-// taken yet. A client that reads slowly is written to slowly and holds nobody up; what it misses meanwhile is read from Redis.
+// taken yet. A client that reads slowly is written to slowly and holds nobody up; what it misses meanwhile is read from
+// Redis.
 //
-// A cursor that the log does not have: over a page 410 Gone, as Kubernetes' watchers know it, with the end of the log to go
-// on from, for a page has no place to say it in and a client must not overlook it. In a stream it is `event: reset`, with the
-// state, and the stream goes on.
+// A cursor that the log does not have: over a page 410 Gone, as Kubernetes' watchers know it, with the end of the log
+// to go on from, for a page has no place to say it in and a client must not overlook it. In a stream it is `event:
+// reset`, with the state, and the stream goes on.
 //
 // The id of what was passed over by a filter is given with each heartbeat, so that a browser that comes back with its
 // Last-Event-ID does not ask for what was trimmed long ago because its own group was quiet.

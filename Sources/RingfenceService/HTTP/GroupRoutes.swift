@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Membership over HTTP: PUT joins, and each repeat of it, with the session that the join gave, is the beat. Nothing beats for a
-// member here: the service is stateless, any process of it takes any call, and a member whose calls stop dies of it.
+// Membership over HTTP: PUT joins, and each repeat of it, with the session that the join gave, is the beat. Nothing
+// beats for a member here: the service is stateless, any process of it takes any call, and a member whose calls stop
+// dies of it.
 //
-// PUT writes the whole member each time, so a beat and a change of the member are the same call, and repeating one whose
-// answer was lost does no harm. A join without a session takes the id from whoever has it, as a process that comes up
-// must; a beat takes nothing from anybody and never joins: a member that was taken out is told (409), for others may have
-// taken over its work since. `deadlineMs` counts as that of a lock does (LockRoutes.swift).
+// PUT writes the whole member each time, so a beat and a change of the member are the same call, and repeating one
+// whose answer was lost does no harm. A join without a session takes the id from whoever has it, as a process that
+// comes up must; a beat takes nothing from anybody and never joins: a member that was taken out is told (409), for
+// others may have taken over its work since. `deadlineMs` counts as that of a lock does (LockRoutes.swift).
 //
-// A group is looked at here for a while after each call, so that a death is found at once though no member runs the library.
+// A group is looked at here for a while after each call, so that a death is found at once though no member runs the
+// library.
 import HTTPTypes
 import NIOCore
 import Ringfence

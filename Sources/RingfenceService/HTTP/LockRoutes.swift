@@ -220,8 +220,8 @@ struct LockRoutes: Sendable {
         return try result.get()
     }
 
-    /// As `waited`, but a request with the same id shares what the first was given, or still waits for: neither may give
-    /// up what the other may have been told of (Repeats.swift).
+    /// As `waited`, but a request with the same id shares what the first was given, or still waits for: neither may
+    /// give up what the other may have been told of (Repeats.swift).
     private func repeated(
         _ acquisition: Acquisition, _ id: String, _ exchange: Exchange
     ) async throws -> (LockGrant, Repeats.Claim) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A browser is the one program on a host that runs what strangers wrote and sends requests for them, to loopback too. Two
-// ways in, and what shuts them:
+// A browser is the one program on a host that runs what strangers wrote and sends requests for them, to loopback too.
+// Two ways in, and what shuts them:
 //
 //  - a page of another origin sends an order "without cors" or by a form: it is done, though the page cannot read the
-//    answer. Browsers say where a request comes from, in Sec-Fetch-Site, older ones in Origin: such an order is refused.
-//    What says neither is no browser, and goes on;
+//    answer. Browsers say where a request comes from, in Sec-Fetch-Site, older ones in Origin: such an order is
+//    refused. What says neither is no browser, and goes on;
 //  - a page's own name is made to point at this address (DNS rebinding), and for the browser all is of one origin then.
-//    But the browser calls the service by that name: only names that are known to be ours are answered. An address cannot be
-//    rebound, so every literal address will do.
+//    But the browser calls the service by that name: only names that are known to be ours are answered. An address
+//    cannot be rebound, so every literal address will do.
 import HTTPTypes
 import RingfenceCore
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A caller whose answer was lost asks again, and finds the lock held: by itself. With a `requestId` of its own it finds
-// its hold instead. Its requests share one acquisition, and each is a claim on what comes of it: as long as one of them may
-// have been told, none of the others gives it back. The last that cannot be told does.
+// its hold instead. Its requests share one acquisition, and each is a claim on what comes of it: as long as one of them
+// may have been told, none of the others gives it back. The last that cannot be told does.
 //
-// This is known to the instance that was asked first, and to no other. The obvious way, to make the hold's token from the
-// id, would work on all of them, but then an instance that sees its caller hang up would free what another has just told
-// the same caller that it holds. With another instance, the repeat waits in line or is answered 409: late, but safe.
+// This is known to the instance that was asked first, and to no other. The obvious way, to make the hold's token from
+// the id, would work on all of them, but then an instance that sees its caller hang up would free what another has just
+// told the same caller that it holds. With another instance, the repeat waits in line or is answered 409: late, but
+// safe.
 import Ringfence
 import Synchronization
 
@@ -34,8 +35,8 @@ final class Repeats: Sendable {
         }
     }
 
-    /// What became of a claim. Whether its request is told of the grant is decided once, here: a hang-up or the end of the
-    /// service may come in the same moment, and what is let go then must not be told as well.
+    /// What became of a claim. Whether its request is told of the grant is decided once, here: a hang-up or the end of
+    /// the service may come in the same moment, and what is let go then must not be told as well.
     fileprivate enum Fate {
         case open, told
         case letGo(wasLast: Bool)
@@ -75,8 +76,8 @@ final class Repeats: Sendable {
         }
     }
 
-    /// Forgets what is over, or else a tenth, those first that are over first. Who is forgotten and asks again waits in line or is
-    /// told that the lock is held: nothing is released by it.
+    /// Forgets what is over, or else a tenth, those first that are over first. Who is forgotten and asks again waits in
+    /// line or is told that the lock is held: nothing is released by it.
     private static func makeRoom(_ state: inout State, _ now: ContinuousClock.Instant) {
         state.entries = state.entries.filter { $0.value.until > now }
         guard state.entries.count >= countMaximum else { return }

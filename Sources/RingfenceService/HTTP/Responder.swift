@@ -163,8 +163,9 @@ struct Responder: Sendable {
         return problem.reply
     }
 
-    /// Whether a proxy passes this on: it says so, or it writes the names of fields in small letters, as HAProxy and Envoy do
-    /// and few clients of HTTP/1.1. (A client that does has its resets taken for a proxy's, which is late but safe.)
+    /// Whether a proxy passes this on: it says so, or it writes the names of fields in small letters, as HAProxy and
+    /// Envoy do and few clients of HTTP/1.1. (A client that does has its resets taken for a proxy's, which is late but
+    /// safe.)
     private static func isForwarded(_ headers: HTTPFields) -> Bool {
         forwarding.contains { headers.contains($0) } || headers.contains { $0.name.rawName == "content-type" }
     }

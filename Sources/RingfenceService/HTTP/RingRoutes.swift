@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's ring over HTTP. Answered from the snapshot this process holds: no round trip to Redis, and when Redis is away
-// the last one serves, with `stale` and its age.
+// A group's ring over HTTP. Answered from the snapshot this process holds: no round trip to Redis, and when Redis is
+// away the last one serves, with `stale` and its age.
 import HTTPTypes
 import NIOCore
 import Ringfence

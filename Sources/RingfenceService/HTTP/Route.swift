@@ -3,9 +3,9 @@
 // The routes as one table: method, path, what is read, what is answered, who answers. The server looks requests up in
 // it and the OpenAPI document is made from it, so neither can know a route the other does not.
 //
-// A lock's or group's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split before it
-// is decoded, so a name can hold anything such a name may hold and never reach another route. (The plural routes take
-// names in the body, for whom a proxy in between rewrites %2F.)
+// A lock's or group's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split
+// before it is decoded, so a name can hold anything such a name may hold and never reach another route. (The plural
+// routes take names in the body, for whom a proxy in between rewrites %2F.)
 import HTTPTypes
 import HummingbirdCore
 import NIOCore

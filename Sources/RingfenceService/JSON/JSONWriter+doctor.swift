@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How an examination of Redis looks in JSON. Durations are milliseconds with three digits behind the point: round trips are
-// often shorter than one.
+// How an examination of Redis looks in JSON. Durations are milliseconds with three digits behind the point: round trips
+// are often shorter than one.
 
 extension JSONWriter {
     /// All that was found.

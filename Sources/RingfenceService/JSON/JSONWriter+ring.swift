@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a ring looks in JSON: the HTTP answers and the command line's --json are the same words. Positions are 16 hexadecimal
-// digits and counts of positions decimal texts, because most readers of JSON numbers lose digits beyond 2^53; shares are
-// for people and charts, so they are plain numbers from 0 to 1.
+// How a ring looks in JSON: the HTTP answers and the command line's --json are the same words. Positions are 16
+// hexadecimal digits and counts of positions decimal texts, because most readers of JSON numbers lose digits beyond
+// 2^53; shares are for people and charts, so they are plain numbers from 0 to 1.
 package import Ringfence
 
 /// A group's ring as of one of its versions.
@@ -23,8 +23,8 @@ package struct RingView: Sendable {
         self.ring = ring
     }
 
-    /// The ring of a group as this process has it: no round trip. Ring and version are read one after the other, so again
-    /// until both are of one version.
+    /// The ring of a group as this process has it: no round trip. Ring and version are read one after the other, so
+    /// again until both are of one version.
     package init(of group: Group) {
         var snapshot = group.snapshot
         while true {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What became of a group's primary, told from the event log: each election as one line, with who had the role before, why,
-// by whose order, and how long each stage took. An election is two events or three (the start of a handover, `primary.elected`,
-// `primary.ready`), which are one thing to whoever asks what happened last night.
+// What became of a group's primary, told from the event log: each election as one line, with who had the role before,
+// why, by whose order, and how long each stage took. An election is two events or three (the start of a handover,
+// `primary.elected`, `primary.ready`), which are one thing to whoever asks what happened last night.
 //
 // Pure: events go in, in order; entries come out.
 package import Ringfence

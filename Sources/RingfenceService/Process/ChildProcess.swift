@@ -8,9 +8,9 @@
 // is reaped, so a late signal could hit a stranger: the end is first looked at (WNOWAIT) and reaped under the same lock
 // that guards every signal.
 //
-// What a program leaves behind when it ends is one of three: left alone (a hook that starts a daemon), ended with its process
-// group, or ended wherever it went, which takes a parent that adopts it (Orphans). Then the program has ended when the last of it
-// has: who waits for it is told no sooner.
+// What a program leaves behind when it ends is one of three: left alone (a hook that starts a daemon), ended with its
+// process group, or ended wherever it went, which takes a parent that adopts it (Orphans). Then the program has ended
+// when the last of it has: who waits for it is told no sooner.
 import CSpawn
 import NIOPosix
 import Synchronization
@@ -53,10 +53,11 @@ package final class ChildProcess: Sendable {
         package var kept: Int32 = -1
         /// A process group of its own, so that signals reach its children too.
         package var hasOwnGroup = false
-        /// What it started and left behind in its group lives on after it, unless ``ChildProcess/end(group:)`` was called.
+        /// What it started and left behind in its group lives on after it, unless ``ChildProcess/end(group:)`` was
+        /// called.
         package var groupMayOutlive = false
-        /// All it started is ended after it, in whatever group or session, before its end is told; a signal that is to end
-        /// it (``ChildProcess/end(with:)``) reaches all of it. Only for the one child of a process that called
+        /// All it started is ended after it, in whatever group or session, before its end is told; a signal that is to
+        /// end it (``ChildProcess/end(with:)``) reaches all of it. Only for the one child of a process that called
         /// ``Orphans/adopt()``.
         package var ownsDescendants = false
         /// How long what it leaves behind has from SIGTERM to SIGKILL, if it was not told before.
@@ -104,8 +105,8 @@ package final class ChildProcess: Sendable {
         state = Mutex(State(endsGroup: launch.hasOwnGroup && !launch.groupMayOutlive))
     }
 
-    /// Starts a program. `onStop` is called, on the child's thread, each time it is stopped by a signal, `onSurvivor` once
-    /// if something it started cannot be ended.
+    /// Starts a program. `onStop` is called, on the child's thread, each time it is stopped by a signal, `onSurvivor`
+    /// once if something it started cannot be ended.
     /// - Throws: ``StartFailure``.
     package static func start(
         _ launch: Launch, onStop: @Sendable @escaping (ChildProcess, Int32) -> Void = { _, _ in },

@@ -3,9 +3,9 @@
 // A private redis-server for whoever has none: started with the service, ended with it, its data kept in one directory.
 //
 // It listens on a unix socket in that directory and on no TCP port, and all it writes is readable by this user only,
-// because the append-only file holds the tokens that renew and release. A directory that others may write to is refused,
-// not repaired: it may be /tmp. The append-only file, flushed every second, keeps locks and fences over a restart; a power cut may cost the last second. Eviction is
-// off, because an evicted key is a lock given away.
+// because the append-only file holds the tokens that renew and release. A directory that others may write to is
+// refused, not repaired: it may be /tmp. The append-only file, flushed every second, keeps locks and fences over a
+// restart; a power cut may cost the last second. Eviction is off, because an evicted key is a lock given away.
 //
 // One directory has one live instance. The proof is a lock (flock) on the file `lock`, held by the service and handed
 // on to its redis-server: the kernel drops it when both are gone, so nothing stale is left after a crash. If the

@@ -2,14 +2,14 @@
 //
 // Children that this process has but did not start.
 //
-// A process whose parent ends is handed to the nearest ancestor that is a subreaper, or else to process 1. Two kinds of ours
-// are that: `lock` and `agent exec` ask for it, because then nothing a command has started can get away from under them
-// (setsid, GNU timeout and a shell's job control leave the command's process group, but not this), and any of our commands
-// as the first process of a container. Who is given children must reap them, or each stays a zombie for ever.
+// A process whose parent ends is handed to the nearest ancestor that is a subreaper, or else to process 1. Two kinds of
+// ours are that: `lock` and `agent exec` ask for it, because then nothing a command has started can get away from under
+// them (setsid, GNU timeout and a shell's job control leave the command's process group, but not this), and any of our
+// commands as the first process of a container. Who is given children must reap them, or each stays a zombie for ever.
 //
-// Whose is an ended child? The ones we start are reaped by a thread of theirs (ChildProcess), which wants to know how they
-// ended, so they are on a list, and all others are reaped here. Between the fork and the list a child of ours would look like
-// a stranger: while one is being started nobody is reaped here, and afterwards it is looked again.
+// Whose is an ended child? The ones we start are reaped by a thread of theirs (ChildProcess), which wants to know how
+// they ended, so they are on a list, and all others are reaped here. Between the fork and the list a child of ours
+// would look like a stranger: while one is being started nobody is reaped here, and afterwards it is looked again.
 import CSpawn
 import Synchronization
 
@@ -87,8 +87,8 @@ package enum Orphans {
         return refused == 0 ? nil : refused
     }
 
-    /// Ends all descendants, but those that were there before ``adopt()``, and returns when there is none left. The kernel says so;
-    /// where there were some before, the list of processes does.
+    /// Ends all descendants, but those that were there before ``adopt()``, and returns when there is none left. The
+    /// kernel says so; where there were some before, the list of processes does.
     /// - Parameters:
     ///   - grace: from SIGTERM to SIGKILL; zero: SIGKILL at once.
     ///   - isHurried: whether the grace is over all the same.

@@ -2,13 +2,15 @@
 //
 // One table of signals for every command.
 //
-// The default of most signals is to end the process. For a program that holds a lock or a role for others that is the worst
-// answer to a signal nobody thought of: the work goes on, and a moment later somebody else begins it too. So no signal is left
-// to its default. All are blocked before the first thread starts, and one thread takes them (sigwait) and looks into the
-// table. A handler, or a queue for each signal, would leave those out that are not named; here none can be forgotten.
+// The default of most signals is to end the process. For a program that holds a lock or a role for others that is the
+// worst answer to a signal nobody thought of: the work goes on, and a moment later somebody else begins it too. So no
+// signal is left to its default. All are blocked before the first thread starts, and one thread takes them (sigwait)
+// and looks into the table. A handler, or a queue for each signal, would leave those out that are not named; here none
+// can be forgotten.
 //
-// Not in the table are SIGKILL and SIGSTOP, which nobody can take, and SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS, by which
-// the machine says that this program itself is broken. Job control (Ctrl-Z) stops commands that hold nothing.
+// Not in the table are SIGKILL and SIGSTOP, which nobody can take, and SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and
+// SIGSYS, by which the machine says that this program itself is broken. Job control (Ctrl-Z) stops commands that hold
+// nothing.
 //
 // A child gets the default of each signal and an empty mask (CSpawn), whatever is set here.
 import NIOPosix
@@ -111,8 +113,8 @@ package enum Signals {
     /// Whether this process was started with SIGHUP ignored (nohup).
     package static var ignoresHangup: Bool { state.withLock { $0.ignoresHangup } }
 
-    /// Takes all signals of this process. The first thing a program does, on its first thread: each thread takes the mask of the
-    /// one that starts it.
+    /// Takes all signals of this process. The first thing a program does, on its first thread: each thread takes the
+    /// mask of the one that starts it.
     package static func hold() {
         var action = sigaction()
         if sigaction(SIGHUP, nil, &action) == 0,

@@ -206,8 +206,8 @@ package struct Settings: Sendable {
         package var shown: String { Settings.redacted(url) }
     }
 
-    /// The Redis of a command that starts none itself: the one that is named, else that of a `ringfence serve` with this
-    /// state directory. There is no third: two commands that each chose another would both hold the same lock.
+    /// The Redis of a command that starts none itself: the one that is named, else that of a `ringfence serve` with
+    /// this state directory. There is no third: two commands that each chose another would both hold the same lock.
     /// - Throws: ``Failure`` if there is neither.
     package func place() throws -> Place {
         if let redis { return Place(url: redis, isFound: false) }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Servers and callers in a time of their own: what picking well is worth, and what a broken member does to the rest. Each
-// story has a control without the part that is tested, which must go wrong.
+// Servers and callers in a time of their own: what picking well is worth, and what a broken member does to the rest.
+// Each story has a control without the part that is tested, which must go wrong.
 
 import RingfenceCore
 import Testing

@@ -119,8 +119,8 @@ class CacheProcess {
         if world.mishap(.lose, 4) { return }
         func travel(_ answered: @escaping (Result<CacheAnswer, CacheFailure>) -> Void) {
             world.after(world.travelTime()) {
-                // A connection ends with the server. What waited to be sent goes out on the next one, and whoever asked sees that
-                // it is of another run by then.
+                // A connection ends with the server. What waited to be sent goes out on the next one, and whoever asked
+                // sees that it is of another run by then.
                 let isOfRun = node.run == run
                 guard isOfRun || self.world.random.chance(20), !self.isCut(from: node) else { return }
                 self.world.execute(call, at: node, stamp: stamp, run: run, from: self) { answer in

@@ -3,8 +3,8 @@ import RingfenceCore
 import TestSupport
 import Testing
 
-/// A coordinator that lost its last second lets two changes begin under one epoch. What becomes of them where nodes were told
-/// of both.
+/// A coordinator that lost its last second lets two changes begin under one epoch. What becomes of them where nodes
+/// were told of both.
 @Suite struct StewardMachineTests {
     private static let settled = CacheLayoutTests.layout()
     private static let one = settled.moving(to: settled.members + [CacheMember(id: "n8")], change: 81)

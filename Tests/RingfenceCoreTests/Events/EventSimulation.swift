@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The event log in a world of one thread: a Redis that appends, trims, forgets, forks and steps back; a network that loses,
-// delays, doubles and reorders; one process with the real machine and subscribers of every kind: quick, slow, dying and
-// coming back with their cursor. One seed is one story.
+// The event log in a world of one thread: a Redis that appends, trims, forgets, forks and steps back; a network that
+// loses, delays, doubles and reorders; one process with the real machine and subscribers of every kind: quick, slow,
+// dying and coming back with their cursor. One seed is one story.
 //
-// The rule is a chain. Each event knows which event the log ended with when it was appended. A subscriber's next event must
-// be appended to the very event it had last, or a reset must stand between: so a view is a gap-free and duplicate-free
-// piece of one true history, whatever numbers and generations say. A reset must have been needed, and tell the exact loss
-// where that can be known. In the calm, everybody must get to the end of the log.
+// The rule is a chain. Each event knows which event the log ended with when it was appended. A subscriber's next event
+// must be appended to the very event it had last, or a reset must stand between: so a view is a gap-free and
+// duplicate-free piece of one true history, whatever numbers and generations say. A reset must have been needed, and
+// tell the exact loss where that can be known. In the calm, everybody must get to the end of the log.
 import RingfenceCore
 import TestSupport
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A small world of which every story can be told: three members that stand for election, a Redis that is the reference
-// model, and steps of a fifth of a lease. In a step each member acts once, in any order, with any operator's order or loss of data
-// before, between or after them. It is a value: it is copied where the stories part, and two that came to the same are one.
+// model, and steps of a fifth of a lease. In a step each member acts once, in any order, with any operator's order or
+// loss of data before, between or after them. It is a value: it is copied where the stories part, and two that came to
+// the same are one.
 //
-// What may happen to a member is a way it is in until that changes: its wire is cut; its calls are executed and their answers lost, or
-// come a step late; it sleeps, and does nothing, not even look at its clock. Clocks run alike here, and wires take no time: drift,
-// delay and all that is about less than a step is the simulation's part.
+// What may happen to a member is a way it is in until that changes: its wire is cut; its calls are executed and their
+// answers lost, or come a step late; it sleeps, and does nothing, not even look at its clock. Clocks run alike here,
+// and wires take no time: drift, delay and all that is about less than a step is the simulation's part.
 import TestSupport
 
 @testable import RingfenceCore
@@ -30,7 +31,8 @@ struct ExploredWorld {
         /// Redis restarts with what it had so many steps ago, or with nothing.
         case loss(Int?)
 
-        /// A member's way changes for itself; everything else comes to Redis before, between or after the members' calls.
+        /// A member's way changes for itself; everything else comes to Redis before, between or after the members'
+        /// calls.
         var comesToRedis: Bool {
             switch self {
             case .way, .outage: false

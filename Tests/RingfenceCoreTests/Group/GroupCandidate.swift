@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of a node that stands for election: its resource, and what its holder says of it. The resource takes time to be promoted and to stop, refuses now and then, and writes on while it is primary. How long it takes to stop
-// is kept within the margin, for that is what the margin is promised to be good for.
+// The part of a node that stands for election: its resource, and what its holder says of it. The resource takes time to
+// be promoted and to stop, refuses now and then, and writes on while it is primary. How long it takes to stop is kept
+// within the margin, for that is what the margin is promised to be good for.
 import TestSupport
 
 @testable import RingfenceCore

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The rules, held against what happened: it sees each call with what was stored before and after it, what views show and
-// what members are told; it shares no code with what it judges.
+// The rules, held against what happened: it sees each call with what was stored before and after it, what views show
+// and what members are told; it shares no code with what it judges.
 //
 //   the log        numbers without a hole; a version is one change set, told whole; versions grow
 //   one event      a session joins once and ends once, by one event, but for what Redis lost

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One process: the machines of the library, unchanged, over simulated wires and by a clock of its own. What is decided is decided
-// in them; here are calls, answers, pauses and deaths.
+// One process: the machines of the library, unchanged, over simulated wires and by a clock of its own. What is decided
+// is decided in them; here are calls, answers, pauses and deaths.
 import TestSupport
 
 @testable import RingfenceCore

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A world in one thread: processes that run the real machines of a group, a Redis that is the reference model, wires that
-// break, events that are lost, late, doubled and out of order. Everything is on one agenda in true time, every die is thrown by
-// one seeded generator, so a seed is a whole story and can be told again:
+// A world in one thread: processes that run the real machines of a group, a Redis that is the reference model, wires
+// that break, events that are lost, late, doubled and out of order. Everything is on one agenda in true time, every die
+// is thrown by one seeded generator, so a seed is a whole story and can be told again:
 //
 //     RINGFENCE_SIMULATION_SEED=42 swift test --filter GroupSimulationTests
 //
-// A run has a storm, in which faults of the kinds this seed drew strike at random, and then a calm, at the end of which all
-// must be well: who lives is a member, who is dead is out, and every view is the same and of now.
+// A run has a storm, in which faults of the kinds this seed drew strike at random, and then a calm, at the end of which
+// all must be well: who lives is a member, who is dead is out, and every view is the same and of now.
 import RingfenceCore
 import TestSupport
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The rules of the election, held against what happened. Like GroupChecker it sees calls with what was stored before and after, and
-// what members are told, and judges for itself.
+// The rules of the election, held against what happened. Like GroupChecker it sees calls with what was stored before
+// and after, and what members are told, and judges for itself.
 //
 //   no two         no two members act as primary at one true moment: neither by what each would say if asked whether it may,
 //                  nor by what their resources still do, but for those of a process that slept

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a ring promises of change: a ring made from another is the ring its members make, a plan says what moves and no more,
-// and nothing moves that need not.
+// What a ring promises of change: a ring made from another is the ring its members make, a plan says what moves and no
+// more, and nothing moves that need not.
 import RingfenceCore
 import TestSupport
 import Testing
@@ -260,7 +260,8 @@ import Testing
 
     // MARK: Ties
 
-    /// Two members of which five of the first eight points are the same under seed 0 (ring.py says how they were found).
+    /// Two members of which five of the first eight points are the same under seed 0 (ring.py says how they were
+    /// found).
     static let tied = [RingMember(id: "nj-0Nz/H"), RingMember(id: "tie-149")]
 
     @Test func `of two members on one point the one with the smaller id owns it, in whatever order they came`() throws {

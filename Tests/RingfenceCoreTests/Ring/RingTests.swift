@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ring against its specification taken by the letter (NaiveRing), on rings small and odd enough to meet every case of the
-// layout: blocks without a point, with too many, points at their edges, one member, none.
+// The ring against its specification taken by the letter (NaiveRing), on rings small and odd enough to meet every case
+// of the layout: blocks without a point, with too many, points at their edges, one member, none.
 import CXXHash
 import RingfenceCore
 import TestSupport

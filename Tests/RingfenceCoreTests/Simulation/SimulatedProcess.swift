@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One process that uses locks: the lines of the library, unchanged, over simulated wires. It performs actions, hands answers back under their ticket, keeps what must be cleaned up until Redis has answered, renews
-// leases, and passes pushes on. Its clock runs up to 1 % fast or slow beside Redis', its timers are late, and it can be
-// paused (everything it would have heard waits in its sockets) or killed.
+// One process that uses locks: the lines of the library, unchanged, over simulated wires. It performs actions, hands
+// answers back under their ticket, keeps what must be cleaned up until Redis has answered, renews leases, and passes
+// pushes on. Its clock runs up to 1 % fast or slow beside Redis', its timers are late, and it can be paused (everything
+// it would have heard waits in its sockets) or killed.
 import RingfenceCore
 import TestSupport
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Redis and the wires to it. A wire is a TCP connection: bytes arrive in order, or not at all from some byte on. When a
-// client gives a connection up, what it wrote may still be on the way or unread in the socket and is executed later, unless
-// the server was told to kill that connection first: it is the `hello` of each new connection that does so.
+// client gives a connection up, what it wrote may still be on the way or unread in the socket and is executed later,
+// unless the server was told to kill that connection first: it is the `hello` of each new connection that does so.
 import RingfenceCore
 import TestSupport
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The users and the faults of a world: who comes when, for which names, on what terms and with how much patience; how long
-// they hold, whether they renew, hand their lease elsewhere, write late, or walk away; and what breaks under them.
+// The users and the faults of a world: who comes when, for which names, on what terms and with how much patience; how
+// long they hold, whether they renew, hand their lease elsewhere, write late, or walk away; and what breaks under them.
 import RingfenceCore
 import TestSupport
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A world in one thread: processes that run the real machines, a Redis that is the reference model, wires between them that
-// break, and users who come, hold, leave and die. Everything that happens is on one agenda in true time, every die is
-// thrown by one seeded generator, so a seed is a whole story and can be told again with its trace:
+// A world in one thread: processes that run the real machines, a Redis that is the reference model, wires between them
+// that break, and users who come, hold, leave and die. Everything that happens is on one agenda in true time, every die
+// is thrown by one seeded generator, so a seed is a whole story and can be told again with its trace:
 //
 //     RINGFENCE_SIMULATION_SEED=42 swift test --filter LockSimulationTests
 //
@@ -64,7 +64,8 @@ final class World {
         self.flaws = flaws
         self.isTracing = isTracing
         random = SplitMix64(seed: seed)
-        // Each seed draws its own kinds of fault: rare meetings of two faults come up more often than if all always struck.
+        // Each seed draws its own kinds of fault: rare meetings of two faults come up more often than if all always
+        // struck.
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
         server = SimulatedServer(self)

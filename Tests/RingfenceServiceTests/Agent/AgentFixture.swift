@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An agent as users run it, beside a resource made of files: `role` says what it is, `alive` whether it answers, and each hook
-// leaves a line in `log` and does to the files what a real one does to a database.
+// An agent as users run it, beside a resource made of files: `role` says what it is, `alive` whether it answers, and
+// each hook leaves a line in `log` and does to the files what a real one does to a database.
 import RingfenceService
 import TestSupport
 
@@ -52,7 +52,8 @@ final class TestAgent: Sendable {
         echo "position=$(cat position)"
         """#
 
-    /// - Parameter lease: long enough for a machine that is full of tests: one that runs out by itself ends the role once more.
+    /// - Parameter lease: long enough for a machine that is full of tests: one that runs out by itself ends the role
+    ///   once more.
     static func start(
         _ member: String, _ redis: RedisServer, _ more: String = "", lease: String = "2s",
         hooks: [String] = hooks, files: [String: String] = [:], in old: TemporaryDirectory? = nil

@@ -182,9 +182,9 @@ import Testing
         async throws
     {
         let file = ["--appendonly", "yes", "--appendfsync", "always"]
-        // The others' words must be in between the moment from which Redis counts as away, half a lease, and the end of the
-        // lease, and each within a quarter of it. A machine full of tests is too slow for a lease of 1 s: then the role ends,
-        // as it should.
+        // The others' words must be in between the moment from which Redis counts as away, half a lease, and the end of
+        // the lease, and each within a quarter of it. A machine full of tests is too slow for a lease of 1 s: then the
+        // role ends, as it should.
         let lease = "4s"
         try await withRedis(file) { redis in
             let one = try await TestAgent.start("one", redis, lease: lease)

@@ -9,7 +9,8 @@ import Testing
 @testable import RingfenceCore
 
 @Suite struct CacheNodeTests {
-    /// What waits for a connection may go out on the next one, to a server that finds in its file the run it is asked of.
+    /// What waits for a connection may go out on the next one, to a server that finds in its file the run it is asked
+    /// of.
     @Test func `an answer counts only if it is of the run of the server that was asked`() async throws {
         try await withRedis { server in
             try await withClient(server.unixURL) { client in

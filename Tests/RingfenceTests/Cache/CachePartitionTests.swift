@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The replicated cache with a network that fails: between each client and each node there is a proxy, and one more before the
-// coordinator. Every read is checked by RegisterLoad, and whether the errors say truly what became of a write.
+// The replicated cache with a network that fails: between each client and each node there is a proxy, and one more
+// before the coordinator. Every read is checked by RegisterLoad, and whether the errors say truly what became of a
+// write.
 //
-// All clients find the nodes at the same addresses, so there is one proxy for each node and not one for each client. It tells
-// the clients apart by the Redis user they log in as, which stands in the first bytes of each connection: so two clients can be
-// on different sides of a partition.
+// All clients find the nodes at the same addresses, so there is one proxy for each node and not one for each client. It
+// tells the clients apart by the Redis user they log in as, which stands in the first bytes of each connection: so two
+// clients can be on different sides of a partition.
 //
 // A node may be lost to a client in three ways, and they differ in what the client can know. Silent: what is sent waits
-// somewhere, and may arrive long after its writer gave up. Deaf: it arrives and is done, and the answers are lost. Cut: both
-// sides see the connection end, and nothing that is tried later arrives.
+// somewhere, and may arrive long after its writer gave up. Deaf: it arrives and is done, and the answers are lost. Cut:
+// both sides see the connection end, and nothing that is tried later arrives.
 import Ringfence
 import TestSupport
 import Testing
@@ -254,8 +255,8 @@ import Testing
             try await with("left", on: stage) { left in
                 try await with("right", on: stage) { right in
                     try await stage.calm(left, "at first")
-                    /// A write of the left side, which reaches node 1 only, and a read of the right one, which reaches the
-                    /// others.
+                    /// A write of the left side, which reaches node 1 only, and a read of the right one, which reaches
+                    /// the others.
                     func met(
                         writes: Int, reads: Int
                     ) async throws -> (hasWritten: Bool, hasRead: Bool, wrong: [String]) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A cache at a group's primary, on a real pair of Redis servers with Redis' own replication. The test does what the agents do
-// in docker/examples/cache: it promotes, lets follow, and says ready.
+// A cache at a group's primary, on a real pair of Redis servers with Redis' own replication. The test does what the
+// agents do in docker/examples/cache: it promotes, lets follow, and says ready.
 import Hiredis
 import Ringfence
 import TestSupport
@@ -15,8 +15,8 @@ import Testing
     import Darwin
 #endif
 
-/// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its ready
-/// primary.
+/// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its
+/// ready primary.
 private struct Pair: Sendable {
     let servers: [RedisServer]
     let observers: [Observer]
@@ -37,7 +37,8 @@ private struct Pair: Sendable {
                         let group = try await clients[1].group("cache")
                         var memberships: [Membership] = []
                         for (number, server) in [one, two].enumerated() {
-                            // Long enough for a busy machine, short enough to wait for: a new group elects nobody for so long.
+                            // Long enough for a busy machine, short enough to wait for: a new group elects nobody for
+                            // so long.
                             memberships.append(
                                 try await group.join(
                                     "node-\(number + 1)", address: server.unixURL, lease: .seconds(4)))
@@ -166,7 +167,8 @@ private struct Pair: Sendable {
             // Others ask for less, and do not stand behind it.
             try await cache.set("b", [2], durability: .primary)
 
-            // Somebody else removed it, and the replica does not know. What finds nothing to remove must not call that confirmed.
+            // Somebody else removed it, and the replica does not know. What finds nothing to remove must not call that
+            // confirmed.
             try await cache.remove("gone", durability: .primary)
             #expect(await failure { try await cache.remove("gone") }?.code == .cacheNotConfirmed)
 

@@ -16,7 +16,8 @@ import Testing
 #endif
 
 @Suite struct EventFaultTests {
-    /// Appends `batches` of 20 while `disturb` runs again and again; all listeners must get everything, without a reset.
+    /// Appends `batches` of 20 while `disturb` runs again and again; all listeners must get everything, without a
+    /// reset.
     private func underLoad(
         _ arguments: [String] = [], batches: Int = 150, padding: Int = 0,
         _ disturb: @Sendable @escaping (RedisServer, Observer) async throws -> Void

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Members that die, sleep and come back; a Redis that stalls, restarts, forgets, steps back and has its clock set. What is
-// looked at is the log, which is what all others see, and what the member itself is told.
+// Members that die, sleep and come back; a Redis that stalls, restarts, forgets, steps back and has its clock set. What
+// is looked at is the log, which is what all others see, and what the member itself is told.
 
 import Hiredis
 import Ringfence
@@ -181,8 +181,8 @@ import Testing
                 let sessions = memberships.map(\.session)
                 for round in 1...3 {
                     let version = groups[0].snapshot.version
-                    // Answered behind all that was sent before: a call that knows an older version and comes after the loss
-                    // would be a loss of its own.
+                    // Answered behind all that was sent before: a call that knows an older version and comes after the
+                    // loss would be a loss of its own.
                     for group in groups { _ = try await group.inspect() }
                     try await observer.send("FLUSHALL")
                     try await eventually("Redis has them all again", within: .seconds(90)) {
@@ -267,7 +267,8 @@ import Testing
                         #expect(known.version == 5)
                         try proxy.retarget(to: second)
                         proxy.cutClients()
-                        // n0, which left in what was lost, is there again until its lease ends; n9 joins again by itself.
+                        // n0, which left in what was lost, is there again until its lease ends; n9 joins again by
+                        // itself.
                         try await eventually("the promoted one has n9", within: .seconds(90)) {
                             let there = try? await secondObserver.send("HEXISTS", "ringfence:{default}:members:g", "n9")
                             return there == .integer(1)
@@ -359,8 +360,8 @@ import Testing
             try await self.withMembers(server, observer, lease: .seconds(60)) { group, memberships in
                 let record = #"{"session":"x","weight":"much"}"#
                 try await observer.send("HSET", "ringfence:{default}:members:g", "n1", record)
-                // Another history of the same version: the group heals, and until then nobody is missing (without a loss
-                // the record is left out: GroupTests).
+                // Another history of the same version: the group heals, and until then nobody is missing (without a
+                // loss the record is left out: GroupTests).
                 try await observer.send("HSET", "ringfence:{default}:state:g", "mark", "other:1")
                 try await eventually("it is stale", within: .seconds(90)) { group.snapshot.isStale }
                 #expect(group.snapshot.ids == ["n0", "n1", "n2"])

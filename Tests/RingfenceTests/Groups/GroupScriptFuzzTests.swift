@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// group.lua on a real redis-server against the reference model: the same random calls to both, and after each the answer,
-// and all that is stored, down to the bytes of every event, must be the same.
+// group.lua on a real redis-server against the reference model: the same random calls to both, and after each the
+// answer, and all that is stored, down to the bytes of every event, must be the same.
 //
-// The script asks for the time and for the name of the server; a few lines of Lua before its text answer both from two more
-// arguments, so that model and script see the same moment, which can also stand still or step by an hour, and the same
-// restart. Data that Redis loses is really lost: keys are deleted, or put back as they were some time ago. The calls are
-// encoded, and their answers decoded, by the library's own code.
+// The script asks for the time and for the name of the server; a few lines of Lua before its text answer both from two
+// more arguments, so that model and script see the same moment, which can also stand still or step by an hour, and the
+// same restart. Data that Redis loses is really lost: keys are deleted, or put back as they were some time ago. The
+// calls are encoded, and their answers decoded, by the library's own code.
 import Hiredis
 import Logging
 import TestSupport
@@ -405,7 +405,8 @@ final class GroupScriptFuzz {
         }
     }
 
-    /// Two that look, one often and one seldom, while hundreds come, change, die and leave, and Redis loses data or is another.
+    /// Two that look, one often and one seldom, while hundreds come, change, die and leave, and Redis loses data or is
+    /// another.
     func playLarge() async throws {
         var views = [GroupMachine(), GroupMachine()]
         var ids: [String] = []

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Stories of group.lua that chance seldom tells: each step is played on the model and on a real Redis, which must agree, and then
-// what became of it is looked at.
+// Stories of group.lua that chance seldom tells: each step is played on the model and on a real Redis, which must
+// agree, and then what became of it is looked at.
 import RingfenceCore
 import TestSupport
 import Testing

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is on its way to another: a role that is handed over while answers are late, tasks are cancelled, or Redis is away.
+// What is on its way to another: a role that is handed over while answers are late, tasks are cancelled, or Redis is
+// away.
 
 import Hiredis
 import RingfenceCore

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Failovers of real processes on a real Redis: they are killed, frozen, cut off and delayed, their connections end in one
-// direction only; Redis stalls, forgets, restarts and begins empty; two operators order at once. All of that goes on at the
-// same time: each process, each line, the server and the operators have a tormentor of their own. What counts is not what
-// anybody says but what the processes wrote down while they held the role, on the machine's one monotonic clock, and what
-// a subscriber of the event log was told:
+// Failovers of real processes on a real Redis: they are killed, frozen, cut off and delayed, their connections end in
+// one direction only; Redis stalls, forgets, restarts and begins empty; two operators order at once. All of that goes
+// on at the same time: each process, each line, the server and the operators have a tormentor of their own. What counts
+// is not what anybody says but what the processes wrote down while they held the role, on the machine's one monotonic
+// clock, and what a subscriber of the event log was told:
 //
 //   no two       the times in which two terms were held, from the first look to the last, do not overlap
 //   order        later terms have higher epochs
@@ -12,9 +12,10 @@
 //   events       without a hole in their numbers; an epoch is elected once, and epochs only grow. Where Redis lost its data
 //                the subscriber is told so, and an epoch that nobody had heard of may be elected again
 //
-// Each group has a server, processes and dice of its own. A failure prints the seed, RINGFENCE_NEMESIS_SEED sets it: the
-// faults are the same then, their moments only nearly. What the article on failover says is not promised is not done: the
-// server's clock is not set forward by less than a gap, and somebody who knows the epoch lives when Redis loses everything.
+// Each group has a server, processes and dice of its own. A failure prints the seed, RINGFENCE_NEMESIS_SEED sets it:
+// the faults are the same then, their moments only nearly. What the article on failover says is not promised is not
+// done: the server's clock is not set forward by less than a gap, and somebody who knows the epoch lives when Redis
+// loses everything.
 
 import Hiredis
 import RingfenceCore
@@ -144,8 +145,8 @@ struct RoleHistory {
         var end: Int64
     }
 
-    /// What has happened so often. An election counts once the elected one has said that it is ready: one that was dead or
-    /// frozen when it was elected had the role for nobody.
+    /// What has happened so often. An election counts once the elected one has said that it is ready: one that was dead
+    /// or frozen when it was elected had the role for nobody.
     struct Count: Sendable, CustomStringConvertible {
         var terms = 0
         /// The role went to another, or to the same anew, because its holder lost it, against or by its will.
@@ -541,8 +542,8 @@ final class Nemesis: Sendable {
             try await Task.sleep(for: .milliseconds(dice.pick(0...1500)))
             try await server.restart()
         case .beginEmpty:
-            // Who knows the epoch must be back within a lease of the first candidate that knows nothing, and on a busy machine a
-            // lease of this test is over soon. So no candidate reaches the server before.
+            // Who knows the epoch must be back within a lease of the first candidate that knows nothing, and on a busy
+            // machine a lease of this test is over soon. So no candidate reaches the server before.
             let nowhere = try freePort()
             for line in lines { try line.retarget(toPort: nowhere) }
             await server.kill(SIGKILL)

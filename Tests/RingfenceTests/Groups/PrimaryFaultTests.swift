@@ -31,7 +31,8 @@ import Testing
         try await withObservedRedis { server, observer in
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
-                // Long enough that a busy machine takes neither of them for dead: who is taken out does not stand any more.
+                // Long enough that a busy machine takes neither of them for dead: who is taken out does not stand any
+                // more.
                 let (first, epoch) = try await lead(group, "first", lease: .seconds(6))
                 let second = try await clients[1].group("ledger").join("second", lease: .seconds(6)).stand()
                 try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
@@ -46,8 +47,8 @@ import Testing
                     }
                     #expect(epoch.isHeld && first.role == .primary(epoch))
                 }
-                // One that gave the role up is barred for a lease, and so long nobody is elected since the loss: on a busy machine
-                // both are over when somebody looks, and it would be elected again. So it leaves.
+                // One that gave the role up is barred for a lease, and so long nobody is elected since the loss: on a
+                // busy machine both are over when somebody looks, and it would be elected again. So it leaves.
                 try await first.membership.leave()
                 do {
                     try await eventually("the other is elected", within: .seconds(60)) { second.role.epoch != nil }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A primary must keep its role for as long as nothing has happened to it. A machine with all cores busy, and a Redis that
-// hangs for a fifth of the lease now and then, is nothing: with RINGFENCE_SOAK_SECONDS=600 this goes on for ten minutes.
+// A primary must keep its role for as long as nothing has happened to it. A machine with all cores busy, and a Redis
+// that hangs for a fifth of the lease now and then, is nothing: with RINGFENCE_SOAK_SECONDS=600 this goes on for ten
+// minutes.
 
 import Hiredis
 import Ringfence

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ring in two languages. ring.py was written from the specification alone; what it says must be what the library says,
-// to the last bit: on the published vectors, and on ten thousand keys of a ring made for the occasion.
+// The ring in two languages. ring.py was written from the specification alone; what it says must be what the library
+// says, to the last bit: on the published vectors, and on ten thousand keys of a ring made for the occasion.
 import Foundation
 import Ringfence
 import TestSupport

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who is primary, in the reference model: what a group keeps of it, what candidates claim, what operators order, and the one
-// decision at the end of each call. Written from the header of group.lua: a role ends for one reason, in `endRole`; it is
-// given in one place, `elect`; who may have it and in which order is in `ranking`, which is told from the members each time.
+// Who is primary, in the reference model: what a group keeps of it, what candidates claim, what operators order, and
+// the one decision at the end of each call. Written from the header of group.lua: a role ends for one reason, in
+// `endRole`; it is given in one place, `elect`; who may have it and in which order is in `ranking`, which is told from
+// the members each time.
 package import RingfenceCore
 
 extension GroupServerModel {
@@ -93,7 +94,8 @@ extension GroupServerModel {
         package var silentSince: Int64?
         /// Redis lost data then, as far as is known, or may have: nobody was elected since.
         package var lostAt: Int64?
-        /// The version when the server was last seen to be the same; the one before it was another, if nothing is known to be lost.
+        /// The version when the server was last seen to be the same; the one before it was another, if nothing is known
+        /// to be lost.
         package var runVersion: Int64 = 0
         package var copyVersion: Int64?
         /// The version in which somebody last went otherwise than by its own word.

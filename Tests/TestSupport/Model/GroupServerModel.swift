@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a Redis that runs group.lua does, said in Swift: the reference model. The simulation runs the machines against it,
-// and the script fuzz compares it with the real script on a real Redis, so a mistake must be made twice, in two languages
-// and two ways of thinking, to stay unseen. It is written from the contract in the script's header:
+// What a Redis that runs group.lua does, said in Swift: the reference model. The simulation runs the machines against
+// it, and the script fuzz compares it with the real script on a real Redis, so a mistake must be made twice, in two
+// languages and two ways of thinking, to stay unseen. It is written from the contract in the script's header:
 //
-//  - a group is its members, each with the end of its lease in group time, and a version with the mark of its last event;
+//  - a group is its members, each with the end of its lease in group time, and a version with the mark of its last
+//    event;
 //  - a call is: time, then whether the server is still the same, then healing, then the dead, then the verb, then the
 //    decision who is primary (GroupServerModel+Election.swift); each change set is one version;
 //  - a call that finds nothing due, of a caller that knows all and says nothing new, is just a sign of life;
 //  - an event is written down once, under the next number of the log; the log forks when its server is another.
 //
-// Nothing is kept that can be told from the members: the script counts leases, the model looks. Time is the caller's: `clock`
-// is the server's, in ms, and may step either way. `Flaws` are wrong on purpose, for the controls that must fail.
+// Nothing is kept that can be told from the members: the script counts leases, the model looks. Time is the caller's:
+// `clock` is the server's, in ms, and may step either way. `Flaws` are wrong on purpose, for the controls that must
+// fail.
 package import RingfenceCore
 
 package struct GroupServerModel: Sendable {
@@ -276,7 +278,8 @@ package struct GroupServerModel: Sendable {
         return held.record.session == session && call.group.isPrimary(held.record)
     }
 
-    /// Nothing is due, and the caller says nothing new: it knows all, or does not ask, or is told what others were told before.
+    /// Nothing is due, and the caller says nothing new: it knows all, or does not ask, or is told what others were told
+    /// before.
     private func isQuiet(_ call: Call) -> Bool {
         let (group, known) = (call.group, call.known)
         guard known.version <= group.version, known.epoch <= group.office.epoch else { return false }
@@ -368,7 +371,8 @@ package struct GroupServerModel: Sendable {
         call.group.now = clock + call.group.offset
     }
 
-    /// Before anybody is taken out or elected, and every 10 s: another server may have lost the last beats and elections.
+    /// Before anybody is taken out or elected, and every 10 s: another server may have lost the last beats and
+    /// elections.
     mutating func isOtherServer(_ call: inout Call) -> Bool {
         guard !call.isServerChecked else { return false }
         call.isServerChecked = true

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a Redis that runs lock.lua and renew.lua does, said in Swift: the reference model. The simulation runs the machines
-// against it, and the script fuzz compares it with the real scripts on a real Redis, so a mistake must be made twice, in
-// two languages and two ways of thinking, to stay unseen. It is written from the contract in the scripts' headers:
+// What a Redis that runs lock.lua and renew.lua does, said in Swift: the reference model. The simulation runs the
+// machines against it, and the script fuzz compares it with the real scripts on a real Redis, so a mistake must be made
+// twice, in two languages and two ways of thinking, to stay unseen. It is written from the contract in the scripts'
+// headers:
 //
 //  - a lock is a value with an end; a fence is the highest one given; a queue is places in order of arrival;
-//  - `handOn` is the only place where a waiter is served: first in every queue it stands in, and none of its names held;
-//  - whoever is granted has a short time to claim it; a process that was granted something, or was found not to listen, and
-//    was not heard of for longer than that is gone: its places are dropped when they stand at the head of a free name;
+//  - `handOn` is the only place where a waiter is served: first in every queue it stands in, and none of its names
+//    held;
+//  - whoever is granted has a short time to claim it; a process that was granted something, or was found not to listen,
+//    and was not heard of for longer than that is gone: its places are dropped when they stand at the head of a free
+//    name;
 //  - who comes back with the arrival it was told stands where it stood.
 //
 // Time is the caller's: `now` is the server's clock in µs, and may step either way. What was pushed is collected in
@@ -385,8 +388,8 @@ extension LockServerModel {
             Push(process: process, kind: .grant, nonce: place.nonce, fence: fence, names: place.names))
     }
 
-    /// None of its names held, and first in every queue; one that lost its place in a queue (the key is gone) is not kept
-    /// from the lock by that.
+    /// None of its names held, and first in every queue; one that lost its place in a queue (the key is gone) is not
+    /// kept from the lock by that.
     private func isServable(_ entry: Entry) -> Bool {
         entry.place.names.allSatisfy { name in
             guard locks[name] == nil else { return false }

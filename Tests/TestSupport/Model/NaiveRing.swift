@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ring as its specification reads, with no thought of speed: one sorted list of points, everything found by walking it.
-// What the real ring is held against.
+// The ring as its specification reads, with no thought of speed: one sorted list of points, everything found by walking
+// it. What the real ring is held against.
 package import RingfenceCore
 
 /// A hash ring by the letter.

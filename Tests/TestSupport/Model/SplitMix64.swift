@@ -14,7 +14,8 @@ package struct SplitMix64: RandomNumberGenerator, Sendable {
         return z ^ (z >> 31)
     }
 
-    /// A number of `range`; the slight bias of the remainder does not matter to a test, the speed in a debug build does.
+    /// A number of `range`; the slight bias of the remainder does not matter to a test, the speed in a debug build
+    /// does.
     package mutating func pick(_ range: ClosedRange<Int64>) -> Int64 {
         range.lowerBound + Int64(next() % UInt64(range.upperBound - range.lowerBound + 1))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Looking at a resource, one file a kind. A probe may keep a connection from look to look; it never throws, because that a
-// resource cannot be looked at is what there is to be told.
+// Looking at a resource, one file a kind. A probe may keep a connection from look to look; it never throws, because
+// that a resource cannot be looked at is what there is to be told.
 import NIOCore
 import NIOPosix
 import RingfenceCore
@@ -53,7 +53,8 @@ struct TCPProbe: CheckProbe {
     }
 }
 
-/// Passes when the program exits with 0. A line `role=primary` or `role=standby` tells the role, `position=N` the position.
+/// Passes when the program exits with 0. A line `role=primary` or `role=standby` tells the role, `position=N` the
+/// position.
 struct CommandProbe: CheckProbe {
     let command: [String]
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One request over a new connection each time: that the service accepts connections is part of what is asked. The answer is
-// read to its head, or to the text that is looked for, and the connection is closed.
+// One request over a new connection each time: that the service accepts connections is part of what is asked. The
+// answer is read to its head, or to the text that is looked for, and the connection is closed.
 import NIOCore
 import NIOHTTP1
 import NIOPosix

@@ -2,17 +2,18 @@
 //
 // PostgreSQL asked through one psql that is kept: question in, answer out, over its pipes.
 //
-// Why psql: libpq is no dependency of ours, and its protocol with SCRAM and TLS is too much to write again for one question.
-// psql has all of that, with the password file and the settings a DBA knows. One psql a look would cost 30 ms and a fork each
-// second for ever; a kept one answers within a millisecond, and costs a start only when the server was gone.
+// Why psql: libpq is no dependency of ours, and its protocol with SCRAM and TLS is too much to write again for one
+// question. psql has all of that, with the password file and the settings a DBA knows. One psql a look would cost 30 ms
+// and a fork each second for ever; a kept one answers within a millisecond, and costs a start only when the server was
+// gone.
 //
-// A look that gets no answer in time leaves its question with psql: a server that hangs for a moment answers later, and is
-// not met by a storm of new connections. When three questions are open the session is given up for a new one, for its
-// connection may be dead without a word. The text of psql's complaint is the reason told.
+// A look that gets no answer in time leaves its question with psql: a server that hangs for a moment answers later, and
+// is not met by a storm of new connections. When three questions are open the session is given up for a new one, for
+// its connection may be dead without a word. The text of psql's complaint is the reason told.
 //
-// A kept session sees half: its process in the server goes on answering when the first process hangs, so that nobody else can
-// connect, and when the disk is full, so that nothing can be written. So now and then a look also opens a new session and writes
-// as a client would (`WriteCheck`); after one that failed each look does, until it succeeds.
+// A kept session sees half: its process in the server goes on answering when the first process hangs, so that nobody
+// else can connect, and when the disk is full, so that nothing can be written. So now and then a look also opens a new
+// session and writes as a client would (`WriteCheck`); after one that failed each look does, until it succeeds.
 import NIOCore
 import NIOPosix
 import RingfenceCore
@@ -72,9 +73,9 @@ actor PostgresProbe: CheckProbe {
         session = nil
     }
 
-    /// The position of a standby is what it has, replayed or not: that is what a promotion replays first. The timeline of
-    /// a standby is that of its newest checkpoint; a primary tells whom it waits for at a commit, a standby whether it
-    /// receives.
+    /// The position of a standby is what it has, replayed or not: that is what a promotion replays first. The timeline
+    /// of a standby is that of its newest checkpoint; a primary tells whom it waits for at a commit, a standby whether
+    /// it receives.
     static let question = [
         "SELECT CASE WHEN r THEN 'standby' ELSE 'primary' END,",
         "(CASE WHEN r THEN GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())",
@@ -107,9 +108,10 @@ actor PostgresProbe: CheckProbe {
 
 /// What a client does: a new connection, a write to the disk of the data, a commit.
 ///
-/// It leaves nothing behind and needs no right that a user could lack. A megabyte goes through a temporary file, which lies in the
-/// data directory: a log and tables grow no further either if that does not fit. On a primary a message that nobody reads goes
-/// through the log, and is on disk when it is answered; without waiting for a standby, for a primary that does is well.
+/// It leaves nothing behind and needs no right that a user could lack. A megabyte goes through a temporary file, which
+/// lies in the data directory: a log and tables grow no further either if that does not fit. On a primary a message
+/// that nobody reads goes through the log, and is on disk when it is answered; without waiting for a standby, for a
+/// primary that does is well.
 private enum WriteCheck {
     private static let options = "-c synchronous_commit=local -c work_mem=64kB -c temp_tablespaces="
     private static let rows = "generate_series(1, 40000)"
@@ -127,7 +129,8 @@ private enum WriteCheck {
         switch await session.ask(question, timeout: timeout) {
         case .row: return nil
         case .timedOut: return "a new connection and a write are not done in \(timeout.shortText)"
-        // It answers. That clients have taken all its connections is no better on another machine, where they would all go.
+        // It answers. That clients have taken all its connections is no better on another machine, where they would all
+        // go.
         case .failed(let why) where ["too many", "connection slots"].contains { why.contains($0) }: return nil
         case .failed(let why): return why
         }
