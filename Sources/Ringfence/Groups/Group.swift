@@ -396,18 +396,9 @@ public final class Group: Sendable {
     /// As Redis last said it is, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.machine.known } }
     /// The same, and when Redis was asked last that said so.
-    var sight: MemberMachine.Sight {
-        state.withLock { MemberMachine.Sight($0.machine.known, asOf: $0.machine.confirmedAt ?? .min) }
-    }
+    var sight: MemberMachine.Sight { state.withLock { $0.machine.sight } }
     /// As Redis last said it is, but only when Redis has not been heard of for longer than it should.
-    func viewWhileAway(now: Nanos) -> GroupMachine.View? {
-        state.withLock { state in
-            guard let at = state.machine.confirmedAt,
-                HoldMachine.isAway(confirmedAt: at, pace: state.machine.pace, now: now)
-            else { return nil }
-            return state.machine.known
-        }
-    }
+    func viewWhileAway(now: Nanos) -> GroupMachine.View? { state.withLock { $0.machine.viewWhileAway(now: now) } }
     var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
     var pace: Nanos { state.withLock { $0.machine.pace } }
 

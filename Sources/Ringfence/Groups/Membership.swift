@@ -261,8 +261,7 @@ public final class Membership: Sendable {
         }
         let now = Moment.now
         let (ending, isLeaving) = guarded.withLock { guarded -> ([AsyncStream<State>.Continuation], Bool) in
-            let until = max(guarded.machine.membership.deadline, now).adding(60 * .second)
-            let (isBegun, tells) = guarded.machine.leave(reason: reason, now: now, until: until)
+            let (isBegun, tells) = guarded.machine.leave(reason: reason, now: now)
             tell(tells, guarded)
             guard isBegun else { return ([], !guarded.leavers.isEmpty) }
             for listener in guarded.listeners.values { listener.yield(.left) }

@@ -135,6 +135,15 @@ package struct GroupMachine: Sendable {
         return shown.isRecovering || now - confirmedAt > Self.patience(pace)
     }
 
+    /// What is known, and when Redis was asked last that said so.
+    package var sight: MemberMachine.Sight { .init(known, asOf: confirmedAt ?? .min) }
+
+    /// What is known, but only when Redis has not been heard of for longer than it should.
+    package func viewWhileAway(now: Nanos) -> View? {
+        guard let confirmedAt, HoldMachine.isAway(confirmedAt: confirmedAt, pace: pace, now: now) else { return nil }
+        return known
+    }
+
     /// So long after the last confirmation a view is no longer called fresh.
     package static func patience(_ pace: Nanos) -> Nanos { 3 * pace + 100 * .millisecond }
 

@@ -236,10 +236,11 @@ package struct MemberMachine: Sendable {
         return membership.revision
     }
 
-    /// Leaves, and tries to say so until `until`; a role that it has is given up. `isBegun` is false if there was
-    /// nothing to leave.
-    package mutating func leave(reason: String, now: Nanos, until: Nanos) -> (isBegun: Bool, tells: [Tell]) {
+    /// Leaves, and tries to say so for a minute after its lease; a role that it has is given up. `isBegun` is false if
+    /// there was nothing to leave.
+    package mutating func leave(reason: String, now: Nanos) -> (isBegun: Bool, tells: [Tell]) {
         self.reason = reason
+        let until = max(membership.deadline, now).adding(60 * .second)
         let tells = endRole(.gaveUp("left"), now: now)
         return (membership.leave(now: now, until: until), tells)
     }

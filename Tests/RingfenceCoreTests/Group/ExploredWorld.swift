@@ -247,22 +247,16 @@ struct ExploredWorld {
 
     // MARK: What carries the machines' calls and hears what they tell
 
-    private func sight(_ member: Member) -> MemberMachine.Sight {
-        .init(member.view.machine.known, asOf: member.view.machine.confirmedAt ?? .min)
-    }
-
     private mutating func askForPromises(_ index: Int) {
-        let view = members[index].view.machine.known
-        guard isAway(members[index]) else { return }
+        guard let view = members[index].view.machine.viewWhileAway(now: now) else { return }
         let (asking, tells) = members[index].played.machine.promisesNeeded(view, now: now)
         hear(tells, index)
         guard let asking else { return }
         var promised: [String] = []
         for peer in asking.peers {
             guard let other = members.firstIndex(where: { $0.played.machine.record.session == peer.session }),
-                members[other].way != .asleep, isAway(members[other])
+                members[other].way != .asleep, let view = members[other].view.machine.viewWhileAway(now: now)
             else { continue }
-            let view = members[other].view.machine.known
             if forgetsPromises {
                 if HoldMachine.objection(to: asking.question, view) == nil { promised.append(peer.session) }
                 continue
@@ -277,11 +271,6 @@ struct ExploredWorld {
         hear(told, index)
         let deadline = members[index].played.machine.membership.deadline
         if insideByClock(members[index]) != nil, now >= deadline - Self.margin { heldRoles += 1 }
-    }
-
-    private func isAway(_ member: Member) -> Bool {
-        guard let at = member.view.machine.confirmedAt else { return false }
-        return HoldMachine.isAway(confirmedAt: at, pace: member.view.machine.pace, now: now)
     }
 
     private mutating func say(_ index: Int, _ change: (inout RoleMachine) -> RoleMachine.Output?) {
@@ -344,7 +333,7 @@ struct ExploredWorld {
         _ kind: MembershipMachine.Call, _ reply: MemberMachine.Reply, _ index: Int
     ) -> MemberMachine.Output {
         var sessions = sessions
-        let output = members[index].played.machine.answered(kind, reply, sight(members[index]), now: now) {
+        let output = members[index].played.machine.answered(kind, reply, members[index].view.machine.sight, now: now) {
             Self.session(after: &sessions)
         }
         self.sessions = sessions

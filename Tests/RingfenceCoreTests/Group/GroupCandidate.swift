@@ -133,8 +133,8 @@ final class GroupCandidate {
     }
 
     private func askForPromises() {
-        guard isAway else { return }
-        let (view, askedAt) = (node.view.known, node.clock)
+        let askedAt = node.clock
+        guard let view = node.view.viewWhileAway(now: askedAt) else { return }
         guard let asking = node.with({ $0.promisesNeeded(view, now: askedAt) }) ?? nil else { return }
         let question = asking.question
         if asking.peers.isEmpty { promised(question, [], askedAt) }
@@ -153,11 +153,6 @@ final class GroupCandidate {
         }
     }
 
-    private var isAway: Bool {
-        guard let at = node.view.confirmedAt else { return false }
-        return HoldMachine.isAway(confirmedAt: at, pace: node.view.pace, now: node.clock)
-    }
-
     private func promised(_ question: HoldMachine.Question, _ sessions: [String], _ askedAt: Nanos) {
         node.with {
             ((), $0.promised(question, by: sessions, askedAt: askedAt, node.view.known, now: node.clock))
@@ -165,11 +160,9 @@ final class GroupCandidate {
     }
 
     private func promises(_ question: HoldMachine.Question, _ session: String) -> Bool {
-        guard isAway else { return false }
-        if world.flaws.forgetsPromises { return HoldMachine.objection(to: question, node.view.known) == nil }
-        let refusal = node.with { member in
-            member.promise(question, session: session, node.view.known, now: node.clock)
-        }
+        guard let view = node.view.viewWhileAway(now: node.clock) else { return false }
+        if world.flaws.forgetsPromises { return HoldMachine.objection(to: question, view) == nil }
+        let refusal = node.with { $0.promise(question, session: session, view, now: node.clock) }
         guard let refusal, refusal == nil else { return false }
         world.note("\(node.name) promises epoch \(question.epoch) \(question.leaseMilliseconds) ms")
         return true

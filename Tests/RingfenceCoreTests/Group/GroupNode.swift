@@ -167,8 +167,7 @@ final class GroupNode {
         isLeaving = true
         world.note("\(name) is to leave")
         let done = { [self] in
-            let until = clock + 60 * .second
-            guard let (isBegun, tells) = member?.leave(reason: "", now: clock, until: until), isBegun else { return }
+            guard let (isBegun, tells) = member?.leave(reason: "", now: clock), isBegun else { return }
             tell(tells)
             tick()
         }
@@ -275,8 +274,7 @@ final class GroupNode {
     /// A flaw: what is over may begin again.
     func forgetRole(margin: Nanos) { member?.role = RoleMachine(margin: margin) }
 
-    private func saw() { with { ((), $0.saw(sight, now: clock)) } }
-    private var sight: MemberMachine.Sight { .init(view.known, asOf: view.confirmedAt ?? .min) }
+    private func saw() { with { ((), $0.saw(view.sight, now: clock)) } }
 
     func planWake() {
         guard isAlive, !isPaused else { return }
@@ -338,7 +336,7 @@ final class GroupNode {
             if answer?.status == .member { self.world.checker.wasTold(record.session) }
             let reply = answer.map { MemberMachine.Reply.answer($0) } ?? .none
             let output = self.member?.answered(
-                call.kind, reply, self.sight, now: self.clock, newSession: self.newSession)
+                call.kind, reply, self.view.sight, now: self.clock, newSession: self.newSession)
             if let output { self.perform(output) }
             self.planWake()
         }
