@@ -562,18 +562,16 @@ final class LockTable: Sendable {
         switch LockScripts.answer(reply) {
         case .granted(let fence):
             let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
-            ended(
-                errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence), .mayStand)
+            ended(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
         case .queued(let position, let milliseconds, let arrival):
-            ended(
-                errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival), .mayStand)
+            ended(errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
         case .busy(let milliseconds, let owner, _):
-            ended(errand, .busy(ticket, milliseconds: milliseconds), .busy, busy: (milliseconds, owner))
-        case .done: ended(errand, .released(ticket), .mayStand)
+            ended(errand, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
+        case .done: ended(errand, .released(ticket))
         case .full(let index):
             let name = key.names.indices.contains(index) ? key.names[index] : ""
             ended(
-                errand, .failed(ticket, retriable: false), .notDone,
+                errand, .failed(ticket, retriable: false),
                 error: RedisError(.server, effect: .none, "there is no place left in the line"),
                 limit: .lineIsFull(name, scripts.waiters))
         case nil: failed(errand, .shape(reply))
@@ -581,16 +579,15 @@ final class LockTable: Sendable {
     }
 
     private func failed(_ errand: Errand, _ error: RedisError) {
-        ended(
-            errand, .failed(errand.ticket, retriable: error.isTransient), error.effect == .none ? .notDone : .mayStand,
-            error: error)
+        ended(errand, .failed(errand.ticket, retriable: error.isTransient), error: error)
     }
 
     private func ended(
-        _ errand: Errand, _ event: LockMachine.Event, _ ending: LockLine.Ending, error: RedisError? = nil,
-        limit: RingfenceError? = nil, busy: (milliseconds: Int64, owner: String)? = nil
+        _ errand: Errand, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
+        busy: (milliseconds: Int64, owner: String)? = nil
     ) {
         let (key, ticket) = (errand.key, errand.ticket)
+        let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)
         let isAwaited = !handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
         guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = errand.asked else { return }
         cleanUp.perform(
@@ -599,9 +596,8 @@ final class LockTable: Sendable {
     }
 
     private func claimFailed(_ key: Key, _ ticket: LockMachine.Ticket, _ error: RedisError) {
-        _ = handle(
-            key, .failed(ticket, retriable: error.isTransient),
-            ended: (ticket, error.effect == .none ? .notDone : .mayStand), error: error)
+        let event = LockMachine.Event.failed(ticket, retriable: error.isTransient)
+        _ = handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
     }
 }
 

@@ -22,6 +22,15 @@ package struct LockLine: Sendable {
         case busy
         /// Certainly not done.
         case notDone
+
+        /// - Parameter isUndone: of a command that failed: it was certainly not done.
+        package init(_ event: LockMachine.Event, isUndone: Bool) {
+            switch event {
+            case .busy: self = .busy
+            case .failed where isUndone: self = .notDone
+            default: self = .mayStand
+            }
+        }
     }
 
     /// What is known when waiters are told that they failed.

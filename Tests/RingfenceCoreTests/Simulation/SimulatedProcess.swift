@@ -232,7 +232,9 @@ final class SimulatedProcess {
         var made: Request?
         let request = send(command) { reply in
             let event = self.event(of: reply, ticket, fence)
-            let ending = self.ending(of: reply, isUnsent: made?.isUnsent == true)
+            var isUndone = made?.isUnsent == true
+            if case .answer(.full) = reply { isUndone = true }
+            let ending = LockLine.Ending(event, isUndone: isUndone)
             var isClaim = false
             if case .renew = command { isClaim = true }
             var ended: (LockMachine.Ticket, LockLine.Ending)? = (ticket, ending)
@@ -244,15 +246,6 @@ final class SimulatedProcess {
         }
         made = request
         return request
-    }
-
-    private func ending(of reply: Reply?, isUnsent: Bool) -> LockLine.Ending {
-        switch reply {
-        case nil: isUnsent ? .notDone : .mayStand
-        case .answer(.busy), .answer(.notWhole): .busy
-        case .answer(.full): .notDone
-        default: .mayStand
-        }
     }
 
     private func event(of reply: Reply?, _ ticket: LockMachine.Ticket, _ claimed: Int64) -> LockMachine.Event {
