@@ -11,11 +11,8 @@ final class EventWriter: Sendable {
     /// The twin of `append` in group.lua.
     private static let script = RedisScript(
         """
-        local run = ''
-        local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-        if type(server) == 'string' and type(replication) == 'string' then
-            run = string.match(server, 'run_id:(%w+)') .. string.match(replication, 'master_replid:(%w+)')
-        end
+        local replication = redis.pcall('INFO', 'replication')
+        local run = type(replication) == 'string' and string.match(replication, 'master_replid:(%w+)') or ''
         local log = redis.call('HMGET', KEYS[1], 'gen', 'run', 'seq', 'forks')
         local gen = log[1]
         if not gen then

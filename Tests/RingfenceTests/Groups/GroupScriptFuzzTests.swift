@@ -191,8 +191,7 @@ final class GroupScriptFuzz {
             end,
             pcall = function(command, section, ...)
                 if command ~= 'INFO' then return redis.pcall(command, section, ...) end
-                if section == 'server' then return 'run_id:' .. run .. '\\r\\n' end
-                return '# Replication\\r\\nmaster_replid:x\\r\\n'
+                return '# Replication\\r\\nmaster_replid:' .. run .. '\\r\\n'
             end
         }, { __index = redis })
 
@@ -888,7 +887,7 @@ final class GroupScriptFuzz {
             lines += [
                 "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
                 "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
-                "\(group.longest)", "\(group.gaps)", "\(group.runAt)", group.run.isEmpty ? "0" : ".\(group.run).x",
+                "\(group.longest)", "\(group.gaps)", "\(group.runAt)", group.run.isEmpty ? "0" : group.run,
             ]
             lines += Self.fields(of: group)
             lines.append("candidates \(group.members.values.count { $0.standing != nil })")
@@ -902,7 +901,7 @@ final class GroupScriptFuzz {
         if let log = model.log {
             let forks: [String] = log.forks.map { "\($0.gen)@\($0.kept)" }
             let floors = model.floors
-            lines += [log.gen, "\(log.seq)", ".\(log.run).x", forks.joined(separator: " ")]
+            lines += [log.gen, "\(log.seq)", log.run, forks.joined(separator: " ")]
             lines += floors.version == 0 ? ["", ""] : ["\(floors.version)", "\(floors.epoch)"]
         } else {
             lines += ["", "", "", "", "", ""]

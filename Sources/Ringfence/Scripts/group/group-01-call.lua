@@ -126,9 +126,10 @@ local function renew(lease_ms)
     end
 end
 
+local is_now_written = false -- with a change
 local function view(status)
     -- A group that never had a member leaves nothing behind. (A full Redis: as above.)
-    if version > 0 and type(redis.pcall('HSET', KEYS[3], 'now', int(now))) ~= 'number' then
+    if version > 0 and not is_now_written and type(redis.pcall('HSET', KEYS[3], 'now', int(now))) ~= 'number' then
         redis.call('HDEL', KEYS[3], '')
         redis.call('HSET', KEYS[3], 'now', int(now))
     end

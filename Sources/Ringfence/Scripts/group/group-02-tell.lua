@@ -103,11 +103,12 @@ local function tell(answer)
     return answer
 end
 
--- What an election needs, read at once and written back where it changed. Texts; '' for what is not there.
-local stored
+-- Fields of the group's state by name. Texts; '' for what is not there.
+local function texts() return setmetatable({}, { __index = function() return '' end }) end
 local function read_role(names)
-    role, stored = {}, redis.call('HMGET', KEYS[3], unpack(names))
-    for i = 1, #names do role[names[i]] = stored[i] or '' end
+    local stored = redis.call('HMGET', KEYS[3], unpack(names))
+    role = texts()
+    for i = 1, #names do role[names[i]] = stored[i] or nil end
 end
 
 -- Nothing happened, and the caller only hears what others heard before it. Not if what it knows may have been lost, nor

@@ -26,23 +26,23 @@ local LONGEST_REST = 60000
 if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
 
 
--- Its process and its history; '' if it may not be asked. (Found by a plain search: a pattern is tried at each of two
--- thousand characters.)
+-- Its history, which gets a new name when it starts and when it is promoted; where it does not tell, its process; ''
+-- if it may not be asked. (Found by a plain search: a pattern is tried at each character.)
 local server_name
 local function server()
     if server_name then return server_name end
-    local name = ''
-    for _, part in ipairs({ { 'server', 'run_id:' }, { 'replication', 'master_replid:' } }) do
+    server_name = ''
+    for _, part in ipairs({ { 'replication', 'master_replid:' }, { 'server', 'run_id:' } }) do
         local info = redis.pcall('INFO', part[1])
-        if type(info) ~= 'string' then
-            name = ''
+        local _, last = nil, nil
+        if type(info) == 'string' then _, last = string.find(info, part[2], 1, true) end
+        local name = last and string.match(info, '^%w+', last + 1)
+        if name then
+            server_name = name
             break
         end
-        local _, last = string.find(info, part[2], 1, true)
-        name = name .. '.' .. (last and string.match(info, '^%w+', last + 1) or '')
     end
-    server_name = name
-    return name
+    return server_name
 end
 
 -- Writes events, behind gen, seq, at, type and group; their other fields are JSON already. They are written before what

@@ -43,7 +43,9 @@
 -- (Not found so: orders that were lost. Who ordered `whenAway` fence or a smaller `holdMs` said that the old primary is
 -- dead.)
 
--- The first is written with the version.
+-- What an election needs, read at once and written back where it changed. A small hash is read whole: that is three
+-- times as quick as so many fields by name.
+local SMALL = 64
 local NAMES = {
     'memberVersion', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter',
     'vacantSince', 'runVersion', 'copyVersion', 'missed', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
@@ -52,11 +54,20 @@ local NAMES = {
     'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince',
     'changesVersion', 'changesFloor', 'removed'
 }
-read_role(NAMES)
+if redis.call('HLEN', KEYS[3]) <= SMALL then
+    local flat = redis.call('HGETALL', KEYS[3])
+    role = texts()
+    for i = 1, #flat, 2 do role[flat[i]] = flat[i + 1] end
+else
+    read_role(NAMES)
+end
+local changed = {}
 local function put(name, value)
     assert(value ~= nil)
-    role[name] = type(value) == 'number' and int(value) or value
-    if name == 'epoch' then epoch = value end
+    if type(value) == 'number' then value = int(value) end
+    if role[name] == value then return end
+    role[name], changed[name] = value, true
+    if name == 'epoch' then epoch = tonumber(value) end
     if name == 'primary' then primary = value end
     if name == 'pSession' then primary_session = value end
     if name == 'phase' then phase = value end
@@ -74,16 +85,12 @@ end
 local function is_missed() put('missed', version) end
 local function write_role()
     local set, dropped = {}, {}
-    for i = 1, #NAMES do
-        local name = NAMES[i]
-        local value = role[name]
-        if value == (stored[i] or '') then
-            -- as it was
-        elseif value == '' then
+    for name in pairs(changed) do
+        if role[name] == '' then
             dropped[#dropped + 1] = name
         else
             set[#set + 1] = name
-            set[#set + 1] = value
+            set[#set + 1] = role[name]
         end
     end
     if #set > 0 then redis.call('HSET', KEYS[3], unpack(set)) end

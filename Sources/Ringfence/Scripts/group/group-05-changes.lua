@@ -63,15 +63,16 @@ local function change(events, is_of_members)
     end
     append(events)
     mark = gen .. ':' .. int(seq)
+    -- At once: after a call that fails half way, what is kept of changes must be seen to lack one.
+    local set = { 'version', int(version), 'mark', mark, 'now', int(now) }
     if is_of_members then
         members_before = members_before or role.memberVersion
         member_version = int(version)
-        -- At once: after a call that fails half way, what is kept of changes must be seen to lack one.
-        redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark, 'memberVersion', member_version)
-        role.memberVersion, stored[1] = member_version, member_version
-    else
-        redis.call('HSET', KEYS[3], 'version', int(version), 'mark', mark)
+        role.memberVersion = member_version
+        set[7], set[8] = 'memberVersion', member_version
     end
+    redis.call('HSET', KEYS[3], unpack(set))
+    is_now_written = true
     if role.removed ~= '' then
         put('removed', '')
         redis.call('PERSIST', KEYS[3])
