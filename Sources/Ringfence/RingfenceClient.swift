@@ -36,7 +36,7 @@ public final class RingfenceClient: Service, Sendable {
     /// Renewals and deadlines run on that loop too, so what runs there must never block nor compute for long: a task
     /// that keeps the loop for longer than a lease costs the client its leases. When in doubt leave it be.
     public let taskExecutor: any TaskExecutor
-    let courier: Courier
+    let runner: ScriptRunner
     let watch: RedisWatch
     let scripts: LockScripts
     let table: LockTable
@@ -67,27 +67,27 @@ public final class RingfenceClient: Service, Sendable {
         scripts = LockScripts(
             keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters)
         watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
-        courier = Courier(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
-        watch.attach(courier.main)
-        taskExecutor = LoopExecutor(courier.main.eventLoop)
-        ticker = Ticker(eventLoop: courier.main.eventLoop)
-        cleanUp = CleanUp(courier: courier, metrics: metrics, logger: logger)
-        keeper = LeaseKeeper(courier: courier, scripts: scripts, ticker: ticker, metrics: metrics, logger: logger)
+        runner = ScriptRunner(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
+        watch.attach(runner.main)
+        taskExecutor = LoopExecutor(runner.main.eventLoop)
+        ticker = Ticker(eventLoop: runner.main.eventLoop)
+        cleanUp = CleanUp(runner: runner, metrics: metrics, logger: logger)
+        keeper = LeaseKeeper(runner: runner, scripts: scripts, ticker: ticker, metrics: metrics, logger: logger)
         table = LockTable(
-            courier: courier, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
+            runner: runner, scripts: scripts, cleanUp: cleanUp, keeper: keeper, ticker: ticker, nonces: nonces,
             metrics: metrics, watch: watch)
         groupScripts = GroupScripts(
             keys: keys, eventLength: configuration.eventLength, nonces: nonces, limits: configuration.limits,
             text: configuration.groupScript)
         feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
-            feed: feed, courier: courier, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
+            feed: feed, runner: runner, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,
             commandTimeout: Nanos(saturating: configuration.commandTimeout), owner: configuration.owner, logger: logger)
-        emptyGroups = configuration.limits.emptyGroups.map { [groupScripts, courier] after in
-            EmptyGroups(courier, groupScripts, after: after, owner: configuration.owner, logger: logger)
+        emptyGroups = configuration.limits.emptyGroups.map { [groupScripts, runner] after in
+            EmptyGroups(runner, groupScripts, after: after, owner: configuration.owner, logger: logger)
         }
         inbox = Inbox(
-            redis, channel: keys.inbox(nonces.process), eventLoop: courier.main.eventLoop, table: table,
+            redis, channel: keys.inbox(nonces.process), eventLoop: runner.main.eventLoop, table: table,
             keeper: keeper, logger: logger)
         // The table has the keeper, so this holds both until the client goes (not by a weak reference, for which the
         // table would pay with every lease). Who has a lease then has the table by it, and nobody waits there any more.
@@ -171,14 +171,14 @@ public final class RingfenceClient: Service, Sendable {
         let end = Moment.now.adding(Nanos(saturating: configuration.commandTimeout))
         while leases.contains(where: \.isWindingUp) || table.isReleasing, Moment.now < end {
             // Not `Task.sleep`: the task may be cancelled, that being why the client is shut down.
-            try? await courier.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
+            try? await runner.main.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()
         }
         for lease in leases where lease.claimLostRelease() { table.releaseInBackground(lease) }
         await left
         await cleanUp.settle(within: TimeAmount(configuration.commandTimeout))
         await feed.close()
         await inbox.close()
-        await courier.close()
+        await runner.close()
         ticker.stop()
         watch.stop()
     }
@@ -204,7 +204,7 @@ public final class RingfenceClient: Service, Sendable {
     public func ping() async throws -> Duration {
         let start = ContinuousClock.now
         do {
-            _ = try await courier.main.send { writer in
+            _ = try await runner.main.send { writer in
                 writer.begin(1)
                 writer.argument("PING")
             }

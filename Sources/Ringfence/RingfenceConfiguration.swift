@@ -111,7 +111,7 @@ public struct NamespaceLimits: Sendable, Hashable {
     /// pause, hold, maintenance, forced breaker or order. A client with this setting looks each minute, and Redis'
     /// clock decides.
     ///
-    /// It is nil by default, for what goes are settings that somebody chose, `whenAway` among them.
+    /// It is nil by default, for what goes are settings that somebody chose, `onCoordinatorLoss` among them.
     public var emptyGroups: Duration?
     /// What may be set.
     package static let memberRange = 1...20_000

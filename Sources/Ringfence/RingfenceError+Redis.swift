@@ -53,7 +53,7 @@ extension RingfenceError {
             "acquiring \(describe(names)): Redis did not answer in the time to wait; the request is being withdrawn")
     }
 
-    static func notConfirmed(_ names: [String], _ confirmation: Courier.Confirmation?) -> RingfenceError {
+    static func notConfirmed(_ names: [String], _ confirmation: ScriptRunner.Confirmation?) -> RingfenceError {
         RingfenceError(
             .notConfirmed, effect: .none, isRetriable: true,
             "\(describe(names)): fewer than \(confirmation?.replicas ?? 0) replicas acknowledged the grant within "

@@ -50,7 +50,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let failoverAborted = Code("failover.aborted")
         /// A setting of ``NamespaceLimits`` refuses what would make the namespace larger; nothing was done.
         public static let limitReached = Code("limit.reached")
-        /// The group was made with another seed or unit of its ring than was asked for.
+        /// The group was made with another seed or points per weight of its ring than was asked for.
         public static let policyMismatch = Code("group.policyMismatch")
         /// Too few of a cache's nodes could be reached, or have their data.
         public static let cacheQuorum = Code("cache.quorum")

@@ -88,7 +88,7 @@ struct RingfenceMetrics: Sendable {
             time("decide", "decideMs")
         case "primary.ready": time("promote", "promoteMs")
         case "switchover.aborted": Counter(label: "ringfence_group_switchovers_aborted_total").increment()
-        case "group.held": Counter(label: "ringfence_group_holds_total").increment()
+        case "group.braked": Counter(label: "ringfence_group_brakes_total").increment()
         default: break
         }
     }
@@ -98,7 +98,7 @@ struct RingfenceMetrics: Sendable {
         guard role.epoch > 0 else { return }
         Gauge(label: "ringfence_group_epoch", dimensions: [("group", group)]).record(role.epoch)
         Gauge(label: "ringfence_group_has_primary", dimensions: [("group", group)])
-            .record(role.phase == .ready || role.phase == .draining ? 1 : 0)
+            .record(role.phase == .ready || role.phase == .handingOver ? 1 : 0)
     }
 
     /// How old a view was when its group was asked for again, or could not be.

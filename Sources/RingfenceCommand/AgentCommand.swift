@@ -31,7 +31,7 @@ struct AgentCommand: AsyncParsableCommand {
                   "onPromote": { "command": ["/etc/ringfence/promote.sh"] },
                   "onDemote":  { "command": ["/etc/ringfence/follow.sh"],
                                  "timeout": "5m" },
-                  "onDrain":   { "command": ["/etc/ringfence/drain.sh"] },
+                  "onHandover":   { "command": ["/etc/ringfence/drain.sh"] },
                   "onSuspend": { "command": ["/etc/ringfence/suspend.sh"] }
                 }
               }
@@ -41,14 +41,14 @@ struct AgentCommand: AsyncParsableCommand {
             HOOKS   must be idempotent. RINGFENCE_* and JSON on standard input tell what it is about.
               prePromote  may refuse to be primary (exit code other than 0)
               onPromote   be primary; after it the checks must agree before the group hears of it
-              onDrain     take no more writes, for a planned handover; may print position=N
+              onHandover     take no more writes, for a planned handover; may print position=N
               onDemote    be a standby of $RINGFENCE_PRIMARY_ADDRESS
               onSuspend   take no more writes, within fenceBudget: the role is over
               onEvent     something happened in the group; decides nothing
             The file and the programs must belong to root or to the agent's user, and nobody else may write them.
 
             ENDPOINTS, 200 or 503:  GET /primary   GET /standby?lag=1MB   GET /health
-            Agents ask each other there too, while Redis is away, if the group's settings say whenAway=hold; where \
+            Agents ask each other there too, while Redis is away, if the group's settings say onCoordinatorLoss=failsafe; where \
             "listen" names no host of its own, "advertise" tells the others: "10.0.0.1:8008".
 
             SIGTERM (or SIGINT, SIGQUIT) gives a role up, fences the instance and leaves: switch over first if you want \

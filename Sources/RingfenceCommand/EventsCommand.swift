@@ -18,7 +18,7 @@ struct EventsCommand: AsyncParsableCommand {
 
             A cursor is GENERATION:NUMBER, the place behind an event; 0:0 is before the first. The log keeps about the \
             newest 10,000 events. Times are Redis' clock, in UTC. --json prints each event as it stands in the log; \
-            its cursor is its "gen":"seq". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for an N that \
+            its cursor is its "generation":"sequence". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for an N that \
             nobody can know.
 
             EXIT CODES
@@ -111,16 +111,17 @@ struct EventsCommand: AsyncParsableCommand {
         let end = page.end
         // Backwards, a thousand at a time, until there are enough.
         var found: [Event] = []
-        var before = end.seq
-        while found.count < wanted, before > page.oldest.seq, !Task.isCancelled {
-            let from = max(page.oldest.seq, before - 1000)
-            guard let cursor = EventCursor("\(end.gen):\(from)") else { break }
+        var before = end.sequence
+        while found.count < wanted, before > page.oldest.sequence, !Task.isCancelled {
+            let from = max(page.oldest.sequence, before - 1000)
+            guard let cursor = EventCursor("\(end.generation):\(from)") else { break }
             page = try await client.eventPage(after: cursor, limit: 1000)
             if page.isReset { break }
-            found = page.events.filter { $0.seq <= before && lines.accepts($0) } + found
+            found = page.events.filter { $0.sequence <= before && lines.accepts($0) } + found
             before = from
         }
-        lines.written.set(found.suffix(wanted).first.flatMap { EventCursor("\($0.cursor.gen):\($0.seq - 1)") } ?? end)
+        lines.written.set(
+            found.suffix(wanted).first.flatMap { EventCursor("\($0.cursor.generation):\($0.sequence - 1)") } ?? end)
         for event in found.suffix(wanted) {
             try lines.show(event)
             lines.written.set(event.cursor)

@@ -70,13 +70,13 @@ package enum Limits {
     package static let metadataValueBytes = 0...1024
     package static let recordBytes = 8192
     package static let memberLease: ClosedRange<Nanos> = 200 * .millisecond...3600 * .second
-    /// Points of a ring for each unit of weight.
-    package static let unit = 1...4096
+    /// Points of a ring for each pointsPerWeight of weight.
+    package static let pointsPerWeight = 1...4096
     package static let healthBytes = 0...512
     package static let unfitBytes = 0...256
     /// What a script can count with: 2^53 - 1.
     package static let position: ClosedRange<Int64> = 0...9_007_199_254_740_991
-    package static let drain: ClosedRange<Nanos> = 10 * .millisecond...3600 * .second
+    package static let handover: ClosedRange<Nanos> = 10 * .millisecond...3600 * .second
     package static let pause: ClosedRange<Nanos> = .second...30 * 86_400 * .second
     package static let eventTypeBytes = 1...64
     package static let noteBytes = 2...16_384
@@ -157,11 +157,11 @@ package enum Limits {
         try limit(record.health, "health", healthBytes)
         try check(record.weight, "weight", weight)
         try check(record.priority, "priority", priority)
-        guard capabilities.contains(record.capability.count) else {
+        guard capabilities.contains(record.capabilities.count) else {
             throw InvalidArgument(
-                "capability", "must be at most \(capabilities.upperBound) words, not \(record.capability.count)")
+                "capabilities", "must be at most \(capabilities.upperBound) words, not \(record.capabilities.count)")
         }
-        for word in record.capability { try limit(word, "capability", capabilityBytes) }
+        for word in record.capabilities { try limit(word, "capabilities", capabilityBytes) }
         guard metadataPairs.contains(record.metadata.count) else {
             throw InvalidArgument(
                 "metadata", "must be at most \(metadataPairs.upperBound) pairs, not \(record.metadata.count)")

@@ -7,7 +7,7 @@ import Ringfence
 import Synchronization
 
 /// Holds groups for a while after they were asked for.
-final class GroupShelf: Sendable {
+final class GroupCache: Sendable {
     static let most = 256
     static let kept: Duration = .seconds(600)
 

@@ -40,8 +40,8 @@ package struct LockServer: Service {
     let deliveryTime: Duration
     let heartbeat: Duration
     let onRunning: @Sendable (Int) -> Void
-    private let draining = OneShot()
-    private let groups: GroupShelf
+    private let shuttingDown = OneShot()
+    private let groups: GroupCache
     private let picks: PickRoutes
 
     /// - Parameters:
@@ -57,7 +57,7 @@ package struct LockServer: Service {
         onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
-        self.groups = GroupShelf(client)
+        self.groups = GroupCache(client)
         self.picks = PickRoutes(groups: groups)
         self.host = host
         self.port = port
@@ -75,13 +75,13 @@ package struct LockServer: Service {
     var routes: [Route] {
         let membership = GroupRoutes(client: client, groups: groups)
         let routes =
-            LockRoutes(client: client, draining: draining).routes
+            LockRoutes(client: client, shuttingDown: shuttingDown).routes
             + membership.routes
             + ElectionRoutes(client: client, groups: groups, view: membership.view).routes
             + RingRoutes(groups: groups).routes
             + picks.routes
-            + EventRoutes(client: client, draining: draining, heartbeat: heartbeat).routes
-            + HealthRoutes(client: client, draining: draining, registry: registry).routes
+            + EventRoutes(client: client, shuttingDown: shuttingDown, heartbeat: heartbeat).routes
+            + HealthRoutes(client: client, shuttingDown: shuttingDown, registry: registry).routes
         return routes + [HealthRoutes.openAPI(of: routes)]
     }
 
@@ -121,8 +121,8 @@ package struct LockServer: Service {
         do {
             try await withGracefulShutdownHandler {
                 try await service.run()
-            } onGracefulShutdown: { [draining] in
-                draining.happen()
+            } onGracefulShutdown: { [shuttingDown] in
+                shuttingDown.happen()
             }
         } catch let error as IOError {
             let reason = String(cString: strerror(error.errnoCode))

@@ -13,7 +13,7 @@ import Ringfence
 import Synchronization
 
 /// The calls of one instance of the service.
-final class OpenCalls: Sendable {
+final class OutstandingCalls: Sendable {
     private struct Entry {
         var group: String
         var call: BalancedCall

@@ -49,7 +49,7 @@ func length(_ list: HashRing.PreferenceList) -> Int {
 
 func countRing() throws {
     let members = (0..<300).map { HashRing.Member(id: "a-member-with-a-long-name-\($0)", zone: "zone-\($0 % 3)") }
-    let ring = try HashRing(members, unit: 128)
+    let ring = try HashRing(members, pointsPerWeight: 128)
     let text = String(repeating: "key:", count: 5)
     let bytes = Array(text.utf8)
 

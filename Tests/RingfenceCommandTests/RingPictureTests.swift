@@ -10,7 +10,7 @@ import Testing
     static func view(_ members: [HashRing.Member], isStale: Bool = false) throws -> RingView {
         RingView(
             group: "ledger", version: 17, isStale: isStale, age: .milliseconds(2500),
-            ring: try HashRing(members, seed: 1, unit: 64))
+            ring: try HashRing(members, seed: 1, pointsPerWeight: 64))
     }
 
     static let members = [

@@ -6,7 +6,7 @@ import Testing
 @Suite struct MemberRecordTests {
     private static let whole = MemberRecord(
         id: "node-1", session: "s-1", leaseMilliseconds: 3000, address: "10.0.0.1:7000", zone: "a", weight: 2,
-        priority: -5, capability: ["ledger", "reports"], metadata: ["build": "7", "a\"b": "\u{1F600} \\ /"])
+        priority: -5, capabilities: ["ledger", "reports"], metadata: ["build": "7", "a\"b": "\u{1F600} \\ /"])
 
     private static func text(_ record: MemberRecord) -> String { String(decoding: record.json, as: UTF8.self) }
 
@@ -17,7 +17,7 @@ import Testing
         #expect(
             Self.text(Self.whole)
                 == #"{"session":"s-1","leaseMs":3000,"address":"10.0.0.1:7000","zone":"a","weight":2,"priority":-5,"#
-                + #""capability":["ledger","reports"],"metadata":{"a\"b":"😀 \\ /","build":"7"}}"#)
+                + #""capabilities":["ledger","reports"],"metadata":{"a\"b":"😀 \\ /","build":"7"}}"#)
     }
 
     @Test func `a record is read back as it was written`() throws {
@@ -29,7 +29,7 @@ import Testing
                 id: "n", session: "s\(random.pick(0...9))", leaseMilliseconds: random.pick(200...3_600_000),
                 address: random.pick(texts), zone: random.pick(texts), weight: Int(random.pick(0...1000)),
                 priority: Int(random.pick(-1000...1000)),
-                capability: random.chance(50) ? [] : ["x", random.pick(texts) + "y"],
+                capabilities: random.chance(50) ? [] : ["x", random.pick(texts) + "y"],
                 metadata: random.chance(50) ? [:] : ["k": random.pick(texts), "l" + random.pick(texts): "v"])
             let read = try MemberRecord(id: "n", json: record.json)
             #expect(read.json == record.json)
@@ -48,8 +48,8 @@ import Testing
         #"{"session":"s","leaseMs":3000,"weight":"1"}"#, #"{"session":"s","leaseMs":3000,"weight":1001}"#,
         #"{"session":"s","leaseMs":3000,"weight":-1}"#, #"{"session":"s","leaseMs":3000,"weight":1e3}"#,
         #"{"session":"s","leaseMs":199}"#, #"{"session":"s","leaseMs":9223372036854775807}"#,
-        #"{"session":"s","leaseMs":3000,"zone":null}"#, #"{"session":"s","leaseMs":3000,"capability":"x"}"#,
-        #"{"session":"s","leaseMs":3000,"capability":[1]}"#, #"{"session":"s","leaseMs":3000,"metadata":{"a":1}}"#,
+        #"{"session":"s","leaseMs":3000,"zone":null}"#, #"{"session":"s","leaseMs":3000,"capabilities":"x"}"#,
+        #"{"session":"s","leaseMs":3000,"capabilities":[1]}"#, #"{"session":"s","leaseMs":3000,"metadata":{"a":1}}"#,
         #"{"session":"s","leaseMs":3000,"metadata":{"é":"1","é":"2"}}"#,
         #"{"session":"s","leaseMs":3000,"metadata":{"a":{"b":"c"}}}"#, #"{"session":"s","session":"t","leaseMs":3000}"#,
         #"{"session":"s","leaseMs":3000}x"#, #"{"session":"s s","leaseMs":3000}"#, "", "[]",
@@ -75,8 +75,8 @@ import Testing
         #expect(refused { $0.weight = 1001 } == "weight")
         #expect(refused { $0.weight = -1 } == "weight")
         #expect(refused { $0.priority = -1001 } == "priority")
-        #expect(refused { $0.capability = Array(repeating: "x", count: 17) } == "capability")
-        #expect(refused { $0.capability = [""] } == "capability")
+        #expect(refused { $0.capabilities = Array(repeating: "x", count: 17) } == "capabilities")
+        #expect(refused { $0.capabilities = [""] } == "capabilities")
         #expect(refused { $0.metadata = ["": "x"] } == "metadata")
         #expect(refused { $0.metadata = ["k": "\u{7F}"] } == "metadata")
         #expect(

@@ -150,10 +150,11 @@ final class EventClient: Sendable {
             }
             state.withLock { seen in
                 if block.comment == "heartbeat" { seen.heartbeats += 1 }
-                if block.event.contains("."), let seq = block.id?.split(separator: ":").last.flatMap({ Int64($0) }) {
-                    if seen.count > 0, seq != seen.lastSeq + 1 { seen.isDense = false }
+                if block.event.contains("."), let sequence = block.id?.split(separator: ":").last.flatMap({ Int64($0) })
+                {
+                    if seen.count > 0, sequence != seen.lastSeq + 1 { seen.isDense = false }
                     seen.count += 1
-                    seen.lastSeq = seq
+                    seen.lastSeq = sequence
                 }
                 if keepsBlocks { seen.blocks.append(block) }
             }

@@ -40,14 +40,14 @@ private func withMember(
             let end = try await client.eventPage().end
             let newest = try await service.request("GET", "/v1/events?limit=3")
             #expect(newest.status == 200 && newest["next"] == end.description && newest["oldest"] == "0:0")
-            #expect(newest.body.contains(#""seq":28,"#) && newest.body.contains(#""seq":30,"#))
-            #expect(!newest.body.contains(#""seq":27,"#))
+            #expect(newest.body.contains(#""sequence":28,"#) && newest.body.contains(#""sequence":30,"#))
+            #expect(!newest.body.contains(#""sequence":27,"#))
             var cursor = "0:0"
             var seqs: [String] = []
             while true {
                 let page = try await service.request("GET", "/v1/events?after=\(cursor)&limit=7")
                 try #require(page.status == 200, "\(page.body)")
-                seqs += page.body.split(separator: #""seq":"#).dropFirst().map { String($0.prefix { $0 != "," }) }
+                seqs += page.body.split(separator: #""sequence":"#).dropFirst().map { String($0.prefix { $0 != "," }) }
                 cursor = try #require(page["next"])
                 if cursor == page["end"] { break }
             }
@@ -93,7 +93,7 @@ private func withMember(
             let stream = try await service.request("GET", "/v1/events?wait=1", headers: ["Accept: text/event-stream"])
             #expect(stream.status == 400 && stream["field"] == "wait")
             let end = try await client.eventPage().end
-            for cursor in ["other:1", "\(end.gen):\(end.seq + 1)"] {
+            for cursor in ["other:1", "\(end.generation):\(end.sequence + 1)"] {
                 let gone = try await service.request("GET", "/v1/events?after=\(cursor)&wait=60000")
                 #expect(gone.status == 410 && gone["code"] == "events.gone" && gone["lost"] == "null", "\(gone.body)")
                 #expect(gone["cursor"] == end.description && gone["oldest"] == "0:0")
@@ -115,11 +115,11 @@ private func withMember(
             try await member.update(weight: 7)
             let answer = try #require(try await connection.answer())
             #expect(answer.status == 200 && answer.body.contains(#""weight":7"#) && !answer.body.contains("joined"))
-            #expect(answer["next"] == "\(end.gen):\(end.seq + 2)")
+            #expect(answer["next"] == "\(end.generation):\(end.sequence + 2)")
             try await other.leave()
             // Who hangs up waits no more.
             let gone = try await service.connect()
-            try await gone.send("GET", "/v1/events?after=\(end.gen):\(end.seq + 3)&wait=60000")
+            try await gone.send("GET", "/v1/events?after=\(end.generation):\(end.sequence + 3)&wait=60000")
             try await eventually("it follows", within: .seconds(60)) {
                 try await service.request("GET", "/metrics").body.contains("ringfence_event_subscribers 1")
             }
@@ -216,10 +216,10 @@ private func withMember(
             for stream in streams {
                 try await eventually("stream at the end", within: .seconds(120)) {
                     if stream.seen.isClosed { throw TestSupportError("a stream ended at \(stream.seen.lastSeq)") }
-                    return stream.seen.lastSeq == end.seq
+                    return stream.seen.lastSeq == end.sequence
                 }
             }
-            #expect(streams.allSatisfy { $0.seen.isDense && $0.seen.count == Int(end.seq) })
+            #expect(streams.allSatisfy { $0.seen.isDense && $0.seen.count == Int(end.sequence) })
             let status = contents(of: "/proc/\(service.program.process.pid)/status")
             let digits = status.split(separator: "VmRSS:").last?.drop { !$0.isNumber }.prefix { $0.isNumber }
             // A thousand connections of the HTTP stack, in a debug build; not a thousand copies of the log.
@@ -246,15 +246,17 @@ private func withMember(
             for stream in quick {
                 try await eventually("quick stream at the end", within: .seconds(120)) {
                     if stream.seen.isClosed { throw TestSupportError("a stream ended at \(stream.seen.lastSeq)") }
-                    return stream.seen.lastSeq == end.seq
+                    return stream.seen.lastSeq == end.sequence
                 }
             }
             #expect(slow.allSatisfy { $0.seen.count == 0 })
             for stream in slow { try await stream.startReading() }
             for stream in slow {
-                try await eventually("slow stream at the end", within: .seconds(120)) { stream.seen.lastSeq == end.seq }
+                try await eventually("slow stream at the end", within: .seconds(120)) {
+                    stream.seen.lastSeq == end.sequence
+                }
             }
-            #expect((quick + slow).allSatisfy { $0.seen.isDense && $0.seen.count == Int(end.seq) })
+            #expect((quick + slow).allSatisfy { $0.seen.isDense && $0.seen.count == Int(end.sequence) })
             for stream in quick + slow { stream.close() }
         }
     }

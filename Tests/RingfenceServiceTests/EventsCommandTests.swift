@@ -49,9 +49,9 @@ import Testing
                 ["events", "--redis", redis.unixURL, "--type", "member.joined", "--group", "ledger"])
             #expect(joined.output.split(separator: "\n").count == 1 && joined.output.contains("member.joined"))
             let rest = try await Program.run(
-                ["events", "--redis", redis.unixURL, "--after", "\(end.gen):27", "--limit", "2", "--json"])
-            #expect(rest.output.contains(#""seq":28,"#) && rest.output.contains(#""seq":29,"#))
-            #expect(!rest.output.contains(#""seq":30,"#) && rest.error.contains("--after \(end.gen):29"))
+                ["events", "--redis", redis.unixURL, "--after", "\(end.generation):27", "--limit", "2", "--json"])
+            #expect(rest.output.contains(#""sequence":28,"#) && rest.output.contains(#""sequence":29,"#))
+            #expect(!rest.output.contains(#""sequence":30,"#) && rest.error.contains("--after \(end.generation):29"))
             let lost = try await Program.run(["events", "--redis", redis.unixURL, "--after", "other:3"])
             #expect(lost.code == 1 && lost.error.contains("goes on after \(end)"), "\(lost)")
             for bad in [["--after", "x"], ["--limit", "-1"], ["--follow", "--after", "0:0", "--limit", "3"]] {
@@ -69,7 +69,7 @@ import Testing
                 try await member.update(weight: weight)
                 if weight == 5 { try await redis.cli("CLIENT", "KILL", "TYPE", "pubsub") }
             }
-            try await eventually("all come", within: .seconds(60)) { first.output.contains(#""seq":10,"#) }
+            try await eventually("all come", within: .seconds(60)) { first.output.contains(#""sequence":10,"#) }
             first.process.signal(SIGINT)
             #expect(await first.process.wait() == .code(0))
             let end = try await client.eventPage().end
@@ -77,7 +77,7 @@ import Testing
             for weight in 11...20 { try await member.update(weight: weight) }
             let second = try await Program.start(
                 ["events", "-f", "--json", "--after", "\(end)", "--redis", redis.unixURL])
-            try await eventually("the rest comes", within: .seconds(60)) { second.output.contains(#""seq":20,"#) }
+            try await eventually("the rest comes", within: .seconds(60)) { second.output.contains(#""sequence":20,"#) }
             second.process.signal(SIGTERM)
             #expect(await second.process.wait() == .code(0))
             let stored = try await client.eventPage(after: .start, limit: 1000).events

@@ -11,7 +11,8 @@ import Testing
     private func history(_ events: [String]) throws -> [HistoryEntry] {
         var history = GroupHistory()
         for (index, fields) in events.enumerated() {
-            let json = "{\"gen\":\"g\",\"seq\":\(index + 1),\"at\":\(1_000 + index * 100),\"group\":\"db\",\(fields)}"
+            let json =
+                "{\"generation\":\"g\",\"sequence\":\(index + 1),\"at\":\(1_000 + index * 100),\"group\":\"db\",\(fields)}"
             history.add(Event(try EventRecord(Array(json.utf8))))
         }
         return history.entries
@@ -40,7 +41,7 @@ import Testing
         #expect(entries[1].from == "a" && entries[1].to == "b" && entries[1].reason == "expired")
         #expect(entries[1].detection == .milliseconds(3_004) && entries[1].decision == .milliseconds(2))
         #expect(entries[1].promotion == .milliseconds(120) && entries[1].total == .milliseconds(3_126))
-        #expect(entries[1].at == 1_200 && entries[1].cursor.seq == 3 && entries[1].actor == nil)
+        #expect(entries[1].at == 1_200 && entries[1].cursor.sequence == 3 && entries[1].actor == nil)
     }
 
     @Test func `a switchover counts from its order, and one that was aborted does not`() throws {
@@ -55,9 +56,9 @@ import Testing
         ])
         #expect(entries.map(\.kind) == [.aborted, .switchover, .failover])
         #expect(entries[0].reason == "timeout" && entries[0].total == nil && entries[0].to == "b")
-        #expect(entries[1].drain == .milliseconds(200) && entries[1].total == .milliseconds(230))
+        #expect(entries[1].handover == .milliseconds(200) && entries[1].total == .milliseconds(230))
         #expect(entries[1].actor == "ann" && entries[1].note == "patch" && entries[1].reason == "switchover")
-        #expect(entries[2].drain == nil && entries[2].total == nil && entries[2].reason == "left")
+        #expect(entries[2].handover == nil && entries[2].total == nil && entries[2].reason == "left")
     }
 
     @Test func `by hand, back again, lost and confirmed are told apart`() throws {
@@ -68,7 +69,7 @@ import Testing
             #""type":"primary.confirmed","member":"a","epoch":3,"detail":{"session":"s"}"#, ready("zzz", 99, 4),
         ])
         #expect(entries.map(\.kind) == [.failoverByHand, .failback, .lost, .confirmed])
-        #expect(entries[0].drain == .milliseconds(100) && entries[1].drain == nil)
+        #expect(entries[0].handover == .milliseconds(100) && entries[1].handover == nil)
         #expect(entries[2].from == "a" && entries[2].to == nil && entries[3].to == "a")
     }
 
@@ -76,8 +77,8 @@ import Testing
         let entries = try history([
             #""type":"member.joined","member":"a","version":1,"reason":"new","detail":{"session":"s","leaseMs":300}"#,
             #""type":"group.paused","reason":"patch","actor":"ann","detail":{"forMs":600000}"#,
-            #""type":"group.resumed","reason":"expired""#, #""type":"group.held","reason":"flapping","detail":{}"#,
-            #""type":"group.released","actor":"ann""#, #""type":"group.settings","detail":{"maxLag":"5"}"#,
+            #""type":"group.resumed","reason":"expired""#, #""type":"group.braked","reason":"flapping","detail":{}"#,
+            #""type":"group.unbraked","actor":"ann""#, #""type":"group.settings","detail":{"maxLag":"5"}"#,
             #""type":"member.maintenance","member":"b","actor":"ann","detail":{"on":true}"#,
             #""type":"standby.shortfall","detail":{"standbys":0,"least":1}"#, #""type":"standby.restored","detail":{}"#,
             #""type":"agent.hook","member":"a","detail":{"output":"{[\"x"}"#,
@@ -85,14 +86,16 @@ import Testing
         ])
         #expect(
             entries.map(\.kind) == [
-                .paused, .resumed, .held, .released, .settings, .maintenance, .shortfall, .restored,
+                .paused, .resumed, .braked, .unbraked, .settings, .maintenance, .shortfall, .restored,
             ])
         #expect(entries[0].note == "for 10 m 0 s" && entries[0].reason == "patch" && entries[0].actor == "ann")
         #expect(entries[4].note == #"{"maxLag":"5"}"# && entries[5].note == "on" && entries[5].to == "b")
     }
 
     @Test func `JSON leaves out what is not known`() throws {
-        let entries = try history([elected("b", 2, "expired", from: "a"), #""type":"group.held","reason":"flapping""#])
+        let entries = try history([
+            elected("b", 2, "expired", from: "a"), #""type":"group.braked","reason":"flapping""#,
+        ])
         var json = JSONWriter()
         json.entry(entries[0])
         #expect(
@@ -101,6 +104,6 @@ import Testing
         )
         var held = JSONWriter()
         held.entry(entries[1])
-        #expect(held.text == #"{"cursor":"g:2","at":1100,"kind":"held","reason":"flapping"}"#)
+        #expect(held.text == #"{"cursor":"g:2","at":1100,"kind":"braked","reason":"flapping"}"#)
     }
 }

@@ -41,12 +41,12 @@ import Testing
         func stand(_ id: String, priority: Int = 0) async throws -> Membership {
             let membership = try await client.group("db").join(
                 id, address: "10.0.0.1:5432", zone: "a", priority: priority, lease: .seconds(10))
-            let candidacy = try await membership.stand()
+            let candidacy = try await membership.campaign()
             Task {
                 for await role in candidacy.roles {
                     switch role {
                     case .elected(let epoch): candidacy.ready(epoch)
-                    case .draining(let epoch): candidacy.drained(epoch, position: nil)
+                    case .handingOver(let epoch): candidacy.readyToHandOver(epoch, position: nil)
                     default: break
                     }
                 }

@@ -54,7 +54,7 @@ import Testing
                 sessions.append(try #require(answer["session"]))
             }
             // As if all had joined at once, each before it knew of the others.
-            try await redis.cli("HSET", "ringfence:{default}:policy:g", "unit", "4096")
+            try await redis.cli("HSET", "ringfence:{default}:policy:g", "pointsPerWeight", "4096")
             let service = try await Service.start(["--redis", redis.unixURL] + Self.patient)
             func put(_ number: Int, weight: Int) async throws -> Answer {
                 try await service.request(
@@ -66,7 +66,7 @@ import Testing
             #expect(more.status == 400 && more["detail"]?.hasPrefix("weight") == true, "\(more.body)")
             for number in 0..<5 { #expect(try await put(number, weight: 2).status == 200) }
             let ring = try await service.request("GET", "/v1/groups/g/ring")
-            #expect(ring.status == 200 && ring.body.contains(#""unit":4096"#), "\(ring.body)")
+            #expect(ring.status == 200 && ring.body.contains(#""pointsPerWeight":4096"#), "\(ring.body)")
             let again = try await put(0, weight: 3)
             #expect(again.status == 200)
             _ = await first.stop()
@@ -124,7 +124,7 @@ import Testing
         try await withService(Self.patient) { service, redis in
             try await withClient(redis) { client in
                 let body = #"""
-                    "address":"10.0.0.1:7000","zone":"a","weight":2,"priority":-1,"capability":["ledger"],"metadata":{"k":"v"}
+                    "address":"10.0.0.1:7000","zone":"a","weight":2,"priority":-1,"capabilities":["ledger"],"metadata":{"k":"v"}
                     """#
                 let joined = try await service.request("PUT", Self.path, "{\(body),\(Self.hour)}")
                 #expect(joined.status == 200, "\(joined.body)")
@@ -137,7 +137,7 @@ import Testing
                 let member = try #require(try await client.inspectGroup("ledger/eu").members.first?.member)
                 #expect(member.id == "10.0.0.1:7000" && member.session == session)
                 #expect(member.address == "10.0.0.1:7000" && member.zone == "a" && member.weight == 2)
-                #expect(member.priority == -1 && member.capability == ["ledger"] && member.metadata == ["k": "v"])
+                #expect(member.priority == -1 && member.capabilities == ["ledger"] && member.metadata == ["k": "v"])
                 #expect(member.lease == .seconds(3600))
 
                 let mine = "\"session\":\"\(session)\""
@@ -242,7 +242,8 @@ import Testing
                         return group["stale"] == "false"
                     }
                     #expect(group.status == 200 && group["group"] == "ledger/eu" && group["version"] == "2")
-                    #expect(group["gen"]?.isEmpty == false && group["ageMs"] == "0" && group["heldMs"] != nil)
+                    #expect(
+                        group["generation"]?.isEmpty == false && group["ageMs"] == "0" && group["expiryGraceMs"] != nil)
                     #expect(group.body.contains("\"id\":\"10.0.0.1:7000\",\"session\":\"\(session)\""))
                     #expect(group.body.contains("\"id\":\"b\""))
                     let left = try #require(group["remainingMs"].flatMap { Int($0) })
@@ -335,9 +336,10 @@ import Testing
         Bad(#"{"zone":"\#(long(65))"}"#, "zone", "0 to 64"),
         Bad(#"{"weight":-1}"#, "weight", "0 to 1000"), Bad(#"{"weight":1001}"#, "weight", "0 to 1000"),
         Bad(#"{"weight":0.5}"#, "weight", "integer"), Bad(#"{"priority":1001}"#, "priority", "-1000 to 1000"),
-        Bad(#"{"capability":"a"}"#, "capability", "array"), Bad(#"{"capability":[""]}"#, "capability", "1 to 64"),
+        Bad(#"{"capabilities":"a"}"#, "capabilities", "array"),
+        Bad(#"{"capabilities":[""]}"#, "capabilities", "1 to 64"),
         Bad(
-            "{\"capability\":[\((1...17).map { "\"\($0)\"" }.joined(separator: ","))]}", "capability", "at most 16"),
+            "{\"capabilities\":[\((1...17).map { "\"\($0)\"" }.joined(separator: ","))]}", "capabilities", "at most 16"),
         Bad(#"{"metadata":["a"]}"#, "metadata", "object of strings"),
         Bad(#"{"metadata":{"a":1}}"#, "metadata", "object of strings"),
         Bad(#"{"metadata":{"a":{"b":"c"}}}"#, "a", "object"),
@@ -437,7 +439,9 @@ import Testing
                 #expect(rows[2].last == one.session)
                 #expect(rows[3].prefix(3) == ["node-2", "0", "0"])
                 let json = try await run("group", "ledger", "--json").output
-                #expect(json.hasPrefix(#"{"group":"ledger","version":2,"gen":""#) && json.contains(#""stale":false"#))
+                #expect(
+                    json.hasPrefix(#"{"group":"ledger","version":2,"generation":""#) && json.contains(#""stale":false"#)
+                )
                 #expect(json.contains("\"session\":\"\(one.session)\"") && json.contains(#""remainingMs":"#))
                 #expect(try await run("group", "empty").output == "empty: no members, version 2\n")
             }

@@ -108,7 +108,7 @@ import Testing
             #expect(try await half.answer()?.status == 200)
             let start = ContinuousClock.now
             service.program.process.signal(SIGTERM)
-            #expect(try await half.answer()?["code"] == "service.draining")
+            #expect(try await half.answer()?["code"] == "service.shuttingDown")
             #expect(await service.program.process.wait() == .code(0))
             #expect(ContinuousClock.now - start < .seconds(8))
             #expect(!service.program.error.contains("unexpectedly"), "\(service.program.error)")
@@ -140,7 +140,7 @@ import Testing
         service.program.process.signal(SIGTERM)
         for connection in waiting {
             let answer = try await connection.answer()
-            #expect(answer?.status == 503 && answer?["code"] == "service.draining", "\(answer?.body ?? "closed")")
+            #expect(answer?.status == 503 && answer?["code"] == "service.shuttingDown", "\(answer?.body ?? "closed")")
             #expect(answer?["retryAfterMs"] != nil && answer?.headers["retry-after"] != nil)
         }
         #expect(await service.program.process.wait() == .code(0))

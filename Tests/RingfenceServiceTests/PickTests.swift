@@ -146,7 +146,7 @@ import Testing
     @Test func `so many calls are kept and no more, and one that is not kept is over`() throws {
         let balancer = try Balancer(.leastLoaded, members: [("a", 1, "")])
         let loop = MultiThreadedEventLoopGroup.singleton.any()
-        let calls = OpenCalls(most: 2)
+        let calls = OutstandingCalls(most: 2)
         func keep() throws -> String? {
             let call = try balancer.begin()
             return calls.keep(call, of: "g", for: 600_000, on: loop)

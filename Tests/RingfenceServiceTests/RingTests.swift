@@ -22,7 +22,7 @@ import Testing
 
     /// What the group's ring must be.
     static let ring: HashRing? = try? HashRing(
-        members.map { .init(id: $0.id, zone: $0.zone, weight: $0.weight) }, seed: 7, unit: 32)
+        members.map { .init(id: $0.id, zone: $0.zone, weight: $0.weight) }, seed: 7, pointsPerWeight: 32)
 
     /// Runs `body` while the members are in group `ledger/eu`.
     private func withMembers<Result: Sendable>(
@@ -32,7 +32,7 @@ import Testing
         logger.logLevel = .critical
         let client = try RingfenceClient(.init(url: redis.unixURL, commandTimeout: .seconds(10)), logger: logger)
         do {
-            let group = try await client.group("ledger/eu", options: .init(seed: 7, unit: 32))
+            let group = try await client.group("ledger/eu", options: .init(seed: 7, pointsPerWeight: 32))
             for member in Self.members {
                 _ = try await group.join(member.id, zone: member.zone, weight: member.weight, lease: .seconds(3600))
             }
@@ -55,7 +55,8 @@ import Testing
                 #expect(shown.status == 200)
                 #expect(shown["group"] == "ledger/eu" && shown["version"] == "4" && shown["stale"] == "false")
                 #expect(shown["digest"] == "\(ring.digest)")
-                #expect(shown["seed"] == "0000000000000007" && shown["unit"] == "32" && shown["points"] == "128")
+                #expect(
+                    shown["seed"] == "0000000000000007" && shown["pointsPerWeight"] == "32" && shown["points"] == "128")
                 for member in Self.members { #expect(shown.body.contains("\"id\":\"\(member.id)\"")) }
 
                 for key in ["account/4711", "", "a&b=c"] {

@@ -29,7 +29,7 @@ import Testing
                 client in
                 try await client.withLock("before", ttl: .seconds(60)) { _ in }
                 await server.kill(SIGKILL)
-                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                try await eventually("the connection is lost") { !client.runner.main.isConnected }
                 let known = Shared<Set<String>>([])
                 await withTaskGroup(of: Void.self) { group in
                     for lane in 0..<500 {
@@ -86,7 +86,7 @@ import Testing
             try await withClient(url, { $0.commandTimeout = .milliseconds(500) }) { client in
                 _ = await failure { try await client.withLock("before", ttl: .seconds(60), options: options) { _ in } }
                 await server.kill(SIGKILL)
-                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                try await eventually("the connection is lost") { !client.runner.main.isConnected }
                 // That of its own which confirmed locks have takes no bytes any more once nothing is unknown.
                 try await eventually("that of confirmed locks is lost too", within: .seconds(60)) {
                     let error = await failure {
@@ -128,7 +128,7 @@ import Testing
                 async let next = failure { try await client.acquire("k", ttl: .seconds(60), wait: .seconds(2)) }
                 try await eventually("it waits") { client.waiterCount == 1 }
                 await server.kill(SIGKILL)
-                try await eventually("the connection is lost") { !client.courier.main.isConnected }
+                try await eventually("the connection is lost") { !client.runner.main.isConnected }
                 _ = await failure { try await lease.release() }
                 let error = await next
                 #expect(error?.code == .unavailable && error?.effect == RingfenceError.Effect.none, "\(error as Any)")
@@ -218,7 +218,7 @@ import Testing
             let proxy = try await TCPProxy.start(to: server)
             try await withClient(proxy.url) { client in
                 let cleanUp = CleanUp(
-                    courier: client.courier, metrics: withMetricsFactory(metrics) { RingfenceMetrics() },
+                    runner: client.runner, metrics: withMetricsFactory(metrics) { RingfenceMetrics() },
                     logger: Logger(label: "captured") { _ in Capture(lines: log) }, most: 4)
                 proxy.update { $0.serverToClient.isStalled = true }
                 func perform(_ numbers: Range<Int>) {

@@ -133,7 +133,7 @@ extension Scenarios {
                 group = try await client.group(BalancedTests.group)
                 var options = BalancerOptions()
                 // Shorter than anybody should, so that a test sees them come back.
-                options.ejection = BalancedTests.ejection
+                options.baseEjectionTime = BalancedTests.ejection
                 options.slowStart = .seconds(1)
                 leastLoaded = try group.balancer(.leastLoaded, options: options)
                 peakEWMA = try group.balancer(.peakEWMA, options: options)

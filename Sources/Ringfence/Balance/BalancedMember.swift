@@ -24,7 +24,7 @@ public struct BalancedMember: Sendable, Identifiable {
     /// Its share, 0 to 1000.
     public var weight: Int { handle.record.weight }
     /// What it can do.
-    public var capability: [String] { handle.record.capability }
+    public var capabilities: [String] { handle.record.capabilities }
     /// Whatever else it says of itself.
     public var metadata: [String: String] { handle.record.metadata }
 }
@@ -46,7 +46,7 @@ final class MemberHandle: Sendable {
         record = MemberRecord(
             id: Self.copy(theirs.id), session: Self.copy(theirs.session), leaseMilliseconds: theirs.leaseMilliseconds,
             address: Self.copy(theirs.address), zone: Self.copy(theirs.zone), weight: theirs.weight,
-            priority: theirs.priority, capability: theirs.capability.map(Self.copy),
+            priority: theirs.priority, capabilities: theirs.capabilities.map(Self.copy),
             metadata: Dictionary(
                 uniqueKeysWithValues: theirs.metadata.map { (Self.copy($0.key), Self.copy($0.value)) }),
             isCandidate: theirs.isCandidate, health: Self.copy(theirs.health))

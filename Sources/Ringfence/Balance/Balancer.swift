@@ -128,6 +128,6 @@ public struct Balancer: Sendable {
         }.sorted { $0.id.isBefore($1.id) }
         let ring = try HashRing(records.map { .init(id: $0.id, zone: $0.zone, weight: $0.weight) })
         core.saw(
-            .init(gen: "", version: 1, members: records, policy: nil, isRecovering: false), ring: ring.core)
+            .init(generation: "", version: 1, members: records, policy: nil, isRecovering: false), ring: ring.core)
     }
 }

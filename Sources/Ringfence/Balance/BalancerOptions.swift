@@ -11,13 +11,13 @@ public struct BalancerOptions: Sendable, Hashable {
     public var costDecay: Duration
     /// The most calls outstanding that a member may have, as a multiple of its fair share, for
     /// ``BalancePolicy/boundedLoad``. 1.01 to 100; default 1.25.
-    public var bound: Double
+    public var maximumLoadFactor: Double
     /// The healthy share of the own zone below which calls spill over to others, for ``BalancePolicy/nearestZone(_:)``.
     /// 0.01 to 1; default 0.7.
-    public var spillBelow: Double
+    public var zoneSpilloverThreshold: Double
     /// The healthy share of the group below which health is ignored (panic): then all members with a weight are picked
     /// but the ejected ones. 0 (never) to 1; default 0.5. Groups of less than four never panic.
-    public var panicBelow: Double
+    public var panicThreshold: Double
 
     /// How many failures in a row eject a member. 0 (none do) to 1,000,000; default 5.
     public var consecutiveFailures: Int
@@ -33,49 +33,49 @@ public struct BalancerOptions: Sendable, Hashable {
     public var outlierInterval: Duration
     /// How long the first ejection lasts, and up to a tenth longer. The second lasts twice as long, and so on; each
     /// such time in service takes one back. 10 ms to 24 h; default 30 s.
-    public var ejection: Duration
-    /// The longest ejection, and up to a tenth more. ``ejection`` to 24 h; default 300 s.
-    public var maximumEjection: Duration
+    public var baseEjectionTime: Duration
+    /// The longest ejection, and up to a tenth more. ``baseEjectionTime`` to 24 h; default 300 s.
+    public var maximumEjectionTime: Duration
     /// The largest share of the members with a weight that is ejected at once, though one of two may be. 0 (none) to 1;
     /// default 0.33. The last member that can be picked is never ejected.
-    public var maximumEjected: Double
+    public var maximumEjectionFraction: Double
 
     /// How many calls must have ended in a window before the breaker judges. 0 (no breaker) to 1,000,000; default 100.
-    public var breakerCalls: Int
+    public var breakerMinimumCalls: Int
     /// The share of failed calls that opens the breaker, and of failed probes that opens it again. 0.01 to 1; default
     /// 0.5.
     public var breakerFailureRate: Double
     /// The breaker's window, which moves on by tenths. 100 ms to 1 h; default 10 s.
     public var breakerWindow: Duration
     /// How long the breaker is open at first; twice as long each time the probes fail. 10 ms to 1 h; default 5 s.
-    public var breakerOpen: Duration
-    /// The longest time the breaker is open. ``breakerOpen`` to 24 h; default 60 s.
-    public var maximumBreakerOpen: Duration
+    public var breakerOpenDuration: Duration
+    /// The longest time the breaker is open. ``breakerOpenDuration`` to 24 h; default 60 s.
+    public var maximumBreakerOpenDuration: Duration
     /// How many calls a half-open breaker lets through. 1 to 10,000; default 10.
-    public var breakerProbes: Int
+    public var breakerHalfOpenCalls: Int
 
     /// The defaults.
     public init() {
         let core = BalanceSettings()
         slowStart = .nanoseconds(core.slowStart)
         costDecay = .nanoseconds(core.costDecay)
-        bound = core.bound
-        spillBelow = core.spillBelow
-        panicBelow = core.panicBelow
+        maximumLoadFactor = core.maximumLoadFactor
+        zoneSpilloverThreshold = core.zoneSpilloverThreshold
+        panicThreshold = core.panicThreshold
         consecutiveFailures = core.consecutiveFailures
         successRateMembers = core.successRateMembers
         successRateCalls = core.successRateCalls
         successRateDeviations = core.successRateDeviations
         outlierInterval = .nanoseconds(core.outlierInterval)
-        ejection = .nanoseconds(core.ejection)
-        maximumEjection = .nanoseconds(core.maximumEjection)
-        maximumEjected = core.maximumEjected
-        breakerCalls = core.breakerCalls
+        baseEjectionTime = .nanoseconds(core.baseEjectionTime)
+        maximumEjectionTime = .nanoseconds(core.maximumEjectionTime)
+        maximumEjectionFraction = core.maximumEjectionFraction
+        breakerMinimumCalls = core.breakerMinimumCalls
         breakerFailureRate = core.breakerFailureRate
         breakerWindow = .nanoseconds(core.breakerWindow)
-        breakerOpen = .nanoseconds(core.breakerOpen)
-        maximumBreakerOpen = .nanoseconds(core.maximumBreakerOpen)
-        breakerProbes = core.breakerProbes
+        breakerOpenDuration = .nanoseconds(core.breakerOpenDuration)
+        maximumBreakerOpenDuration = .nanoseconds(core.maximumBreakerOpenDuration)
+        breakerHalfOpenCalls = core.breakerHalfOpenCalls
     }
 
     /// The same for the machine, each within its limits.
@@ -83,23 +83,23 @@ public struct BalancerOptions: Sendable, Hashable {
         var core = BalanceSettings()
         core.slowStart = Nanos(saturating: slowStart)
         core.costDecay = Nanos(saturating: costDecay)
-        core.bound = bound
-        core.spillBelow = spillBelow
-        core.panicBelow = panicBelow
+        core.maximumLoadFactor = maximumLoadFactor
+        core.zoneSpilloverThreshold = zoneSpilloverThreshold
+        core.panicThreshold = panicThreshold
         core.consecutiveFailures = consecutiveFailures
         core.successRateMembers = successRateMembers
         core.successRateCalls = successRateCalls
         core.successRateDeviations = successRateDeviations
         core.outlierInterval = Nanos(saturating: outlierInterval)
-        core.ejection = Nanos(saturating: ejection)
-        core.maximumEjection = Nanos(saturating: maximumEjection)
-        core.maximumEjected = maximumEjected
-        core.breakerCalls = breakerCalls
+        core.baseEjectionTime = Nanos(saturating: baseEjectionTime)
+        core.maximumEjectionTime = Nanos(saturating: maximumEjectionTime)
+        core.maximumEjectionFraction = maximumEjectionFraction
+        core.breakerMinimumCalls = breakerMinimumCalls
         core.breakerFailureRate = breakerFailureRate
         core.breakerWindow = Nanos(saturating: breakerWindow)
-        core.breakerOpen = Nanos(saturating: breakerOpen)
-        core.maximumBreakerOpen = Nanos(saturating: maximumBreakerOpen)
-        core.breakerProbes = breakerProbes
+        core.breakerOpenDuration = Nanos(saturating: breakerOpenDuration)
+        core.maximumBreakerOpenDuration = Nanos(saturating: maximumBreakerOpenDuration)
+        core.breakerHalfOpenCalls = breakerHalfOpenCalls
         do { try core.check() } catch { throw RingfenceError(error) }
         return core
     }

@@ -184,7 +184,7 @@ final class CacheCore: Sendable {
 
     /// Looks whether there is a newer layout, and puts this one back if the coordinator has lost it.
     /// - Returns: who was said to be gone for good.
-    func lookAround() async throws -> [String] {
+    func refreshLayout() async throws -> [String] {
         let word = try await layouts.exchange(placement.map.layout)
         if let layout = word.layout { adopt(layout) }
         return word.gone
@@ -271,12 +271,12 @@ struct CacheLayouts: Sendable {
 
     private static let script = RedisScript(String(decoding: PackageResources.cachelayout_lua, as: UTF8.self))
 
-    let courier: Courier
+    let runner: ScriptRunner
     let key: String
     let goneKey: String
 
-    init(courier: Courier, keys: Keyspace, group: String) {
-        self.courier = courier
+    init(runner: ScriptRunner, keys: Keyspace, group: String) {
+        self.runner = runner
         let name = "\(group.utf8.count):\(group)"
         key = keys.prefix + "cachelayout:" + name
         goneKey = keys.prefix + "cachegone:" + name
@@ -284,7 +284,7 @@ struct CacheLayouts: Sendable {
 
     /// Tells what is there, nil if nobody says. Stores `layout` before, if it is the next.
     func exchange(_ layout: CacheLayout? = nil, _ completion: @escaping @Sendable (Word?) -> Void) {
-        courier.run(call(layout, gone: ""), confirmation: nil) { result in
+        runner.run(call(layout, gone: ""), confirmation: nil) { result in
             completion((try? result.get()).flatMap { try? Self.word($0) })
         }
     }
@@ -294,7 +294,7 @@ struct CacheLayouts: Sendable {
     @discardableResult
     func exchange(_ layout: CacheLayout? = nil, gone: String = "") async throws -> Word {
         let reply: RedisReply
-        do { reply = try await courier.result(of: call(layout, gone: gone)).get() } catch {
+        do { reply = try await runner.result(of: call(layout, gone: gone)).get() } catch {
             throw RingfenceError(error, "asking for the layout of a cache")
         }
         return try Self.word(reply)

@@ -27,7 +27,8 @@ final class CacheSteward: Sendable {
         self.core = core
         let options = core.options
         let settings = StewardMachine.Settings(
-            callLimit: Nanos(saturating: CacheOptions.callLimit), pace: options.pace, lookEvery: Self.lookEvery,
+            callLimit: Nanos(saturating: CacheOptions.callLimit), pace: options.repairKeysPerSecond,
+            lookEvery: Self.lookEvery,
             replaceAfter: Nanos(saturating: options.replaceAfter), freshness: options.freshness)
         state = Mutex(
             State(
@@ -133,7 +134,7 @@ final class CacheSteward: Sendable {
 
     // MARK: Telling
 
-    private func tell(_ happening: StewardMachine.Happening) {
+    private func tell(_ happening: StewardMachine.Notice) {
         let (type, reason, members, count): (String, String, [String], Int64?)
         var share: Double?
         switch happening {

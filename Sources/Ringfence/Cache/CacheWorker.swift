@@ -75,7 +75,7 @@ final class CacheWorker: Sendable {
             }
             if ContinuousClock.now >= nextLook {
                 nextLook = ContinuousClock.now + Self.lookEvery
-                for id in (try? await core.lookAround()) ?? [] { steward.forget(id) }
+                for id in (try? await core.refreshLayout()) ?? [] { steward.forget(id) }
             }
             try? await Task.sleep(for: .milliseconds(200))
         }

@@ -67,10 +67,10 @@ public final class ReplicatedCache: Sendable {
     /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have
     ///   their data; `client.shutDown`.
     public func get(_ key: String, reads: Int? = nil) async throws -> [UInt8]? {
-        let reads = reads ?? core.options.reads
+        let reads = reads ?? core.options.readQuorum
         do throws(InvalidArgument) {
             try Limits.check(key: key)
-            try Limits.check(reads, "reads", 1...core.options.copies)
+            try Limits.check(reads, "reads", 1...core.options.replicationFactor)
         } catch { throw RingfenceError(error) }
         try checkOpen()
         return try await CacheRead.perform(core, key, reads: reads)?.payload
@@ -108,10 +108,10 @@ public final class ReplicatedCache: Sendable {
     private func write(
         _ key: String, _ payload: [UInt8]?, ttl: Int64?, _ writes: Int?, _ isSloppy: Bool
     ) async throws {
-        let writes = writes ?? core.options.writes
+        let writes = writes ?? core.options.writeQuorum
         do throws(InvalidArgument) {
             try Limits.check(key: key)
-            try Limits.check(writes, "writes", 1...core.options.copies)
+            try Limits.check(writes, "writes", 1...core.options.replicationFactor)
         } catch { throw RingfenceError(error) }
         try checkOpen()
         try await CacheWrite.perform(core, key, payload: payload, ttl: ttl, writes: writes, isSloppy: isSloppy)

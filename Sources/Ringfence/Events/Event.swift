@@ -4,9 +4,9 @@ package import RingfenceCore
 
 /// A place in the event log of a namespace: behind one event.
 ///
-/// Its text, `gen:seq`, is what to store to go on there later: in the same transaction as the effect of the event, and
-/// the effect happens exactly once. Cursors of different generations cannot be compared; only the log knows how they
-/// follow each other.
+/// Its text, `generation:sequence`, is what to store to go on there later: in the same transaction as the effect of the
+/// event, and the effect happens exactly once. Cursors of different generations cannot be compared; only the log knows
+/// how they follow each other.
 public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
     package let position: LogPosition
 
@@ -15,17 +15,17 @@ public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
     /// Before the first event of the log; its text is `0:0`.
     public static let start = EventCursor(.start)
 
-    /// Reads `gen:seq` as ``description`` writes it; nil for anything else.
+    /// Reads `generation:sequence` as ``description`` writes it; nil for anything else.
     public init?(_ description: String) {
         guard let position = LogPosition(parsing: description) else { return nil }
         self.position = position
     }
 
     /// The generation: one life of the log, a random name.
-    public var gen: String { position.gen }
+    public var generation: String { position.generation }
     /// The number of the event before this place; numbers have no gaps.
-    public var seq: Int64 { position.seq }
-    /// `gen:seq`.
+    public var sequence: Int64 { position.sequence }
+    /// `generation:sequence`.
     public var description: String { position.text }
 }
 
@@ -34,7 +34,7 @@ extension EventCursor: Codable {
     public init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
         guard let cursor = EventCursor(try container.decode(String.self)) else {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "not a cursor: gen:seq")
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "not a cursor: generation:sequence")
         }
         self = cursor
     }
@@ -89,9 +89,9 @@ public struct Event: Sendable {
         /// The pause is over.
         public static let groupResumed = Kind("group.resumed")
         /// Too many failovers in a short time: nobody is elected for a while.
-        public static let groupHeld = Kind("group.held")
+        public static let groupBraked = Kind("group.braked")
         /// The hold is over.
-        public static let groupReleased = Kind("group.released")
+        public static let groupUnbraked = Kind("group.unbraked")
         /// How the group elects was changed.
         public static let groupSettings = Kind("group.settings")
         /// An operator opened or closed the group's breaker for all who call its members, or let each decide again.
@@ -123,7 +123,7 @@ public struct Event: Sendable {
         /// So few members can be picked by a balancer of one process that it picks among all.
         public static let balancerPanic = Kind("balancer.panic")
         /// Enough can be picked there again.
-        public static let balancerCalm = Kind("balancer.calm")
+        public static let balancerRecovered = Kind("balancer.recovered")
         /// So many calls of one process to the group failed that it makes none for a while.
         public static let breakerOpened = Kind("breaker.opened")
         /// It calls again.
@@ -141,9 +141,9 @@ public struct Event: Sendable {
     /// The place behind this event: store it with the event's effect.
     public var cursor: EventCursor { EventCursor(record.position) }
     /// The generation of the log.
-    public var gen: String { record.position.gen }
+    public var generation: String { record.position.generation }
     /// The event's number; without gaps.
-    public var seq: Int64 { record.position.seq }
+    public var sequence: Int64 { record.position.sequence }
     /// When it happened: milliseconds since 1970 by Redis' clock.
     public var at: Int64 { record.at }
     /// What happened.

@@ -199,11 +199,11 @@ final class EventFeed: Sendable {
     }
 
     /// Some answer showed that the log has come so far. What it shows may be on its way to us.
-    func heard(gen: String, seq: Int64) {
+    func heard(generation: String, sequence: Int64) {
         // Before the first event there is nothing to miss.
-        guard !gen.isEmpty else { return }
+        guard !generation.isEmpty else { return }
         let now = Moment.now
-        change { state in state.machine.heard(LogPosition(gen: gen, seq: seq), now: now) }
+        change { state in state.machine.heard(LogPosition(generation: generation, sequence: sequence), now: now) }
     }
 
     private func tick() {
@@ -236,15 +236,15 @@ final class EventFeed: Sendable {
         guard case .fetch(let position) = action else { return }
         let (line, number) = state.withLock { ($0.line, $0.lineNumber) }
         guard let line else { return }
-        let call = scripts.page(after: position?.seq, count: Self.pageLength)
+        let call = scripts.page(after: position?.sequence, count: Self.pageLength)
         line.client.run(call.script, keys: call.keys, arguments: call.arguments, call.encode) { [weak self] result in
-            self?.answered(result, after: position?.seq, line: number)
+            self?.answered(result, after: position?.sequence, line: number)
         }
     }
 
-    private func answered(_ result: Result<RedisReply, RedisError>, after seq: Int64?, line: Int) {
+    private func answered(_ result: Result<RedisReply, RedisError>, after sequence: Int64?, line: Int) {
         let page = result.flatMap { reply -> Result<LogPage<EventRecord>, RedisError> in
-            EventScripts.page(reply, after: seq).map { .success($0) } ?? .failure(.shape(reply))
+            EventScripts.page(reply, after: sequence).map { .success($0) } ?? .failure(.shape(reply))
         }
         let now = Moment.now
         change { state in
@@ -281,7 +281,7 @@ final class EventFeed: Sendable {
         state.reported = counts
         metrics.eventGaps.increment(by: counts.gaps - before.gaps)
         metrics.eventReplays.increment(by: counts.replayed - before.replayed)
-        if counts.breaks > before.breaks {
+        if counts.rollbacks > before.rollbacks {
             logger.notice("the event log stepped back: Redis lost events, or is another")
         }
     }
@@ -291,9 +291,9 @@ final class EventFeed: Sendable {
             EventStatus(
                 isLive: state.machine.isLive, subscribers: state.followers,
                 cursor: state.machine.position.map { EventCursor($0) },
-                behind: Int(max(0, state.machine.newest - (state.machine.position?.seq ?? 0))),
+                backlog: Int(max(0, state.machine.newest - (state.machine.position?.sequence ?? 0))),
                 gaps: state.machine.counts.gaps, replayed: state.machine.counts.replayed,
-                breaks: state.machine.counts.breaks)
+                rollbacks: state.machine.counts.rollbacks)
         }
     }
 

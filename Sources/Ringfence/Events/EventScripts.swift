@@ -14,18 +14,19 @@ struct EventScripts: Sendable {
         var head: LogHead
         var groups:
             [(
-                name: String, version: Int64, gen: String, members: [(id: String, record: [UInt8])], role: GroupRole,
+                name: String, version: Int64, generation: String, members: [(id: String, record: [UInt8])],
+                role: GroupRole,
                 breaker: GroupBreaker
             )]
     }
 
     let keys: Keyspace
 
-    /// At most `count` events behind the number `seq`; nil: only the head.
-    func page(after seq: Int64?, count: Int) -> ScriptCall {
+    /// At most `count` events behind the number `sequence`; nil: only the head.
+    func page(after sequence: Int64?, count: Int) -> ScriptCall {
         call(arguments: 3, answerBytes: count * 1024) { writer in
             writer.argument("page")
-            if let seq { writer.argument(seq) } else { writer.argument("") }
+            if let sequence { writer.argument(sequence) } else { writer.argument("") }
             writer.argument(count)
         }
     }
@@ -55,12 +56,12 @@ struct EventScripts: Sendable {
 
     // MARK: Answers
 
-    /// The page behind `seq`; nil if the script cannot have made it.
-    static func page(_ reply: RedisReply, after seq: Int64?) -> LogPage<EventRecord>? {
+    /// The page behind `sequence`; nil if the script cannot have made it.
+    static func page(_ reply: RedisReply, after sequence: Int64?) -> LogPage<EventRecord>? {
         guard case .array(let parts) = reply, let head = head(parts), case .array(let entries) = parts[4] else {
             return nil
         }
-        return LogPage(head: head, after: seq ?? head.seq, read: entries.map { entry($0) })
+        return LogPage(head: head, after: sequence ?? head.sequence, read: entries.map { entry($0) })
     }
 
     /// The state; nil if the script cannot have made it.
@@ -96,29 +97,36 @@ struct EventScripts: Sendable {
     }
 
     private static func head(_ parts: [RedisReply]) -> LogHead? {
-        guard parts.count == 5, let gen = parts[0].bytes, let seq = parts[1].bytes.flatMap({ LogPosition.seq($0) }),
+        guard parts.count == 5, let generation = parts[0].bytes,
+            let sequence = parts[1].bytes.flatMap({ LogPosition.sequence($0) }),
             let oldest = parts[2].bytes, let forks = parts[3].text
         else { return nil }
         // Before the first event there is no generation; what lies in the stream without one is nobody's.
-        guard !gen.isEmpty else { return LogHead(gen: LogPosition.start.gen, seq: 0, first: 1, forks: []) }
-        guard LogPosition.isGeneration(gen), gen != Array(LogPosition.start.gen.utf8) else { return nil }
-        var first = seq + 1
+        guard !generation.isEmpty else {
+            return LogHead(generation: LogPosition.start.generation, sequence: 0, first: 1, forks: [])
+        }
+        guard LogPosition.isGeneration(generation), generation != Array(LogPosition.start.generation.utf8) else {
+            return nil
+        }
+        var first = sequence + 1
         if !oldest.isEmpty {
-            guard let number = self.seq(ofEntry: oldest) else { return nil }
+            guard let number = self.sequence(ofEntry: oldest) else { return nil }
             first = min(first, number)
         }
-        return LogHead(gen: String(decoding: gen, as: UTF8.self), seq: seq, first: first, forks: forks)
+        return LogHead(
+            generation: String(decoding: generation, as: UTF8.self), sequence: sequence, first: first, forks: forks)
     }
 
-    private static func seq(ofEntry id: [UInt8]) -> Int64? {
+    private static func sequence(ofEntry id: [UInt8]) -> Int64? {
         guard id.suffix(2) == Array("-0".utf8) else { return nil }
-        return LogPosition.seq(id.dropLast(2))
+        return LogPosition.sequence(id.dropLast(2))
     }
 
     private static func entry(_ reply: RedisReply) -> EventRecord? {
-        guard case .array(let parts) = reply, parts.count == 2, let seq = parts[0].bytes.flatMap({ seq(ofEntry: $0) }),
+        guard case .array(let parts) = reply, parts.count == 2,
+            let sequence = parts[0].bytes.flatMap({ sequence(ofEntry: $0) }),
             case .array(let fields) = parts[1], fields.count == 2, fields[0].bytes == Array("e".utf8),
-            let json = fields[1].bytes, let record = try? EventRecord(json), record.position.seq == seq
+            let json = fields[1].bytes, let record = try? EventRecord(json), record.position.sequence == sequence
         else { return nil }
         return record
     }

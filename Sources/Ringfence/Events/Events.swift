@@ -158,17 +158,18 @@ public struct Events: AsyncSequence, Sendable {
                     await events.feed.wait(past: revision, until: end)
                     if events.feed.isClosed { isOver = true }
                 case .page(let position):
-                    let call = EventScripts(keys: events.keys).page(after: position.seq, count: EventFeed.pageLength)
+                    let call = EventScripts(keys: events.keys).page(
+                        after: position.sequence, count: EventFeed.pageLength)
                     guard let reply = try await ask(call, isolation: isolation) else {
                         if !isOver, Moment.now >= end { return .nothing }
                         continue
                     }
-                    guard let page = EventScripts.page(reply, after: position.seq) else {
+                    guard let page = EventScripts.page(reply, after: position.sequence) else {
                         throw RingfenceError.unexpected(reply)
                     }
                     take(machine.paged(page, era: era, revision: revision), before: position)
                     hasTaken = true
-                    events.feed.heard(gen: page.head.gen, seq: page.head.seq)
+                    events.feed.heard(generation: page.head.generation, sequence: page.head.sequence)
                 case .state:
                     guard
                         let reply = try await ask(
@@ -179,7 +180,7 @@ public struct Events: AsyncSequence, Sendable {
                     }
                     guard let state = EventScripts.state(reply) else { throw RingfenceError.unexpected(reply) }
                     let outcome = machine.stated(state.head, era: era)
-                    events.feed.heard(gen: state.head.gen, seq: state.head.seq)
+                    events.feed.heard(generation: state.head.generation, sequence: state.head.sequence)
                     switch outcome {
                     case .begin: return .item(.state(try EventState(state)))
                     case .reset(let lost):
@@ -236,8 +237,8 @@ extension EventState {
         let groups = state.groups.map { group in
             let members = group.members.compactMap { Self.member($0.id, $0.record) }.sorted { $0.id.isBefore($1.id) }
             return GroupSnapshot(
-                group: group.name, gen: group.gen, version: group.version, members: members,
-                role: group.role, sequence: state.head.seq, confirmedAt: now, isStale: false,
+                group: group.name, generation: group.generation, version: group.version, members: members,
+                role: group.role, sequence: state.head.sequence, confirmedAt: now, isStale: false,
                 breaker: group.breaker, hasCandidates: members.contains { $0.isCandidate })
         }
         self.init(
@@ -260,13 +261,13 @@ public struct EventStatus: Sendable, Hashable {
     /// How far this process has heard; nil while nobody follows.
     public var cursor: EventCursor?
     /// Events known to exist and not here yet.
-    public var behind: Int
+    public var backlog: Int
     /// How often messages were missing.
     public var gaps: Int
     /// Events that came from the stream because their message did not.
     public var replayed: Int
     /// How often the log stepped back: Redis had lost events that were published.
-    public var breaks: Int
+    public var rollbacks: Int
 }
 
 extension Group {
@@ -318,16 +319,16 @@ extension RingfenceClient {
         // behind it.
         guard let follower = feed.follow() else { throw RingfenceError.shutDown }
         defer { follower.end() }
-        func read(after seq: Int64?) async throws -> LogPage<EventRecord> {
+        func read(after sequence: Int64?) async throws -> LogPage<EventRecord> {
             let reply: RedisReply
             do {
-                reply = try await feed.run(EventScripts(keys: keys).page(after: seq, count: limit))
+                reply = try await feed.run(EventScripts(keys: keys).page(after: sequence, count: limit))
             } catch {
                 var failure = RingfenceError(error, "reading the event log")
                 failure.effect = .none
                 throw failure
             }
-            guard let page = EventScripts.page(reply, after: seq) else { throw RingfenceError.unexpected(reply) }
+            guard let page = EventScripts.page(reply, after: sequence) else { throw RingfenceError.unexpected(reply) }
             return page
         }
         var from: LogPosition
@@ -336,18 +337,18 @@ extension RingfenceClient {
         } else {
             let head = try await read(after: nil).head
             // Whatever generation that event was of: its number in the log as it is now.
-            from = LogPosition(gen: head.gen, seq: max(head.first - 1, head.seq - Int64(limit)))
+            from = LogPosition(generation: head.generation, sequence: max(head.first - 1, head.sequence - Int64(limit)))
         }
-        var page = try await read(after: from.seq)
+        var page = try await read(after: from.sequence)
         if cursor == nil {
             // Between the two answers the log may have been trimmed, or have begun anew: its newest were asked for,
             // whichever.
-            var seq = from.seq
-            if page.head.first - 1 > seq || page.head.seq < seq {
-                seq = max(page.head.first - 1, page.head.seq - Int64(limit))
-                page = try await read(after: seq)
+            var sequence = from.sequence
+            if page.head.first - 1 > sequence || page.head.sequence < sequence {
+                sequence = max(page.head.first - 1, page.head.sequence - Int64(limit))
+                page = try await read(after: sequence)
             }
-            from = LogPosition(gen: page.head.gen, seq: seq)
+            from = LogPosition(generation: page.head.generation, sequence: sequence)
         }
         var result = EventPage(
             events: page.entries.map { Event($0) },
@@ -357,7 +358,7 @@ extension RingfenceClient {
             result.events = []
             result.next = result.end
             result.isReset = true
-            result.lost = page.head.contains(from) ? Int(page.head.seq - from.seq) : nil
+            result.lost = page.head.contains(from) ? Int(page.head.sequence - from.sequence) : nil
         }
         return result
     }

@@ -60,8 +60,8 @@ public enum Role: Sendable, Hashable {
     case elected(Epoch)
     /// The primary. After `draining` it means that the switchover was taken back: go on.
     case primary(Epoch)
-    /// Somebody ordered a switchover: stop, then say ``Candidacy/drained(_:position:)``.
-    case draining(Epoch)
+    /// Somebody ordered a switchover: stop, then say ``Candidacy/readyToHandOver(_:position:)``.
+    case handingOver(Epoch)
     /// It must not act any more. `standby` follows.
     case ended(Epoch, reason: RoleEnd)
 
@@ -69,7 +69,7 @@ public enum Role: Sendable, Hashable {
     public var epoch: Epoch? {
         switch self {
         case .standby, .ended: nil
-        case .elected(let epoch), .primary(let epoch), .draining(let epoch): epoch
+        case .elected(let epoch), .primary(let epoch), .handingOver(let epoch): epoch
         }
     }
 }
@@ -110,7 +110,7 @@ public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
     }
 }
 
-/// This process' candidacy for the role of primary, from ``Membership/stand(margin:)`` until it is withdrawn.
+/// This process' candidacy for the role of primary, from ``Membership/campaign(margin:)`` until it is withdrawn.
 ///
 /// What is said here is said to Redis with each beat, and at once where it matters; nothing here waits for an answer,
 /// but ``withdraw()``.
@@ -129,8 +129,8 @@ public final class Candidacy: Sendable {
     /// What it says of itself from now on.
     ///
     /// - Parameters:
-    ///   - position: how far its data has come, in a unit that all candidates share (bytes of a log): 0 to 2^53 - 1;
-    ///     nil: there is no such thing. Who lacks less is elected first.
+    ///   - position: how far its data has come, in a pointsPerWeight that all candidates share (bytes of a log): 0 to
+    ///     2^53 - 1; nil: there is no such thing. Who lacks less is elected first.
     ///   - unfit: why it may not lead now, up to 256 bytes; empty: it may. For what changes often; what lasts is the
     ///     member's health.
     /// - Throws: ``RingfenceError`` with `argument.invalid`.
@@ -155,8 +155,8 @@ public final class Candidacy: Sendable {
     ///     over without this one.
     /// - Returns: false if the role is not `draining`.
     @discardableResult
-    public func drained(_ epoch: Epoch, position: Int64? = nil) -> Bool {
-        membership.say { $0.drained(epoch.value, position: position) }
+    public func readyToHandOver(_ epoch: Epoch, position: Int64? = nil) -> Bool {
+        membership.say { $0.readyToHandOver(epoch.value, position: position) }
     }
 
     /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or ``RoleEnd/suspended``:
@@ -179,13 +179,13 @@ public final class Candidacy: Sendable {
         return membership.say { $0.giveUp(epoch.value, reason: reason) }
     }
 
-    /// Stands no more. A role that it has is given up.
+    /// Stops standing for election. A role that it has is given up.
     ///
     /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time; it is
     ///   retried in the background.
     public func withdraw() async throws {
         membership.endCandidacy()
-        try await membership.stand(false)
+        try await membership.setCandidate(false)
     }
 }
 
@@ -196,7 +196,7 @@ extension Membership {
     ///   the lease.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `candidacy.exists` when this membership stands already;
     ///   `membership.…` when it is over; `coordinator.unavailable` when Redis did not answer in time.
-    public func stand(margin: Duration = .zero) async throws -> Candidacy {
+    public func campaign(margin: Duration = .zero) async throws -> Candidacy {
         let lease = member.lease
         guard margin >= .zero, margin <= lease / 2 else {
             throw RingfenceError(
@@ -206,9 +206,9 @@ extension Membership {
             throw RingfenceError(
                 .candidacyExists, effect: .none, "'\(id)' stands for primary already: withdraw that first")
         }
-        do { try await stand(true) } catch {
+        do { try await setCandidate(true) } catch {
             endCandidacy()
-            try? await stand(false)
+            try? await setCandidate(false)
             throw error
         }
         return Candidacy(self)

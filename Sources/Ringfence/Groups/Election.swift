@@ -15,7 +15,7 @@ public struct PrimaryStatus: Sendable, Hashable {
         /// It said that it is ready.
         case ready
         /// It stops, and hands over to ``PrimaryStatus/target``.
-        case draining
+        case handingOver
         /// Redis lost data; whoever was primary may say so.
         case recovering
     }
@@ -87,7 +87,7 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
             case "handingOver": "the primary is handing over already"
             case "standbys": "there would be fewer standbys than the settings ask for"
             case "paused": "the group is paused"
-            case "held": "the group is held: too many failovers in a short time; acknowledge them"
+            case "braked": "the brake is on: too many failovers in a short time; acknowledge them"
             case "hasMembers": "somebody is still in it"
             case "kept": "nobody is in it, but something is to be kept"
             case "waiting": "nobody is elected yet: who was primary before may not know yet that it is over"
@@ -130,7 +130,7 @@ public struct GroupPlan: Sendable {
     public var winner: String?
     /// At the latest, if the primary died now: until its lease is over, or nobody is kept from being elected any more.
     /// nil: by nobody and never, as things are.
-    public var electsIn: Duration?
+    public var electionWithin: Duration?
     /// What keeps the group as a whole from electing.
     public var blocked: [Refusal]
     /// In the order in which they would be elected, those that may not at the end.
@@ -168,18 +168,18 @@ public struct ElectionSettings: Sendable, Hashable {
     }
 
     /// What a primary does that cannot reach Redis.
-    public enum WhenAway: String, Sendable, Hashable, CaseIterable {
+    public enum CoordinatorLoss: String, Sendable, Hashable, CaseIterable {
         /// Its role ends with its lease. The default.
-        case fence
+        case demote
         /// Its role goes on as long as every candidate that it knows promises, asked directly again and again, to begin
-        /// none meanwhile, and for ``ElectionSettings/hold`` at most. Only agents can be asked: one other candidate, or
-        /// one agent that does not answer or still reaches Redis, and the role ends with its lease.
+        /// none meanwhile, and for ``ElectionSettings/failsafeLimit`` at most. Only agents can be asked: one other
+        /// candidate, or one agent that does not answer or still reaches Redis, and the role ends with its lease.
         ///
         /// The price: a candidate that came when the primary was not reached any more is not elected before
-        /// ``ElectionSettings/hold`` is over, not even by an operator's order. If all that knew the primary are dead,
-        /// set `fence`, but only when you know that the primary is dead too. And not promised: that a Redis that lost
-        /// its data heeds it, for it has lost this setting.
-        case hold
+        /// ``ElectionSettings/failsafeLimit`` is over, not even by an operator's order. If all that knew the primary
+        /// are dead, set `fence`, but only when you know that the primary is dead too. And not promised: that a Redis
+        /// that lost its data heeds it, for it has lost this setting.
+        case failsafe
     }
 
     /// What decides among those that may lead.
@@ -197,7 +197,7 @@ public struct ElectionSettings: Sendable, Hashable {
     /// How long both must have been well before; 5 minutes is the default.
     public var failbackAfter: Duration?
     /// How long a failback's switchover may take; 30 s is the default.
-    public var drain: Duration?
+    public var handoverTimeout: Duration?
     /// How many members should be able to take over; 0 is the default.
     public var minStandbys: Int?
     /// What follows when there are fewer.
@@ -207,16 +207,16 @@ public struct ElectionSettings: Sendable, Hashable {
     /// 10 minutes is the default.
     public var brakeWindow: Duration?
     /// What a primary does that cannot reach Redis.
-    public var whenAway: WhenAway?
+    public var onCoordinatorLoss: CoordinatorLoss?
     /// How long a primary goes on without Redis at most, beyond its lease: 1 s to 24 h; 10 minutes is the default.
-    public var hold: Duration?
+    public var failsafeLimit: Duration?
 
     /// What is nil is left as it is.
     public init(
         rank: Rank? = nil, maxLag: Int64? = nil, lagStep: Int64? = nil, zone: String? = nil, failback: Failback? = nil,
-        failbackAfter: Duration? = nil, drain: Duration? = nil, minStandbys: Int? = nil,
+        failbackAfter: Duration? = nil, handoverTimeout: Duration? = nil, minStandbys: Int? = nil,
         shortfallAction: ShortfallAction? = nil, brakeCount: Int? = nil, brakeWindow: Duration? = nil,
-        whenAway: WhenAway? = nil, hold: Duration? = nil
+        onCoordinatorLoss: CoordinatorLoss? = nil, failsafeLimit: Duration? = nil
     ) {
         self.rank = rank
         self.maxLag = maxLag
@@ -224,19 +224,19 @@ public struct ElectionSettings: Sendable, Hashable {
         self.zone = zone
         self.failback = failback
         self.failbackAfter = failbackAfter
-        self.drain = drain
+        self.handoverTimeout = handoverTimeout
         self.minStandbys = minStandbys
         self.shortfallAction = shortfallAction
         self.brakeCount = brakeCount
         self.brakeWindow = brakeWindow
-        self.whenAway = whenAway
-        self.hold = hold
+        self.onCoordinatorLoss = onCoordinatorLoss
+        self.failsafeLimit = failsafeLimit
     }
 
     /// The names under which the settings are stored, told over HTTP and given on the command line.
     package static let names = [
-        "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "drainMs", "minStandbys",
-        "minStandbysAction", "brakeCount", "brakeWindowMs", "whenAway", "holdMs",
+        "rank", "maxLag", "lagStep", "zone", "failback", "failbackAfterMs", "handoverTimeoutMs", "minStandbys",
+        "minStandbysAction", "brakeCount", "brakeWindowMs", "onCoordinatorLoss", "failsafeLimitMs",
     ]
 
     /// Names and texts as they are stored.
@@ -247,10 +247,10 @@ public struct ElectionSettings: Sendable, Hashable {
         let all: [(String, String?)] = [
             ("rank", rank?.rawValue), ("maxLag", maxLag.map { "\($0)" }), ("lagStep", lagStep.map { "\($0)" }),
             ("zone", zone), ("failback", failback?.rawValue), ("failbackAfterMs", milliseconds(failbackAfter)),
-            ("drainMs", milliseconds(drain)), ("minStandbys", minStandbys.map { "\($0)" }),
+            ("handoverTimeoutMs", milliseconds(handoverTimeout)), ("minStandbys", minStandbys.map { "\($0)" }),
             ("minStandbysAction", shortfallAction?.rawValue), ("brakeCount", brakeCount.map { "\($0)" }),
-            ("brakeWindowMs", milliseconds(brakeWindow)), ("whenAway", whenAway?.rawValue),
-            ("holdMs", milliseconds(hold)),
+            ("brakeWindowMs", milliseconds(brakeWindow)), ("onCoordinatorLoss", onCoordinatorLoss?.rawValue),
+            ("failsafeLimitMs", milliseconds(failsafeLimit)),
         ]
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
@@ -258,8 +258,9 @@ public struct ElectionSettings: Sendable, Hashable {
     /// What holds where nothing was set.
     static let byDefault = ElectionSettings(
         rank: .data, maxLag: 16_777_216, lagStep: 1, zone: "", failback: .never, failbackAfter: .seconds(300),
-        drain: .seconds(30), minStandbys: 0, shortfallAction: .warn, brakeCount: 3, brakeWindow: .seconds(600),
-        whenAway: .fence, hold: .seconds(600))
+        handoverTimeout: .seconds(30), minStandbys: 0, shortfallAction: .warn, brakeCount: 3,
+        brakeWindow: .seconds(600),
+        onCoordinatorLoss: .demote, failsafeLimit: .seconds(600))
 
     /// Names and texts of all settings: as they were set, or by default.
     package var inForce: [(name: String, value: String)] {
@@ -286,13 +287,13 @@ public struct ElectionSettings: Sendable, Hashable {
         zone = stored["zone"]
         failback = try Self.word(stored, "failback")
         failbackAfter = try Self.number(stored, "failbackAfterMs").map { .milliseconds($0) }
-        drain = try Self.number(stored, "drainMs").map { .milliseconds($0) }
+        handoverTimeout = try Self.number(stored, "handoverTimeoutMs").map { .milliseconds($0) }
         minStandbys = try Self.number(stored, "minStandbys").map { Int(clamping: $0) }
         shortfallAction = try Self.word(stored, "minStandbysAction")
         brakeCount = try Self.number(stored, "brakeCount").map { Int(clamping: $0) }
         brakeWindow = try Self.number(stored, "brakeWindowMs").map { .milliseconds($0) }
-        whenAway = try Self.word(stored, "whenAway")
-        hold = try Self.number(stored, "holdMs").map { .milliseconds($0) }
+        onCoordinatorLoss = try Self.word(stored, "onCoordinatorLoss")
+        failsafeLimit = try Self.number(stored, "failsafeLimitMs").map { .milliseconds($0) }
         try check()
     }
 
@@ -324,10 +325,10 @@ public struct ElectionSettings: Sendable, Hashable {
         try check(lagStep, "lagStep", 1...Limits.position.upperBound)
         if let zone { try Limits.check(zone: zone) }
         try check(failbackAfter, "failbackAfterMs", 0...86_400 * .second)
-        try check(drain, "drainMs", Limits.drain)
+        try check(handoverTimeout, "handoverTimeoutMs", Limits.handover)
         try check(minStandbys.map { Int64($0) }, "minStandbys", 0...100)
         try check(brakeCount.map { Int64($0) }, "brakeCount", 0...16)
         try check(brakeWindow, "brakeWindowMs", .second...86_400 * .second)
-        try check(hold, "holdMs", .second...86_400 * .second)
+        try check(failsafeLimit, "failsafeLimitMs", .second...86_400 * .second)
     }
 }

@@ -18,7 +18,7 @@ final class EmptyGroups: Sendable {
     private static let page = 200
     private static let longestInterval = 60 * Nanos.second
 
-    private let courier: Courier
+    private let runner: ScriptRunner
     private let scripts: GroupScripts
     private let milliseconds: Int64
     private let owner: String
@@ -26,8 +26,8 @@ final class EmptyGroups: Sendable {
     private let logger: Logger
     private let alarm = Mutex<Alarm?>(nil)
 
-    init(_ courier: Courier, _ scripts: GroupScripts, after: Duration, owner: String, logger: Logger) {
-        self.courier = courier
+    init(_ runner: ScriptRunner, _ scripts: GroupScripts, after: Duration, owner: String, logger: Logger) {
+        self.runner = runner
         self.scripts = scripts
         self.owner = owner
         self.logger = logger
@@ -36,7 +36,7 @@ final class EmptyGroups: Sendable {
     }
 
     func start() {
-        let alarm = Alarm(eventLoop: courier.main.eventLoop) { [weak self] _ in
+        let alarm = Alarm(eventLoop: runner.main.eventLoop) { [weak self] _ in
             Task {
                 await self?.look()
                 self?.wait()
@@ -65,7 +65,7 @@ final class EmptyGroups: Sendable {
     private func look() async {
         var cursor = "0"
         repeat {
-            let reply = try? await courier.main.send { [cursor, scripts] writer in
+            let reply = try? await runner.main.send { [cursor, scripts] writer in
                 writer.begin(5)
                 writer.argument("SSCAN")
                 writer.argument(scripts.keys.groups)
@@ -84,7 +84,7 @@ final class EmptyGroups: Sendable {
 
     /// Those that may be over, as far as can be told without asking the script.
     private func due(_ names: [String]) async -> [String] {
-        let replies = try? await courier.main.pipeline(count: 1 + 2 * names.count) { [scripts] writer in
+        let replies = try? await runner.main.pipeline(count: 1 + 2 * names.count) { [scripts] writer in
             writer.begin(1)
             writer.argument("TIME")
             for name in names {
@@ -113,7 +113,7 @@ final class EmptyGroups: Sendable {
         let call = scripts.order(
             name, .none, .remove(emptyForMilliseconds: milliseconds), actor: owner, reason: reason,
             id: scripts.nonces.session())
-        guard let reply = try? await courier.run(call), GroupScripts.answer(reply)?.status == .ordered else { return }
+        guard let reply = try? await runner.run(call), GroupScripts.answer(reply)?.status == .ordered else { return }
         logger.info("a group was removed: \(reason)", metadata: [LoggingKeys.group: "\(name)"])
     }
 }

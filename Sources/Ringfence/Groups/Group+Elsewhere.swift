@@ -19,7 +19,7 @@ package struct MemberGrant: Sendable {
     /// The group's version after the call.
     package var version: Int64
     /// The generation of the event log that the version was made in.
-    package var gen: String
+    package var generation: String
     /// When it must stop unless it has renewed, on this machine's clock.
     package var deadline: ContinuousClock.Instant
     /// How often the group's members call.
@@ -83,7 +83,7 @@ extension Group {
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let (answer, sentAt) = try await ask("renewing '\(member.id)' in the group '\(name)'") { known in
             hub.scripts.join(
-                name, known, member, .stay(since: ""), policy ?? wantedPolicy,
+                name, known, member, .stay(since: ""), policy ?? requestedPolicy,
                 status: member.isCandidate ? status ?? .init() : nil)
         }
         switch answer.status {
@@ -128,7 +128,7 @@ extension Group {
     ) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
         let sentAt = Moment.now
         let call = call(knowledge(now: sentAt))
-        let result = await hub.courier.result(of: call)
+        let result = await hub.runner.result(of: call)
         switch took(result, sentAt: sentAt) {
         case .success(let answer):
             setAlarm()
@@ -142,7 +142,7 @@ extension MemberGrant {
     fileprivate init(_ answer: GroupAnswer, _ record: MemberRecord, sentAt: Nanos, _ primary: PrimaryStatus) {
         self.record = record
         version = answer.version
-        gen = String(answer.mark.prefix { $0 != ":" })
+        generation = String(answer.mark.prefix { $0 != ":" })
         deadline = Moment.instant(MembershipMachine.deadline(sentAt, record.lease))
         pace = .milliseconds(answer.paceMilliseconds)
         self.primary = primary

@@ -22,7 +22,7 @@ extension Group {
     ///   - zone: what fails together with it, up to 64 bytes.
     ///   - weight: its share, 0 to 1000; 0: it is a member, but gets nothing.
     ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.
-    ///   - capability: what it can do: up to 16 words of 1 to 64 bytes.
+    ///   - capabilities: what it can do: up to 16 words of 1 to 64 bytes.
     ///   - metadata: up to 32 pairs; keys of 1 to 64 bytes, values of up to 1024. The whole record has at most 8 KiB.
     ///   - health: why it should not be used yet, up to 512 bytes; empty: it is well.
     ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a
@@ -37,14 +37,14 @@ extension Group {
     ///   been done is undone in the background.
     public func join(
         _ id: String, address: String = "", zone: String = "", weight: Int = 1, priority: Int = 0,
-        capability: [String] = [], metadata: [String: String] = [:], health: String = "",
+        capabilities: [String] = [], metadata: [String: String] = [:], health: String = "",
         lease: Duration = .seconds(3), rejoins: Bool = false
     ) async throws -> Membership {
         let record: MemberRecord
         do {
             record = MemberRecord(
                 id: id, session: hub.nonces.session(), leaseMilliseconds: try Self.milliseconds(of: lease),
-                address: address, zone: zone, weight: weight, priority: priority, capability: capability,
+                address: address, zone: zone, weight: weight, priority: priority, capabilities: capabilities,
                 metadata: metadata, health: health)
             try Limits.check(record)
             try checkRing(with: record)
@@ -93,8 +93,8 @@ extension Group {
         while true {
             let sentAt = Moment.now
             let call = hub.scripts.join(
-                name, knowledge(now: sentAt), record, mode, policy ?? wantedPolicy, status: status)
-            let result = await hub.courier.result(of: call)
+                name, knowledge(now: sentAt), record, mode, policy ?? requestedPolicy, status: status)
+            let result = await hub.runner.result(of: call)
             switch took(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
             case .success(let answer) where answer.status == .full:
@@ -158,7 +158,7 @@ extension Group {
     /// group. (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
     func checkRing(with record: MemberRecord) throws(InvalidArgument) {
         let (members, weight) = sizeAndWeight(with: record)
-        try RingLimits.check(members: members, points: weight * (policy ?? wantedPolicy).unit)
+        try RingLimits.check(members: members, points: weight * (policy ?? requestedPolicy).pointsPerWeight)
     }
 
     /// Leaves, in the background, what nobody wants any more.

@@ -121,7 +121,7 @@ extension Membership {
     public func withPrimary<Result: Sendable>(
         _ body: @Sendable @escaping (Epoch) async throws -> Result
     ) async throws -> Result {
-        let candidacy = try await stand()
+        let candidacy = try await campaign()
         do {
             let result = try await run(body, candidacy)
             try? await candidacy.withdraw()
@@ -177,13 +177,13 @@ extension Membership {
             task.cancel()
         }
         var end: RoleEnd?
-        if candidacy.drained(epoch) {
+        if candidacy.readyToHandOver(epoch) {
             waiting: for await role in roles {
                 switch role {
                 case .ended(let ended, let reason) where ended == epoch:
                     end = reason
                     break waiting
-                case .primary where candidacy.role.epoch == epoch && !isDraining(candidacy.role):
+                case .primary where candidacy.role.epoch == epoch && !isHandingOver(candidacy.role):
                     // Taken back; but the body has ended.
                     candidacy.giveUp(epoch)
                 default: break
@@ -201,5 +201,5 @@ extension Membership {
         return isHeld ? result : .failure(RingfenceError.primaryLost(epoch, effect: .unknown, end))
     }
 
-    private func isDraining(_ role: Role) -> Bool { if case .draining = role { true } else { false } }
+    private func isHandingOver(_ role: Role) -> Bool { if case .handingOver = role { true } else { false } }
 }

@@ -39,7 +39,7 @@ public final class Group: Sendable {
 
         var view: GroupMachine.View
         var members: [Member]
-        var seq: Int64
+        var sequence: Int64
         /// Of all members together.
         var weight = 0
         var hasCandidates = false
@@ -65,7 +65,7 @@ public final class Group: Sendable {
     public let name: String
     let hub: GroupHub
     private let state = Mutex(State())
-    private let shown = Published(Shown(view: GroupMachine().shown, members: [], seq: 0))
+    private let shown = Published(Shown(view: GroupMachine().shown, members: [], sequence: 0))
     private let confirmedAt = Atomic<Int64>(Int64.min)
     private let staleAt = Atomic<Int64>(Int64.min)
     private let wantsRing = Atomic<Bool>(false)
@@ -116,8 +116,8 @@ public final class Group: Sendable {
         let confirmed = confirmedAt.load(ordering: .acquiring)
         let isStale = shown.view.isRecovering || Moment.now > staleAt.load(ordering: .acquiring)
         return GroupSnapshot(
-            group: name, gen: shown.view.gen, version: shown.view.version, members: shown.members,
-            role: shown.view.role, sequence: shown.seq,
+            group: name, generation: shown.view.generation, version: shown.view.version, members: shown.members,
+            role: shown.view.role, sequence: shown.sequence,
             confirmedAt: Moment.instant(confirmed == .min ? 0 : confirmed), isStale: isStale,
             breaker: shown.view.breaker, hasCandidates: shown.hasCandidates)
     }
@@ -147,10 +147,10 @@ public final class Group: Sendable {
         let members = shown.view.members.map { HashRing.Member(id: $0.id, zone: $0.zone, weight: $0.weight) }
         do {
             let ring: HashRing
-            if let previous, previous.seed == policy.seed, previous.unit == policy.unit {
+            if let previous, previous.seed == policy.seed, previous.pointsPerWeight == policy.pointsPerWeight {
                 ring = try previous.changed(to: members)
             } else {
-                ring = try HashRing(members, seed: policy.seed, unit: policy.unit)
+                ring = try HashRing(members, seed: policy.seed, pointsPerWeight: policy.pointsPerWeight)
             }
             return shown.ring.made.storeIfNil(.init(ring)).ring
         } catch {
@@ -168,7 +168,8 @@ public final class Group: Sendable {
 
     private func publish(_ machine: GroupMachine) {
         let before = shown.load()
-        var next = Shown(view: machine.shown, members: machine.shown.members.map { Member($0) }, seq: machine.seq)
+        var next = Shown(
+            view: machine.shown, members: machine.shown.members.map { Member($0) }, sequence: machine.sequence)
         for member in machine.shown.members {
             next.weight += member.weight
             if member.isCandidate { next.hasCandidates = true }
@@ -270,7 +271,7 @@ public final class Group: Sendable {
             return (hub.scripts.watch(name, state.machine.knowledge), now)
         }
         guard let (call, sentAt) = call else { return }
-        hub.courier.run(call, confirmation: nil) { [self] result in
+        hub.runner.run(call, confirmation: nil) { [self] result in
             let again = state.withLock { state in
                 state.isLooking = false
                 defer { state.looksAgain = false }
@@ -340,7 +341,7 @@ public final class Group: Sendable {
                     joined: beat.call.joined)
             })
         let patience = min(hub.commandTimeout, MembershipMachine.patience(lease * .millisecond))
-        hub.courier.run(script, confirmation: nil, deadline: .nanoseconds(patience)) { [self] result in
+        hub.runner.run(script, confirmation: nil, deadline: .nanoseconds(patience)) { [self] result in
             let answer = took(result, sentAt: sentAt, asked: false).flatMap { answer in
                 answer.statuses.count == beats.count
                     ? .success(answer)
@@ -369,25 +370,28 @@ public final class Group: Sendable {
         state.withLock { state in
             guard state.machine.known.policy == nil else { return state.wanted = GroupOptions() }
             state.wanted.seed = options.seed ?? state.wanted.seed
-            state.wanted.unit = options.unit ?? state.wanted.unit
+            state.wanted.pointsPerWeight = options.pointsPerWeight ?? state.wanted.pointsPerWeight
         }
     }
 
     /// What the group is made with, if a join makes it.
-    var wantedPolicy: RingPolicy {
+    var requestedPolicy: RingPolicy {
         let wanted = state.withLock { $0.wanted }
         return RingPolicy(
-            seed: wanted.seed ?? GroupScripts.defaultPolicy.seed, unit: wanted.unit ?? GroupScripts.defaultPolicy.unit)
+            seed: wanted.seed ?? GroupScripts.defaultPolicy.seed,
+            pointsPerWeight: wanted.pointsPerWeight ?? GroupScripts.defaultPolicy.pointsPerWeight)
     }
 
     /// The error of who asks for another ring than the group was made with; nil also while it is not made yet.
     func mismatch(with options: GroupOptions) -> RingfenceError? {
         guard let policy,
-            options.seed ?? policy.seed != policy.seed || options.unit ?? policy.unit != policy.unit
+            options.seed ?? policy.seed != policy.seed
+                || options.pointsPerWeight ?? policy.pointsPerWeight != policy.pointsPerWeight
         else { return nil }
         return RingfenceError(
             .policyMismatch, effect: .none,
-            "the group '\(name)' was made with seed \(policy.seed) and unit \(policy.unit): ask for those, or for none")
+            "the group '\(name)' was made with seed \(policy.seed) and pointsPerWeight \(policy.pointsPerWeight): ask for those, or for none"
+        )
     }
 
     /// What was asked for when the group was not made yet: somebody else may have made it since.
@@ -425,16 +429,16 @@ public final class Group: Sendable {
                 hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
             }
         case .success(let answer) where asked: took(answer, sentAt: sentAt, now: now)
-        case .success(let answer): hub.feed.heard(gen: answer.gen, seq: answer.seq)
+        case .success(let answer): hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
         }
         return decoded
     }
 
     private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
         // Who follows the log learns here that it has gone on, should the message be lost.
-        hub.feed.heard(gen: answer.gen, seq: answer.seq)
+        hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
         let (action, isNewGap, isNewRole, hearing) = state.withLock { state in
-            let wasHeld = state.machine.isHeld
+            let wasInGrace = state.machine.isInGrace
             let roleBefore = state.machine.known.role
             let action = state.machine.answered(answer, sentAt: sentAt, now: now)
             state.dice = Nanos.random(in: 0...3 * .millisecond)
@@ -445,7 +449,7 @@ public final class Group: Sendable {
             }
             let isNewRole = state.machine.known.role != roleBefore
             return (
-                action, !wasHeld && state.machine.isHeld, isNewRole,
+                action, !wasInGrace && state.machine.isInGrace, isNewRole,
                 isNewRole ? Array(state.memberships.values) : []
             )
         }
@@ -496,7 +500,7 @@ public final class Group: Sendable {
     private func refreshOnce() async throws {
         let sentAt = Moment.now
         let call = hub.scripts.watch(name, knowledge(now: sentAt))
-        let result = await hub.courier.result(of: call)
+        let result = await hub.runner.result(of: call)
         if case .failure(let error) = took(result, sentAt: sentAt) {
             var failure = RingfenceError(error, "reading the group '\(name)'")
             failure.effect = .none

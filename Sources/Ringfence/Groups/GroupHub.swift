@@ -29,7 +29,7 @@ final class GroupHub: Sendable {
     }
 
     let feed: EventFeed
-    let courier: Courier
+    let runner: ScriptRunner
     let scripts: GroupScripts
     let cleanUp: CleanUp
     let nonces: NonceSource
@@ -42,11 +42,11 @@ final class GroupHub: Sendable {
     private let state = Mutex(State())
 
     init(
-        feed: EventFeed, courier: Courier, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource,
+        feed: EventFeed, runner: ScriptRunner, scripts: GroupScripts, cleanUp: CleanUp, nonces: NonceSource,
         metrics: RingfenceMetrics, commandTimeout: Nanos, owner: String, logger: Logger
     ) {
         self.feed = feed
-        self.courier = courier
+        self.runner = runner
         self.scripts = scripts
         self.cleanUp = cleanUp
         self.nonces = nonces
@@ -54,7 +54,7 @@ final class GroupHub: Sendable {
         self.commandTimeout = commandTimeout
         self.owner = owner
         self.logger = logger
-        joinGate = JoinGate(courier.main.eventLoop)
+        joinGate = JoinGate(runner.main.eventLoop)
         feed.listen(
             .init(
                 heard: { [weak self] record in self?.heard(record) },
@@ -71,7 +71,7 @@ final class GroupHub: Sendable {
         if let event = GroupEvent(record) { group.happened(event) }
     }
 
-    var eventLoop: any EventLoop { courier.main.eventLoop }
+    var eventLoop: any EventLoop { runner.main.eventLoop }
     var isShutDown: Bool { state.withLock { $0.isShutDown } }
 
     /// The group of this name: the same object as long as somebody holds it.
@@ -104,7 +104,7 @@ final class GroupHub: Sendable {
     func note(_ type: String, group: String, member: String, reason: String, detail: [UInt8]) {
         let call = scripts.note(
             group, .notAsking, type: type, member: member, reason: reason, actor: owner, detail: detail)
-        courier.run(call, confirmation: nil) { [logger] result in
+        runner.run(call, confirmation: nil) { [logger] result in
             guard case .failure(let error) = result else { return }
             logger.debug(
                 "an event could not be written",
@@ -179,6 +179,7 @@ extension GroupEvent {
             }
         }
         self.init(
-            gen: record.position.gen, seq: record.position.seq, version: version, of: record.changes, kind: kind)
+            generation: record.position.generation, sequence: record.position.sequence, version: version,
+            of: record.changes, kind: kind)
     }
 }

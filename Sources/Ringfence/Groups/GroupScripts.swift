@@ -12,8 +12,8 @@ import RingfenceCore
 struct GroupScripts: Sendable {
     static let script = RedisScript(GroupScriptText.group)
 
-    /// The seed and unit of a group made by somebody who asked for none.
-    static let defaultPolicy = RingPolicy(seed: 0, unit: 256)
+    /// The seed and points per weight of a group made by somebody who asked for none.
+    static let defaultPolicy = RingPolicy(seed: 0, pointsPerWeight: 256)
 
     let keys: Keyspace
     let eventLength: String
@@ -88,7 +88,7 @@ struct GroupScripts: Sendable {
             writer.argument(json)
             writer.argument(mode.text)
             writer.argument("\(policy.seed)")
-            writer.argument(Int64(policy.unit))
+            writer.argument(Int64(policy.pointsPerWeight))
             writer.argument(Int64(limits.members))
             writer.argument(Int64(limits.groups))
             status?.encode(&writer)
@@ -167,7 +167,7 @@ struct GroupScripts: Sendable {
             writer.argument(known.longestLeaseMilliseconds)
             if let policy = known.policy {
                 writer.argument("\(policy.seed)")
-                writer.argument(Int64(policy.unit))
+                writer.argument(Int64(policy.pointsPerWeight))
             } else {
                 writer.argument("")
                 writer.argument("")
@@ -182,9 +182,9 @@ struct GroupScripts: Sendable {
     /// nil if the script cannot have made it.
     static func answer(_ reply: RedisReply) -> GroupAnswer? {
         guard case .array(let items) = reply, items.count == 9 || items.count == 15 || items.count == 16,
-            let text = items[0].text, let (status, holder) = Self.status(text), let gen = items[1].text,
-            case .integer(let seq) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
-            case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let held) = items[7],
+            let text = items[0].text, let (status, holder) = Self.status(text), let generation = items[1].text,
+            case .integer(let sequence) = items[2], case .integer(let version) = items[3], let mark = items[4].text,
+            case .integer(let next) = items[5], case .integer(let pace) = items[6], case .integer(let grace) = items[7],
             case .integer(let recovery) = items[8], pace > 0
         else { return nil }
         var content: GroupAnswer.Content?
@@ -193,8 +193,9 @@ struct GroupScripts: Sendable {
             content = decoded
         }
         var answer = GroupAnswer(
-            status: status, gen: gen, seq: seq, version: version, mark: mark, nextMilliseconds: next < 0 ? nil : next,
-            paceMilliseconds: pace, heldMilliseconds: held, recoveryMilliseconds: recovery, content: content,
+            status: status, generation: generation, sequence: sequence, version: version, mark: mark,
+            nextMilliseconds: next < 0 ? nil : next,
+            paceMilliseconds: pace, graceMilliseconds: grace, recoveryMilliseconds: recovery, content: content,
             holder: holder)
         if status == .beats {
             guard let statuses = Self.statuses(text) else { return nil }
@@ -231,7 +232,7 @@ struct GroupScripts: Sendable {
         let items = Array(items)
         let (isUnchanged, isMore) = (items[0].text == "unchanged", items[0].text == "more")
         guard case .array(var pairs) = isUnchanged || isMore ? .array([]) : items[0], case .array(let ends) = items[1],
-            let seed = items[2].text, let unit = items[3].text, ends.count % 2 == 0
+            let seed = items[2].text, let pointsPerWeight = items[3].text, ends.count % 2 == 0
         else { return nil }
         var page: GroupAnswer.Page?
         if pairs.count % 2 == 1 {
@@ -267,8 +268,10 @@ struct GroupScripts: Sendable {
         let leases = left.isEmpty ? [] : members.map { left[Array($0.id.utf8)] ?? 0 }
         var policy: RingPolicy?
         if !seed.isEmpty {
-            guard let seed = UInt64(seed), let unit = Int(unit), Limits.unit.contains(unit) else { return nil }
-            policy = RingPolicy(seed: seed, unit: unit)
+            guard let seed = UInt64(seed), let pointsPerWeight = Int(pointsPerWeight),
+                Limits.pointsPerWeight.contains(pointsPerWeight)
+            else { return nil }
+            policy = RingPolicy(seed: seed, pointsPerWeight: pointsPerWeight)
         }
         guard let (role, since) = role(items[4]), let settings = settings(items[5]) else { return nil }
         var report: RoleReport?
@@ -312,7 +315,7 @@ struct GroupScripts: Sendable {
 
     private static func report(_ reply: RedisReply) -> RoleReport? {
         guard case .array(let items) = reply, items.count == 7, case .integer(let paused) = items[0],
-            case .integer(let held) = items[1], case .integer(let elect) = items[2],
+            case .integer(let braked) = items[1], case .integer(let elect) = items[2],
             case .integer(let drain) = items[3], case .array(let texts) = items[4], texts.count % 3 == 0,
             case .array(let entries) = items[5], case .integer(let orderEpoch) = items[6]
         else { return nil }
@@ -340,7 +343,8 @@ struct GroupScripts: Sendable {
                     penalty: penalty, isInMaintenance: maintained == 1, reasons: list))
         }
         return RoleReport(
-            pausedMilliseconds: paused, heldMilliseconds: held, electMilliseconds: elect, drainMilliseconds: drain,
+            pausedMilliseconds: paused, brakedMilliseconds: braked, electMilliseconds: elect,
+            handoverMilliseconds: drain,
             refusals: refusals, candidates: candidates, orderEpoch: orderEpoch)
     }
 }

@@ -28,7 +28,7 @@ public struct Member: Sendable, Hashable, Identifiable {
     /// Who is preferred where one is to be chosen, -1000 to 1000.
     public var priority: Int { record.priority }
     /// What it can do.
-    public var capability: [String] { record.capability }
+    public var capabilities: [String] { record.capabilities }
     /// Whatever else it says of itself.
     public var metadata: [String: String] { record.metadata }
     /// How long it stays in the group after it was last heard of.
@@ -42,15 +42,15 @@ public struct GroupSnapshot: Sendable {
     /// The group.
     public var group: String
     /// The generation of the event log that ``version`` was made in; empty for a group that never had a member.
-    public var gen: String
+    public var generation: String
     /// Grows by one with every change set: joins, leaves and deaths. 0 for a group that never had a member.
     public var version: Int64
     /// In the order of their ids' bytes.
     public var members: [Member]
     /// Who is primary; nil for a group that never elected anybody and in which nobody stands.
     public var primary: PrimaryStatus?
-    /// What an operator ordered about calls to the group's members; ``BreakerForce/automatic`` unless somebody did.
-    public var breaker: BreakerForce
+    /// What an operator ordered about calls to the group's members; ``BreakerOverride/automatic`` unless somebody did.
+    public var breaker: BreakerOverride
     /// The event log had come so far when this snapshot was current. Every later event has a higher number.
     package var sequence: Int64
     /// When Redis last confirmed it, on this machine's clock.
@@ -59,19 +59,19 @@ public struct GroupSnapshot: Sendable {
     public var isStale: Bool
 
     package init(
-        group: String, gen: String, version: Int64, members: [Member], role: GroupRole, sequence: Int64,
+        group: String, generation: String, version: Int64, members: [Member], role: GroupRole, sequence: Int64,
         confirmedAt: ContinuousClock.Instant, isStale: Bool, breaker: GroupBreaker = .automatic,
         hasCandidates: Bool
     ) {
         self.group = group
-        self.gen = gen
+        self.generation = generation
         self.version = version
         self.members = members
         primary = role.epoch > 0 || hasCandidates ? PrimaryStatus(role) : nil
         self.sequence = sequence
         self.confirmedAt = confirmedAt
         self.isStale = isStale
-        self.breaker = BreakerForce(breaker)
+        self.breaker = BreakerOverride(breaker)
     }
 
     /// How long ago Redis last confirmed it.

@@ -11,8 +11,8 @@ package import RingfenceCore
 import Synchronization
 
 /// This process' place in a group, from
-/// ``Group/join(_:address:zone:weight:priority:capability:metadata:health:lease:rejoins:)`` until it leaves, expires or
-/// is replaced.
+/// ``Group/join(_:address:zone:weight:priority:capabilities:metadata:health:lease:rejoins:)`` until it leaves, expires
+/// or is replaced.
 ///
 /// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a
 /// member may take: it is local, and it says no from the moment on at which others may have taken over, before Redis or
@@ -70,7 +70,7 @@ public final class Membership: Sendable {
 
     // MARK: What the member sees
 
-    /// The member as it is, with what ``update(address:zone:weight:priority:capability:metadata:health:lease:)``
+    /// The member as it is, with what ``update(address:zone:weight:priority:capabilities:metadata:health:lease:)``
     /// changed last.
     public var member: Member { Member(guarded.withLock { $0.machine.record }) }
     /// The name of its group.
@@ -168,7 +168,7 @@ public final class Membership: Sendable {
     ///   time: the change is then made with the next beat that gets through.
     public func update(
         address: String? = nil, zone: String? = nil, weight: Int? = nil, priority: Int? = nil,
-        capability: [String]? = nil, metadata: [String: String]? = nil, health: String? = nil, lease: Duration? = nil
+        capabilities: [String]? = nil, metadata: [String: String]? = nil, health: String? = nil, lease: Duration? = nil
     ) async throws {
         let milliseconds: Int64?
         do {
@@ -179,7 +179,7 @@ public final class Membership: Sendable {
             if let zone { record.zone = zone }
             if let weight { record.weight = weight }
             if let priority { record.priority = priority }
-            if let capability { record.capability = capability }
+            if let capabilities { record.capabilities = capabilities }
             if let metadata { record.metadata = metadata }
             if let health { record.health = health }
             if let milliseconds { record.leaseMilliseconds = milliseconds }
@@ -303,10 +303,10 @@ public final class Membership: Sendable {
     // MARK: The role
 
     /// Stands for election, or not any more. The role of one that does not stand any more was given up before.
-    func stand(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
+    func setCandidate(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
 
     /// Begins to play a candidate. False if it plays one already.
-    func beginCandidacy(margin: Nanos) -> Bool { guarded.withLock { $0.machine.stand(margin: margin) } }
+    func beginCandidacy(margin: Nanos) -> Bool { guarded.withLock { $0.machine.campaign(margin: margin) } }
 
     func endCandidacy() {
         guarded.withLock { tell($0.machine.withdraw(now: Moment.now), $0) }
@@ -384,7 +384,7 @@ public final class Membership: Sendable {
         case .standby: .standby
         case .elected(let epoch): .elected(Epoch(epoch, self))
         case .primary(let epoch): .primary(Epoch(epoch, self))
-        case .draining(let epoch), .drained(let epoch): .draining(Epoch(epoch, self))
+        case .handingOver(let epoch), .readyToHandOver(let epoch): .handingOver(Epoch(epoch, self))
         }
     }
 
@@ -392,7 +392,7 @@ public final class Membership: Sendable {
 
     /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the
     /// others.
-    package func promisesNeeded() -> (question: HoldMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
+    package func promisesNeeded() -> (question: FailsafeMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return nil }
         let asking = guarded.withLock { guarded in
@@ -404,7 +404,7 @@ public final class Membership: Sendable {
     }
 
     /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
-    package func promised(_ question: HoldMachine.Question, by sessions: [String], askedAt: Nanos) {
+    package func promised(_ question: FailsafeMachine.Question, by sessions: [String], askedAt: Nanos) {
         let now = Moment.now
         let view = group.known
         guarded.withLock { guarded in
@@ -414,15 +414,15 @@ public final class Membership: Sendable {
     }
 
     /// Whether the role goes on though the membership's deadline has passed.
-    package var isHeldByPromises: Bool {
+    package var isInFailsafe: Bool {
         let now = Moment.now
-        return guarded.withLock { $0.machine.isHeldByPromises(now: now) }
+        return guarded.withLock { $0.machine.isInFailsafe(now: now) }
     }
 
     /// Promises the primary that asks to begin no role for the time of its lease. Nil; or why it cannot be promised.
     ///
     /// - Parameter session: whom the question is for.
-    package func promise(_ question: HoldMachine.Question, session: String) -> String? {
+    package func promise(_ question: FailsafeMachine.Question, session: String) -> String? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return "Redis is reached from here" }
         return guarded.withLock { guarded in
@@ -552,14 +552,14 @@ public final class Membership: Sendable {
                     leaseMilliseconds: record.leaseMilliseconds, joined: call.joined, status: status)
             case .write:
                 hub.scripts.join(
-                    group.name, known, record, call.mode, group.policy ?? group.wantedPolicy, status: status)
+                    group.name, known, record, call.mode, group.policy ?? group.requestedPolicy, status: status)
             case .leave:
                 hub.scripts.leave(
                     group.name, known, id: record.id, session: record.session, reason: call.reason, actor: "")
             }
         // Not so long that there is no time to try again.
         let deadline = Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience(record.lease)))
-        hub.courier.run(script, confirmation: nil, deadline: deadline) { [self] result in
+        hub.runner.run(script, confirmation: nil, deadline: deadline) { [self] result in
             answered(call.kind, group.took(result, sentAt: sentAt, asked: known.asks))
             group.wakeUp(self)
         }

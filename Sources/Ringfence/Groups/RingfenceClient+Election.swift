@@ -35,7 +35,7 @@ extension RingfenceClient {
     ) async throws -> PrimaryStatus {
         let limit = Nanos(saturating: timeout)
         do {
-            try Limits.check(limit, "timeout", Limits.drain)
+            try Limits.check(limit, "timeout", Limits.handover)
             if let member { try Limits.check(member: member) }
         } catch { throw RingfenceError(error) }
         let ordered = try await order(
@@ -118,7 +118,7 @@ extension RingfenceClient {
         _ = try await order(.acknowledge, group, actor, reason)
     }
 
-    /// Removes a group that nobody is in: its name, its ring's seed and unit, and its settings.
+    /// Removes a group that nobody is in: its name, its ring's seed and points per weight, and its settings.
     ///
     /// Its version and epoch are remembered for 30 days, so that they go on if somebody joins again, and a resource
     /// that knows its last epoch is still guarded; after that every new group begins above them.
@@ -149,14 +149,14 @@ extension RingfenceClient {
     ///
     /// - Parameters:
     ///   - group: the group.
-    ///   - state: ``BreakerForce/open``: nobody is called; ``BreakerForce/closed``: calls are made, however many
-    ///     fail; ``BreakerForce/automatic``: each process decides again.
+    ///   - state: ``BreakerOverride/open``: nobody is called; ``BreakerOverride/closed``: calls are made, however many
+    ///     fail; ``BreakerOverride/automatic``: each process decides again.
     ///   - actor: who orders it, for the event: 1 to 128 bytes; nil: this client's owner.
     ///   - reason: why, for the event: 1 to 512 bytes. Whoever finds all calls refused wants to know.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused` if nobody ever joined the group;
     ///   `coordinator.unavailable`.
-    public func forceBreaker(
-        of group: String, _ state: BreakerForce, actor: String? = nil, reason: String
+    public func overrideBreaker(
+        of group: String, _ state: BreakerOverride, actor: String? = nil, reason: String
     ) async throws {
         guard !reason.isEmpty else {
             throw RingfenceError(
@@ -331,14 +331,15 @@ extension GroupStatus {
             if milliseconds > 0 { blocked.append(Refusal(RoleReason(code, detail: "\(milliseconds) ms"))) }
         }
         block("paused", report.pausedMilliseconds)
-        if candidates.count(where: { $0.isEligible }) > 1 { block("held", report.heldMilliseconds) }
+        if candidates.count(where: { $0.isEligible }) > 1 { block("braked", report.brakedMilliseconds) }
         block("waiting", report.electMilliseconds)
         if winner == nil { blocked.append(Refusal(RoleReason("noCandidate"))) }
-        let isPossible = winner != nil && report.pausedMilliseconds == 0 && !blocked.contains { $0.code == "held" }
+        let isPossible = winner != nil && report.pausedMilliseconds == 0 && !blocked.contains { $0.code == "braked" }
         let lease = members.first { $0.member.id == primary.member }?.remaining ?? .zero
-        let waiting = max(lease + held, .milliseconds(report.electMilliseconds))
+        let waiting = max(lease + expiryGrace, .milliseconds(report.electMilliseconds))
         return GroupPlan(
-            group: name, primary: primary, winner: isPossible ? winner : nil, electsIn: isPossible ? waiting : nil,
+            group: name, primary: primary, winner: isPossible ? winner : nil,
+            electionWithin: isPossible ? waiting : nil,
             blocked: blocked, candidates: candidates)
     }
 }

@@ -10,13 +10,14 @@ package import RingfenceCore
 public struct GroupOptions: Sendable, Hashable {
     /// Two groups with different seeds place keys independently. nil: whatever the group has; 0 for a new one.
     public var seed: UInt64?
-    /// Points of the ring for each unit of weight, 1 to 4096. nil: whatever the group has; 256 for a new one.
-    public var unit: Int?
+    /// Points of the ring for each pointsPerWeight of weight, 1 to 4096. nil: whatever the group has; 256 for a new
+    /// one.
+    public var pointsPerWeight: Int?
 
     /// What is nil is as the group has it.
-    public init(seed: UInt64? = nil, unit: Int? = nil) {
+    public init(seed: UInt64? = nil, pointsPerWeight: Int? = nil) {
         self.seed = seed
-        self.unit = unit
+        self.pointsPerWeight = pointsPerWeight
     }
 }
 
@@ -35,29 +36,29 @@ public struct GroupStatus: Sendable {
     /// Grows by one with every change set. 0: it never had a member.
     public var version: Int64
     /// The generation of the event log that this version was made in.
-    public var gen: String
+    public var generation: String
     /// In the order of their ids' bytes.
     public var members: [Entry]
     /// For so long nobody is taken out, because Redis was out of reach or lost data.
-    public var held: Duration
+    public var expiryGrace: Duration
     /// The seed of its ring; nil for a group that never had a member.
     public var seed: UInt64?
-    /// Points of its ring for each unit of weight.
-    public var unit: Int?
+    /// Points of its ring for each pointsPerWeight of weight.
+    public var pointsPerWeight: Int?
     /// Who is primary; an epoch of 0 for a group that never elected anybody.
     public var primary: PrimaryStatus
     /// For so long the role has been in this phase.
-    public var phaseLasted: Duration
+    public var phaseDuration: Duration
     /// For so long nothing is elected by itself, because an operator paused the group.
     public var paused: Duration { .milliseconds(report.pausedMilliseconds) }
     /// For so long nobody is elected if more than one could be, because there were too many failovers.
-    public var braked: Duration { .milliseconds(report.heldMilliseconds) }
+    public var braked: Duration { .milliseconds(report.brakedMilliseconds) }
     /// So long a switchover still may take.
-    public var drainRemaining: Duration { .milliseconds(report.drainMilliseconds) }
+    public var handoverRemaining: Duration { .milliseconds(report.handoverMilliseconds) }
     /// How it elects, where that was ever set.
     public var settings: ElectionSettings
     /// What an operator ordered about calls to its members.
-    public var breaker: BreakerForce
+    public var breaker: BreakerOverride
     package var report: RoleReport
 
     /// Who stands for primary, in the order in which they would be elected.
@@ -97,14 +98,15 @@ extension GroupStatus {
             let report = content.report
         else { return nil }
         self.init(
-            name: name, version: answer.version, gen: String(answer.mark.prefix { $0 != ":" }),
+            name: name, version: answer.version, generation: String(answer.mark.prefix { $0 != ":" }),
             members: zip(records, content.leases).map {
                 .init(member: Member($0), remaining: .milliseconds($1))
             },
-            held: .milliseconds(answer.heldMilliseconds), seed: content.policy?.seed, unit: content.policy?.unit,
-            primary: PrimaryStatus(content.role), phaseLasted: .milliseconds(content.sinceMilliseconds),
+            expiryGrace: .milliseconds(answer.graceMilliseconds), seed: content.policy?.seed,
+            pointsPerWeight: content.policy?.pointsPerWeight,
+            primary: PrimaryStatus(content.role), phaseDuration: .milliseconds(content.sinceMilliseconds),
             // What somebody wrote by hand is as if it were not there; the script takes its default too.
-            settings: ElectionSettings(of: content.settings), breaker: BreakerForce(GroupBreaker(content.settings)),
+            settings: ElectionSettings(of: content.settings), breaker: BreakerOverride(GroupBreaker(content.settings)),
             report: report)
     }
 }
@@ -127,13 +129,15 @@ extension RingfenceClient {
     ///
     /// - Parameters:
     ///   - name: 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - options: seed and unit of its ring, if you need them to be certain ones.
+    ///   - options: seed and points per weight of its ring, if you need them to be certain ones.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `group.policyMismatch` when the group was made with others
     ///   than `options` ask for; `coordinator.unavailable`. Nothing is changed by asking.
     public func group(_ name: String, options: GroupOptions = GroupOptions()) async throws -> Group {
         do {
             try Limits.check(group: name)
-            if let unit = options.unit { try Limits.check(unit, "unit", Limits.unit) }
+            if let pointsPerWeight = options.pointsPerWeight {
+                try Limits.check(pointsPerWeight, "pointsPerWeight", Limits.pointsPerWeight)
+            }
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
         let group = hub.group(name)

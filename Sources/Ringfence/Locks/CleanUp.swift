@@ -31,12 +31,12 @@ final class CleanUp: Sendable {
     private let metrics: RingfenceMetrics
     private static let longestDelay: Int64 = 30_000
 
-    private let courier: Courier
+    private let runner: ScriptRunner
     private let logger: Logger
     private let state = Mutex(State())
 
-    init(courier: Courier, metrics: RingfenceMetrics, logger: Logger, most: Int = CleanUp.most) {
-        self.courier = courier
+    init(runner: ScriptRunner, metrics: RingfenceMetrics, logger: Logger, most: Int = CleanUp.most) {
+        self.runner = runner
         self.metrics = metrics
         self.most = most
         self.logger = logger
@@ -46,7 +46,7 @@ final class CleanUp: Sendable {
     var isSettled: Bool { state.withLock { $0.outstanding == 0 } }
 
     /// Sends `call` now, and again after an error, for at least `holdMilliseconds`.
-    func perform(_ call: ScriptCall, confirmation: Courier.Confirmation?, holdMilliseconds: Int64) {
+    func perform(_ call: ScriptCall, confirmation: ScriptRunner.Confirmation?, holdMilliseconds: Int64) {
         let (hasRoom, isNews) = state.withLock { state in
             guard state.outstanding >= most else {
                 state.outstanding += 1
@@ -66,9 +66,9 @@ final class CleanUp: Sendable {
         send(call, confirmation: confirmation, until: until, failures: 0)
     }
 
-    private func send(_ call: ScriptCall, confirmation: Courier.Confirmation?, until: Nanos, failures: Int64) {
+    private func send(_ call: ScriptCall, confirmation: ScriptRunner.Confirmation?, until: Nanos, failures: Int64) {
         let left = Duration.nanoseconds(max(0, until - Moment.now))
-        courier.run(call, confirmation: confirmation, deadline: left) { [self] result in
+        runner.run(call, confirmation: confirmation, deadline: left) { [self] result in
             guard case .failure(let error) = result, error.code != .closed else { return finished() }
             guard error.isTransient, Moment.now < until else {
                 logger.warning(
@@ -77,7 +77,7 @@ final class CleanUp: Sendable {
                 return finished()
             }
             let delay = min(20 << min(failures, 16), Self.longestDelay)
-            courier.main.eventLoop.scheduleTask(in: .milliseconds(delay)) {
+            runner.main.eventLoop.scheduleTask(in: .milliseconds(delay)) {
                 self.send(call, confirmation: confirmation, until: until, failures: failures + 1)
             }
         }
@@ -102,7 +102,7 @@ final class CleanUp: Sendable {
                 return false
             }
             if settled { return continuation.resume() }
-            courier.main.eventLoop.scheduleTask(in: limit) { [self] in
+            runner.main.eventLoop.scheduleTask(in: limit) { [self] in
                 let late = state.withLock { state in
                     defer { state.waiters = [] }
                     return state.waiters

@@ -26,7 +26,7 @@ final class LeaseKeeper: Sendable {
     /// Keys in one renewal call: enough to make renewals cheap, few enough not to hold Redis up.
     private static let keysPerCall = 100
 
-    private let courier: Courier
+    private let runner: ScriptRunner
     private let scripts: LockScripts
     private let metrics: RingfenceMetrics
     private let logger: Logger
@@ -36,8 +36,8 @@ final class LeaseKeeper: Sendable {
     /// Places in the program at which a lease was asked for that nobody released, as far as they were logged.
     private let forgetful = Mutex<Set<String>>([])
 
-    init(courier: Courier, scripts: LockScripts, ticker: Ticker, metrics: RingfenceMetrics, logger: Logger) {
-        self.courier = courier
+    init(runner: ScriptRunner, scripts: LockScripts, ticker: Ticker, metrics: RingfenceMetrics, logger: Logger) {
+        self.runner = runner
         self.scripts = scripts
         self.ticker = ticker
         self.metrics = metrics
@@ -155,7 +155,7 @@ final class LeaseKeeper: Sendable {
     private func renew(_ leases: [LeaseState], sentAt: Nanos) {
         // Of confirmed ones too on the plain connection: the other may wait for replicas, and a renewal only compares
         // and lengthens, so its order does not matter.
-        courier.run(call(leases), confirmation: nil) { [self] result in
+        runner.run(call(leases), confirmation: nil) { [self] result in
             let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
             if case .failure(let error) = result, error.code == .server, !error.isTransient, leases.count > 1 {
                 // Refused for the sake of one of them: each asks for itself. Its deadline counts from the new request.
@@ -206,7 +206,7 @@ final class LeaseKeeper: Sendable {
         let call = call([lease])
         var wasRenewed = false
         let result: Result<RedisReply, RedisError> = await withCheckedContinuation { continuation in
-            courier.run(call, confirmation: nil) { continuation.resume(returning: $0) }
+            runner.run(call, confirmation: nil) { continuation.resume(returning: $0) }
         }
         switch result {
         case .success(let reply):

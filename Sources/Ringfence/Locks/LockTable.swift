@@ -49,7 +49,7 @@ final class LockTable: Sendable {
     /// Who shares a place in Redis' queue: the same names, on the same connection.
     struct Key: Sendable {
         var names: [String]
-        var confirmation: Courier.Confirmation?
+        var confirmation: ScriptRunner.Confirmation?
         /// Not 0: a waiter that shares its place with nobody, because what it gets is held outside this process.
         var solo: UInt64
         /// Of the names; taken once, as a key is looked up several times for each command.
@@ -58,7 +58,7 @@ final class LockTable: Sendable {
         /// Which shard it belongs to: the same for the same names.
         var shard: Int { Int(UInt(bitPattern: hash) % UInt(LockTable.shardCount)) }
 
-        init(names: [String], confirmation: Courier.Confirmation? = nil, solo: UInt64 = 0) {
+        init(names: [String], confirmation: ScriptRunner.Confirmation? = nil, solo: UInt64 = 0) {
             self.names = names
             self.confirmation = confirmation
             self.solo = solo
@@ -90,7 +90,7 @@ final class LockTable: Sendable {
         /// A limit refuses what was asked for last.
         var limit: RingfenceError?
         /// The newest acquire under way.
-        var asking: (ticket: LockMachine.Ticket, submission: Courier.Submission)?
+        var asking: (ticket: LockMachine.Ticket, submission: ScriptRunner.Submission)?
 
         func takeBack(_ ticket: LockMachine.Ticket) -> Bool {
             guard let asking, asking.ticket == ticket else { return true }
@@ -173,7 +173,7 @@ final class LockTable: Sendable {
         }
     }
 
-    private let courier: Courier
+    private let runner: ScriptRunner
     private let scripts: LockScripts
     private let cleanUp: CleanUp
     private let keeper: LeaseKeeper
@@ -187,12 +187,12 @@ final class LockTable: Sendable {
     private let shards = (0..<shardCount).map { _ in Shard() }
 
     init(
-        courier: Courier, scripts: LockScripts, cleanUp: CleanUp, keeper: LeaseKeeper, ticker: Ticker,
+        runner: ScriptRunner, scripts: LockScripts, cleanUp: CleanUp, keeper: LeaseKeeper, ticker: Ticker,
         nonces: NonceSource, metrics: RingfenceMetrics, watch: RedisWatch
     ) {
         self.watch = watch
         self.gate = watch.gate
-        self.courier = courier
+        self.runner = runner
         self.scripts = scripts
         self.cleanUp = cleanUp
         self.keeper = keeper
@@ -205,7 +205,7 @@ final class LockTable: Sendable {
 
     /// Waits for the lock until `giveUpAt`; does not wait at all if it is nil. Cancelling the task withdraws the wait.
     nonisolated(nonsending) func acquire(
-        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: Courier.Confirmation?, use: Use
+        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: ScriptRunner.Confirmation?, use: Use
     ) async throws -> Outcome {
         if gate.isShut, let refusal = watch.gateRefusal { throw refusal }
         let id = ids.add(1, ordering: .relaxed).newValue
@@ -515,12 +515,12 @@ final class LockTable: Sendable {
         var grants: Bool { if case .release(_, nil) = verb { false } else { true } }
     }
 
-    private func send(_ verb: LockScripts.Verb, _ key: Key, _ ticket: LockMachine.Ticket) -> Courier.Submission {
+    private func send(_ verb: LockScripts.Verb, _ key: Key, _ ticket: LockMachine.Ticket) -> ScriptRunner.Submission {
         let errand = Errand(self, key, ticket, verb)
         guard errand.grants, let confirmation = key.confirmation else {
-            return courier.run(errand, confirmation: key.confirmation)
+            return runner.run(errand, confirmation: key.confirmation)
         }
-        return courier.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
+        return runner.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
             switch result {
             case .success(let confirmed):
                 answered(errand, confirmed.reply, acknowledged: confirmed.acknowledged)
@@ -550,9 +550,9 @@ final class LockTable: Sendable {
             }
         }
         if let confirmation = key.confirmation {
-            courier.runConfirmed(call, confirmation, completion: finish)
+            runner.runConfirmed(call, confirmation, completion: finish)
         } else {
-            courier.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) })
+            runner.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) })
             }
         }
     }

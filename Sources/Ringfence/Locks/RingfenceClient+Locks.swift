@@ -340,7 +340,7 @@ extension RingfenceClient {
 
     /// Runs a script for a caller that waits, with its errors put in this library's words.
     func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
-        do { return try await courier.run(call) } catch { throw RingfenceError(error, doing) }
+        do { return try await runner.run(call) } catch { throw RingfenceError(error, doing) }
     }
 }
 

@@ -143,7 +143,7 @@ extension RingfenceClient {
             let replies: [RedisReply]
             do {
                 let count = lockKeys.count * 2
-                replies = try await courier.main.bulk(count: count, answerBytes: count * 200) { writer in
+                replies = try await runner.main.bulk(count: count, answerBytes: count * 200) { writer in
                     for key in lockKeys {
                         for command in ["GET", "PTTL"] {
                             writer.begin(2)
@@ -233,7 +233,7 @@ extension RingfenceClient {
         _ doing: String, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) async throws -> RedisReply {
         do {
-            let reply = try await courier.main.bulk(count: 1, answerBytes: answerBytes, encode)[0]
+            let reply = try await runner.main.bulk(count: 1, answerBytes: answerBytes, encode)[0]
             if let error = reply.error { throw RedisError(error) }
             return reply
         } catch let error as RedisError {
@@ -242,7 +242,7 @@ extension RingfenceClient {
     }
 
     func send(_ doing: String, _ encode: (inout CommandWriter) -> Void) async throws -> RedisReply {
-        do { return try await courier.main.send(encode) } catch { throw RingfenceError(error, doing) }
+        do { return try await runner.main.send(encode) } catch { throw RingfenceError(error, doing) }
     }
 }
 

@@ -10,10 +10,10 @@ import RingfenceCore
 
 /// Who owns which key: a consistent-hash ring, as an immutable snapshot.
 ///
-/// A ring is a function of its members, its ``seed`` and its ``unit``, and of nothing else: every process that knows
-/// the same members finds the same owners, in any language (<doc:RingSpecification>). When a member joins, leaves or
-/// changes its weight, exactly the keys that must move do; no key moves between two members that did not change, as
-/// first copy or as any other.
+/// A ring is a function of its members, its ``seed`` and its ``pointsPerWeight``, and of nothing else: every process
+/// that knows the same members finds the same owners, in any language (<doc:RingSpecification>). When a member joins,
+/// leaves or changes its weight, exactly the keys that must move do; no key moves between two members that did not
+/// change, as first copy or as any other.
 ///
 /// ```swift
 /// let ring = try HashRing([
@@ -31,7 +31,7 @@ import RingfenceCore
 /// changes: ``applying(joining:leaving:)`` makes a new one.
 public struct HashRing: Sendable {
     /// The points of a member of weight 1, where nothing else is said.
-    public static let defaultUnit = 256
+    public static let defaultPointsPerWeight = 256
 
     let core: Ring
 
@@ -41,19 +41,23 @@ public struct HashRing: Sendable {
     /// - Parameters:
     ///   - members: in any order, each id once; at most 65,535.
     ///   - seed: separates rings from each other: two rings with different seeds place keys independently.
-    ///   - unit: points for each unit of weight, 1 to 4096. More points even out the shares, and take 18 bytes each. It
-    ///     must be the same for everybody who builds this ring.
+    ///   - pointsPerWeight: points for each pointsPerWeight of weight, 1 to 4096. More points even out the shares, and
+    ///     take 18 bytes each. It must be the same for everybody who builds this ring.
     /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice,
     ///   or a ring of more than 16,777,216 points.
-    public init(_ members: [Member] = [], seed: UInt64 = 0, unit: Int = HashRing.defaultUnit) throws {
+    public init(_ members: [Member] = [], seed: UInt64 = 0, pointsPerWeight: Int = HashRing.defaultPointsPerWeight)
+        throws
+    {
         self.init(
-            core: try checked { () throws(InvalidArgument) in try Ring(members.map(\.core), seed: seed, unit: unit) })
+            core: try checked { () throws(InvalidArgument) in
+                try Ring(members.map(\.core), seed: seed, pointsPerWeight: pointsPerWeight)
+            })
     }
 
     /// The seed all hashes of this ring are taken under.
     public var seed: UInt64 { core.seed }
-    /// Points for each unit of weight.
-    public var unit: Int { core.unit }
+    /// Points for each pointsPerWeight of weight.
+    public var pointsPerWeight: Int { core.pointsPerWeight }
     /// The members in the order of the bytes of their ids, drained ones included.
     public var members: [Member] { core.members.map(Member.init(core:)) }
     /// How many members there are, drained ones included.
@@ -160,10 +164,10 @@ public struct HashRing: Sendable {
 }
 
 extension HashRing: Hashable, CustomStringConvertible {
-    /// Whether two rings have the same seed, unit and members, and so place every key alike.
+    /// Whether two rings have the same seed, pointsPerWeight and members, and so place every key alike.
     public static func == (one: HashRing, other: HashRing) -> Bool {
         one.core === other.core
-            || (one.digest == other.digest && one.seed == other.seed && one.unit == other.unit
+            || (one.digest == other.digest && one.seed == other.seed && one.pointsPerWeight == other.pointsPerWeight
                 && one.core.members == other.core.members)
     }
 

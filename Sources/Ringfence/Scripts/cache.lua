@@ -3,24 +3,28 @@
 -- newest, says what it lost, and refuses to hear who knows an old layout.
 --
 -- KEYS   1 node, a hash; then by verb
--- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the caller's connection knows it, then by verb
+-- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the
+--        caller's connection knows it, then by verb
 --   hello   KEYS 2… hints kept for each target
---   put     KEYS 2… ; 2 the node's word as the caller was told it, 3 and 4 from and until when it holds; or 2 layout, ' ' and run, 3 and 4 '0';
---           5 not after (ms of this server's clock; 0: whenever), and for each key: its entry as if nothing ended, ttl, life
+--   put     KEYS 2… ; 2 the node's word as the caller was told it, 3 and 4 from and until when it holds; or
+--           2 layout, ' ' and run, 3 and 4 '0'; 5 not after (ms of this server's clock; 0: whenever), and for each key:
+--           its entry as if nothing ended, ttl, life
 --   get     KEYS 2…
 --   heads   KEYS 2…
 --   scan    4 cursor, 5 pattern, 6 about how many
 --   begin   4 nonce, 5 freshness in ms
 --   wipe    4 cursor, 5 pattern, 6 about how many, 7 nonce
---   end     4 nonce, 5 freshness in ms, 6 '1' if all its data was gone through, '0': it was whole, and got what a new layout brings
+--   end     4 nonce, 5 freshness in ms, 6 '1' if all its data was gone through, '0': it was whole, and got what a new
+--           layout brings
 --   raise   4 layout, 5 epoch that its change began with
 --   hint    KEYS 2 hints; 4 how many may be kept, 5… keys
 --   hinted  KEYS 2 hints; 4 how many, 5 freshness in ms
 --   unhint  KEYS 2 hints; 4… key, at, key, at, …
 --   behind  4 '1' or '0'
 --   drop    KEYS 2… ; 4… their versions
--- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch, 1 if behind, word or '' }; of one
---        that came with the word that holds { now, result }, or now alone if it met nothing newer
+-- RESULT { status, now, whole epoch, 1 if behind, result }; of a put that met nothing newer { now, whole epoch,
+--        1 if behind, word or '' }; of one that came with the word that holds { now, result }, or now alone if it met
+--        nothing newer
 --   status  'ok'; 'outdated' (result: the layout, if it is here): nothing was done; 'late': it is past `not after`
 --   hello   { layout or '', ms left of being whole, hints, hints, … }
 --   put     for each key '' or the version that is newer
@@ -30,29 +34,30 @@
 --   begin   { 1 if it must be wiped, 1 if there is nothing here }, end { 1 if it is whole now }
 --   hinted  { key, at, key, at, … }, hint { how many were not taken }
 --
--- An entry is one string: version (32 hex digits: stamp and writer), 'v' for a value or 'x' for a removal, when the value is
--- over and when all of it may be forgotten (13 digits each, ms of this server's clock; 0: never), and the value's bytes. What is
--- over is not gone: whoever missed it has an older value yet, so it stands like a removal until all others know of it. Times are
--- told as ms left, never as a moment: every server has its own clock.
+-- An entry is one string: version (32 hex digits: stamp and writer), 'v' for a value or 'x' for a removal, when the
+-- value is over and when all of it may be forgotten (13 digits each, ms of this server's clock; 0: never), and the
+-- value's bytes. What is over is not gone: whoever missed it has an older value yet, so it stands like a removal until
+-- all others know of it. Times are told as ms left, never as a moment: every server has its own clock.
 --
--- Whole. A node counts in quorums only while it is whole: while its data was completed from the others, in this very process
--- (`run`: one that restarted may have lost its last second), not longer ago than others remember removals. A server that was
--- flushed cannot say so any more, and one whose clock went back before the completion does not trust it. To complete: `begin`, wipe if
--- told to, copy from the others, `end`. Whatever is lost between the two takes the nonce with it. A node that was not wiped must
--- end before the others forget what was removed just after it was completed last: they remember for a third longer than it is whole.
+-- Whole. A node counts in quorums only while it is whole: while its data was completed from the others, in this very
+-- process (`run`: one that restarted may have lost its last second), not longer ago than others remember removals. A
+-- server that was flushed cannot say so any more, and one whose clock went back before the completion does not trust
+-- it. To complete: `begin`, wipe if told to, copy from the others, `end`. Whatever is lost between the two takes the
+-- nonce with it. A node that was not wiped must end before the others forget what was removed just after it was
+-- completed last: they remember for a third longer than it is whole.
 --
--- Layouts. `raise` tells the node of one, and whoever knows an older one is not heard from then on; nor whoever knows another of
--- the same epoch, for of two that follow the same one only one can be told to nearly all nodes then.
+-- Layouts. `raise` tells the node of one, and whoever knows an older one is not heard from then on; nor whoever knows
+-- another of the same epoch, for of two that follow the same one only one can be told to nearly all nodes then.
 --
 -- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
 --
--- Word. The six fields that decide what a put is answered, in one: `stamp run wholeEpoch swept wholeUntil behind`. It is there while
--- `stamp` and `swept` are, and made anew wherever one of the six changes. It is told while the node is whole, to who knows its layout;
--- a put that comes with it need not look at the six one by one.
+-- Word. The six fields that decide what a put is answered, in one: `stamp run wholeEpoch swept wholeUntil behind`. It
+-- is there while `stamp` and `swept` are, and made anew wherever one of the six changes. It is told while the node is
+-- whole, to who knows its layout; a put that comes with it need not look at the six one by one.
 --
--- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions and tables
--- anew in each call, and those of this file took as long as the calls of Redis; a number that is given to Redis is printed and
--- read again, so what can be text is text.
+-- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions
+-- and tables anew in each call, and those of this file took as long as the calls of Redis; a number that is given to
+-- Redis is printed and read again, so what can be text is text.
 local call, sub, number, format = redis.call, string.sub, tonumber, string.format
 local verb, stamp, run = ARGV[1], ARGV[2], ARGV[3]
 local HEAD, NEVER = 59, '0000000000000'
@@ -134,7 +139,8 @@ elseif verb == 'get' then
         else
             local kind, ends, forgets = sub(value, 33, 33), number(sub(value, 34, 46)), number(sub(value, 47, 59))
             local is_over = kind == 'x' or (ends > 0 and now >= ends)
-            result[i - 1] = { sub(value, 1, 32), is_over and 'x' or 'v', (not is_over and ends > 0) and ends - now or -1,
+            local left = (not is_over and ends > 0) and ends - now or -1
+            result[i - 1] = { sub(value, 1, 32), is_over and 'x' or 'v', left,
                 forgets > 0 and math.max(0, forgets - now) or -1, is_over and '' or sub(value, HEAD + 1) }
         end
     end
@@ -158,7 +164,8 @@ elseif verb == 'wipe' then
         result[1] = ''
     end
 elseif verb == 'begin' then
-    call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch_of(stamp)), 'began', int(now))
+    call('HSET', KEYS[1], 'building', ARGV[4], 'buildingRun', run, 'buildingEpoch', int(epoch_of(stamp)),
+        'began', int(now))
     local swept = number(node[4] or '')
     result = { (not swept or now < swept or now - swept >= number(ARGV[5])) and 1 or 0, swept and 0 or 1 }
     if result[1] == 1 then

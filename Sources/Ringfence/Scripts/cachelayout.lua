@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
--- cachelayout.lua: the layout of a cache, kept where its group is. Of two that would be the next, the first one is. And who is said
--- to be gone for good: for a minute, in which whoever tends the cache hears of it.
+-- cachelayout.lua: the layout of a cache, kept where its group is. Of two that would be the next, the first one is. And
+-- who is said to be gone for good: for a minute, in which whoever tends the cache hears of it.
 --
 -- KEYS   1 layout, 2 gone: a sorted set by when it was said
--- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or ''
+-- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or
+--        ''
 -- RESULT { the layout that is there now, or '', those that are gone … }
 --
 -- Whoever only asks writes nothing: it is answered also where this Redis takes no writes.

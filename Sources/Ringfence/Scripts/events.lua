@@ -5,18 +5,19 @@
 -- ARGV   1 verb
 --   page   2 the number of an event ('' for no events, the head alone), 3 how many at most
 --   state  2 a group's name, '' for all groups
--- RESULT {gen, last number, oldest entry, forks, …}; gen is '' before the first event, the oldest entry '' if none is kept
+-- RESULT {generation, last number, oldest entry, forks, …}; generation is '' before the first event, the oldest entry
+-- '' if none is kept
 --   page   the events behind that number, as XRANGE gives them: {{id, {'e', json}}, …}
 --   state  {group, version, mark of the version, {member, record, member, record, …},
 --          {epoch, primary, its session, phase, target, what is ordered of the breaker or ''}, group, …}
 --
--- `log` holds the generation, the last number and the forks: `<gen>@<last number kept> …`, newest first. Whether a position
--- is still in the log is for the caller to judge from that.
+-- `log` holds the generation, the last number and the forks: `<generation>@<last number kept> …`, newest first. Whether
+-- a position is still in the log is for the caller to judge from that.
 --
 -- The keys of a group are derived from the prefix of KEYS[1]: they share its hash tag, hence the slot.
 local MEMBERS_MAXIMUM, BYTES_MAXIMUM = 50000, 32 * 1024 * 1024
 
-local log = redis.call('HMGET', KEYS[1], 'gen', 'seq', 'forks')
+local log = redis.call('HMGET', KEYS[1], 'generation', 'sequence', 'forks')
 local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 local result = { log[1] or '', log[2] or '0', oldest and oldest[1] or '', log[3] or '' }
 
@@ -42,7 +43,8 @@ if ARGV[1] == 'state' then
             return redis.error_reply('ERR events.lua: too many members for one look; follow one group at a time')
         end
         groups[#groups + 1] = name
-        local state = redis.call('HMGET', prefix .. 'state:' .. name, 'version', 'mark', 'epoch', 'primary', 'pSession', 'phase',
+        local state = redis.call('HMGET', prefix .. 'state:' .. name, 'version', 'mark', 'epoch', 'primary', 'pSession',
+            'phase',
             'target')
         groups[#groups + 1] = state[1] or '0'
         groups[#groups + 1] = state[2] or ''

@@ -1,45 +1,50 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- lock.lua: every change to a lock, for one name or for several at once (all or nothing, one common fence).
 --
--- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit key
+-- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit
+--        key
 -- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, then by verb
---   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue <most>' to wait for it, where no line has so many places before it; or the
---            arrival that an earlier answer told; '' to try
---   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or '' at once
+--   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue <most>' to wait for it, where no line has so many places before
+--            it; or the arrival that an earlier answer told; '' to try
+--   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or ''
+--            at once
 --   cancel   4 nonce, 5 owner, 6 hold in ms, as they were asked for
 --   force    4 actor, 5 reason
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
 --   {2, position, ms, arrival}     acquire, release: queued; ask again after that many ms if no grant was pushed
---   {3, i}                         acquire: the line of the i-th name has as many places as it may, and there is none for it
+--   {3, i}                         acquire: the line of the i-th name is full
 --   {0, ms, owner}                 acquire: busy for about that many ms ('' as owner: nobody holds any of the names)
 --   {0, ms, owner, n}              release: the value does not hold all the names; the n that it held were given back
 --   1                              release, cancel: done
---   {fence, value, ms}             force: every fence up to this one is dead; what was taken away, and its time left (nil: free)
+--   {fence, value, ms}             force: every fence up to this one is dead; what was taken away, and its time left
+--                                  (nil: free)
 --
--- A lock key holds <fence>:<nonce>:<owner>. A nonce is <process>-<counter>-<secret>; `inbox:<process>` is the channel of
--- its process. A place, the member of a queue, is nonce, owner, hold and first name, a line each; who wants several names (its
--- counter ends in x and their number) names them once, in `place:<nonce>`. So whoever lets go can hand on in the same step.
+-- A lock key holds <fence>:<nonce>:<owner>. A nonce is <process>-<counter>-<secret>; `inbox:<process>` is the channel
+-- of its process. A place, the member of a queue, is nonce, owner, hold and first name, a line each; who wants several
+-- names (its counter ends in x and their number) names them once, in `place:<nonce>`. So whoever lets go can hand on in
+-- the same step.
 --
--- The queue. A waiter stands in the queue of every name it wants, with one arrival time (server µs, rising). It is granted
--- when it is first in all of them and none is held, all at once: nothing is ever held while waiting, and arrival is one
--- total order, so there is no deadlock, no overtaking and no starvation. The price: a free name may stay idle for a waiter
--- that still lacks another. Whatever frees a name or a place calls `settle`, which hands on, in the same step.
--- A push to an inbox is lines: `grant` or `revoked`, nonce, fence, names.
+-- The queue. A waiter stands in the queue of every name it wants, with one arrival time (server µs, rising). It is
+-- granted when it is first in all of them and none is held, all at once: nothing is ever held while waiting, and
+-- arrival is one total order, so there is no deadlock, no overtaking and no starvation. The price: a free name may stay
+-- idle for a waiter that still lacks another. Whatever frees a name or a place calls `settle`, which hands on, in the
+-- same step. A push to an inbox is lines: `grant` or `revoked`, nonce, fence, names.
 -- A second call with the same nonce finds its own work and repeats the answer.
 --
--- Who is not there. A grant is pushed with a short claim time, whether its inbox is heard or not: a connection that blinked is
--- back within it. `unanswered:<process>` is when a process was first pushed a grant, or found not to listen, since it was
--- heard of (it claims or asks). Once that is longer ago than a claim may take, all its places are dropped where they are met:
--- a process that is gone, cut off or asleep holds each line up once and not once a place. Nothing is lost by that: a waiter
--- keeps the arrival it was told, asks again from time to time, and with it stands where it stood before.
+-- Who is not there. A grant is pushed with a short claim time, whether its inbox is heard or not: a connection that
+-- blinked is back within it. `unanswered:<process>` is when a process was first pushed a grant, or found not to listen,
+-- since it was heard of (it claims or asks). Once that is longer ago than a claim may take, all its places are dropped
+-- where they are met: a process that is gone, cut off or asleep holds each line up once and not once a place. Nothing
+-- is lost by that: a waiter keeps the arrival it was told, asks again from time to time, and with it stands where it
+-- stood before.
 --
--- A full Redis refuses the first write of a script if it may need memory, and none after a write that needs none. So what
--- frees comes first, in every verb that lets go, and a place is left before its grant is written. What only informs (audit,
--- push) comes last and may fail.
+-- A full Redis refuses the first write of a script if it may need memory, and none after a write that needs none. So
+-- what frees comes first, in every verb that lets go, and a place is left before its grant is written. What only
+-- informs (audit, push) comes last and may fail.
 --
--- The names of a queued waiter are known only from its place, so `settle` derives their keys from the audit key's prefix.
--- They share the hash tag, hence the slot, with the keys in KEYS.
+-- The names of a queued waiter are known only from its place, so `settle` derives their keys from the audit key's
+-- prefix. They share the hash tag, hence the slot, with the keys in KEYS.
 local n = (#KEYS - 1) / 3
 local verb, audit_length, claim_ms = ARGV[1], ARGV[2], ARGV[3]
 local prefix = string.sub(KEYS[#KEYS], 1, -6) -- without 'audit'
@@ -163,7 +168,8 @@ local function process_of(nonce) return string.match(nonce, '^[^-]*') end
 local function heard_of(nonce) redis.call('DEL', prefix .. 'unanswered:' .. process_of(nonce)) end
 
 local CLAIM_US = claim_ms * 1000
--- About so many commands a call, a few ms: the next call goes on. `is_unfinished` then makes the caller ask again at once.
+-- About so many commands a call, a few ms: the next call goes on. `is_unfinished` then makes the caller ask again at
+-- once.
 local MAXIMUM_WORK = 3000
 local work, is_unfinished = 0, false
 
@@ -203,7 +209,8 @@ local function come_back(waiter, arrival)
     if waiter.key then redis.call('SET', waiter.key, table.concat(waiter.names, '\n'), 'PX', QUEUE_MS) end
 end
 
--- Whether it is first in all its queues and none of its names is held. It was found first in that of `name`, which is free.
+-- Whether it is first in all its queues and none of its names is held. It was found first in that of `name`, which is
+-- free.
 local function can_have_all(waiter, name)
     for _, other in ipairs(waiter.names) do
         if other ~= name then

@@ -5,8 +5,8 @@
 -- ARGV   1 the channel of an inbox that nobody has
 -- RESULT the commands that are refused, in the order below
 --
--- Redis 7 can be asked. Before, only pushing is tried, to the channel that nobody hears: the rights on keys come with the
--- user's pattern, those on channels are forgotten most.
+-- Redis 7 can be asked. Before, only pushing is tried, to the channel that nobody hears: the rights on keys come with
+-- the user's pattern, those on channels are forgotten most.
 if not redis.acl_check_cmd then
     local told = redis.pcall('PUBLISH', ARGV[1], '')
     return type(told) == 'table' and { 'PUBLISH' } or {}

@@ -58,7 +58,7 @@ struct Caching: Sendable {
                 _ = try await group.join("node-\(index + 1)", address: address)
             }
             // So that a drain is not slowed on purpose: that is what is measured.
-            let cache = try await client.cache(name, options: .init(pace: 1_000_000))
+            let cache = try await client.cache(name, options: .init(repairKeysPerSecond: 1_000_000))
             try await calm(cache)
             let figures = try await settings.withPlain(RedisConfiguration(url: "redis://\(addresses[0])")) { plain in
                 try await writes(cache, plain)

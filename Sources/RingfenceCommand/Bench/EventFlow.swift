@@ -141,16 +141,16 @@ struct EventFlow: Sendable {
             try await adding.waitForAll()
         }
         let end = try await client.eventPage(limit: 1).end
-        let count = Int(end.seq - start.seq)
+        let count = Int(end.sequence - start.sequence)
         guard count == Self.replayed else { throw CommandFailure("\(count) events were written, not \(Self.replayed)") }
         let rounds = try await Rounds.alternate(settings.rounds) {
-            try await readPages(from: start.seq, to: end.seq)
+            try await readPages(from: start.sequence, to: end.sequence)
         } ours: {
             let began = ContinuousClock.now
             return try await withClient { reader in
-                var next = start.seq + 1
+                var next = start.sequence + 1
                 for try await item in reader.events(after: start) {
-                    guard case .event(let event) = item, event.seq == next else {
+                    guard case .event(let event) = item, event.sequence == next else {
                         throw CommandFailure("event \(next) was lost or came twice")
                     }
                     next += 1

@@ -69,7 +69,7 @@ struct Failover: Sendable {
             let group = try await told.watcher.group(name)
             try await until("a primary in a process") { group.snapshot.primary?.phase == .ready }
             let standby = try await group.join("standby", lease: .milliseconds(lease))
-            let candidacy = try await standby.stand()
+            let candidacy = try await standby.campaign()
             // So that they do not all die in the same phase of their beats.
             try await Task.sleep(for: .milliseconds(Int.random(in: 300..<300 + lease)))
             told.forget(name)
@@ -120,7 +120,7 @@ struct Failover: Sendable {
                 try await group.join("one", lease: .milliseconds(300)),
                 try await group.join("two", lease: .milliseconds(300)),
             ]
-            let candidacies = [try await members[0].stand(), try await members[1].stand()]
+            let candidacies = [try await members[0].campaign(), try await members[1].campaign()]
             for _ in 0..<settings.rounds * 20 {
                 try await until("somebody is elected") { candidacies.contains { $0.role.epoch != nil } }
                 guard let holder = candidacies.first(where: { $0.role.epoch != nil }), let epoch = holder.role.epoch
@@ -162,7 +162,7 @@ struct Failover: Sendable {
                         group.snapshot.primary?.phase == .ready
                     }
                     let standby = try await group.join("standby", lease: .seconds(3))
-                    let candidacy = try await standby.stand()
+                    let candidacy = try await standby.campaign()
                     guard let pid = try? String(contentsOfFile: pidFile, encoding: .utf8),
                         let child = Int32(pid.filter(\.isNumber))
                     else { throw CommandFailure("the child did not say its process id") }

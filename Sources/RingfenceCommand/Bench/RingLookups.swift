@@ -36,14 +36,14 @@ struct RingLookups {
 
     func run(report: (Figure) -> Void) async throws {
         for count in [10, 100, 1_000, 10_000] { report(try await lookups(count)) }
-        let ring = try HashRing(Self.members(1_000), unit: Self.points)
+        let ring = try HashRing(Self.members(1_000), pointsPerWeight: Self.points)
         report(try await preferences(ring))
         report(try await joins(ring))
         report(try await plans(ring))
     }
 
     private func lookups(_ count: Int) async throws -> Figure {
-        let ring = try HashRing(Self.members(count), unit: Self.points)
+        let ring = try HashRing(Self.members(count), pointsPerWeight: Self.points)
         let reference = try ReferenceRing(count, points: Self.points)
         let rounds = try await Rounds.alternate(rounds) {
             try Self.time(seconds) { keys, range in

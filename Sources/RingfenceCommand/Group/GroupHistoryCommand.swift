@@ -61,7 +61,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
                 return [
                     utcText(entry.at), entry.kind.rawValue, entry.epoch.map { "\($0)" } ?? "", entry.from ?? "",
                     entry.to ?? "", reasons.joined(separator: ": "), entry.actor ?? "", text(entry.detection),
-                    text(entry.drain), text(entry.decision), text(entry.promotion), text(entry.total),
+                    text(entry.handover), text(entry.decision), text(entry.promotion), text(entry.total),
                 ]
             })
     }

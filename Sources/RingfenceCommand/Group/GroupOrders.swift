@@ -311,13 +311,13 @@ struct SettingsCommand: AsyncParsableCommand {
             zone                          members of this zone are preferred
             failback            never     never, manual, automatic
             failbackAfterMs     300000    how long both must have been well before
-            drainMs             30000     how long an automatic failback may take
+            handoverTimeoutMs             30000     how long an automatic failback may take
             minStandbys         0         how many should be able to take over
             minStandbysAction   warn      warn, refuseSwitchover, suspendWrites
             brakeCount          3         after so many failovers in brakeWindowMs it is held; 0: never
             brakeWindowMs       600000
-            whenAway            fence     fence, hold: a primary without Redis stops, or goes on by its agents' word
-            holdMs              600000    for so long at most, and nobody whom it did not know leads before
+            onCoordinatorLoss            fence     fence, hold: a primary without Redis stops, or goes on by its agents' word
+            failsafeLimitMs              600000    for so long at most, and nobody whom it did not know leads before
 
             EXAMPLES
               ringfence group ledger settings
@@ -386,12 +386,12 @@ struct BreakerCommand: AsyncParsableCommand {
     @Argument(
         help: "open, closed or automatic.",
         transform: { text in
-            guard let state = BreakerForce(rawValue: text) else {
+            guard let state = BreakerOverride(rawValue: text) else {
                 throw ValidationError("a breaker is forced open or closed, or left automatic")
             }
             return state
         })
-    var state: BreakerForce
+    var state: BreakerOverride
 
     func validate() throws {
         guard !order.reason.isEmpty else {
@@ -408,7 +408,7 @@ struct BreakerCommand: AsyncParsableCommand {
             case .automatic: "breaker automatic: each process decides for itself"
             }
         try await order.give(state.rawValue, said) {
-            try await $0.forceBreaker(of: $1.name, state, actor: $1.who, reason: $1.reason)
+            try await $0.overrideBreaker(of: $1.name, state, actor: $1.who, reason: $1.reason)
         }
     }
 }

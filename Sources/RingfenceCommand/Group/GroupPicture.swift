@@ -37,8 +37,8 @@ enum GroupPicture {
     static func headline(_ view: GroupView) -> [String] {
         let count = view.members.isEmpty ? "no" : "\(view.members.count)"
         var lines = ["\(view.group): \(count) member\(view.members.count == 1 ? "" : "s"), version \(view.version)"]
-        if let held = view.held, held > .zero {
-            lines.append("nobody is taken out for \(held.shortText): Redis was out of reach, or lost data")
+        if let grace = view.expiryGrace, grace > .zero {
+            lines.append("nobody is taken out for \(grace.shortText): Redis was out of reach, or lost data")
         }
         switch view.breaker {
         case .automatic: break
@@ -51,13 +51,13 @@ enum GroupPicture {
     }
 
     private static func about(_ primary: PrimaryStatus, _ election: GroupView.Election?) -> [String] {
-        let since = election.map { " for \($0.phaseLasted.shortText)" } ?? ""
+        let since = election.map { " for \($0.phaseDuration.shortText)" } ?? ""
         let epoch = "epoch \(primary.epoch)"
         var lines: [String] = []
         switch (primary.phase, primary.member) {
         case (.elected, let member?): lines.append("primary: \(member), \(epoch), being promoted\(since)")
-        case (.draining, let member?):
-            let left = election.map { ", \($0.drainRemaining.shortText) left" } ?? ""
+        case (.handingOver, let member?):
+            let left = election.map { ", \($0.handoverRemaining.shortText) left" } ?? ""
             lines.append("primary: \(member), \(epoch), hands over to \(primary.target ?? "another")\(since)\(left)")
         case (_, let member?): lines.append("primary: \(member), \(epoch), ready\(since)")
         case (.recovering, nil):
@@ -83,7 +83,7 @@ enum GroupPicture {
     /// Who would be next, in one line.
     static func forecast(_ plan: GroupPlan) -> String {
         let premise = plan.primary.member == nil ? "next" : "if it died now"
-        guard let winner = plan.winner, let wait = plan.electsIn else {
+        guard let winner = plan.winner, let wait = plan.electionWithin else {
             let reasons = plan.blocked.map(\.description).joined(separator: "; ")
             return "\(premise): nobody\(reasons.isEmpty ? "" : ": " + reasons)"
         }

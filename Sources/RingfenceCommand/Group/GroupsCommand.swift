@@ -12,7 +12,7 @@ struct GroupsCommand: AsyncParsableCommand {
         discussion: """
             Every group that ever had a member, with how many it has now and its version, which grows by one with every \
             join, change, leave and death. Of groups that elect a primary: who it is, its epoch, and its phase: elected \
-            (being promoted), ready, draining (it hands over), vacant, or recovering (Redis lost data).
+            (being promoted), ready, handingOver, vacant, or recovering (Redis lost data).
 
             EXAMPLES
               ringfence groups

@@ -9,7 +9,7 @@ extension AgentMachine {
     /// The resource was made primary under the role that is held.
     var isPromoted: Bool {
         guard let held, promoted == held else { return false }
-        return hold == .writable(held)
+        return resource == .writable(held)
     }
 
     /// The group's settings keep its primary from writing until there are more standbys.
@@ -22,12 +22,12 @@ extension AgentMachine {
         releasing = nil
         verifying = nil
         (prePassed, promoted) = (0, 0)
-        if case .writable = hold, mustFence == nil { fence(reason) }
+        if case .writable = resource, mustSuspend == nil { suspend(reason) }
     }
 
-    mutating func fence(_ reason: String) {
-        mustFence = reason
-        if case .writable(let epoch) = hold { fencedEpoch = epoch }
+    mutating func suspend(_ reason: String) {
+        mustSuspend = reason
+        if case .writable(let epoch) = resource { suspendedEpoch = epoch }
         failures[.onSuspend] = nil
         retryAt[.onSuspend] = nil
     }
@@ -35,9 +35,9 @@ extension AgentMachine {
     /// Gives the role up: at once if nothing was done to the resource under it, else behind the fence.
     mutating func release(_ epoch: Int64, _ reason: String, _ outputs: inout [AgentOutput], _ now: Nanos) {
         verifying = nil
-        if case .writable = hold {
+        if case .writable = resource {
             releasing = reason
-            fence(reason)
+            suspend(reason)
         } else {
             giveUp(epoch, reason, &outputs, now)
         }
@@ -46,7 +46,7 @@ extension AgentMachine {
     mutating func giveUp(_ epoch: Int64, _ reason: String, _ outputs: inout [AgentOutput], _ now: Nanos) {
         releasing = nil
         gaveUp = epoch
-        (prePassed, promoted, drain) = (0, 0, nil)
+        (prePassed, promoted, handover) = (0, 0, nil)
         // First what it is worth now: the beat that gives the role up may elect.
         report(&outputs, now)
         outputs.append(.giveUp(epoch, reason: reason))
@@ -76,7 +76,7 @@ extension AgentMachine {
             return false
         }
         guard let wanted else {
-            guard isStopping, mustFence == nil || failures[.onSuspend] != nil else { return false }
+            guard isStopping, mustSuspend == nil || failures[.onSuspend] != nil else { return false }
             isFinished = true
             outputs.append(.finished)
             return false
@@ -123,41 +123,41 @@ extension AgentMachine {
             unfitWhy = why
             release(epoch, "unhealthy", &outputs, now)
             return true
-        case .draining: return settleDrain(epoch, &outputs)
+        case .handingOver: return settleHandover(epoch, &outputs)
         case .standby, .ended: return false
         }
     }
 
     /// A fence of an earlier role that fails, or a rebuild under way: somebody else should be elected.
     var cannotBePromoted: Bool {
-        if mustFence != nil, failures[.onSuspend, default: 0] > 1 { return true }
+        if mustSuspend != nil, failures[.onSuspend, default: 0] > 1 { return true }
         return running?.kind == .onDemote && !isKilling && isNewestFailed
     }
 
-    mutating func settleDrain(_ epoch: Int64, _ outputs: inout [AgentOutput]) -> Bool {
-        guard let drain, drain.epoch == epoch, saidDrained != epoch else { return false }
-        var position = drain.position
+    mutating func settleHandover(_ epoch: Int64, _ outputs: inout [AgentOutput]) -> Bool {
+        guard let handover, handover.epoch == epoch, saidReadyToHandOver != epoch else { return false }
+        var position = handover.position
         if position == nil, toldPosition != nil {
             position =
                 seen.lazy.compactMap { $0 }
-                .first { $0.begun >= drain.at && $0.observation.failure == nil && $0.observation.position != nil }?
+                .first { $0.begun >= handover.at && $0.observation.failure == nil && $0.observation.position != nil }?
                 .observation.position
             // The final position decides when the other may take over, so there is no going on without it.
             guard position != nil else { return false }
         }
-        saidDrained = epoch
-        outputs.append(.drained(epoch, position: position))
+        saidReadyToHandOver = epoch
+        outputs.append(.readyToHandOver(epoch, position: position))
         return false
     }
 
     /// The hook that should run now.
     func wanted(_ now: Nanos) -> HookCall? {
-        if let reason = mustFence {
+        if let reason = mustSuspend {
             // A fence that fails is tried again and again, but a demotion may do it too.
             let mayDemoteInstead = failures[.onSuspend] != nil && held == nil && policy.hooks[.onDemote] != nil
             if mayDemoteInstead, retryAt[.onSuspend] != nil, let call = following(now) { return call }
             guard retryAt[.onSuspend] == nil else { return nil }
-            return call(.onSuspend, fencedEpoch, reason)
+            return call(.onSuspend, suspendedEpoch, reason)
         }
         guard !isStopping else { return nil }
         guard let epoch = held else { return following(now) }
@@ -168,13 +168,13 @@ extension AgentMachine {
             return call(prePassed == epoch ? .onPromote : .prePromote, epoch, reason)
         case .primary:
             if suspendsWrites {
-                guard case .writable = hold, retryAt[.onSuspend] == nil else { return nil }
+                guard case .writable = resource, retryAt[.onSuspend] == nil else { return nil }
                 return call(.onSuspend, epoch, "standbys")
             }
             return isPromoted ? nil : call(.onPromote, epoch, "resumed")
-        case .draining:
-            let isDone = drain?.epoch == epoch || saidDrained == epoch
-            return isDone || retryAt[.onDrain] != nil ? nil : call(.onDrain, epoch, "switchover")
+        case .handingOver:
+            let isDone = handover?.epoch == epoch || saidReadyToHandOver == epoch
+            return isDone || retryAt[.onHandover] != nil ? nil : call(.onHandover, epoch, "switchover")
         case .standby, .ended: return nil
         }
     }
@@ -183,22 +183,22 @@ extension AgentMachine {
     func following(_ now: Nanos) -> HookCall? {
         guard let primary else {
             // Nobody else would bring it up, and what is down may not be elected.
-            guard let vacantSince, vacantSince + policy.vacancy <= now, failsSince, !isDownByUs, mustFence == nil,
+            guard let vacantSince, vacantSince + policy.vacancy <= now, failsSince, !isDownByUs, mustSuspend == nil,
                 retryAt[.onDemote] == nil
             else { return nil }
             return call(.onDemote, 0, "vacant")
         }
         guard primary.member != policy.member else { return nil }
         if primary.isReady {
-            let isFollowing = hold == .following(primary.epoch, primary.member) && mustFence == nil
+            let isFollowing = resource == .following(primary.epoch, primary.member) && mustSuspend == nil
             guard retryAt[.onDemote] == nil, !isFollowing || saysPrimary || failsSince else { return nil }
             return call(.onDemote, primary.epoch, primary.reason)
         }
         // Another is elected, and this one believes it is primary still: no writes until there is somebody to follow.
-        switch hold {
+        switch resource {
         case .untouched, .following:
-            return saysPrimary && mustFence == nil ? call(.onSuspend, primary.epoch, "notPrimary") : nil
-        case .writable, .drained, .suspended: return nil
+            return saysPrimary && mustSuspend == nil ? call(.onSuspend, primary.epoch, "notPrimary") : nil
+        case .writable, .readyToHandOver, .suspended: return nil
         }
     }
 
@@ -221,7 +221,7 @@ extension AgentMachine {
         case .onSuspend: return false
         // A fence that failed and is due again does not end what may do its work.
         case .onDemote: return wanted?.kind == .prePromote || wanted?.kind == .onPromote
-        case .prePromote, .onPromote, .onDrain: return true
+        case .prePromote, .onPromote, .onHandover: return true
         }
     }
 
@@ -229,24 +229,24 @@ extension AgentMachine {
         var call = wanted
         switch call.kind {
         case .onPromote:
-            hold = .writable(call.epoch)
-            holdSince = now
+            resource = .writable(call.epoch)
+            resourceSince = now
             (promoted, verifying) = (0, nil)
-        case .onDrain:
+        case .onHandover:
             isDownByUs = isWell
             promoted = 0
-            if case .draining(_, let until) = role { call.limit = min(call.limit, max(1, until - now)) }
+            if case .handingOver(_, let until) = role { call.limit = min(call.limit, max(1, until - now)) }
         case .onSuspend:
             // Or what was down stays so: its promotion failed.
-            if !isDrained { isDownByUs = isWell || isDownByUs }
+            if !isReadyToHandOver { isDownByUs = isWell || isDownByUs }
             // In the time between the role's end and the lease's.
             if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.fenceBudget) }
         case .onDemote: isDownByUs = false
         case .prePromote: break
         }
-        // Without onDrain the fence drains.
+        // Without onHandover the fence drains.
         let isThere = policy.hooks[call.kind] != nil
-        if call.kind == .onDrain, !isThere, let limit = policy.hooks[.onSuspend] {
+        if call.kind == .onHandover, !isThere, let limit = policy.hooks[.onSuspend] {
             call.kind = .onSuspend
             call.limit = min(limit, wanted.limit == 0 ? limit : wanted.limit)
         } else if !isThere {
@@ -284,24 +284,24 @@ extension AgentMachine {
         switch kind {
         case .prePromote: prePassed = epoch
         case .onPromote:
-            guard held == epoch, hold == .writable(epoch) else { return }
+            guard held == epoch, resource == .writable(epoch) else { return }
             promoted = epoch
             for check in mismatches.indices { mismatches[check] = 0 }
             if !checks.isEmpty {
                 verifying = (now, now + policy.agreement)
                 outputs.append(.look)
             }
-        case .onDrain: drained(epoch, position, &outputs, now)
+        case .onHandover: readyToHandOver(epoch, position, &outputs, now)
         case .onSuspend:
-            if case .draining(epoch, _) = role, mustFence == nil {
-                drained(epoch, position, &outputs, now)
+            if case .handingOver(epoch, _) = role, mustSuspend == nil {
+                readyToHandOver(epoch, position, &outputs, now)
             } else {
-                let isFence = mustFence != nil
-                mustFence = nil
-                if !isDrained { (hold, holdSince) = (.suspended, now) }
+                let isSuspension = mustSuspend != nil
+                mustSuspend = nil
+                if !isReadyToHandOver { (resource, resourceSince) = (.suspended, now) }
                 // Without a fence nothing has stopped, if anything was begun.
                 let isSo = policy.hooks[.onSuspend] != nil || policy.hooks[.onPromote] == nil
-                if isFence, isSo, role.held != fencedEpoch { outputs.append(.stopped(fencedEpoch)) }
+                if isSuspension, isSo, role.held != suspendedEpoch { outputs.append(.stopped(suspendedEpoch)) }
             }
         case .onDemote:
             let member: String
@@ -311,25 +311,25 @@ extension AgentMachine {
             default: return
             }
             // Should it say that it is primary still, or stay down: not in a tight loop.
-            if hold == .following(epoch, member) || failing != nil {
+            if resource == .following(epoch, member) || failing != nil {
                 strikes += 1
                 retry(.onDemote, strikes, now)
             }
-            if policy.hooks[.onDemote] != nil, mustFence != nil {
-                mustFence = nil
-                outputs.append(.stopped(fencedEpoch))
+            if policy.hooks[.onDemote] != nil, mustSuspend != nil {
+                mustSuspend = nil
+                outputs.append(.stopped(suspendedEpoch))
             }
-            (hold, holdSince) = (.following(epoch, member), now)
+            (resource, resourceSince) = (.following(epoch, member), now)
             outputs.append(.look)
         }
     }
 
-    mutating func drained(
+    mutating func readyToHandOver(
         _ epoch: Int64, _ position: Int64?, _ outputs: inout [AgentOutput], _ now: Nanos
     ) {
-        guard case .draining(epoch, _) = role else { return }
-        (hold, holdSince) = (.drained(epoch), now)
-        drain = Drain(epoch: epoch, at: now, position: position)
+        guard case .handingOver(epoch, _) = role else { return }
+        (resource, resourceSince) = (.readyToHandOver(epoch), now)
+        handover = Handover(epoch: epoch, at: now, position: position)
         if position == nil, toldPosition != nil { outputs.append(.look) }
     }
 
@@ -345,10 +345,10 @@ extension AgentMachine {
             guard held == epoch else { return }
             reject("onPromote failed: \(why)", now)
             release(epoch, "promotionFailed", &outputs, now)
-        case .onDrain: retry(kind, 1, now)
+        case .onHandover: retry(kind, 1, now)
         case .onSuspend:
-            if case .draining(epoch, _) = role, mustFence == nil {
-                retry(.onDrain, 1, now)
+            if case .handingOver(epoch, _) = role, mustSuspend == nil {
+                retry(.onHandover, 1, now)
             } else if count > 1 {
                 retry(kind, count - 1, now)
             }

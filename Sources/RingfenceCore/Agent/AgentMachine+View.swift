@@ -4,14 +4,14 @@
 
 extension AgentMachine {
     /// Whether it is drained and was not fenced for anything since.
-    var isDrained: Bool { if case .drained = hold { true } else { false } }
+    var isReadyToHandOver: Bool { if case .readyToHandOver = resource { true } else { false } }
     var isWell: Bool { checks.allSatisfy { $0.verdict == .passing } }
     var isNewestFailed: Bool { seen.contains { $0?.observation.failure != nil } }
 
     /// A look since the last thing that was done to the resource says that it is primary.
     var saysPrimary: Bool {
         seen.contains { seen in
-            guard let seen, seen.begun >= holdSince else { return false }
+            guard let seen, seen.begun >= resourceSince else { return false }
             return seen.observation.failure == nil && seen.observation.role == .primary
         }
     }
@@ -19,7 +19,7 @@ extension AgentMachine {
     /// A check fails, and has failed since the last thing that was done to the resource.
     var failsSince: Bool {
         zip(checks, seen).contains { check, seen in
-            guard check.verdict == .failing, let seen, seen.begun >= holdSince else { return false }
+            guard check.verdict == .failing, let seen, seen.begun >= resourceSince else { return false }
             return seen.observation.failure != nil
         }
     }
@@ -59,7 +59,7 @@ extension AgentMachine {
 
     func unfit(_ now: Nanos) -> String {
         if isStopping { return "the agent is stopping" }
-        if mustFence != nil, failures[.onSuspend] != nil { return "onSuspend failed" }
+        if mustSuspend != nil, failures[.onSuspend] != nil { return "onSuspend failed" }
         if now < unfitUntil { return unfitWhy }
         if running?.kind == .onDemote, isNewestFailed { return "onDemote is running" }
         if isDownByUs { return "" }
@@ -94,11 +94,11 @@ extension AgentMachine {
         if case .primary = role {
             // From the moment at which it is told to take no more writes, not only from when it has done so.
             status.isServingPrimary =
-                isPromoted && verifying == nil && releasing == nil && mustFence == nil && running?.kind != .onSuspend
+                isPromoted && verifying == nil && releasing == nil && mustSuspend == nil && running?.kind != .onSuspend
         }
-        switch hold {
-        case .untouched, .following: status.isStandby = role.held == nil && mustFence == nil
-        case .writable, .drained, .suspended: break
+        switch resource {
+        case .untouched, .following: status.isStandby = role.held == nil && mustSuspend == nil
+        case .writable, .readyToHandOver, .suspended: break
         }
         let verdicts = checks.map(\.verdict)
         status.verdict =

@@ -3,7 +3,7 @@
 // The agent's mind: a role, checks and a group's primary come in; calls of hooks and words to the library come out.
 //
 // It is level-triggered. Nothing is remembered of the way by which things came to be as they are: after every input the
-// machine compares what the resource was last brought to (`hold`) with what the role asks for, and takes one step
+// machine compares what the resource was last brought to (`resource`) with what the role asks for, and takes one step
 // towards it. So a missed message, a hook that was killed half way and an agent that was started in the middle of it
 // all end in the same place. Hooks must be idempotent, and that is all that is asked of them.
 //
@@ -13,7 +13,7 @@
 //   primary     promoted                    nothing; after an aborted switchover onPromote
 //               (too few standbys, and so   onSuspend; onPromote when there are enough again
 //               it must not write)
-//   draining    drained                     onDrain, final position; drained
+//   draining    drained                     onHandover, final position; drained
 //   ended       fenced                      onSuspend, unless it was drained; it comes before anything else
 //   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it
 //                                           is primary, or is down by itself (for a while also if there is nobody
@@ -24,26 +24,26 @@
 // another promotion and before a role is given up by will. What the machine may not do is wait for a fence that fails
 // to give the role up: the lease would end then anyway, only later.
 //
-// One hook runs at a time. A fence ends any other at once; a promotion or drain nobody wants any more is ended; a
+// One hook runs at a time. A fence ends any other at once; a promotion or handover nobody wants any more is ended; a
 // demotion is left to end by itself (a rewind cut short may leave no usable data), except for a promotion of a resource
 // that is well.
 
 /// Decides for an agent. Pure: time is an argument.
 package struct AgentMachine: Sendable {
     /// What the resource was last brought to.
-    enum Hold: Sendable, Hashable {
+    enum ResourceState: Sendable, Hashable {
         /// As it was found.
         case untouched
         /// A promotion was begun under this epoch.
         case writable(Int64)
-        case drained(Int64)
+        case readyToHandOver(Int64)
         case suspended
         /// Demoted for this primary.
         case following(Int64, String)
     }
 
-    /// The end of the drain of an epoch.
-    struct Drain: Sendable {
+    /// The end of the handover of an epoch.
+    struct Handover: Sendable {
         var epoch: Int64
         var at: Nanos
         var position: Int64?
@@ -69,23 +69,23 @@ package struct AgentMachine: Sendable {
     /// Since when nobody is primary; nil: somebody is, or it is not known.
     var vacantSince: Nanos?
 
-    var hold = Hold.untouched
-    var holdSince: Nanos = .min
+    var resource = ResourceState.untouched
+    var resourceSince: Nanos = .min
     /// Why the resource must be fenced before anything else.
-    var mustFence: String?
+    var mustSuspend: String?
     /// Under which epoch it was writable.
-    var fencedEpoch: Int64 = 0
+    var suspendedEpoch: Int64 = 0
     /// Why the role that is held is given up as soon as the fence has been tried.
     var releasing: String?
     /// Epochs under which this was done; 0: none.
     var prePassed: Int64 = 0
     var promoted: Int64 = 0
     var saidReady: Int64 = 0
-    var saidDrained: Int64 = 0
+    var saidReadyToHandOver: Int64 = 0
     var gaveUp: Int64 = 0
     /// The checks must agree with a promotion: looks begun since, and the time by which.
     var verifying: (since: Nanos, until: Nanos)?
-    var drain: Drain?
+    var handover: Handover?
 
     var running: HookCall?
     var isKilling = false
@@ -124,9 +124,9 @@ package struct AgentMachine: Sendable {
             var reason = "lost"
             if case .ended(old, let told) = new { reason = told }
             ended(reason)
-            if mustFence == nil { outputs.append(.stopped(old)) }
+            if mustSuspend == nil { outputs.append(.stopped(old)) }
         }
-        if case .draining = new {} else { drain = nil }
+        if case .handingOver = new {} else { handover = nil }
         role = new
         return outputs + settle(now)
     }
@@ -163,7 +163,7 @@ package struct AgentMachine: Sendable {
         if observation.failure == nil {
             if let position = observation.position { toldPosition = position }
             if observation.role != .primary, failing == nil { strikes = 0 }
-            let isWrong = observation.role == .standby && isPromoted && verifying == nil && begun >= holdSince
+            let isWrong = observation.role == .standby && isPromoted && verifying == nil && begun >= resourceSince
             mismatches[check] = isWrong ? mismatches[check] + 1 : 0
         }
         return outputs + settle(now)
@@ -175,7 +175,8 @@ package struct AgentMachine: Sendable {
         running = nil
         let wasKilled = isKilling
         isKilling = false
-        // Of a hook that was ended because nobody wanted it any more only its traces count, and those are in `hold`.
+        // Of a hook that was ended because nobody wanted it any more only its traces count, and those are in
+        // `resource`.
         if wasKilled, case .failed = outcome { return settle(now) }
         let outputs = ended(call.kind, call.epoch, call.reason, outcome, now: now)
         return outputs + settle(now)
@@ -203,7 +204,7 @@ package struct AgentMachine: Sendable {
     package func pause(check: Int, dice: Double) -> Nanos {
         let pause = checks[check].pause(dice: dice)
         if isTarget { return min(pause, Self.targetPause) }
-        let isWaiting = verifying != nil || (drain != nil && role.held != saidDrained)
+        let isWaiting = verifying != nil || (handover != nil && role.held != saidReadyToHandOver)
         return isWaiting ? min(pause, checks[check].policy.fastInterval) : pause
     }
 }

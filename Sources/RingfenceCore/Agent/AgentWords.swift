@@ -9,7 +9,7 @@ package enum HookKind: String, Sendable, Hashable, CaseIterable {
     /// Make it primary.
     case onPromote
     /// Take no more writes, for a planned handover.
-    case onDrain
+    case onHandover
     /// Be a standby of the primary.
     case onDemote
     /// Take no more writes, now: the role is over.
@@ -37,7 +37,7 @@ package struct HookCall: Sendable, Hashable {
     package var role: ResourceRole {
         switch kind {
         case .prePromote, .onPromote: .primary
-        case .onDrain, .onDemote, .onSuspend: .standby
+        case .onHandover, .onDemote, .onSuspend: .standby
         }
     }
 }
@@ -55,13 +55,13 @@ package enum AgentRole: Sendable, Hashable {
     case elected(Int64)
     case primary(Int64)
     /// Until when it must have drained.
-    case draining(Int64, until: Nanos)
+    case handingOver(Int64, until: Nanos)
     case ended(Int64, reason: String)
 
     /// The epoch of a role that is held.
     package var held: Int64? {
         switch self {
-        case .elected(let epoch), .primary(let epoch), .draining(let epoch, _): epoch
+        case .elected(let epoch), .primary(let epoch), .handingOver(let epoch, _): epoch
         case .standby, .ended: nil
         }
     }
@@ -71,7 +71,7 @@ package enum AgentRole: Sendable, Hashable {
         case .standby: "standby"
         case .elected: "elected"
         case .primary: "primary"
-        case .draining: "draining"
+        case .handingOver: "handingOver"
         case .ended: "ended"
         }
     }
@@ -119,7 +119,7 @@ package enum AgentOutput: Sendable, Hashable {
     /// End the hook that runs, with all it started, at once.
     case kill(Int)
     case ready(Int64)
-    case drained(Int64, position: Int64?)
+    case readyToHandOver(Int64, position: Int64?)
     case giveUp(Int64, reason: String)
     /// Nothing is done any more under an epoch that ended by an operator's word.
     case stopped(Int64)

@@ -19,7 +19,7 @@ package struct BalanceMachine: Sendable {
     /// Something to count, and, unless one like it was told just now, to write into the event log.
     package struct Tell: Sendable, Hashable {
         package enum Kind: Sendable, Hashable {
-            case ejected(OutlierMachine.Ejection)
+            case ejected(EjectionMachine.Ejection)
             case returned
             case panic(open: Int, of: Int)
             case calm(open: Int, of: Int)
@@ -37,7 +37,7 @@ package struct BalanceMachine: Sendable {
             case .ejected: "member.ejected"
             case .returned: "member.returned"
             case .panic: "balancer.panic"
-            case .calm: "balancer.calm"
+            case .calm: "balancer.recovered"
             case .breaker(.opened): "breaker.opened"
             case .breaker(.closed): "breaker.closed"
             }
@@ -97,7 +97,7 @@ package struct BalanceMachine: Sendable {
     package private(set) var plan: PickPlan
     package private(set) var breaker: BreakerMachine
     package private(set) var isPanicking = false
-    private var outliers: OutlierMachine
+    private var outliers: EjectionMachine
     private let slowStart: SlowStart
     private var lives: [Life] = []
     private var placeOf: [Int: Int] = [:]
@@ -112,7 +112,7 @@ package struct BalanceMachine: Sendable {
         self.settings = settings
         plan = PickPlan(rule: rule)
         breaker = BreakerMachine(settings)
-        outliers = OutlierMachine(settings)
+        outliers = EjectionMachine(settings)
         slowStart = SlowStart(length: settings.slowStart)
     }
 
@@ -243,7 +243,7 @@ package struct BalanceMachine: Sendable {
         }
         judgeZone()
         plan.ring = ring
-        plan.bound = settings.bound
+        plan.maximumLoadFactor = settings.maximumLoadFactor
         plan.costDecay = settings.costDecay
         plan.isGated = breaker.isGated
         return output
@@ -254,7 +254,7 @@ package struct BalanceMachine: Sendable {
         let open = lives.count(where: \.isOpen)
         let isPanic =
             rule != .primaryOnly && all >= BalanceSettings.panicMembers
-            && Double(open) < settings.panicBelow * Double(all)
+            && Double(open) < settings.panicThreshold * Double(all)
         guard isPanic != isPanicking else { return }
         isPanicking = isPanic
         tell(isPanic ? .panic(open: open, of: all) : .calm(open: open, of: all), now: now, &output)
@@ -286,7 +286,7 @@ package struct BalanceMachine: Sendable {
             if plan.seats[place].share > 0 { open += life.record.weight }
         }
         // With nobody in the zone the table finds the others by itself.
-        if all > 0 { plan.stay = min(1, Double(open) / Double(all) / settings.spillBelow) }
+        if all > 0 { plan.stay = min(1, Double(open) / Double(all) / settings.zoneSpilloverThreshold) }
     }
 
     /// Why there is nobody to pick.

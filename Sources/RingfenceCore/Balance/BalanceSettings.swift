@@ -38,11 +38,11 @@ package struct BalanceSettings: Sendable, Hashable {
     /// In this time a cost decays to 37 %.
     package var costDecay: Nanos = 10 * .second
     /// So many times its fair part of all outstanding calls a member may have.
-    package var bound = 1.25
+    package var maximumLoadFactor = 1.25
     /// Calls stay in the zone as long as this part of it can be picked.
-    package var spillBelow = 0.7
+    package var zoneSpilloverThreshold = 0.7
     /// Where less than this part of the members can be picked, all are; 0: never.
-    package var panicBelow = 0.5
+    package var panicThreshold = 0.5
 
     /// So many failures one after the other eject a member; 0: none do.
     package var consecutiveFailures = 5
@@ -52,18 +52,18 @@ package struct BalanceSettings: Sendable, Hashable {
     /// A member is ejected whose success rate is so many standard deviations below the mean.
     package var successRateDeviations = 1.9
     package var outlierInterval: Nanos = 10 * .second
-    package var ejection: Nanos = 30 * .second
-    package var maximumEjection: Nanos = 300 * .second
+    package var baseEjectionTime: Nanos = 30 * .second
+    package var maximumEjectionTime: Nanos = 300 * .second
     /// At most this part of the members is ejected at once, but one may be if there are two.
-    package var maximumEjected = 0.33
+    package var maximumEjectionFraction = 0.33
 
     /// So many calls in a window must have ended for the breaker to judge; 0: there is no breaker.
-    package var breakerCalls = 100
+    package var breakerMinimumCalls = 100
     package var breakerFailureRate = 0.5
     package var breakerWindow: Nanos = 10 * .second
-    package var breakerOpen: Nanos = 5 * .second
-    package var maximumBreakerOpen: Nanos = 60 * .second
-    package var breakerProbes = 10
+    package var breakerOpenDuration: Nanos = 5 * .second
+    package var maximumBreakerOpenDuration: Nanos = 60 * .second
+    package var breakerHalfOpenCalls = 10
 
     package init() {}
 
@@ -79,9 +79,9 @@ package struct BalanceSettings: Sendable, Hashable {
         let second = Nanos.second
         try Limits.check(slowStart, "slowStart", 0...3600 * second)
         try Limits.check(costDecay, "costDecay", 100 * .millisecond...3600 * second)
-        try Self.check(bound, "bound", 1.01...100)
-        try Self.check(spillBelow, "spillBelow", 0.01...1)
-        try Self.check(panicBelow, "panicBelow", 0...1)
+        try Self.check(maximumLoadFactor, "maximumLoadFactor", 1.01...100)
+        try Self.check(zoneSpilloverThreshold, "zoneSpilloverThreshold", 0.01...1)
+        try Self.check(panicThreshold, "panicThreshold", 0...1)
         try Limits.check(consecutiveFailures, "consecutiveFailures", 0...1_000_000)
         try Limits.check(successRateMembers, "successRateMembers", 0...65_535)
         guard successRateMembers != 1, successRateMembers != 2 else {
@@ -91,15 +91,16 @@ package struct BalanceSettings: Sendable, Hashable {
         try Limits.check(successRateCalls, "successRateCalls", 1...1_000_000)
         try Self.check(successRateDeviations, "successRateDeviations", 0.1...10)
         try Limits.check(outlierInterval, "outlierInterval", 100 * .millisecond...3600 * second)
-        try Limits.check(ejection, "ejection", 10 * .millisecond...86_400 * second)
-        try Limits.check(maximumEjection, "maximumEjection", ejection...86_400 * second)
-        try Self.check(maximumEjected, "maximumEjected", 0...1)
-        try Limits.check(breakerCalls, "breakerCalls", 0...1_000_000)
+        try Limits.check(baseEjectionTime, "baseEjectionTime", 10 * .millisecond...86_400 * second)
+        try Limits.check(maximumEjectionTime, "maximumEjectionTime", baseEjectionTime...86_400 * second)
+        try Self.check(maximumEjectionFraction, "maximumEjectionFraction", 0...1)
+        try Limits.check(breakerMinimumCalls, "breakerMinimumCalls", 0...1_000_000)
         try Self.check(breakerFailureRate, "breakerFailureRate", 0.01...1)
         try Limits.check(breakerWindow, "breakerWindow", 100 * .millisecond...3600 * second)
-        try Limits.check(breakerOpen, "breakerOpen", 10 * .millisecond...3600 * second)
-        try Limits.check(maximumBreakerOpen, "maximumBreakerOpen", breakerOpen...86_400 * second)
-        try Limits.check(breakerProbes, "breakerProbes", 1...10_000)
+        try Limits.check(breakerOpenDuration, "breakerOpenDuration", 10 * .millisecond...3600 * second)
+        try Limits.check(
+            maximumBreakerOpenDuration, "maximumBreakerOpenDuration", breakerOpenDuration...86_400 * second)
+        try Limits.check(breakerHalfOpenCalls, "breakerHalfOpenCalls", 1...10_000)
     }
 
     private static func check(_ value: Double, _ field: String, _ range: ClosedRange<Double>) throws(InvalidArgument) {

@@ -106,7 +106,7 @@ package struct BreakerMachine: Sendable {
     /// A call ended. `isFailure`: nil if it tells nothing. `probe`: the round that it was admitted in, if it was a
     /// probe.
     package mutating func finished(isFailure: Bool?, probe: Int?, now: Nanos) -> Change? {
-        guard settings.breakerCalls > 0 else { return nil }
+        guard settings.breakerMinimumCalls > 0 else { return nil }
         if let probe {
             guard case .halfOpen = state, probe == round else { return nil }
             return probed(isFailure, now: now)
@@ -124,7 +124,8 @@ package struct BreakerMachine: Sendable {
             calls += bucket.calls
             failed += bucket.failed
         }
-        guard calls >= settings.breakerCalls, Double(failed) >= settings.breakerFailureRate * Double(calls) else {
+        guard calls >= settings.breakerMinimumCalls, Double(failed) >= settings.breakerFailureRate * Double(calls)
+        else {
             return nil
         }
         return open(now: now, failed: failed, of: calls)
@@ -137,18 +138,19 @@ package struct BreakerMachine: Sendable {
         case false?: probesGood += 1
         }
         if probesFailed > 0,
-            Double(probesFailed) >= settings.breakerFailureRate * Double(settings.breakerProbes)
+            Double(probesFailed) >= settings.breakerFailureRate * Double(settings.breakerHalfOpenCalls)
         {
             return open(now: now, failed: probesFailed, of: probesFailed + probesGood)
         }
-        guard probesGood + probesFailed == settings.breakerProbes else { return nil }
+        guard probesGood + probesFailed == settings.breakerHalfOpenCalls else { return nil }
         close()
         return .closed
     }
 
     private mutating func open(now: Nanos, failed: Int, of calls: Int) -> Change {
         openFor =
-            openFor == 0 ? settings.breakerOpen : min(openFor.multipliedClamping(by: 2), settings.maximumBreakerOpen)
+            openFor == 0
+            ? settings.breakerOpenDuration : min(openFor.multipliedClamping(by: 2), settings.maximumBreakerOpenDuration)
         let until = now.adding(openFor)
         state = .open(until: until)
         return .opened(until: until, failed: failed, of: calls)
@@ -170,7 +172,7 @@ package struct BreakerMachine: Sendable {
         state = .halfOpen
         round += 1
         roundEnd = now.adding(openFor)
-        probesLeft = settings.breakerProbes
+        probesLeft = settings.breakerHalfOpenCalls
         (probesGood, probesFailed) = (0, 0)
         return true
     }

@@ -38,7 +38,7 @@ package struct PickPlan: Sendable {
     /// The part of the calls that stays near.
     package var stay = 1.0
     package var ring: Ring?
-    package var bound = 1.25
+    package var maximumLoadFactor = 1.25
     package var costDecay: Nanos = 10 * .second
     /// The breaker is to be asked.
     package var isGated = false
@@ -203,11 +203,11 @@ private struct RingPart {
     private let loads: [MemberLoad]
     private let shares: [Double]
     private let total: Double
-    private let bound: Double
+    private let maximumLoadFactor: Double
 
     init(_ ring: Ring, _ plan: PickPlan) {
         self.ring = ring
-        bound = plan.bound
+        maximumLoadFactor = plan.maximumLoadFactor
         loads = plan.seats.map(\.load)
         shares = plan.seats.map(\.share)
         total = shares.reduce(0, +)
@@ -244,7 +244,7 @@ private struct RingPart {
 
     private func hasRoom(_ seat: Int, _ calls: Int) -> Bool {
         let fair = Double(calls &+ 1) * shares[seat] / total
-        return Double(loads[seat].outstanding &+ 1) <= (bound * fair).rounded(.up)
+        return Double(loads[seat].outstanding &+ 1) <= (maximumLoadFactor * fair).rounded(.up)
     }
 
     private func first(at position: UInt64, where isGood: (Int) -> Bool) -> Int {

@@ -69,7 +69,7 @@ package struct CacheLayout: Sendable, Equatable {
     package var writes: Int
     package var reads: Int
     package var seed: UInt64
-    package var unit: Int
+    package var pointsPerWeight: Int
     /// In the order of their ids' bytes. While it changes: those of before.
     package var members: [CacheMember]
     /// Those of after; empty when it does not change.
@@ -80,7 +80,7 @@ package struct CacheLayout: Sendable, Equatable {
 
     /// The first layout.
     package init(
-        copies: Int, writes: Int, reads: Int, seed: UInt64, unit: Int, members: [CacheMember], change: UInt64
+        copies: Int, writes: Int, reads: Int, seed: UInt64, pointsPerWeight: Int, members: [CacheMember], change: UInt64
     ) {
         (epoch, began, self.change) = (1, 1, change)
         step = .settled
@@ -88,7 +88,7 @@ package struct CacheLayout: Sendable, Equatable {
         self.writes = writes
         self.reads = reads
         self.seed = seed
-        self.unit = unit
+        self.pointsPerWeight = pointsPerWeight
         self.members = members.sorted { $0.id.isBefore($1.id) }
         target = []
         membersSince = 1
@@ -158,7 +158,7 @@ package struct CacheLayout: Sendable, Equatable {
         var json: [UInt8] = []
         json += #"{"epoch":\#(epoch),"change":"\#(change)","began":\#(began),"step":"\#(step.rawValue)""#.utf8
         json += #","copies":\#(copies),"writes":\#(writes),"reads":\#(reads)"#.utf8
-        json += #","seed":"\#(seed)","unit":\#(unit)"#.utf8
+        json += #","seed":"\#(seed)","pointsPerWeight":\#(pointsPerWeight)"#.utf8
         json += #","membersSince":\#(membersSince),"targetSince":\#(targetSince)"#.utf8
         for (name, list) in [("members", members), ("target", target)] {
             json += #","\#(name)":["#.utf8
@@ -188,13 +188,14 @@ package struct CacheLayout: Sendable, Equatable {
             case .integer(let writes)? = object["writes"], writes > 0,
             case .integer(let reads)? = object["reads"], reads > 0,
             case .string(let seedText)? = object["seed"], let seed = UInt64(seedText),
-            case .integer(let unit)? = object["unit"],
+            case .integer(let pointsPerWeight)? = object["pointsPerWeight"],
             case .integer(let membersSince)? = object["membersSince"],
             case .integer(let targetSince)? = object["targetSince"],
             let members = Self.members(object["members"]), let target = Self.members(object["target"])
         else { return nil }
         self.init(
-            copies: Int(copies), writes: Int(writes), reads: Int(reads), seed: seed, unit: Int(unit), members: members,
+            copies: Int(copies), writes: Int(writes), reads: Int(reads), seed: seed,
+            pointsPerWeight: Int(pointsPerWeight), members: members,
             change: change)
         (self.epoch, self.began, self.step, self.target) = (epoch, began, step, target)
         (self.membersSince, self.targetSince) = (membersSince, targetSince)
@@ -250,7 +251,7 @@ package struct CacheMap: Sendable {
         func side(_ members: [CacheMember], since: Int64) throws(InvalidArgument) -> Side {
             let ring = try Ring(
                 members.map { RingMember(id: $0.id, weight: $0.weight, zone: $0.zone) }, seed: layout.seed,
-                unit: layout.unit)
+                pointsPerWeight: layout.pointsPerWeight)
             let places = ring.members.map { member in ids.firstIndex { $0.hasSameBytes(as: member.id) }! }
             return Side(ring: ring, places: places, since: since)
         }

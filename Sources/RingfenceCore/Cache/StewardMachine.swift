@@ -51,11 +51,11 @@ package struct StewardMachine: Sendable {
         case call(id: Int, node: String, stamp: CacheStamp, CacheCall)
         /// Store it at the coordinator if it is newer than what is there; tell `published` what is there then.
         case publish(CacheLayout)
-        case tell(Happening)
+        case tell(Notice)
     }
 
     /// What people are told.
-    package enum Happening: Sendable, Equatable {
+    package enum Notice: Sendable, Equatable {
         /// The layout begins to change. `share`: the part of all keys that gets another owner, 0 to 1.
         case moving(joining: [String], leaving: [String], share: Double)
         case moved(members: [String])

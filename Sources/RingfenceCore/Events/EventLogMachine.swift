@@ -64,7 +64,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
         /// Messages of another generation, or not of ours at all.
         package var strays = 0
         /// The log stepped back behind what was heard, or is another.
-        package var breaks = 0
+        package var rollbacks = 0
         /// The log was too far ahead to follow, or had a hole.
         package var jumps = 0
         package init() {}
@@ -94,7 +94,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     /// The log as the page showed it that began the era.
     private var eraHead: LogHead?
 
-    // The ring holds `ringFirst` to `position.seq`; `ringBefore` is the position before the first.
+    // The ring holds `ringFirst` to `position.sequence`; `ringBefore` is the position before the first.
     private var ring: [Entry?] = []
     private var ringFirst: Int64 = 1
     private var ringBytes = 0
@@ -163,17 +163,17 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     package mutating func received(_ entry: Entry?, now: Nanos) -> Action {
         guard isRunning, let position, let head else { return want() }
         // A new generation, or a server that does not know that it is deposed: a page tells.
-        guard let entry, entry.position.gen == head.gen else {
+        guard let entry, entry.position.generation == head.generation else {
             counts.strays += 1
             return suspect(entry?.position ?? LogPosition.start, now: now, at: max(now, quietUntil))
         }
-        let seq = entry.position.seq
-        if seq <= position.seq {
+        let sequence = entry.position.sequence
+        if sequence <= position.sequence {
             counts.repeated += 1
             return .none
         }
-        newest = max(newest, seq)
-        if seq == position.seq + 1 {
+        newest = max(newest, sequence)
+        if sequence == position.sequence + 1 {
             append(entry)
             drain()
             if hasCaughtUp { idleAt = now.adding(settings.idle) }
@@ -183,14 +183,14 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
         counts.gaps += 1
         if pending.count < settings.pendingMaximum {
             serial += 1
-            pending[seq] = Pending(entry: entry, serial: serial)
+            pending[sequence] = Pending(entry: entry, serial: serial)
         }
         return want()
     }
 
     /// Somebody else's answer showed the head of the log. Its message may be on its way still.
     package mutating func heard(_ other: LogPosition, now: Nanos) -> Action {
-        if isRunning, !isSettled(other) { shown[other.gen] = max(other.seq, shown[other.gen] ?? 0) }
+        if isRunning, !isSettled(other) { shown[other.generation] = max(other.sequence, shown[other.generation] ?? 0) }
         return suspect(other, now: now, at: now.adding(settings.grace))
     }
 
@@ -211,18 +211,18 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     package mutating func answered(_ page: LogPage<Entry>, now: Nanos) -> Action {
         guard isRunning, let (asked, askedSerial, askedShown) = inFlight else { return .none }
         inFlight = nil
-        shown = shown.filter { gen, seq in seq > askedShown[gen] ?? 0 }
+        shown = shown.filter { generation, sequence in sequence > askedShown[generation] ?? 0 }
         let before = (revision: revision, era: era)
         let former = head
         head = page.head
         if let former, let position, let asked {
             if !isContained(position, asked: asked, in: page.head) {
-                counts.breaks += 1
+                counts.rollbacks += 1
                 adopt(page.head)
             } else {
-                let isLost = askedShown.contains { !page.head.contains(LogPosition(gen: $0, seq: $1)) }
-                if isLost { counts.breaks += 1 }
-                if isLost || former.gen != page.head.gen { beginEra(page.head) }
+                let isLost = askedShown.contains { !page.head.contains(LogPosition(generation: $0, sequence: $1)) }
+                if isLost { counts.rollbacks += 1 }
+                if isLost || former.generation != page.head.generation { beginEra(page.head) }
                 follow(page)
             }
         } else {
@@ -230,14 +230,14 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
         }
         drain()
         // What was heard before the page was asked for is in the page, or it is not in this log.
-        let reached = position?.seq ?? 0
-        pending = pending.filter { seq, waiting in
-            seq > reached && (waiting.serial > askedSerial || seq <= page.head.seq)
+        let reached = position?.sequence ?? 0
+        pending = pending.filter { sequence, waiting in
+            sequence > reached && (waiting.serial > askedSerial || sequence <= page.head.sequence)
         }
-        newest = max(reached, page.head.seq)
+        newest = max(reached, page.head.sequence)
         let isVain = before == (revision, era)
         quietUntil = isVain ? now.adding(settings.grace) : now
-        hasCaughtUp = reached >= page.head.seq && pending.isEmpty && !again
+        hasCaughtUp = reached >= page.head.sequence && pending.isEmpty && !again
         guard hasCaughtUp else { return fetch() }
         idleAt = now.adding(settings.idle)
         if suspect != nil, !isSettled(suspect) { suspectAt = now.adding(settings.grace) } else { suspect = nil }
@@ -254,13 +254,16 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
             // reader may have read further than we had.
             guard let eraHead, eraHead.contains(reader) else { return .ask }
         }
-        if reader.seq > position.seq { return .wait(era: era) }
-        if reader.seq == position.seq { return reader.gen == position.gen ? .wait(era: era) : .ask }
-        guard reader.seq >= ringFirst - 1 else { return .ask }
-        let known = reader.seq == ringFirst - 1 ? ringBefore.gen : ring[slot(reader.seq)]?.position.gen
-        guard known == reader.gen else { return .ask }
-        let last = min(position.seq, reader.seq + Int64(limit))
-        return .entries((reader.seq + 1...last).compactMap { ring[slot($0)] }, era: era)
+        if reader.sequence > position.sequence { return .wait(era: era) }
+        if reader.sequence == position.sequence {
+            return reader.generation == position.generation ? .wait(era: era) : .ask
+        }
+        guard reader.sequence >= ringFirst - 1 else { return .ask }
+        let known =
+            reader.sequence == ringFirst - 1 ? ringBefore.generation : ring[slot(reader.sequence)]?.position.generation
+        guard known == reader.generation else { return .ask }
+        let last = min(position.sequence, reader.sequence + Int64(limit))
+        return .entries((reader.sequence + 1...last).compactMap { ring[slot($0)] }, era: era)
     }
 
     // MARK: Inside
@@ -286,7 +289,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
 
     private func isSettled(_ other: LogPosition?) -> Bool {
         guard let other, let head, let position else { return false }
-        return other.gen == head.gen && other.seq <= position.seq
+        return other.generation == head.generation && other.sequence <= position.sequence
     }
 
     private mutating func fetch() -> Action {
@@ -299,7 +302,7 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     /// Whether `position` is in the log of an answer to a question asked at `asked`.
     private func isContained(_ position: LogPosition, asked: LogPosition, in head: LogHead) -> Bool {
         // Of the same generation: messages may have brought us beyond the answer, but not beyond the question.
-        if position.gen == head.gen { return asked.seq <= head.seq }
+        if position.generation == head.generation { return asked.sequence <= head.sequence }
         return head.contains(position)
     }
 
@@ -318,17 +321,17 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
     }
 
     private mutating func follow(_ page: LogPage<Entry>) {
-        guard var reached = position?.seq, reached < page.head.seq else { return }
-        let isTooFar = page.head.seq - reached > Int64(settings.capacity)
+        guard var reached = position?.sequence, reached < page.head.sequence else { return }
+        let isTooFar = page.head.sequence - reached > Int64(settings.capacity)
         if !isTooFar {
-            for entry in page.entries where entry.position.seq == reached + 1 {
+            for entry in page.entries where entry.position.sequence == reached + 1 {
                 append(entry)
                 reached += 1
                 counts.replayed += 1
             }
         }
         let isStuck = page.isBroken || page.head.first > reached + 1
-        guard isTooFar || (isStuck && reached < page.head.seq) else { return }
+        guard isTooFar || (isStuck && reached < page.head.sequence) else { return }
         // Subscribers read on their own what lies between, or are told that it is not there any more.
         counts.jumps += 1
         position = page.head.position
@@ -338,18 +341,18 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
 
     private mutating func append(_ entry: Entry) {
         if ring.isEmpty { ring = Array(repeating: nil, count: settings.capacity) }
-        let count = (position?.seq ?? 0) - ringFirst + 1
+        let count = (position?.sequence ?? 0) - ringFirst + 1
         if count >= Int64(settings.capacity) { dropFirst() }
         position = entry.position
-        ring[slot(entry.position.seq)] = entry
+        ring[slot(entry.position.sequence)] = entry
         ringBytes += entry.byteCount
-        while ringBytes > settings.capacityBytes, ringFirst < entry.position.seq { dropFirst() }
+        while ringBytes > settings.capacityBytes, ringFirst < entry.position.sequence { dropFirst() }
         revision += 1
     }
 
     private mutating func drain() {
-        while let position, let next = pending.removeValue(forKey: position.seq + 1) {
-            if next.entry.position.gen == head?.gen { append(next.entry) }
+        while let position, let next = pending.removeValue(forKey: position.sequence + 1) {
+            if next.entry.position.generation == head?.generation { append(next.entry) }
         }
     }
 
@@ -365,8 +368,8 @@ package struct EventLogMachine<Entry: LogEntry>: Sendable {
         ring = []
         ringBytes = 0
         ringBefore = before
-        ringFirst = (before?.seq ?? 0) + 1
+        ringFirst = (before?.sequence ?? 0) + 1
     }
 
-    private func slot(_ seq: Int64) -> Int { Int(seq % Int64(settings.capacity)) }
+    private func slot(_ sequence: Int64) -> Int { Int(sequence % Int64(settings.capacity)) }
 }

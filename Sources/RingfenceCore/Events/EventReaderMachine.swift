@@ -100,6 +100,6 @@ package struct EventReaderMachine<Entry: LogEntry>: Sendable {
         if let former, reason != .hole, head.judge(former) == .good { return .resume }
         position = head.position
         guard let former else { return .begin }
-        return .reset(lost: head.contains(former) ? head.seq - former.seq : nil)
+        return .reset(lost: head.contains(former) ? head.sequence - former.sequence : nil)
     }
 }

@@ -7,7 +7,8 @@
 /// A class, because one event is read once and handed to a thousand subscribers.
 package final class EventRecord: LogEntry {
     private static let names = [
-        "gen", "seq", "at", "type", "group", "member", "version", "of", "epoch", "previous", "reason", "actor",
+        "generation", "sequence", "at", "type", "group", "member", "version", "of", "epoch", "previous", "reason",
+        "actor",
     ]
 
     package let position: LogPosition
@@ -32,11 +33,12 @@ package final class EventRecord: LogEntry {
     /// - Throws: ``JSONError`` for what is no event.
     package init(_ json: [UInt8]) throws(JSONError) {
         let (object, range) = try JSONObject.reading(Self.names, raw: "detail", of: json)
-        guard let gen = try Self.text(object, "gen"), LogPosition.isGeneration(gen.utf8), gen != LogPosition.start.gen,
-            let seq = try Self.number(object, "seq", 1...LogPosition.seqMaximum),
+        guard let generation = try Self.text(object, "generation"), LogPosition.isGeneration(generation.utf8),
+            generation != LogPosition.start.generation,
+            let sequence = try Self.number(object, "sequence", 1...LogPosition.seqMaximum),
             let at = try Self.number(object, "at", 0...Int64.max), let type = try Self.text(object, "type")
-        else { throw JSONError(message: "an event has gen, seq, at and type", offset: 0) }
-        position = LogPosition(gen: gen, seq: seq)
+        else { throw JSONError(message: "an event has generation, sequence, at and type", offset: 0) }
+        position = LogPosition(generation: generation, sequence: sequence)
         self.at = at
         self.type = type
         group = try Self.text(object, "group")

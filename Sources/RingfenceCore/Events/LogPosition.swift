@@ -14,34 +14,36 @@
 // `g1:100` is in this log and goes on with g2:101; `g1:105` is not, whatever the numbers say. A restart that loses
 // nothing makes a new generation too, and costs nobody anything.
 
-/// A place in the event log: behind the event `seq` of the generation `gen`.
+/// A place in the event log: behind the event `sequence` of the generation `generation`.
 package struct LogPosition: Hashable, Sendable {
     /// Beyond this Redis' scripts cannot count (2^53 - 1).
     package static let seqMaximum: Int64 = 9_007_199_254_740_991
 
-    package let gen: String
-    package let seq: Int64
+    package let generation: String
+    package let sequence: Int64
 
-    package init(gen: String, seq: Int64) {
-        self.gen = gen
-        self.seq = seq
+    package init(generation: String, sequence: Int64) {
+        self.generation = generation
+        self.sequence = sequence
     }
 
     /// Before the first event of whatever log there is or will be.
-    package static let start = LogPosition(gen: "0", seq: 0)
+    package static let start = LogPosition(generation: "0", sequence: 0)
 
-    package var isStart: Bool { seq == 0 && gen == Self.start.gen }
+    package var isStart: Bool { sequence == 0 && generation == Self.start.generation }
 
-    package var text: String { "\(gen):\(seq)" }
+    package var text: String { "\(generation):\(sequence)" }
 
-    /// Reads `gen:seq` as `text` writes it, and nothing else.
+    /// Reads `generation:sequence` as `text` writes it, and nothing else.
     package init?(parsing text: some StringProtocol) {
         let utf8 = text.utf8
         guard let colon = utf8.firstIndex(of: UInt8(ascii: ":")) else { return nil }
-        let gen = utf8[..<colon]
-        guard Self.isGeneration(gen), let seq = Self.seq(utf8[utf8.index(after: colon)...]) else { return nil }
-        self.init(gen: String(decoding: gen, as: UTF8.self), seq: seq)
-        if self.gen == Self.start.gen, seq != 0 { return nil }
+        let generation = utf8[..<colon]
+        guard Self.isGeneration(generation), let sequence = Self.sequence(utf8[utf8.index(after: colon)...]) else {
+            return nil
+        }
+        self.init(generation: String(decoding: generation, as: UTF8.self), sequence: sequence)
+        if self.generation == Self.start.generation, sequence != 0 { return nil }
     }
 
     /// 1 to 64 of `A-Z a-z 0-9 . _ -`.
@@ -58,7 +60,7 @@ package struct LogPosition: Hashable, Sendable {
     }
 
     /// A number of the log in its one spelling: no sign, no leading zero.
-    package static func seq(_ bytes: some Collection<UInt8>) -> Int64? {
+    package static func sequence(_ bytes: some Collection<UInt8>) -> Int64? {
         guard let first = bytes.first, bytes.count <= 16, bytes.count == 1 || first != UInt8(ascii: "0") else {
             return nil
         }
@@ -79,11 +81,11 @@ extension LogPosition: CustomStringConvertible {
 package struct LogHead: Hashable, Sendable {
     /// A generation that ended, and its last event that is in the log.
     package struct Fork: Hashable, Sendable {
-        package var gen: String
+        package var generation: String
         package var last: Int64
 
-        package init(gen: String, last: Int64) {
-            self.gen = gen
+        package init(generation: String, last: Int64) {
+            self.generation = generation
             self.last = last
         }
     }
@@ -99,55 +101,56 @@ package struct LogHead: Hashable, Sendable {
     }
 
     /// Of the last event; that of `LogPosition.start` if there never was one.
-    package var gen: String
+    package var generation: String
     /// The last event; 0 if there is none.
-    package var seq: Int64
-    /// The oldest event that is kept; `seq + 1` if none is.
+    package var sequence: Int64
+    /// The oldest event that is kept; `sequence + 1` if none is.
     package var first: Int64
     /// Newest first.
     package var forks: [Fork]
 
-    package init(gen: String, seq: Int64, first: Int64, forks: [Fork]) {
-        self.gen = gen
-        self.seq = seq
+    package init(generation: String, sequence: Int64, first: Int64, forks: [Fork]) {
+        self.generation = generation
+        self.sequence = sequence
         self.first = first
         self.forks = forks
     }
 
-    /// Reads the form in which Redis keeps `forks`: `<gen>@<last> <older gen>@<last> …`.
-    package init?(gen: String, seq: Int64, first: Int64, forks text: String) {
+    /// Reads the form in which Redis keeps `forks`: `<generation>@<last> <older generation>@<last> …`.
+    package init?(generation: String, sequence: Int64, first: Int64, forks text: String) {
         var forks: [Fork] = []
         for word in text.utf8.split(separator: UInt8(ascii: " ")) {
             guard let mark = word.firstIndex(of: UInt8(ascii: "@")), LogPosition.isGeneration(word[..<mark]),
-                let last = LogPosition.seq(word[word.index(after: mark)...])
+                let last = LogPosition.sequence(word[word.index(after: mark)...])
             else { return nil }
-            forks.append(Fork(gen: String(decoding: word[..<mark], as: UTF8.self), last: last))
+            forks.append(Fork(generation: String(decoding: word[..<mark], as: UTF8.self), last: last))
         }
-        self.init(gen: gen, seq: seq, first: first, forks: forks)
+        self.init(generation: generation, sequence: sequence, first: first, forks: forks)
     }
 
     /// Behind the last event.
-    package var position: LogPosition { LogPosition(gen: gen, seq: seq) }
+    package var position: LogPosition { LogPosition(generation: generation, sequence: sequence) }
 
     /// Before the oldest event that is kept.
     package var oldest: LogPosition {
         if first <= 1 { return .start }
-        var gen = self.gen
-        for fork in forks where fork.last >= first - 1 { gen = fork.gen }
-        return LogPosition(gen: gen, seq: first - 1)
+        var generation = self.generation
+        for fork in forks where fork.last >= first - 1 { generation = fork.generation }
+        return LogPosition(generation: generation, sequence: first - 1)
     }
 
     /// Whether what `position` has seen is in this log, whether or not it is still kept.
     package func contains(_ position: LogPosition) -> Bool {
         if position.isStart { return true }
-        if position.gen == gen { return position.seq <= seq }
+        if position.generation == generation { return position.sequence <= sequence }
         // A generation stands here once; should it ever stand twice, the stricter end counts.
-        return forks.filter { $0.gen == position.gen }.map(\.last).min().map { position.seq <= $0 } ?? false
+        return forks.filter { $0.generation == position.generation }.map(\.last).min().map { position.sequence <= $0 }
+            ?? false
     }
 
     package func judge(_ position: LogPosition) -> Judgement {
         guard contains(position) else { return .gone }
-        return position.seq + 1 < first ? .trimmed : .good
+        return position.sequence + 1 < first ? .trimmed : .good
     }
 }
 
@@ -168,14 +171,14 @@ package struct LogPage<Entry: LogEntry>: Sendable {
     package var isBroken: Bool
 
     /// - Parameter read: the events that were found, in order; nil stands for one that cannot be read.
-    package init(head: LogHead, after seq: Int64, read: [Entry?]) {
+    package init(head: LogHead, after sequence: Int64, read: [Entry?]) {
         self.head = head
         entries = []
         entries.reserveCapacity(read.count)
         isBroken = false
-        var next = seq + 1
+        var next = sequence + 1
         for entry in read {
-            guard let entry, entry.position.seq == next else {
+            guard let entry, entry.position.sequence == next else {
                 isBroken = true
                 return
             }
@@ -183,6 +186,6 @@ package struct LogPage<Entry: LogEntry>: Sendable {
             next += 1
         }
         // Nothing found although there should be something: deleted by hand.
-        isBroken = entries.isEmpty && seq < head.seq
+        isBroken = entries.isEmpty && sequence < head.sequence
     }
 }

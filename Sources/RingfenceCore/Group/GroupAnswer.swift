@@ -119,31 +119,31 @@ package struct GroupAnswer: Sendable, Equatable {
     package var holder: Holder?
     /// Of `beats`: of each.
     package var statuses: [Status] = []
-    package var gen: String
-    package var seq: Int64
+    package var generation: String
+    package var sequence: Int64
     package var version: Int64
     package var mark: String
     /// nil: there are no members.
     package var nextMilliseconds: Int64?
     package var paceMilliseconds: Int64
-    package var heldMilliseconds: Int64
+    package var graceMilliseconds: Int64
     package var recoveryMilliseconds: Int64
     package var content: Content?
 
     package init(
-        status: Status, gen: String, seq: Int64, version: Int64, mark: String, nextMilliseconds: Int64?,
-        paceMilliseconds: Int64, heldMilliseconds: Int64, recoveryMilliseconds: Int64, content: Content?,
+        status: Status, generation: String, sequence: Int64, version: Int64, mark: String, nextMilliseconds: Int64?,
+        paceMilliseconds: Int64, graceMilliseconds: Int64, recoveryMilliseconds: Int64, content: Content?,
         holder: Holder? = nil
     ) {
         self.holder = holder
         self.status = status
-        self.gen = gen
-        self.seq = seq
+        self.generation = generation
+        self.sequence = sequence
         self.version = version
         self.mark = mark
         self.nextMilliseconds = nextMilliseconds
         self.paceMilliseconds = paceMilliseconds
-        self.heldMilliseconds = heldMilliseconds
+        self.graceMilliseconds = graceMilliseconds
         self.recoveryMilliseconds = recoveryMilliseconds
         self.content = content
     }
@@ -152,12 +152,12 @@ package struct GroupAnswer: Sendable, Equatable {
 /// What is fixed of a group's ring when the group is made.
 package struct RingPolicy: Sendable, Hashable {
     package var seed: UInt64
-    /// Points for each unit of weight.
-    package var unit: Int
+    /// Points for each pointsPerWeight of weight.
+    package var pointsPerWeight: Int
 
-    package init(seed: UInt64, unit: Int) {
+    package init(seed: UInt64, pointsPerWeight: Int) {
         self.seed = seed
-        self.unit = unit
+        self.pointsPerWeight = pointsPerWeight
     }
 }
 
@@ -225,16 +225,16 @@ package struct GroupEvent: Sendable, Equatable {
         case other
     }
 
-    package var gen: String
-    package var seq: Int64
+    package var generation: String
+    package var sequence: Int64
     package var version: Int64
     /// How many events make this version.
     package var of: Int
     package var kind: Kind
 
-    package init(gen: String, seq: Int64, version: Int64, of: Int, kind: Kind) {
-        self.gen = gen
-        self.seq = seq
+    package init(generation: String, sequence: Int64, version: Int64, of: Int, kind: Kind) {
+        self.generation = generation
+        self.sequence = sequence
         self.version = version
         self.of = of
         self.kind = kind

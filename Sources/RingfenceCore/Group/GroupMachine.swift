@@ -20,30 +20,30 @@
 
 package struct GroupMachine: Sendable {
     package struct View: Sendable, Equatable {
-        package var gen: String
+        package var generation: String
         package var version: Int64
         package var members: [MemberRecord]
         package var policy: RingPolicy?
         package var isRecovering: Bool
         package var role = GroupRole()
         /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
-        package var holdLimit: Nanos?
+        package var failsafeLimit: Nanos?
         /// What an operator ordered about calls to members.
         package var breaker = GroupBreaker.automatic
         /// There are records that cannot be read: who they are of, nobody here knows.
         package var hasUnreadable = false
 
         package init(
-            gen: String, version: Int64, members: [MemberRecord], policy: RingPolicy?, isRecovering: Bool,
-            role: GroupRole = GroupRole(), holdLimit: Nanos? = nil
+            generation: String, version: Int64, members: [MemberRecord], policy: RingPolicy?, isRecovering: Bool,
+            role: GroupRole = GroupRole(), failsafeLimit: Nanos? = nil
         ) {
-            self.gen = gen
+            self.generation = generation
             self.version = version
             self.members = members
             self.policy = policy
             self.isRecovering = isRecovering
             self.role = role
-            self.holdLimit = holdLimit
+            self.failsafeLimit = failsafeLimit
         }
 
         package func member(_ id: String) -> MemberRecord? {
@@ -71,7 +71,7 @@ package struct GroupMachine: Sendable {
     /// So many changes are made one by one; for more the members are put in order anew.
     private static let fewChanges = 32
 
-    package private(set) var known = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
+    package private(set) var known = View(generation: "", version: 0, members: [], policy: nil, isRecovering: false)
     /// The pages that came so far, and what to go on from.
     private var draft: (members: [MemberRecord], hasUnreadable: Bool, cursor: String)?
     private var shownAt: Nanos?
@@ -80,14 +80,14 @@ package struct GroupMachine: Sendable {
     /// How many of those known have which lease.
     private var leases: [Int64: Int] = [:]
     package private(set) var mark = ""
-    package private(set) var shown = View(gen: "", version: 0, members: [], policy: nil, isRecovering: false)
+    package private(set) var shown = View(generation: "", version: 0, members: [], policy: nil, isRecovering: false)
     /// The log had come so far when the known view was current.
-    package private(set) var seq: Int64 = 0
-    package private(set) var logGen = ""
+    package private(set) var sequence: Int64 = 0
+    package private(set) var logGeneration = ""
     /// Before this moment the view was asked for that is known to be current.
     package private(set) var confirmedAt: Nanos?
     package private(set) var pace = GroupMachine.firstPace
-    package private(set) var isHeld = false
+    package private(set) var isInGrace = false
     /// When the next member would die, if it is not heard of; `.never` if there is none.
     package private(set) var deathAt = Nanos.never
     /// The highest epoch ever seen.
@@ -140,7 +140,9 @@ package struct GroupMachine: Sendable {
 
     /// What is known, but only when Redis has not been heard of for longer than it should.
     package func viewWhileAway(now: Nanos) -> View? {
-        guard let confirmedAt, HoldMachine.isAway(confirmedAt: confirmedAt, pace: pace, now: now) else { return nil }
+        guard let confirmedAt, FailsafeMachine.isAway(confirmedAt: confirmedAt, pace: pace, now: now) else {
+            return nil
+        }
         return known
     }
 
@@ -164,7 +166,7 @@ package struct GroupMachine: Sendable {
         pace = answer.paceMilliseconds * .millisecond
         askAt = min(askAt, sentAt + pace)
         deathAt = answer.nextMilliseconds.map { now + $0 * .millisecond } ?? .never
-        isHeld = answer.heldMilliseconds > 0
+        isInGrace = answer.graceMilliseconds > 0
         if answer.recoveryMilliseconds > 0 {
             recovers(for: answer.recoveryMilliseconds * .millisecond, sentAt: sentAt, now: now)
         }
@@ -180,10 +182,11 @@ package struct GroupMachine: Sendable {
         guard let content = answer.content, !content.isMore else { return .look }
         // No member has changed since the version that was known when this was asked. What came in between is of the
         // same story only if it is of the same generation.
-        let gen = Self.gen(of: answer.mark)
+        let generation = Self.generation(of: answer.mark)
         var members = content.members
         var hasUnreadable = members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
-        if let page = content.page, page.from == GroupAnswer.Page.known, known.gen == gen, page.next.isEmpty,
+        if let page = content.page, page.from == GroupAnswer.Page.known, known.generation == generation,
+            page.next.isEmpty,
             page.count <= Self.fewChanges
         {
             // In place: each call of each member of a large group that is changing is answered so.
@@ -195,7 +198,8 @@ package struct GroupMachine: Sendable {
             switch page.from {
             case GroupAnswer.Page.start: before = ([], false)
             // Whatever came since is in this page again.
-            case GroupAnswer.Page.known where known.gen == gen: before = (known.members, known.hasUnreadable)
+            case GroupAnswer.Page.known where known.generation == generation:
+                before = (known.members, known.hasUnreadable)
             case GroupAnswer.Page.known: return look(now: now)
             default:
                 // Another answer to the same question came before.
@@ -209,16 +213,16 @@ package struct GroupMachine: Sendable {
                 return .look
             }
         }
-        guard members != nil || known.gen == gen else { return look(now: now) }
+        guard members != nil || known.generation == generation else { return look(now: now) }
         draft = nil
         if let members {
             leases = [:]
             for member in members { leases[member.leaseMilliseconds, default: 0] += 1 }
         }
         known = View(
-            gen: gen, version: answer.version, members: members ?? known.members,
+            generation: generation, version: answer.version, members: members ?? known.members,
             policy: content.policy ?? known.policy, isRecovering: false, role: content.role,
-            holdLimit: hasUnreadable ? nil : Self.holdLimit(content.settings))
+            failsafeLimit: hasUnreadable ? nil : Self.failsafeLimit(content.settings))
         known.hasUnreadable = hasUnreadable
         known.breaker = GroupBreaker(content.settings)
         epoch = max(epoch, content.role.epoch)
@@ -244,8 +248,8 @@ package struct GroupMachine: Sendable {
 
     private mutating func confirm(_ answer: GroupAnswer, sentAt: Nanos) {
         confirmedAt = max(confirmedAt ?? sentAt, sentAt)
-        seq = answer.seq
-        logGen = answer.gen
+        sequence = answer.sequence
+        logGeneration = answer.generation
     }
 
     // MARK: Events
@@ -254,11 +258,13 @@ package struct GroupMachine: Sendable {
     package mutating func happened(_ event: GroupEvent, now: Nanos) -> Action {
         guard confirmedAt != nil else { return .none }
         // In another generation the same version may be another group: data was lost between them.
-        guard event.gen == logGen else { return look(now: now) }
+        guard event.generation == logGeneration else { return look(now: now) }
         guard event.version > known.version else { return .none }
         guard event.version == known.version + 1, event.kind != .other, isPolicyKnown else { return look(now: now) }
         if let first = pending.first {
-            guard event.gen == first.gen, event.version == first.version, event.seq == pending.last!.seq + 1 else {
+            guard event.generation == first.generation, event.version == first.version,
+                event.sequence == pending.last!.sequence + 1
+            else {
                 return look(now: now)
             }
         }
@@ -266,10 +272,10 @@ package struct GroupMachine: Sendable {
         guard pending.count == event.of else { return pending.count < event.of ? .none : look(now: now) }
         for event in pending { apply(event.kind) }
         pending = []
-        known.gen = event.gen
+        known.generation = event.generation
         known.version = event.version
-        mark = "\(event.gen):\(event.seq)"
-        seq = event.seq
+        mark = "\(event.generation):\(event.sequence)"
+        sequence = event.sequence
         return settle(now: now)
     }
 
@@ -375,10 +381,10 @@ package struct GroupMachine: Sendable {
         return true
     }
 
-    private static func holdLimit(_ settings: [String: String]) -> Nanos? {
-        guard settings["whenAway"] == "hold" else { return nil }
-        return (settings["holdMs"].flatMap { Int64($0) } ?? 600_000).multipliedClamping(by: .millisecond)
+    private static func failsafeLimit(_ settings: [String: String]) -> Nanos? {
+        guard settings["onCoordinatorLoss"] == "failsafe" else { return nil }
+        return (settings["failsafeLimitMs"].flatMap { Int64($0) } ?? 600_000).multipliedClamping(by: .millisecond)
     }
 
-    private static func gen(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }
+    private static func generation(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }
 }

@@ -13,7 +13,7 @@ package struct GroupRole: Sendable, Hashable {
         /// It said that it is ready.
         case ready
         /// It hands over to the target.
-        case draining
+        case handingOver
         /// Redis lost data: whoever holds the epoch may say so.
         case recovering
     }
@@ -69,7 +69,7 @@ package struct GroupRole: Sendable, Hashable {
 
     /// Whether this member is the primary still, and hands over.
     package func isDraining(_ record: MemberRecord) -> Bool {
-        phase == .draining && isHeld(by: record.id, record.session, epoch)
+        phase == .handingOver && isHeld(by: record.id, record.session, epoch)
     }
 
     /// Why no member is ready.
@@ -124,10 +124,10 @@ package struct RoleReport: Sendable, Hashable {
     }
 
     package var pausedMilliseconds: Int64
-    package var heldMilliseconds: Int64
+    package var brakedMilliseconds: Int64
     /// Until then nobody is elected.
     package var electMilliseconds: Int64
-    package var drainMilliseconds: Int64
+    package var handoverMilliseconds: Int64
     package var refusals: [RoleReason]
     /// In the order in which they would be elected.
     package var candidates: [Candidate]
@@ -135,13 +135,13 @@ package struct RoleReport: Sendable, Hashable {
     package var orderEpoch: Int64
 
     package init(
-        pausedMilliseconds: Int64, heldMilliseconds: Int64, electMilliseconds: Int64, drainMilliseconds: Int64,
+        pausedMilliseconds: Int64, brakedMilliseconds: Int64, electMilliseconds: Int64, handoverMilliseconds: Int64,
         refusals: [RoleReason], candidates: [Candidate], orderEpoch: Int64 = 0
     ) {
         self.pausedMilliseconds = pausedMilliseconds
-        self.heldMilliseconds = heldMilliseconds
+        self.brakedMilliseconds = brakedMilliseconds
         self.electMilliseconds = electMilliseconds
-        self.drainMilliseconds = drainMilliseconds
+        self.handoverMilliseconds = handoverMilliseconds
         self.refusals = refusals
         self.candidates = candidates
         self.orderEpoch = orderEpoch
@@ -155,7 +155,7 @@ package enum RoleClaim: Sendable, Hashable {
     case elected(Int64)
     case ready(Int64)
     /// It stopped, for the switchover of the version it saw, and this is its last position.
-    case drained(Int64, position: Int64?, asOf: Int64)
+    case readyToHandOver(Int64, position: Int64?, asOf: Int64)
     /// It gave this epoch up for good.
     case gone(Int64, reason: String)
 
@@ -164,7 +164,7 @@ package enum RoleClaim: Sendable, Hashable {
         case .none: ""
         case .elected(let epoch): "e:\(epoch)"
         case .ready(let epoch): "r:\(epoch)"
-        case .drained(let epoch, let position, let version):
+        case .readyToHandOver(let epoch, let position, let version):
             "d:\(epoch):\(position.map { "\($0)" } ?? ""):\(version)"
         case .gone(let epoch, let reason): "g:\(epoch):\(reason)"
         }
@@ -174,7 +174,7 @@ package enum RoleClaim: Sendable, Hashable {
 /// What a candidate says of itself with each beat.
 package struct CandidateStatus: Sendable, Hashable {
     package var claim: RoleClaim
-    /// How far its data has come, in whatever unit the group's members share.
+    /// How far its data has come, in whatever pointsPerWeight the group's members share.
     package var position: Int64?
     /// Why it may not lead now; empty: it may.
     package var unfit: String
@@ -191,7 +191,7 @@ package struct CandidateStatus: Sendable, Hashable {
         switch claim {
         case .none: break
         case .elected(let epoch), .ready(let epoch): try Self.check(epoch: epoch)
-        case .drained(let epoch, let position, _):
+        case .readyToHandOver(let epoch, let position, _):
             try Self.check(epoch: epoch)
             try Limits.check(position: position)
         case .gone(let epoch, let reason):

@@ -3,10 +3,10 @@
 // A member of a group, as the process that it belongs to plays it: its membership, its part as a candidate, and what
 // other candidates promised it.
 //
-// MembershipMachine, RoleMachine and HoldMachine each know their own subject. Here stand the rules that join them: when
-// the role is judged, by which view the promises are counted, what a call says, what an answer changes and in which
-// order, what does not outlive a session. The library, the simulation and the exploration run this one type; what is
-// around it only carries calls and tells what happened.
+// MembershipMachine, RoleMachine and FailsafeMachine each know their own subject. Here stand the rules that join them:
+// when the role is judged, by which view the promises are counted, what a call says, what an answer changes and in
+// which order, what does not outlive a session. The library, the simulation and the exploration run this one type; what
+// is around it only carries calls and tells what happened.
 //
 // Two orders matter for "never two primaries":
 //  - An answer may say that somebody takes the role away. So the role is judged by the view that the answer made before
@@ -68,7 +68,7 @@ package struct MemberMachine: Sendable {
     package private(set) var membership: MembershipMachine
     /// Its part as a candidate, once it has stood.
     package internal(set) var role: RoleMachine?
-    package private(set) var hold: HoldMachine?
+    package private(set) var failsafe: FailsafeMachine?
     /// Whether it joins again by itself, under a new session, after it has expired.
     package let rejoins: Bool
     /// The mark of its join: whether Redis lost it is told by whether the log still has this.
@@ -79,7 +79,7 @@ package struct MemberMachine: Sendable {
     /// The view of this version was compared with the record.
     private(set) var comparedVersion: Int64 = 0
     /// By the view of this version the promises were counted last: threads may come with older ones.
-    private(set) var holdVersion: Int64 = 0
+    private(set) var failsafeVersion: Int64 = 0
     /// A flaw, for controls: the role does not end by its own clock.
     var neverFences = false
 
@@ -122,7 +122,7 @@ package struct MemberMachine: Sendable {
 
     /// What others promised is good for a membership of which Redis has not said that it is over.
     private mutating func letGoIfOver() {
-        if membership.state != .member, membership.state != .suspended { role?.letGo() }
+        if membership.state != .member, membership.state != .suspended { role?.endFailsafe() }
     }
 
     private mutating func perform(_ told: RoleMachine.Output, now: Nanos, _ output: inout Output) {
@@ -153,7 +153,7 @@ package struct MemberMachine: Sendable {
     package mutating func write(_ view: GroupMachine.View, now: Nanos) -> (status: CandidateStatus?, tells: [Tell]) {
         guard role != nil else { return (nil, []) }
         var output = Output()
-        if hold != nil {
+        if failsafe != nil {
             countPromises(view)
             judge(now: now, &output)
         }
@@ -220,7 +220,8 @@ package struct MemberMachine: Sendable {
         letGoIfOver()
         let view = sight.view
         let told = role!.saw(
-            view.role, gen: view.gen, version: view.version, asOf: sight.asOf, id: record.id, session: record.session,
+            view.role, generation: view.generation, version: view.version, asOf: sight.asOf, id: record.id,
+            session: record.session,
             now: now, deadline: deadline, isMember: isMember(at: now))
         perform(told, now: now, &output)
     }
@@ -248,10 +249,10 @@ package struct MemberMachine: Sendable {
     // MARK: Its part as a candidate
 
     /// False if it plays one already.
-    package mutating func stand(margin: Nanos) -> Bool {
+    package mutating func campaign(margin: Nanos) -> Bool {
         guard role?.stands != true else { return false }
         if role == nil { role = RoleMachine(margin: margin) }
-        role?.stand(margin: margin)
+        role?.campaign(margin: margin)
         return true
     }
 
@@ -283,7 +284,7 @@ package struct MemberMachine: Sendable {
     /// What it says of itself with each beat. True if a beat is due at once.
     package mutating func report(position: Int64?, unfit: String, _ known: GroupRole, now: Nanos) -> Bool {
         // A switchover to this one waits for its position.
-        let isAwaited = known.phase == .draining && known.target.hasSameBytes(as: record.id)
+        let isAwaited = known.phase == .handingOver && known.target.hasSameBytes(as: record.id)
         guard role?.report(position: position, unfit: unfit, isAwaited: isAwaited) == true else { return false }
         membership.speak(now: now)
         return true
@@ -303,43 +304,44 @@ package struct MemberMachine: Sendable {
 
     /// What to ask whom, if it is primary and the settings let it go on by the word of the others.
     package struct Asking: Sendable {
-        package var question: HoldMachine.Question
+        package var question: FailsafeMachine.Question
         package var peers: [MemberRecord]
     }
 
     /// - Parameter view: as it was known when Redis was reached last.
     package mutating func promisesNeeded(_ view: GroupMachine.View, now: Nanos) -> (asking: Asking?, tells: [Tell]) {
-        guard view.holdLimit != nil else { return (nil, []) }
+        guard view.failsafeLimit != nil else { return (nil, []) }
         let tells = judge(now: now)
         guard case .primary(let epoch)? = role?.state else { return (nil, tells) }
-        let question = HoldMachine.Question(
+        let question = FailsafeMachine.Question(
             epoch: epoch, session: record.session, leaseMilliseconds: record.leaseMilliseconds)
-        return (Asking(question: question, peers: HoldMachine.peers(view, but: record.id)), tells)
+        return (Asking(question: question, peers: FailsafeMachine.peers(view, but: record.id)), tells)
     }
 
     /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
     package mutating func promised(
-        _ question: HoldMachine.Question, by sessions: [String], askedAt: Nanos, _ view: GroupMachine.View, now: Nanos
+        _ question: FailsafeMachine.Question, by sessions: [String], askedAt: Nanos, _ view: GroupMachine.View,
+        now: Nanos
     ) -> [Tell] {
         let tells = judge(now: now)
         guard role?.state == .primary(question.epoch), record.session == question.session else { return tells }
-        var hold = hold?.epoch == question.epoch ? hold! : HoldMachine(epoch: question.epoch)
-        for session in sessions { hold.promised(session, until: HoldMachine.end(question, askedAt: askedAt)) }
-        self.hold = hold
+        var failsafe = failsafe?.epoch == question.epoch ? failsafe! : FailsafeMachine(epoch: question.epoch)
+        for session in sessions { failsafe.promised(session, until: FailsafeMachine.end(question, askedAt: askedAt)) }
+        self.failsafe = failsafe
         countPromises(view)
         return tells
     }
 
     /// How long the role may go on without Redis, by whom the view knows.
     private mutating func countPromises(_ view: GroupMachine.View) {
-        guard let hold, view.version >= holdVersion else { return }
-        holdVersion = view.version
-        let until = hold.until(view, but: record.id, deadline: deadline)
-        role?.hold(hold.epoch, until: until)
+        guard let failsafe, view.version >= failsafeVersion else { return }
+        failsafeVersion = view.version
+        let until = failsafe.until(view, but: record.id, deadline: deadline)
+        role?.extend(failsafe.epoch, until: until)
     }
 
     /// Whether the role goes on though the membership's deadline has passed.
-    package func isHeldByPromises(now: Nanos) -> Bool {
+    package func isInFailsafe(now: Nanos) -> Bool {
         guard case .primary(let epoch)? = role?.state, now >= membership.deadline else { return false }
         return holds(epoch, now: now)
     }
@@ -350,11 +352,11 @@ package struct MemberMachine: Sendable {
     ///   - session: whom the question is for.
     ///   - view: as it was known when Redis was reached last.
     package mutating func promise(
-        _ question: HoldMachine.Question, session: String, _ view: GroupMachine.View, now: Nanos
+        _ question: FailsafeMachine.Question, session: String, _ view: GroupMachine.View, now: Nanos
     ) -> (refusal: String?, tells: [Tell]) {
-        if let objection = HoldMachine.objection(to: question, view) { return (objection, []) }
+        if let objection = FailsafeMachine.objection(to: question, view) { return (objection, []) }
         let tells = judge(now: now)
-        let until = HoldMachine.binding(question, now: now)
+        let until = FailsafeMachine.binding(question, now: now)
         let isPromised = record.session == session && role?.promise(question.epoch, until: until) == true
         return (isPromised ? nil : "it is another session, or has or waits for a role of its own", tells)
     }

@@ -20,7 +20,7 @@ package struct MemberRecord: Sendable, Hashable {
         var zone: String
         var weight: Int
         var priority: Int
-        var capability: [String]
+        var capabilities: [String]
         var metadata: [String: String]
         var health: String
     }
@@ -72,9 +72,9 @@ package struct MemberRecord: Sendable, Hashable {
         get { box.fields.priority }
         set { fields.priority = newValue }
     }
-    package var capability: [String] {
-        get { box.fields.capability }
-        set { fields.capability = newValue }
+    package var capabilities: [String] {
+        get { box.fields.capabilities }
+        set { fields.capabilities = newValue }
     }
     package var metadata: [String: String] {
         get { box.fields.metadata }
@@ -88,13 +88,13 @@ package struct MemberRecord: Sendable, Hashable {
 
     package init(
         id: String, session: String, leaseMilliseconds: Int64, address: String = "", zone: String = "", weight: Int = 1,
-        priority: Int = 0, capability: [String] = [], metadata: [String: String] = [:], isCandidate: Bool = false,
+        priority: Int = 0, capabilities: [String] = [], metadata: [String: String] = [:], isCandidate: Bool = false,
         health: String = ""
     ) {
         box = Box(
             Fields(
                 id: id, session: session, leaseMilliseconds: leaseMilliseconds, isCandidate: isCandidate,
-                address: address, zone: zone, weight: weight, priority: priority, capability: capability,
+                address: address, zone: zone, weight: weight, priority: priority, capabilities: capabilities,
                 metadata: metadata, health: health))
     }
 
@@ -123,9 +123,9 @@ package struct MemberRecord: Sendable, Hashable {
             json.appendJSON(zone)
         }
         json += #","weight":\#(weight),"priority":\#(priority)"#.utf8
-        if !capability.isEmpty {
-            json += #","capability":["#.utf8
-            for (index, word) in capability.enumerated() {
+        if !capabilities.isEmpty {
+            json += #","capabilities":["#.utf8
+            for (index, word) in capabilities.enumerated() {
                 if index > 0 { json.append(UInt8(ascii: ",")) }
                 json.appendJSON(word)
             }
@@ -162,11 +162,11 @@ package struct MemberRecord: Sendable, Hashable {
         guard case .integer(let leaseMilliseconds)? = object["leaseMs"] else {
             throw Self.wrong("leaseMs", "an integer")
         }
-        var capability: [String] = []
-        switch object["capability"] {
+        var capabilities: [String] = []
+        switch object["capabilities"] {
         case nil: break
-        case .strings(let words)?: capability = words
-        case _?: throw Self.wrong("capability", "an array of strings")
+        case .strings(let words)?: capabilities = words
+        case _?: throw Self.wrong("capabilities", "an array of strings")
         }
         var metadata: [String: String] = [:]
         switch object["metadata"] {
@@ -183,7 +183,7 @@ package struct MemberRecord: Sendable, Hashable {
         self.init(
             id: id, session: session, leaseMilliseconds: leaseMilliseconds, address: try Self.text(object, "address"),
             zone: try Self.text(object, "zone"), weight: try Self.number(object, "weight") ?? 1,
-            priority: try Self.number(object, "priority") ?? 0, capability: capability, metadata: metadata,
+            priority: try Self.number(object, "priority") ?? 0, capabilities: capabilities, metadata: metadata,
             isCandidate: isCandidate, health: try Self.text(object, "health"))
         try Limits.check(self, isStored: true)
     }

@@ -9,8 +9,9 @@
 // Redis answers then is no proof. Who lives and is still the best is elected again, under a new epoch.
 //
 // Where the group's settings say `hold`, the role may outlive the membership's deadline while Redis is away: as long as
-// each of the other candidates has *promised* to begin no role before `heldUntil` (HoldMachine.swift asks them). A
-// promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile *waits*.
+// each of the other candidates has *promised* to begin no role before `failsafeUntil` (FailsafeMachine.swift asks
+// them). A promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile
+// *waits*.
 //
 // What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency
 // is needed: `speaks` asks for a beat at once.
@@ -23,14 +24,14 @@ package struct RoleMachine: Sendable, Hashable {
         case elected(Int64)
         case primary(Int64)
         /// To stop and hand over.
-        case draining(Int64)
+        case handingOver(Int64)
         /// It stopped, and waits for what comes of it.
-        case drained(Int64)
+        case readyToHandOver(Int64)
 
         package var epoch: Int64? {
             switch self {
             case .standby: nil
-            case .elected(let epoch), .primary(let epoch), .draining(let epoch), .drained(let epoch): epoch
+            case .elected(let epoch), .primary(let epoch), .handingOver(let epoch), .readyToHandOver(let epoch): epoch
             }
         }
     }
@@ -96,15 +97,15 @@ package struct RoleMachine: Sendable, Hashable {
     /// The newest version whose role was seen.
     private var version: Int64 = 0
     /// The generation of the log it was seen in, and the one in which the holder said that it stopped.
-    private var gen = ""
-    private var drainedGen = ""
+    private var generation = ""
+    private var handoverGeneration = ""
     private var position: Int64?
     private var finalPosition: Int64?
     private var unfit = ""
     /// Its role goes on till then, whatever the membership's deadline: all others promised.
-    private var heldUntil: Nanos = .min
+    private var failsafeUntil: Nanos = .min
     /// And did once.
-    private var wasHeld = false
+    private var wasInFailsafe = false
     /// It promised to begin no role before.
     private var promisedUntil: Nanos = .min
     /// The epoch it is elected to, and begins when Redis says then that it still is. (Not by its own clock: what
@@ -116,7 +117,7 @@ package struct RoleMachine: Sendable, Hashable {
     package init(margin: Nanos) { self.margin = margin }
 
     /// Stands again.
-    package mutating func stand(margin: Nanos) {
+    package mutating func campaign(margin: Nanos) {
         self.margin = margin
         stands = true
         (position, unfit) = (nil, "")
@@ -130,7 +131,7 @@ package struct RoleMachine: Sendable, Hashable {
     /// Whether it may act as primary of this epoch at `now`.
     package func holds(_ epoch: Int64, deadline: Nanos, isMember: Bool, now: Nanos) -> Bool {
         // Who said that it stopped does not act, whether it is primary still or not: the target may have been elected.
-        if case .drained = state { return false }
+        if case .readyToHandOver = state { return false }
         let (deadline, isMember) = judged(deadline, isMember, now)
         return state.epoch == epoch && isMember && now < deadline - margin
     }
@@ -138,7 +139,8 @@ package struct RoleMachine: Sendable, Hashable {
     /// When the role must have ended, and whether its holder may act at all, with what others promised.
     private func judged(_ deadline: Nanos, _ isMember: Bool, _ now: Nanos) -> (deadline: Nanos, isMember: Bool) {
         switch state {
-        case .primary where heldUntil > deadline, .draining where heldUntil > deadline: (heldUntil, now < heldUntil)
+        case .primary where failsafeUntil > deadline, .handingOver where failsafeUntil > deadline:
+            (failsafeUntil, now < failsafeUntil)
         default: (deadline, isMember)
         }
     }
@@ -159,9 +161,9 @@ package struct RoleMachine: Sendable, Hashable {
         if let epoch = state.epoch {
             guard !isMember || now >= deadline - margin else { return output }
             var isStopped = false
-            if case .drained = state { isStopped = true }
+            if case .readyToHandOver = state { isStopped = true }
             // What held it may have gone without notice: it takes time to stop all the same.
-            let until = wasHeld ? max(deadline, now + margin) : deadline
+            let until = wasInFailsafe ? max(deadline, now + margin) : deadline
             end(epoch, .suspended, claims: isStopped, &output)
             if !isStopped { stopping = Ending(epoch: epoch, end: .suspended, until: until) }
         }
@@ -176,7 +178,7 @@ package struct RoleMachine: Sendable, Hashable {
         over = claims ? Ending(epoch: epoch, end: reason) : nil
         stopping = nil
         finalPosition = nil
-        (heldUntil, wasHeld) = (.min, false)
+        (failsafeUntil, wasInFailsafe) = (.min, false)
         output.tell += [.ended(epoch, reason), .state(.standby)]
         output.speaks = claims
     }
@@ -185,15 +187,16 @@ package struct RoleMachine: Sendable, Hashable {
 
     /// All others have promised to begin no role before. An earlier time than the last one counts as well: there may be
     /// more others than were known then.
-    package mutating func hold(_ epoch: Int64, until: Nanos) {
+    package mutating func extend(_ epoch: Int64, until: Nanos) {
         switch state {
-        case .primary(epoch), .draining(epoch): (heldUntil, wasHeld) = (until, wasHeld || until > .min)
+        case .primary(epoch), .handingOver(epoch):
+            (failsafeUntil, wasInFailsafe) = (until, wasInFailsafe || until > .min)
         default: break
         }
     }
 
     /// The membership is over: nothing goes on beyond it.
-    package mutating func letGo() { heldUntil = .min }
+    package mutating func endFailsafe() { failsafeUntil = .min }
 
     /// Promises the primary of `epoch` to begin no role before `until`. False if that cannot be promised.
     package mutating func promise(_ epoch: Int64, until: Nanos) -> Bool {
@@ -208,14 +211,14 @@ package struct RoleMachine: Sendable, Hashable {
     ///
     /// - Parameter asOf: Redis was asked then, or later.
     package mutating func saw(
-        _ role: GroupRole, gen: String, version: Int64, asOf: Nanos, id: String, session: String, now: Nanos,
+        _ role: GroupRole, generation: String, version: Int64, asOf: Nanos, id: String, session: String, now: Nanos,
         deadline: Nanos, isMember: Bool
     ) -> Output {
         let isMine = role.session == session && role.primary.hasSameBytes(as: id)
         if version >= self.version, !isMine || role.epoch != waiting { waiting = nil }
         var output = tick(now: now, deadline: deadline, isMember: isMember)
         guard version >= self.version else { return output }
-        (self.version, self.gen) = (version, gen)
+        (self.version, self.generation) = (version, generation)
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
         if let stopping, role.epoch > stopping.epoch || !isMine { self.stopping = nil }
         guard let epoch = state.epoch else {
@@ -230,7 +233,7 @@ package struct RoleMachine: Sendable, Hashable {
             }
             guard isMember, now < deadline - margin else { return output }
             // A role that nobody wants here, or that somebody takes away already, is not begun.
-            guard stands, role.phase != .draining else {
+            guard stands, role.phase != .handingOver else {
                 closed = role.epoch
                 over = Ending(epoch: role.epoch, end: stands ? .failover : .gaveUp("stepDown"))
                 output.speaks = true
@@ -249,13 +252,13 @@ package struct RoleMachine: Sendable, Hashable {
         if role.epoch > epoch || !isMine {
             // Redis lost data and asks who holds the epoch: the next beat says so.
             if role.epoch == epoch, role.phase == .recovering { return output }
-            var isDrained = false
-            if case .drained = state { isDrained = true }
-            end(epoch, isDrained ? .handedOver : .lost, claims: false, &output)
+            var isReadyToHandOver = false
+            if case .readyToHandOver = state { isReadyToHandOver = true }
+            end(epoch, isReadyToHandOver ? .handedOver : .lost, claims: false, &output)
             // It may be this one again, under the new epoch.
             if isMine, role.epoch > closed {
                 let more = saw(
-                    role, gen: gen, version: version, asOf: asOf, id: id, session: session, now: now,
+                    role, generation: generation, version: version, asOf: asOf, id: id, session: session, now: now,
                     deadline: deadline,
                     isMember: isMember)
                 output.tell += more.tell
@@ -264,17 +267,17 @@ package struct RoleMachine: Sendable, Hashable {
             return output
         }
         switch (role.phase, state) {
-        case (.draining, _) where role.isForced:
+        case (.handingOver, _) where role.isForced:
             let until = judged(deadline, isMember, now).deadline
             end(epoch, .failover, claims: false, &output)
             stopping = Ending(epoch: epoch, end: .failover, until: until)
-        case (.draining, .primary):
-            state = .draining(epoch)
+        case (.handingOver, .primary):
+            state = .handingOver(epoch)
             output.tell.append(.state(state))
-        case (.ready, .drained) where gen != drainedGen:
+        case (.ready, .readyToHandOver) where generation != handoverGeneration:
             // What looks like a switchover taken back is one that Redis lost, and its target may be primary.
             end(epoch, .suspended, &output)
-        case (.ready, .draining), (.ready, .drained):
+        case (.ready, .handingOver), (.ready, .readyToHandOver):
             // The switchover was taken back.
             finalPosition = nil
             state = .primary(epoch)
@@ -297,10 +300,10 @@ package struct RoleMachine: Sendable, Hashable {
     }
 
     /// It stopped.
-    package mutating func drained(_ epoch: Int64, position: Int64?) -> Output? {
-        guard case .draining(epoch) = state else { return nil }
-        state = .drained(epoch)
-        (finalPosition, drainedGen) = (position, gen)
+    package mutating func readyToHandOver(_ epoch: Int64, position: Int64?) -> Output? {
+        guard case .handingOver(epoch) = state else { return nil }
+        state = .readyToHandOver(epoch)
+        (finalPosition, handoverGeneration) = (position, generation)
         if let position { self.position = position }
         var output = Output()
         output.speaks = true
@@ -340,7 +343,7 @@ package struct RoleMachine: Sendable, Hashable {
     package var mustStop: Bool {
         switch state {
         case .elected, .primary: false
-        case .standby, .draining, .drained: true
+        case .standby, .handingOver, .readyToHandOver: true
         }
     }
 
@@ -349,8 +352,8 @@ package struct RoleMachine: Sendable, Hashable {
             switch state {
             case .standby: over.map { .gone($0.epoch, reason: $0.end.text) } ?? .none
             case .elected(let epoch): .elected(epoch)
-            case .primary(let epoch), .draining(let epoch): .ready(epoch)
-            case .drained(let epoch): .drained(epoch, position: finalPosition, asOf: version)
+            case .primary(let epoch), .handingOver(let epoch): .ready(epoch)
+            case .readyToHandOver(let epoch): .readyToHandOver(epoch, position: finalPosition, asOf: version)
             }
         return CandidateStatus(claim: claim, position: position, unfit: unfit)
     }

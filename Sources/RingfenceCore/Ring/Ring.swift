@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The consistent-hash ring, version 1: a pure function of its seed, its unit and its members, in integers only, so that
-// everybody who knows the members knows every owner, in any language. RingSpecification.md says what it is; this file
-// is one way to compute it.
+// The consistent-hash ring, version 1: a pure function of its seed, its pointsPerWeight and its members, in integers
+// only, so that everybody who knows the members knows every owner, in any language. RingSpecification.md says what it
+// is; this file is one way to compute it.
 //
 // Three decisions set it apart from the rings people know:
 //  - A member's points depend on nothing but its id and weight: not on how many others there are (ketama), nor on the
@@ -21,8 +21,8 @@
 /// An immutable hash ring.
 package final class Ring: Sendable {
     package let seed: UInt64
-    /// Points for each unit of weight.
-    package let unit: Int
+    /// Points for each pointsPerWeight of weight.
+    package let pointsPerWeight: Int
     /// In the order of the bytes of their ids, drained ones included.
     package let members: [RingMember]
     package let digest: RingDigest
@@ -42,11 +42,12 @@ package final class Ring: Sendable {
     package var liveCount: Int { zones.liveCount }
 
     init(
-        seed: UInt64, unit: Int, members: [RingMember], digest: RingDigest, points: RingPoints, slots: [UInt16],
+        seed: UInt64, pointsPerWeight: Int, members: [RingMember], digest: RingDigest, points: RingPoints,
+        slots: [UInt16],
         ids: [String], ranks: [UInt16], zones: RingZones
     ) {
         self.seed = seed
-        self.unit = unit
+        self.pointsPerWeight = pointsPerWeight
         self.members = members
         self.digest = digest
         self.points = points

@@ -8,15 +8,15 @@
 
 extension Ring {
     /// A ring of these members.
-    package convenience init(_ members: [RingMember], seed: UInt64, unit: Int) throws(InvalidArgument) {
-        try RingLimits.check(unit: unit)
+    package convenience init(_ members: [RingMember], seed: UInt64, pointsPerWeight: Int) throws(InvalidArgument) {
+        try RingLimits.check(pointsPerWeight: pointsPerWeight)
         let sorted = try RingChange.sorted(members, field: "members")
-        try RingChange.check(sorted, unit: unit)
-        self.init(sorted: sorted, seed: seed, unit: unit)
+        try RingChange.check(sorted, pointsPerWeight: pointsPerWeight)
+        self.init(sorted: sorted, seed: seed, pointsPerWeight: pointsPerWeight)
     }
 
-    fileprivate convenience init(sorted members: [RingMember], seed: UInt64, unit: Int) {
-        var digest = RingDigest(seed: seed, unit: unit)
+    fileprivate convenience init(sorted members: [RingMember], seed: UInt64, pointsPerWeight: Int) {
+        var digest = RingDigest(seed: seed, pointsPerWeight: pointsPerWeight)
         var zones = RingZones()
         var sources: [RingPoints.Source] = []
         sources.reserveCapacity(members.count)
@@ -25,10 +25,11 @@ extension Ring {
             digest.add(member)
             zones.add(member, slot: slot)
             let base = RingHash.position(of: member.id, seed: seed)
-            sources.append(.init(base: base, indices: 0..<(member.weight * unit), slot: slot))
+            sources.append(.init(base: base, indices: 0..<(member.weight * pointsPerWeight), slot: slot))
         }
         self.init(
-            seed: seed, unit: unit, members: members, digest: digest, points: RingPoints(sources, rank: slots),
+            seed: seed, pointsPerWeight: pointsPerWeight, members: members, digest: digest,
+            points: RingPoints(sources, rank: slots),
             slots: slots, ids: members.map(\.id), ranks: slots, zones: zones)
     }
 
@@ -37,7 +38,7 @@ extension Ring {
     package func applying(joining: [RingMember], leaving: [String]) throws(InvalidArgument) -> Ring {
         switch try RingChange.of(self, joining: joining, leaving: leaving) {
         case .nothing: self
-        case .all(let members): Ring(sorted: members, seed: seed, unit: unit)
+        case .all(let members): Ring(sorted: members, seed: seed, pointsPerWeight: pointsPerWeight)
         case .some(let change): change.ring(after: self)
         }
     }
@@ -46,7 +47,7 @@ extension Ring {
     package func plan(joining: [RingMember], leaving: [String]) throws(InvalidArgument) -> [RingMove] {
         switch try RingChange.of(self, joining: joining, leaving: leaving) {
         case .nothing: []
-        case .all(let members): moves(to: Ring(sorted: members, seed: seed, unit: unit))
+        case .all(let members): moves(to: Ring(sorted: members, seed: seed, pointsPerWeight: pointsPerWeight))
         case .some(let change): change.moves(from: self)
         }
     }
@@ -105,14 +106,14 @@ struct RingChange {
             || ring.ids.count + changed.count > RingLimits.members
         {
             let members = merged(ring.members, changed, without: left)
-            try check(members, unit: ring.unit)
+            try check(members, pointsPerWeight: ring.pointsPerWeight)
             return .all(members)
         }
         var change = RingChange(ring)
         let steps = left.map { change.leave($0.id, ring) } + change.join(changed, ring)
-        try check(change.members, unit: ring.unit)
+        try check(change.members, pointsPerWeight: ring.pointsPerWeight)
         let units = steps.reduce(0) { $0 + abs($1.oldWeight - $1.newWeight) }
-        if units * ring.unit > 1024 + ring.pointCount / 4 { return .all(change.members) }
+        if units * ring.pointsPerWeight > 1024 + ring.pointCount / 4 { return .all(change.members) }
         change.finish(steps, ring)
         return .some(change)
     }
@@ -183,11 +184,11 @@ struct RingChange {
             let base = RingHash.position(of: step.id, seed: ring.seed)
             // Point j is the same whatever the weight: more weight adds points behind those that are there.
             if step.newWeight > step.oldWeight {
-                for index in (step.oldWeight * ring.unit)..<(step.newWeight * ring.unit) {
+                for index in (step.oldWeight * ring.pointsPerWeight)..<(step.newWeight * ring.pointsPerWeight) {
                     added.append(.init(value: RingHash.point(index, base: base), slot: step.slot))
                 }
             } else {
-                for index in (step.newWeight * ring.unit)..<(step.oldWeight * ring.unit) {
+                for index in (step.newWeight * ring.pointsPerWeight)..<(step.oldWeight * ring.pointsPerWeight) {
                     var place = ring.points.lowerBound(RingHash.point(index, base: base))
                     while ring.points.owners[place] != step.slot { place += 1 }
                     removed.append(place)
@@ -214,7 +215,7 @@ struct RingChange {
         var ids = ids
         for slot in gone { ids[Int(slot)] = "" }
         return Ring(
-            seed: old.seed, unit: old.unit, members: members, digest: digest,
+            seed: old.seed, pointsPerWeight: old.pointsPerWeight, members: members, digest: digest,
             points: removed.isEmpty && added.isEmpty
                 ? old.points : RingPoints(old.points, removing: removed, adding: added, at: places),
             slots: slots, ids: ids, ranks: ranks, zones: zones)
@@ -232,8 +233,8 @@ struct RingChange {
         return sorted
     }
 
-    static func check(_ members: [RingMember], unit: Int) throws(InvalidArgument) {
-        try RingLimits.check(members: members.count, points: members.reduce(0) { $0 + $1.weight } * unit)
+    static func check(_ members: [RingMember], pointsPerWeight: Int) throws(InvalidArgument) {
+        try RingLimits.check(members: members.count, points: members.reduce(0) { $0 + $1.weight } * pointsPerWeight)
     }
 
     /// `members` with those of `changed` in or in place, and without `left`; all in order.

@@ -42,9 +42,10 @@ package enum RingLimits {
     /// numbers.
     package static let points = 1 << 24
 
-    package static func check(unit: Int) throws(InvalidArgument) {
-        guard units.contains(unit) else {
-            throw InvalidArgument("unit", "must be \(units.lowerBound) to \(units.upperBound) points, not \(unit)")
+    package static func check(pointsPerWeight: Int) throws(InvalidArgument) {
+        guard units.contains(pointsPerWeight) else {
+            throw InvalidArgument(
+                "pointsPerWeight", "must be \(units.lowerBound) to \(units.upperBound) points, not \(pointsPerWeight)")
         }
     }
 
@@ -69,7 +70,7 @@ package enum RingLimits {
         guard points <= Self.points else {
             throw InvalidArgument(
                 "weight",
-                "times the unit would give this ring \(points) points; at most \(Self.points) fit. Use smaller weights: "
+                "times the pointsPerWeight would give this ring \(points) points; at most \(Self.points) fit. Use smaller weights: "
                     + "only their ratio matters to who owns how much")
         }
     }
@@ -126,10 +127,10 @@ package struct RingDigest: Hashable, Sendable {
     package var low: UInt64
 
     /// That of a ring without members.
-    package init(seed: UInt64, unit: Int) {
+    package init(seed: UInt64, pointsPerWeight: Int) {
         var record = Array("ringfence ring v1".utf8)
         Self.append(seed, bytes: 8, to: &record)
-        Self.append(UInt64(unit), bytes: 4, to: &record)
+        Self.append(UInt64(pointsPerWeight), bytes: 4, to: &record)
         (high, low) = Self.lanes(of: record)
     }
 

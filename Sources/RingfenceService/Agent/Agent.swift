@@ -47,7 +47,7 @@ package struct Agent: Service {
         let core = AgentCore(configuration, logger: logger)
         let probes = try configuration.checks.map { try $0.makeProbe() }
         let lag = LagLookUp(client: client, group: configuration.group, member: configuration.member)
-        let hold = AgentHold(logger: logger)
+        let hold = AgentFailsafe(logger: logger)
         var endpoints: AgentEndpoints?
         if let listen = configuration.listen {
             endpoints = try await AgentEndpoints.listen(on: listen) { [configuration] method, path, query in
@@ -64,7 +64,7 @@ package struct Agent: Service {
         await endpoints?.close()
     }
 
-    private func run(_ core: AgentCore, _ hold: AgentHold, _ probes: [any CheckProbe], _ port: Int?) async throws {
+    private func run(_ core: AgentCore, _ hold: AgentFailsafe, _ probes: [any CheckProbe], _ port: Int?) async throws {
         let stopping = OneShot()
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in
@@ -125,7 +125,7 @@ package struct Agent: Service {
     /// Joins, however long Redis takes to come; nil when it is to stop before.
     private func join(_ core: AgentCore, _ port: Int?, _ stopping: OneShot) async throws -> AgentCore.Seat? {
         var metadata = configuration.metadata
-        if let address = configuration.promiseAddress(port: port) { metadata[AgentHold.key] = address }
+        if let address = configuration.promiseAddress(port: port) { metadata[AgentFailsafe.key] = address }
         var isTold = false
         var patience = IdPatience()
         while !stopping.hasHappened, !Task.isCancelled {
@@ -137,7 +137,7 @@ package struct Agent: Service {
                     health: Self.short(core.health), lease: configuration.lease, rejoins: true)
                 let candidacy =
                     configuration.isCandidate
-                    ? try await membership.stand(margin: configuration.fenceBudget) : nil
+                    ? try await membership.campaign(margin: configuration.fenceBudget) : nil
                 let seat = AgentCore.Seat(group: group, membership: membership, candidacy: candidacy)
                 await core.take(seat)
                 return seat
@@ -247,7 +247,7 @@ package struct Agent: Service {
 extension Agent {
     static func answer(
         _ path: String, _ query: String, _ core: AgentCore, _ configuration: AgentConfiguration, _ lag: LagLookUp,
-        _ hold: AgentHold
+        _ hold: AgentFailsafe
     ) async -> EndpointAnswer {
         let status = await core.status
         let isPrimary = await core.isServingPrimary
@@ -284,7 +284,7 @@ extension Agent {
             json.field("epoch", status.role.held ?? 0)
             json.field("phase", phase ?? "unknown")
             json.field("check", status.verdict.rawValue)
-            if hold.isHolding { json.field("heldByPromises", true) }
+            if hold.isInFailsafe { json.field("failsafe", true) }
             if !status.why.isEmpty { json.field("why", status.why) }
             if !status.unfit.isEmpty { json.field("unfit", status.unfit) }
             if let role = status.resourceRole { json.field("resource", role.rawValue) }

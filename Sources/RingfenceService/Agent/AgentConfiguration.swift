@@ -169,8 +169,8 @@ package struct AgentConfiguration: Sendable {
         if advertise != nil, listen == nil {
             throw fields.wrong("advertise", "needs listen: it is where other agents reach that")
         }
-        if metadata[AgentHold.key] != nil {
-            throw fields.wrong("metadata", "\(AgentHold.key) is the agent's own: set advertise")
+        if metadata[AgentFailsafe.key] != nil {
+            throw fields.wrong("metadata", "\(AgentFailsafe.key) is the agent's own: set advertise")
         }
         releasesWhenUnhealthy = try fields.choice("onUnhealthy", ["release", "ignore"]) ?? "release" == "release"
         agreement = try fields.duration("agreement", .milliseconds(100)...(.seconds(600))) ?? agreement
@@ -180,7 +180,7 @@ package struct AgentConfiguration: Sendable {
             try Limits.check(
                 MemberRecord(
                     id: member, session: "-", leaseMilliseconds: lease.wholeMilliseconds, address: address, zone: zone,
-                    weight: weight, priority: priority, capability: [], metadata: metadata))
+                    weight: weight, priority: priority, capabilities: [], metadata: metadata))
         } catch { throw Settings.Failure(description: error.description) }
         let list = try fields.objects("checks")
         guard list.count <= 8 else { throw fields.wrong("checks", "must be at most 8, not \(list.count)") }
@@ -208,7 +208,7 @@ package struct AgentConfiguration: Sendable {
                 switch kind {
                 case .onSuspend: fenceBudget
                 case .onDemote: .seconds(300)
-                case .onDrain: .seconds(10)
+                case .onHandover: .seconds(10)
                 default: .seconds(30)
                 }
             let timeout = try one.duration("timeout", .milliseconds(1)...(.seconds(86_400))) ?? standard

@@ -29,7 +29,7 @@ actor AgentCore {
     private let context: HookContext
     private let logger: Logger
     private let loop: any EventLoop
-    private let naps: [Nap]
+    private let naps: [InterruptibleSleep]
     /// What happened, for the event log: type and JSON.
     nonisolated let notes: AsyncStream<(type: String, json: String)>
     private let noting: AsyncStream<(type: String, json: String)>.Continuation
@@ -58,7 +58,7 @@ actor AgentCore {
         context = HookContext(configuration)
         loop = MultiThreadedEventLoopGroup.singleton.any()
         machine = AgentMachine(configuration.policy)
-        naps = configuration.checks.map { _ in Nap() }
+        naps = configuration.checks.map { _ in InterruptibleSleep() }
         (notes, noting) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(64))
         (healths, healthing) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     }
@@ -80,7 +80,7 @@ actor AgentCore {
             case .standby: .standby
             case .elected(let epoch): .elected(epoch.value)
             case .primary(let epoch): .primary(epoch.value)
-            case .draining(let epoch): .draining(epoch.value, until: .never)
+            case .handingOver(let epoch): .handingOver(epoch.value, until: .never)
             case .ended(let epoch, let reason): .ended(epoch.value, reason: reason.description)
             }
         logger.info("role", metadata: ["role": "\(told.name)", "epoch": "\(role.epoch?.value ?? epoch?.value ?? 0)"])
@@ -94,8 +94,8 @@ actor AgentCore {
         // Of a group that cannot be seen it is not known that nobody is primary.
         guard !snapshot.isStale, let status = snapshot.primary else { return }
         let isMine = status.member == configuration.member
-        if isMine, status.phase == .ready || status.phase == .draining { confirmed = max(confirmed, status.epoch) }
-        let isTarget = status.phase == .draining && status.target == configuration.member
+        if isMine, status.phase == .ready || status.phase == .handingOver { confirmed = max(confirmed, status.epoch) }
+        let isTarget = status.phase == .handingOver && status.target == configuration.member
         perform(
             machine.took(
                 primary: primary(status, in: snapshot),
@@ -115,7 +115,7 @@ actor AgentCore {
         guard let member = status.member else { return nil }
         let isReady =
             switch status.phase {
-            case .ready, .draining: true
+            case .ready, .handingOver: true
             case .vacant, .elected, .recovering: false
             }
         return AgentPrimary(
@@ -186,8 +186,8 @@ actor AgentCore {
         case .run(let call): run(call)
         case .kill: running?.kill()
         case .ready(let number): if let epoch = held(number) { seat?.candidacy?.ready(epoch) }
-        case .drained(let number, let position):
-            if let epoch = held(number) { seat?.candidacy?.drained(epoch, position: position.map(Self.told)) }
+        case .readyToHandOver(let number, let position):
+            if let epoch = held(number) { seat?.candidacy?.readyToHandOver(epoch, position: position.map(Self.told)) }
         case .giveUp(let number, let reason):
             logger.warning("giving the role up", metadata: ["epoch": "\(number)", "reason": "\(reason)"])
             if let epoch = held(number) { seat?.candidacy?.giveUp(epoch, reason: reason) }
@@ -252,7 +252,7 @@ actor AgentCore {
 }
 
 /// A sleep that can be cut short, also before it begins.
-final class Nap: Sendable {
+final class InterruptibleSleep: Sendable {
     private struct State {
         var sleeper: CheckedContinuation<Void, Never>?
         var number = 0

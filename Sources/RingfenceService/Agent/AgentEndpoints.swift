@@ -83,7 +83,8 @@ private final class EndpointHandler: ChannelInboundHandler {
 
     private func answer(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         let path = head.uri.prefix { $0 != "?" }
-        guard [.GET, .HEAD, .OPTIONS].contains(head.method) || (head.method == .POST && path == AgentHold.path) else {
+        guard [.GET, .HEAD, .OPTIONS].contains(head.method) || (head.method == .POST && path == AgentFailsafe.path)
+        else {
             return write(
                 EndpointAnswer(
                     status: .methodNotAllowed, body: #"{"error":"GET, HEAD or OPTIONS; POST for /promise"}"#), head,

@@ -128,7 +128,7 @@ package struct AgentExec: Sendable {
             do {
                 let membership = try await client.group(group).join(
                     member, address: address, zone: zone, priority: priority, lease: lease, rejoins: true)
-                return (membership, try await membership.stand(margin: margin))
+                return (membership, try await membership.campaign(margin: margin))
             } catch let error as RingfenceError where error.code == .membershipTaken {
                 guard let pause = patience.pause(error) else { throw error }
                 say(error.message)
@@ -228,8 +228,12 @@ package struct AgentExec: Sendable {
                 }
                 if child == nil { try await begin(epoch) }
             case .primary(let epoch): if exec.whilePrimary, child == nil { try await begin(epoch) }
-            case .draining(let epoch):
-                if child == nil || !exec.whilePrimary { candidacy?.drained(epoch) } else { end(within: exec.grace) }
+            case .handingOver(let epoch):
+                if child == nil || !exec.whilePrimary {
+                    candidacy?.readyToHandOver(epoch)
+                } else {
+                    end(within: exec.grace)
+                }
             case .ended(let epoch, let reason):
                 guard exec.whilePrimary, child != nil else {
                     candidacy?.stopped(epoch)
@@ -298,7 +302,7 @@ package struct AgentExec: Sendable {
             ending = nil
             if let membership, !membership.isMember, membership.state == .replaced { return .replaced }
             switch role {
-            case .draining(let epoch): candidacy?.drained(epoch)
+            case .handingOver(let epoch): candidacy?.readyToHandOver(epoch)
             case .elected(let epoch), .primary(let epoch): try await begin(epoch)
             case .standby, .ended: break
             }

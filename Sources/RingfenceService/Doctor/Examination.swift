@@ -108,7 +108,7 @@ package struct Examination: Sendable {
         let key = "ringfence:{\(namespace)}:log"
         let questions: [(String, [String])] = [
             ("run scripts (EVALSHA)", ["EVALSHA", String(repeating: "0", count: 40), "1", key]),
-            ("read the keys of ringfence:{\(namespace)}:*", ["HGET", key, "gen"]),
+            ("read the keys of ringfence:{\(namespace)}:*", ["HGET", key, "generation"]),
             ("subscribe", ["PUBSUB", "NUMSUB", "ringfence:{\(namespace)}:events"]),
         ]
         for (what, words) in questions {
@@ -190,7 +190,7 @@ package struct Examination: Sendable {
         var forced: [RedisReadings.ForcedBreaker] = []
         for name in groups {
             let text = try await ask(client, "HGET", prefix + "policy:" + name, "breaker")?.text
-            guard let state = text.flatMap({ BreakerForce(rawValue: $0) }), state != .automatic else { continue }
+            guard let state = text.flatMap({ BreakerOverride(rawValue: $0) }), state != .automatic else { continue }
             forced.append(.init(group: name, state: state))
         }
         return forced

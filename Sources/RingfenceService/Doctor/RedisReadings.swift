@@ -47,9 +47,9 @@ package struct RedisReadings: Sendable {
     /// A group whose breaker somebody forced: `open` or `closed`.
     package struct ForcedBreaker: Sendable, Hashable {
         package var group: String
-        package var state: BreakerForce
+        package var state: BreakerOverride
 
-        package init(group: String, state: BreakerForce) {
+        package init(group: String, state: BreakerOverride) {
             self.group = group
             self.state = state
         }

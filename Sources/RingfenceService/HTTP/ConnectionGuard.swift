@@ -40,7 +40,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// How long answers may lie there unread.
     static let unreadTimeout: TimeAmount = .seconds(30)
     /// How long a request half received may take once the service shuts down.
-    static let drainTimeout: TimeAmount = .seconds(2)
+    static let shutdownTimeout: TimeAmount = .seconds(2)
     /// What may lie behind a request that waits for a lock.
     static let requestsBehindMaximum = 16
     static let bytesBehindMaximum = 65_536
@@ -68,7 +68,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var isStreaming = false
     private var bytesBehind = 0
     /// When the service shuts down: until then a request half received may still come.
-    private var drainDeadline: NIODeadline?
+    private var shutdownDeadline: NIODeadline?
     /// The request being received names more than one host.
     fileprivate var hasTwoHosts = false
     /// It is of HTTP/1.0, which needs no Host.
@@ -206,7 +206,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     fileprivate func received(_ bytes: Int) { if isWaiting { bytesBehind += bytes } }
 
-    private func limited(_ deadline: NIODeadline) -> NIODeadline { min(deadline, drainDeadline ?? deadline) }
+    private func limited(_ deadline: NIODeadline) -> NIODeadline { min(deadline, shutdownDeadline ?? deadline) }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard refusal == nil else { return }
@@ -300,8 +300,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if let event = event as? ChannelEvent, event == .inputClosed { hangUp.happen() }
-        if event is ChannelShouldQuiesceEvent, drainDeadline == nil {
-            drainDeadline = .now() + Self.drainTimeout
+        if event is ChannelShouldQuiesceEvent, shutdownDeadline == nil {
+            shutdownDeadline = .now() + Self.shutdownTimeout
             deadline = limited(deadline)
             timer?.cancel()
             timer = nil
@@ -351,16 +351,18 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             self.timer = nil
             guard self.isReceiving || self.isSilent, self.refusal == nil else { return }
             // What is not read from does not fall behind.
-            if self.isWaiting, self.isFull, self.drainDeadline == nil { self.deadline = .now() + Self.requestTimeout }
+            if self.isWaiting, self.isFull, self.shutdownDeadline == nil {
+                self.deadline = .now() + Self.requestTimeout
+            }
             guard NIODeadline.now() >= self.deadline else { return self.watch(context) }
             if self.isSilent {
                 self.seat?.endsInSilence()
                 return context.close(promise: nil)
             }
             self.refuse(
-                self.drainDeadline == nil
+                self.shutdownDeadline == nil
                     ? Problem(.timeout, "a request must be here 10 s after its first byte, its head after 5 s")
-                    : Problem(.draining, "the service is shutting down", retryAfterMs: 1_000),
+                    : Problem(.shuttingDown, "the service is shutting down", retryAfterMs: 1_000),
                 context)
         }
     }

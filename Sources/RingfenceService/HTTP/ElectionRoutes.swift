@@ -13,7 +13,7 @@ import RingfenceCore
 /// Who is primary, and what is to become of that.
 struct ElectionRoutes: Sendable {
     let client: RingfenceClient
-    let groups: GroupShelf
+    let groups: GroupCache
     /// A group as Redis has it, or as it was last seen.
     let view: @Sendable (String) async throws -> GroupView
 
@@ -70,7 +70,7 @@ struct ElectionRoutes: Sendable {
         [
             order("switchover", Self.switchoverSchema, "Hands the role of primary over, without losing anything.") {
                 exchange, order in
-                let limits = (Limits.drain.lowerBound / .millisecond)...(Limits.drain.upperBound / .millisecond)
+                let limits = (Limits.handover.lowerBound / .millisecond)...(Limits.handover.upperBound / .millisecond)
                 let timeout = try order.body?.integer("timeoutMs", limits) ?? 30_000
                 let to = try order.body?.text("to")
                 return try await client.switchover(
@@ -138,14 +138,14 @@ struct ElectionRoutes: Sendable {
                 guard let text = try order.body?.text("state") else {
                     throw InvalidArgument("state", "is missing: open, closed or automatic")
                 }
-                guard let state = BreakerForce(rawValue: text) else {
+                guard let state = BreakerOverride(rawValue: text) else {
                     throw InvalidArgument("state", "must be open, closed or automatic")
                 }
                 guard !order.reason.isEmpty else {
                     throw InvalidArgument(
                         "reason", "is missing: whoever finds all calls refused, or none, must be told why")
                 }
-                try await client.forceBreaker(
+                try await client.overrideBreaker(
                     of: exchange.name, state, actor: order.actor, reason: order.reason)
                 return nil
             },

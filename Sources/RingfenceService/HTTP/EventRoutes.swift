@@ -20,7 +20,7 @@ import RingfenceCore
 
 struct EventRoutes: Sendable {
     let client: RingfenceClient
-    let draining: OneShot
+    let shuttingDown: OneShot
     let heartbeat: Duration
 
     /// Events that one page looks through for those its filter wants.
@@ -107,7 +107,7 @@ struct EventRoutes: Sendable {
 
     private static func cursor(_ text: String, _ field: String) throws -> EventCursor {
         guard let cursor = EventCursor(text) else {
-            throw InvalidArgument(field, "must be a cursor, gen:seq, as an event or a page gave it")
+            throw InvalidArgument(field, "must be a cursor, generation:sequence, as an event or a page gave it")
         }
         return cursor
     }
@@ -138,8 +138,8 @@ struct EventRoutes: Sendable {
         var result = try await read(wish.after, isFiltered ? 1000 : wish.limit)
         guard isFiltered else { return result }
         if wish.after == nil, result.end != .start {
-            let from = max(result.oldest.seq, result.end.seq - Int64(Self.scanMaximum))
-            guard let start = EventCursor("\(result.end.gen):\(from)") else { return result }
+            let from = max(result.oldest.sequence, result.end.sequence - Int64(Self.scanMaximum))
+            guard let start = EventCursor("\(result.end.generation):\(from)") else { return result }
             // If that was trimmed meanwhile, the log is moving fast, and its newest page will do.
             if let older = try await next(start) { result = older }
         }
@@ -214,7 +214,7 @@ struct EventRoutes: Sendable {
         _ exchange: Exchange, _ body: @Sendable @escaping () async throws -> Result
     ) async throws -> Result {
         let hangUp = try await ConnectionGuard.wait(on: exchange.channel)
-        let result = await interruptible(by: [hangUp, draining], body)
+        let result = await interruptible(by: [hangUp, shuttingDown], body)
         if hangUp.hasHappened { throw ConnectionEnded() }
         return try result.get()
     }
@@ -248,15 +248,15 @@ struct EventRoutes: Sendable {
             let hangUp = try await ConnectionGuard.wait(on: exchange.channel, streams: true)
             // What a client that does not read keeps from being written must not keep the service from ending.
             let channel = exchange.channel
-            let onDraining = draining.observe {
+            let onShutdown = shuttingDown.observe {
                 channel.eventLoop.scheduleTask(in: Self.byeLimit) { channel.close(promise: nil) }
             }
-            defer { draining.forget(onDraining) }
+            defer { shuttingDown.forget(onShutdown) }
             var body = writer
             try await body.write(ByteBuffer(string: "retry: 2000\n\n"))
             var isOver = false
             while !isOver {
-                let piece = await interruptible(by: [hangUp, draining]) { try await pieces.next() }
+                let piece = await interruptible(by: [hangUp, shuttingDown]) { try await pieces.next() }
                 if hangUp.hasHappened { throw ConnectionEnded() }
                 switch piece {
                 case .success(let piece?): try await body.write(piece)

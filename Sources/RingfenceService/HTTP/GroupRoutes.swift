@@ -19,11 +19,11 @@ import RingfenceCore
 /// Who is in a group.
 struct GroupRoutes: Sendable {
     let client: RingfenceClient
-    let groups: GroupShelf
+    let groups: GroupCache
     private let views = SharedRuns<GroupView>()
     private let replies = SharedRuns<Reply>()
 
-    init(client: RingfenceClient, groups: GroupShelf) {
+    init(client: RingfenceClient, groups: GroupCache) {
         self.client = client
         self.groups = groups
     }
@@ -31,7 +31,7 @@ struct GroupRoutes: Sendable {
     static let memberSchema = Route.Schema(
         name: "MemberRequest",
         fields: [
-            "session", "address", "zone", "weight", "priority", "capability", "metadata", "ttlMs", "candidate",
+            "session", "address", "zone", "weight", "priority", "capabilities", "metadata", "ttlMs", "candidate",
             "health",
             "position", "unfit", "claim",
         ])
@@ -114,7 +114,7 @@ struct GroupRoutes: Sendable {
             json.field("group", exchange.name)
             json.field("member", exchange.member)
             json.field("session", grant.record.session)
-            json.field("gen", grant.gen)
+            json.field("generation", grant.generation)
             json.field("version", grant.version)
             json.field("ttlMs", grant.record.leaseMilliseconds)
             json.field("deadlineMs", deadline.wholeMilliseconds)
@@ -141,7 +141,7 @@ struct GroupRoutes: Sendable {
         record.zone = try body.text("zone") ?? ""
         record.weight = try body.number("weight", Limits.weight) ?? 1
         record.priority = try body.number("priority", Limits.priority) ?? 0
-        record.capability = try body.strings("capability")
+        record.capabilities = try body.strings("capabilities")
         switch body["metadata"] {
         case nil: break
         case .object(let pairs)?: record.metadata = try MemberRecord.metadata(pairs)
@@ -177,12 +177,12 @@ struct GroupRoutes: Sendable {
             switch try claim.text("state") {
             case "elected": status.claim = .elected(epoch)
             case "ready": status.claim = .ready(epoch)
-            case "drained":
+            case "readyToHandOver":
                 // Without it what is said of one switchover would be taken for an answer to the next.
                 guard let version = try claim.integer("version", Limits.position) else {
                     throw InvalidArgument("version", "is missing in claim: that of the last answer")
                 }
-                status.claim = .drained(
+                status.claim = .readyToHandOver(
                     epoch, position: try claim.integer("position", Limits.position), asOf: version)
             case "gone":
                 let reason = try claim.text("reason") ?? "stepDown"
@@ -190,7 +190,7 @@ struct GroupRoutes: Sendable {
                     throw InvalidArgument("reason", "of a claim must be up to 64 characters of ASCII")
                 }
                 status.claim = .gone(epoch, reason: reason)
-            default: throw InvalidArgument("state", "of a claim must be elected, ready, drained or gone")
+            default: throw InvalidArgument("state", "of a claim must be elected, ready, readyToHandOver or gone")
             }
         case let value?: throw InvalidArgument("claim", "must be an object, not \(value.kind)")
         }

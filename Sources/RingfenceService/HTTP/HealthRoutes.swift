@@ -9,7 +9,7 @@ import Ringfence
 
 struct HealthRoutes: Sendable {
     let client: RingfenceClient
-    let draining: OneShot
+    let shuttingDown: OneShot
     let registry: PrometheusRegistry
 
     var routes: [Route] {
@@ -24,9 +24,9 @@ struct HealthRoutes: Sendable {
                 }),
             Route(
                 method: .get, path: "/readyz", operation: "ready", summary: "Says whether locks can be had.",
-                response: "Health", problems: [.unavailable, .refused, .overloaded, .draining], isOpen: true,
+                response: "Health", problems: [.unavailable, .refused, .overloaded, .shuttingDown], isOpen: true,
                 handle: { _ in
-                    if draining.hasHappened { throw Problem(.draining, "the service is shutting down") }
+                    if shuttingDown.hasHappened { throw Problem(.shuttingDown, "the service is shutting down") }
                     let microseconds = Int64(try await client.readiness() / .microseconds(1))
                     var json = JSONWriter(capacity: 48)
                     json.object { json in

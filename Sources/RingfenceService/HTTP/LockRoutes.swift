@@ -16,13 +16,13 @@ import RingfenceCore
 struct LockRoutes: Sendable {
     let client: RingfenceClient
     /// The service is shutting down: waits end now.
-    let draining: OneShot
+    let shuttingDown: OneShot
 
     private let repeats = Repeats()
 
-    init(client: RingfenceClient, draining: OneShot) {
+    init(client: RingfenceClient, shuttingDown: OneShot) {
         self.client = client
-        self.draining = draining
+        self.shuttingDown = shuttingDown
     }
 
     static let holdSchema = Route.Schema(name: "AcquireRequest", fields: ["owner", "ttlMs", "waitMs", "requestId"])
@@ -238,7 +238,7 @@ struct LockRoutes: Sendable {
                 guard !hasHungUp, repeats.tell(claim) else {
                     if repeats.letGo(claim) { try? await client.release(grant.names, token: grant.token) }
                     if hasHungUp { throw ConnectionEnded() }
-                    throw Problem(.draining, "the service is shutting down", retryAfterMs: 1_000)
+                    throw Problem(.shuttingDown, "the service is shutting down", retryAfterMs: 1_000)
                 }
                 if claim.isFirst { return (grant, claim) }
                 do {
@@ -264,10 +264,10 @@ struct LockRoutes: Sendable {
     ) async throws -> Result<LockGrant, any Error> {
         let hangUp = try await ConnectionGuard.wait(on: exchange.channel)
         let onHangUp = hangUp.observe(giveUp)
-        let onDraining = draining.observe(giveUp)
+        let onShutdown = shuttingDown.observe(giveUp)
         defer {
             hangUp.forget(onHangUp)
-            draining.forget(onDraining)
+            shuttingDown.forget(onShutdown)
         }
         let result = await withTaskCancellationHandler {
             await task.result

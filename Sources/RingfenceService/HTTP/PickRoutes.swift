@@ -4,9 +4,9 @@
 // ring is: no round trip to Redis, and when Redis is away the last one serves.
 //
 // A pick alone tells nothing of load. Whoever wants `leastLoaded` and `peakEWMA` to mean something, and bad members to
-// be left out, gives `trackMs` and reports how the call ended (OpenCalls.swift). A balancer belongs to its group here
-// and lives as long as that is held (GroupShelf.swift): all that ask this instance for one policy share one, and other
-// instances count for themselves.
+// be left out, gives `trackMs` and reports how the call ended (OutstandingCalls.swift). A balancer belongs to its group
+// here and lives as long as that is held (GroupCache.swift): all that ask this instance for one policy share one, and
+// other instances count for themselves.
 import HTTPTypes
 import NIOCore
 import Ringfence
@@ -14,8 +14,8 @@ import RingfenceCore
 
 /// Whom to call.
 struct PickRoutes: Sendable {
-    let groups: GroupShelf
-    let calls = OpenCalls()
+    let groups: GroupCache
+    let calls = OutstandingCalls()
 
     static let pickSchema = Route.Schema(name: "PickRequest", fields: ["policy", "key", "zone", "trackMs"])
     static let outcomeSchema = Route.Schema(name: "OutcomeRequest", fields: ["outcome"])

@@ -48,7 +48,7 @@ struct Problem: Error {
         static let breakerOpen = Code(name: "breaker.open", status: 503, title: "Calls to the group are stopped")
         static let noMember = Code(name: "balancer.noMember", status: 503, title: "No member available")
         static let full = Code(name: "service.full", status: 503, title: "Too many connections are open")
-        static let draining = Code(name: "service.draining", status: 503, title: "The service is shutting down")
+        static let shuttingDown = Code(name: "service.shuttingDown", status: 503, title: "The service is shutting down")
 
         static let all = [
             invalidArgument, badRequest, unauthorized, originRefused, hostRefused, full, routeNotFound,
@@ -56,7 +56,7 @@ struct Problem: Error {
             switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
             unsupportedMedia,
             headersTooLarge, `internal`, overloaded,
-            unavailable, refused, draining, callNotFound, breakerOpen, noMember,
+            unavailable, refused, shuttingDown, callNotFound, breakerOpen, noMember,
         ]
     }
 
@@ -102,7 +102,7 @@ struct Problem: Error {
         case let error as RingfenceError: self.init(error)
         case is CancellationError:
             // Nothing but the end of the service cancels a handler.
-            self.init(.draining, "the service is shutting down", retryAfterMs: 1_000)
+            self.init(.shuttingDown, "the service is shutting down", retryAfterMs: 1_000)
             effect = "unknown"
         default: self.init(.internal, "the service failed unexpectedly; its log says more")
         }
@@ -129,7 +129,7 @@ struct Problem: Error {
         case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
         case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
         case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)
-        case .cancelled, .shutDown: self.init(.draining, error.message, retryAfterMs: 1_000)
+        case .cancelled, .shutDown: self.init(.shuttingDown, error.message, retryAfterMs: 1_000)
         default: self.init(.internal, error.message)
         }
         effect = error.effect.rawValue

@@ -9,7 +9,7 @@ import RingfenceCore
 
 /// Who owns what, and what would move.
 struct RingRoutes: Sendable {
-    let groups: GroupShelf
+    let groups: GroupCache
 
     static let planSchema = Route.Schema(name: "RingPlanRequest", fields: ["joining", "leaving", "ranges"])
     static let counts = 1...1_000

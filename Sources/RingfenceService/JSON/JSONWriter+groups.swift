@@ -69,25 +69,25 @@ package struct GroupView: Sendable {
 
     /// What only Redis knows.
     package struct Election: Sendable {
-        package var phaseLasted: Duration
+        package var phaseDuration: Duration
         package var paused: Duration
         package var braked: Duration
-        package var drainRemaining: Duration
+        package var handoverRemaining: Duration
         package var settings: ElectionSettings
         package var plan: GroupPlan
     }
 
     package var group: String
     package var version: Int64
-    package var gen: String
+    package var generation: String
     package var isStale: Bool
     package var age: Duration
     /// nil when Redis cannot be asked.
-    package var held: Duration?
+    package var expiryGrace: Duration?
     /// nil for a group that never elected anybody and in which nobody stands.
     package var primary: PrimaryStatus?
     /// What an operator ordered about calls to its members.
-    package var breaker: BreakerForce
+    package var breaker: BreakerOverride
     /// nil without a primary's group, and when Redis cannot be asked.
     package var election: Election?
     package var members: [Entry]
@@ -108,18 +108,18 @@ package struct GroupView: Sendable {
     package init(_ status: GroupStatus) {
         group = status.name
         version = status.version
-        gen = status.gen
+        generation = status.generation
         isStale = false
         age = .zero
-        held = status.held
+        expiryGrace = status.expiryGrace
         breaker = status.breaker
         let plan = status.plan
         let primary = status.primary
         if primary.epoch > 0 || !plan.candidates.isEmpty || status.members.contains(where: \.member.isCandidate) {
             self.primary = primary
             election = Election(
-                phaseLasted: status.phaseLasted, paused: status.paused, braked: status.braked,
-                drainRemaining: status.drainRemaining, settings: status.settings, plan: plan)
+                phaseDuration: status.phaseDuration, paused: status.paused, braked: status.braked,
+                handoverRemaining: status.handoverRemaining, settings: status.settings, plan: plan)
         }
         var candidates: [[UInt8]: GroupPlan.Candidate] = [:]
         for candidate in plan.candidates { candidates[Array(candidate.id.utf8)] = candidate }
@@ -135,7 +135,7 @@ package struct GroupView: Sendable {
     package init(lastSeen snapshot: GroupSnapshot) {
         group = snapshot.group
         version = snapshot.version
-        gen = snapshot.gen
+        generation = snapshot.generation
         isStale = true
         age = snapshot.age
         breaker = snapshot.breaker
@@ -286,13 +286,13 @@ extension JSONWriter {
     private mutating func head(of view: GroupView) {
         field("group", view.group)
         field("version", view.version)
-        field("gen", view.gen)
+        field("generation", view.generation)
         field("stale", view.isStale)
         field("ageMs", view.age.wholeMilliseconds)
-        milliseconds("heldMs", view.held)
+        milliseconds("expiryGraceMs", view.expiryGrace)
         field("breaker", view.breaker.rawValue)
         key("primary")
-        primary(view.primary, lasted: view.election?.phaseLasted)
+        primary(view.primary, lasted: view.election?.phaseDuration)
     }
 
     mutating func primary(_ primary: PrimaryStatus?, lasted: Duration?) {
@@ -311,7 +311,7 @@ extension JSONWriter {
 
     private mutating func fields(of plan: GroupPlan) {
         text("winner", plan.winner)
-        milliseconds("electsInMs", plan.electsIn)
+        milliseconds("electionWithinMs", plan.electionWithin)
         key("blocked")
         reasons(plan.blocked)
     }
@@ -362,7 +362,7 @@ extension JSONWriter {
         if !member.health.isEmpty { field("health", member.health) }
         field("weight", member.weight)
         field("priority", member.priority)
-        if !member.capability.isEmpty { field("capability", member.capability) }
+        if !member.capabilities.isEmpty { field("capabilities", member.capabilities) }
         if !member.metadata.isEmpty {
             key("metadata")
             object { json in

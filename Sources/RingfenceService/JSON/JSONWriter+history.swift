@@ -30,7 +30,7 @@ extension JSONWriter {
             ]
             for (name, text) in texts { if let text, !text.isEmpty { json.field(name, text) } }
             let durations = [
-                ("detectMs", entry.detection), ("decideMs", entry.decision), ("drainMs", entry.drain),
+                ("detectMs", entry.detection), ("decideMs", entry.decision), ("handoverMs", entry.handover),
                 ("promoteMs", entry.promotion), ("totalMs", entry.total),
             ]
             for (name, duration) in durations { if let duration { json.field(name, duration.wholeMilliseconds) } }

@@ -30,7 +30,7 @@ package struct RingView: Sendable {
         while true {
             let ring = group.ring
             let after = group.snapshot
-            if after.version == snapshot.version, after.gen == snapshot.gen {
+            if after.version == snapshot.version, after.generation == snapshot.generation {
                 self.init(
                     group: group.name, version: after.version, isStale: after.isStale, age: after.age, ring: ring)
                 return
@@ -41,7 +41,7 @@ package struct RingView: Sendable {
 
     /// The part of all keys that a member would own if points divided the circle evenly.
     package func fairShare(of member: HashRing.Member) -> Double {
-        ring.pointCount == 0 ? 0 : Double(member.weight * ring.unit) / Double(ring.pointCount)
+        ring.pointCount == 0 ? 0 : Double(member.weight * ring.pointsPerWeight) / Double(ring.pointCount)
     }
 }
 
@@ -72,7 +72,7 @@ extension JSONWriter {
         json.object { json in
             json.head(of: view)
             json.field("seed", ringPosition(view.ring.seed))
-            json.field("unit", view.ring.unit)
+            json.field("pointsPerWeight", view.ring.pointsPerWeight)
             json.field("points", view.ring.pointCount)
             json.key("members")
             json.array(zip(view.ring.members, view.ring.shares)) { json, entry in

@@ -27,7 +27,7 @@ package enum EventNotes {
         guard let detail = event.detail, event.joined == nil else { return [] }
         let durations = [
             ("detectMs", "detection "), ("decideMs", "decision "), ("promoteMs", "promotion "), ("forMs", "for "),
-            ("timeoutMs", "within "), ("gapMs", "gap "), ("holdMs", "held for "),
+            ("timeoutMs", "within "), ("gapMs", "gap "), ("graceMs", "grace "),
         ]
         let texts = ["why", "state", "hook", "outcome", "check", "output"]
         let object = try? JSONObject.reading(

@@ -29,8 +29,8 @@ package struct HistoryEntry: Sendable, Hashable {
         case aborted
         case paused, resumed
         /// Too many failovers: no more by itself.
-        case held
-        case released
+        case braked
+        case unbraked
         case maintenance, settings
         /// The breaker was forced, or left to each process again.
         case breaker
@@ -58,14 +58,14 @@ package struct HistoryEntry: Sendable, Hashable {
     /// From the end of its role to the election.
     package var decision: Duration?
     /// From the order until the former primary had stopped.
-    package var drain: Duration?
+    package var handover: Duration?
     /// From the election until the new primary was ready.
     package var promotion: Duration?
 
     /// From the beginning to a primary that is ready; nil if it never was, or it is no election.
     package var total: Duration? {
         guard let promotion else { return nil }
-        return (detection ?? .zero) + (decision ?? .zero) + (drain ?? .zero) + promotion
+        return (detection ?? .zero) + (decision ?? .zero) + (handover ?? .zero) + promotion
     }
 }
 
@@ -107,7 +107,7 @@ package struct GroupHistory: Sendable {
             entry.detection = detail.milliseconds("detectMs")
             entry.decision = detail.milliseconds("decideMs")
             if let startedAt, [.switchover, .failback, .failoverByHand].contains(entry.kind) {
-                entry.drain = .milliseconds(max(0, event.at - startedAt))
+                entry.handover = .milliseconds(max(0, event.at - startedAt))
             }
             startedAt = nil
         case "primary.lost":
@@ -121,8 +121,8 @@ package struct GroupHistory: Sendable {
             entry.kind = .paused
             entry.note = detail.milliseconds("forMs").map { "for \($0.shortText)" }
         case "group.resumed": entry.kind = .resumed
-        case "group.held": entry.kind = .held
-        case "group.released": entry.kind = .released
+        case "group.braked": entry.kind = .braked
+        case "group.unbraked": entry.kind = .unbraked
         case "group.settings":
             entry.kind = .settings
             entry.note = event.detail
@@ -186,26 +186,26 @@ extension GroupHistory {
         var page = try await client.eventPage(limit: 1)
         let end = page.end
         var events: [Event] = []
-        var before = end.seq
+        var before = end.sequence
         var looked = 0
         while true {
             var history = GroupHistory()
             for event in events { history.add(event) }
-            let isComplete = before <= page.oldest.seq
+            let isComplete = before <= page.oldest.sequence
             // One more than asked for: the first may be one whose beginning was not read.
             if isComplete || history.entries.count > limit || looked >= most {
                 return Newest(
                     entries: history.entries.suffix(limit),
                     isComplete: isComplete && history.entries.count <= limit)
             }
-            let from = max(page.oldest.seq, before - 1000)
-            guard let cursor = EventCursor("\(end.gen):\(from)") else {
+            let from = max(page.oldest.sequence, before - 1000)
+            guard let cursor = EventCursor("\(end.generation):\(from)") else {
                 return Newest(entries: history.entries.suffix(limit), isComplete: false)
             }
             page = try await client.eventPage(after: cursor, limit: 1000)
             // The log was trimmed or lost meanwhile.
             if page.isReset { return Newest(entries: history.entries.suffix(limit), isComplete: false) }
-            events = page.events.filter { $0.seq <= before && $0.group == group } + events
+            events = page.events.filter { $0.sequence <= before && $0.group == group } + events
             looked += Int(before - from)
             before = from
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension Duration {
-    /// Reads `500ms`, `10s`, `5m`, `2h` or `1d`; nil for anything else. A number without a unit is refused: nobody
-    /// should have to guess whether 10 is seconds or milliseconds.
+    /// Reads `500ms`, `10s`, `5m`, `2h` or `1d`; nil for anything else. A number without a pointsPerWeight is refused:
+    /// nobody should have to guess whether 10 is seconds or milliseconds.
     package init?(text: String) {
         let digits = text.prefix { $0.isASCII && $0.isNumber }
         guard !digits.isEmpty, digits.count <= 12, let count = Int64(digits) else { return nil }

@@ -57,12 +57,12 @@ struct AgentMachineRandomTests {
                     if hooks.contains(.onPromote), promoted != epoch { violations.append("ready without a promotion") }
                     if needsFence { violations.append("ready before the fence") }
                     if !ready.insert(epoch).inserted { violations.append("ready twice") }
-                case .drained(let epoch, _):
-                    guard case .draining(epoch, _) = heldRole else {
+                case .readyToHandOver(let epoch, _):
+                    guard case .handingOver(epoch, _) = heldRole else {
                         violations.append("drained without draining")
                         continue
                     }
-                    if drained != epoch, !hooks.isDisjoint(with: [.onDrain, .onSuspend]) {
+                    if drained != epoch, !hooks.isDisjoint(with: [.onHandover, .onSuspend]) {
                         violations.append("drained without a drain")
                     }
                 case .giveUp(let epoch, let reason):
@@ -87,7 +87,7 @@ struct AgentMachineRandomTests {
                 if needsFence, hooks.contains(.onSuspend) { violations.append("\(call.kind) before the fence") }
                 if call.kind == .onPromote { mayWrite = call.epoch }
                 promoted = nil
-            case .onDrain: promoted = nil
+            case .onHandover: promoted = nil
             case .onSuspend, .onDemote:
                 promoted = nil
                 if call.kind == .onDemote, heldRole.held.map({ !gaveUp.contains($0) }) ?? false {
@@ -104,7 +104,7 @@ struct AgentMachineRandomTests {
             switch call.kind {
             case .prePromote: break
             case .onPromote: if heldRole.held == call.epoch { promoted = call.epoch }
-            case .onDrain, .onSuspend:
+            case .onHandover, .onSuspend:
                 drained = heldRole.held
                 (mayWrite, needsFence) = (nil, false)
             case .onDemote: (mayWrite, needsFence) = (nil, false)
@@ -144,8 +144,8 @@ struct AgentMachineRandomTests {
                 case .primary(let held):
                     setRole(
                         Bool.random(using: &dice)
-                            ? .draining(held, until: witness.now + 5 * .second) : .ended(held, reason: "expired"))
-                case .draining(let held, _):
+                            ? .handingOver(held, until: witness.now + 5 * .second) : .ended(held, reason: "expired"))
+                case .handingOver(let held, _):
                     setRole(Bool.random(using: &dice) ? .primary(held) : .ended(held, reason: "switchover"))
                 }
             case 2: if let held = witness.heldRole.held { setRole(.ended(held, reason: "expired")) }

@@ -11,7 +11,7 @@ struct AgentBench {
     private var reign = AgentReign()
 
     static let allHooks: [HookKind: Nanos] = [
-        .prePromote: 5 * .second, .onPromote: 30 * .second, .onDrain: 10 * .second, .onDemote: 60 * .second,
+        .prePromote: 5 * .second, .onPromote: 30 * .second, .onHandover: 10 * .second, .onDemote: 60 * .second,
         .onSuspend: 5 * .second,
     ]
 
@@ -127,8 +127,8 @@ struct AgentMachineTests {
         #expect(bench.outputs.contains(.ready(1)))
         bench.role(.primary(1))
         #expect(bench.machine.status(now: bench.now).isServingPrimary)
-        bench.role(.draining(1, until: bench.now + .second))
-        #expect(bench.outputs.contains(.drained(1, position: nil)))
+        bench.role(.handingOver(1, until: bench.now + .second))
+        #expect(bench.outputs.contains(.readyToHandOver(1, position: nil)))
     }
 
     @Test func `a refusal gives the epoch up, and makes unfit first`() throws {
@@ -329,15 +329,15 @@ struct AgentMachineTests {
     @Test func `a switchover drains, tells the final position as seen after it, and demotes when the other is ready`() {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
-        #expect(bench.hook == .onDrain)
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
+        #expect(bench.hook == .onHandover)
         #expect(bench.running?.limit == 5 * .second)
         bench.sees(.primary, position: 120)
         bench.hook(passes: nil)
         #expect(bench.outputs.contains(.look))
-        #expect(!bench.outputs.contains { if case .drained = $0 { true } else { false } })
+        #expect(!bench.outputs.contains { if case .readyToHandOver = $0 { true } else { false } })
         bench.sees(.primary, position: 130)
-        #expect(bench.outputs.contains(.drained(1, position: 130)))
+        #expect(bench.outputs.contains(.readyToHandOver(1, position: 130)))
         bench.sees(failure: "shut down", times: 5)
         #expect(bench.hook == nil, "the end of what was drained is no ill health")
         bench.role(.ended(1, reason: "switchover"))
@@ -351,25 +351,25 @@ struct AgentMachineTests {
     @Test func `a position the drain prints is the final one`() {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         bench.hook(passes: 4711)
-        #expect(bench.outputs.contains(.drained(1, position: 4711)))
+        #expect(bench.outputs.contains(.readyToHandOver(1, position: 4711)))
     }
 
     @Test func `where positions are told, there is no drained without one`() {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         bench.hook(passes: nil)
         bench.sees(failure: "shut down", times: 5)
         bench.wait(10 * .second)
-        #expect(!bench.outputs.contains { if case .drained = $0 { true } else { false } })
+        #expect(!bench.outputs.contains { if case .readyToHandOver = $0 { true } else { false } })
     }
 
     @Test func `an aborted switchover is resumed by a promotion under the same epoch`() {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         bench.hook(passes: 4711)
         bench.role(.primary(1))
         #expect(bench.hook == .onPromote)
@@ -384,7 +384,7 @@ struct AgentMachineTests {
     @Test func `a switchover aborted while it drains ends the drain and resumes`() throws {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         let call = try #require(bench.running)
         bench.role(.primary(1))
         #expect(bench.outputs.contains(.kill(call.id)))
@@ -395,7 +395,7 @@ struct AgentMachineTests {
     @Test func `a role that ends while it drains is fenced`() throws {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         let call = try #require(bench.running)
         bench.role(.ended(1, reason: "expired"))
         #expect(bench.outputs.contains(.kill(call.id)))
@@ -406,24 +406,24 @@ struct AgentMachineTests {
     @Test func `a failed drain is tried again, and the fence drains where there is no drain`() {
         var bench = AgentBench()
         bench.becomePrimary()
-        bench.role(.draining(1, until: bench.now + 5 * .second))
+        bench.role(.handingOver(1, until: bench.now + 5 * .second))
         bench.hook(fails: "busy")
         #expect(bench.hook == nil)
         bench.wait(.second)
-        #expect(bench.hook == .onDrain)
+        #expect(bench.hook == .onHandover)
 
         var hooks = AgentBench.allHooks
-        hooks[.onDrain] = nil
+        hooks[.onHandover] = nil
         var other = AgentBench(hooks: hooks)
         other.becomePrimary()
-        other.role(.draining(1, until: other.now + 5 * .second))
+        other.role(.handingOver(1, until: other.now + 5 * .second))
         #expect(other.hook == .onSuspend)
         other.hook(fails: "busy")
         #expect(other.hook == nil)
         other.wait(.second)
         #expect(other.hook == .onSuspend)
         other.hook(passes: 12)
-        #expect(other.outputs.contains(.drained(1, position: 12)))
+        #expect(other.outputs.contains(.readyToHandOver(1, position: 12)))
         other.role(.primary(1))
         #expect(other.hook == .onPromote)
     }

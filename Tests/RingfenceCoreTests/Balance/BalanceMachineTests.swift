@@ -90,7 +90,7 @@ import Testing
         world.see(group(3, of: 4, drained: 5))
         #expect(world.machine.isPanicking && world.shares(1000).count == 4 && world.types == ["balancer.panic"])
         world.see(group(2, of: 4, drained: 5))
-        #expect(!world.machine.isPanicking && world.types == ["balancer.panic", "balancer.calm"])
+        #expect(!world.machine.isPanicking && world.types == ["balancer.panic", "balancer.recovered"])
         world.see(group(4, of: 4))
         #expect(world.machine.isPanicking && world.shares(1000).count == 4)
         world.see(group(2, of: 3))
@@ -112,7 +112,7 @@ import Testing
     }
 
     @Test func `without panic only who can be picked is picked`() {
-        var world = World { $0.panicBelow = 0 }
+        var world = World { $0.panicThreshold = 0 }
         world.see((0..<10).map { World.member("m\($0)", health: $0 > 0 ? "ill" : "") })
         #expect(world.picked(1000) == ["m0"] && !world.machine.isPanicking)
     }
@@ -129,18 +129,22 @@ import Testing
 
     @Test func `each number outside its limits is refused by name`() {
         let wrong: [(String, (inout BalanceSettings) -> Void)] = [
-            ("slowStart", { $0.slowStart = -1 }), ("costDecay", { $0.costDecay = 0 }), ("bound", { $0.bound = 1 }),
-            ("bound", { $0.bound = .nan }), ("spillBelow", { $0.spillBelow = 0 }),
-            ("panicBelow", { $0.panicBelow = 1.1 }),
+            ("slowStart", { $0.slowStart = -1 }), ("costDecay", { $0.costDecay = 0 }),
+            ("maximumLoadFactor", { $0.maximumLoadFactor = 1 }),
+            ("maximumLoadFactor", { $0.maximumLoadFactor = .nan }),
+            ("zoneSpilloverThreshold", { $0.zoneSpilloverThreshold = 0 }),
+            ("panicThreshold", { $0.panicThreshold = 1.1 }),
             ("consecutiveFailures", { $0.consecutiveFailures = -1 }),
             ("successRateMembers", { $0.successRateMembers = 2 }), ("successRateCalls", { $0.successRateCalls = 0 }),
             ("successRateDeviations", { $0.successRateDeviations = 0 }),
-            ("outlierInterval", { $0.outlierInterval = 1 }), ("ejection", { $0.ejection = 0 }),
-            ("maximumEjection", { $0.maximumEjection = $0.ejection - 1 }),
-            ("maximumEjected", { $0.maximumEjected = 2 }),
-            ("breakerCalls", { $0.breakerCalls = -1 }), ("breakerFailureRate", { $0.breakerFailureRate = 0 }),
-            ("breakerWindow", { $0.breakerWindow = 0 }), ("breakerOpen", { $0.breakerOpen = 0 }),
-            ("maximumBreakerOpen", { $0.maximumBreakerOpen = 0 }), ("breakerProbes", { $0.breakerProbes = 0 }),
+            ("outlierInterval", { $0.outlierInterval = 1 }), ("baseEjectionTime", { $0.baseEjectionTime = 0 }),
+            ("maximumEjectionTime", { $0.maximumEjectionTime = $0.baseEjectionTime - 1 }),
+            ("maximumEjectionFraction", { $0.maximumEjectionFraction = 2 }),
+            ("breakerMinimumCalls", { $0.breakerMinimumCalls = -1 }),
+            ("breakerFailureRate", { $0.breakerFailureRate = 0 }),
+            ("breakerWindow", { $0.breakerWindow = 0 }), ("breakerOpenDuration", { $0.breakerOpenDuration = 0 }),
+            ("maximumBreakerOpenDuration", { $0.maximumBreakerOpenDuration = 0 }),
+            ("breakerHalfOpenCalls", { $0.breakerHalfOpenCalls = 0 }),
         ]
         for (field, change) in wrong {
             var settings = BalanceSettings()

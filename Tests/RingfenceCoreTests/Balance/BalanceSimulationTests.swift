@@ -35,7 +35,7 @@ private struct CallSimulation {
     init(_ rule: PickRule, _ servers: [Server], seed: UInt64, _ change: (inout BalanceSettings) -> Void = { _ in }) {
         self.servers = servers
         world = BalanceWorld(rule, seed: seed) {
-            $0.breakerCalls = 0
+            $0.breakerMinimumCalls = 0
             change(&$0)
         }
         world.see(servers.map { BalanceWorld.member($0.id) })

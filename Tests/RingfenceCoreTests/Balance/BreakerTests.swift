@@ -105,7 +105,7 @@ import Testing
 
     @Test func `without a least number of calls there is no breaker`() {
         var settings = BalanceSettings()
-        settings.breakerCalls = 0
+        settings.breakerMinimumCalls = 0
         var breaker = BreakerMachine(settings)
         finish(&breaker, 1000, of: 1000, at: 0)
         #expect(breaker.state == .closed)

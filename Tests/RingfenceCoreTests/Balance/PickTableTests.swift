@@ -130,7 +130,7 @@ import Testing
     // MARK: By key
 
     private func ring(_ members: [MemberRecord]) throws -> Ring {
-        try Ring(members.map { RingMember(id: $0.id, weight: $0.weight, zone: $0.zone) }, seed: 0, unit: 64)
+        try Ring(members.map { RingMember(id: $0.id, weight: $0.weight, zone: $0.zone) }, seed: 0, pointsPerWeight: 64)
     }
 
     @Test func `a key goes to its owner, and to the next in its list as long as that cannot be picked`() throws {
@@ -156,7 +156,7 @@ import Testing
     func `no member has more than its bound of all outstanding calls`(bound: Double) throws {
         let members = (0..<10).map { World.member("m\($0)", weight: $0 < 5 ? 1 : 2) }
         let ring = try ring(members)
-        var world = World(.boundedLoad) { $0.bound = bound }
+        var world = World(.boundedLoad) { $0.maximumLoadFactor = bound }
         world.see(members, ring: ring)
         var open: [String] = []
         var atOwner = 0
@@ -188,7 +188,7 @@ import Testing
         (4, 1.0), (3, 1.0), (2, 0.5 / 0.7), (1, 0.25 / 0.7), (0, 0),
     ])
     func `a zone keeps what it can carry, and the rest goes to all others`(healthy: Int, stays: Double) {
-        var world = World(.nearestZone("here")) { $0.panicBelow = 0 }
+        var world = World(.nearestZone("here")) { $0.panicThreshold = 0 }
         let here = (0..<4).map { World.member("a\($0)", zone: "here", health: $0 < healthy ? "" : "ill") }
         let others = (0..<4).map { World.member("b\($0)", zone: $0 < 2 ? "there" : "") }
         world.see(here + others)
@@ -206,7 +206,7 @@ import Testing
         #expect(world.picked(1000) == ["a"])
     }
 
-    @Test(arguments: [GroupRole.Phase.ready, .vacant, .elected, .draining, .recovering])
+    @Test(arguments: [GroupRole.Phase.ready, .vacant, .elected, .handingOver, .recovering])
     func `the primary is picked when it is ready, whatever its weight`(phase: GroupRole.Phase) {
         let picked = phase == .ready ? "b" : nil
         var world = World(.primaryOnly)

@@ -7,7 +7,7 @@ import Testing
         _ count: Int = 4, copies: Int = 3, writes: Int = 2, reads: Int = 2
     ) -> CacheLayout {
         CacheLayout(
-            copies: copies, writes: writes, reads: reads, seed: 1, unit: 16,
+            copies: copies, writes: writes, reads: reads, seed: 1, pointsPerWeight: 16,
             members: (0..<count).map { CacheMember(id: "n\($0)") }, change: 77)
     }
 

@@ -149,7 +149,7 @@ final class CacheWorld {
             CacheMember(id: "n\($0)", zone: random.chance(30) ? "z\($0 % 2)" : "", weight: 1)
         }
         layout = CacheLayout(
-            copies: settings.copies, writes: settings.writes, reads: settings.reads, seed: seed, unit: 8,
+            copies: settings.copies, writes: settings.writes, reads: settings.reads, seed: seed, pointsPerWeight: 8,
             members: present, change: seed)
         self.random = random
         checker.world = self
@@ -248,7 +248,7 @@ final class CacheWorld {
         return map
     }
 
-    func heard(_ happening: StewardMachine.Happening) {
+    func heard(_ happening: StewardMachine.Notice) {
         switch happening {
         case .completed: sweeps += 1
         case .moved: moves += 1

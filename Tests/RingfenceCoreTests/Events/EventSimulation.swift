@@ -20,8 +20,8 @@ struct SimulatedEvent: LogEntry {
 
 /// The log as the scripts keep it.
 struct SimulatedLog {
-    var gen: String?
-    var seq: Int64 = 0
+    var generation: String?
+    var sequence: Int64 = 0
     var run = ""
     var forks: [LogHead.Fork] = []
     /// All of this history, by number; `nil` is deleted by hand.
@@ -31,32 +31,35 @@ struct SimulatedLog {
     /// Of all events, deleted ones too.
     var ids: [Int] = []
 
-    var head: LogHead { LogHead(gen: gen ?? LogPosition.start.gen, seq: seq, first: first, forks: forks) }
+    var head: LogHead {
+        LogHead(generation: generation ?? LogPosition.start.generation, sequence: sequence, first: first, forks: forks)
+    }
 
     mutating func append(id: Int, run: String, nonce: String, retain: Int64) -> SimulatedEvent {
-        if let gen {
+        if let generation {
             if run != self.run {
-                forks.insert(.init(gen: gen, last: seq), at: 0)
-                self.gen = nonce
+                forks.insert(.init(generation: generation, last: sequence), at: 0)
+                self.generation = nonce
             }
         } else {
-            gen = nonce
+            generation = nonce
         }
         self.run = run
-        let event = SimulatedEvent(position: LogPosition(gen: gen!, seq: seq + 1), id: id, parent: lastID)
-        seq += 1
+        let event = SimulatedEvent(
+            position: LogPosition(generation: generation!, sequence: sequence + 1), id: id, parent: lastID)
+        sequence += 1
         history.append(event)
         ids.append(id)
         // Trimming is approximate: in pieces of ten.
-        if seq - first >= retain + 10 { first = seq - retain + 1 }
+        if sequence - first >= retain + 10 { first = sequence - retain + 1 }
         return event
     }
 
-    func page(after seq: Int64, count: Int64) -> LogPage<SimulatedEvent> {
-        let from = max(seq + 1, first)
-        let to = min(self.seq, from + count - 1)
+    func page(after sequence: Int64, count: Int64) -> LogPage<SimulatedEvent> {
+        let from = max(sequence + 1, first)
+        let to = min(self.sequence, from + count - 1)
         let found = from <= to ? history[Int(from - 1)..<Int(to)].compactMap { $0 } : []
-        return LogPage(head: head, after: seq, read: found)
+        return LogPage(head: head, after: sequence, read: found)
     }
 }
 
@@ -273,7 +276,7 @@ final class EventWorld {
             log = replica
             note("promoted, back to \(log.head.position)")
             beginRun()
-            if has(.zombie, 100), former.log.gen != nil, zombie == nil {
+            if has(.zombie, 100), former.log.generation != nil, zombie == nil {
                 // Our subscription stays with the former server for a while.
                 (zombie, zombieRun) = former
                 appendToZombie()
@@ -282,10 +285,10 @@ final class EventWorld {
                 cutMessages()
             }
         }
-        if has(.hole, 3), log.seq > log.first {
-            let seq = random.pick(log.first...log.seq)
-            log.history[Int(seq - 1)] = nil
-            note("hole at \(seq)")
+        if has(.hole, 3), log.sequence > log.first {
+            let sequence = random.pick(log.first...log.sequence)
+            log.history[Int(sequence - 1)] = nil
+            note("hole at \(sequence)")
         }
         if has(.kill, 10), let reader = readers.filter(\.isAlive).randomElement(using: &random) {
             reader.isAlive = false
@@ -337,14 +340,14 @@ final class EventWorld {
     private func told(_ page: LogPage<SimulatedEvent>) -> LogPage<SimulatedEvent> {
         var page = page
         if flaws.forgetsWhereGenerationsEnded {
-            page.head.forks = page.head.forks.map { .init(gen: $0.gen, last: .max) }
+            page.head.forks = page.head.forks.map { .init(generation: $0.generation, last: .max) }
         }
         return page
     }
 
     private func fetch(after position: LogPosition?) {
         ask {
-            let page = self.log.page(after: position?.seq ?? self.log.seq, count: 12)
+            let page = self.log.page(after: position?.sequence ?? self.log.sequence, count: 12)
             return self.told(page)
         } _: { page in
             if let page {
@@ -380,7 +383,7 @@ final class EventWorld {
         case .page(let position):
             let (era, revision) = (machine.era, machine.revision)
             ask {
-                self.told(self.log.page(after: position.seq, count: 12))
+                self.told(self.log.page(after: position.sequence, count: 12))
             } _: { page in
                 guard reader.isAlive else { return }
                 guard let page else { return self.after(50 * .millisecond) { self.turn(reader) } }
@@ -391,7 +394,7 @@ final class EventWorld {
         case .state:
             let era = machine.era
             ask {
-                (head: self.told(self.log.page(after: self.log.seq, count: 1)).head, log: self.log)
+                (head: self.told(self.log.page(after: self.log.sequence, count: 1)).head, log: self.log)
             } _: { answer in
                 guard reader.isAlive else { return }
                 guard let answer else { return self.after(50 * .millisecond) { self.turn(reader) } }
@@ -415,7 +418,7 @@ final class EventWorld {
             if flaws.takesResetsForNothing { return }
             let place = reader.anchor == 0 ? 0 : log.ids.firstIndex(of: reader.anchor).map { $0 + 1 }
             if let place {
-                if lost != log.seq - Int64(place) { fail("\(reader.name) is told it lost \(lost ?? -1)") }
+                if lost != log.sequence - Int64(place) { fail("\(reader.name) is told it lost \(lost ?? -1)") }
                 let next = place + 1
                 let isKept = next >= log.first && log.history[(next - 1)...].allSatisfy { $0 != nil }
                 if isKept, !faults.contains(.hole) { fail("\(reader.name) is reset at \(place), which was good") }

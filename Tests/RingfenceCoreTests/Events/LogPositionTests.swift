@@ -19,7 +19,8 @@ import Testing
     }
 
     private static let head = LogHead(
-        gen: "g3", seq: 300, first: 50, forks: [.init(gen: "g2", last: 200), .init(gen: "g1", last: 100)])
+        generation: "g3", sequence: 300, first: 50,
+        forks: [.init(generation: "g2", last: 200), .init(generation: "g1", last: 100)])
 
     @Test(arguments: [
         ("g3:300", LogHead.Judgement.good), ("g3:201", .good), ("g3:301", .gone),
@@ -40,23 +41,23 @@ import Testing
             #expect(head.oldest.text == oldest)
             #expect(head.judge(head.oldest) == .good)
         }
-        #expect(LogHead(gen: "0", seq: 0, first: 1, forks: []).oldest == .start)
+        #expect(LogHead(generation: "0", sequence: 0, first: 1, forks: []).oldest == .start)
     }
 
     @Test func `forks are read strictly`() throws {
-        let head = try #require(LogHead(gen: "g3", seq: 300, first: 1, forks: "g2@200 g1@100"))
-        #expect(head.forks == [.init(gen: "g2", last: 200), .init(gen: "g1", last: 100)])
-        #expect(LogHead(gen: "g", seq: 1, first: 1, forks: "")?.forks == [])
+        let head = try #require(LogHead(generation: "g3", sequence: 300, first: 1, forks: "g2@200 g1@100"))
+        #expect(head.forks == [.init(generation: "g2", last: 200), .init(generation: "g1", last: 100)])
+        #expect(LogHead(generation: "g", sequence: 1, first: 1, forks: "")?.forks == [])
         for text in ["g2", "g2@", "@1", "g2@x", "g2@1,g1@2"] {
-            #expect(LogHead(gen: "g", seq: 1, first: 1, forks: text) == nil, "\(text)")
+            #expect(LogHead(generation: "g", sequence: 1, first: 1, forks: text) == nil, "\(text)")
         }
     }
 
     @Test func `a page ends before what is missing or cannot be read`() {
-        let head = LogHead(gen: "g", seq: 5, first: 1, forks: [])
-        func page(after seq: Int64, _ seqs: [Int64?]) -> ([Int64], Bool) {
-            let page = LogPage<Numbered>(head: head, after: seq, read: seqs.map { $0.map { Numbered("g", $0) } })
-            return (page.entries.map(\.position.seq), page.isBroken)
+        let head = LogHead(generation: "g", sequence: 5, first: 1, forks: [])
+        func page(after sequence: Int64, _ seqs: [Int64?]) -> ([Int64], Bool) {
+            let page = LogPage<Numbered>(head: head, after: sequence, read: seqs.map { $0.map { Numbered("g", $0) } })
+            return (page.entries.map(\.position.sequence), page.isBroken)
         }
         #expect(page(after: 0, [1, 2, 3]) == ([1, 2, 3], false))
         #expect(page(after: 0, [1, 3]) == ([1], true))
@@ -72,5 +73,5 @@ struct Numbered: LogEntry, Equatable {
     var position: LogPosition
     var byteCount: Int { 100 }
 
-    init(_ gen: String, _ seq: Int64) { position = LogPosition(gen: gen, seq: seq) }
+    init(_ generation: String, _ sequence: Int64) { position = LogPosition(generation: generation, sequence: sequence) }
 }

@@ -90,13 +90,13 @@ struct Exploration {
             var isQuiet = true
             for place in places {
                 var world = story.world
-                let seq = world.model.log?.seq
+                let sequence = world.model.log?.sequence
                 Self.step(&world, order, disturbance, place)
                 transitions += 1
                 calls += world.calls - story.world.calls
                 elections += world.elections - story.world.elections
                 heldRoles += world.heldRoles - story.world.heldRoles
-                isQuiet = isQuiet && disturbance == nil && world.model.log?.seq == seq
+                isQuiet = isQuiet && disturbance == nil && world.model.log?.sequence == sequence
                 var told = story.told
                 if let disturbance { told.append("\(step): \(disturbance) \(place) in \(order)") }
                 if let text = world.complaint { return complaint = "\(text), after \(told)" }

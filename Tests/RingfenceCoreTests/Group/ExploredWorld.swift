@@ -76,7 +76,8 @@ struct ExploredWorld {
                 && one.machine.membership.deadline == other.machine.membership.deadline
                 && one.machine.record == other.machine.record && one.machine.joined == other.machine.joined
                 && one.machine.isOut == other.machine.isOut && one.machine.role == other.machine.role
-                && one.machine.hold == other.machine.hold && one.machine.holdVersion == other.machine.holdVersion
+                && one.machine.failsafe == other.machine.failsafe
+                && one.machine.failsafeVersion == other.machine.failsafeVersion
                 && one.machine.comparedVersion == other.machine.comparedVersion
                 && one.machine.membership.written == other.machine.membership.written
         }
@@ -87,8 +88,8 @@ struct ExploredWorld {
             hasher.combine(machine.joined)
             hasher.combine(machine.isOut)
             hasher.combine(machine.role)
-            hasher.combine(machine.hold)
-            hasher.combine(machine.holdVersion)
+            hasher.combine(machine.failsafe)
+            hasher.combine(machine.failsafeVersion)
             hasher.combine(machine.comparedVersion)
         }
     }
@@ -137,14 +138,14 @@ struct ExploredWorld {
         model = GroupServerModel(clock: Self.start, flaws: flaws)
         for (index, id) in ["a", "b", "c"].enumerated() {
             let record = MemberRecord(id: id, session: "s\(index)", leaseMilliseconds: Self.lease, isCandidate: true)
-            let answer = call(.join(record, .first, RingPolicy(seed: 1, unit: 2), status: nil), .none)
+            let answer = call(.join(record, .first, RingPolicy(seed: 1, pointsPerWeight: 2), status: nil), .none)
             var machine = MemberMachine(
                 record: record, joined: answer.mark, pace: record.lease / 5, sentAt: now, rejoins: true)
-            _ = machine.stand(margin: Self.margin)
+            _ = machine.campaign(margin: Self.margin)
             machine.neverFences = neverFences
             members.append(Member(id: id, played: Played(machine: machine)))
         }
-        if holds { happen(.order(.settings([("whenAway", "hold"), ("holdMs", "3000")]))) }
+        if holds { happen(.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "3000")]))) }
     }
 
     private var now: Nanos { time * .millisecond }
@@ -233,9 +234,9 @@ struct ExploredWorld {
         }
         switch members[index].played.machine.role?.state {
         case .elected(let epoch): say(index) { $0.ready(epoch) }
-        case .draining(let epoch):
+        case .handingOver(let epoch):
             members[index].body = .idle
-            say(index) { $0.drained(epoch, position: nil) }
+            say(index) { $0.readyToHandOver(epoch, position: nil) }
         default: break
         }
     }
@@ -258,7 +259,7 @@ struct ExploredWorld {
                 members[other].way != .asleep, let view = members[other].view.machine.viewWhileAway(now: now)
             else { continue }
             if forgetsPromises {
-                if HoldMachine.objection(to: asking.question, view) == nil { promised.append(peer.session) }
+                if FailsafeMachine.objection(to: asking.question, view) == nil { promised.append(peer.session) }
                 continue
             }
             let (refusal, tells) = members[other].played.machine.promise(
@@ -310,7 +311,7 @@ struct ExploredWorld {
             verb = .beat(
                 id: call.record.id, session: call.record.session, leaseMilliseconds: Self.lease, joined: call.joined,
                 status: status)
-        case .write: verb = .join(call.record, call.mode, RingPolicy(seed: 1, unit: 2), status: status)
+        case .write: verb = .join(call.record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
         case .leave: return fail("nobody leaves here")
         }
         let way = members[index].way
@@ -346,7 +347,7 @@ struct ExploredWorld {
         calls += 1
         let before = model.groups[Self.group]?.office.epoch ?? 0
         model.forgetEvents()
-        let answer = model.call(verb, Self.group, fresh: "gen\(runs)", known: known)
+        let answer = model.call(verb, Self.group, fresh: "generation\(runs)", known: known)
         for event in model.events where event.type == "primary.elected" { wasElected(event, before, known) }
         return answer
     }

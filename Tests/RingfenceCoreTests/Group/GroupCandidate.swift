@@ -50,15 +50,15 @@ final class GroupCandidate {
 
     func hear(_ tell: RoleMachine.Tell) {
         switch tell {
-        case .state(.standby), .state(.drained): break
+        case .state(.standby), .state(.readyToHandOver): break
         case .state(.elected(let epoch)):
             world.roles.began(node, epoch)
             begin(.promoting, epoch, world.dice(0...40 * .millisecond)) { self.promoted(epoch) }
         case .state(.primary(let epoch)): begin(.running, epoch)
-        case .state(.draining(let epoch)):
+        case .state(.handingOver(let epoch)):
             begin(.stopping, epoch, world.dice(0...300 * .millisecond)) {
                 self.end()
-                self.say { $0.drained(epoch, position: self.position) }
+                self.say { $0.readyToHandOver(epoch, position: self.position) }
             }
         case .ended(let epoch, let why):
             world.roles.ended(node, epoch)
@@ -153,15 +153,15 @@ final class GroupCandidate {
         }
     }
 
-    private func promised(_ question: HoldMachine.Question, _ sessions: [String], _ askedAt: Nanos) {
+    private func promised(_ question: FailsafeMachine.Question, _ sessions: [String], _ askedAt: Nanos) {
         node.with {
             ((), $0.promised(question, by: sessions, askedAt: askedAt, node.view.known, now: node.clock))
         }
     }
 
-    private func promises(_ question: HoldMachine.Question, _ session: String) -> Bool {
+    private func promises(_ question: FailsafeMachine.Question, _ session: String) -> Bool {
         guard let view = node.view.viewWhileAway(now: node.clock) else { return false }
-        if world.flaws.forgetsPromises { return HoldMachine.objection(to: question, view) == nil }
+        if world.flaws.forgetsPromises { return FailsafeMachine.objection(to: question, view) == nil }
         let refusal = node.with { $0.promise(question, session: session, view, now: node.clock) }
         guard let refusal, refusal == nil else { return false }
         world.note("\(node.name) promises epoch \(question.epoch) \(question.leaseMilliseconds) ms")
@@ -207,7 +207,7 @@ final class GroupCandidate {
             world.after(world.dice(0...500 * .millisecond)) { [weak self] in
                 guard let self else { return }
                 self.node.react {
-                    self.node.with { (_ = $0.stand(margin: self.margin), tells: []) }
+                    self.node.with { (_ = $0.campaign(margin: self.margin), tells: []) }
                     self.node.change { $0.isCandidate = true }
                 }
             }

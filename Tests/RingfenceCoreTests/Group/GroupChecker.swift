@@ -7,7 +7,8 @@
 //   one event      a session joins once and ends once, by one event, but for what Redis lost
 //   no two         when Redis takes a member out, the member itself does not believe to be one any more
 //   no blame       nobody is taken out who was there all the time: an outage of Redis is not a death
-//   never again    a session that was a member, to its own knowledge, and was taken out is never a member again; one that
+//   never again    a session that was a member, to its own knowledge, and was taken out is never a member again; one
+//   that
 //                  was replaced never takes its id back (a first join whose answer was lost may come late)
 //   told first     who was taken out is told so before it is a member again
 //   true views     what a view knows under a mark is what was stored under it; what it shows never goes back
@@ -43,7 +44,7 @@ final class GroupChecker {
     func died(_ node: GroupNode) { dead.insert(node.record.session) }
 
     func executed(
-        before old: GroupServerModel.Group?, seq seqBefore: Int64, after: GroupServerModel
+        before old: GroupServerModel.Group?, sequence seqBefore: Int64, after: GroupServerModel
     ) {
         let events = after.events
         let new = after.groups[GroupWorld.group]
@@ -51,13 +52,13 @@ final class GroupChecker {
             if new.version < old.version { world.fail("the version went from \(old.version) to \(new.version)") }
             if new.now < old.now { world.fail("group time went back") }
         }
-        var seq = seqBefore
+        var sequence = seqBefore
         var version = old?.version ?? 0
         var left = 0
         var members = Self.sessions((old?.members.values.map(\.record)) ?? [])
         for event in events {
-            seq += 1
-            if event.seq != seq { world.fail("event \(event.seq) follows upon \(seq - 1)") }
+            sequence += 1
+            if event.sequence != sequence { world.fail("event \(event.sequence) follows upon \(sequence - 1)") }
             changes += 1
             if let its = event.version {
                 if left > 0 {
@@ -75,7 +76,7 @@ final class GroupChecker {
                 }
                 if let record = event.record { members[record.id] = Self.session(record) }
                 if event.type == "member.left" || event.type == "member.expired" { members[event.member!] = nil }
-                if left == 0 { content["\(event.gen):\(event.seq)"] = members }
+                if left == 0 { content["\(event.generation):\(event.sequence)"] = members }
             }
             look(at: event, before: old)
         }

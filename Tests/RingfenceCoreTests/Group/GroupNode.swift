@@ -223,7 +223,8 @@ final class GroupNode {
 
     private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
         let record = record
-        call(.join(record, mode, RingPolicy(seed: 1, unit: 2), status: nil), timeout: 2 * .second) { answer, sentAt in
+        call(.join(record, mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: nil), timeout: 2 * .second) {
+            answer, sentAt in
             self.took(answer, sentAt: sentAt)
             guard let answer else {
                 // Its answer is lost, and it is repeated as it was.
@@ -241,16 +242,16 @@ final class GroupNode {
                 record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
                 rejoins: self.rejoins)
             self.member?.neverFences = self.world.flaws.neverFences
-            if self.wantsRole { self.stand() }
+            if self.wantsRole { self.campaign() }
             self.planWake()
         }
     }
 
     // MARK: What its candidate asks for
 
-    private func stand() {
+    private func campaign() {
         candidate = candidate ?? GroupCandidate(self, world)
-        _ = member?.stand(margin: candidate!.margin)
+        _ = member?.campaign(margin: candidate!.margin)
         change { $0.isCandidate = true }
     }
 
@@ -328,7 +329,7 @@ final class GroupNode {
                 .beat(
                     id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
                     joined: call.joined, status: status)
-            case .write: .join(record, call.mode, RingPolicy(seed: 1, unit: 2), status: status)
+            case .write: .join(record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
             case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
             }
         self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in

@@ -112,7 +112,10 @@ final class GroupWorld {
             // Before anybody is elected, and in every copy.
             after(200 * .millisecond) {
                 self.order(
-                    .settings([("whenAway", "hold"), ("holdMs", "\(self.random.pick([300, 1500, 1500, 30_000]))")]))
+                    .settings([
+                        ("onCoordinatorLoss", "failsafe"),
+                        ("failsafeLimitMs", "\(self.random.pick([300, 1500, 1500, 30_000]))"),
+                    ]))
             }
         }
         after(holds ? 300 * .millisecond : 0) {
@@ -167,13 +170,13 @@ final class GroupWorld {
         }
         model.clock = now / .millisecond + clockOffset
         generations += 1
-        let (before, seq) = (model.groups[Self.group], model.log?.seq ?? 0)
+        let (before, sequence) = (model.groups[Self.group], model.log?.sequence ?? 0)
         model.forgetEvents()
-        let answer = model.call(verb, Self.group, fresh: "gen\(generations)", known: known)
+        let answer = model.call(verb, Self.group, fresh: "generation\(generations)", known: known)
         note(
             "  redis \(node?.name ?? "operator") \(verb) knowing \(known.version) -> \(answer.status) \(answer.version)"
         )
-        checker.executed(before: before, seq: seq, after: model)
+        checker.executed(before: before, sequence: sequence, after: model)
         if hasCandidates { roles.executed(verb, known, from: node, before: before, after: model) }
         publish(model.events)
         done(answer)
@@ -202,7 +205,8 @@ final class GroupWorld {
             case "member.expired": .expired(event.member!)
             default: .other
             }
-        return GroupEvent(gen: event.gen, seq: event.seq, version: version, of: event.of, kind: kind)
+        return GroupEvent(
+            generation: event.generation, sequence: event.sequence, version: version, of: event.of, kind: kind)
     }
 
     private func copyAgain() {
@@ -305,7 +309,7 @@ final class GroupWorld {
                 self.order(.resume)
                 self.order(.acknowledge)
                 // Else nobody might be elected who came while the primary was away.
-                if self.holds { self.order(.settings([("holdMs", "300")])) }
+                if self.holds { self.order(.settings([("failsafeLimitMs", "300")])) }
                 for name in Set(self.nodes.map(\.name)).sorted() { self.order(.maintenance(name, isOn: false)) }
             }
         }

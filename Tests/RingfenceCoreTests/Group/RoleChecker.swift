@@ -3,13 +3,16 @@
 // The rules of the election, held against what happened. Like GroupChecker it sees calls with what was stored before
 // and after, and what members are told, and judges for itself.
 //
-//   no two         no two members act as primary at one true moment: neither by what each would say if asked whether it may,
+//   no two         no two members act as primary at one true moment: neither by what each would say if asked whether it
+//   may,
 //                  nor by what their resources still do, but for those of a process that slept
-//   only up        each election has a higher epoch than any that was, of any generation, as far as anybody told Redis of it since
-//                  it last lost data. (What nobody told, nobody can know: an epoch that Redis lost may be given again if all who knew it
-//                  are dead, or not one of them reached Redis since. Counted as `admitted`.)
+//   only up        each election has a higher epoch than any that was, of any generation, as far as anybody told Redis
+//   of it since
+//                  it last lost data. (What nobody told, nobody can know: an epoch that Redis lost may be given again
+//                  if all who knew it are dead, or not one of them reached Redis since. Counted as `admitted`.)
 //   chosen         a member begins a role only if an election under that epoch named its session, and only once
-//   with a right   whoever is elected lives, is a candidate, healthy, fit, not in maintenance, not barred and not too far behind; a failover
+//   with a right   whoever is elected lives, is a candidate, healthy, fit, not in maintenance, not barred and not too
+//   far behind; a failover
 //                  by hand asks only for the first two; while a group is paused there are only orders
 //   nothing lost   a switchover's winner has all that the primary had when it stopped
 //   the end        in the calm a group with a candidate that may lead has one primary, ready, and it knows that it is
@@ -82,7 +85,7 @@ final class RoleChecker {
         {
             if let position = status.position, before?.office.session == session { positions[session] = position }
             switch status.claim {
-            case .drained(let epoch, let position, _): finals[epoch] = position ?? finals[epoch]
+            case .readyToHandOver(let epoch, let position, _): finals[epoch] = position ?? finals[epoch]
             case .gone(let epoch, let reason):
                 let isHeard = before?.office.session == session && before?.office.epoch == epoch
                 if isHeard, ["refused", "promotionFailed", "unhealthy", "stepDown"].contains(reason) {

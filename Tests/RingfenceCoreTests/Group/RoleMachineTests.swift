@@ -21,7 +21,8 @@ import Testing
 
         mutating func saw(
             _ phase: GroupRole.Phase, epoch: Int64, by session: String = "s", of id: String = "a", forced: Bool = false,
-            gen: String = "gen1", version: Int64? = nil, now: Nanos = 0, deadline: Nanos = RoleMachineTests.deadline,
+            generation: String = "gen1", version: Int64? = nil, now: Nanos = 0,
+            deadline: Nanos = RoleMachineTests.deadline,
             isMember: Bool = true, asOf: Nanos? = nil
         ) {
             self.version = version ?? self.version + 1
@@ -31,7 +32,8 @@ import Testing
                 isForced: forced)
             take(
                 machine.saw(
-                    role, gen: gen, version: self.version, asOf: asOf ?? now, id: "a", session: "s", now: now,
+                    role, generation: generation, version: self.version, asOf: asOf ?? now, id: "a", session: "s",
+                    now: now,
                     deadline: deadline,
                     isMember: isMember))
         }
@@ -63,10 +65,10 @@ import Testing
         return player
     }
 
-    private static func drained() -> Player {
+    private static func readyToHandOver() -> Player {
         var player = primary()
-        player.saw(.draining, epoch: 3)
-        player.say { $0.drained(3, position: 70) }
+        player.saw(.handingOver, epoch: 3)
+        player.say { $0.readyToHandOver(3, position: 70) }
         player.told = []
         return player
     }
@@ -91,11 +93,11 @@ import Testing
         #expect(player.claim == .elected(3))
         let isTaken1 = player.say { $0.ready(3) }
         #expect(isTaken1 && player.speaks && player.claim == .ready(3))
-        player.saw(.draining, epoch: 3, version: 7)
+        player.saw(.handingOver, epoch: 3, version: 7)
         #expect(player.claim == .ready(3), "it has not stopped yet")
-        let isTaken2 = player.say { $0.drained(3, position: 70) }
+        let isTaken2 = player.say { $0.readyToHandOver(3, position: 70) }
         #expect(isTaken2 && player.speaks)
-        #expect(player.claim == .drained(3, position: 70, asOf: 7))
+        #expect(player.claim == .readyToHandOver(3, position: 70, asOf: 7))
         #expect(player.claim.text == "d:3:70:7")
     }
 
@@ -105,7 +107,7 @@ import Testing
         #expect(!isTaken3)
         let isTaken4 = player.say { $0.ready(2) }
         #expect(!isTaken4)
-        let isTaken5 = player.say { $0.drained(3, position: nil) }
+        let isTaken5 = player.say { $0.readyToHandOver(3, position: nil) }
         #expect(!isTaken5, "nobody asked for it")
         let isTaken6 = player.say { $0.giveUp(2, reason: "") }
         #expect(!isTaken6)
@@ -145,15 +147,15 @@ import Testing
         player.saw(.vacant, epoch: 3)
         player.told = []
         // An older copy of Redis.
-        player.saw(.ready, epoch: 3, gen: "gen2")
+        player.saw(.ready, epoch: 3, generation: "gen2")
         #expect(player.told.isEmpty && player.claim == .gone(3, reason: "suspended") && player.speaks)
-        player.saw(.elected, epoch: 4, gen: "gen2")
+        player.saw(.elected, epoch: 4, generation: "gen2")
         #expect(player.told == [.state(.elected(4))] && player.claim == .elected(4))
     }
 
     @Test func `a failover by hand ends it, and it is said when the holder stopped or the deadline is past`() {
         var player = Self.primary()
-        player.saw(.draining, epoch: 3, forced: true)
+        player.saw(.handingOver, epoch: 3, forced: true)
         #expect(player.told == [.ended(3, .failover), .state(.standby)] && player.claim == .none)
         var other = player
         let isTaken10 = player.say { $0.stopped(3) }
@@ -164,30 +166,30 @@ import Testing
 
     @Test func `a role that is being taken away is not begun`() {
         var player = Player()
-        player.saw(.draining, epoch: 3)
+        player.saw(.handingOver, epoch: 3)
         #expect(player.told.isEmpty && player.claim == .gone(3, reason: "failover"))
     }
 
     @Test func `who drained does not hold the epoch any more, and the target has it`() {
-        var player = Self.drained()
+        var player = Self.readyToHandOver()
         #expect(!player.holds(3))
         player.saw(.elected, epoch: 4, by: "t", of: "b")
         #expect(player.told == [.ended(3, .handedOver), .state(.standby)] && player.claim == .none)
     }
 
     @Test func `a switchover that is taken back goes on where it was`() {
-        var player = Self.drained()
+        var player = Self.readyToHandOver()
         player.saw(.ready, epoch: 3)
         #expect(player.told == [.state(.primary(3))] && player.holds(3) && player.claim == .ready(3))
         var other = Self.primary()
-        other.saw(.draining, epoch: 3)
+        other.saw(.handingOver, epoch: 3)
         other.saw(.ready, epoch: 3)
-        #expect(other.told == [.state(.draining(3)), .state(.primary(3))])
+        #expect(other.told == [.state(.handingOver(3)), .state(.primary(3))])
     }
 
     @Test func `what looks like a switchover taken back, by a Redis that lost data, is an end`() {
-        var player = Self.drained()
-        player.saw(.ready, epoch: 3, gen: "gen2")
+        var player = Self.readyToHandOver()
+        player.saw(.ready, epoch: 3, generation: "gen2")
         #expect(player.told == [.ended(3, .suspended), .state(.standby)])
         #expect(player.claim == .gone(3, reason: "suspended"))
     }
@@ -203,11 +205,11 @@ import Testing
 
     @Test func `a Redis that lost data and asks for the holder is told`() {
         var player = Self.primary()
-        player.saw(.recovering, epoch: 3, gen: "gen2")
+        player.saw(.recovering, epoch: 3, generation: "gen2")
         #expect(player.told.isEmpty && player.claim == .ready(3) && player.holds(3))
-        player.saw(.ready, epoch: 2, by: "t", of: "b", gen: "gen2")
+        player.saw(.ready, epoch: 2, by: "t", of: "b", generation: "gen2")
         #expect(player.told.isEmpty, "an epoch of before")
-        player.saw(.recovering, epoch: 4, gen: "gen2")
+        player.saw(.recovering, epoch: 4, generation: "gen2")
         #expect(player.told == [.ended(3, .lost), .state(.standby)])
     }
 
@@ -223,7 +225,7 @@ import Testing
         player.machine.withdraw()
         player.saw(.elected, epoch: 3)
         #expect(player.told.isEmpty && player.claim == .gone(3, reason: "stepDown"))
-        player.machine.stand(margin: 0)
+        player.machine.campaign(margin: 0)
         player.saw(.elected, epoch: 4)
         #expect(player.told == [.state(.elected(4))])
     }
@@ -262,7 +264,7 @@ import Testing
 
     @Test func `a role goes on beyond the deadline as long as the others promised, and no longer`() {
         var player = Self.primary()
-        player.machine.hold(3, until: 13 * Self.second)
+        player.machine.extend(3, until: 13 * Self.second)
         player.tick(now: 11 * Self.second, isMember: false)
         #expect(player.told.isEmpty && player.holds(3, now: 11 * Self.second))
         #expect(!player.holds(3, now: 12 * Self.second), "it ends a margin before")
@@ -276,13 +278,13 @@ import Testing
 
     @Test func `what others promised counts for the role it was promised to, and not for a membership that is over`() {
         var player = Self.primary()
-        player.machine.hold(2, until: 13 * Self.second)
+        player.machine.extend(2, until: 13 * Self.second)
         #expect(!player.holds(3, now: 11 * Self.second))
-        player.machine.hold(3, until: 13 * Self.second)
-        player.machine.letGo()
+        player.machine.extend(3, until: 13 * Self.second)
+        player.machine.endFailsafe()
         player.tick(now: 11 * Self.second, isMember: false)
         #expect(player.told == [.ended(3, .suspended), .state(.standby)])
-        player.machine.hold(3, until: 20 * Self.second)
+        player.machine.extend(3, until: 20 * Self.second)
         #expect(!player.holds(3, now: 9 * Self.second))
     }
 
@@ -313,8 +315,8 @@ import Testing
     }
 }
 
-@Suite struct HoldMachineTests {
-    private static let question = HoldMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 1000)
+@Suite struct FailsafeMachineTests {
+    private static let question = FailsafeMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 1000)
 
     private static func view(_ candidates: String..., limit: Nanos? = 60 * .second) -> GroupMachine.View {
         let members = (["a"] + candidates).map {
@@ -322,12 +324,13 @@ import Testing
         }
         let role = GroupRole(epoch: 3, primary: "a", session: "p", phase: .ready)
         return GroupMachine.View(
-            gen: "g", version: 9, members: members + [MemberRecord(id: "w", session: "s-w", leaseMilliseconds: 1000)],
-            policy: nil, isRecovering: false, role: role, holdLimit: limit)
+            generation: "g", version: 9,
+            members: members + [MemberRecord(id: "w", session: "s-w", leaseMilliseconds: 1000)],
+            policy: nil, isRecovering: false, role: role, failsafeLimit: limit)
     }
 
     @Test func `the earliest promise of all that are known counts, and the limit`() {
-        var hold = HoldMachine(epoch: 3)
+        var hold = FailsafeMachine(epoch: 3)
         func until(_ view: GroupMachine.View) -> Nanos { hold.until(view, but: "a", deadline: 0) }
         hold.promised("s-b", until: 5 * .second)
         hold.promised("s-c", until: 4 * .second)
@@ -344,18 +347,18 @@ import Testing
 
     @Test func `who asks in vain: not the primary, another lease, settings that do not say hold`() {
         let view = Self.view("b")
-        #expect(HoldMachine.objection(to: Self.question, view) == nil)
-        #expect(HoldMachine.objection(to: Self.question, Self.view("b", limit: nil)) != nil)
+        #expect(FailsafeMachine.objection(to: Self.question, view) == nil)
+        #expect(FailsafeMachine.objection(to: Self.question, Self.view("b", limit: nil)) != nil)
         for wrong in [
-            HoldMachine.Question(epoch: 4, session: "p", leaseMilliseconds: 1000),
-            HoldMachine.Question(epoch: 3, session: "x", leaseMilliseconds: 1000),
-            HoldMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 60_000),
-        ] { #expect(HoldMachine.objection(to: wrong, view) != nil) }
+            FailsafeMachine.Question(epoch: 4, session: "p", leaseMilliseconds: 1000),
+            FailsafeMachine.Question(epoch: 3, session: "x", leaseMilliseconds: 1000),
+            FailsafeMachine.Question(epoch: 3, session: "p", leaseMilliseconds: 60_000),
+        ] { #expect(FailsafeMachine.objection(to: wrong, view) != nil) }
     }
 
     @Test func `a promise binds longer than it is counted on, by clocks that run apart by 1 %`() {
-        let counted = HoldMachine.end(Self.question, askedAt: 0)
-        let binding = HoldMachine.binding(Self.question, now: 0)
+        let counted = FailsafeMachine.end(Self.question, askedAt: 0)
+        let binding = FailsafeMachine.binding(Self.question, now: 0)
         // The one's second is 1 % longer, the other's 1 % shorter.
         #expect(counted * 100 / 99 <= binding * 100 / 101)
         #expect(counted < Self.question.lease && binding > Self.question.lease)

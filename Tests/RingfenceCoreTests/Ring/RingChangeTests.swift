@@ -37,16 +37,16 @@ import Testing
     }
 
     @Test(arguments: [1, 4, 32], [0, 1, 3, 12, 120])
-    func `a ring changed step by step is the ring that its members make`(unit: Int, count: Int) throws {
-        var dice = SplitMix64(seed: UInt64(unit * 1000 + count))
+    func `a ring changed step by step is the ring that its members make`(pointsPerWeight: Int, count: Int) throws {
+        var dice = SplitMix64(seed: UInt64(pointsPerWeight * 1000 + count))
         var members = RingTests.members(&dice, count)
-        var ring = try Ring(members, seed: 11, unit: unit)
+        var ring = try Ring(members, seed: 11, pointsPerWeight: pointsPerWeight)
         for step in 0..<60 {
             let (joining, leaving) = Self.change(of: members, &dice, upTo: [3, 3, 40, 3, 130][step % 5])
             members = Self.applied(members, joining, leaving)
             let before = ring
             ring = try ring.applying(joining: joining, leaving: leaving)
-            let fresh = try Ring(members, seed: 11, unit: unit)
+            let fresh = try Ring(members, seed: 11, pointsPerWeight: pointsPerWeight)
             #expect(ring.members == fresh.members)
             #expect(ring.digest == fresh.digest)
             #expect(ring.pointCount == fresh.pointCount)
@@ -73,7 +73,7 @@ import Testing
 
     @Test func `a plan says for each of 200,000 keys whether it moves, from whom, and to whom`() throws {
         var dice = SplitMix64(seed: 8)
-        let ring = try Ring((0..<40).map { RingMember(id: "n\($0)") }, seed: 2, unit: 64)
+        let ring = try Ring((0..<40).map { RingMember(id: "n\($0)") }, seed: 2, pointsPerWeight: 64)
         let joining = [RingMember(id: "new"), RingMember(id: "n7", weight: 3), RingMember(id: "n8", weight: 0)]
         let after = try ring.applying(joining: joining, leaving: ["n3"])
         let moves = try ring.plan(joining: joining, leaving: ["n3"])
@@ -151,7 +151,7 @@ import Testing
         ("draining", RingMember(id: "node-11", weight: 0, zone: "z3"), false),
     ])
     func `no copy moves between members that did not change`(what: String, who: RingMember, leaves: Bool) throws {
-        let ring = try Ring(Self.many, seed: 4, unit: 32)
+        let ring = try Ring(Self.many, seed: 4, pointsPerWeight: 32)
         let after = try ring.applying(joining: leaves ? [] : [who], leaving: leaves ? [who.id] : [])
         for copies in [1, 3, 6, 10] {
             let disturbance = Disturbance(
@@ -164,7 +164,7 @@ import Testing
 
     @Test func `a new zone moves no owner, and at most one copy of a key that its member holds before or after`() throws
     {
-        let ring = try Ring(Self.many, seed: 4, unit: 32)
+        let ring = try Ring(Self.many, seed: 4, pointsPerWeight: 32)
         let after = try ring.applying(joining: [RingMember(id: "node-11", weight: 3, zone: "z0")], leaving: [])
         #expect(ring.moves(to: after).isEmpty)
         var dice = SplitMix64(seed: 98)
@@ -186,7 +186,7 @@ import Testing
     }
 
     @Test func `a control that places keys by the remainder disturbs nearly all, and the count shows it`() throws {
-        let ring = try Ring(Self.many, seed: 4, unit: 32)
+        let ring = try Ring(Self.many, seed: 4, pointsPerWeight: 32)
         let after = try ring.applying(joining: [RingMember(id: "new", zone: "z1")], leaving: [])
         let disturbance = Disturbance(ring, after, who: "new", copies: 3, samples: 2_000) { ring, position, count in
             let first = Int(position % UInt64(ring.members.count))
@@ -199,9 +199,9 @@ import Testing
     @Test func `in whatever order members join, the ring and its digest are the same`() throws {
         var dice = SplitMix64(seed: 21)
         let members = (0..<30).map { RingMember(id: "n\($0)", weight: $0 % 4, zone: "z\($0 % 3)") }
-        let ring = try Ring(members, seed: 6, unit: 16)
+        let ring = try Ring(members, seed: 6, pointsPerWeight: 16)
         for _ in 0..<12 {
-            var grown = try Ring([], seed: 6, unit: 16)
+            var grown = try Ring([], seed: 6, pointsPerWeight: 16)
             var passed: [RingMember] = []
             for member in members.shuffled(using: &dice) {
                 grown = try grown.applying(joining: [member], leaving: [])
@@ -234,19 +234,19 @@ import Testing
             ([members[0], RingMember(id: "bz", weight: 2, zone: "")], 0, 8),
             ([RingMember(id: "a\u{300}")], 0, 8), ([RingMember(id: "\u{E0}")], 0, 8),
         ]
-        for (members, seed, unit) in different {
-            #expect(digests.insert(try Ring(members, seed: seed, unit: unit).digest).inserted)
+        for (members, seed, pointsPerWeight) in different {
+            #expect(digests.insert(try Ring(members, seed: seed, pointsPerWeight: pointsPerWeight).digest).inserted)
         }
     }
 
     @Test func `the busiest of 100 members has at most 1.20 times its fair share`() throws {
         let members = (0..<100).map { RingMember(id: "node-\($0)") }
-        let shares = try Ring(members, seed: 0, unit: 256).shares
+        let shares = try Ring(members, seed: 0, pointsPerWeight: 256).shares
         let largest = try #require(shares.max())
         #expect(Double(largest) / 0x1p64 * 100 <= 1.20)
         // And it is not the luck of one seed.
         let worst = try (1...15).map { seed in
-            let largest = try Ring(members, seed: UInt64(seed), unit: 256).shares.max()
+            let largest = try Ring(members, seed: UInt64(seed), pointsPerWeight: 256).shares.max()
             return Double(try #require(largest)) / 0x1p64 * 100
         }
         #expect(worst.sorted()[worst.count / 2] <= 1.20)
@@ -254,7 +254,7 @@ import Testing
 
     @Test func `weights divide the circle in proportion`() throws {
         let members = [RingMember(id: "a"), RingMember(id: "b", weight: 2), RingMember(id: "c", weight: 5)]
-        let shares = try Ring(members, seed: 3, unit: 1024).shares.map { Double($0) / 0x1p64 * 8 }
+        let shares = try Ring(members, seed: 3, pointsPerWeight: 1024).shares.map { Double($0) / 0x1p64 * 8 }
         for (share, weight) in zip(shares, [1.0, 2, 5]) { #expect(abs(share / weight - 1) < 0.1) }
     }
 
@@ -265,10 +265,10 @@ import Testing
     static let tied = [RingMember(id: "nj-0Nz/H"), RingMember(id: "tie-149")]
 
     @Test func `of two members on one point the one with the smaller id owns it, in whatever order they came`() throws {
-        let naive = NaiveRing(Self.tied, seed: 0, unit: 8)
+        let naive = NaiveRing(Self.tied, seed: 0, pointsPerWeight: 8)
         let tie = zip(naive.points, naive.points.dropFirst()).filter { $0.value == $1.value }.map(\.0.value)
         #expect(tie.count == 5)
-        let empty = try Ring([], seed: 0, unit: 8)
+        let empty = try Ring([], seed: 0, pointsPerWeight: 8)
         for order in [Self.tied, Self.tied.reversed()] {
             let first = try empty.applying(joining: [order[0]], leaving: [])
             let both = try first.applying(joining: [order[1]], leaving: [])
@@ -285,7 +285,7 @@ import Testing
             }
             // One goes as the other comes.
             let swapped = try first.plan(joining: [order[1]], leaving: [order[0].id])
-            #expect(swapped == first.moves(to: try Ring([order[1]], seed: 0, unit: 8)))
+            #expect(swapped == first.moves(to: try Ring([order[1]], seed: 0, pointsPerWeight: 8)))
         }
     }
 
@@ -296,32 +296,34 @@ import Testing
             do { try body() } catch let error as InvalidArgument { return error.field } catch { return "\(error)" }
             return nil
         }
-        let ring = try Ring([RingMember(id: "a")], seed: 0, unit: 1)
+        let ring = try Ring([RingMember(id: "a")], seed: 0, pointsPerWeight: 1)
         for (field, member) in [
             ("id", RingMember(id: "")), ("id", RingMember(id: "a\nb")), ("weight", RingMember(id: "b", weight: -1)),
             ("weight", RingMember(id: "b", weight: 1001)),
             ("zone", RingMember(id: "b", zone: String(repeating: "z", count: 65))),
             ("zone", RingMember(id: "b", zone: "\u{7}")),
         ] {
-            #expect(refusal { _ = try Ring([member], seed: 0, unit: 1) } == field)
+            #expect(refusal { _ = try Ring([member], seed: 0, pointsPerWeight: 1) } == field)
             #expect(refusal { _ = try ring.applying(joining: [member], leaving: []) } == field)
             #expect(refusal { _ = try ring.plan(joining: [member], leaving: []) } == field)
         }
         let twice = [RingMember(id: "b"), RingMember(id: "b", weight: 2)]
-        #expect(refusal { _ = try Ring(twice, seed: 0, unit: 1) } == "members")
+        #expect(refusal { _ = try Ring(twice, seed: 0, pointsPerWeight: 1) } == "members")
         #expect(refusal { _ = try ring.applying(joining: twice, leaving: []) } == "joining")
         #expect(refusal { _ = try ring.applying(joining: [], leaving: ["nobody"]) } == "leaving")
         #expect(refusal { _ = try ring.applying(joining: [], leaving: ["a", "a"]) } == "leaving")
-        #expect(refusal { _ = try Ring([], seed: 0, unit: 0) } == "unit")
-        #expect(refusal { _ = try Ring([], seed: 0, unit: 4097) } == "unit")
+        #expect(refusal { _ = try Ring([], seed: 0, pointsPerWeight: 0) } == "pointsPerWeight")
+        #expect(refusal { _ = try Ring([], seed: 0, pointsPerWeight: 4097) } == "pointsPerWeight")
         let heavy = (0..<17).map { RingMember(id: "h\($0)", weight: 1000) }
-        #expect(refusal { _ = try Ring(heavy, seed: 0, unit: 1024) } == "weight")
-        #expect(refusal { _ = try Ring([], seed: 0, unit: 1024).applying(joining: heavy, leaving: []) } == "weight")
+        #expect(refusal { _ = try Ring(heavy, seed: 0, pointsPerWeight: 1024) } == "weight")
+        #expect(
+            refusal { _ = try Ring([], seed: 0, pointsPerWeight: 1024).applying(joining: heavy, leaving: []) }
+                == "weight")
     }
 
     @Test func `65,535 members fit, and one more is refused`() throws {
         let members = (0..<65_535).map { RingMember(id: "m\($0)") }
-        var ring = try Ring(members, seed: 0, unit: 1)
+        var ring = try Ring(members, seed: 0, pointsPerWeight: 1)
         #expect(throws: InvalidArgument.self) { try ring.applying(joining: [RingMember(id: "more")], leaving: []) }
         // No number is free for the one that comes as another goes.
         ring = try ring.applying(joining: [RingMember(id: "more")], leaving: ["m17"])

@@ -31,11 +31,13 @@ import Testing
     }
 
     @Test(arguments: [0, 1, 2, 3, 7, 40], [1, 3, 16, 64])
-    func `the owner of every position is that of the first point at or after it`(count: Int, unit: Int) throws {
-        var dice = SplitMix64(seed: UInt64(count * 1000 + unit))
+    func `the owner of every position is that of the first point at or after it`(count: Int, pointsPerWeight: Int)
+        throws
+    {
+        var dice = SplitMix64(seed: UInt64(count * 1000 + pointsPerWeight))
         let members = Self.members(&dice, count)
-        let ring = try Ring(members, seed: 7, unit: unit)
-        let naive = NaiveRing(members, seed: 7, unit: unit)
+        let ring = try Ring(members, seed: 7, pointsPerWeight: pointsPerWeight)
+        let naive = NaiveRing(members, seed: 7, pointsPerWeight: pointsPerWeight)
         #expect(ring.members == naive.members)
         #expect(ring.pointCount == naive.points.count)
         for position in Self.positions(naive, &dice, 40) {
@@ -46,11 +48,13 @@ import Testing
     }
 
     @Test(arguments: [0, 1, 2, 5, 30], [1, 8])
-    func `preference lists are those of the specification, whatever their length`(count: Int, unit: Int) throws {
-        var dice = SplitMix64(seed: UInt64(count * 1000 + unit + 1))
+    func `preference lists are those of the specification, whatever their length`(count: Int, pointsPerWeight: Int)
+        throws
+    {
+        var dice = SplitMix64(seed: UInt64(count * 1000 + pointsPerWeight + 1))
         let members = Self.members(&dice, count)
-        let ring = try Ring(members, seed: 1, unit: unit)
-        let naive = NaiveRing(members, seed: 1, unit: unit)
+        let ring = try Ring(members, seed: 1, pointsPerWeight: pointsPerWeight)
+        let naive = NaiveRing(members, seed: 1, pointsPerWeight: pointsPerWeight)
         for position in Self.positions(naive, &dice, 6) {
             let all = naive.preference(at: position)
             for length in [0, 1, 2, 3, 4, 7, 8, 9, 12, count, count + 3] {
@@ -84,9 +88,9 @@ import Testing
         for count in [1, 2, 9] {
             var dice = SplitMix64(seed: UInt64(count))
             let members = Self.members(&dice, count) + [RingMember(id: "alive")]
-            let ring = try Ring(members, seed: 5, unit: 4)
+            let ring = try Ring(members, seed: 5, pointsPerWeight: 4)
             #expect(ring.shares.reduce(0, +) == 1 << 64)
-            let naive = NaiveRing(members, seed: 5, unit: 4)
+            let naive = NaiveRing(members, seed: 5, pointsPerWeight: 4)
             var expected = [UInt128](repeating: 0, count: members.count)
             for (index, point) in naive.points.enumerated() {
                 let before = naive.points[(index + naive.points.count - 1) % naive.points.count].value
@@ -94,6 +98,6 @@ import Testing
             }
             #expect(ring.shares == expected)
         }
-        #expect(try Ring([], seed: 0, unit: 1).shares.isEmpty)
+        #expect(try Ring([], seed: 0, pointsPerWeight: 1).shares.isEmpty)
     }
 }

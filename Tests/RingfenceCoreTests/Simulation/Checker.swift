@@ -3,15 +3,18 @@
 // The rules, held against what happened: it sees each command with Redis' keys before and after it, and what users were
 // told; it shares no code with what it judges.
 //
-//   one holder     no two users believe at the same true moment that they hold a name. Excused: a grant that Redis lost,
-//                  let go early because its clock was set forward, or was made to take away; the fences must rise even then
+//   one holder     no two users believe at the same true moment that they hold a name. Excused: a grant that Redis
+//   lost,
+//                  let go early because its clock was set forward, or was made to take away; the fences must rise even
+//                  then
 //   fences         those given for a name only grow, so a resource that takes none but rising ones takes no stale write
-//   order          whoever stood in a name's queue before the one granted was dropped, for its process had been silent for
-//                  longer than a claim may take; in one process, in the order they came
+//   order          whoever stood in a name's queue before the one granted was dropped, for its process had been silent
+//                  for longer than a claim may take; in one process, in the order they came
 //   all or nothing a set of names is granted under one fence at one moment
 //   one answer     each waiter is given the lock or refused, once, and nothing after it left
 //   nothing sent   an acquire of which it was said that it never left does not come later
-//   no stall       in the calm, a free lock goes to who waits for it, at the latest when the last holder's time would have
+//   no stall       in the calm, a free lock goes to who waits for it, at the latest when the last holder's time would
+//   have
 //                  been over, and a second
 //   no ghost       no key and no place of a living process stays that nothing in it answers for for more than a second;
 //                  in the end nothing stays at all

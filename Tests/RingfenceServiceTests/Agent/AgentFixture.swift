@@ -27,7 +27,7 @@ final class TestAgent: Sendable {
         self.port = port
     }
 
-    static let hooks = ["prePromote", "onPromote", "onDrain", "onDemote", "onSuspend", "onEvent"]
+    static let hooks = ["prePromote", "onPromote", "onHandover", "onDemote", "onSuspend", "onEvent"]
 
     /// What a hook does unless a test has put something else into `<hook>.do`.
     private static let script = #"""
@@ -38,7 +38,7 @@ final class TestAgent: Sendable {
         if [ -e "$RINGFENCE_HOOK.do" ]; then . "./$RINGFENCE_HOOK.do"; fi
         case $RINGFENCE_HOOK in
             onPromote) echo primary > role; touch alive ;;
-            onDrain) echo drained > role ;;
+            onHandover) echo drained > role ;;
             onDemote) echo standby > role; touch alive ;;
             onSuspend) echo suspended > role ;;
         esac

@@ -98,17 +98,17 @@ import Testing
             let two = try await TestAgent.start("two", redis)
             try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
             // The last write is only drained, and takes a moment to get across.
-            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try writeFile(one.file("onHandover.do"), "echo 200 > position; echo position=200\n")
             try await withClient(redis) { client in
                 async let done = client.switchover(group: "g", to: "two", timeout: .seconds(30))
-                try await eventually("one is drained") { one.calls.last == "onDrain" }
+                try await eventually("one is drained") { one.calls.last == "onHandover" }
                 #expect(try await two.get("/primary").status == 503)
                 try two.set(position: 200)
                 _ = try await done
             }
             try await two.waitUntilPrimary()
             try await eventually("one follows two") { one.role == "standby" }
-            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onDemote"])
+            #expect(one.calls == ["prePromote", "onPromote", "onHandover", "onDemote"])
             try await eventually("one is a fit standby") { try await one.get("/standby?lag=0").status == 200 }
             await one.stop()
             await two.stop()
@@ -144,14 +144,14 @@ import Testing
             try await one.waitUntilPrimary()
             let two = try await TestAgent.start("two", redis)
             try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
-            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try writeFile(one.file("onHandover.do"), "echo 200 > position; echo position=200\n")
             try await withClient(redis) { client in
                 await #expect(throws: RingfenceError.self) {
                     _ = try await client.switchover(group: "g", to: "two", timeout: .milliseconds(1_500))
                 }
             }
             try await one.waitUntilPrimary()
-            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onPromote"])
+            #expect(one.calls == ["prePromote", "onPromote", "onHandover", "onPromote"])
             #expect(one.log.last == "onPromote 1 resumed one one:1")
             #expect(!two.calls.contains("onPromote"))
             await one.stop()
@@ -195,7 +195,8 @@ import Testing
             ]
             try await withClient(redis) {
                 try await $0.changeSettings(
-                    ElectionSettings(whenAway: .hold, hold: .seconds(24)), group: "g", actor: "test")
+                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(24)), group: "g",
+                    actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
@@ -210,7 +211,7 @@ import Testing
 
             await redis.kill(SIGKILL)
             try await eventually("the role outlives its lease") {
-                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+                try await one.get("/primary").body.contains(#""failsafe":true"#)
             }
             // As long as it takes to be sure that the role does not go on for another reason: a lease and a half.
             let end = ContinuousClock.now + .seconds(6)
@@ -221,7 +222,7 @@ import Testing
             }
             try await redis.restart()
             try await eventually("Redis is back") {
-                try await !one.get("/primary").body.contains("heldByPromises")
+                try await !one.get("/primary").body.contains("failsafe")
             }
             // It went on under its epoch, and nobody else was elected.
             #expect(try await one.get("/primary").status == 200)
@@ -231,7 +232,7 @@ import Testing
 
             await redis.kill(SIGKILL)
             try await eventually("the role outlives its lease again") {
-                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+                try await one.get("/primary").body.contains(#""failsafe":true"#)
             }
             await others[1].kill()
             try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }
@@ -257,7 +258,8 @@ import Testing
             let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
             try await withClient(redis) {
                 try await $0.changeSettings(
-                    ElectionSettings(whenAway: .hold, hold: .seconds(3600)), group: "g", actor: "test")
+                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(3600)), group: "g",
+                    actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
@@ -269,7 +271,7 @@ import Testing
             }
             await redis.kill(SIGKILL)
             try await eventually("the role outlives its lease") {
-                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+                try await one.get("/primary").body.contains(#""failsafe":true"#)
             }
             others[1].program.process.signal(SIGSTOP)
             try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }

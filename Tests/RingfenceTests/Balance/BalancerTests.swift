@@ -57,13 +57,13 @@ extension Balancer {
                 for id in ["a", "b", "c", "d"] {
                     members.append(
                         try await made.join(
-                            id, address: "\(id):80", zone: "z", weight: 3, capability: ["x"], metadata: ["k": "v"],
+                            id, address: "\(id):80", zone: "z", weight: 3, capabilities: ["x"], metadata: ["k": "v"],
                             lease: .seconds(60)))
                 }
                 try await eventually { (try? balancer.picked()) == ["a", "b", "c", "d"] }
                 let member = try await balancer.withMember { $0 }
                 #expect(member.address == "\(member.id):80" && member.zone == "z" && member.weight == 3)
-                #expect(member.capability == ["x"] && member.metadata == ["k": "v"] && !member.session.isEmpty)
+                #expect(member.capabilities == ["x"] && member.metadata == ["k": "v"] && !member.session.isEmpty)
 
                 try await members[0].update(weight: 0)
                 try await members[1].update(health: "its disk is full")
@@ -97,7 +97,7 @@ extension Balancer {
             try await withClient(server.unixURL, owner: "payer") { client in
                 let group = try await client.group("g")
                 for id in ["a", "b", "c"] { _ = try await group.join(id, lease: .seconds(60)) }
-                let balancer = try group.balancer(options: .plain { $0.ejection = .milliseconds(700) })
+                let balancer = try group.balancer(options: .plain { $0.baseEjectionTime = .milliseconds(700) })
                 let before = balancer.state
                 #expect(before.members.allSatisfy { $0.ejectedUntil == nil && $0.canBePicked })
                 try await balancer.fail("b")
@@ -135,7 +135,7 @@ extension Balancer {
                 #expect(try balancer.picked() == ["a", "d"])
                 try await eventually("both are written") {
                     try await observer.events().filter { $0.type.hasPrefix("balancer.") }.map(\.type)
-                        == ["balancer.panic", "balancer.calm"]
+                        == ["balancer.panic", "balancer.recovered"]
                 }
                 try await observer.checkLog()
             }
@@ -149,9 +149,9 @@ extension Balancer {
                 _ = try await group.join("a", lease: .seconds(60))
                 let balancer = try group.balancer(
                     options: .plain {
-                        $0.breakerCalls = 20
-                        $0.breakerOpen = .milliseconds(300)
-                        $0.breakerProbes = 3
+                        $0.breakerMinimumCalls = 20
+                        $0.breakerOpenDuration = .milliseconds(300)
+                        $0.breakerHalfOpenCalls = 3
                         $0.breakerWindow = .seconds(3600)
                     })
                 for _ in 0..<20 {
@@ -187,9 +187,9 @@ extension Balancer {
         try await withRingfence { _, client in
             let group = try await client.group("g")
             _ = try await group.join("a", lease: .seconds(60))
-            let balancer = try group.balancer(options: .plain { $0.breakerCalls = 10 })
-            func order(_ state: BreakerForce, _ shown: BalancerState.Breaker) async throws {
-                try await client.forceBreaker(of: "g", state, reason: "drill")
+            let balancer = try group.balancer(options: .plain { $0.breakerMinimumCalls = 10 })
+            func order(_ state: BreakerOverride, _ shown: BalancerState.Breaker) async throws {
+                try await client.overrideBreaker(of: "g", state, reason: "drill")
                 try await eventually(group, "the breaker is \(shown)") { _ in balancer.state.breaker == shown }
             }
             try await order(.open, .forcedOpen)
@@ -208,7 +208,7 @@ extension Balancer {
 
     @Test func `policies by key need one and go by the group's ring`() async throws {
         try await withRingfence { _, client in
-            let group = try await client.group("g", options: .init(seed: 7, unit: 32))
+            let group = try await client.group("g", options: .init(seed: 7, pointsPerWeight: 32))
             let ringHash = try group.balancer(.ringHash, options: .plain())
             var members: [Membership] = []
             for id in ["a", "b", "c"] { members.append(try await group.join(id, lease: .seconds(60))) }
@@ -280,7 +280,7 @@ extension Balancer {
             let group = try await client.group("g")
             for id in ["a", "b"] { _ = try await group.join(id, lease: .seconds(60)) }
             var options = BalancerOptions()
-            options.bound = 2
+            options.maximumLoadFactor = 2
             let others = [try group.balancer(.random), try group.balancer(options: options)]
             let same = try group.balancer()
             try await group.balancer().withMember { member in
@@ -325,7 +325,7 @@ extension Balancer {
             } _: { client in
                 let group = try await client.group("g")
                 for id in ["a", "b", "c"] { _ = try await group.join(id, lease: .seconds(60)) }
-                let balancer = try group.balancer(options: .plain { $0.ejection = .seconds(200) })
+                let balancer = try group.balancer(options: .plain { $0.baseEjectionTime = .seconds(200) })
                 await server.stop()
                 #expect(try balancer.picked() == ["a", "b", "c"])
                 try await balancer.fail("a")
@@ -359,7 +359,7 @@ extension Balancer {
             for id in ["a", "b", "c", "d"] { _ = try await group.join(id, lease: .seconds(60)) }
             for policy in [BalancePolicy.roundRobin, .leastLoaded, .peakEWMA, .boundedLoad, .nearestZone("")] {
                 let balancer = try withMetricsFactory(metrics) {
-                    try group.balancer(policy, options: .plain { $0.breakerCalls = 0 })
+                    try group.balancer(policy, options: .plain { $0.breakerMinimumCalls = 0 })
                 }
                 let calls = Shared<[String: Int]>([:])
                 try await withThrowingTaskGroup(of: Void.self) { tasks in
@@ -436,8 +436,8 @@ extension Balancer {
     @Test func `an option outside its limits is refused by name`() async throws {
         try await withRingfence { _, client in
             let group = try await client.group("g")
-            let error = await failure { try group.balancer(options: .plain { $0.maximumEjected = 2 }) }
-            #expect(error?.code == .invalidArgument && error?.message.hasPrefix("maximumEjected") == true)
+            let error = await failure { try group.balancer(options: .plain { $0.maximumEjectionFraction = 2 }) }
+            #expect(error?.code == .invalidArgument && error?.message.hasPrefix("maximumEjectionFraction") == true)
         }
     }
 }

@@ -56,12 +56,13 @@ import Testing
             #expect(await message { try await cache.forget("node-1") }.contains("is a member of the group"))
             #expect(await message { try await cache.forget("other") }.contains("is no node"))
             for options in [
-                CacheOptions(copies: 9), .init(writes: 4), .init(timeout: .seconds(2)), .init(pace: 1),
+                CacheOptions(replicationFactor: 9), .init(writeQuorum: 4), .init(timeout: .seconds(2)),
+                .init(repairKeysPerSecond: 1),
             ] {
                 #expect(await message { _ = try await stage.client.cache(CacheStage.name, options: options) } != "")
             }
             let mismatch = await failure {
-                _ = try await stage.client.cache(CacheStage.name, options: .init(writes: 3, reads: 1))
+                _ = try await stage.client.cache(CacheStage.name, options: .init(writeQuorum: 3, readQuorum: 1))
             }
             #expect(mismatch?.code == .policyMismatch)
             let nodes = await failure { _ = try await stage.client.cache("nobody") }

@@ -16,7 +16,7 @@ import Testing
 @Suite struct CacheWorkerTests {
     @Test func `a node that any process says is gone for good is replaced, also where one is a quorum`() async throws {
         try await CacheStage.with(4) { stage in
-            let options = CacheOptions(writes: 3, reads: 1)
+            let options = CacheOptions(writeQuorum: 3, readQuorum: 1)
             let cache = try await stage.client.cache(CacheStage.name, options: options)
             try await stage.calm(cache, "at first")
             for number in 0..<50 as Range<UInt8> { try await cache.set("key \(number)", [number]) }

@@ -57,7 +57,7 @@ private struct Pair: Sendable {
     /// Makes it the ready primary of the group: it is the only one that stands.
     @discardableResult
     func lead(_ index: Int) async throws -> Candidacy {
-        let candidacy = try await memberships[index].stand()
+        let candidacy = try await memberships[index].campaign()
         try await eventually("it is elected", within: .seconds(60)) { candidacy.role.epoch != nil }
         #expect(candidacy.ready(try #require(candidacy.role.epoch)))
         try await see(index)
@@ -248,17 +248,17 @@ private struct Pair: Sendable {
         try await Pair.with { pair, first in
             let cache = try await pair.open()
             try await cache.set("a", [1], durability: Self.confirmed)
-            let second = try await pair.memberships[1].stand()
+            let second = try await pair.memberships[1].campaign()
             try await eventually(pair.group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
             async let switched = pair.client.switchover(group: "cache", timeout: .seconds(60))
-            try await pair.see(0, .draining)
+            try await pair.see(0, .handingOver)
             #expect(try await cache.get("a") == [1])
             let error = try #require(await failure { try await cache.set("a", [2]) })
             #expect(error.code == .cachePrimary && error.effect == RingfenceError.Effect.none && error.isRetriable)
             #expect(error.message.contains("'node-1' is not ready (draining)"))
             try await pair.observers[1].send("REPLICAOF", "NO", "ONE")
-            try await eventually("told to stop") { if case .draining = first.role { true } else { false } }
-            #expect(first.drained(try #require(first.role.epoch)))
+            try await eventually("told to stop") { if case .handingOver = first.role { true } else { false } }
+            #expect(first.readyToHandOver(try #require(first.role.epoch)))
             try await eventually("it is elected") { second.role.epoch != nil }
             second.ready(try #require(second.role.epoch))
             _ = try await switched
@@ -413,7 +413,7 @@ private struct Pair: Sendable {
         for (address, text) in [("", "has no address"), ("redis://:6379", "it has no host")] {
             try await withRingfence { _, client in
                 let group = try await client.group("cache")
-                let candidacy = try await group.join("node-1", address: address, lease: .seconds(4)).stand()
+                let candidacy = try await group.join("node-1", address: address, lease: .seconds(4)).campaign()
                 try await eventually("it is elected") { candidacy.role.epoch != nil }
                 candidacy.ready(try #require(candidacy.role.epoch))
                 try await eventually(group, "it is ready") { $0.primary?.phase == .ready }

@@ -97,7 +97,7 @@ import Testing
             var end = EventCursor.start
             for _ in 0..<4 {
                 for _ in 0..<10 { end = try await writer.append(20) }
-                gens.insert(end.gen)
+                gens.insert(end.generation)
                 if gens.count % 2 == 0 { try await live.reaches(end) }
                 await server.kill(SIGKILL)
                 try await server.restart()
@@ -125,7 +125,7 @@ import Testing
             try await eventually("the reset is told", within: .seconds(60)) { listener.resets.count == 1 }
             let end = try await writer.append(100)
             try await listener.reaches(end)
-            #expect(listener.resets == [nil] && end.seq == 100)
+            #expect(listener.resets == [nil] && end.sequence == 100)
             try await expectWhole(Array(listener.events.dropFirst(100)), observer)
             // As late as this somebody comes back with a cursor of the log that is no more.
             let late = Listener(client.events(after: before))
@@ -142,10 +142,10 @@ import Testing
             let end = try await writer.append(200)
             try await listener.reaches(end)
             #expect(listener.resets == [nil])
-            #expect(listener.events.prefix(10).map(\.gen) != Array(repeating: end.gen, count: 10))
+            #expect(listener.events.prefix(10).map(\.generation) != Array(repeating: end.generation, count: 10))
             let after = try await writer.append(50)
             try await listener.reaches(after)
-            try await expectWhole(Array(listener.events.suffix(50)), observer, from: Int(after.seq) - 50)
+            try await expectWhole(Array(listener.events.suffix(50)), observer, from: Int(after.sequence) - 50)
         }
     }
 
@@ -166,7 +166,7 @@ import Testing
                     // A primary's first replica begins a new generation, so not that of the lost ones.
                     let kept = try await writer.append(50)
                     try await eventually("the replica has 50", within: .seconds(60)) {
-                        try await ofReplica.send("HGET", "ringfence:{default}:log", "seq").text == "50"
+                        try await ofReplica.send("HGET", "ringfence:{default}:log", "sequence").text == "50"
                     }
                     try await eventually { slept.count == 40 }
                     try await ofReplica.send("REPLICAOF", "NO", "ONE")
@@ -176,7 +176,7 @@ import Testing
                     try #require(unlink(address) == 0 && symlink(replica.socketPath, address) == 0)
                     await primary.kill(SIGKILL)
                     let fork = try await newWriter.append(1)
-                    #expect(fork.seq == 51 && fork.gen != lost.gen)
+                    #expect(fork.sequence == 51 && fork.generation != lost.generation)
                     let end = try await newWriter.append(100)
                     slept.resume()
                     try await saw.reaches(end)
@@ -215,9 +215,9 @@ import Testing
                         let (now, next) = (round % 2, (round + 1) % 2)
                         try await observers[next].send("REPLICAOF", "127.0.0.1", "\(servers[now].port)")
                         try await writers[now].append(20)
-                        let seq = try await observers[now].send("HGET", "ringfence:{default}:log", "seq")
+                        let sequence = try await observers[now].send("HGET", "ringfence:{default}:log", "sequence")
                         try await eventually("in step", within: .seconds(60)) {
-                            try await observers[next].send("HGET", "ringfence:{default}:log", "seq") == seq
+                            try await observers[next].send("HGET", "ringfence:{default}:log", "sequence") == sequence
                         }
                         try await observers[next].send("REPLICAOF", "NO", "ONE")
                         let isLossy = round % 3 == 0
@@ -240,7 +240,7 @@ import Testing
                         items.lastIndex { item in
                             if case .reset = item { true } else { false }
                         })
-                    let cursor = items[last].cursor.seq
+                    let cursor = items[last].cursor.sequence
                     let tail = items[(last + 1)...].compactMap { item -> [UInt8]? in
                         if case .event(let event) = item { event.json } else { nil }
                     }
@@ -284,8 +284,8 @@ import Testing
             try await writing.value
             let stored = try await storedEvents(observer)
             #expect(lives > 3 && stored.count == total)
-            let gen = cursor.prefix { $0 != ":" }
-            let expected = (1...total).map { "\(gen):\($0) \($0)" }
+            let generation = cursor.prefix { $0 != ":" }
+            let expected = (1...total).map { "\(generation):\($0) \($0)" }
             #expect(effects == expected)
         }
     }

@@ -26,7 +26,8 @@ import Testing
             #expect(listener.count == 1001)
             try await expectWhole(listener.events, observer, from: 3)
             let event = listener.events[0]
-            #expect(event.cursor.seq == 4 && event.type == .memberJoined && event.group == "g" && event.member == "m")
+            #expect(
+                event.cursor.sequence == 4 && event.type == .memberJoined && event.group == "g" && event.member == "m")
             #expect(event.version == 4 && event.reason == "new" && event.at == 1_763_850_000_123 && event.changes == 1)
             #expect(event.joined?.metadata["n"] == "4" && event.joined?.id == "m")
             #expect(event.detail?.hasPrefix(#"{"session":"s""#) == true)
@@ -58,13 +59,13 @@ import Testing
             let end = try await writer.append(1, group: "a")
             try await listener.reaches(end)
             #expect(listener.events.map(\.group) == Array(repeating: "a", count: 51))
-            #expect(listener.events.map(\.seq) == (0..<51).map { $0 * 8 + 1 })
+            #expect(listener.events.map(\.sequence) == (0..<51).map { $0 * 8 + 1 })
 
             var iterator = try client.events(ofGroup: "a", after: end).makeAsyncIterator()
             let last = try await writer.append(20, group: "b")
             try await writer.append(1, group: "a")
-            #expect(try await iterator.next()?.cursor.seq == last.seq + 1)
-            #expect(iterator.cursor?.seq == last.seq + 1)
+            #expect(try await iterator.next()?.cursor.sequence == last.sequence + 1)
+            #expect(iterator.cursor?.sequence == last.sequence + 1)
         }
     }
 
@@ -76,22 +77,23 @@ import Testing
                 return try await iterator.next()
             }
             for (text, lost) in [
-                ("\(end.gen):100", 200), ("0:0", 300), ("\(end.gen):301", nil), ("other:5", nil), ("other:300", nil),
+                ("\(end.generation):100", 200), ("0:0", 300), ("\(end.generation):301", nil), ("other:5", nil),
+                ("other:300", nil),
             ] as [(String, Int?)] {
                 guard case .reset(let state, let told)? = try await first(try #require(EventCursor(text))) else {
                     Issue.record("\(text) is taken")
                     continue
                 }
-                #expect(told == lost && state.cursor == end && state.oldest.seq == 200, "\(text)")
+                #expect(told == lost && state.cursor == end && state.oldest.sequence == 200, "\(text)")
             }
             // What the log still keeps of it can be read from there.
-            let item = try await first(try #require(EventCursor("\(end.gen):200")))
-            #expect(item?.cursor.seq == 201)
+            let item = try await first(try #require(EventCursor("\(end.generation):200")))
+            #expect(item?.cursor.sequence == 201)
             // Not trimmed but taken out by hand: lost all the same.
             try await observer.send("XDEL", "ringfence:{default}:events", "250-0")
-            let listener = Listener(client.events(after: EventCursor("\(end.gen):240")))
+            let listener = Listener(client.events(after: EventCursor("\(end.generation):240")))
             try await listener.reaches(end)
-            #expect(listener.events.map(\.seq) == Array(241...249) && listener.resets == [51])
+            #expect(listener.events.map(\.sequence) == Array(241...249) && listener.resets == [51])
         }
     }
 
@@ -124,7 +126,7 @@ import Testing
             // What it had taken from the ring before is given first.
             let given = listener.events.count - 5
             #expect(given >= 11 && listener.resets == [3020 - given])
-            #expect(listener.events.suffix(5).map(\.seq) == Array(3021...3025))
+            #expect(listener.events.suffix(5).map(\.sequence) == Array(3021...3025))
         }
     }
 
@@ -223,7 +225,7 @@ import Testing
         try await withEvents { _, observer, writer, client in
             let listener = Listener(client.events())
             try await listener.began()
-            for text in ["", "garbage", "{}", #"{"gen":"x","seq":1,"at":1,"type":"t"}"#] {
+            for text in ["", "garbage", "{}", #"{"generation":"x","sequence":1,"at":1,"type":"t"}"#] {
                 try await observer.send("PUBLISH", "ringfence:{default}:events", text)
                 try await writer.append(5)
             }
@@ -240,12 +242,12 @@ import Testing
             #expect(try await client.eventPage(after: .start).events.isEmpty)
             let end = try await writer.append(250)
             let newest = try await client.eventPage(limit: 10)
-            #expect(newest.events.map(\.seq) == Array(241...250) && newest.next == end && newest.oldest == .start)
+            #expect(newest.events.map(\.sequence) == Array(241...250) && newest.next == end && newest.oldest == .start)
             var cursor = EventCursor.start
             var seqs: [Int64] = []
             repeat {
                 let page = try await client.eventPage(after: cursor, limit: 100)
-                seqs += page.events.map(\.seq)
+                seqs += page.events.map(\.sequence)
                 cursor = page.next
                 #expect(page.end == end)
             } while cursor != end

@@ -13,27 +13,27 @@ final class EventWriter: Sendable {
         """
         local replication = redis.pcall('INFO', 'replication')
         local run = type(replication) == 'string' and string.match(replication, 'master_replid:(%w+)') or ''
-        local log = redis.call('HMGET', KEYS[1], 'gen', 'run', 'seq', 'forks')
-        local gen = log[1]
-        if not gen then
-            gen = ARGV[1]
-            redis.call('HSET', KEYS[1], 'gen', gen, 'run', run)
+        local log = redis.call('HMGET', KEYS[1], 'generation', 'run', 'sequence', 'forks')
+        local generation = log[1]
+        if not generation then
+            generation = ARGV[1]
+            redis.call('HSET', KEYS[1], 'generation', generation, 'run', run)
         elseif log[2] ~= run then
-            local forks = gen .. '@' .. (log[3] or '0') .. ' ' .. (log[4] or '')
-            gen = ARGV[1]
-            redis.call('HSET', KEYS[1], 'gen', gen, 'run', run, 'forks', (string.gsub(forks, ' $', '')))
+            local forks = generation .. '@' .. (log[3] or '0') .. ' ' .. (log[4] or '')
+            generation = ARGV[1]
+            redis.call('HSET', KEYS[1], 'generation', generation, 'run', run, 'forks', (string.gsub(forks, ' $', '')))
         end
-        local seq
+        local sequence
         for i = 1, tonumber(ARGV[3]) do
-            seq = string.format('%.0f', redis.call('HINCRBY', KEYS[1], 'seq', 1))
-            local json = '{"gen":"' .. gen .. '","seq":' .. seq .. ',"at":1763850000123,"type":"member.joined","group":'
-                .. cjson.encode(ARGV[4]) .. ',"member":"m","version":' .. seq .. ',"reason":"new","detail":'
+            sequence = string.format('%.0f', redis.call('HINCRBY', KEYS[1], 'sequence', 1))
+            local json = '{"generation":"' .. generation .. '","sequence":' .. sequence .. ',"at":1763850000123,"type":"member.joined","group":'
+                .. cjson.encode(ARGV[4]) .. ',"member":"m","version":' .. sequence .. ',"reason":"new","detail":'
                 .. '{"session":"s","leaseMs":3000,"weight":1,"priority":0,"metadata":{"n":"' .. (ARGV[5] + i)
                 .. '","pad":"' .. ARGV[6] .. '"}}}'
-            redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[7], ARGV[2], seq .. '-0', 'e', json)
+            redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[7], ARGV[2], sequence .. '-0', 'e', json)
             redis.call('PUBLISH', KEYS[2], json)
         end
-        return gen .. ':' .. seq
+        return generation .. ':' .. sequence
         """)
 
     private let client: RedisClient
@@ -190,7 +190,7 @@ func storedEvents(_ observer: Observer) async throws -> [[UInt8]] {
 /// Checks that events came exactly once and in order: each is the one that stands in the log.
 func expectWhole(_ events: [Event], _ observer: Observer, from first: Int = 0) async throws {
     let stored = try await storedEvents(observer)
-    #expect(events.map(\.seq) == Array(Int64(first) + 1..<Int64(first + events.count) + 1))
+    #expect(events.map(\.sequence) == Array(Int64(first) + 1..<Int64(first + events.count) + 1))
     let isSame = events.map(\.json) == Array(stored.dropFirst(first))
     #expect(isSame, "\(events.count) events, \(stored.count - first) in the log")
 }

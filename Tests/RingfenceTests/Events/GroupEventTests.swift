@@ -32,7 +32,7 @@ import Testing
             try await eventually("all is told", within: .seconds(60)) { ofAll.events.count == 7 }
             #expect(told(ofAll, "ledger") == ["member.joined a 1"] + wanted)
             #expect(told(ofAll, "reports") == ["member.joined c 1", "member.left c 2"])
-            #expect(ofAll.events.map(\.seq) == Array(1...7) && ofGroup.resets.isEmpty)
+            #expect(ofAll.events.map(\.sequence) == Array(1...7) && ofGroup.resets.isEmpty)
             #expect(ofGroup.events[0].joined?.weight == 2 && ofGroup.events[1].joined?.isDraining == true)
         }
     }

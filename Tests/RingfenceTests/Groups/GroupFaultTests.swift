@@ -237,10 +237,10 @@ import Testing
                 try await eventually(group, "the change is seen") { $0.version == 4 }
                 let events = try await observer.events()
                 #expect(Array(events.prefix(before.count)) == before, "nothing was lost, and nothing told anew")
-                #expect(events.last?.type == "member.updated" && events.last?.gen != before.last?.gen)
+                #expect(events.last?.type == "member.updated" && events.last?.generation != before.last?.generation)
                 #expect(!events.contains { $0.type == "state.rolledBack" || $0.type == "member.expired" })
                 let forks = try await observer.send("HGET", "ringfence:{default}:log", "forks").text
-                #expect(forks?.hasPrefix("\(before[0].gen)@") == true)
+                #expect(forks?.hasPrefix("\(before[0].generation)@") == true)
                 try await observer.checkLog()
             }
         }
@@ -273,7 +273,9 @@ import Testing
                             let there = try? await secondObserver.send("HEXISTS", "ringfence:{default}:members:g", "n9")
                             return there == .integer(1)
                         }
-                        try await eventually(group, "the view goes on") { $0.version > 5 && $0.gen != known.gen }
+                        try await eventually(group, "the view goes on") {
+                            $0.version > 5 && $0.generation != known.generation
+                        }
                         #expect(lost.isMember && memberships[1].isMember && memberships[2].isMember)
                         let rolledBack = try await secondObserver.events("state.rolledBack")
                         #expect(rolledBack.map(\.version) == [6])

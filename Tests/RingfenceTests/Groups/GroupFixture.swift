@@ -9,8 +9,8 @@ import Testing
 
 /// An event as it stands in the log.
 struct LoggedEvent: Sendable, Equatable {
-    var gen: String
-    var seq: Int64
+    var generation: String
+    var sequence: Int64
     var at: Int64
     var type: String
     var member: String?
@@ -27,8 +27,8 @@ struct LoggedEvent: Sendable, Equatable {
         func integer(_ name: String) -> Int64? {
             if case .integer(let number)? = object[name] { number } else { nil }
         }
-        gen = try #require(string("gen"))
-        seq = try #require(integer("seq"))
+        generation = try #require(string("generation"))
+        sequence = try #require(integer("sequence"))
         at = try #require(integer("at"))
         type = try #require(string("type"))
         member = string("member")
@@ -46,7 +46,7 @@ extension Observer {
         return try (reply.array ?? []).map { entry in
             let event = try LoggedEvent(try #require(entry.array?.last?.array?.last?.text))
             let id = try #require(entry.array?.first?.text)
-            #expect(id == "\(event.seq)-0")
+            #expect(id == "\(event.sequence)-0")
             return event
         }
     }
@@ -60,7 +60,7 @@ extension Observer {
         var version: Int64 = 0
         var left: Int64 = 0
         for event in try await events() {
-            if let last { #expect(event.seq == last.seq + 1, sourceLocation: location) }
+            if let last { #expect(event.sequence == last.sequence + 1, sourceLocation: location) }
             last = event
             guard let its = event.version else { continue }
             if left > 0 {

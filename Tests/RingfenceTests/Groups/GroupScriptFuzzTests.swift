@@ -102,7 +102,8 @@ import Testing
         }
     }
 
-    @Test func `who knew a group that Redis lost gives it its seed and unit back, though another made it anew`()
+    @Test
+    func `who knew a group that Redis lost gives it its seed and points per weight back, though another made it anew`()
         async throws
     {
         try await onOwnThread {
@@ -144,7 +145,7 @@ final class GroupScriptFuzz {
 
     private static let names = ["g", "zwei/\u{E4}"]
     private static let ids = ["a", "b/\"1\"", "\u{FC}", "e\u{301}", "long-" + String(repeating: "x", count: 60)]
-    static let policy = RingPolicy(seed: .max, unit: 256)
+    static let policy = RingPolicy(seed: .max, pointsPerWeight: 256)
 
     private let client: RedisClient
     private let scripts = GroupScripts(keys: Keyspace(namespace: "fuzz"), eventLength: 1000, nonces: NonceSource())
@@ -207,15 +208,15 @@ final class GroupScriptFuzz {
                     .. ' ' .. (redis.call('HGET', KEYS[i + 4], leases[j]) or '')
             end
             text[#text + 1] = redis.call('HLEN', KEYS[i + 1])
-            local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'holdUntil',
+            local state = redis.call('HMGET', KEYS[i + 2], 'version', 'mark', 'now', 'offset', 'graceUntil',
                 'recoverUntil', 'shortest', 'longest', 'gaps', 'runAt', 'run')
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
             for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed', 'gaveUp', 'vouched', 'emptySince',
                 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
-                'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'drainUntil',
-                'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers', 'short',
+                'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'handoverUntil',
+                'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'brakedUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'failures', 'maintenance', 'readyMember', 'readyEpoch',
-                'drainVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'memberVersion' }) do
+                'handoverVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'memberVersion' }) do
                 local value = redis.call('HGET', KEYS[i + 2], field) or (field == 'phase' and 'vacant' or '')
                 text[#text + 1] = field .. ' ' .. string.gsub(value, '\\n', '|')
             end
@@ -226,7 +227,7 @@ final class GroupScriptFuzz {
             text[#text + 1] = table.concat(settings, ' ')
             text[#text + 1] = redis.call('SISMEMBER', KEYS[#KEYS - 2], ARGV[(i + 4) / 5])
         end
-        for _, field in ipairs({ 'gen', 'seq', 'run', 'forks', 'versionFloor', 'epochFloor' }) do
+        for _, field in ipairs({ 'generation', 'sequence', 'run', 'forks', 'versionFloor', 'epochFloor' }) do
             text[#text + 1] = redis.call('HGET', KEYS[#KEYS], field) or ''
         end
         for _, entry in ipairs(redis.call('XREVRANGE', KEYS[#KEYS - 1], '+', '-', 'COUNT', ARGV[#ARGV])) do
@@ -357,9 +358,10 @@ final class GroupScriptFuzz {
         #expect(try await remove("o5") == ["noGroup"])
         try await call(.watch(leases: false))
         #expect(model.groups["g"]!.isRemoved && model.groups["g"]!.version == version)
-        try await call(.join(record, .first, RingPolicy(seed: 1, unit: 2), status: CandidateStatus()))
+        try await call(.join(record, .first, RingPolicy(seed: 1, pointsPerWeight: 2), status: CandidateStatus()))
         #expect(!model.groups["g"]!.isRemoved && model.groups["g"]!.version > version)
-        #expect(model.groups["g"]!.policy == RingPolicy(seed: 1, unit: 2) && model.groups["g"]!.settings.isEmpty)
+        #expect(
+            model.groups["g"]!.policy == RingPolicy(seed: 1, pointsPerWeight: 2) && model.groups["g"]!.settings.isEmpty)
         for _ in 0..<15 {
             model.clock += 100
             try await call(
@@ -530,7 +532,7 @@ final class GroupScriptFuzz {
             try await live(ms: 1500, but: office.primary)
             try await live(ms: 300)
         }
-        #expect(events("group.held") == 1 && events("group.released") == 0)
+        #expect(events("group.braked") == 1 && events("group.unbraked") == 0)
         #expect(model.groups["g"]!.office.primary.isEmpty && model.groups["g"]!.office.lastWhy == "expired")
         try await order(.acknowledge, "o2")
         try await live(ms: 300)
@@ -539,9 +541,9 @@ final class GroupScriptFuzz {
             try await live(ms: 1500, but: model.groups["g"]!.office.primary)
             try await live(ms: 300)
         }
-        #expect(events("group.held") == 2 && events("group.released") == 1)
+        #expect(events("group.braked") == 2 && events("group.unbraked") == 1)
         try await live(ms: 20_000)
-        #expect(events("group.released") == 2 && model.groups["g"]!.office.phase == .ready)
+        #expect(events("group.unbraked") == 2 && model.groups["g"]!.office.phase == .ready)
         // Where one alone can lead, it leads.
         try await order(.settings([("brakeCount", "1")]), "o3")
         try await call(.leave(id: "c", session: "c", reason: "", actor: ""))
@@ -556,7 +558,7 @@ final class GroupScriptFuzz {
     }
 
     func playLostPolicy() async throws {
-        let mine = RingPolicy(seed: 7, unit: 100)
+        let mine = RingPolicy(seed: 7, pointsPerWeight: 100)
         func join(_ id: String, _ policy: RingPolicy) -> Step {
             let record = MemberRecord(id: id, session: id, leaseMilliseconds: 3000)
             return .call(.join(record, .first, policy, status: nil), group: "g", known: .none)
@@ -728,9 +730,9 @@ final class GroupScriptFuzz {
             case (0...1, _):
                 claim = .gone(
                     epoch, reason: random.pick(["", "stepDown", "suspended", "unhealthy", "refused", "exited"]))
-            case (2...29, .draining), (2...3, _):
+            case (2...29, .handingOver), (2...3, _):
                 let version = model.groups[group]?.version ?? 0
-                claim = .drained(epoch, position: position, asOf: random.chance(85) ? version : version - 2)
+                claim = .readyToHandOver(epoch, position: position, asOf: random.chance(85) ? version : version - 2)
             case (4...39, .elected), (4...5, _): claim = .elected(epoch)
             default: claim = .ready(epoch)
             }
@@ -770,12 +772,13 @@ final class GroupScriptFuzz {
             [
                 ("rank", ["data", "priority"]), ("maxLag", ["-1", "-1", "5"]), ("lagStep", ["1", "50"]),
                 ("zone", ["", "z", "a\"b"]), ("failback", ["never", "manual", "automatic", "automatic"]),
-                ("failbackAfterMs", ["0", "300", "1000"]), ("drainMs", ["10", "500"]),
+                ("failbackAfterMs", ["0", "300", "1000"]), ("handoverTimeoutMs", ["10", "500"]),
                 ("minStandbys", ["0", "1", "2", "3"]),
                 ("minStandbysAction", ["warn", "refuseSwitchover", "suspendWrites"]),
                 ("brakeCount", ["0", "1", "1", "2"]),
                 ("brakeWindowMs", ["1000", "20000"]),
-                ("whenAway", ["fence", "hold", "hold"]), ("holdMs", ["200", "2000", "600000"]),
+                ("onCoordinatorLoss", ["demote", "failsafe", "failsafe"]),
+                ("failsafeLimitMs", ["200", "2000", "600000"]),
             ].map { ($0.0, random.pick($0.1)) })
     }
 
@@ -842,7 +845,7 @@ final class GroupScriptFuzz {
         case .call(let verb, let group, let known):
             generations += 1
             let before = model.events.count
-            let gen = model.log?.gen
+            let generation = model.log?.generation
             let answer = model.call(verb, group, fresh: "fresh\(generations)", known: known)
             self.answer = answer
             for event in model.events[before...] {
@@ -854,11 +857,11 @@ final class GroupScriptFuzz {
                 }
             }
             if case .order(let order, _, _, _) = verb { met.insert("order \(order.name) \(answer.status)") }
-            if let gen, gen != model.log?.gen { forks += 1 }
+            if let generation, generation != model.log?.generation { forks += 1 }
             views[group, default: []].append(
                 GroupKnowledge(
                     version: answer.version, mark: answer.mark, longestLeaseMilliseconds: random.pick(0...7000),
-                    policy: random.chance(50) ? RingPolicy(seed: random.pick([7, .max]), unit: 100) : nil,
+                    policy: random.chance(50) ? RingPolicy(seed: random.pick([7, .max]), pointsPerWeight: 100) : nil,
                     epoch: (model.groups[group]?.office.epoch ?? 0)
                         + (random.pick(0...999) < 2 ? random.pick(1...3) : 0)))
             if views[group]!.count > 12 { views[group]!.removeFirst() }
@@ -886,27 +889,29 @@ final class GroupScriptFuzz {
             }
             lines += [
                 "\(group.members.count)", "\(group.version)", group.version == 0 ? "0" : group.mark, "\(group.now)",
-                "\(group.offset)", "\(group.holdUntil)", "\(group.recoverUntil)", "\(group.shortest)",
+                "\(group.offset)", "\(group.graceUntil)", "\(group.recoverUntil)", "\(group.shortest)",
                 "\(group.longest)", "\(group.gaps)", "\(group.runAt)", group.run.isEmpty ? "0" : group.run,
             ]
             lines += Self.fields(of: group)
             lines.append("candidates \(group.members.values.count { $0.standing != nil })")
             var settings = group.settings.map { "\($0.key)=\($0.value)" }
-            if let policy = group.policy { settings += ["seed=\(policy.seed)", "unit=\(policy.unit)"] }
+            if let policy = group.policy {
+                settings += ["seed=\(policy.seed)", "pointsPerWeight=\(policy.pointsPerWeight)"]
+            }
             lines += [
                 settings.sorted { $0.isBefore($1) }.joined(separator: " "),
                 group.version > 0 && !group.isRemoved ? "1" : "0",
             ]
         }
         if let log = model.log {
-            let forks: [String] = log.forks.map { "\($0.gen)@\($0.kept)" }
+            let forks: [String] = log.forks.map { "\($0.generation)@\($0.kept)" }
             let floors = model.floors
-            lines += [log.gen, "\(log.seq)", log.run, forks.joined(separator: " ")]
+            lines += [log.generation, "\(log.sequence)", log.run, forks.joined(separator: " ")]
             lines += floors.version == 0 ? ["", ""] : ["\(floors.version)", "\(floors.epoch)"]
         } else {
             lines += ["", "", "", "", "", ""]
         }
-        for event in model.events.suffix(events).reversed() { lines += ["\(event.seq)-0", event.text] }
+        for event in model.events.suffix(events).reversed() { lines += ["\(event.sequence)-0", event.text] }
         return lines.joined(separator: "\n")
     }
 
@@ -939,16 +944,16 @@ final class GroupScriptFuzz {
             "since": text(office.since), "electAfter": text(office.electAfter),
             "vacantSince": text(office.vacantSince), "lastPrimary": office.lastPrimary, "lastWhy": office.lastWhy,
             "lastPosition": office.lastPosition.map { "\($0)" } ?? "", "final": final, "target": office.target,
-            "drainUntil": text(office.drainUntil), "forced": office.isForced ? "1" : "",
+            "handoverUntil": text(office.handoverUntil), "forced": office.isForced ? "1" : "",
             "orders": office.orders.map { "\($0.id)@\($0.epoch)" }.joined(separator: " "),
             "orderBy": office.orderBy, "orderWhy": office.orderWhy, "skip": text(office.skip),
-            "pausedUntil": text(office.pausedUntil), "heldUntil": text(office.heldUntil),
+            "pausedUntil": text(office.pausedUntil), "brakedUntil": text(office.brakedUntil),
             "failovers": office.failovers.map { "\($0)" }.joined(separator: " "), "short": office.isShort ? "1" : "",
             "failbackAt": text(office.failbackAt), "penalties": lines(office.penalties),
             "failures": lines(office.failures),
             "maintenance": office.maintenance.map { $0 + "|" }.joined(),
             "readyMember": office.readyMember, "readyEpoch": text(office.readyEpoch),
-            "drainVersion": text(office.drainVersion), "pKnown": text(office.known),
+            "handoverVersion": text(office.handoverVersion), "pKnown": text(office.known),
             "silentSince": text(office.silentSince), "lostAt": text(office.lostAt),
             "failbackWait": text(office.failbackWait), "memberVersion": text(group.memberVersion),
         ]

@@ -30,7 +30,7 @@ import Testing
             #expect(story.office.phase == .ready && story.count("switchover.started") == 0)
             try await story.live(2000)
             #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 30_000)).isEmpty)
-            #expect(story.office.phase == .draining)
+            #expect(story.office.phase == .handingOver)
         }
     }
 
@@ -44,7 +44,7 @@ import Testing
             try await story.live(1700)
             #expect(story.office.phase == .ready && story.count("switchover.started") == 0)
             try await story.live(300)
-            #expect(story.office.phase == .draining && story.office.target == "b")
+            #expect(story.office.phase == .handingOver && story.office.target == "b")
         }
     }
 
@@ -52,10 +52,10 @@ import Testing
         try await withStory { story in
             try await story.lead(["a": 5, "b": 5])
             #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 30_000)).isEmpty)
-            let drained = RoleClaim.drained(1, position: 5, asOf: story.group.version)
+            let drained = RoleClaim.readyToHandOver(1, position: 5, asOf: story.group.version)
             story.newServer()
             try await story.beat("a", drained)
-            #expect(story.office.primary == "a" && story.office.phase == .draining)
+            #expect(story.office.primary == "a" && story.office.phase == .handingOver)
             for _ in 0..<17 {
                 try await story.live(100, claims: ["a": drained])
                 #expect(story.office.primary == "a", "nobody may be elected yet")
@@ -73,7 +73,7 @@ import Testing
     ) async throws {
         try await withStory { story in
             try await story.lead(other == "replaced" ? ["a": nil, "b": nil] : ["a": nil, "b": nil, "c": nil])
-            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "10000")]))
+            try await story.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "10000")]))
             try await story.live(500)
             if other == "replaced" {
                 let record = MemberRecord(id: "c", session: "old", leaseMilliseconds: 1000, isCandidate: true)
@@ -98,7 +98,7 @@ import Testing
     @Test func `a lone primary that says after a restart that it has ended is elected again`() async throws {
         try await withStory { story in
             try await story.lead(["a": nil])
-            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "20000")]))
+            try await story.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "20000")]))
             try await story.live(500)
             story.newServer()
             try await story.join("b", position: nil)
@@ -115,7 +115,7 @@ import Testing
     func `after a loss nobody is elected beside one that only what was lost knew`(about: String) async throws {
         try await withStory { story in
             try await story.lead(["a": nil, "b": nil])
-            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "10000")]))
+            try await story.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "10000")]))
             try await story.live(500)
             if about == "vacant" {
                 // It rests then, so b must be ill for the role to stay free.
@@ -167,7 +167,7 @@ import Testing
     ) async throws {
         try await withStory { story in
             try await story.lead(["a": nil])
-            try await story.order(.settings([("whenAway", "hold"), ("holdMs", "10000")]))
+            try await story.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "10000")]))
             try await story.live(500)
             story.dies("a")
             try await story.call(.leave(id: "a", session: "of-a", reason: "", actor: ""))
@@ -201,7 +201,7 @@ import Testing
         for dies in [false, true] {
             try await withStory { story in
                 try await story.lead(["a": nil])
-                try await story.order(.settings([("whenAway", "hold"), ("holdMs", "5000")]))
+                try await story.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "5000")]))
                 try await story.live(500)
                 try await story.join("b", position: nil)
                 let before = story.knowledge
@@ -318,7 +318,7 @@ import Testing
                 try await story.call(.leave(id: next, session: its, reason: "", actor: "ann"))
                 try await story.join(next, position: nil)
                 try await story.live(1200)
-                #expect(story.office.primary != "" && story.office.heldUntil == nil)
+                #expect(story.office.primary != "" && story.office.brakedUntil == nil)
             }
             #expect(story.office.penalties.isEmpty && story.office.failures.isEmpty && story.office.failovers.isEmpty)
         }
@@ -352,7 +352,7 @@ import Testing
             #expect(story.count("switchover.started") == 1)
             #expect(try await story.order(switchover).isEmpty)
             #expect(try await story.order(.abort, id: "abort").isEmpty)
-            #expect(story.office.phase == .draining, "that was to end the other one")
+            #expect(story.office.phase == .handingOver, "that was to end the other one")
             // Nothing was done for it, so it may be yet.
             try await story.order(.abort)
             #expect(try await story.order(.failover(to: "nobody"), id: "refused").map(\.code) == ["notACandidate"])
@@ -415,13 +415,14 @@ import Testing
         try await withStory { story in
             try await story.lead(["a": 100])
             try await story.order(
-                .settings([("failback", "automatic"), ("failbackAfterMs", "1000"), ("drainMs", "300")]))
+                .settings([("failback", "automatic"), ("failbackAfterMs", "1000"), ("handoverTimeoutMs", "300")]))
             try await story.join("b", priority: 1, position: 5)
             var starts: [Int64] = []
             for _ in 0..<180 {
                 let before = story.count("switchover.started")
                 let claim =
-                    story.office.phase == .draining ? RoleClaim.drained(1, position: 100, asOf: .max >> 11) : nil
+                    story.office.phase == .handingOver
+                    ? RoleClaim.readyToHandOver(1, position: 100, asOf: .max >> 11) : nil
                 try await story.live(100, claims: claim.map { ["a": $0] } ?? [:])
                 if story.count("switchover.started") > before { starts.append(story.group.now) }
             }
@@ -430,7 +431,8 @@ import Testing
             story.moves("b", to: 100)
             for _ in 0..<200 where story.office.epoch == 1 {
                 let claim =
-                    story.office.phase == .draining ? RoleClaim.drained(1, position: 100, asOf: .max >> 11) : nil
+                    story.office.phase == .handingOver
+                    ? RoleClaim.readyToHandOver(1, position: 100, asOf: .max >> 11) : nil
                 try await story.live(100, claims: claim.map { ["a": $0] } ?? [:])
             }
             #expect(story.office.primary == "b" && story.office.failbackWait == 0)
@@ -444,25 +446,25 @@ import Testing
         try await withStory { story in
             try await story.lead(["a": 100, "b": 5])
             #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
-            let blind = RoleClaim.drained(1, position: nil, asOf: story.group.version)
+            let blind = RoleClaim.readyToHandOver(1, position: nil, asOf: story.group.version)
             try await story.live(900, claims: ["a": blind])
-            #expect(story.office.primary == "a" && story.office.phase == .draining, "b lacks 95")
+            #expect(story.office.primary == "a" && story.office.phase == .handingOver, "b lacks 95")
             try await story.live(100, claims: ["a": blind])
             #expect(story.office.primary == "a" && story.office.phase == .ready)
             #expect(story.events("switchover.aborted").map(\.reason) == ["position"])
             // It may say it later.
             #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
             let version = story.group.version
-            try await story.live(300, claims: ["a": .drained(1, position: nil, asOf: version)])
+            try await story.live(300, claims: ["a": .readyToHandOver(1, position: nil, asOf: version)])
             story.moves("b", to: 110)
-            let told = RoleClaim.drained(1, position: 110, asOf: version)
+            let told = RoleClaim.readyToHandOver(1, position: 110, asOf: version)
             try await story.live(200, claims: ["a": told])
             #expect(story.office.primary == "b" && story.office.epoch == 2)
         }
         try await withStory { story in
             try await story.lead(["a": nil, "b": nil])
             #expect(try await story.order(.switchover(to: "b", timeoutMilliseconds: 1000)).isEmpty)
-            try await story.beat("a", .drained(1, position: nil, asOf: story.group.version))
+            try await story.beat("a", .readyToHandOver(1, position: nil, asOf: story.group.version))
             #expect(story.office.primary == "b")
         }
     }
@@ -499,7 +501,7 @@ import Testing
             }
             #expect(try await isQuiet())
             try await story.order(.switchover(to: "b", timeoutMilliseconds: 400))
-            #expect(try await isQuiet() && story.office.phase == .draining)
+            #expect(try await isQuiet() && story.office.phase == .handingOver)
             // Time takes it back, whoever calls.
             for _ in 0..<4 { try await story.live(100, only: "w") }
             #expect(story.office.phase == .ready && story.count("switchover.aborted") == 1)

@@ -14,7 +14,7 @@ import Testing
                 let other = try await clients[1].group("ledger")
                 #expect(other.snapshot.version == 0 && other.snapshot.members.isEmpty)
                 let membership = try await group.join(
-                    "node-1", address: "10.0.0.1:7000", zone: "a", weight: 2, priority: 5, capability: ["ledger"],
+                    "node-1", address: "10.0.0.1:7000", zone: "a", weight: 2, priority: 5, capabilities: ["ledger"],
                     metadata: ["build": "7"])
                 #expect(membership.isMember && membership.state == .member)
                 try membership.check()
@@ -23,7 +23,7 @@ import Testing
                 try await eventually(other, "the other sees it") { $0.version == 1 }
                 let member = try #require(other.snapshot.member("node-1"))
                 #expect(member.address == "10.0.0.1:7000" && member.zone == "a" && member.weight == 2)
-                #expect(member.priority == 5 && member.capability == ["ledger"] && member.metadata == ["build": "7"])
+                #expect(member.priority == 5 && member.capabilities == ["ledger"] && member.metadata == ["build": "7"])
                 #expect(member.lease == .seconds(3) && member.session == membership.session && !member.isDraining)
 
                 // An address that would mean something in SQL, to which others paste it, is let in by neither.
@@ -155,18 +155,20 @@ import Testing
         }
     }
 
-    @Test func `a group made with another seed or unit is refused, and its own are taken`() async throws {
+    @Test func `a group made with another seed or points per weight is refused, and its own are taken`() async throws {
         try await withRingfence { server, client in
-            let group = try await client.group("g", options: .init(seed: 7, unit: 64))
+            let group = try await client.group("g", options: .init(seed: 7, pointsPerWeight: 64))
             _ = try await group.join("a")
-            #expect(group.ring.seed == 7 && group.ring.unit == 64)
+            #expect(group.ring.seed == 7 && group.ring.pointsPerWeight == 64)
             try await withClient(server.unixURL) { other in
                 let seen = try await other.group("g")
-                #expect(seen.ring.seed == 7 && seen.ring.unit == 64)
+                #expect(seen.ring.seed == 7 && seen.ring.pointsPerWeight == 64)
                 let wrong = await failure { try await other.group("g", options: .init(seed: 8)) }
                 #expect(wrong?.code == .policyMismatch && wrong?.effect == RingfenceError.Effect.none)
-                #expect(await failure { try await other.group("g", options: .init(unit: 65)) }?.code == .policyMismatch)
-                _ = try await other.group("g", options: .init(seed: 7, unit: 64))
+                #expect(
+                    await failure { try await other.group("g", options: .init(pointsPerWeight: 65)) }?.code
+                        == .policyMismatch)
+                _ = try await other.group("g", options: .init(seed: 7, pointsPerWeight: 64))
             }
         }
     }
@@ -174,7 +176,7 @@ import Testing
     @Test func `who asked for one ring and finds that another was made meanwhile is no member`() async throws {
         try await withRingfence { server, client in
             try await withClient(server.unixURL) { other in
-                let group = try await client.group("g", options: .init(unit: 100))
+                let group = try await client.group("g", options: .init(pointsPerWeight: 100))
                 let made = try await other.group("g")
                 let first = try await made.join("first", lease: .seconds(60))
                 #expect(await failure { try await group.join("second", lease: .seconds(60)) }?.code == .policyMismatch)
@@ -184,7 +186,8 @@ import Testing
                     try await other.inspectGroup("g").members.map(\.member.session) == [first.session]
                 }
                 #expect(
-                    await failure { try await client.group("g", options: .init(unit: 100)) }?.code == .policyMismatch)
+                    await failure { try await client.group("g", options: .init(pointsPerWeight: 100)) }?.code
+                        == .policyMismatch)
                 #expect(first.isMember)
                 // Who then asks for nothing gets what there is.
                 _ = try await client.group("g").join("third")
@@ -196,7 +199,7 @@ import Testing
         async throws
     {
         try await withRingfence { _, client in
-            let group = try await client.group("g", options: .init(unit: 4096))
+            let group = try await client.group("g", options: .init(pointsPerWeight: 4096))
             var members: [Membership] = []
             for number in 0..<4 { members.append(try await group.join("n\(number)", weight: 1000)) }
             let full = await failure { try await group.join("n4", weight: 97) }
@@ -270,7 +273,7 @@ import Testing
                 let status = try await client.inspectGroup("g")
                 #expect(status.version == 1 && status.members.map(\.member.id) == ["n"])
                 #expect(status.members[0].remaining > .zero && status.members[0].remaining <= .seconds(20))
-                #expect(status.held == .zero && status.unit == 256 && status.seed == 0)
+                #expect(status.expiryGrace == .zero && status.pointsPerWeight == 256 && status.seed == 0)
                 #expect(try await client.inspectGroup("empty").version == 0)
                 let wrong = try await client.removeMember("n", from: "g", session: "other")
                 #expect(!wrong)
@@ -345,12 +348,12 @@ import Testing
                 let seen = try await watcher.group("g")
                 try await eventually { watcher.eventStatus.isLive }
                 #expect(seen.snapshot.members.isEmpty)
-                let made = try await maker.group("g", options: GroupOptions(seed: 7, unit: 16))
+                let made = try await maker.group("g", options: GroupOptions(seed: 7, pointsPerWeight: 16))
                 _ = try await made.join("a")
                 _ = try await made.join("b")
                 try await eventually(seen, "both are seen") { $0.ids == ["a", "b"] }
                 for group in [seen, made] {
-                    #expect(group.ring.seed == 7 && group.ring.unit == 16)
+                    #expect(group.ring.seed == 7 && group.ring.pointsPerWeight == 16)
                     #expect(group.ring.digest == made.ring.digest)
                 }
             }

@@ -37,7 +37,7 @@ import Testing
             let record = MemberRecord(id: id, session: "of-\(id)", leaseMilliseconds: lease, isCandidate: true)
             let status = CandidateStatus(claim: .none, position: position)
             _ = try await run(
-                scripts.join("g", .none, record, .first, RingPolicy(seed: 0, unit: 256), status: status))
+                scripts.join("g", .none, record, .first, RingPolicy(seed: 0, pointsPerWeight: 256), status: status))
         }
 
         func beat(
@@ -85,9 +85,9 @@ import Testing
             let first = try await script.known().version
             try await script.order(.abort, "2")
             try await script.order(.switchover(to: "b", timeoutMilliseconds: 60_000), "3")
-            try await script.beat("a", .drained(1, position: nil, asOf: first))
+            try await script.beat("a", .readyToHandOver(1, position: nil, asOf: first))
             #expect(try await script.role().isHeld(by: "a", "of-a", 1), "it is late: its switchover was taken back")
-            try await script.beat("a", .drained(1, position: nil, asOf: script.known().version))
+            try await script.beat("a", .readyToHandOver(1, position: nil, asOf: script.known().version))
             #expect(try await script.role().isHeld(by: "b", "of-b", 2))
         }
     }
@@ -105,7 +105,7 @@ import Testing
             try await script.order(.failover(to: "b"), "1")
             try await script.beat("a", .ready(5))
             let role = try await script.role()
-            #expect(role.isHeld(by: "a", "of-a", 5) && role.phase == .draining && role.isForced)
+            #expect(role.isHeld(by: "a", "of-a", 5) && role.phase == .handingOver && role.isForced)
             try await eventually("the target is elected") {
                 try await script.beat("a", .gone(5, reason: "failover"))
                 try await script.beat("b")
@@ -224,7 +224,7 @@ import Testing
     @Test func `a lease is not made shorter than twice the margin that is stood with`() async throws {
         try await withRingfence { _, client in
             let membership = try await client.group("ledger").join("one", lease: .seconds(2))
-            _ = try await membership.stand(margin: .seconds(1))
+            _ = try await membership.campaign(margin: .seconds(1))
             let error = await failure { try await membership.update(lease: .seconds(1)) }
             #expect(error?.code == .invalidArgument && error?.message.contains("margin") == true)
             try await membership.update(lease: .seconds(3))
@@ -234,16 +234,16 @@ import Testing
     @Test func `a switchover whose caller is cancelled is taken back`() async throws {
         try await withRingfence { _, client in
             let group = try await client.group("ledger")
-            let one = try await group.join("one", lease: .milliseconds(600)).stand()
+            let one = try await group.join("one", lease: .milliseconds(600)).campaign()
             try await eventually("elected") { one.role.epoch != nil }
             let epoch = try #require(one.role.epoch)
             one.ready(epoch)
-            let two = try await group.join("two", lease: .milliseconds(600)).stand()
+            let two = try await group.join("two", lease: .milliseconds(600)).campaign()
             try await eventually(group, "ready") {
                 $0.primary?.phase == .ready && $0.members.count { $0.isCandidate } == 2
             }
             let ordering = Task { try await client.switchover(group: "ledger", to: "two", timeout: .seconds(600)) }
-            try await eventually("it is to stop") { one.role == .draining(epoch) }
+            try await eventually("it is to stop") { one.role == .handingOver(epoch) }
             ordering.cancel()
             let error = await failure { _ = try await ordering.value }
             #expect(error?.code == .cancelled)

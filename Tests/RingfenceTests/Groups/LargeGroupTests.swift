@@ -20,7 +20,7 @@ import Testing
                     let record = MemberRecord(
                         id: "member-\(id)", session: "s\(tag)", leaseMilliseconds: 3_600_000,
                         address: "10.0.0.1:\(id)")
-                    let call = scripts.join("g", .notAsking, record, .first, .init(seed: 0, unit: 1))
+                    let call = scripts.join("g", .notAsking, record, .first, .init(seed: 0, pointsPerWeight: 1))
                     let answer = GroupScripts.answer(try await client.run(call, "joining"))
                     #expect(answer?.status == .member && answer?.content == nil)
                 }
@@ -47,7 +47,7 @@ import Testing
                 let before = try await sent(observer)
                 for _ in 0..<20 {
                     _ = try await client.run(
-                        scripts.join("g", stale, record, .first, .init(seed: 0, unit: 1)), "joining")
+                        scripts.join("g", stale, record, .first, .init(seed: 0, pointsPerWeight: 1)), "joining")
                     _ = try await client.run(
                         scripts.leave("g", .notAsking, id: "late", session: "s", reason: "", actor: ""), "leaving")
                 }
@@ -105,7 +105,8 @@ import Testing
                 let record = MemberRecord(
                     id: "c", session: "c", leaseMilliseconds: 200, isCandidate: true)
                 _ = try await run(
-                    scripts.join("g", .notAsking, record, .first, .init(seed: 0, unit: 1), status: CandidateStatus()))
+                    scripts.join(
+                        "g", .notAsking, record, .first, .init(seed: 0, pointsPerWeight: 1), status: CandidateStatus()))
                 try await eventually("it is elected") {
                     _ = try await run(
                         scripts.beat(

@@ -9,8 +9,8 @@
 //   no two       the times in which two terms were held, from the first look to the last, do not overlap
 //   order        later terms have higher epochs
 //   one holder   an epoch is held by one session of one process, and by the elected one
-//   events       without a hole in their numbers; an epoch is elected once, and epochs only grow. Where Redis lost its data
-//                the subscriber is told so, and an epoch that nobody had heard of may be elected again
+//   events       without a hole in their numbers; an epoch is elected once, and epochs only grow. Where Redis lost its
+//                data the subscriber is told so, and an epoch that nobody had heard of may be elected again
 //
 // Each group has a server, processes and dice of its own. A failure prints the seed, RINGFENCE_NEMESIS_SEED sets it:
 // the faults are the same then, their moments only nearly. What the article on failover says is not promised is not
@@ -91,7 +91,7 @@ import Testing
         for election in elections {
             let words = election.split(separator: " ")
             let json =
-                #"{"gen":"0123456789abcdef01","seq":\#(words[0]),"at":1,"type":"primary.elected","group":"g","#
+                #"{"generation":"0123456789abcdef01","sequence":\#(words[0]),"at":1,"type":"primary.elected","group":"g","#
                 + #""member":"n0","version":1,"epoch":\#(words[1]),"detail":{"session":"\#(words[2])"}}"#
             told.append(.event(Event(try EventRecord(Array(json.utf8)))))
         }
@@ -266,7 +266,7 @@ struct RoleHistory {
                 continue
             }
             // The numbers go on from one generation to the next, unless events were lost.
-            if event.seq != (last?.seq ?? 0) + 1 {
+            if event.sequence != (last?.sequence ?? 0) + 1 {
                 found.append("event \(event) follows upon \(String(describing: last))")
             }
             guard let its = event.epoch else { continue }
@@ -406,9 +406,9 @@ final class Nemesis: Sendable {
                 // What the stream holds is whole too, as far as it was not lost, and the subscriber has read all of it.
                 try await observer.checkLog()
                 if let last = try await observer.events().last {
-                    try await eventually("the subscriber has read event \(last.seq)") {
+                    try await eventually("the subscriber has read event \(last.sequence)") {
                         guard let cursor = told.value.last?.cursor else { return false }
-                        return cursor.gen == last.gen && cursor.seq >= last.seq
+                        return cursor.generation == last.generation && cursor.sequence >= last.sequence
                     }
                 }
             }

@@ -17,7 +17,7 @@ import Testing
 @Suite struct PrimaryFaultTests {
     /// Stands in a group until it is the ready primary.
     private func lead(_ group: Group, _ id: String, lease: Duration = .seconds(2)) async throws -> (Candidacy, Epoch) {
-        let candidacy = try await group.join(id, lease: lease).stand()
+        let candidacy = try await group.join(id, lease: lease).campaign()
         try await eventually("'\(id)' is elected") { candidacy.role.epoch != nil }
         let epoch = try #require(candidacy.role.epoch)
         #expect(candidacy.ready(epoch))
@@ -34,7 +34,7 @@ import Testing
                 // Long enough that a busy machine takes neither of them for dead: who is taken out does not stand any
                 // more.
                 let (first, epoch) = try await lead(group, "first", lease: .seconds(6))
-                let second = try await clients[1].group("ledger").join("second", lease: .seconds(6)).stand()
+                let second = try await clients[1].group("ledger").join("second", lease: .seconds(6)).campaign()
                 try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
                 for _ in 0..<3 {
                     _ = try await group.inspect()
@@ -122,7 +122,7 @@ import Testing
                     "TestMember", [server.unixURL, "ledger", "first", "1000", "primary"])
                 do {
                     while try await process.line() != "primary 1" {}
-                    let second = try await group.join("second", lease: .seconds(1)).stand()
+                    let second = try await group.join("second", lease: .seconds(1)).campaign()
                     try second.report(position: nil, unfit: "restoring")
                     try await eventually("it says it is unfit") {
                         try await client.plan(group: "ledger").candidates.contains {
@@ -172,7 +172,7 @@ import Testing
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
                 let (first, epoch) = try await lead(group, "node", lease: .seconds(1))
-                let twin = try await clients[1].group("ledger").join("node", lease: .seconds(1)).stand()
+                let twin = try await clients[1].group("ledger").join("node", lease: .seconds(1)).campaign()
                 try await eventually("the twin is elected") { twin.role.epoch != nil }
                 #expect(!epoch.isHeld && first.membership.state == .replaced)
                 let events = try await observer.events()
@@ -188,7 +188,7 @@ import Testing
             try await withClient(server.unixURL) { client in
                 let group = try await client.group("ledger")
                 let (first, epoch) = try await lead(group, "first", lease: .milliseconds(500))
-                let second = try await group.join("second", lease: .milliseconds(500)).stand()
+                let second = try await group.join("second", lease: .milliseconds(500)).campaign()
                 try await client.pause(group: "ledger", for: .seconds(2), actor: "ann", reason: "work on the switch")
                 first.giveUp(epoch)
                 try await eventually(group, "the role is vacant") { $0.primary?.member == nil }
@@ -216,7 +216,7 @@ import Testing
                 let group = try await client.group("ledger")
                 let members = Shared<[Candidacy]>([])
                 for id in ["a", "b", "c"] {
-                    let candidacy = try await group.join(id, lease: .milliseconds(400)).stand()
+                    let candidacy = try await group.join(id, lease: .milliseconds(400)).campaign()
                     members.change { $0.append(candidacy) }
                 }
                 try await client.changeSettings(.init(brakeCount: 2), group: "ledger", actor: "ann")
@@ -236,7 +236,7 @@ import Testing
                     }
                     primary.giveUp(epoch, reason: "unhealthy")
                 }
-                try await eventually("the group is held") { try await observer.events("group.held").count == 1 }
+                try await eventually("the group is held") { try await observer.events("group.braked").count == 1 }
                 #expect(members.value.allSatisfy { $0.role == .standby })
                 try await client.acknowledge(group: "ledger", actor: "ann")
                 try await eventually("somebody is elected again") { members.value.contains { $0.role.epoch != nil } }
@@ -253,11 +253,12 @@ import Testing
                 let (low, epoch) = try await lead(group, "low")
                 try await clients[0].changeSettings(
                     .init(failback: .automatic, failbackAfter: .milliseconds(300)), group: "ledger")
-                let high = try await clients[1].group("ledger").join("high", priority: 10, lease: .seconds(2)).stand()
+                let high = try await clients[1].group("ledger").join("high", priority: 10, lease: .seconds(2))
+                    .campaign()
                 try await eventually("the lower one is asked to hand over") {
-                    if case .draining = low.role { true } else { false }
+                    if case .handingOver = low.role { true } else { false }
                 }
-                low.drained(epoch)
+                low.readyToHandOver(epoch)
                 try await eventually("the higher one is elected") { high.role.epoch?.value == 2 }
                 let elected = try await observer.events("primary.elected")
                 #expect(elected.last?.reason == "failback")
@@ -277,7 +278,7 @@ import Testing
                     await failure { try epoch.check() }?.code == .writesSuspended
                 }
                 #expect(epoch.isHeld)
-                _ = try await group.join("second").stand()
+                _ = try await group.join("second").campaign()
                 try await eventually("it may write again") { await failure { try epoch.check() } == nil }
                 let types = try await observer.events().map(\.type).filter { $0.hasPrefix("standby") }
                 #expect(types == ["standby.shortfall", "standby.restored"])
@@ -292,7 +293,7 @@ import Testing
                 let group = try await client.group("ledger")
                 let (first, epoch) = try await lead(group, "first")
                 try first.report(position: 100)
-                let second = try await group.join("second", lease: .seconds(2)).stand()
+                let second = try await group.join("second", lease: .seconds(2)).campaign()
                 try second.report(position: 90)
                 try await eventually("both positions are known") {
                     try await client.plan(group: "ledger").candidates.contains { $0.lag == 10 }
@@ -303,16 +304,16 @@ import Testing
                     }
                 }
                 try await eventually("it is asked to hand over") {
-                    if case .draining = first.role { true } else { false }
+                    if case .handingOver = first.role { true } else { false }
                 }
-                first.drained(epoch, position: 120)
+                first.readyToHandOver(epoch, position: 120)
                 let error = await switching.value
                 #expect(error?.code == .switchoverAborted)
                 #expect(first.role == .primary(epoch) && epoch.isHeld)
                 try second.report(position: 120)
                 let again = Task { try await client.switchover(group: "ledger", timeout: .seconds(20)) }
-                try await eventually("it is asked again") { if case .draining = first.role { true } else { false } }
-                first.drained(epoch, position: 120)
+                try await eventually("it is asked again") { if case .handingOver = first.role { true } else { false } }
+                first.readyToHandOver(epoch, position: 120)
                 try await eventually("the target has come as far") { second.role.epoch?.value == 2 }
                 second.ready(try #require(second.role.epoch))
                 let member = try await again.value.member

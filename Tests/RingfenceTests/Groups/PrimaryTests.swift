@@ -65,9 +65,9 @@ import Testing
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
                 let one = try await group.join("one", lease: .milliseconds(900))
-                let first = try await one.stand()
+                let first = try await one.campaign()
                 let two = try await group.join("two", lease: .milliseconds(900))
-                let second = try await two.stand()
+                let second = try await two.campaign()
                 try await eventually(group, "one is elected") { $0.primary?.member != nil }
                 for candidacy in [first, second] {
                     Task {
@@ -152,7 +152,7 @@ import Testing
             let one = try await group.join("one", lease: .milliseconds(400))
             let vacant = await failure { try await client.switchover(group: "ledger", to: "one") }
             #expect(vacant?.reasons.map(\.code) == ["notACandidate", "noPrimary"])
-            let candidacy = try await one.stand()
+            let candidacy = try await one.campaign()
             try await eventually("elected") { if case .elected = candidacy.role { true } else { false } }
             let epoch = try #require(candidacy.role.epoch)
             let early = await failure { try await client.switchover(group: "ledger") }
@@ -162,7 +162,7 @@ import Testing
             let alone = await failure { try await client.switchover(group: "ledger", to: "one") }
             #expect(alone?.reasons.map(\.code) == ["primary"])
             let other = try await group.join("two", lease: .seconds(3))
-            let second = try await other.stand()
+            let second = try await other.campaign()
             try await other.update(health: "disk full")
             try second.report(position: nil, unfit: "restoring")
             try await client.setMaintenance(true, of: "two", group: "ledger", actor: "ann")
@@ -189,7 +189,7 @@ import Testing
                 do {
                     while try await process.line() != "primary 1" {}
                     let group = try await client.group("ledger")
-                    let candidacy = try await group.join("second", lease: .milliseconds(600)).stand()
+                    let candidacy = try await group.join("second", lease: .milliseconds(600)).campaign()
                     try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
                     try await process.end()
                     try await eventually("the second is elected") { candidacy.role.epoch?.value == 2 }
@@ -211,7 +211,7 @@ import Testing
                 do {
                     while try await process.line() != "primary 1" {}
                     let group = try await client.group("ledger")
-                    let candidacy = try await group.join("second", lease: .milliseconds(600)).stand()
+                    let candidacy = try await group.join("second", lease: .milliseconds(600)).campaign()
                     try await eventually(group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
                     try await process.freeze()
                     process.tell("check")

@@ -105,12 +105,12 @@ import Testing
     }
 
     @Test func `the first member takes the whole circle from nobody, and the last leaves it to nobody`() throws {
-        let empty = try HashRing(seed: 9, unit: 3)
+        let empty = try HashRing(seed: 9, pointsPerWeight: 3)
         let plan = try empty.plan(joining: [.init(id: "only")])
         #expect(plan.moves == [.init(range: .init(after: .max, through: .max), giver: nil, taker: "only")])
         #expect(plan.share == 1)
         #expect(plan.move(of: "any")?.taker == "only")
-        let back = try HashRing([.init(id: "only")], seed: 9, unit: 3).plan(leaving: ["only"])
+        let back = try HashRing([.init(id: "only")], seed: 9, pointsPerWeight: 3).plan(leaving: ["only"])
         #expect(back.moves == [.init(range: .init(after: .max, through: .max), giver: "only", taker: nil)])
     }
 
@@ -119,7 +119,7 @@ import Testing
         #expect(ring == (try HashRing(Self.members.reversed())))
         #expect(ring == (try HashRing().applying(joining: Self.members)))
         #expect(ring != (try HashRing(Self.members, seed: 1)))
-        #expect(ring != (try HashRing(Self.members, unit: 255)))
+        #expect(ring != (try HashRing(Self.members, pointsPerWeight: 255)))
         #expect(Set([ring, try HashRing(Self.members.reversed())]).count == 1)
         // Ids are bytes: these look alike, and are two members.
         let alike = try HashRing([.init(id: "\u{E9}"), .init(id: "e\u{301}")])
@@ -140,7 +140,7 @@ import Testing
         }
         let ring = try HashRing(Self.members)
         #expect(message { _ = try HashRing([.init(id: "")]) }.hasPrefix("id must be 1 to 512 bytes"))
-        #expect(message { _ = try HashRing(unit: 0) }.hasPrefix("unit must be 1 to 4096"))
+        #expect(message { _ = try HashRing(pointsPerWeight: 0) }.hasPrefix("pointsPerWeight must be 1 to 4096"))
         #expect(message { _ = try ring.applying(leaving: ["cach-1"]) }.contains("\"cach-1\" is none"))
         #expect(
             message { _ = try ring.plan(joining: [.init(id: "x", weight: 2000)]) }.hasPrefix("weight must be 0 to 1000")

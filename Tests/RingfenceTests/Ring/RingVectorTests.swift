@@ -54,7 +54,7 @@ import Testing
         struct Ring: Decodable {
             var name: String
             var seed: String
-            var unit: Int
+            var pointsPerWeight: Int
             var members: [Member]
             var digest: String
             var shares: [Share]
@@ -81,7 +81,7 @@ import Testing
         }
         for vector in vectors.rings {
             let ring = try HashRing(
-                vector.members.map(\.member), seed: Self.hex(vector.seed), unit: vector.unit)
+                vector.members.map(\.member), seed: Self.hex(vector.seed), pointsPerWeight: vector.pointsPerWeight)
             #expect(ring.digest.description == vector.digest, "\(vector.name)")
             #expect(ring.members.map { Self.bytes($0.id) } == vector.shares.map { Self.bytes($0.id) })
             for share in vector.shares {
@@ -146,13 +146,13 @@ import Testing
             .init(id: "10.0.3.7:7000", zone: "zone-3", weight: 5),
         ]
         let leaving = ["10.0.5.7:7000", "10.0.7.7:7000"]
-        let (seed, unit, count) = (dice.next(), 64, 3)
+        let (seed, pointsPerWeight, count) = (dice.next(), 64, 3)
         let keys = (0..<10_000).map { _ in
             (0..<dice.pick(0...40)).map { _ in UInt8(truncatingIfNeeded: dice.next()) }
         }
         let numbers = (0..<100).map { _ in dice.next() }
 
-        var job = "ring \(seed) \(unit) \(count)\n"
+        var job = "ring \(seed) \(pointsPerWeight) \(count)\n"
         for (kind, list) in [("member", members), ("join", joining)] {
             for member in list { job += "\(kind) \(Self.word(member.id)) \(member.weight) \(Self.word(member.zone))\n" }
         }
@@ -163,7 +163,7 @@ import Testing
         try job.write(toFile: directory.path + "/job", atomically: true, encoding: .utf8)
 
         let answers = try await output(of: "python3", ["-B", Self.python, "answer", directory.path + "/job"])
-        let ring = try HashRing(members, seed: seed, unit: unit)
+        let ring = try HashRing(members, seed: seed, pointsPerWeight: pointsPerWeight)
         let next = try ring.applying(joining: joining, leaving: leaving)
         var expected: [String] = []
         for (name, ring) in [("before", ring), ("after", next)] {

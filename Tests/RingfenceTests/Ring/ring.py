@@ -139,14 +139,14 @@ def xxh3_long(data, seed):
 class Ring:
     """`members`: (id, weight, zone), ids and zones as bytes."""
 
-    def __init__(self, members, seed=0, unit=256):
-        self.seed, self.unit = seed, unit
+    def __init__(self, members, seed=0, pointsPerWeight=256):
+        self.seed, self.pointsPerWeight = seed, pointsPerWeight
         self.members = sorted(members)
         self.weights = {id: weight for id, weight, _ in members}
         self.zones = {id: zone for id, _, zone in members}
         # Tuples sort by position first and then by id, byte by byte: the tie-break.
         self.points = sorted(
-            (self.point(id, j), id) for id, weight, _ in members for j in range(weight * unit)
+            (self.point(id, j), id) for id, weight, _ in members for j in range(weight * pointsPerWeight)
         )
 
     def point(self, id, j):
@@ -198,7 +198,7 @@ class Ring:
         return shares
 
     def digest(self):
-        records = [b"ringfence ring v1" + self.seed.to_bytes(8, "little") + self.unit.to_bytes(4, "little")]
+        records = [b"ringfence ring v1" + self.seed.to_bytes(8, "little") + self.pointsPerWeight.to_bytes(4, "little")]
         for id, weight, zone in self.members:
             records.append(
                 len(id).to_bytes(4, "little") + id + len(zone).to_bytes(4, "little") + zone
@@ -210,7 +210,7 @@ class Ring:
     def changed(self, joining, leaving):
         members = {member[0]: member for member in self.members if member[0] not in leaving}
         members.update({member[0]: member for member in joining})
-        return Ring(members.values(), self.seed, self.unit)
+        return Ring(members.values(), self.seed, self.pointsPerWeight)
 
     def moves(self, other):
         """[after, through, giver, taker]: maximal ranges, by their ends."""
@@ -245,12 +245,12 @@ def answer(path):
         return "nobody" if id is None else "x" + id.hex()
 
     ring, members, joining, leaving, keys, count = None, [], [], [], [], 1
-    seed = unit = 0
+    seed = pointsPerWeight = 0
     with open(path) as lines:
         for line in lines:
             kind, *words = line.split()
             if kind == "ring":
-                seed, unit, count = map(int, words)
+                seed, pointsPerWeight, count = map(int, words)
             elif kind == "member":
                 members.append((text(words[0]), int(words[1]), text(words[2])))
             elif kind == "join":
@@ -263,7 +263,7 @@ def answer(path):
                 keys.append(int(words[0]))
             else:
                 sys.exit(f"unknown line: {line}")
-    ring = Ring(members, seed, unit)
+    ring = Ring(members, seed, pointsPerWeight)
     other = ring.changed(joining, leaving)
     for name, ring_ in ("before", ring), ("after", other):
         print(name, ring_.digest(), len(ring_.points))
@@ -301,8 +301,8 @@ def vectors():
     def described(members):
         return [{"id": id.decode(), "weight": weight, "zone": zone.decode()} for id, weight, zone in members]
 
-    def case(name, members, seed, unit, joining=(), leaving=(), keys=()):
-        ring = Ring(members, seed, unit)
+    def case(name, members, seed, pointsPerWeight, joining=(), leaving=(), keys=()):
+        ring = Ring(members, seed, pointsPerWeight)
         other = ring.changed(joining, [id.encode() for id in leaving])
         shown_keys = []
         for key in keys:
@@ -318,11 +318,11 @@ def vectors():
         return {
             "name": name,
             "seed": f"{seed:016x}",
-            "unit": unit,
+            "pointsPerWeight": pointsPerWeight,
             "members": described(members),
             "digest": ring.digest(),
             "firstPoints": [
-                {"id": id.decode(), "positions": [f"{ring.point(id, j):016x}" for j in range(min(2, weight * unit))]}
+                {"id": id.decode(), "positions": [f"{ring.point(id, j):016x}" for j in range(min(2, weight * pointsPerWeight))]}
                 for id, weight, _ in ring.members
             ],
             "shares": [{"id": id.decode(), "positions": str(share)} for id, share in ring.shares().items()],

@@ -68,15 +68,15 @@ extension GroupServerModel {
         package var target = ""
         package var isForced = false
         package var final = Final.unsaid
-        package var drainUntil: Int64?
+        package var handoverUntil: Int64?
         /// The version in which it was ordered.
-        package var drainVersion: Int64 = 0
+        package var handoverVersion: Int64 = 0
         /// The last ones that were carried out, newest first.
         package var orders: [PastOrder] = []
         package var orderBy = ""
         package var orderWhy = ""
         package var pausedUntil: Int64?
-        package var heldUntil: Int64?
+        package var brakedUntil: Int64?
         package var failbackAt: Int64 = 0
         /// How long the last failback that was aborted made the next one wait.
         package var failbackWait: Int64 = 0
@@ -117,7 +117,7 @@ extension GroupServerModel {
         mutating func distrust(until moment: Int64, _ grace: Int64, _ flaws: Flaws) {
             if !flaws.forgetsEpochs { skip = 16 }
             if !flaws.electsAfterLoss { waits(until: moment) }
-            if phase == .draining { drainUntil! += grace }
+            if phase == .handingOver { handoverUntil! += grace }
         }
 
         /// A lease was over, or was not what it is, and its holder has not said that it stopped.
@@ -180,7 +180,7 @@ extension GroupServerModel.Group {
     var hasCandidates: Bool { members.values.contains { $0.standing != nil } }
 
     /// Something may be decided with each call of a candidate.
-    var awaitsCandidates: Bool { (office.primary.isEmpty || office.phase == .draining) && hasCandidates }
+    var awaitsCandidates: Bool { (office.primary.isEmpty || office.phase == .handingOver) && hasCandidates }
 
     func isPrimary(_ record: MemberRecord) -> Bool {
         office.session == record.session && office.primary.hasSameBytes(as: record.id)
@@ -194,7 +194,7 @@ extension GroupServerModel.Group {
         return switch claim {
         case .elected: office.phase == .elected
         case .ready: office.phase != .elected
-        case .none, .drained, .gone: false
+        case .none, .readyToHandOver, .gone: false
         }
     }
 
@@ -209,11 +209,11 @@ extension GroupServerModel.Group {
 
     private func number(_ name: String) -> Int64? { settings[name].flatMap { Int64($0) } }
     var failbackAfter: Int64 { number("failbackAfterMs") ?? 300_000 }
-    var drain: Int64 { number("drainMs") ?? 30_000 }
+    var drain: Int64 { number("handoverTimeoutMs") ?? 30_000 }
     var minStandbys: Int64 { number("minStandbys") ?? 0 }
     var brakeCount: Int64 { number("brakeCount") ?? 3 }
     var brakeWindow: Int64 { number("brakeWindowMs") ?? 600_000 }
-    private var mayHold: Bool { settings["whenAway"] == "hold" }
+    private var mayHold: Bool { settings["onCoordinatorLoss"] == "failsafe" }
 
     /// Nobody is missing that another server's copy knows, and its primary said that it has ended.
     private var areAllBack: Bool {
@@ -226,7 +226,7 @@ extension GroupServerModel.Group {
     /// Until then a primary that is gone may act still, among those it knew.
     var silentUntil: Int64? {
         guard office.primary.isEmpty, mayHold, let since = office.silentSince, !areAllBack else { return nil }
-        return since + (number("holdMs") ?? 600_000)
+        return since + (number("failsafeLimitMs") ?? 600_000)
     }
 
     // MARK: What is told
@@ -248,9 +248,9 @@ extension GroupServerModel.Group {
                 isInMaintenance: one.isInMaintenance, reasons: one.reasons)
         }
         return RoleReport(
-            pausedMilliseconds: left(office.pausedUntil), heldMilliseconds: left(office.heldUntil),
+            pausedMilliseconds: left(office.pausedUntil), brakedMilliseconds: left(office.brakedUntil),
             electMilliseconds: left(office.electAfter),
-            drainMilliseconds: office.phase == .draining ? left(office.drainUntil) : 0, refusals: refusals,
+            handoverMilliseconds: office.phase == .handingOver ? left(office.handoverUntil) : 0, refusals: refusals,
             candidates: candidates, orderEpoch: orderEpoch)
     }
 
@@ -258,7 +258,7 @@ extension GroupServerModel.Group {
 
     /// How far the data of whoever was or is primary has come, or else of whoever is furthest.
     private var measure: Int64? {
-        if office.phase == .draining, case .said(let final?) = office.final { return final }
+        if office.phase == .handingOver, case .said(let final?) = office.final { return final }
         let reference = office.primary.isEmpty ? office.lastPosition : held(office.primary)?.standing?.position
         return reference ?? members.values.compactMap { $0.standing?.position }.max()
     }
@@ -332,7 +332,7 @@ extension RoleClaim {
     fileprivate var epoch: Int64? {
         switch self {
         case .none: nil
-        case .elected(let epoch), .ready(let epoch), .drained(let epoch, _, _), .gone(let epoch, _): epoch
+        case .elected(let epoch), .ready(let epoch), .readyToHandOver(let epoch, _, _), .gone(let epoch, _): epoch
         }
     }
 }
@@ -361,7 +361,7 @@ extension GroupServerModel {
         let why = office.isForced ? "failover" : why
         call.ended = RoleEnded(why: why, silence: silence)
         call.favoured = office.target
-        if Self.misfortunes.contains(why), now >= call.group.holdUntil {
+        if Self.misfortunes.contains(why), now >= call.group.graceUntil {
             Self.mark(office.primary, &office.penalties, now)
         }
         if Self.failures.contains(why) { Self.mark(office.primary, &office.failures, now) }
@@ -386,7 +386,7 @@ extension GroupServerModel {
     /// A beat: whether its member knows what became of its last word.
     func noteWhatItHeard(_ session: String, _ call: inout Call) {
         guard let word = call.group.office.gaveUp, word.session == session, call.known.version > word.version,
-            call.known.asks, call.known.mark.hasPrefix("\(log?.gen ?? ""):")
+            call.known.asks, call.known.mark.hasPrefix("\(log?.generation ?? ""):")
         else { return }
         call.group.office.gaveUp = nil
         if call.group.office.copyVersion == nil {
@@ -452,8 +452,8 @@ extension GroupServerModel {
                 (call.group.office.phase, call.group.office.since) = (.ready, now)
                 (call.group.office.readyMember, call.group.office.readyEpoch) = (record.id, of)
                 if call.group.held(record.id)?.standing?.position == nil { call.group.office.lastPosition = nil }
-            case .drained(_, let position, let version)
-            where office.phase == .draining && office.final.position == nil && version >= office.drainVersion:
+            case .readyToHandOver(_, let position, let version)
+            where office.phase == .handingOver && office.final.position == nil && version >= office.handoverVersion:
                 call.group.office.final = .said(position)
             default: break
             }
@@ -476,7 +476,9 @@ extension GroupServerModel {
                 (call.group.office.isForced, call.group.office.target) = (false, "")
             } else {
                 // Ordered while nobody knew of a primary: it is to stop, like any other.
-                (call.group.office.phase, call.group.office.drainUntil) = (.draining, call.group.held(record.id)?.ends)
+                (call.group.office.phase, call.group.office.handoverUntil) = (
+                    .handingOver, call.group.held(record.id)?.ends
+                )
             }
         }
     }
@@ -521,7 +523,7 @@ extension GroupServerModel {
                 return call.refuse(
                     "handingOver", call.group.office.target, "a failover by hand cannot be taken back")
             }
-            guard call.group.office.phase == .draining else { return }
+            guard call.group.office.phase == .handingOver else { return }
             abort(reason.isEmpty ? "aborted" : reason, by: actor, &call)
         case .pause(let milliseconds):
             change(&call, news("group.paused", detail: "{\"forMs\":\(milliseconds)}"))
@@ -546,8 +548,8 @@ extension GroupServerModel {
             change(&call, news("member.maintenance", member: member, detail: "{\"on\":\(isOn)}"))
             call.group.office.maintenance = isOn ? all + [member] : all.filter { !$0.hasSameBytes(as: member) }
         case .acknowledge:
-            if call.group.office.heldUntil != nil { change(&call, news("group.released")) }
-            (call.group.office.heldUntil, call.group.office.failovers) = (nil, [])
+            if call.group.office.brakedUntil != nil { change(&call, news("group.unbraked")) }
+            (call.group.office.brakedUntil, call.group.office.failovers) = (nil, [])
         case .settings(let settings):
             guard settings.contains(where: { call.group.settings[$0.name] != $0.value }) else { return }
             let pairs = settings.map { "\(Self.quoted($0.name)):\(Self.quoted($0.value))" }
@@ -570,7 +572,7 @@ extension GroupServerModel {
             floors.version = max(floors.version, call.group.version)
             floors.epoch = max(floors.epoch, office.epoch + office.skip)
             call.group.office.emptySince = nil
-            (call.group.office.pausedUntil, call.group.office.heldUntil) = (nil, nil)
+            (call.group.office.pausedUntil, call.group.office.brakedUntil) = (nil, nil)
             (call.group.office.failovers, call.group.office.penalties) = ([], [])
             call.group.office.failures = []
             (call.group.office.maintenance, call.group.office.isShort) = ([], false)
@@ -584,7 +586,7 @@ extension GroupServerModel {
         let (now, office) = (call.group.now, call.group.office)
         let reasons = [
             ("paused", office.pausedUntil.map { $0 > now } ?? false),
-            ("held", office.heldUntil.map { $0 > now } ?? false),
+            ("held", office.brakedUntil.map { $0 > now } ?? false),
             ("breaker", GroupBreaker(call.group.settings) != .automatic),
             ("maintenance", !office.maintenance.isEmpty), ("handingOver", !office.target.isEmpty),
         ]
@@ -604,7 +606,7 @@ extension GroupServerModel {
         let office = call.group.office
         let named = member.map { member in ranking.first { $0.id.hasSameBytes(as: member) } }
         if let member, named! == nil { call.refuse("notACandidate", member) }
-        if office.phase == .draining { call.refuse("handingOver", office.target) }
+        if office.phase == .handingOver { call.refuse("handingOver", office.target) }
         if office.primary.isEmpty { call.refuse("noPrimary") }
         if office.phase == .elected { call.refuse("notReady", office.primary) }
         let wait = office.electAfter - call.group.now
@@ -626,7 +628,7 @@ extension GroupServerModel {
         let judged = call.group.ranking().first { $0.id.hasSameBytes(as: member) }
         let office = call.group.office
         if judged == nil { call.refuse("notACandidate", member) }
-        if office.phase == .draining { call.refuse("handingOver", office.target) }
+        if office.phase == .handingOver { call.refuse("handingOver", office.target) }
         guard let judged else { return }
         if office.primary.hasSameBytes(as: member) { call.refuse("primary", member) }
         call.refusals += judged.reasons.filter { $0.code == "lease" || $0.code == "maintenance" }
@@ -647,9 +649,11 @@ extension GroupServerModel {
         (news.epoch, news.previous) = (call.group.office.epoch, call.group.office.primary)
         (news.reason, news.actor) = (why, actor)
         change(&call, news)
-        if !call.group.office.primary.isEmpty { (call.group.office.phase, call.group.office.since) = (.draining, now) }
-        (call.group.office.target, call.group.office.drainUntil) = (target, until)
-        call.group.office.drainVersion = call.group.version
+        if !call.group.office.primary.isEmpty {
+            (call.group.office.phase, call.group.office.since) = (.handingOver, now)
+        }
+        (call.group.office.target, call.group.office.handoverUntil) = (target, until)
+        call.group.office.handoverVersion = call.group.version
         (call.group.office.isForced, call.group.office.final) = (isForced, .unsaid)
         (call.group.office.orderBy, call.group.office.orderWhy) = (actor, why)
     }
@@ -676,11 +680,11 @@ extension GroupServerModel {
             changeBecauseOfTime("group.resumed", &call)
             call.group.office.pausedUntil = nil
         }
-        if let until = call.group.office.heldUntil, now >= until {
-            changeBecauseOfTime("group.released", &call)
-            call.group.office.heldUntil = nil
+        if let until = call.group.office.brakedUntil, now >= until {
+            changeBecauseOfTime("group.unbraked", &call)
+            call.group.office.brakedUntil = nil
         }
-        if call.group.office.phase == .draining { goOnHandingOver(&call) }
+        if call.group.office.phase == .handingOver { goOnHandingOver(&call) }
         if call.group.office.primary.isEmpty {
             if let winner = choose(&call), !isOtherServer(&call) {
                 elect(winner, &call)
@@ -695,8 +699,8 @@ extension GroupServerModel {
         let failback = fallBack(&call)
         countStandbys(&call)
         let office = call.group.office
-        var moments = [office.pausedUntil, office.heldUntil, failback]
-        if office.phase == .draining { moments += [office.drainUntil, office.electAfter] }
+        var moments = [office.pausedUntil, office.brakedUntil, failback]
+        if office.phase == .handingOver { moments += [office.handoverUntil, office.electAfter] }
         if office.primary.isEmpty, call.group.hasCandidates {
             moments.append(office.electAfter)
             moments.append(call.group.silentUntil)
@@ -715,7 +719,7 @@ extension GroupServerModel {
 
     private mutating func goOnHandingOver(_ call: inout Call) {
         let office = call.group.office
-        let isOver = call.group.now >= office.drainUntil ?? 0
+        let isOver = call.group.now >= office.handoverUntil ?? 0
         if office.isForced {
             if isOver { endRole("failover", isSilent: true, &call) }
             return
@@ -729,7 +733,7 @@ extension GroupServerModel {
             _ = isOtherServer(&call)
             if call.group.now >= call.group.office.electAfter {
                 endRole(office.orderBy.isEmpty ? "failback" : "switchover", &call)
-            } else if call.group.now >= call.group.office.drainUntil ?? 0 {
+            } else if call.group.now >= call.group.office.handoverUntil ?? 0 {
                 abort("timeout", &call)
             }
         } else if isOver {
@@ -761,17 +765,17 @@ extension GroupServerModel {
         guard var best = able.first else { return nil }
         if let favoured, favoured.mayLead, favoured.bucket <= best.bucket { best = favoured }
         guard able.count > 1 else { return best }
-        if office.heldUntil ?? 0 > now { return nil }
+        if office.brakedUntil ?? 0 > now { return nil }
         let (limit, window) = (call.group.brakeCount, call.group.brakeWindow)
         let recent = Int64(office.failovers.count { $0 > now - window })
         let isMisfortune = Self.misfortunes.contains(call.ended?.why ?? office.lastWhy)
         guard limit > 0, recent >= limit, isMisfortune, !office.lastPrimary.hasSameBytes(as: best.id) else {
             return best
         }
-        var news = News("group.held", detail: "{\"failovers\":\(recent),\"forMs\":\(window)}")
+        var news = News("group.braked", detail: "{\"failovers\":\(recent),\"forMs\":\(window)}")
         news.reason = "flapping"
         change(&call, news)
-        (call.group.office.heldUntil, call.group.office.failovers) = (now + window, [])
+        (call.group.office.brakedUntil, call.group.office.failovers) = (now + window, [])
         return nil
     }
 
@@ -822,7 +826,7 @@ extension GroupServerModel {
     private mutating func fallBack(_ call: inout Call) -> Int64? {
         let (now, office) = (call.group.now, call.group.office)
         guard call.group.settings["failback"] == "automatic", office.phase == .ready else { return nil }
-        guard office.pausedUntil ?? 0 <= now, office.heldUntil ?? 0 <= now else { return nil }
+        guard office.pausedUntil ?? 0 <= now, office.brakedUntil ?? 0 <= now else { return nil }
         let ranking = call.group.ranking()
         guard let own = ranking.first(where: { $0.id.hasSameBytes(as: office.primary) }) else { return nil }
         func isBetter(_ one: Judged, _ other: Judged) -> Bool {

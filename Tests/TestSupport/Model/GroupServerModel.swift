@@ -67,7 +67,7 @@ package struct GroupServerModel: Sendable {
         package var memberVersion: Int64 = 0
         package var now: Int64 = 0
         package var offset: Int64 = 0
-        package var holdUntil: Int64 = 0
+        package var graceUntil: Int64 = 0
         package var recoverUntil: Int64 = 0
         /// In a row, up to the last call.
         package var gaps: Int64 = 0
@@ -112,8 +112,8 @@ package struct GroupServerModel: Sendable {
     }
 
     package struct Event: Sendable, Equatable {
-        package var gen: String
-        package var seq: Int64
+        package var generation: String
+        package var sequence: Int64
         package var group: String
         package var type: String
         package var member: String?
@@ -146,20 +146,20 @@ package struct GroupServerModel: Sendable {
     }
 
     package struct Log: Sendable, Hashable {
-        package var gen: String
-        package var seq: Int64
+        package var generation: String
+        package var sequence: Int64
         package var run: String
         /// The last number kept of each generation that ended, newest first.
-        package var forks: [(gen: String, kept: Int64)] = []
+        package var forks: [(generation: String, kept: Int64)] = []
 
         package static func == (one: Log, other: Log) -> Bool {
-            one.gen == other.gen && one.seq == other.seq && one.run == other.run
+            one.generation == other.generation && one.sequence == other.sequence && one.run == other.run
                 && one.forks.elementsEqual(other.forks) { $0 == $1 }
         }
 
         package func hash(into hasher: inout Hasher) {
-            hasher.combine(gen)
-            hasher.combine(seq)
+            hasher.combine(generation)
+            hasher.combine(sequence)
             hasher.combine(run)
         }
     }
@@ -249,7 +249,7 @@ package struct GroupServerModel: Sendable {
             passTime(&call)
             let knowsLost = known.asks && !known.mark.isEmpty && known.mark != group.mark && isLost(known.mark)
             if let end = call.group.firstEnd {
-                let isDue = call.group.now >= max(end, call.group.holdUntil)
+                let isDue = call.group.now >= max(end, call.group.graceUntil)
                 let mayBeAnother = isGap || call.away < 0 || isLastWord(call) || knowsLost
                 if isDue || mayBeAnother || call.group.now - call.group.runAt >= 10_000 { _ = isOtherServer(&call) }
             }
@@ -301,12 +301,12 @@ package struct GroupServerModel: Sendable {
         }
         let now = clock + group.offset
         guard now >= group.now, !isGap(group) else { return false }
-        if let end = group.firstEnd, now >= max(end, group.holdUntil) || now - group.runAt >= 10_000 { return false }
+        if let end = group.firstEnd, now >= max(end, group.graceUntil) || now - group.runAt >= 10_000 { return false }
         return group.office.checkAt.map { now < $0 } ?? true
     }
 
     private func isOfThisGeneration(_ mark: String) -> Bool {
-        guard let log, mark.hasPrefix("\(log.gen):") else { return false }
+        guard let log, mark.hasPrefix("\(log.generation):") else { return false }
         return !isLost(mark)
     }
 
@@ -359,9 +359,9 @@ package struct GroupServerModel: Sendable {
             call.group.offset -= elapsed - (call.group.gaps > 2 ? call.group.pace : 0)
             let now = clock + call.group.offset
             let hold = min(call.group.longest, max(call.group.shortest, 3000))
-            let mayHold = now - call.group.holdUntil >= hold
-            if mayHold { call.group.holdUntil = now + hold }
-            var news = News("coordinator.gap", detail: "{\"gapMs\":\(elapsed),\"holdMs\":\(mayHold ? hold : 0)}")
+            let mayHold = now - call.group.graceUntil >= hold
+            if mayHold { call.group.graceUntil = now + hold }
+            var news = News("coordinator.gap", detail: "{\"gapMs\":\(elapsed),\"graceMs\":\(mayHold ? hold : 0)}")
             news.reason = "silence"
             write(news, &call)
             call.group.now = now
@@ -379,9 +379,9 @@ package struct GroupServerModel: Sendable {
         let isOther = !call.runBefore.isEmpty && call.runBefore != run
         if isOther {
             let grace = 4 * call.group.pace
-            let limit = call.group.settings["holdMs"].flatMap { Int64($0) } ?? 600_000
+            let limit = call.group.settings["failsafeLimitMs"].flatMap { Int64($0) } ?? 600_000
             let copy = call.away >= 0 && call.away < limit ? call.group.office.runVersion : nil
-            var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"holdMs\":\(grace)}")
+            var news = News("coordinator.gap", detail: "{\"gapMs\":0,\"graceMs\":\(grace)}")
             news.reason = "server"
             change(&call, news)
             for id in call.group.members.keys { call.group.members[id]!.ends += grace }
@@ -408,8 +408,8 @@ package struct GroupServerModel: Sendable {
         call.group.version = max(call.group.version, known.version)
         if isBehind {
             call.group.policy = known.policy ?? call.group.policy
-            call.group.holdUntil = max(call.group.holdUntil, call.group.now + longest)
-            call.group.recoverUntil = call.group.holdUntil
+            call.group.graceUntil = max(call.group.graceUntil, call.group.now + longest)
+            call.group.recoverUntil = call.group.graceUntil
         }
         let more = isEpochBehind ? ",\"epoch\":\(known.epoch)" : ""
         change(
@@ -420,7 +420,7 @@ package struct GroupServerModel: Sendable {
     }
 
     private mutating func buryTheDead(_ call: inout Call) {
-        guard let end = call.group.firstEnd, call.group.now >= max(end, call.group.holdUntil) else { return }
+        guard let end = call.group.firstEnd, call.group.now >= max(end, call.group.graceUntil) else { return }
         let now = call.group.now
         var dead = call.group.members.values.filter { $0.ends <= now }.sorted {
             $0.ends != $1.ends ? $0.ends < $1.ends : $0.record.id.isBefore($1.record.id)
@@ -585,7 +585,7 @@ package struct GroupServerModel: Sendable {
         }
         for change in all {
             if count >= most || bytes >= 65_536, change.place != place {
-                page.next = "\(log?.gen ?? ""):\(began):\(place)"
+                page.next = "\(log?.generation ?? ""):\(began):\(place)"
                 break
             }
             if change.isGone {
@@ -607,12 +607,12 @@ package struct GroupServerModel: Sendable {
         var (isLook, asksForLeases) = (false, false)
         if case .watch(let leases) = call.verb { (isLook, asksForLeases) = (true, leases) }
         let cursor = known.cursor.split(separator: ":")
-        if isLook, cursor.count == 3, String(cursor[0]) == log?.gen, let began = Int64(cursor[1]),
+        if isLook, cursor.count == 3, String(cursor[0]) == log?.generation, let began = Int64(cursor[1]),
             began >= changes.floor
         {
             return page(group, changes, from: known.cursor, began: began, after: Int64(cursor[2])!, most: 256)
         }
-        if !asksForLeases, known.mark.hasPrefix("\(log?.gen ?? ""):"), known.version >= changes.floor {
+        if !asksForLeases, known.mark.hasPrefix("\(log?.generation ?? ""):"), known.version >= changes.floor {
             let page = page(
                 group, changes, from: GroupAnswer.Page.known, began: known.version, after: known.version,
                 most: isLook ? 256 : 16)
@@ -645,7 +645,8 @@ package struct GroupServerModel: Sendable {
         if call.known.asks, call.known.mark != group.mark || asksForLeases || isOrder {
             let all = group.members.values.sorted { $0.record.id.isBefore($1.record.id) }
             // What the caller knows was not lost, and no member changed since.
-            let isSame = call.known.version >= group.memberVersion && call.known.mark.hasPrefix("\(log?.gen ?? ""):")
+            let isSame =
+                call.known.version >= group.memberVersion && call.known.mark.hasPrefix("\(log?.generation ?? ""):")
             content = GroupAnswer.Content(
                 members: isSame && !asksForLeases ? nil : all.map(\.record),
                 leases: asksForLeases ? all.map { max(0, $0.ends - group.now) } : [],
@@ -653,7 +654,7 @@ package struct GroupServerModel: Sendable {
                 sinceMilliseconds: group.office.since.map { group.now - $0 } ?? 0, settings: group.settings,
                 report: asksForLeases || isOrder
                     ? group.report(call.refusals, orderEpoch: call.orderEpoch) : nil)
-            let isContinued = asksForLeases && call.known.cursor.hasPrefix("\(log?.gen ?? ""):")
+            let isContinued = asksForLeases && call.known.cursor.hasPrefix("\(log?.generation ?? ""):")
             if let changes = group.changes, !isSame || asksForLeases || isContinued {
                 content!.members = nil
                 content!.page = page(changes, call)
@@ -666,11 +667,13 @@ package struct GroupServerModel: Sendable {
                 }
             }
         }
-        var next = group.firstEnd.map { max(0, max($0, group.holdUntil) - group.now) }
+        var next = group.firstEnd.map { max(0, max($0, group.graceUntil) - group.now) }
         if let at = group.office.checkAt { next = min(next ?? .max, max(0, at - group.now)) }
         var answer = GroupAnswer(
-            status: status, gen: log?.gen ?? "", seq: log?.seq ?? 0, version: group.version, mark: group.mark,
-            nextMilliseconds: next, paceMilliseconds: group.pace, heldMilliseconds: max(0, group.holdUntil - group.now),
+            status: status, generation: log?.generation ?? "", sequence: log?.sequence ?? 0, version: group.version,
+            mark: group.mark,
+            nextMilliseconds: next, paceMilliseconds: group.pace,
+            graceMilliseconds: max(0, group.graceUntil - group.now),
             recoveryMilliseconds: max(0, group.recoverUntil - group.now), content: content, holder: call.holder)
         answer.statuses = call.statuses
         return answer
@@ -696,19 +699,20 @@ package struct GroupServerModel: Sendable {
             "member.joined", "member.updated", "member.left", "member.expired", "state.rolledBack",
         ]
         if ofMembers.contains(all[0].type) { call.group.memberVersion = call.group.version }
-        call.group.mark = "\(log!.gen):\(log!.seq)"
+        call.group.mark = "\(log!.generation):\(log!.sequence)"
     }
 
     private mutating func write(_ news: News, _ call: inout Call, version: Int64? = nil, of: Int = 1) {
-        var log = self.log ?? Log(gen: call.fresh, seq: 0, run: run)
+        var log = self.log ?? Log(generation: call.fresh, sequence: 0, run: run)
         if log.run != run {
-            log.forks = Array(([(log.gen, log.seq)] + log.forks).prefix(16))
-            log.gen = call.fresh
+            log.forks = Array(([(log.generation, log.sequence)] + log.forks).prefix(16))
+            log.generation = call.fresh
             log.run = run
         }
-        log.seq += 1
+        log.sequence += 1
         self.log = log
-        var text = "{\"gen\":\"\(log.gen)\",\"seq\":\(log.seq),\"at\":\(clock),\"type\":\"\(news.type)\""
+        var text =
+            "{\"generation\":\"\(log.generation)\",\"sequence\":\(log.sequence),\"at\":\(clock),\"type\":\"\(news.type)\""
         text += ",\"group\":\(Self.quoted(call.name))"
         if let member = news.member { text += ",\"member\":\(Self.quoted(member))" }
         if let version { text += ",\"version\":\(version)" }
@@ -721,16 +725,17 @@ package struct GroupServerModel: Sendable {
         text += "}"
         events.append(
             Event(
-                gen: log.gen, seq: log.seq, group: call.name, type: news.type, member: news.member, version: version,
+                generation: log.generation, sequence: log.sequence, group: call.name, type: news.type,
+                member: news.member, version: version,
                 of: of, record: news.record, epoch: news.epoch, reason: news.reason, text: text))
     }
 
     /// Whether the event with this mark is not in the log.
     private func isLost(_ mark: String) -> Bool {
         let parts = mark.split(separator: ":")
-        guard parts.count == 2, let seq = Int64(parts[1]), let log else { return true }
-        if parts[0] == log.gen { return seq > log.seq }
-        return seq > log.forks.first { $0.gen == parts[0] }?.kept ?? -1
+        guard parts.count == 2, let sequence = Int64(parts[1]), let log else { return true }
+        if parts[0] == log.generation { return sequence > log.sequence }
+        return sequence > log.forks.first { $0.generation == parts[0] }?.kept ?? -1
     }
 
     /// As Lua's cjson writes a string.

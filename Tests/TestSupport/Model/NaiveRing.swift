@@ -15,14 +15,14 @@ package struct NaiveRing: Sendable {
     package let members: [RingMember]
     package let points: [Point]
 
-    package init(_ members: [RingMember], seed: UInt64, unit: Int) {
+    package init(_ members: [RingMember], seed: UInt64, pointsPerWeight: Int) {
         self.seed = seed
         let sorted = members.sorted { Array($0.id.utf8).lexicographicallyPrecedes(Array($1.id.utf8)) }
         self.members = sorted
         points = sorted.enumerated().flatMap { place, member in
             // A member's points are what SplitMix64 gives from the hash of its id on.
             var generator = SplitMix64(seed: RingHash.position(of: member.id, seed: seed))
-            return (0..<(member.weight * unit)).map { _ in Point(value: generator.next(), member: place) }
+            return (0..<(member.weight * pointsPerWeight)).map { _ in Point(value: generator.next(), member: place) }
         }.sorted { ($0.value, $0.member) < ($1.value, $1.member) }
     }
 

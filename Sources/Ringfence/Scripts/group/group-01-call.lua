@@ -9,7 +9,7 @@
 --        8 candidates:<group>, 9 changes:<group>, 10 gone:<group>
 -- ARGV   1 verb, 2 group, 3 a random text for a new generation of the log, 4 how many events are kept,
 --        5 the version of the group the caller knows (0: none), 6 its mark (''; '-': it does not ask),
---        7 the longest lease it knows of in ms (0), 8 its seed and 9 its unit, if it knows them (''),
+--        7 the longest lease it knows of in ms (0), 8 its seed and 9 its points per weight, if it knows them (''),
 --        10 the highest epoch it knows (0), then by verb
 --   watch  11 'leases' to be told them, and the report, else ''; 12 the next of the answer before, if any, else ''
 --   beat   11 member, 12 session, 13 lease in ms, 14 the mark of its join; and of a candidate
@@ -19,8 +19,8 @@
 --   join   11 member, 12 session, 13 lease in ms, 14 record, 15 from whom it may take the id: 'first' anybody, 'again'
 --          nobody, 'over:<session>' that session, 'stay:<mark of its join>' nobody, and it does not come in either: a
 --          change of a member that is there (without a mark, one that is not there has expired and was never lost);
---          16 seed, 17 unit, for a group without policy; 18 how many members a group may have, 19 how many groups there
---          may be; and of a candidate 20 claim, 21 position, 22 unfit
+--          16 seed, 17 points per weight, for a group without policy; 18 how many members a group may have, 19 how
+--          many groups there may be; and of a candidate 20 claim, 21 position, 22 unfit
 --   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that
 --          its role is over at once, only with its session and without an actor
 --   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge',
@@ -28,16 +28,17 @@
 --          long it must have been empty), 14 actor, 15 reason, 16 the order's own id, 17 and on: settings, name and
 --          value of each; breaker: 'breaker' and 'automatic', 'open' or 'closed'
 --   note   11 type, 12 member, 13 reason, 14 actor, 15 detail: an event that changes nothing
--- RESULT { status, gen, seq, version, mark, ms to the next death, pace in ms, ms held, ms of recovery,
---          members, leases, seed, unit, role, settings, report }
+-- RESULT { status, generation, sequence, version, mark, ms to the next death, pace in ms, ms of expiry grace, ms of
+--          recovery, members, leases, seed, points per weight, role, settings, report }
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note:
 --             'noted'; join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out,
 --             or left), 'unknown' (Redis lost it: it shall join again under the same session); beats: 'beats:' and a
 --             letter for each, the first of its status; of a join 'full' (the group has as many members as it may),
 --             'tooManyGroups' (there are as many groups as there may be), or 'taken:<ms>:<address>' (another lives
 --             under the id and keeps it, for so many ms unless it is heard of again)
---   gen, seq  of the event log: whoever saw less has missed a message
---   mark      <gen>:<seq> of the event that made this version. The caller that knows it is told nothing that follows.
+--   generation, sequence  of the event log: whoever saw less has missed a message
+--   mark      <generation>:<sequence> of the event that made this version. The caller that knows it is told nothing
+--             that follows.
 --   ms to the next death   or to whatever else time will decide; -1 if there are no members
 --   members   id, record, id, record, … and what follows, only for a caller that knows another mark, an order, or
 --             'leases'. For neither of the two, and if the members are what they were in the version that the caller
@@ -46,8 +47,8 @@
 --   role      { epoch, primary, its session, phase, ms since, target, 1 if forced, 1 if standbys are missing (2: and so
 --             the primary must not write), last primary, who was ready last, and under which epoch }
 --   settings  of the election, and 'breaker': name, value, name, value, … of those that were ever set
---   report    for an order, and with the last of 'leases': { ms paused, ms held by the brake, ms until anybody may be
---             elected, ms left of the drain, refusals (code, member, detail, …), candidates, the epoch under which
+--   report    for an order, and with the last of 'leases': { ms paused, ms of the brake, ms until anybody may be
+--             elected, ms left of the handover, refusals (code, member, detail, …), candidates, the epoch under which
 --             the order was carried out, which for one that is repeated is not this call (0: no order) }, candidates in
 --             the order in which they would be elected: { id, lag (-1: not known), position, ms fit, penalty in
 --             thousandths, 1 if in maintenance, reasons (code, detail, …) }
@@ -78,18 +79,18 @@ local function int(n) return string.format('%.0f', n) end
 
 local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000)
-local log = redis.call('HMGET', KEYS[7], 'gen', 'seq', 'run')
-local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'holdUntil', 'recoverUntil',
+local log = redis.call('HMGET', KEYS[7], 'generation', 'sequence', 'run')
+local state = redis.call('HMGET', KEYS[3], 'version', 'mark', 'now', 'offset', 'graceUntil', 'recoverUntil',
     'shortest', 'longest', 'gaps', 'run', 'runAt', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt',
     'pKnown', 'silentSince')
 local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
 local is_member_call = verb == 'beat' or verb == 'join' or verb == 'leave'
 local record = is_member_call and redis.call('HGET', KEYS[2], id)
 
-local gen, seq = log[1] or '', tonumber(log[2] or 0)
+local generation, sequence = log[1] or '', tonumber(log[2] or 0)
 local version, mark = tonumber(state[1] or 0), state[2] or ''
 local last, offset = tonumber(state[3] or 0), tonumber(state[4] or 0)
-local hold_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
+local grace_until, recover_until = tonumber(state[5] or 0), tonumber(state[6] or 0)
 local shortest, longest, gaps = tonumber(state[7] or 0), tonumber(state[8] or 0), tonumber(state[9] or 0)
 local group_run, run_at = state[10] or '', tonumber(state[11] or 0)
 local epoch, primary, primary_session = tonumber(state[12] or 0), state[13] or '', state[14] or ''
@@ -104,9 +105,9 @@ local is_behind = known_version > version or (known_version == version and known
 local is_epoch_behind = known_epoch > epoch
 -- Who is to be primary depends on time, which `checkAt` knows, on what candidates say, and on what is no quiet call
 -- anyway.
-local is_electing = (claim and candidates > 0 and (primary == '' or phase == 'draining'))
+local is_electing = (claim and candidates > 0 and (primary == '' or phase == 'handingOver'))
     or (check_at > 0 and now >= check_at)
-local is_due = first[1] and tonumber(first[2]) <= now and now >= hold_until
+local is_due = first[1] and tonumber(first[2]) <= now and now >= grace_until
 local is_server_due = first[1] and now - run_at >= SERVER_PACE
 local prefix = '{"session":"' .. (session or '') .. '",'
 local is_mine = record and string.sub(record, 1, #prefix) == prefix
@@ -135,9 +136,9 @@ local function view(status)
     end
     if gaps > 0 and not is_gap then redis.call('HDEL', KEYS[3], 'gaps') end
     local next_ms = -1
-    if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), hold_until) - now) end
+    if first[1] then next_ms = math.max(0, math.max(tonumber(first[2]), grace_until) - now) end
     if check_at > 0 and (next_ms < 0 or check_at - now < next_ms) then next_ms = math.max(0, check_at - now) end
-    return { status, gen, seq, version, mark, next_ms, pace_of(), math.max(0, hold_until - now),
+    return { status, generation, sequence, version, mark, next_ms, pace_of(), math.max(0, grace_until - now),
         math.max(0, recover_until - now) }
 end
 

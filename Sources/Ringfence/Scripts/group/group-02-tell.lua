@@ -12,8 +12,9 @@
 -- (`gone`); a look is told up to 256 of what changed since the version that it knows, or else of all, in the order of
 -- these versions, a record of '' for who is gone; and a `next` to go on from, '' with the last. Who changes meanwhile
 -- comes again at the end, so that with the last page all is as it is now. `from` is '' from the beginning, 'known' from
--- what the caller said it knew, else the `next` that it gave: it says <gen>:<version when it began>:<how far>, and is
--- good as long as no one is forgotten that went since it began. Other calls are told up to 16 changes, or else 'more'.
+-- what the caller said it knew, else the `next` that it gave: it says <generation>:<version when it began>:<how far>,
+-- and is good as long as no one is forgotten that went since it began. Other calls are told up to 16 changes, or else
+-- 'more'.
 
 local wants_leases = verb == 'watch' and id == 'leases'
 
@@ -29,8 +30,9 @@ local function setting(name, default)
     return type(default) == 'number' and tonumber(value) or value
 end
 
-local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'drainMs', 'minStandbys',
-    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'whenAway', 'holdMs', 'breaker' }
+local SETTINGS = { 'rank', 'maxLag', 'lagStep', 'zone', 'failback', 'failbackAfterMs', 'handoverTimeoutMs',
+    'minStandbys',
+    'minStandbysAction', 'brakeCount', 'brakeWindowMs', 'onCoordinatorLoss', 'failsafeLimitMs', 'breaker' }
 
 local role, size
 local function num(name) return tonumber(role[name]) or 0 end
@@ -44,7 +46,7 @@ local function page(from, began, after, most)
         local is_gone = not here[i] or (gone[j] and tonumber(gone[j + 1]) < tonumber(here[i + 1]))
         local member, score = is_gone and gone[j] or here[i], int(tonumber(is_gone and gone[j + 1] or here[i + 1]))
         if (count >= most or bytes >= PAGE_BYTES) and score ~= place then
-            list[3] = gen .. ':' .. int(began) .. ':' .. place
+            list[3] = generation .. ':' .. int(began) .. ':' .. place
             break
         end
         if is_gone then j = j + 2 else i = i + 2 end
@@ -59,11 +61,11 @@ end
 -- What the caller is told of the members. Versions of this generation are none that were lost.
 local function members_for(has_cursor)
     local floor, changed = tonumber(role.changesFloor) or math.huge, tonumber(role.memberVersion) or math.huge
-    local cursor_gen, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
-    if cursor_gen == gen and gen ~= '' and tonumber(began) >= floor then
+    local cursor_generation, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
+    if cursor_generation == generation and generation ~= '' and tonumber(began) >= floor then
         return page(ARGV[12], tonumber(began), after, PAGE)
     end
-    local is_known = gen ~= '' and string.match(known_mark, '^(%w+):') == gen
+    local is_known = generation ~= '' and string.match(known_mark, '^(%w+):') == generation
         and (log[3] or '') ~= ''
     if is_known and not wants_leases and known_version >= changed then return 'unchanged' end
     if (size or redis.call('HLEN', KEYS[2])) <= WHOLE then return redis.call('HGETALL', KEYS[2]) end
@@ -87,7 +89,7 @@ local function tell(answer)
             answer[11][#answer[11] + 1] = math.max(0, ends - now)
         end
     end
-    answer[12], answer[13] = setting('seed', ''), setting('unit', '')
+    answer[12], answer[13] = setting('seed', ''), setting('pointsPerWeight', '')
     local shortfall = role.short == '' and 0 or setting('minStandbysAction', 'warn') == 'suspendWrites' and 2 or 1
     answer[14] = { epoch, primary, primary_session, phase, role.since ~= '' and now - num('since') or 0, role.target,
         role.forced == '1' and 1 or 0, shortfall, role.lastPrimary, role.readyMember, num('readyEpoch') }
@@ -113,8 +115,9 @@ end
 
 -- Nothing happened, and the caller only hears what others heard before it. Not if what it knows may have been lost, nor
 -- while somebody waits to hear that its last word was heard.
-local known_gen, known_seq = string.match(known_mark, '^(%w+):(%d+)$')
-if is_quiet and asks and (known_mark == '' or (known_gen == gen and tonumber(known_seq) <= seq)) then
+local known_generation, known_sequence = string.match(known_mark, '^(%w+):(%d+)$')
+local is_of_this_log = known_mark == '' or (known_generation == generation and tonumber(known_sequence) <= sequence)
+if is_quiet and asks and is_of_this_log then
     read_role({ 'since', 'target', 'forced', 'short', 'lastPrimary', 'readyMember', 'readyEpoch', 'gaveUp',
         'memberVersion', 'changesFloor' })
     if role.gaveUp == '' then

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The event log.
 --
--- The log. A seq is given once within a generation. A generation ends when the log may have stepped back: when the
+-- The log. A sequence is given once within a generation. A generation ends when the log may have stepped back: when the
 -- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept
 -- (`forks`: a cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this
 -- is noticed.
@@ -45,35 +45,35 @@ local function server()
     return server_name
 end
 
--- Writes events, behind gen, seq, at, type and group; their other fields are JSON already. They are written before what
--- they tell of is done: if the log cannot take them, nothing has happened.
+-- Writes events, behind generation, sequence, at, type and group; their other fields are JSON already. They are written
+-- before what they tell of is done: if the log cannot take them, nothing has happened.
 local FIELDS = { 'member', 'version', 'of', 'epoch', 'previous', 'reason', 'actor', 'detail' }
 local is_log_checked = false
 local function append(events)
     if not is_log_checked then
         is_log_checked = true
         local run = server()
-        if gen == '' then
+        if generation == '' then
             -- The stream may have outlived the hash; its numbers are not given again.
             local newest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
-            seq = newest and tonumber(string.match(newest[1], '^%d+')) or 0
-            gen = fresh
-            redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'seq', int(seq), 'forks', '')
+            sequence = newest and tonumber(string.match(newest[1], '^%d+')) or 0
+            generation = fresh
+            redis.call('HSET', KEYS[7], 'generation', generation, 'run', run, 'sequence', int(sequence), 'forks', '')
             log[3] = run
         elseif log[3] ~= run then
-            local forks = { gen .. '@' .. int(seq) }
+            local forks = { generation .. '@' .. int(sequence) }
             for fork in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '%S+') do
                 if #forks < 16 then forks[#forks + 1] = fork end
             end
-            gen = fresh
-            redis.call('HSET', KEYS[7], 'gen', gen, 'run', run, 'forks', table.concat(forks, ' '))
+            generation = fresh
+            redis.call('HSET', KEYS[7], 'generation', generation, 'run', run, 'forks', table.concat(forks, ' '))
             log[3] = run
         end
     end
     for _, event in ipairs(events) do
-        seq = seq + 1
-        local json = { '{"gen":"', gen, '","seq":', int(seq), ',"at":', int(at), ',"type":"', event.type,
-            '","group":', cjson.encode(group) }
+        sequence = sequence + 1
+        local json = { '{"generation":"', generation, '","sequence":', int(sequence), ',"at":', int(at),
+            ',"type":"', event.type, '","group":', cjson.encode(group) }
         for i = 1, #FIELDS do
             local field = FIELDS[i]
             if event[field] then
@@ -83,22 +83,22 @@ local function append(events)
         end
         json[#json + 1] = '}'
         local text = table.concat(json)
-        redis.call('XADD', KEYS[6], 'MAXLEN', '~', retain, int(seq) .. '-0', 'e', text)
-        redis.call('HSET', KEYS[7], 'seq', int(seq))
+        redis.call('XADD', KEYS[6], 'MAXLEN', '~', retain, int(sequence) .. '-0', 'e', text)
+        redis.call('HSET', KEYS[7], 'sequence', int(sequence))
         -- A user without rights to the channel must not stop here, half done. Who missed it looks, and reads the
         -- stream.
         redis.pcall('PUBLISH', KEYS[6], text)
     end
 end
 
--- Whether the log no longer holds what had this mark, <gen>:<seq>.
+-- Whether the log no longer holds what had this mark, <generation>:<sequence>.
 local function is_lost(of)
-    local its_gen, its_seq = string.match(of, '^(%w+):(%d+)$')
-    if not its_gen then return true end
-    its_seq = tonumber(its_seq)
-    if its_gen == gen then return its_seq > seq end
+    local its_generation, its_sequence = string.match(of, '^(%w+):(%d+)$')
+    if not its_generation then return true end
+    its_sequence = tonumber(its_sequence)
+    if its_generation == generation then return its_sequence > sequence end
     for fork, kept in string.gmatch(redis.call('HGET', KEYS[7], 'forks') or '', '(%w+)@(%d+)') do
-        if fork == its_gen then return its_seq > tonumber(kept) end
+        if fork == its_generation then return its_sequence > tonumber(kept) end
     end
     return true
 end

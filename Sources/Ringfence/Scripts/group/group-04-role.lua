@@ -3,10 +3,10 @@
 --
 -- The primary. Who may be it are the candidates: members whose record says so. A group without one elects nobody. It
 -- has an epoch, which grows with each election, and a phase: 'vacant'; 'elected', it is being promoted; 'ready', it
--- said that it is; 'draining', it hands over to the target; 'recovering', Redis lost data and whoever holds the epoch
--- may say so. Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and one
--- election. Quiet is a beat or a look at a moment at which nothing is due and that says nothing new, also if it is told
--- what others were told before it; while the role is vacant or handed over no beat of a candidate is quiet. What a
+-- said that it is; 'handingOver', it hands over to the target; 'recovering', Redis lost data and whoever holds the
+-- epoch may say so. Every call that is not quiet ends with the same decision (`decide`): at most one end of a role and
+-- one election. Quiet is a beat or a look at a moment at which nothing is due and that says nothing new, also if it is
+-- told what others were told before it; while the role is vacant or handed over no beat of a candidate is quiet. What a
 -- candidate does is not told by verbs but claimed with each beat, so that an answer that is lost does no harm, for the
 -- next beat says it again:
 --    e:E  I am promoted for E; r:E  I am ready; d:E:P:V  I stopped, P is my last position;
@@ -24,12 +24,12 @@
 --    lost an election. (It may have lost more than one; the next epoch leaves out 16. Who knows a higher epoch says so,
 --    and then that is gone on from.)
 -- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one
--- keeps the role. Where the setting `whenAway` is 'hold', a primary that cannot reach Redis goes on as long as every
--- candidate that it knows promises it, again and again, to begin no role meanwhile. Who was no candidate yet in the
--- last version that the primary said it knew (`pKnown`) has promised nothing: if it is not known that the primary
+-- keeps the role. Where the setting `onCoordinatorLoss` is 'hold', a primary that cannot reach Redis goes on as long as
+-- every candidate that it knows promises it, again and again, to begin no role meanwhile. Who was no candidate yet in
+-- the last version that the primary said it knew (`pKnown`) has promised nothing: if it is not known that the primary
 -- stopped (`silentSince`), such a one is not elected before the time is over for which a primary may go on at most
--- (`holdMs`), nor by an operator's order. When the server is another one, nobody knows whether it has lost an election,
--- so every candidate is such a one. There is nobody to wait for if all of this holds:
+-- (`failsafeLimitMs`), nor by an operator's order. When the server is another one, nobody knows whether it has lost an
+-- election, so every candidate is such a one. There is nobody to wait for if all of this holds:
 --  * The primary that the copy knows says itself that its role is over (`vouched`). So whoever was elected in what was
 --    lost was elected while that primary was silent, and then was known to it. For had it said so before, nobody
 --    unknown to it would have been elected before it heard that it was heard (`gaveUp`); and of that it would know
@@ -38,10 +38,10 @@
 --  * All members are back that were there when the server was the same for the last time (`copyVersion`), and none has
 --    gone since but by its own word (`missed`). For whom the primary knew the copy knows; had it been elected, it would
 --    say so.
---  * Less than `holdMs` has passed since the last call that the copy knows, by the clocks of both servers. After that
---    time even somebody unknown is elected.
--- (Not found so: orders that were lost. Who ordered `whenAway` fence or a smaller `holdMs` said that the old primary is
--- dead.)
+--  * Less than `failsafeLimitMs` has passed since the last call that the copy knows, by the clocks of both servers.
+--    After that time even somebody unknown is elected.
+-- (Not found so: orders that were lost. Who ordered `onCoordinatorLoss` fence or a smaller `failsafeLimitMs` said that
+-- the old primary is dead.)
 
 -- What an election needs, read at once and written back where it changed. A small hash is read whole: that is three
 -- times as quick as so many fields by name.
@@ -49,8 +49,8 @@ local SMALL = 64
 local NAMES = {
     'memberVersion', 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since', 'electAfter',
     'vacantSince', 'runVersion', 'copyVersion', 'missed', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
-    'drainUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'heldUntil', 'failovers',
-    'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch', 'drainVersion', 'pKnown',
+    'handoverUntil', 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'brakedUntil', 'failovers',
+    'short', 'failbackAt', 'penalties', 'maintenance', 'readyMember', 'readyEpoch', 'handoverVersion', 'pKnown',
     'silentSince', 'lostAt', 'failbackWait', 'failures', 'gaveUp', 'vouched', 'emptySince',
     'changesVersion', 'changesFloor', 'removed'
 }
@@ -76,8 +76,8 @@ end
 local function elect_not_before(moment)
     if moment > num('electAfter') then put('electAfter', moment) end
 end
--- A primary of which nobody knows when it stops may act without Redis for `holdMs` from here, and not less than was
--- said before.
+-- A primary of which nobody knows when it stops may act without Redis for `failsafeLimitMs` from here, and not less
+-- than was said before.
 local function silent_from(moment)
     if moment > num('silentSince') then put('silentSince', moment) end
 end

@@ -62,7 +62,7 @@ local function change(events, is_of_members)
         if #events > 1 then event.of = int(#events) end
     end
     append(events)
-    mark = gen .. ':' .. int(seq)
+    mark = generation .. ':' .. int(sequence)
     -- At once: after a call that fails half way, what is kept of changes must be seen to lack one.
     local set = { 'version', int(version), 'mark', mark, 'now', int(now) }
     if is_of_members then

@@ -56,7 +56,7 @@ end
 
 -- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for
 -- Redis may do so, if it is not known to have stopped.
-local function may_hold() return setting('whenAway', 'fence') == 'hold' end
+local function may_hold() return setting('onCoordinatorLoss', 'demote') == 'failsafe' end
 -- Nobody whom the copy knows is missing, and its primary says that it has ended. (Leases that nobody renewed since are
 -- over by now, so whoever is here has called.)
 local function are_all_back()
@@ -66,12 +66,12 @@ local function are_all_back()
 end
 local function silent_until()
     if primary ~= '' or role.silentSince == '' or not may_hold() or are_all_back() then return 0 end
-    return num('silentSince') + setting('holdMs', 600000)
+    return num('silentSince') + setting('failsafeLimitMs', 600000)
 end
 
 -- What candidates are measured by: how far the primary has come, or had.
 local function reference()
-    if phase == 'draining' and tonumber(role.final) then return tonumber(role.final) end
+    if phase == 'handingOver' and tonumber(role.final) then return tonumber(role.final) end
     if primary ~= '' then return position_of(primary) end
     return tonumber(role.lastPosition)
 end

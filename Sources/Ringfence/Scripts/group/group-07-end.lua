@@ -17,7 +17,7 @@ local function end_role(why, is_silent, silence)
     end
     if is_forced then why = 'failover' end
     ended, detect_ms, favoured = why, silence or 0, role.target
-    if AGAINST_ITS_WILL[why] and now >= hold_until then add_mark('penalties', primary) end
+    if AGAINST_ITS_WILL[why] and now >= grace_until then add_mark('penalties', primary) end
     if FAILED[why] then add_mark('failures', primary) end
     local last = position_of(primary)
     put('lastPosition', last and int(last) or role.lastPosition)
@@ -46,7 +46,7 @@ end
 local function know_what_became_of_it()
     local before, its_session = string.match(role.gaveUp, '^(%d+) (.*)$')
     if its_session ~= session or known_version <= tonumber(before) then return end
-    if string.match(known_mark, '^(%w+):') ~= gen then return end
+    if string.match(known_mark, '^(%w+):') ~= generation then return end
     put('gaveUp', '')
     put(role.copyVersion ~= '' and 'vouched' or 'silentSince', role.copyVersion ~= '' and '1' or '')
 end

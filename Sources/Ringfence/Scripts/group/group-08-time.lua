@@ -8,7 +8,7 @@
 --  * It does not run while nobody can reach the group. All members and watchers call once a pace, a fifth of the
 --    shortest lease and at most 1 s; if no call came for two and a half paces, then Redis was away, or all the network,
 --    or its clock was set forward: no member is to blame. Time stands still over such a gap, and nobody is taken out
---    for 3 s after, or the shortest lease if that is more, and never longer than the longest (`holdUntil`): so long
+--    for 3 s after, or the shortest lease if that is more, and never longer than the longest (`graceUntil`): so long
 --    everybody has to come back. (Not for the longest lease: one member with a lease of an hour would keep the dead of
 --    all others.) A death is never taken for a gap while others live or watch, for they go on calling. Where every call
 --    comes after a gap (one watcher with a bad line, one that looks in now and then), the dead would never be found: so
@@ -34,13 +34,13 @@ elseif is_gap then
     now = gaps < 3 and last or last + pace
     offset = now - at
     local held, hold = 0, math.min(longest, math.max(shortest, HOLD))
-    if now - hold_until >= hold then
+    if now - grace_until >= hold then
         held = hold
-        hold_until = now + hold
+        grace_until = now + hold
     end
     append({ { type = 'coordinator.gap', reason = '"silence"',
-        detail = '{"gapMs":' .. int(gap) .. ',"holdMs":' .. int(held) .. '}' } })
-    redis.call('HSET', KEYS[3], 'offset', int(offset), 'holdUntil', int(hold_until), 'gaps', int(gaps))
+        detail = '{"gapMs":' .. int(gap) .. ',"graceMs":' .. int(held) .. '}' } })
+    redis.call('HSET', KEYS[3], 'offset', int(offset), 'graceUntil', int(grace_until), 'gaps', int(gaps))
 end
 
 -- The name of the server, unless it may not be asked: another caller may. (A value of more than 64 bytes makes Redis
@@ -61,13 +61,14 @@ local function is_other_server()
     local is_other = server() ~= '' and group_run ~= '' and server() ~= group_run
     if is_other then
         local grace = 4 * pace_of()
-        local is_recent = away >= 0 and away < (tonumber(redis.call('HGET', KEYS[4], 'holdMs') or '') or 600000)
+        local limit = tonumber(redis.call('HGET', KEYS[4], 'failsafeLimitMs') or '') or 600000
+        local is_recent = away >= 0 and away < limit
         put('copyVersion', role.silentSince == '' and primary ~= '' and is_recent and role.runVersion or '')
         put('gaveUp', '')
         put('vouched', '')
         -- A version: what was said to the server before, of what it knew, is no word about this one.
         change({ { type = 'coordinator.gap', reason = '"server"',
-            detail = '{"gapMs":0,"holdMs":' .. int(grace) .. '}' } })
+            detail = '{"gapMs":0,"graceMs":' .. int(grace) .. '}' } })
         for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
             redis.call('ZINCRBY', KEYS[1], int(grace), member)
         end
@@ -78,7 +79,7 @@ local function is_other_server()
         silent_from(now + longest + grace)
         put('lostAt', now)
         elect_not_before(now + longest + grace)
-        if phase == 'draining' then put('drainUntil', num('drainUntil') + grace) end
+        if phase == 'handingOver' then put('handoverUntil', num('handoverUntil') + grace) end
     end
     note_server()
     return is_other
@@ -88,7 +89,7 @@ end
 local is_last_word = is_mine and primary == id and primary_session == session
     and string.match(claim or '', '^g:(%d+)') == int(epoch)
 local knows_lost = known_mark ~= '' and known_mark ~= mark and is_lost(known_mark)
-if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= hold_until)
+if first[1] and (now - run_at >= SERVER_PACE or (tonumber(first[2]) <= now and now >= grace_until)
     or is_gap or away < 0 or is_last_word or knows_lost) then
     is_other_server()
 end

@@ -3,10 +3,10 @@
 --
 -- Versions never go back. A caller that knows a higher version than is stored, or this version with another mark, knows
 -- what Redis has lost (it restarted without its data, or an older copy was promoted): the group goes on with the
--- version after it and with the seed and unit that the caller knows, says so (`state.rolledBack`), and nobody is taken
--- out for the longest lease, the time for the others to come back. Until then (`ms of recovery`) callers that knew more
--- members may go on with those. A member that is missing is told 'unknown' if the mark of its join is among what was
--- lost, and 'expired' if not.
+-- version after it and with the seed and points per weight that the caller knows, says so (`state.rolledBack`), and
+-- nobody is taken out for the longest lease, the time for the others to come back. Until then (`ms of recovery`)
+-- callers that knew more members may go on with those. A member that is missing is told 'unknown' if the mark of its
+-- join is among what was lost, and 'expired' if not.
 
 if is_behind or is_epoch_behind then
     local was, note = version, ''
@@ -14,16 +14,16 @@ if is_behind or is_epoch_behind then
     version = math.max(version, known_version)
     local longest_known = math.max(longest, known_longest)
     if is_behind then
-        hold_until = math.max(hold_until, now + longest_known)
-        recover_until = hold_until
+        grace_until = math.max(grace_until, now + longest_known)
+        recover_until = grace_until
     end
     if is_epoch_behind then note = ',"epoch":' .. int(known_epoch) end
     local healed_from = version
     change_members({ { type = 'state.rolledBack',
         detail = '{"from":' .. int(healed_from) .. ',"to":' .. int(was) .. note .. '}' } })
     if was == 0 then redis.call('SADD', KEYS[5], group) end
-    if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'unit', ARGV[9]) end
-    redis.call('HSET', KEYS[3], 'holdUntil', int(hold_until), 'recoverUntil', int(recover_until))
+    if ARGV[8] ~= '' and is_behind then redis.call('HSET', KEYS[4], 'seed', ARGV[8], 'pointsPerWeight', ARGV[9]) end
+    redis.call('HSET', KEYS[3], 'graceUntil', int(grace_until), 'recoverUntil', int(recover_until))
     elect_not_before(now + longest_known)
     put('pKnown', '')
     silent_from(now + longest_known)

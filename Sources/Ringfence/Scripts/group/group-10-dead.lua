@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The dead.
 
-if first[1] and tonumber(first[2]) <= now and now >= hold_until then
+if first[1] and tonumber(first[2]) <= now and now >= grace_until then
     local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, SWEEP)
     local events, texts, is_among, own = {}, {}, {}, record and { id } or {}
     for i = 1, #dead, 2 do is_among[dead[i]] = true end

@@ -28,9 +28,9 @@ local function hear(said)
             put('readyEpoch', epoch)
             -- What the one before it had is no measure for whom this one tells nothing.
             if not position_of(id) then put('lastPosition', '') end
-        elseif kind == 'd' and phase == 'draining' and not tonumber(role.final) then
+        elseif kind == 'd' and phase == 'handingOver' and not tonumber(role.final) then
             local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
-            if (tonumber(as_of) or 0) >= num('drainVersion') then put('final', last ~= '' and last or '-') end
+            if (tonumber(as_of) or 0) >= num('handoverVersion') then put('final', last ~= '' and last or '-') end
         end
     elseif phase == 'recovering' and kind ~= 'g' then
         who.type, who.detail = 'primary.confirmed', '{"session":' .. cjson.encode(session) .. '}'
@@ -41,8 +41,8 @@ local function hear(said)
         put('since', now)
         if role.forced == '1' and role.target ~= id then
             -- Ordered while nobody knew of a primary: it is to stop, like any other.
-            put('phase', 'draining')
-            put('drainUntil', tonumber(redis.call('ZSCORE', KEYS[1], id)))
+            put('phase', 'handingOver')
+            put('handoverUntil', tonumber(redis.call('ZSCORE', KEYS[1], id)))
         elseif role.forced == '1' then
             put('forced', '')
             put('target', '')

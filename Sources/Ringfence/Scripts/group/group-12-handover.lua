@@ -26,12 +26,12 @@ local function start_handover(target, ends, is_forced, actor, why)
         epoch = int(epoch), previous = quoted(primary), reason = quoted(why), actor = quoted(actor),
         detail = '{"cause":"' .. cause .. '","timeoutMs":' .. int(math.max(0, ends - now)) .. '}' } })
     if primary ~= '' then
-        put('phase', 'draining')
+        put('phase', 'handingOver')
         put('since', now)
     end
     put('target', target)
-    put('drainUntil', ends)
-    put('drainVersion', version)
+    put('handoverUntil', ends)
+    put('handoverVersion', version)
     put('forced', is_forced and '1' or '')
     put('final', '')
     put('orderBy', actor)

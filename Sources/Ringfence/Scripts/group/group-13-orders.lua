@@ -43,7 +43,7 @@ if verb == 'order' then
             local ranking = rank()
             local c = member ~= '' and find(ranking, member)
             if member ~= '' and not c then refuse('notACandidate', member) end
-            if phase == 'draining' then refuse('handingOver', role.target) end
+            if phase == 'handingOver' then refuse('handingOver', role.target) end
             if what == 'failover' then
                 if c and c.is_primary then refuse('primary', member) end
                 for _, reason in ipairs(c and c.reasons or {}) do
@@ -79,7 +79,7 @@ if verb == 'order' then
         elseif what == 'abort' then
             if role.forced == '1' then
                 refuse('handingOver', role.target, 'a failover by hand cannot be taken back')
-            elseif phase == 'draining' then
+            elseif phase == 'handingOver' then
                 abort_handover(why ~= '' and why or 'aborted', actor)
             end
         elseif what == 'pause' then
@@ -109,14 +109,14 @@ if verb == 'order' then
                 end
             end
         elseif what == 'acknowledge' then
-            if num('heldUntil') > 0 then
-                change({ { type = 'group.released', reason = quoted(why), actor = quoted(actor) } })
+            if num('brakedUntil') > 0 then
+                change({ { type = 'group.unbraked', reason = quoted(why), actor = quoted(actor) } })
             end
-            put('heldUntil', '')
+            put('brakedUntil', '')
             put('failovers', '')
         elseif what == 'settings' then
             for i = 17, #ARGV - 1, 2 do
-                if ARGV[i] == 'whenAway' and ARGV[i + 1] == 'hold' and server() == '' then
+                if ARGV[i] == 'onCoordinatorLoss' and ARGV[i + 1] == 'failsafe' and server() == '' then
                     return refuse('serverUnknown')
                 end
             end
@@ -144,7 +144,7 @@ if verb == 'order' then
             if count > 0 then return refuse('hasMembers', '', int(count)) end
             if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
             if number > 0 then
-                local kept = num('pausedUntil') > now and 'paused' or num('heldUntil') > now and 'held'
+                local kept = num('pausedUntil') > now and 'paused' or num('brakedUntil') > now and 'braked'
                     or setting('breaker', 'automatic') ~= 'automatic' and 'breaker'
                     or role.maintenance ~= '' and 'maintenance'
                     or role.target ~= '' and 'handingOver'
@@ -154,7 +154,7 @@ if verb == 'order' then
                 if wait > 0 then return refuse('waiting', '', int(wait) .. ' ms') end
             end
             change({ { type = 'group.removed', reason = quoted(why), actor = quoted(actor) } })
-            for _, name in ipairs({ 'pausedUntil', 'heldUntil', 'failovers', 'penalties', 'failures', 'maintenance',
+            for _, name in ipairs({ 'pausedUntil', 'brakedUntil', 'failovers', 'penalties', 'failures', 'maintenance',
                 'short', 'forced', 'target', 'emptySince' }) do
                 put(name, '')
             end

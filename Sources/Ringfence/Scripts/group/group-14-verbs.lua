@@ -128,7 +128,7 @@ elseif verb == 'join' then
             change_members({ event })
             if record then is_missed() end
             if redis.call('HSETNX', KEYS[4], 'seed', ARGV[16]) == 1 then
-                redis.call('HSET', KEYS[4], 'unit', ARGV[17])
+                redis.call('HSET', KEYS[4], 'pointsPerWeight', ARGV[17])
             end
             if record and is_primary(id, session_of(record)) then
                 -- Its holder hears of it later than we.

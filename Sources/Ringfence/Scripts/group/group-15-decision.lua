@@ -98,16 +98,16 @@ if is_about_role and version > 0 then
         -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
         if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
         if count > 1 then
-            if num('heldUntil') > now then return end
+            if num('brakedUntil') > now then return end
             local limit, window, recent = setting('brakeCount', 3), setting('brakeWindowMs', 600000), 0
             for time in string.gmatch(role.failovers, '%d+') do
                 if tonumber(time) > now - window then recent = recent + 1 end
             end
             if limit > 0 and recent >= limit and AGAINST_ITS_WILL[ended or role.lastWhy]
                 and role.lastPrimary ~= best.id then
-                change({ { type = 'group.held', reason = '"flapping"',
+                change({ { type = 'group.braked', reason = '"flapping"',
                     detail = '{"failovers":' .. int(recent) .. ',"forMs":' .. int(window) .. '}' } })
-                put('heldUntil', now + window)
+                put('brakedUntil', now + window)
                 put('failovers', '')
                 return
             end
@@ -118,7 +118,7 @@ if is_about_role and version > 0 then
     -- Whether the role shall go back to whom zone and priority prefer, and when that may be.
     local function fall_back(wake)
         if setting('failback', 'never') ~= 'automatic' or phase ~= 'ready' then return end
-        if num('pausedUntil') > now or num('heldUntil') > now then return end
+        if num('pausedUntil') > now or num('brakedUntil') > now then return end
         local after, own, best = setting('failbackAfterMs', 300000), find(ranked(), primary), nil
         if not own then return end
         local function is_better(one, than)
@@ -132,7 +132,7 @@ if is_about_role and version > 0 then
         local due = math.max(num('failbackAt'), num('since') + after, best.since + after, num('electAfter'))
         if now >= due and is_other_server() then due, ranking = num('electAfter'), nil end
         if now < due then return wake(due) end
-        start_handover(best.id, now + setting('drainMs', 30000), false, '', '')
+        start_handover(best.id, now + setting('handoverTimeoutMs', 30000), false, '', '')
     end
 
     -- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is
@@ -156,14 +156,14 @@ if is_about_role and version > 0 then
             change({ { type = 'group.resumed', reason = '"expired"' } })
             put('pausedUntil', '')
         end
-        if num('heldUntil') > 0 and now >= num('heldUntil') then
-            change({ { type = 'group.released', reason = '"expired"' } })
-            put('heldUntil', '')
+        if num('brakedUntil') > 0 and now >= num('brakedUntil') then
+            change({ { type = 'group.unbraked', reason = '"expired"' } })
+            put('brakedUntil', '')
         end
-        if phase == 'draining' then
+        if phase == 'handingOver' then
             local c = find(ranked(), role.target)
             if role.forced == '1' then
-                if now >= num('drainUntil') then end_role('failover', true) end
+                if now >= num('handoverUntil') then end_role('failover', true) end
             elseif not c or c.standby_reasons > 0 then
                 abort_handover('target')
             elseif role.final ~= '' and has_come(c) then
@@ -171,10 +171,10 @@ if is_about_role and version > 0 then
                 is_other_server()
                 if now >= num('electAfter') then
                     end_role(role.orderBy == '' and 'failback' or 'switchover')
-                elseif now >= num('drainUntil') then
+                elseif now >= num('handoverUntil') then
                     abort_handover('timeout')
                 end
-            elseif now >= num('drainUntil') then
+            elseif now >= num('handoverUntil') then
                 abort_handover(role.final == '-' and 'position' or 'timeout')
             end
             ranking = nil
@@ -201,9 +201,9 @@ if is_about_role and version > 0 then
             put('short', is_short and '1' or '')
         end
         wake(num('pausedUntil'))
-        wake(num('heldUntil'))
-        if phase == 'draining' then wake(num('drainUntil')) end
-        if phase == 'draining' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
+        wake(num('brakedUntil'))
+        if phase == 'handingOver' then wake(num('handoverUntil')) end
+        if phase == 'handingOver' or (primary == '' and candidates > 0) then wake(num('electAfter')) end
         if primary == '' and candidates > 0 then
             wake(silent_until())
             for _, c in ipairs(ranked()) do wake(c.barred) end

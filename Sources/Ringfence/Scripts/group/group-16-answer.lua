@@ -57,8 +57,8 @@ if asks and (known_mark ~= mark or wants_leases or verb == 'order') then
                 c.is_maintained and 1 or 0, reasons }
         end
         local function left(name) return math.max(0, num(name) - now) end
-        answer[16] = { left('pausedUntil'), left('heldUntil'), left('electAfter'),
-            phase == 'draining' and left('drainUntil') or 0, refusals, list, order_epoch }
+        answer[16] = { left('pausedUntil'), left('brakedUntil'), left('electAfter'),
+            phase == 'handingOver' and left('handoverUntil') or 0, refusals, list, order_epoch }
     end
 end
 return answer

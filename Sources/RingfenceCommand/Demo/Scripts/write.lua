@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --
--- Writes two new balances, marks the transfer as applied and enters it in the journal, all or nothing, unless the writer
--- is too late. Run behind the text of RingfenceGuard.lua, which defines ringfence_guard.
+-- Writes two new balances, marks the transfer as applied and enters it in the journal, all or nothing, unless the
+-- writer is too late. Run behind the text of RingfenceGuard.lua, which defines ringfence_guard.
 --
 -- KEYS[1..5]  as in read.lua
 -- KEYS[6]     the journal: the id of each transfer, once for each time it was applied

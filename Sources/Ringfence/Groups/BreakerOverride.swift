@@ -8,7 +8,7 @@
 package import RingfenceCore
 
 /// What an operator orders about calls to a group's members, for all processes at once.
-public enum BreakerForce: String, Sendable, Hashable, CaseIterable {
+public enum BreakerOverride: String, Sendable, Hashable, CaseIterable {
     /// Each process decides for itself, by what it sees. The default.
     case automatic
     /// Nobody is called: who asks for a member gets `breaker.open`.

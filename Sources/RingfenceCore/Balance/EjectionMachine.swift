@@ -12,7 +12,7 @@
 // Who is ejected again soon stays out longer each time; each ejection's length in service takes one time back. And
 // there are always others: at most a part of the members is out, and never the last one that serves.
 
-package struct OutlierMachine: Sendable {
+package struct EjectionMachine: Sendable {
     package enum Reason: Sendable, Hashable {
         case failures(Int)
         case successRate(Double, mean: Double)
@@ -144,14 +144,16 @@ package struct OutlierMachine: Sendable {
 
     private mutating func eject(_ number: Int, _ reason: Reason, now: Nanos, dice: inout Dice) -> Ejection? {
         guard var record = records[number], record.serves, record.ejectedUntil == nil else { return nil }
-        let most = max(Int(settings.maximumEjected * Double(records.count)), settings.maximumEjected > 0 ? 1 : 0)
+        let most = max(
+            Int(settings.maximumEjectionFraction * Double(records.count)), settings.maximumEjectionFraction > 0 ? 1 : 0)
         let hasOthers = records.contains { $0.key != number && $0.value.serves && $0.value.ejectedUntil == nil }
         guard ejectedCount < most, hasOthers else { return nil }
         if record.since != .min {
-            record.times = max(0, record.times - Int(clamping: (now - record.since) / settings.ejection))
+            record.times = max(0, record.times - Int(clamping: (now - record.since) / settings.baseEjectionTime))
         }
         record.times += 1
-        let length = min(settings.maximumEjection, settings.ejection.multipliedClamping(by: Nanos(record.times)))
+        let length = min(
+            settings.maximumEjectionTime, settings.baseEjectionTime.multipliedClamping(by: Nanos(record.times)))
         let until = now.adding(length + Nanos(Double(length) * 0.1 * dice.fraction()))
         record.ejectedUntil = until
         records[number] = record

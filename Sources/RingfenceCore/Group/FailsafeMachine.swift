@@ -5,9 +5,9 @@
 //
 // Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are
 // asked directly, again and again, to begin no role before a lease from now; the role is good until the earliest of
-// these times. Candidates that it does not know, because they came later, Redis does not elect before `holdMs` is over;
-// and so the role ends at the latest then. Nobody else can become primary, so two cannot be. A majority would not do:
-// whom Redis elects needs no majority.
+// these times. Candidates that it does not know, because they came later, Redis does not elect before `failsafeLimitMs`
+// is over; and so the role ends at the latest then. Nobody else can become primary, so two cannot be. A majority would
+// not do: whom Redis elects needs no majority.
 //
 // Which candidates the primary knows is what it tells Redis with a beat. So all of its hold is judged again, by whom it
 // knows by then, before a beat is written.
@@ -18,7 +18,7 @@
 //
 // Both sides count on clocks that run apart by 1 %: the primary takes 1 % off, and whoever promises puts 1 % on.
 
-package struct HoldMachine: Sendable, Hashable {
+package struct FailsafeMachine: Sendable, Hashable {
     /// What the primary asks for.
     package struct Question: Sendable, Hashable {
         package var epoch: Int64
@@ -53,7 +53,7 @@ package struct HoldMachine: Sendable, Hashable {
 
     /// Why whoever sees the group so must not promise; nil: it may, if it has no role of its own.
     package static func objection(to question: Question, _ view: GroupMachine.View) -> String? {
-        guard view.holdLimit != nil else { return "the group's settings do not say hold" }
+        guard view.failsafeLimit != nil else { return "the group's settings do not say hold" }
         guard view.role.epoch == question.epoch, view.role.session == question.session else {
             return "the asker is not the primary known here"
         }
@@ -79,7 +79,7 @@ package struct HoldMachine: Sendable, Hashable {
 
     /// Until when the role is good by the word of all that are known, if it is beyond the membership's deadline.
     package func until(_ view: GroupMachine.View, but id: String, deadline: Nanos) -> Nanos {
-        guard let limit = view.holdLimit else { return .min }
+        guard let limit = view.failsafeLimit else { return .min }
         return Self.peers(view, but: id).reduce(deadline.adding(ClockDrift.shortened(limit))) { end, peer in
             min(end, promises[peer.session] ?? .min)
         }

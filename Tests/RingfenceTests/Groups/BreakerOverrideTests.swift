@@ -6,7 +6,7 @@ import Ringfence
 import TestSupport
 import Testing
 
-@Suite struct BreakerForceTests {
+@Suite struct BreakerOverrideTests {
     @Test func `a forced breaker is heard by every process, told by one event each time, and kept for newcomers`()
         async throws
     {
@@ -15,15 +15,15 @@ import Testing
                 let groups = [try await clients[0].group("g"), try await clients[1].group("g")]
                 let member = try await groups[0].join("m", lease: .seconds(60))
                 #expect(groups[0].snapshot.breaker == .automatic)
-                let orders: [(BreakerForce, String)] = [
+                let orders: [(BreakerOverride, String)] = [
                     (.open, "wrong balances"), (.closed, "all is \"well\""), (.automatic, "ticket 4711"),
                 ]
                 for (state, why) in orders {
                     let version = try await clients[2].inspectGroup("g").version
-                    try await clients[2].forceBreaker(of: "g", state, actor: "ann", reason: why)
+                    try await clients[2].overrideBreaker(of: "g", state, actor: "ann", reason: why)
                     for group in groups { try await eventually(group, "it hears \(state)") { $0.breaker == state } }
                     // As it is already: no event and no version.
-                    try await clients[1].forceBreaker(of: "g", state, actor: "bob", reason: "again")
+                    try await clients[1].overrideBreaker(of: "g", state, actor: "bob", reason: "again")
                     let status = try await clients[2].inspectGroup("g")
                     #expect(status.version == version + 1 && status.breaker == state)
                     #expect(status.settings == ElectionSettings(), "it is no setting of the election")
@@ -49,7 +49,7 @@ import Testing
             let group = try await client.group("g")
             _ = try await group.join("m", lease: .seconds(60))
             try await client.changeSettings(ElectionSettings(maxLag: 5), group: "g")
-            try await client.forceBreaker(of: "g", .open, reason: "drill")
+            try await client.overrideBreaker(of: "g", .open, reason: "drill")
             try await client.changeSettings(ElectionSettings(minStandbys: 1), group: "g")
             let status = try await client.inspectGroup("g")
             #expect(status.breaker == .open)
@@ -59,18 +59,18 @@ import Testing
 
     @Test func `a bad order is refused by its field, and one for no group with its reason`() async throws {
         try await withRingfence { _, client in
-            let silent = await failure { try await client.forceBreaker(of: "g", .open, reason: "") }
+            let silent = await failure { try await client.overrideBreaker(of: "g", .open, reason: "") }
             #expect(silent?.code == .invalidArgument)
             #expect(silent?.message.contains("reason must be 1 to 512 bytes") == true)
             let long = await failure {
-                try await client.forceBreaker(of: "g", .open, reason: String(repeating: "x", count: 513))
+                try await client.overrideBreaker(of: "g", .open, reason: String(repeating: "x", count: 513))
             }
             #expect(long?.code == .invalidArgument && long?.message.contains("reason") == true)
-            let nobody = await failure { try await client.forceBreaker(of: "g", .open, actor: "", reason: "x") }
+            let nobody = await failure { try await client.overrideBreaker(of: "g", .open, actor: "", reason: "x") }
             #expect(nobody?.code == .invalidArgument && nobody?.message.contains("actor") == true)
-            let nowhere = await failure { try await client.forceBreaker(of: "", .open, reason: "x") }
+            let nowhere = await failure { try await client.overrideBreaker(of: "", .open, reason: "x") }
             #expect(nowhere?.code == .invalidArgument && nowhere?.message.contains("group") == true)
-            let none = await failure { try await client.forceBreaker(of: "g", .open, reason: "x") }
+            let none = await failure { try await client.overrideBreaker(of: "g", .open, reason: "x") }
             #expect(none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"])
         }
     }

@@ -3,7 +3,7 @@
 import RingfenceCore
 import Testing
 
-@Suite struct OutlierTests {
+@Suite struct EjectionTests {
     typealias World = BalanceWorld
 
     @Test func `five failures one after the other eject a member, and four with a success among them do not`() {
@@ -26,7 +26,7 @@ import Testing
 
     @Test func `no more are ejected than the cap, one of two may be, and never the last`() {
         for (count, most) in [(1, 0), (2, 1), (3, 1), (5, 1), (6, 1), (7, 2), (10, 3), (100, 33)] {
-            var world = World { $0.panicBelow = 0 }
+            var world = World { $0.panicThreshold = 0 }
             let ids = (0..<count).map { "m\($0)" }
             world.see(ids.map { World.member($0) })
             for _ in 0..<3 { for id in ids { world.fail(id) } }
@@ -36,7 +36,7 @@ import Testing
     }
 
     @Test func `members that do not serve are no others, and are not ejected`() {
-        var world = World { $0.maximumEjected = 1 }
+        var world = World { $0.maximumEjectionFraction = 1 }
         world.see([World.member("a"), World.member("b", health: "ill"), World.member("c", weight: 0)])
         world.fail("a")
         world.fail("b")
@@ -56,8 +56,8 @@ import Testing
 
     @Test func `each ejection is longer than the one before, up to a cap, and time in service takes them back`() {
         var world = World {
-            $0.ejection = 10 * .second
-            $0.maximumEjection = 40 * .second
+            $0.baseEjectionTime = 10 * .second
+            $0.maximumEjectionTime = 40 * .second
             $0.slowStart = 0
         }
         world.see("a", "b", "c")
@@ -108,7 +108,7 @@ import Testing
             (4, 120, { member, number in member == 3 && number % 3 == 0 }),
         ]
         for story in stories {
-            var world = World { $0.breakerCalls = 0 }
+            var world = World { $0.breakerMinimumCalls = 0 }
             world.see((0..<story.members).map { World.member("m\($0)") })
             for number in 0..<story.calls {
                 for member in 0..<story.members {
@@ -147,7 +147,7 @@ import Testing
 
     @Test func `an event of one type about one member is told once in ten seconds`() {
         var world = World {
-            $0.ejection = .second
+            $0.baseEjectionTime = .second
             $0.slowStart = 0
         }
         world.see("a", "b", "c")
@@ -165,8 +165,8 @@ import Testing
     @Test(arguments: 1...20 as ClosedRange<UInt64>)
     func `whatever happens an ejected member is never picked while another serves`(seed: UInt64) {
         var world = World(seed: seed) {
-            $0.ejection = .second
-            $0.maximumEjected = 0.6
+            $0.baseEjectionTime = .second
+            $0.maximumEjectionFraction = 0.6
         }
         var members = (0..<7).map { World.member("m\($0)") }
         world.see(members)

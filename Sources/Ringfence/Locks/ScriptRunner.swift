@@ -10,7 +10,7 @@ import NIOCore
 import RingfenceCore
 import Synchronization
 
-final class Courier: Sendable {
+final class ScriptRunner: Sendable {
     typealias Confirmation = Durability.Confirmation
 
     let main: RedisClient

@@ -2,7 +2,7 @@
 //
 // Agents by themselves, while Redis is away: the primary's asks the others for the promise that lets its role go on,
 // and each answers for itself. What may be promised, and what follows from it, is decided in the membership
-// (HoldMachine, RoleMachine); here are only the wires: `POST /promise` at the address that each agent has in its
+// (FailsafeMachine, RoleMachine); here are only the wires: `POST /promise` at the address that each agent has in its
 // member's metadata.
 //
 // A question names the primary's session and the session that it is for. Both are known only to who can read the group,
@@ -17,7 +17,7 @@ import RingfenceCore
 import Synchronization
 
 /// Asks for promises and gives them, for one membership.
-final class AgentHold: Sendable {
+final class AgentFailsafe: Sendable {
     static let path = "/promise"
     /// Under which a member's metadata says where it is asked.
     static let key = "ringfence.agent"
@@ -29,14 +29,14 @@ final class AgentHold: Sendable {
     init(logger: Logger) { self.logger = logger }
 
     /// Whether the role goes on by the word of others now.
-    var isHolding: Bool { membership.withLock { $0 }?.isHeldByPromises == true }
+    var isInFailsafe: Bool { membership.withLock { $0 }?.isInFailsafe == true }
 
     // MARK: Asking
 
     /// Asks whenever it is needed, for as long as the task runs.
     func run(_ membership: Membership) async {
         self.membership.withLock { $0 = membership }
-        var wasHolding = false
+        var wasInFailsafe = false
         while !Task.isCancelled {
             let pause = membership.member.lease / 10
             if let (question, peers, askedAt) = membership.promisesNeeded() {
@@ -52,15 +52,15 @@ final class AgentHold: Sendable {
                     }
                 }
             }
-            let isHolding = isHolding
-            if isHolding != wasHolding {
+            let isInFailsafe = isInFailsafe
+            if isInFailsafe != wasInFailsafe {
                 let text =
-                    isHolding
+                    isInFailsafe
                     ? "Redis is away: the role goes on by the promise of all other candidates"
                     : "the role does not need the others' promise any more, or has ended"
                 logger.warning("\(text)", metadata: ["group": "\(membership.groupName)"])
             }
-            wasHolding = isHolding
+            wasInFailsafe = isInFailsafe
             try? await Task.sleep(for: max(pause, .milliseconds(10)))
         }
     }
@@ -73,7 +73,7 @@ final class AgentHold: Sendable {
             metadata: ["group": "\(group)", "members": "\(silent.joined(separator: " "))"])
     }
 
-    private static func ask(_ peer: MemberRecord, _ question: HoldMachine.Question, within limit: Duration) async
+    private static func ask(_ peer: MemberRecord, _ question: FailsafeMachine.Question, within limit: Duration) async
         -> Bool
     {
         guard let text = peer.metadata[key], MemberAddress.isEndpoint(text),
@@ -108,7 +108,7 @@ final class AgentHold: Sendable {
         guard let membership = membership.withLock({ $0 }) else {
             return EndpointAnswer(status: .conflict, body: Self.refusal("this agent is no candidate"))
         }
-        let question = HoldMachine.Question(epoch: epoch, session: String(session), leaseMilliseconds: lease)
+        let question = FailsafeMachine.Question(epoch: epoch, session: String(session), leaseMilliseconds: lease)
         if let objection = membership.promise(question, session: String(own)) {
             return EndpointAnswer(status: .conflict, body: Self.refusal(objection))
         }
@@ -116,7 +116,7 @@ final class AgentHold: Sendable {
     }
 
     /// What an answer says that promises.
-    private static func word(_ question: HoldMachine.Question, of session: String) -> String {
+    private static func word(_ question: FailsafeMachine.Question, of session: String) -> String {
         #""promised":"\#(session) \#(question.epoch) \#(question.session)""#
     }
 
