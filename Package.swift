@@ -3,7 +3,8 @@
 //
 // The arrows point one way:
 //
-//   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
+//   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceConsole <- RingfenceCommand (the executable `ringfence`)
+//                                                           RingfenceConsole <- RingfenceBench (`ringfence-bench`)
 //        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService        CThreadNumber <- Ringfence
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
@@ -81,7 +82,10 @@ let package = Package(
 )
 
 if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
-    package.products.append(.executable(name: "ringfence", targets: ["RingfenceCommand"]))
+    package.products += [
+        .executable(name: "ringfence", targets: ["RingfenceCommand"]),
+        .executable(name: "ringfence-bench", targets: ["RingfenceBench"]),
+    ]
     package.dependencies += [
         .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.0"),
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
@@ -112,11 +116,39 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
-        // The reference of the benchmarks: C on hiredis' own loop and blocking calls, and Envoy's ring.
-        .target(name: "CBenchReference", dependencies: ["CHiredis"]),
+        // What the programs share: standard output, exit codes, a Redis to try things on.
+        .target(
+            name: "RingfenceConsole",
+            dependencies: [
+                "RingfenceService",
+                "Hiredis",
+                "Ringfence",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: strict
+        ),
         .executableTarget(
             name: "RingfenceCommand",
             dependencies: [
+                "RingfenceConsole",
+                "RingfenceService",
+                "Hiredis",
+                "Ringfence",
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            resources: [.embedInCode("Demo/Scripts")],
+            swiftSettings: strict
+        ),
+        // The reference of the benchmarks: C on hiredis' own loop and blocking calls, and Envoy's ring.
+        .target(name: "CBenchReference", dependencies: ["CHiredis"]),
+        .executableTarget(
+            name: "RingfenceBench",
+            dependencies: [
+                "RingfenceConsole",
                 "RingfenceService",
                 "CBenchReference",
                 "Hiredis",
@@ -125,9 +157,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
-            resources: [.embedInCode("Demo/Scripts")],
             swiftSettings: strict
         ),
         // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
@@ -221,8 +251,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceServiceTests",
             dependencies: [
-                // The program itself is started by the tests.
-                "RingfenceCommand",
+                // The programs themselves are started by the tests.
+                "RingfenceCommand", "RingfenceBench",
                 "RingfenceService", "Ringfence", "RingfenceCore", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
@@ -245,7 +275,15 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
-                "RingfenceCommand", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
+                "RingfenceCommand", "RingfenceConsole", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceBenchTests",
+            dependencies: [
+                "RingfenceBench", "RingfenceConsole", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict

@@ -2,6 +2,7 @@
 import ArgumentParser
 import Logging
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 import ServiceLifecycle
 

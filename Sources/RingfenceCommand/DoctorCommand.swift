@@ -5,6 +5,7 @@
 import ArgumentParser
 import Logging
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 #if canImport(Glibc)

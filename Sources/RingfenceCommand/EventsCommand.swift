@@ -4,6 +4,7 @@
 // the cursor to go on with is always said at the end.
 import ArgumentParser
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 struct EventsCommand: AsyncParsableCommand {

@@ -3,6 +3,7 @@
 // What operators ask at three in the morning: who holds it, who waits, who had it, take it away.
 import ArgumentParser
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 #if canImport(Glibc)

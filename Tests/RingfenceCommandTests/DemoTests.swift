@@ -2,6 +2,7 @@
 import FoundationEssentials
 import Hiredis
 import Logging
+import RingfenceConsole
 import RingfenceService
 import TestSupport
 import Testing

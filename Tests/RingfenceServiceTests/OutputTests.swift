@@ -78,8 +78,10 @@ import Testing
                 #expect(ended.error == "141\n", "\(command): \(ended)")
             }
             // Nothing more happens, and still it sees that nobody reads.
-            for command in ["events --follow --after 0:0", "group g watch", "demo", "bench lock --seconds 60"] {
-                let ended = try await Self.shell("{ $RF \(command); echo $? >&2; } | head -n 1 > /dev/null", redis)
+            for command in [
+                "$RF events --follow --after 0:0", "$RF group g watch", "$RF demo", "$RF-bench lock --seconds 60",
+            ] {
+                let ended = try await Self.shell("{ \(command); echo $? >&2; } | head -n 1 > /dev/null", redis)
                 #expect(ended.error == "141\n", "\(command): \(ended)")
             }
         }

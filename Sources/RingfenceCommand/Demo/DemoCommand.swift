@@ -7,6 +7,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Logging
+import RingfenceConsole
 import RingfenceService
 
 /// `ringfence demo`.

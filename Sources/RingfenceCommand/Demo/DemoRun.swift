@@ -9,6 +9,7 @@
 // chance the dangerous moment would be hit once in a thousand runs, which is how it is met in production.
 
 import Logging
+import RingfenceConsole
 import RingfenceService
 
 /// A run of the demo.

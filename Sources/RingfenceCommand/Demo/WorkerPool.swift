@@ -5,6 +5,7 @@
 // that end too if the parent dies, but the kernel kills them before (ChildProcess), stopped ones included.
 
 import Logging
+import RingfenceConsole
 import RingfenceService
 import Synchronization
 

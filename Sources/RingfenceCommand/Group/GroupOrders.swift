@@ -4,6 +4,7 @@
 // changes nothing, says every reason and exits with 2.
 import ArgumentParser
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 #if canImport(Glibc)

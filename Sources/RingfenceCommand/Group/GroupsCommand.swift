@@ -3,6 +3,7 @@
 // Which groups there are.
 import ArgumentParser
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 struct GroupsCommand: AsyncParsableCommand {

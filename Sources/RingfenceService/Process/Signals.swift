@@ -28,7 +28,7 @@ import Synchronization
 package enum SignalRole: Sendable, CaseIterable {
     /// Asks, prints and ends: Ctrl-C ends it at once. What every command is until it says otherwise.
     case brief
-    /// Goes on until somebody ends it: events --follow, watch, an order that waits, bench, demo.
+    /// Goes on until somebody ends it: events --follow, watch, an order that waits, demo, a benchmark.
     case lasting
     /// A service that is not up yet.
     case starting

@@ -2,7 +2,7 @@
 //
 // Exit codes follow sysexits.h where it has one, so that schedulers which know them do the right thing: 75 means try
 // again later. A command run under a lock passes its own code on; 79 is none of sysexits', and rare among programs.
-import ArgumentParser
+package import ArgumentParser
 import Hiredis
 import Ringfence
 import RingfenceService
@@ -17,29 +17,29 @@ import RingfenceService
 
 extension ExitCode {
     /// An order about a group was refused.
-    static let refused = ExitCode(2)
+    package static let refused = ExitCode(2)
     /// Bad flags, arguments or settings (EX_USAGE).
-    static let usage = ExitCode(64)
+    package static let usage = ExitCode(64)
     /// Redis cannot be reached or refused (EX_UNAVAILABLE).
-    static let unavailable = ExitCode(69)
+    package static let unavailable = ExitCode(69)
     /// What was to be printed could not be written (EX_IOERR).
-    static let inputOutput = ExitCode(74)
+    package static let inputOutput = ExitCode(74)
     /// The lock was not free in time, a switchover did not come about, nobody can be called now (EX_TEMPFAIL).
-    static let busy = ExitCode(75)
+    package static let busy = ExitCode(75)
     /// The lease was lost while the command ran.
-    static let leaseLost = ExitCode(79)
+    package static let leaseLost = ExitCode(79)
     /// The command exists but cannot be run.
-    static let notExecutable = ExitCode(126)
+    package static let notExecutable = ExitCode(126)
     /// The command was not found.
-    static let notFound = ExitCode(127)
+    package static let notFound = ExitCode(127)
 }
 
 /// An error as the person at the terminal sees it; nil for those that ArgumentParser words itself.
-struct Failure {
-    var message: String
-    var code: ExitCode
+package struct Failure {
+    package var message: String
+    package var code: ExitCode
 
-    init?(_ error: any Error) {
+    package init?(_ error: any Error) {
         switch error {
         case let error as RingfenceError:
             message = error.message

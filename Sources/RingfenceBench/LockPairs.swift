@@ -7,6 +7,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 
 /// Fenced pairs, by the C reference and by `RingfenceClient`.
 struct LockPairs: Sendable {

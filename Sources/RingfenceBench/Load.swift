@@ -4,6 +4,7 @@
 // together; the time of a single one is taken for every sixteenth only, so that looking at the clock is not what is
 // measured.
 
+import RingfenceConsole
 import Synchronization
 
 #if canImport(Glibc)
@@ -100,15 +101,4 @@ final class Shared<Value: Sendable>: Sendable {
     func withLock<Result: Sendable>(_ body: (inout Value) -> Result) -> Result {
         mutex.withLock { body(&$0) }
     }
-}
-
-extension Duration {
-    /// The whole duration in seconds.
-    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
-    /// The whole duration in milliseconds.
-    var milliseconds: Double { seconds * 1e3 }
-    /// The whole duration in microseconds.
-    var microseconds: Double { seconds * 1e6 }
-    /// The whole duration in nanoseconds.
-    var nanoseconds: Double { seconds * 1e9 }
 }

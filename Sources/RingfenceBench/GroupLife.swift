@@ -11,6 +11,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 
 struct GroupLife: Sendable {
     static let namespace = "bench-groups"

@@ -10,6 +10,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 import Synchronization
 
 struct EventFlow: Sendable {

@@ -13,6 +13,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 
 struct Caching: Sendable {

@@ -6,6 +6,7 @@
 import CBenchReference
 import Hiredis
 import NIOPosix
+import RingfenceConsole
 
 #if canImport(Glibc)
     import Glibc

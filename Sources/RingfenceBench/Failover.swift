@@ -12,6 +12,7 @@ import FoundationEssentials
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 import RingfenceService
 import Synchronization
 
@@ -64,7 +65,8 @@ struct Failover: Sendable {
     /// Milliseconds beyond the lease until the subscriber was told of the next primary.
     private func crash(_ plain: RedisClient, _ told: Told, _ name: String, lease: Int) async throws -> Double {
         let process = try await start(
-            ["bench-primary", "--group", name, "--lease-ms", String(lease)], redis: settings.redis.url)
+            OwnExecutable.path, ["bench-primary", "--group", name, "--lease-ms", String(lease)],
+            redis: settings.redis.url)
         do {
             let group = try await told.watcher.group(name)
             try await until("a primary in a process") { group.snapshot.primary?.phase == .ready }
@@ -150,6 +152,7 @@ struct Failover: Sendable {
                 let pidFile = "\(directory)/ringfence-bench-\(getpid())-\(round).pid"
                 defer { _ = unlink(pidFile) }
                 let supervisor = try await start(
+                    OwnExecutable.sibling("ringfence"),
                     [
                         "agent", "exec", "--redis", settings.redis.url, "--namespace", Self.namespace, "--group", name,
                         "--member", "primary", "--lease", "10s", "--", "/bin/sh", "-c",
@@ -249,8 +252,8 @@ struct Failover: Sendable {
         }
     }
 
-    private func start(_ arguments: [String], redis url: String) async throws -> ChildProcess {
-        var launch = ChildProcess.Launch([OwnExecutable.path] + arguments)
+    private func start(_ program: String, _ arguments: [String], redis url: String) async throws -> ChildProcess {
+        var launch = ChildProcess.Launch([program] + arguments)
         launch.environment =
             Environment.current.filter { !$0.hasPrefix("RINGFENCE_") } + ["\(BenchPrimaryCommand.urlVariable)=\(url)"]
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
@@ -260,7 +263,7 @@ struct Failover: Sendable {
     }
 }
 
-/// `ringfence bench-primary`, which only `ringfence bench failover` starts: a primary to be killed.
+/// `ringfence-bench bench-primary`, which only `ringfence-bench failover` starts: a primary to be killed.
 struct BenchPrimaryCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench-primary", abstract: "A primary that is to be killed.", shouldDisplay: false)
@@ -273,7 +276,7 @@ struct BenchPrimaryCommand: AsyncParsableCommand {
 
     func run() async throws {
         guard let url = getenv(Self.urlVariable).map({ String(cString: $0) }) else {
-            throw CommandFailure("bench-primary is started by ringfence bench failover, not by hand")
+            throw CommandFailure("bench-primary is started by ringfence-bench failover, not by hand")
         }
         let client = try RingfenceClient(
             RingfenceConfiguration(url: url, namespace: Failover.namespace),

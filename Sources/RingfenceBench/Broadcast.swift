@@ -6,6 +6,7 @@
 
 import Hiredis
 import Logging
+import RingfenceConsole
 import Synchronization
 
 /// Broadcast and retry.

@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence bench`: is it fast enough here? Each figure is measured beside its reference, turn about, in this very
+// `ringfence-bench`: is it fast enough here? Each figure is measured beside its reference, turn about, in this very
 // invocation, because the pace of a machine changes from minute to minute and its ratios hardly do.
+//
+// It is a program of its own, so that what is shipped carries no benchmarks and none of their C. Where the service or
+// the agent is measured, the program `ringfence` beside this one is started.
 
 import ArgumentParser
 import Hiredis
 import Logging
+import RingfenceConsole
+import RingfenceService
 
-/// `ringfence bench`.
+@main
+enum Beginning {
+    static func main() { Program.begin { await BenchCommand.main() } }
+}
+
+/// `ringfence-bench`.
 struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench",
+        commandName: "ringfence-bench",
         abstract: "Measure how fast locks and the ring are on this machine, beside plain C.",
         discussion: """
             Each figure is measured in rounds, turn about with its reference: the same commands by a C program on \
@@ -21,20 +31,25 @@ struct BenchCommand: AsyncParsableCommand {
             written to disk. A named Redis should be idle. Run nothing else meanwhile, and use a release build.
 
             EXAMPLES
-              ringfence bench lock                          taking and releasing
-              ringfence bench handoff --json                hand-offs, as JSON lines
-              ringfence bench ring                          finding owners; needs no Redis
-              ringfence bench balancer                      picking members
-              ringfence bench all --seconds 5 --rounds 9    everything, at length
-              ringfence bench lock --redis redis://127.0.0.1:6379
+              ringfence-bench lock                          taking and releasing
+              ringfence-bench handoff --json                hand-offs, as JSON lines
+              ringfence-bench ring                          finding owners; needs no Redis
+              ringfence-bench balancer                      picking members
+              ringfence-bench all --seconds 5 --rounds 9    everything, at length
+              ringfence-bench lock --redis redis://127.0.0.1:6379
 
             JSON: {"figure","unit","value","reference","ratio","trials","p50","p99"}; what does not apply is left \
             out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
+
+            `service`, and `failover` for one figure, start the program ringfence that lies beside this one.
             """,
+        version: "ringfence-bench \(ringfenceVersion)",
         subcommands: [
             LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, BeatBench.self,
-            FailoverBench.self, BalancerBench.self, CacheBench.self, AllBench.self,
+            FailoverBench.self, BalancerBench.self, CacheBench.self, AllBench.self, BenchPrimaryCommand.self,
         ])
+
+    static func main() async { await Program.run(BenchCommand.self, Array(CommandLine.arguments.dropFirst())) }
 }
 
 /// What all benchmarks share on the command line.
@@ -109,7 +124,7 @@ extension BenchOptions {
             try await RingLookups(seconds: seconds, rounds: rounds).run { figure in
                 report(figure)
                 // It computes and is not cancelled; and there is nothing to clean up.
-                if let failure = Output.ending { Main.end(by: failure) }
+                if let failure = Output.ending { Program.end(BenchCommand.self, by: failure) }
             }
         }
         let parts = parts.filter { $0 != .ring }
@@ -165,7 +180,7 @@ extension BenchOptions {
     }
 }
 
-/// `ringfence bench lock`.
+/// `ringfence-bench lock`.
 struct LockBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "lock",
@@ -181,13 +196,13 @@ struct LockBench: AsyncParsableCommand {
             lock.scoped.pairs.64  the same by withLock, whose body is a task of its own
 
             EXAMPLE
-              ringfence bench lock --json --rounds 7
+              ringfence-bench lock --json --rounds 7
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.lock]) }
 }
 
-/// `ringfence bench handoff`.
+/// `ringfence-bench handoff`.
 struct HandoffBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "handoff",
@@ -200,13 +215,13 @@ struct HandoffBench: AsyncParsableCommand {
             Ends with an error if the lock was ever granted out of order.
 
             EXAMPLE
-              ringfence bench handoff --tasks 64 --seconds 2
+              ringfence-bench handoff --tasks 64 --seconds 2
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.handoff]) }
 }
 
-/// `ringfence bench service`.
+/// `ringfence-bench service`.
 struct ServiceBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "service",
@@ -217,13 +232,13 @@ struct ServiceBench: AsyncParsableCommand {
             service.memory         resident memory of the idle service
 
             EXAMPLE
-              ringfence bench service --json
+              ringfence-bench service --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.service]) }
 }
 
-/// `ringfence bench ring`.
+/// `ringfence-bench ring`.
 struct RingBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ring",
@@ -238,13 +253,13 @@ struct RingBench: AsyncParsableCommand {
             Needs no Redis; --redis and --tasks mean nothing to it.
 
             EXAMPLE
-              ringfence bench ring --json
+              ringfence-bench ring --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.ring]) }
 }
 
-/// `ringfence bench events`.
+/// `ringfence-bench events`.
 struct EventBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "events",
@@ -257,13 +272,13 @@ struct EventBench: AsyncParsableCommand {
             Ends with an error if an event was lost or came twice.
 
             EXAMPLE
-              ringfence bench events --json
+              ringfence-bench events --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.events]) }
 }
 
-/// `ringfence bench beat`.
+/// `ringfence-bench beat`.
 struct BeatBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "beat",
@@ -277,13 +292,13 @@ struct BeatBench: AsyncParsableCommand {
             --rounds 5 makes 100 deaths for each lease, 20 at once, and takes about a minute.
 
             EXAMPLE
-              ringfence bench beat --json
+              ringfence-bench beat --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.beat]) }
 }
 
-/// `ringfence bench failover`.
+/// `ringfence-bench failover`.
 struct FailoverBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "failover",
@@ -298,13 +313,13 @@ struct FailoverBench: AsyncParsableCommand {
             All are 99th percentiles. --rounds 5 kills 100 processes for each lease and takes about four minutes.
 
             EXAMPLE
-              ringfence bench failover --json
+              ringfence-bench failover --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.failover]) }
 }
 
-/// `ringfence bench balancer`.
+/// `ringfence-bench balancer`.
 struct BalancerBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "balancer",
@@ -320,13 +335,13 @@ struct BalancerBench: AsyncParsableCommand {
             Needs two processors that are idle.
 
             EXAMPLE
-              ringfence bench balancer --json
+              ringfence-bench balancer --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.balancer]) }
 }
 
-/// `ringfence bench cache`.
+/// `ringfence-bench cache`.
 struct CacheBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "cache",
@@ -340,19 +355,19 @@ struct CacheBench: AsyncParsableCommand {
             Starts three redis-servers of its own, reached by TCP (Redis 7 or later); --redis is where their group is.
 
             EXAMPLE
-              ringfence bench cache --json
+              ringfence-bench cache --json
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws { try await options.run([.cache]) }
 }
 
-/// `ringfence bench all`.
+/// `ringfence-bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "all", abstract: "All benchmarks, one after the other.",
         discussion: """
             EXAMPLE
-              ringfence bench all --json > figures.jsonl
+              ringfence-bench all --json > figures.jsonl
             """)
     @OptionGroup var options: BenchOptions
     func run() async throws {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import RingfenceConsole
 import Testing
 
-@testable import RingfenceCommand
+@testable import RingfenceBench
 
 @Suite struct FigureTests {
     @Test func `percentiles are nearest ranks`() {
@@ -91,13 +92,8 @@ import Testing
         #expect(CommandCounter.count(text, ["get"]) == 999)
     }
 
-    @Test func `numbers and amounts are grouped`() {
-        #expect(DemoPrinter.grouped(1_234_567) == "1,234,567")
-        #expect(DemoPrinter.grouped(-1000) == "-1,000")
-        #expect(DemoPrinter.money(123_405) == "1,234.05")
-        #expect(DemoPrinter.money(-7) == "-0.07")
-        #expect(DemoPrinter.decimal(1.25) == "1.3")
-        #expect(Figure.number(-0.5) == "-0.5")
-        #expect(Figure.number(.nan) == "0")
+    @Test func `numbers have as many digits as mean something`() {
+        #expect(shortNumber(-0.5) == "-0.5")
+        #expect(shortNumber(.nan) == "0")
     }
 }

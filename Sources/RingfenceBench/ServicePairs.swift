@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `service.*`: what HTTP adds, how soon a started service grants its first lock, and what it takes to idle. The service
-// is this very executable as a process of its own, as in production; client and service share the machine, so the
-// client is C on bare sockets and takes as little of it as it can.
+// is the program `ringfence` beside this one, a process of its own as in production; client and service share the
+// machine, so the client is C on bare sockets and takes as little of it as it can.
 
 import Hiredis
 import Logging
+import RingfenceConsole
 import RingfenceService
 
 #if canImport(Glibc)
@@ -80,11 +81,12 @@ struct ServiceProcess: Sendable {
     private let process: ChildProcess
     private let startedAt: ContinuousClock.Instant
 
-    /// Starts this executable as a service on a free port; does not wait for it.
+    /// Starts the service on a free port; does not wait for it.
     static func start(redis url: String) async throws -> ServiceProcess {
         let port = try freePort()
         var launch = ChildProcess.Launch([
-            OwnExecutable.path, "serve", "--redis", url, "--port", String(port), "--namespace", namespace,
+            try OwnExecutable.sibling("ringfence"), "serve", "--redis", url, "--port", String(port), "--namespace",
+            namespace,
             "--log-level", "error",
         ])
         launch.environment = Environment.current.filter { !$0.hasPrefix("RINGFENCE_") }

@@ -10,6 +10,7 @@ import Logging
 import NIOCore
 import NIOPosix
 import Ringfence
+import RingfenceConsole
 
 /// Hand-offs among the waiters of one process.
 struct Handoff: Sendable {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which Redis `bench` and `demo` work on: the one the user names, or a private redis-server in a temporary directory
+// Which Redis a benchmark and the demo work on: the one the user names, or a private redis-server in a temporary directory
 // that is gone with the command. Private is the default, because both write a lot, and a benchmark on a server that
 // others use too measures the others.
 
 import ArgumentParser
 import FoundationEssentials
 import Hiredis
-import Logging
+package import Logging
 import RingfenceService
 
 #if canImport(Glibc)
@@ -19,14 +19,14 @@ import RingfenceService
 #endif
 
 /// The Redis a command works on.
-struct CommandRedis: Sendable {
-    let url: String
+package struct CommandRedis: Sendable {
+    package let url: String
     /// Nobody else uses it: its counters are ours, and what is left in it does not matter.
-    let isPrivate: Bool
+    package let isPrivate: Bool
 
     /// Runs `body` on the Redis at `url`, or on a private one when that is nil, and ends the private one after it.
     /// Ctrl-C and SIGTERM (and SIGQUIT, SIGHUP) cancel `body`, so that nothing is left behind.
-    static func with<Result: Sendable>(
+    package static func with<Result: Sendable>(
         url: String?, logger: Logger, _ body: @Sendable @escaping (CommandRedis) async throws -> Result
     ) async throws -> Result {
         if let url { return try await interruptible { try await body(CommandRedis(url: url, isPrivate: false)) } }
@@ -54,16 +54,16 @@ struct CommandRedis: Sendable {
     }
 
     /// Refuses a `--redis` that cannot be right, before anything is started.
-    static func check(url: String?) throws {
+    package static func check(url: String?) throws {
         guard let url else { return }
         do { _ = try RedisConfiguration(url: url) } catch { throw ValidationError("--redis: \(error.message)") }
     }
 
     /// Removes what ``temporaryDirectory()`` made.
-    static func remove(_ directory: String) { try? FileManager.default.removeItem(atPath: directory) }
+    package static func remove(_ directory: String) { try? FileManager.default.removeItem(atPath: directory) }
 
     /// A new directory of this user only. In /tmp and not in TMPDIR, whose path may be too long for a unix socket.
-    static func temporaryDirectory() throws -> String {
+    package static func temporaryDirectory() throws -> String {
         var template = Array("/tmp/ringfence-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else {
             throw CommandFailure("cannot make a directory in /tmp: \(String(cString: strerror(errno)))")
@@ -74,7 +74,7 @@ struct CommandRedis: Sendable {
 
 extension Logger {
     /// A logger for a command that speaks for itself.
-    static func command(_ label: String, level: Logger.Level = .error) -> Logger {
+    package static func command(_ label: String, level: Logger.Level = .error) -> Logger {
         var logger = Logger(label: label)
         logger.logLevel = level
         return logger
@@ -82,7 +82,7 @@ extension Logger {
 }
 
 /// A command cannot go on; the text is for the user.
-struct CommandFailure: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
+package struct CommandFailure: Error, CustomStringConvertible {
+    package let description: String
+    package init(_ description: String) { self.description = description }
 }

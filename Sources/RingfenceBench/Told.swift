@@ -4,6 +4,7 @@
 // would. What is measured waits for it by the group's name.
 
 import Ringfence
+import RingfenceConsole
 import Synchronization
 
 /// Which groups' events have arrived, and when.

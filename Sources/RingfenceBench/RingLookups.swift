@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence bench ring`: the ring as a user calls it, through the public API of another module, with keys that lie in
+// `ringfence-bench ring`: the ring as a user calls it, through the public API of another module, with keys that lie in
 // memory as bytes. One call after the other, none waiting for the one before: what a process that places many keys
 // sees.
 //
@@ -9,6 +9,7 @@
 
 import CBenchReference
 import Ringfence
+import RingfenceConsole
 
 /// Lookups on rings of several sizes, and changes of one.
 struct RingLookups {

@@ -2,10 +2,11 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 import TestSupport
 import Testing
 
-@testable import RingfenceCommand
+@testable import RingfenceBench
 
 /// The yardstick of the benchmarks has to measure work that was done.
 @Suite struct CReferenceTests {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence bench balancer`: what a pick costs, alone and with another thread that picks too, and what picking well is
+// `ringfence-bench balancer`: what a pick costs, alone and with another thread that picks too, and what picking well is
 // worth.
 //
 // A pick is timed as a lookup of the ring is: eight thousand at a time, the median of these. So are two threads that
@@ -14,6 +14,7 @@ import Logging
 import NIOCore
 import NIOPosix
 import Ringfence
+import RingfenceConsole
 
 /// What a pick costs; needs no Redis.
 struct Picks {

@@ -3,6 +3,7 @@
 // What a benchmark says: figures with a unit, a reference measured in the same minute, and the bar they have to pass.
 // Medians everywhere, and the ratio is the median of the ratios of the rounds, not the ratio of two medians: on a
 // machine whose speed changes from minute to minute, neighbours in time are the only fair comparison.
+import RingfenceConsole
 
 /// One measured figure.
 struct Figure: Sendable {
@@ -37,14 +38,14 @@ struct Figure: Sendable {
 
     /// One JSON object without a line break; what does not apply is left out.
     var json: String {
-        var fields = ["\"figure\":\"\(name)\"", "\"unit\":\"\(unit)\"", "\"value\":\(Self.number(value))"]
+        var fields = ["\"figure\":\"\(name)\"", "\"unit\":\"\(unit)\"", "\"value\":\(shortNumber(value))"]
         let optional = [("reference", reference), ("ratio", ratio), ("p50", p50), ("p99", p99)]
         for (key, value) in optional.prefix(2) {
-            if let value { fields.append("\"\(key)\":\(Self.number(value))") }
+            if let value { fields.append("\"\(key)\":\(shortNumber(value))") }
         }
         fields.append("\"trials\":\(trials)")
         for (key, value) in optional.dropFirst(2) {
-            if let value { fields.append("\"\(key)\":\(Self.number(value))") }
+            if let value { fields.append("\"\(key)\":\(shortNumber(value))") }
         }
         return "{" + fields.joined(separator: ",") + "}"
     }
@@ -59,14 +60,14 @@ struct Figure: Sendable {
             }
         let bound =
             switch bar {
-            case .ratioAtLeast(let least): "ratio >= \(Self.number(least))"
-            case .ratioAtMost(let most): "ratio <= \(Self.number(most))"
-            case .valueAtMost(let most): "<= \(Self.number(most)) \(unit)"
-            case .bothAtMost(let most, let mostRatio): "<= \(Self.number(most)), \(Self.number(mostRatio))"
+            case .ratioAtLeast(let least): "ratio >= \(shortNumber(least))"
+            case .ratioAtMost(let most): "ratio <= \(shortNumber(most))"
+            case .valueAtMost(let most): "<= \(shortNumber(most)) \(unit)"
+            case .bothAtMost(let most, let mostRatio): "<= \(shortNumber(most)), \(shortNumber(mostRatio))"
             case nil: "reported"
             }
         return Self.columns(
-            name, "\(Self.number(value)) \(unit)", reference.map(Self.number) ?? "", ratio.map(Self.number) ?? "",
+            name, "\(shortNumber(value)) \(unit)", reference.map(shortNumber) ?? "", ratio.map(shortNumber) ?? "",
             bound,
             mark)
     }
@@ -81,21 +82,6 @@ struct Figure: Sendable {
         }
         while line.last == " " { line.removeLast() }
         return line
-    }
-
-    /// Three significant digits after the point for small numbers, none for large ones; never an exponent.
-    static func number(_ value: Double) -> String {
-        guard value.isFinite else { return "0" }
-        if abs(value) >= 1000 { return String(Int64(value.rounded())) }
-        let scale: Double = abs(value) >= 10 ? 10 : 1000
-        let scaled = Int64((value * scale).rounded())
-        let digits = scale == 10 ? 1 : 3
-        let text = String(abs(scaled))
-        let padded = String(repeating: "0", count: max(0, digits + 1 - text.count)) + text
-        var result = (scaled < 0 ? "-" : "") + padded.dropLast(digits) + "." + padded.suffix(digits)
-        while result.last == "0" { result.removeLast() }
-        if result.last == "." { result.removeLast() }
-        return result
     }
 }
 

@@ -5,6 +5,7 @@
 
 import Hiredis
 import Logging
+import RingfenceConsole
 
 /// Plain pairs, by the C reference and by `RedisClient`.
 struct PlainPairs: Sendable {

@@ -20,14 +20,14 @@ import Synchronization
 #endif
 
 /// Standard output.
-enum Output {
+package enum Output {
     /// It could not be written.
-    struct Failure: Error, Hashable {
-        var number: Int32
+    package struct Failure: Error, Hashable {
+        package var number: Int32
         /// Nobody reads it any more.
-        var isClosed: Bool { number == EPIPE }
+        package var isClosed: Bool { number == EPIPE }
         /// The exit code of a program that SIGPIPE ends.
-        static let closedCode: Int32 = 128 + SIGPIPE
+        package static let closedCode: Int32 = 128 + SIGPIPE
     }
 
     private struct State {
@@ -38,7 +38,7 @@ enum Output {
     private static let room = 65_536
 
     /// Writes what was put so far.
-    static func flush() throws { try state.withLock { try flush(&$0) } }
+    package static func flush() throws { try state.withLock { try flush(&$0) } }
 
     private static func flush(_ state: inout State) throws {
         if let failure = state.failure { throw failure }
@@ -59,7 +59,7 @@ enum Output {
     }
 
     /// Whether something could not be written, or nothing more can be because nobody reads.
-    static var ending: Failure? {
+    package static var ending: Failure? {
         if let failure = state.withLock({ $0.failure }) { return failure }
         var waiting = pollfd(fd: 1, events: 0, revents: 0)
         guard poll(&waiting, 1, 0) == 1, waiting.revents & Int16(POLLERR | POLLHUP) != 0 else { return nil }
@@ -67,7 +67,7 @@ enum Output {
     }
 
     /// Writes all of it, at once.
-    static func write(_ bytes: [UInt8], to descriptor: Int32) -> Failure? {
+    package static func write(_ bytes: [UInt8], to descriptor: Int32) -> Failure? {
         var bytes = bytes[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { systemWrite(descriptor, $0.baseAddress, $0.count) }
@@ -97,7 +97,7 @@ enum Output {
 
     /// Takes the places of standard descriptors that are closed: the next file or socket would get them, and then what
     /// is printed. What takes them cannot be written.
-    static func guardDescriptors() {
+    package static func guardDescriptors() {
         for descriptor: Int32 in 0...2 where fcntl(descriptor, F_GETFD) < 0 {
             _ = open("/dev/null", O_RDONLY)
         }
@@ -106,12 +106,12 @@ enum Output {
 
 /// Puts a line, or what `terminator` makes of it, on standard output, no later than at the end of the command.
 /// - Throws: ``Output/Failure``.
-func put(_ text: String, terminator: String = "\n") throws { try Output.put(text, terminator) }
+package func put(_ text: String, terminator: String = "\n") throws { try Output.put(text, terminator) }
 
 @available(*, unavailable, message: "does not say when it could not write: use put()")
-func print(_ items: Any..., separator: String = " ", terminator: String = "\n") {}
+package func print(_ items: Any..., separator: String = " ", terminator: String = "\n") {}
 
 /// Writes a line to standard error.
 /// - Returns: whether it was written.
 @discardableResult
-func say(_ line: String) -> Bool { Output.write(Array((line + "\n").utf8), to: 2) == nil }
+package func say(_ line: String) -> Bool { Output.write(Array((line + "\n").utf8), to: 2) == nil }
