@@ -3,9 +3,10 @@
 //
 // The arrows point one way:
 //
-//   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceConsole <- RingfenceCommand (the executable `ringfence`)
-//                                                           RingfenceConsole <- RingfenceBench (`ringfence-bench`)
-//        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService        CThreadNumber <- Ringfence
+//   CHiredis <- Hiredis <- Ringfence <- RingfenceOperations <- RingfenceHTTP, RingfenceAgent, RingfenceConsole
+//        CXXHash <- RingfenceCore <- Ringfence        CThreadNumber <- Ringfence      CSpawn <- RingfenceOperations
+//
+//   RingfenceCommand (the executable `ringfence`) has all of these, RingfenceBench (`ringfence-bench`) the console.
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
@@ -95,23 +96,55 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
     package.targets += [
         // fork and exec with what posix_spawn cannot do: a child that dies with its parent.
         .target(name: "CSpawn"),
+        // What operators do and see, and what every program needs for it: settings, the doctor, histories, JSON, processes,
+        // metrics.
         .target(
-            name: "RingfenceService",
+            name: "RingfenceOperations",
             dependencies: [
                 "CSpawn",
                 "Hiredis",
                 "Ringfence",
                 "RingfenceCore",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        // The HTTP service. Nothing else knows of the web framework.
+        .target(
+            name: "RingfenceHTTP",
+            dependencies: [
+                "Ringfence",
+                "RingfenceCore",
+                "RingfenceOperations",
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
-                .product(name: "NIOSSL", package: "swift-nio-ssl"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
-                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        // What stands beside a database, cache or service, and fails it over.
+        .target(
+            name: "RingfenceAgent",
+            dependencies: [
+                "Hiredis",
+                "Ringfence",
+                "RingfenceCore",
+                "RingfenceOperations",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict
@@ -120,7 +153,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "RingfenceConsole",
             dependencies: [
-                "RingfenceService",
+                "RingfenceOperations",
                 "Hiredis",
                 "Ringfence",
                 .product(name: "Logging", package: "swift-log"),
@@ -132,7 +165,9 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceCommand",
             dependencies: [
                 "RingfenceConsole",
-                "RingfenceService",
+                "RingfenceOperations",
+                "RingfenceHTTP",
+                "RingfenceAgent",
                 "Hiredis",
                 "Ringfence",
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -149,7 +184,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceBench",
             dependencies: [
                 "RingfenceConsole",
-                "RingfenceService",
+                "RingfenceOperations",
                 "CBenchReference",
                 "Hiredis",
                 "Ringfence",
@@ -249,11 +284,11 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict
         ),
         .testTarget(
-            name: "RingfenceServiceTests",
+            name: "ProgramTests",
             dependencies: [
                 // The programs themselves are started by the tests.
                 "RingfenceCommand", "RingfenceBench",
-                "RingfenceService", "Ringfence", "RingfenceCore", "TestSupport",
+                "RingfenceHTTP", "RingfenceAgent", "RingfenceOperations", "Ringfence", "RingfenceCore", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -268,14 +303,14 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The program itself is started by the tests.
                 "RingfenceCommand",
-                "RingfenceService", "Ringfence", "TestSupport",
+                "RingfenceOperations", "Ringfence", "TestSupport",
             ],
             swiftSettings: strict
         ),
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
-                "RingfenceCommand", "RingfenceConsole", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
+                "RingfenceCommand", "RingfenceConsole", "RingfenceOperations", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict

@@ -10,7 +10,7 @@ import ArgumentParser
 import Hiredis
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 @main
 enum Beginning {

@@ -14,7 +14,7 @@ import Hiredis
 import Logging
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 struct Caching: Sendable {
     static let namespace = "bench-cache"

@@ -13,7 +13,7 @@ import Hiredis
 import Logging
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 #if canImport(Glibc)

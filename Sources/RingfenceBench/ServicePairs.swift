@@ -7,7 +7,7 @@
 import Hiredis
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

@@ -2,8 +2,9 @@
 import ArgumentParser
 import Logging
 import Ringfence
+import RingfenceAgent
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 import ServiceLifecycle
 
 struct AgentCommand: AsyncParsableCommand {

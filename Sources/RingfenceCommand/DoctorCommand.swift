@@ -6,7 +6,7 @@ import ArgumentParser
 import Logging
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

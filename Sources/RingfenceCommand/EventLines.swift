@@ -5,7 +5,7 @@ import Ringfence
 // again.
 import RingfenceConsole
 import RingfenceCore
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 /// The place behind the last event that was dealt with: not wanted, or written, all of it.

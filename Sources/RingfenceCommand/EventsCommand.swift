@@ -5,7 +5,7 @@
 import ArgumentParser
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 struct EventsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

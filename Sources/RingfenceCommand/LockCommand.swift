@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 struct LockCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -3,7 +3,7 @@
 // The program `ringfence`: parse, call, print. Each subcommand is one file; to add one, write it and name it below.
 import ArgumentParser
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 @main
 enum Beginning {

@@ -5,7 +5,7 @@ import ArgumentParser
 import Logging
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 #if canImport(Glibc)

@@ -3,7 +3,7 @@ import ArgumentParser
 import Ringfence
 import RingfenceConsole
 import RingfenceCore
-import RingfenceService
+import RingfenceOperations
 
 struct PickCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,8 @@
 import ArgumentParser
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceHTTP
+import RingfenceOperations
 
 struct ServeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -8,7 +8,7 @@ import ArgumentParser
 import FoundationEssentials
 import Hiredis
 package import Logging
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

@@ -5,7 +5,7 @@
 package import ArgumentParser
 import Hiredis
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 /// Runs `body`, and cancels it when it is to end: at Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.

@@ -3,7 +3,7 @@
 // How the programs of this package begin and end: signals are taken before there is a second thread, and every failure
 // is one readable sentence on standard error and a documented exit code.
 package import ArgumentParser
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

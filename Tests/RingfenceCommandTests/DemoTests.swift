@@ -3,7 +3,7 @@ import FoundationEssentials
 import Hiredis
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 import TestSupport
 import Testing
 

@@ -9,7 +9,7 @@
 // directory.
 import CSpawn
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 import TestSupport
 import Testing

@@ -8,7 +8,7 @@ import ArgumentParser
 import FoundationEssentials
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 /// `ringfence demo`.
 struct DemoCommand: AsyncParsableCommand {

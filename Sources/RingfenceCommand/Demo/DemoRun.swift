@@ -10,7 +10,7 @@
 
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 /// A run of the demo.
 struct DemoRun: Sendable {

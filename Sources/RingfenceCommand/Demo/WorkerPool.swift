@@ -6,7 +6,7 @@
 
 import Logging
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 #if canImport(Glibc)

@@ -5,7 +5,7 @@
 import ArgumentParser
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

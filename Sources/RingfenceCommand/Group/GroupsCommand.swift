@@ -4,7 +4,7 @@
 import ArgumentParser
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 struct GroupsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,7 @@
 import ArgumentParser
 import Ringfence
 import RingfenceConsole
-import RingfenceService
+import RingfenceOperations
 
 struct ShowGroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
