@@ -4,6 +4,7 @@
 // The arrows point one way:
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceOperations <- RingfenceHTTP, RingfenceAgent, RingfenceConsole
+//   RingfenceCore <- RingfenceCacheCore <- RingfenceCache -> Ringfence
 //        CXXHash <- RingfenceCore <- Ringfence        CThreadNumber <- Ringfence      CSpawn <- RingfenceOperations
 //
 //   RingfenceCommand (the executable `ringfence`) has all of these, RingfenceBench (`ringfence-bench`) the console.
@@ -32,7 +33,8 @@ let package = Package(
     name: "ringfence",
     platforms: [.macOS(.v15)],
     products: [
-        .library(name: "Ringfence", targets: ["Ringfence"])
+        .library(name: "Ringfence", targets: ["Ringfence"]),
+        .library(name: "RingfenceCache", targets: ["RingfenceCache"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
@@ -75,6 +77,22 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            resources: [.embedInCode("Scripts")],
+            swiftSettings: strict
+        ),
+        // Values on several servers: who links locks links no replicated store.
+        .target(name: "RingfenceCacheCore", dependencies: ["RingfenceCore"], swiftSettings: strict + thorough),
+        .target(
+            name: "RingfenceCache",
+            dependencies: [
+                "Ringfence",
+                "RingfenceCacheCore",
+                "RingfenceCore",
+                "Hiredis",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             resources: [.embedInCode("Scripts")],
             swiftSettings: strict
@@ -188,6 +206,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 "CBenchReference",
                 "Hiredis",
                 "Ringfence",
+                "RingfenceCache",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
@@ -201,6 +220,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 "CSpawn",
                 "RingfenceCore",
+                "RingfenceCacheCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
@@ -254,7 +274,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         ),
         .testTarget(
             name: "RingfenceCoreTests",
-            dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
+            dependencies: ["RingfenceCore", "RingfenceCacheCore", "CXXHash", "TestSupport"],
             swiftSettings: strict + thorough
         ),
         .testTarget(
@@ -270,8 +290,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "CThreadNumber", "TestSupport", "StoppedHolder", "TestHolder",
-                "TestMember",
+                "Ringfence", "RingfenceCache", "RingfenceCacheCore", "RingfenceCore", "Hiredis", "CThreadNumber",
+                "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
                 "TestPrimary", "TestSubscriber", "Allocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
@@ -303,7 +323,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The program itself is started by the tests.
                 "RingfenceCommand",
-                "RingfenceOperations", "Ringfence", "TestSupport",
+                "RingfenceOperations", "Ringfence", "RingfenceCache", "TestSupport",
             ],
             swiftSettings: strict
         ),
@@ -328,7 +348,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
 
 // What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
 if Context.environment["RINGFENCE_PURE"] != nil {
-    let pure: Set = ["CXXHash", "RingfenceCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
+    let pure: Set = ["CXXHash", "RingfenceCore", "RingfenceCacheCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
     package.products = []
     package.targets.removeAll { !pure.contains($0.name) }
 }

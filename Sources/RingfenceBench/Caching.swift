@@ -13,6 +13,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceCache
 import RingfenceConsole
 import RingfenceOperations
 

@@ -12,6 +12,8 @@
 //    refused.
 //  - A hint is a key without a value, and does not count as a copy.
 
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 
 /// Values on several independent Redis servers, of which some may be lost.
@@ -64,7 +66,7 @@ public final class ReplicatedCache: Sendable {
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
     ///   - reads: how many nodes must answer; nil: as the cache was made. Fewer than N - W + 1 may miss the latest
     ///     write.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have
+    /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have
     ///   their data; `client.shutDown`.
     public func get(_ key: String, reads: Int? = nil) async throws -> [UInt8]? {
         let reads = reads ?? core.options.reads
@@ -87,7 +89,7 @@ public final class ReplicatedCache: Sendable {
     ///     reads.
     ///   - sloppy: other nodes may keep it for those that are not reached, and count. The write succeeds more often,
     ///     and a read may miss it until they are back.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.quorum` if too few nodes have it in
+    /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`; `cache.quorum` if too few nodes have it in
     ///   time, with effect `unknown` if one or more may have it; `client.shutDown`.
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, writes: Int? = nil, sloppy: Bool = false
@@ -118,7 +120,7 @@ public final class ReplicatedCache: Sendable {
     }
 
     private func checkOpen() throws {
-        guard !core.isClosed, !core.group.hub.isShutDown else { throw RingfenceError.shutDown }
+        guard !core.isClosed, !core.client.isClosed else { throw RingfenceError.shutDown }
     }
 
     // MARK: Operating
@@ -166,7 +168,7 @@ public final class ReplicatedCache: Sendable {
     /// away while it is still there.
     ///
     /// The process that tends the cache hears of it within seconds, whichever it is.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member
+    /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member
     ///   of the group and so would come again at once; `coordinator.unavailable`. To say it twice does no harm.
     public func forget(_ node: String) async throws {
         let layout = core.placement.map.layout

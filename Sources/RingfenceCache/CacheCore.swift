@@ -7,6 +7,8 @@ import CoreMetrics
 import Hiredis
 import Logging
 import NIOCore
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -70,13 +72,13 @@ final class CacheCore: Sendable {
         self.logger = logger
         metrics = CacheMetrics()
         scripts = CacheScripts(
-            keys: client.keys, group: name, freshness: options.freshness, hintLimit: options.hintLimit)
+            prefix: client.keyPrefix, group: name, freshness: options.freshness, hintLimit: options.hintLimit)
         state = Mutex(
             State(placement: CachePlacement(map, map.ids.map { _ in nil }), clock: HybridClock(writer: writer)))
         place(map)
     }
 
-    var eventLoop: any EventLoop { client.hub.eventLoop }
+    var eventLoop: any EventLoop { client.eventLoop }
     var placement: CachePlacement { state.withLock { $0.placement } }
     var isClosed: Bool { state.withLock { $0.isClosed } }
 
@@ -271,20 +273,20 @@ struct CacheLayouts: Sendable {
 
     private static let script = RedisScript(String(decoding: PackageResources.cachelayout_lua, as: UTF8.self))
 
-    let courier: Courier
+    let client: RingfenceClient
     let key: String
     let goneKey: String
 
-    init(courier: Courier, keys: Keyspace, group: String) {
-        self.courier = courier
+    init(client: RingfenceClient, group: String) {
+        self.client = client
         let name = "\(group.utf8.count):\(group)"
-        key = keys.prefix + "cachelayout:" + name
-        goneKey = keys.prefix + "cachegone:" + name
+        key = client.keyPrefix + "cachelayout:" + name
+        goneKey = client.keyPrefix + "cachegone:" + name
     }
 
     /// Tells what is there, nil if nobody says. Stores `layout` before, if it is the next.
     func exchange(_ layout: CacheLayout? = nil, _ completion: @escaping @Sendable (Word?) -> Void) {
-        courier.run(call(layout, gone: ""), confirmation: nil) { result in
+        client.run(call(layout, gone: "")) { result in
             completion((try? result.get()).flatMap { try? Self.word($0) })
         }
     }
@@ -294,7 +296,7 @@ struct CacheLayouts: Sendable {
     @discardableResult
     func exchange(_ layout: CacheLayout? = nil, gone: String = "") async throws -> Word {
         let reply: RedisReply
-        do { reply = try await courier.result(of: call(layout, gone: gone)).get() } catch {
+        do { reply = try await client.result(of: call(layout, gone: gone)).get() } catch {
             throw RingfenceError(error, "asking for the layout of a cache")
         }
         return try Self.word(reply)

@@ -10,6 +10,8 @@
 // too), because what the last one says shows who lacks something.
 
 import CoreMetrics
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 

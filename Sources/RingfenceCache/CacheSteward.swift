@@ -7,6 +7,8 @@
 import Hiredis
 import Logging
 import NIOCore
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -166,7 +168,7 @@ final class CacheSteward: Sendable {
         if let share { detail += #","share":\#((share * 10_000).rounded() / 10_000)"#.utf8 }
         detail += "}".utf8
         core.logger.info("\(type): \(members.joined(separator: " "))")
-        core.group.hub.note(
+        core.client.note(
             type, group: core.name, member: members.count == 1 ? members[0] : "", reason: reason, detail: detail)
     }
 }

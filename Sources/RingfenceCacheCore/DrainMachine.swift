@@ -6,6 +6,8 @@
 // then. So a key that was written a thousand times meanwhile is one hint. That a node lacks something does no harm
 // while quorums are kept, so hints may be lost; they make it sooner.
 
+package import RingfenceCore
+
 package struct DrainMachine: Sendable {
     package typealias Call = SweepMachine.Call
 

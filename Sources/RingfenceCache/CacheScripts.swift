@@ -11,6 +11,8 @@
 // it: no key of one group can be one of another.
 
 import Hiredis
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 
 /// How a node stands, as it was told in its own words: while it says the same, it need not say more.
@@ -59,11 +61,11 @@ struct CacheScripts: Sendable {
     /// How many hints a node keeps for another.
     let hintLimit: Int
 
-    init(keys: Keyspace, group: String, freshness: Int64, hintLimit: Int) {
+    init(prefix namespace: String, group: String, freshness: Int64, hintLimit: Int) {
         let name = "\(group.utf8.count):\(group)"
-        node = keys.prefix + "cachenode:" + name
-        hints = keys.prefix + "cachehints:" + name + ":"
-        prefix = keys.prefix + "cache:" + name + ":"
+        node = namespace + "cachenode:" + name
+        hints = namespace + "cachehints:" + name + ":"
+        prefix = namespace + "cache:" + name + ":"
         prefixBytes = Array(prefix.utf8)
         pattern = Self.literal(prefixBytes) + [UInt8(ascii: "*")]
         self.freshness = freshness

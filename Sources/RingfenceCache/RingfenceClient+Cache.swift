@@ -4,6 +4,8 @@
 
 import Hiredis
 import Logging
+public import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -15,13 +17,13 @@ extension RingfenceClient {
     /// Whoever opens it first makes it, as soon as the group has as many members as there are copies. Returns when
     /// enough nodes answer, and after 5 s in any case.
     ///
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.nodes` if it was never made and the
+    /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.nodes` if it was never made and the
     ///   group has too few members with an address; `group.policyMismatch` if it was made with other numbers of copies;
     ///   `coordinator.unavailable`.
     public func cache(_ name: String, options: CacheOptions = CacheOptions()) async throws -> ReplicatedCache {
         do { try options.check() } catch { throw RingfenceError(error) }
         let group = try await group(name)
-        let layouts = CacheLayouts(courier: courier, keys: keys, group: name)
+        let layouts = CacheLayouts(client: self, group: name)
         var isNew = false
         var layout = try await layouts.exchange().layout
         if layout == nil {
@@ -62,7 +64,7 @@ extension RingfenceClient {
                 "the group '\(group.name)' has \(members.count) members with an address; a cache of \(options.copies) "
                     + "copies is made when there are so many")
         }
-        let policy = group.policy ?? GroupScripts.defaultPolicy
+        let policy = group.ringPolicy
         let fresh = CacheLayout(
             copies: options.copies, writes: options.writes, reads: options.reads, seed: policy.seed,
             unit: policy.unit,

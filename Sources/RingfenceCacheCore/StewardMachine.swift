@@ -22,6 +22,8 @@
 // A node that is away is waited for: its copies are on the others, and it comes back sooner than they could be copied.
 // Only whoever has been no member for `replaceAfter` is given up.
 
+package import RingfenceCore
+
 package struct StewardMachine: Sendable {
     package struct Settings: Sendable, Equatable {
         /// The longest time a call of any client may take.

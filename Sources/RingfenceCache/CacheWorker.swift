@@ -6,6 +6,8 @@
 // coordinator is away, whoever tends the cache goes on, until it notices another one. Nobody else can get the lock
 // then; and nodes that nobody renews the word of would stop to count, just when the cache is needed most.
 
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -37,10 +39,10 @@ final class CacheWorker: Sendable {
 
     func run() async {
         var isNew = isNew
-        while !Task.isCancelled, !core.group.hub.isShutDown {
+        while !Task.isCancelled, !core.client.isClosed {
             core.follow()
             if let lease = try? await tryAcquire() {
-                let steward = CacheSteward(core, nonce: core.client.nonces.session(), isNew: isNew)
+                let steward = CacheSteward(core, nonce: core.client.uniqueText(), isNew: isNew)
                 isNew = false
                 self.steward.withLock { $0 = steward }
                 steward.start()
@@ -63,7 +65,7 @@ final class CacheWorker: Sendable {
     private func tend(_ steward: CacheSteward, _ first: Lease) async -> Lease {
         var lease = first
         var nextLook = ContinuousClock.now
-        while !Task.isCancelled, !core.group.hub.isShutDown {
+        while !Task.isCancelled, !core.client.isClosed {
             if (try? lease.check()) == nil {
                 do {
                     guard let again = try await tryAcquire() else { return lease }

@@ -5,6 +5,7 @@
 // nothing across keys and writers; a hybrid logical clock (Kulkarni et al. 2014, "Logical Physical Clocks") follows the
 // wall clock and never falls behind a version it has seen. 48 bits of milliseconds last until the year 10889; 16 bits
 // count within one.
+import RingfenceCore
 
 /// What is newer: by stamp, and between two writers of the same stamp by their number.
 package struct CacheVersion: Sendable, Hashable, Comparable {

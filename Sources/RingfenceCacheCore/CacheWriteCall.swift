@@ -10,6 +10,8 @@
 // Time counts from before the first message. An answer that comes when the time is over must not make the call a
 // success, even where nobody looked at the clock in between: what keeps quorums right (SweepMachine) rests on it.
 
+package import RingfenceCore
+
 package struct CacheWriteCall: Sendable {
     package enum Action: Sendable, Equatable {
         case none

@@ -22,6 +22,8 @@
 // one goes on. (They do no harm to each other before: both read the old copies, and write those and some more.) If none
 // can be any more, what was before is put in force again, under the next epoch.
 
+package import RingfenceCore
+
 /// A member of a layout.
 package struct CacheMember: Sendable, Hashable {
     package var id: String

@@ -16,6 +16,8 @@
 import Hiredis
 import Logging
 import NIOCore
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 

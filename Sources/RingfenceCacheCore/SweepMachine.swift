@@ -15,6 +15,8 @@
 //
 // A node that is complete, and only gets keys it did not have to have before (the layout changes), is told those only.
 
+package import RingfenceCore
+
 package struct SweepMachine: Sendable {
     package struct Job: Sendable, Equatable {
         package var node: Int

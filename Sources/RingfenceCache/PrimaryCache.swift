@@ -14,6 +14,7 @@
 
 import CoreMetrics
 import Hiredis
+public import Ringfence
 import RingfenceCore
 import Synchronization
 
@@ -30,7 +31,7 @@ import Synchronization
 ///
 /// What you get is what Redis' replication gives. A read sees the latest write that the primary has. **A write that was
 /// acknowledged may be lost in a failover**: replicas get it a moment later. With
-/// ``Durability/confirmed(replicas:within:)`` the call waits until so many have it, and counts. That makes it rarer,
+/// `Durability.confirmed(replicas:within:)` the call waits until so many have it, and counts. That makes it rarer,
 /// and is no consensus: a replica that does not have the write may be elected. Where that must not be, take a
 /// ``ReplicatedCache``.
 public final class PrimaryCache: Sendable {
@@ -56,8 +57,8 @@ public final class PrimaryCache: Sendable {
         self.group = group
         self.client = client
         let name = "\(group.name.utf8.count):\(group.name)"
-        prefix = Array("\(client.keys.prefix)cachevalue:\(name):".utf8)
-        mark = Array("\(client.keys.prefix)cachemark:\(name)".utf8)
+        prefix = Array("\(client.keyPrefix)cachevalue:\(name):".utf8)
+        mark = Array("\(client.keyPrefix)cachemark:\(name)".utf8)
     }
 
     // MARK: Values
@@ -67,7 +68,7 @@ public final class PrimaryCache: Sendable {
     /// While the primary hands over it is read still. Around a failover the value may be older than the latest write:
     /// from an old primary that nobody could tell yet, or from a new one that did not have it.
     /// - Parameter key: 1 to 512 bytes of UTF-8 without control characters.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `cache.primary` if there is no primary, or it
+    /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.primary` if there is no primary, or it
     ///   does not answer within ``PrimaryCacheOptions/timeout``; `cancelled`; `client.shutDown`.
     public func get(_ key: String) async throws -> [UInt8]? {
         try check(key)
@@ -86,7 +87,7 @@ public final class PrimaryCache: Sendable {
     ///   - value: up to 1 MiB.
     ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
     ///   - durability: how far it must have got; nil: as the cache was opened. `within` is 1 ms to 5 s.
-    /// - Throws: ``RingfenceError``: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is
+    /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is
     ///   no primary, it is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect
     ///   `unknown`: the primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`;
     ///   `client.shutDown`. To write the same value again does no harm, unless somebody else wrote another meanwhile.
@@ -148,7 +149,7 @@ public final class PrimaryCache: Sendable {
 
     private func check(_ key: String) throws {
         do throws(InvalidArgument) { try Limits.check(key: key) } catch { throw RingfenceError(error) }
-        guard !client.hub.isShutDown, !state.withLock({ $0.isClosed }) else { throw RingfenceError.shutDown }
+        guard !client.isClosed, !state.withLock({ $0.isClosed }) else { throw RingfenceError.shutDown }
     }
 
     /// Who is primary, as this process last heard, and the way there. One that hands over takes no writes, but is read.
@@ -253,7 +254,7 @@ extension RingfenceClient {
     /// agent` joins them, and makes the elected one the primary.
     ///
     /// Returns whether there is a primary or not.
-    /// - Throws: ``RingfenceError``, effect `none`: `argument.invalid`; `coordinator.unavailable`; `client.shutDown`.
+    /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `coordinator.unavailable`; `client.shutDown`.
     public func primaryCache(
         _ name: String, options: PrimaryCacheOptions = PrimaryCacheOptions()
     ) async throws -> PrimaryCache {

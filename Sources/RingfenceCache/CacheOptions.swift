@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+public import Ringfence
 import RingfenceCore
 
 /// How a ``ReplicatedCache`` keeps its values. The first three are fixed when the cache is made; all who open it must

@@ -3,6 +3,8 @@
 // One read as its caller sees it: attempts, each a CacheReadMachine in the layout of its time, until enough nodes have
 // answered or the time is over. As with a write (CacheWriteCall), what comes too late is no success.
 
+package import RingfenceCore
+
 package struct CacheReadCall: Sendable {
     package enum Action: Sendable, Equatable {
         case none

@@ -8,6 +8,8 @@
 
 import Hiredis
 import NIOCore
+import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -69,10 +71,10 @@ final class PrimaryNode: Sendable {
         self.address = address
         self.mark = mark
         timeout = options.timeout
-        plain = RedisClient(configuration, eventLoop: client.hub.eventLoop, logger: client.logger)
+        plain = RedisClient(configuration, eventLoop: client.eventLoop, logger: client.logger)
         // A WAIT keeps a probe waiting too; that is no dead connection.
         configuration.probeInterval += .milliseconds(PrimaryCacheOptions.longestConfirmation)
-        confirming = RedisClient(configuration, eventLoop: client.hub.eventLoop, logger: client.logger)
+        confirming = RedisClient(configuration, eventLoop: client.eventLoop, logger: client.logger)
         plain.connect()
     }
 

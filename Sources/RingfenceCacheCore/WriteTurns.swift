@@ -9,6 +9,8 @@
 // Not a connection for each write: the primary has a limit of them, and thousands of blocked clients are what it copes
 // with worst.
 
+package import RingfenceCore
+
 /// The writes that wait for their turn at one server. `Ask`: what replicas shall confirm; one WAIT can only ask for one
 /// thing.
 package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable {
