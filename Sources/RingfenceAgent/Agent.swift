@@ -12,10 +12,9 @@
 // that sent clients here are gone with the agent. What keeps two from writing then is in Agent.md of the documentation.
 package import Logging
 import NIOCore
-import NIOHTTP1
 package import Ringfence
 import RingfenceCore
-import RingfenceOperations
+package import RingfenceOperations
 import ServiceLifecycle
 import Synchronization
 
@@ -29,16 +28,20 @@ package struct Agent: Service {
     let configuration: AgentConfiguration
     let client: RingfenceClient
     let logger: Logger
+    let server: any EndpointServer
     let onRunning: @Sendable (_ endpoints: Int?) -> Void
 
-    /// - Parameter onRunning: called when the member has joined, with the port of the endpoints.
+    /// - Parameters:
+    ///   - server: serves the endpoints, if there are any.
+    ///   - onRunning: called when the member has joined, with the port of the endpoints.
     package init(
-        _ configuration: AgentConfiguration, client: RingfenceClient, logger: Logger,
+        _ configuration: AgentConfiguration, client: RingfenceClient, logger: Logger, server: any EndpointServer,
         onRunning: @Sendable @escaping (_ endpoints: Int?) -> Void = { _ in }
     ) {
         self.configuration = configuration
         self.client = client
         self.logger = logger
+        self.server = server
         self.onRunning = onRunning
     }
 
@@ -49,12 +52,15 @@ package struct Agent: Service {
         let probes = try configuration.checks.map { try $0.makeProbe() }
         let lag = LagLookUp(client: client, group: configuration.group, member: configuration.member)
         let hold = AgentHold(logger: logger)
-        var endpoints: AgentEndpoints?
+        var endpoints: (any ServedEndpoints)?
         if let listen = configuration.listen {
-            endpoints = try await AgentEndpoints.listen(on: listen) { [configuration] method, path, query in
-                if method == .POST { return hold.answer(query) }
-                return await Self.answer(path, query, core, configuration, lag, hold)
+            let health = AgentConfiguration.Endpoint.healthPaths.map { path in
+                HTTPEndpoint(path) { [configuration] query in
+                    await Self.answer(path, query, core, configuration, lag, hold)
+                }
             }
+            let promise = HTTPEndpoint(AgentHold.path, isOrder: true) { hold.answer($0) }
+            endpoints = try await listen.serve(health + [promise], by: server, logger)
         }
         do {
             try await run(core, hold, probes, endpoints?.port)
@@ -243,7 +249,7 @@ package struct Agent: Service {
     }
 }
 
-// MARK: endpoints
+// MARK: Endpoints
 
 extension Agent {
     static func answer(
@@ -261,7 +267,7 @@ extension Agent {
             if !query.isEmpty {
                 guard let text = query.split(separator: "&").first(where: { $0.hasPrefix("lag=") }),
                     let bytes = byteCount(text.dropFirst(4))
-                else { return EndpointAnswer(status: .badRequest, body: #"{"error":"lag=BYTES, such as 1MB"}"#) }
+                else { return EndpointAnswer(status: 400, body: #"{"error":"lag=BYTES, such as 1MB"}"#) }
                 limit = bytes
             }
             var isFit = status.isStandby && status.verdict == .passing && status.resourceRole != .primary
@@ -270,10 +276,7 @@ extension Agent {
                 isFit = told.map { $0 <= limit } ?? false
             }
             isGood = isFit
-        case "/health": isGood = status.verdict == .passing
-        default:
-            return EndpointAnswer(
-                status: .notFound, body: #"{"error":"there are /primary, /standby?lag=BYTES and /health"}"#)
+        default: isGood = status.verdict == .passing
         }
         let phase = await core.snapshot?.primary?.phase.rawValue
         var json = JSONWriter()
@@ -299,7 +302,7 @@ extension Agent {
                 }
             }
         }
-        return EndpointAnswer(status: isGood ? .ok : .serviceUnavailable, body: json.text + "\n")
+        return EndpointAnswer(status: isGood ? 200 : 503, body: json.text + "\n")
     }
 
     /// `1048576`, `1024kB`, `1MB`, `2GB`: powers of 1024, as PostgreSQL counts.

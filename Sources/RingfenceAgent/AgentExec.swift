@@ -9,8 +9,8 @@
 //
 // If this process dies, a child that runs always lives on: a supervisor's crash must not take the service down. A child
 // that runs while primary dies with it, for nobody would end it in time.
+import Logging
 import NIOCore
-import NIOHTTP1
 import NIOPosix
 package import Ringfence
 import RingfenceCore
@@ -77,14 +77,16 @@ package struct AgentExec: Sendable {
     }
 
     /// Runs until the child has ended, and the member has left.
+    /// - Parameter server: serves the endpoints, if there are any.
     /// - Throws: `RingfenceError`, ``ChildProcess/StartFailure``, ``Settings/Failure``.
-    package func run(with client: RingfenceClient) async throws -> Outcome {
+    package func run(with client: RingfenceClient, server: any EndpointServer) async throws -> Outcome {
         let board = Board()
-        var endpoints: AgentEndpoints?
+        var endpoints: (any ServedEndpoints)?
         if let listen {
-            endpoints = try await AgentEndpoints.listen(on: listen) { _, path, _ in
-                board.answer(path, self.group, self.member)
+            let health = AgentConfiguration.Endpoint.healthPaths.map { path in
+                HTTPEndpoint(path) { _ in board.answer(path, self.group, self.member) }
             }
+            endpoints = try await listen.serve(health, by: server, client.logger)
         }
         let (inputs, input) = AsyncStream<Input>.makeStream()
         let signals = Signals.listen(as: .supervisor)
@@ -155,10 +157,7 @@ package struct AgentExec: Sendable {
             switch path {
             case "/primary": isGood = isPrimary
             case "/standby", "/replica": isGood = shown.isChildRunning && !isPrimary
-            case "/health": isGood = shown.isChildRunning
-            default:
-                return EndpointAnswer(
-                    status: .notFound, body: #"{"error":"there are /primary, /standby and /health"}"#)
+            default: isGood = shown.isChildRunning
             }
             var json = JSONWriter()
             json.object { json in
@@ -168,7 +167,7 @@ package struct AgentExec: Sendable {
                 json.field("epoch", isPrimary ? shown.epoch?.value ?? 0 : 0)
                 json.field("running", shown.isChildRunning)
             }
-            return EndpointAnswer(status: isGood ? .ok : .serviceUnavailable, body: json.text + "\n")
+            return EndpointAnswer(status: isGood ? 200 : 503, body: json.text + "\n")
         }
     }
 

@@ -11,7 +11,6 @@
 // something else has the port of an agent that is gone, and says 200 to everything, is no promise. Who can change what
 // is on the wire can forge one: see Failover.md.
 import Logging
-import NIOHTTP1
 import Ringfence
 import RingfenceCore
 import RingfenceOperations
@@ -104,16 +103,16 @@ final class AgentHold: Sendable {
             let epoch = fields["epoch"].flatMap({ Int64($0) }), let lease = fields["leaseMs"].flatMap({ Int64($0) }),
             Limits.memberLease.contains(lease.multipliedClamping(by: .millisecond))
         else {
-            return EndpointAnswer(status: .badRequest, body: Self.refusal("for, session, epoch and leaseMs are needed"))
+            return EndpointAnswer(status: 400, body: Self.refusal("for, session, epoch and leaseMs are needed"))
         }
         guard let membership = membership.withLock({ $0 }) else {
-            return EndpointAnswer(status: .conflict, body: Self.refusal("this agent is no candidate"))
+            return EndpointAnswer(status: 409, body: Self.refusal("this agent is no candidate"))
         }
         let question = HoldMachine.Question(epoch: epoch, session: String(session), leaseMilliseconds: lease)
         if let objection = membership.promise(question, session: String(own)) {
-            return EndpointAnswer(status: .conflict, body: Self.refusal(objection))
+            return EndpointAnswer(status: 409, body: Self.refusal(objection))
         }
-        return EndpointAnswer(status: .ok, body: "{\(Self.word(question, of: String(own)))}\n")
+        return EndpointAnswer(status: 200, body: "{\(Self.word(question, of: String(own)))}\n")
     }
 
     /// What an answer says that promises.

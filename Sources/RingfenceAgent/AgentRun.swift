@@ -4,7 +4,7 @@
 package import Logging
 package import Ringfence
 import RingfenceCore
-import RingfenceOperations
+package import RingfenceOperations
 import ServiceLifecycle
 
 package enum AgentRun {
@@ -12,11 +12,12 @@ package enum AgentRun {
     /// - Throws: ``Settings/Failure``, `RingfenceError`.
     package static func run(
         _ configuration: AgentConfiguration, _ redis: RingfenceConfiguration, logger: Logger,
-        onRunning: @Sendable @escaping (Int?) -> Void
+        server: any EndpointServer, onRunning: @Sendable @escaping (Int?) -> Void
     ) async throws {
         Signals.become(.starting)
         let client = try RingfenceClient(redis, logger: logger)
-        let agent = Agent(configuration, client: client, logger: logger, onRunning: onRunning)
+        let agent = Agent(
+            configuration, client: client, logger: logger, server: server, onRunning: onRunning)
         let quiet = Logger(label: "ringfence.lifecycle") { _ in SwiftLogNoOpLogHandler() }
         var group = ServiceGroupConfiguration(
             services: [

@@ -14,10 +14,16 @@ import RingfenceCore
 
 /// From whom orders are taken, and by which names the service is called.
 struct Origins: Sendable {
-    private let names: Set<String>
+    /// nil: any.
+    private let names: Set<String>?
 
     /// - Parameter names: in small letters, beside `localhost`.
     init(names: [String]) { self.names = Set(names).union(["localhost"]) }
+
+    private init() { names = nil }
+
+    /// Called by any name.
+    static let any = Origins()
 
     /// Why a request is not answered; nil: it is.
     func refusal(of head: HTTPRequest) -> Problem? {
@@ -41,6 +47,7 @@ struct Origins: Sendable {
     }
 
     private func isOurs(_ authority: String) -> Bool {
+        guard let names else { return true }
         // What holds nothing but digits and points is an address to every browser, however odd, and so is what is in
         // brackets.
         let bytes = authority.utf8

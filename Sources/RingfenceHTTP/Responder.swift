@@ -25,15 +25,19 @@ struct Responder: Sendable {
     private let table: RouteTable
     private let tokens: TokenFile?
     private let origins: Origins
+    /// Told to who asks for what there is not.
+    private let hint: String
     private let logger: Logger
     private let metrics: [RouteMetrics]
     private let unmatched: RouteMetrics
 
     init(
-        routes: [Route], tokens: TokenFile?, origins: Origins = Origins(names: []), metrics factory: any MetricsFactory,
-        logger: Logger
+        routes: [Route], tokens: TokenFile?, origins: Origins = Origins(names: []),
+        hint: String = "a slash in a name is %2F in the path; the routes are in /openapi.json",
+        metrics factory: any MetricsFactory, logger: Logger
     ) {
         self.origins = origins
+        self.hint = hint
         self.table = RouteTable(routes)
         self.tokens = tokens
         self.logger = logger
@@ -78,7 +82,6 @@ struct Responder: Sendable {
             problem.allow = methods.joined(separator: ", ")
             reply = isAuthorized(request) ? problem.reply : Self.unauthorized.reply
         case .none:
-            let hint = "a slash in a name is %2F in the path; the routes are in /openapi.json"
             reply = isAuthorized(request) ? Problem(.routeNotFound, hint).reply : Self.unauthorized.reply
         }
         metrics.record(reply.status, since: arrived)
@@ -107,6 +110,7 @@ struct Responder: Sendable {
         if parameters.count > 1 {
             exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")
         }
+        exchange.queryText = query
         // What asks for health may carry whatever it likes.
         if !query.isEmpty, route.path.hasPrefix("/v1/") {
             exchange.query = try queryParameters(query, allowed: route.query.map(\.name))

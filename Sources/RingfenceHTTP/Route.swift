@@ -45,7 +45,9 @@ struct Exchange: Sendable {
     var name = ""
     /// The decoded `{member}` of the path, or whatever else comes behind the name.
     var member = ""
-    /// The parameters behind the question mark, all of them the route's own.
+    /// What stands behind the question mark.
+    var queryText = ""
+    /// The parameters of it, all of them the route's own; empty unless it is a route of `/v1/`.
     var query: [String: String] = [:]
     var body = ByteBuffer()
     let channel: any Channel
