@@ -23,12 +23,12 @@ extension RingfenceClient {
 
     /// Runs a script; `completion` comes exactly once, on an event loop, never before this returns.
     package func run(_ call: ScriptCall, completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void) {
-        courier.run(call, confirmation: nil, completion: completion)
+        runner.run(call, confirmation: nil, completion: completion)
     }
 
     /// The same for a caller that waits for the answer.
     package func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
-        await courier.result(of: call)
+        await runner.result(of: call)
     }
 
     /// Writes an event about a group that changes nothing, if Redis can be reached now. Nobody waits for it.
