@@ -129,7 +129,7 @@ extension Group {
         let sentAt = Moment.now
         let call = call(knowledge(now: sentAt))
         let result = await hub.runner.result(of: call)
-        switch took(result, sentAt: sentAt) {
+        switch heard(result, sentAt: sentAt) {
         case .success(let answer):
             setAlarm()
             return (answer, sentAt)

@@ -58,19 +58,20 @@ extension Group {
             mismatch.effect = .unknown
             throw mismatch
         }
-        let membership = Membership(
-            group: self, record: record, joined: answer.mark, sentAt: sentAt,
-            pace: answer.paceMilliseconds * .millisecond, rejoins: rejoins)
         guard !Task.isCancelled else {
             takeBack(record)
             throw RingfenceError(
                 .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
         }
+        let membership = begin(
+            MemberMachine(
+                record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
+                rejoins: rejoins))
         guard hub.add(membership) else {
             takeBack(record)
+            membership.abandon()
             throw RingfenceError.shutDown
         }
-        add(membership)
         return membership
     }
 
@@ -95,7 +96,7 @@ extension Group {
             let call = hub.scripts.join(
                 name, knowledge(now: sentAt), record, mode, policy ?? requestedPolicy, status: status)
             let result = await hub.runner.result(of: call)
-            switch took(result, sentAt: sentAt) {
+            switch heard(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
             case .success(let answer) where answer.status == .full:
                 throw RingfenceError(

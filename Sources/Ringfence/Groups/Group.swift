@@ -46,19 +46,14 @@ public final class Group: Sendable {
         let ring = LazyRing()
     }
 
+    /// All that changes, behind one lock.
     private struct State {
-        var machine = GroupMachine()
-        var isLooking = false
-        var looksAgain = false
-        var dice: Nanos = 0
-        var memberships: [ObjectIdentifier: Membership] = [:]
-        /// When each of them has something to do.
-        var wakes = WakeQueue<ObjectIdentifier>()
+        var local = LocalGroup()
+        var handles: [LocalGroup.Key: MemberHandle] = [:]
+        var lastKey = 0
         var wanted = GroupOptions()
-        var isStopped = false
-        /// Beats that are written together, by their members' leases in ms: how long an answer may take is a part of
-        /// the lease.
-        var beats: [Int64: [(membership: Membership, call: MemberMachine.Call, sentAt: Nanos)]] = [:]
+        /// How often what readers see has changed.
+        var showings = 0
     }
 
     /// The group's name.
@@ -66,11 +61,14 @@ public final class Group: Sendable {
     let hub: GroupHub
     private let state = Mutex(State())
     private let shown = Published(Shown(view: GroupMachine().shown, members: [], sequence: 0))
+    /// The number of what is shown. Whoever makes something older, on another thread, comes too late.
+    private let lastShowing = Mutex(0)
     private let confirmedAt = Atomic<Int64>(Int64.min)
     private let staleAt = Atomic<Int64>(Int64.min)
     private let wantsRing = Atomic<Bool>(false)
     private let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
     private let alarm: Alarm
+    private let chance: LocalGroup.Chance
     /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the
     /// next look.
     private let follower: EventFeed.Follower?
@@ -79,8 +77,9 @@ public final class Group: Sendable {
         self.name = name
         self.hub = hub
         follower = hub.feed.follow()
+        chance = LocalGroup.Chance(newSession: hub.nonces.session, dice: { Nanos.random(in: 0...3 * .millisecond) })
         let target = Target()
-        alarm = Alarm(eventLoop: hub.eventLoop) { now in target.group.withLock { $0.group }?.tick(now: now) }
+        alarm = Alarm(eventLoop: hub.eventLoop) { now in target.group.withLock { $0.group }?.handle(.tick, now: now) }
         target.group.withLock { $0.group = self }
     }
 
@@ -100,11 +99,12 @@ public final class Group: Sendable {
     func stop() {
         alarm.stop()
         follower?.end()
-        state.withLock { state in
-            state.isStopped = true
-            state.memberships = [:]
-            state.wakes = WakeQueue()
+        // Let go of outside: the last reference to one may be here.
+        let memberships = state.withLock { state in
+            state.local.stop()
+            return state.handles.keys.compactMap { state.handles[$0]!.release() }
         }
+        withExtendedLifetime(memberships) {}
         for balancer in balancers.withLock({ Array($0.values) }) { balancer.stop() }
     }
 
@@ -166,19 +166,24 @@ public final class Group: Sendable {
         do { return try HashRing() } catch { preconditionFailure("a ring without members: \(error)") }
     }()
 
-    private func publish(_ machine: GroupMachine) {
-        let before = shown.load()
-        var next = Shown(
-            view: machine.shown, members: machine.shown.members.map { Member($0) }, sequence: machine.sequence)
-        for member in machine.shown.members {
-            next.weight += member.weight
-            if member.isCandidate { next.hasCandidates = true }
+    /// Not under the group's lock: a ring may be made here, and whoever asks whether it is a member waits for nothing.
+    private func publish(_ showing: Showing) {
+        lastShowing.withLock { last in
+            guard showing.number > last else { return }
+            last = showing.number
+            let before = shown.load()
+            var next = Shown(
+                view: showing.view, members: showing.view.members.map { Member($0) }, sequence: showing.sequence)
+            for member in showing.view.members {
+                next.weight += member.weight
+                if member.isCandidate { next.hasCandidates = true }
+            }
+            if wantsRing.load(ordering: .relaxed) {
+                Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
+            }
+            shown.store(next)
+            for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
         }
-        if wantsRing.load(ordering: .relaxed) {
-            Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
-        }
-        shown.store(next)
-        for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
     }
 
     // MARK: Balancers
@@ -213,162 +218,214 @@ public final class Group: Sendable {
         balancer.saw(shown.view, ring: ring.core)
     }
 
-    // MARK: Time
+    // MARK: What happens
 
-    private func tick(now: Nanos) {
-        let (memberships, action) = state.withLock { state -> ([Membership], GroupMachine.Action) in
-            let action = state.machine.tick(now: now)
-            if action == .show { publish(state.machine) }
-            let isDue = !state.isLooking && state.machine.wakeAt(dice: state.dice) <= now
-            return (state.wakes.takeDue(now: now).compactMap { state.memberships[$0] }, isDue ? .look : .none)
-        }
-        // Beats first: they are looks too.
-        for membership in memberships {
-            membership.tick(now: now)
-            plan(membership)
-        }
-        if action == .look, state.withLock({ $0.machine.wakeAt(dice: $0.dice) <= now }) { look() }
-        setAlarm()
+    /// What readers shall see.
+    private struct Showing {
+        var number: Int
+        var view: GroupMachine.View
+        var sequence: Int64
     }
 
-    func setAlarm() {
-        let now = Moment.now
-        let at = state.withLock { state -> Nanos in
-            guard !state.isStopped else { return .never }
-            return min(state.isLooking ? .never : state.machine.wakeAt(dice: state.dice), state.wakes.first)
-        }
-        alarm.set(at, now: now)
+    /// What is to be done when the lock is free again.
+    private struct Afterwards {
+        var requests: [LocalGroup.Request] = []
+        var showing: Showing?
+        var role: GroupRole?
+        var isGraceNew = false
+        var handles = MemberHandle.Afterwards()
     }
 
-    /// There may be thousands of them here, so each says itself when it has something to do.
-    private func plan(_ membership: Membership) {
-        let at = membership.wakeAt
-        state.withLock { state in
-            guard state.memberships[ObjectIdentifier(membership)] != nil else { return }
-            state.wakes.add(ObjectIdentifier(membership), at: at)
-        }
+    /// The one way in: hands the machine what happened, and does what it asks for.
+    func handle(_ event: LocalGroup.Event, now: Nanos = Moment.now) {
+        change { state, _ in ((), state.local.handle(event, now: now, chance)) }
     }
 
-    /// A membership may have something to do at another time than before.
-    func wakeUp(_ membership: Membership) {
-        plan(membership)
-        setAlarm()
-    }
-
-    // MARK: Looking
-
-    /// Asks Redis, unless it is being asked.
-    func look() {
-        let call = state.withLock { state -> (ScriptCall, Nanos)? in
-            guard !state.isStopped else { return nil }
-            guard !state.isLooking else {
-                state.looksAgain = true
-                return nil
+    /// What a membership's process wants of its machine, and of those who wait for it.
+    func with<Result>(
+        _ key: LocalGroup.Key,
+        _ body: (inout MemberMachine, inout MemberHandle, inout MemberHandle.Afterwards) throws -> (
+            Result, tells: [MemberMachine.Tell]
+        )
+    ) rethrows -> Result {
+        try change { state, after in
+            guard var handle = state.handles.removeValue(forKey: key) else {
+                preconditionFailure("a membership is known to its group as long as its object is there")
             }
-            state.isLooking = true
-            let now = Moment.now
-            state.machine.asks(now: now)
-            return (hub.scripts.watch(name, state.machine.knowledge), now)
+            defer { state.handles[key] = handle }
+            return try state.local.with(key) { try body(&$0, &handle, &after.handles) }
         }
-        guard let (call, sentAt) = call else { return }
-        hub.runner.run(call, confirmation: nil) { [self] result in
-            let again = state.withLock { state in
-                state.isLooking = false
-                defer { state.looksAgain = false }
-                return state.looksAgain
+    }
+
+    /// What is so of a membership by now.
+    func read<Result>(_ key: LocalGroup.Key, _ body: (MemberMachine) -> Result) -> Result {
+        state.withLock { body($0.local.member(key)!) }
+    }
+
+    private func change<Result>(
+        _ body: (inout State, inout Afterwards) throws -> (Result, [LocalGroup.Action])
+    ) rethrows -> Result {
+        let (result, after, wakeAt) = try state.withLock { state in
+            var after = Afterwards()
+            let (result, actions) = try body(&state, &after)
+            for action in actions { perform(action, &state, &after) }
+            if let confirmed = state.local.group.confirmedAt {
+                confirmedAt.store(confirmed, ordering: .releasing)
+                staleAt.store(confirmed + GroupMachine.patience(state.local.group.pace), ordering: .releasing)
             }
-            _ = took(result, sentAt: sentAt)
-            if again { look() }
-            setAlarm()
+            return (result, after, state.local.wakeAt)
+        }
+        perform(after)
+        alarm.set(wakeAt)
+        return result
+    }
+
+    /// Under the lock, so that everybody is told in the order in which it happened.
+    private func perform(_ action: LocalGroup.Action, _ state: inout State, _ after: inout Afterwards) {
+        switch action {
+        case .send(let request): after.requests.append(request)
+        case .tell(let key, let tell):
+            guard let machine = state.local.member(key) else { return }
+            state.handles[key]?.tell(tell, machine, hub)
+        case .stepped(let key):
+            guard let machine = state.local.member(key) else { return }
+            state.handles[key]?.settle(machine, in: name, &after.handles)
+        case .show:
+            state.showings += 1
+            after.showing = Showing(
+                number: state.showings, view: state.local.group.shown, sequence: state.local.group.sequence)
+        case .role(let role): after.role = role
+        case .grace: after.isGraceNew = true
         }
     }
 
-    /// What is known of the group, for a call that is being written now.
-    func knowledge(now: Nanos) -> GroupKnowledge {
-        state.withLock { state in
-            state.machine.asks(now: now)
-            return state.machine.knowledge
-        }
+    private func perform(_ after: Afterwards) {
+        if let showing = after.showing { publish(showing) }
+        if let role = after.role { hub.metrics.saw(role, of: name) }
+        if after.isGraceNew { hub.metrics.groupGaps.increment() }
+        for request in after.requests { send(request) }
+        after.handles.run(hub)
     }
 
-    /// The same for a beat, which need not ask what is new if it is one of many here: with each change Redis would tell
-    /// it to this process as many times. The others ask often enough.
-    func knowledge(ofBeatAt now: Nanos) -> GroupKnowledge {
-        state.withLock { state in
-            if state.memberships.count > Self.askingBeats,
-                now - state.machine.askedAt < state.machine.pace / Nanos(Self.askingBeats)
-            {
-                return .notAsking
-            }
-            state.machine.asks(now: now)
-            return state.machine.knowledge
-        }
-    }
+    // MARK: Calls
 
-    /// So many beats in a pace ask.
-    private static let askingBeats = 8
-
-    // MARK: Beats of many members
-
-    /// So many are written together, at most.
-    private static let mostBeats = 64
-    /// And for this part of a pace a beat waits for others. It counts from before it waited.
-    private static let beatsWait: Nanos = 20
-
-    /// Writes a beat together with others that are due: where a process has thousands of members in a group each would
-    /// cost Redis a call a second.
-    func writeTogether(_ membership: Membership, _ call: MemberMachine.Call, sentAt: Nanos) {
-        let lease = call.record.leaseMilliseconds
-        let (count, pace) = state.withLock { state in
-            state.beats[lease, default: []].append((membership, call, sentAt))
-            return (state.beats[lease]!.count, state.machine.pace)
-        }
-        if count == 1 {
-            hub.eventLoop.scheduleTask(in: .nanoseconds(pace / Self.beatsWait)) { [self] in writeBeats(lease) }
-        }
-        if count == Self.mostBeats { writeBeats(lease) }
-    }
-
-    private func writeBeats(_ lease: Int64) {
-        let beats = state.withLock { $0.beats.removeValue(forKey: lease) } ?? []
-        guard let sentAt = beats.first?.sentAt else { return }
-        let script = hub.scripts.beats(
-            name,
-            beats.map { beat in
+    private func send(_ request: LocalGroup.Request) {
+        switch request.kind {
+        case .look: run(request, hub.scripts.watch(name, request.knowledge))
+        case .member(_, let call, let status):
+            run(request, script(call, request.knowledge, status), for: call.record.lease)
+        case .beats(let list):
+            let beats = list.map { beat in
                 let record = beat.call.record
                 return GroupAnswer.Beat(
                     id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
                     joined: beat.call.joined)
-            })
-        let patience = min(hub.commandTimeout, MembershipMachine.patience(lease * .millisecond))
-        hub.runner.run(script, confirmation: nil, deadline: .nanoseconds(patience)) { [self] result in
-            let answer = took(result, sentAt: sentAt, asked: false).flatMap { answer in
-                answer.statuses.count == beats.count
-                    ? .success(answer)
-                    : .failure(RedisError(.protocolViolation, effect: .unknown, "an answer to other beats"))
             }
-            for (index, beat) in beats.enumerated() {
-                beat.membership.answered(
-                    .beat,
-                    answer.map {
-                        var its = $0
-                        its.status = $0.statuses[index]
-                        return its
-                    })
-                plan(beat.membership)
-            }
-            setAlarm()
+            run(request, hub.scripts.beats(name, beats), for: list[0].call.record.lease, count: beats.count)
         }
     }
 
+    private func script(
+        _ call: MemberMachine.Call, _ knowledge: GroupKnowledge, _ status: CandidateStatus?
+    ) -> ScriptCall {
+        let record = call.record
+        switch call.kind {
+        case .beat:
+            return hub.scripts.beat(
+                name, knowledge, id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
+                joined: call.joined, status: status)
+        case .write:
+            return hub.scripts.join(
+                name, knowledge, record, call.mode, policy ?? requestedPolicy, status: status)
+        case .leave:
+            return hub.scripts.leave(
+                name, knowledge, id: record.id, session: record.session, reason: call.reason, actor: "")
+        }
+    }
+
+    /// A call that is late is given up while there is time to try again.
+    private func run(_ request: LocalGroup.Request, _ script: ScriptCall, for lease: Nanos? = nil, count: Int = 0) {
+        let patience = lease.map { Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience($0))) }
+        hub.runner.run(script, confirmation: nil, deadline: patience) { [self] result in
+            var answer = read(result, sentAt: request.sentAt)
+            if count > 0, case .success(let its) = answer, its.statuses.count != count {
+                answer = .failure(RedisError(.protocolViolation, effect: .unknown, "an answer to other beats"))
+            }
+            count(request, answer)
+            let reply: MemberMachine.Reply =
+                switch answer {
+                case .success(let answer): .answer(answer)
+                case .failure(let error): error.code == .closed ? .closed : .none
+                }
+            handle(.answered(request, reply))
+        }
+    }
+
+    private func count(_ request: LocalGroup.Request, _ answer: Result<GroupAnswer, RedisError>) {
+        let keys: [LocalGroup.Key]
+        switch request.kind {
+        case .look: return
+        case .member(let key, let call, _): keys = call.kind == .leave ? [] : [key]
+        case .beats(let list): keys = list.map(\.key)
+        }
+        let now = Moment.now
+        for key in keys {
+            hub.metrics.beats.increment()
+            if case .failure = answer {
+                hub.metrics.beatFailures.increment()
+            } else if let deadline = state.withLock({ $0.local.member(key)?.membership.deadline }) {
+                hub.metrics.memberMargin.recordNanoseconds(max(0, deadline - now))
+            }
+        }
+    }
+
+    private func read(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
+        let answer = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
+            GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
+        }
+        switch answer {
+        case .failure(let error):
+            if error.code == .protocolViolation {
+                hub.logger.error(
+                    "a group's answer cannot be read",
+                    metadata: [LoggingKeys.group: "\(name)", LoggingKeys.error: "\(error)"])
+            }
+            let confirmed = confirmedAt.load(ordering: .acquiring)
+            if confirmed != .min { hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - confirmed)) }
+        case .success(let answer):
+            // Who follows the log learns here that it has gone on, should the message be lost.
+            hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
+            if let content = answer.content, !content.unreadable.isEmpty {
+                hub.logger.error(
+                    "records of members cannot be read: left out of what this process sees of the group",
+                    metadata: [
+                        LoggingKeys.group: "\(name)",
+                        LoggingKeys.member: "\(content.unreadable.joined(separator: " "))",
+                    ])
+            }
+            hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - sentAt))
+        }
+        return answer
+    }
+
+    /// The answer to a call about this group that was made elsewhere and asked what is new, or that none came.
+    func heard(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
+        let answer = read(result, sentAt: sentAt)
+        handle(.heard(try? answer.get(), sentAt: sentAt))
+        return answer
+    }
+
+    /// What is known of the group, for a call that is being written now.
+    func knowledge(now: Nanos) -> GroupKnowledge { state.withLock { $0.local.knowledge(now: now) } }
+
     /// Whether Redis has ever been heard of.
-    var isKnown: Bool { state.withLock { $0.machine.confirmedAt != nil } }
+    var isKnown: Bool { confirmedAt.load(ordering: .acquiring) != .min }
 
     /// Of what the group is made with here, should a join make it. Once it is made nobody who came this far wants
     /// another.
     func want(_ options: GroupOptions) {
         state.withLock { state in
-            guard state.machine.known.policy == nil else { return state.wanted = GroupOptions() }
+            guard state.local.group.known.policy == nil else { return state.wanted = GroupOptions() }
             state.wanted.seed = options.seed ?? state.wanted.seed
             state.wanted.pointsPerWeight = options.pointsPerWeight ?? state.wanted.pointsPerWeight
         }
@@ -398,130 +455,45 @@ public final class Group: Sendable {
     var policyMismatch: RingfenceError? { mismatch(with: state.withLock { $0.wanted }) }
 
     /// As Redis last said it is, shown already or not.
-    var known: GroupMachine.View { state.withLock { $0.machine.known } }
-    /// The same, and when Redis was asked last that said so.
-    var sight: MemberMachine.Sight { state.withLock { $0.machine.sight } }
+    var known: GroupMachine.View { state.withLock { $0.local.group.known } }
     /// As Redis last said it is, but only when Redis has not been heard of for longer than it should.
-    func viewWhileAway(now: Nanos) -> GroupMachine.View? { state.withLock { $0.machine.viewWhileAway(now: now) } }
-    var policy: RingPolicy? { state.withLock { $0.machine.known.policy } }
-    var pace: Nanos { state.withLock { $0.machine.pace } }
-
-    /// The answer to any call of this group, or that none came.
-    ///
-    /// - Parameter asked: what is new. Who did not was not told, and that the group has another version says nothing to
-    ///   it.
-    func took(
-        _ result: Result<RedisReply, RedisError>, sentAt: Nanos, asked: Bool = true
-    ) -> Result<GroupAnswer, RedisError> {
-        let now = Moment.now
-        let decoded = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
-            GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
-        }
-        switch decoded {
-        case .failure(let error):
-            state.withLock { $0.machine.failed(now: now) }
-            if error.code == .protocolViolation {
-                hub.logger.error(
-                    "a group's answer cannot be read",
-                    metadata: [LoggingKeys.group: "\(name)", LoggingKeys.error: "\(error)"])
-            }
-            if let confirmed = state.withLock({ $0.machine.confirmedAt }) {
-                hub.metrics.snapshotAge.recordNanoseconds(max(0, now - confirmed))
-            }
-        case .success(let answer) where asked: took(answer, sentAt: sentAt, now: now)
-        case .success(let answer): hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
-        }
-        return decoded
+    func viewWhileAway(now: Nanos) -> GroupMachine.View? {
+        state.withLock { $0.local.group.viewWhileAway(now: now) }
     }
-
-    private func took(_ answer: GroupAnswer, sentAt: Nanos, now: Nanos) {
-        // Who follows the log learns here that it has gone on, should the message be lost.
-        hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
-        let (action, isNewGap, isNewRole, hearing) = state.withLock { state in
-            let wasInGrace = state.machine.isInGrace
-            let roleBefore = state.machine.known.role
-            let action = state.machine.answered(answer, sentAt: sentAt, now: now)
-            state.dice = Nanos.random(in: 0...3 * .millisecond)
-            if action == .show { publish(state.machine) }
-            if let confirmed = state.machine.confirmedAt {
-                confirmedAt.store(confirmed, ordering: .releasing)
-                staleAt.store(confirmed + GroupMachine.patience(state.machine.pace), ordering: .releasing)
-            }
-            let isNewRole = state.machine.known.role != roleBefore
-            return (
-                action, !wasInGrace && state.machine.isInGrace, isNewRole,
-                isNewRole ? Array(state.memberships.values) : []
-            )
-        }
-        if isNewRole { hub.metrics.saw(known.role, of: name) }
-        if !hearing.isEmpty {
-            let sight = sight
-            for membership in hearing {
-                membership.saw(sight, now: now)
-                plan(membership)
-            }
-            setAlarm()
-        }
-        if let content = answer.content, !content.unreadable.isEmpty {
-            hub.logger.error(
-                "records of members cannot be read: left out of what this process sees of the group",
-                metadata: [
-                    LoggingKeys.group: "\(name)", LoggingKeys.member: "\(content.unreadable.joined(separator: " "))",
-                ])
-        }
-        hub.metrics.snapshotAge.recordNanoseconds(max(0, now - sentAt))
-        if isNewGap { hub.metrics.groupGaps.increment() }
-        if action == .look { look() }
-    }
-
-    /// An event of the log about this group.
-    func happened(_ event: GroupEvent) {
-        let action = state.withLock { state in
-            let action = state.machine.happened(event, now: Moment.now)
-            if action == .show { publish(state.machine) }
-            return action
-        }
-        if action == .look { look() }
-        setAlarm()
-    }
-
-    /// Events of the log were missed.
-    func missedEvents() {
-        _ = state.withLock { $0.machine.look(now: Moment.now) }
-        look()
-        setAlarm()
-    }
+    var policy: RingPolicy? { state.withLock { $0.local.group.known.policy } }
 
     /// Returns once Redis has been heard of since it was called, and all of the group is known.
-    package func refresh() async throws {
-        repeat { try await refreshOnce() } while state.withLock { $0.machine.isGathering }
-    }
-
-    private func refreshOnce() async throws {
-        let sentAt = Moment.now
-        let call = hub.scripts.watch(name, knowledge(now: sentAt))
-        let result = await hub.runner.result(of: call)
-        if case .failure(let error) = took(result, sentAt: sentAt) {
-            var failure = RingfenceError(error, "reading the group '\(name)'")
-            failure.effect = .none
-            throw failure
-        }
-        setAlarm()
+    func refresh() async throws {
+        repeat {
+            let sentAt = Moment.now
+            let result = await hub.runner.result(of: hub.scripts.watch(name, knowledge(now: sentAt)))
+            if case .failure(let error) = heard(result, sentAt: sentAt) {
+                var failure = RingfenceError(error, "reading the group '\(name)'")
+                failure.effect = .none
+                throw failure
+            }
+        } while state.withLock { $0.local.group.isGathering }
     }
 
     // MARK: Memberships
 
-    func add(_ membership: Membership) {
-        state.withLock { $0.memberships[ObjectIdentifier(membership)] = membership }
-        wakeUp(membership)
+    /// A membership of this process begins.
+    func begin(_ machine: MemberMachine) -> Membership {
+        change { state, _ in
+            state.lastKey += 1
+            let membership = Membership(group: self, key: state.lastKey)
+            state.local.add(machine, state.lastKey)
+            state.handles[state.lastKey] = MemberHandle(membership)
+            return (membership, [])
+        }
     }
 
-    func remove(_ membership: Membership) {
+    /// Nobody has the membership's object any more.
+    func forget(_ key: LocalGroup.Key) {
         state.withLock { state in
-            state.memberships[ObjectIdentifier(membership)] = nil
-            state.wakes.forget(ObjectIdentifier(membership))
+            state.local.remove(key)
+            state.handles[key] = nil
         }
-        hub.remove(membership)
     }
 }
 

@@ -59,7 +59,7 @@ final class GroupHub: Sendable {
             .init(
                 heard: { [weak self] record in self?.heard(record) },
                 missed: { [weak self] in
-                    for group in self?.groups ?? [] { group.missedEvents() }
+                    for group in self?.groups ?? [] { group.handle(.missed) }
                 }))
     }
 
@@ -68,7 +68,7 @@ final class GroupHub: Sendable {
             return
         }
         metrics.happened(record)
-        if let event = GroupEvent(record) { group.happened(event) }
+        if let event = GroupEvent(record) { group.handle(.happened(event)) }
     }
 
     var eventLoop: any EventLoop { runner.main.eventLoop }
@@ -157,8 +157,8 @@ final class GroupHub: Sendable {
             defer { state.memberships = [:] }
             return (state.groups.values.compactMap(\.group), Array(state.memberships.values))
         }
-        for group in groups { group.stop() }
         for membership in memberships { membership.abandon() }
+        for group in groups { group.stop() }
     }
 }
 

@@ -69,12 +69,12 @@ import Testing
             try await eventually("it is asked to hand over") {
                 _ = try await two.put(#","position":5"#)
                 answer = try await one.put(ready)
-                return answer.body.contains(#""phase":"draining""#)
+                return answer.body.contains(#""phase":"handingOver""#)
             }
             let version = try #require(answer["version"])
             try await one.put(
-                #","position":9,"claim":{"state":"drained","epoch":1,"position":9,"version":\#(version)}"#)
-            #expect(try await two.put(#","position":8"#).body.contains(#""phase":"draining""#), "it lacks one")
+                #","position":9,"claim":{"state":"readyToHandOver","epoch":1,"position":9,"version":\#(version)}"#)
+            #expect(try await two.put(#","position":8"#).body.contains(#""phase":"handingOver""#), "it lacks one")
             #expect(try await two.put(#","position":9"#).body.contains(#""epoch":2,"member":"two""#))
             #expect(try await two.put(#","position":9,"claim":{"state":"ready","epoch":2}"#).status == 200)
             let done = try await switched
@@ -188,7 +188,7 @@ import Testing
         ("PUT", "members/m", #"{"candidate":true,"position":-1}"#, "position"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"king","epoch":1}}"#, "state"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"ready"}}"#, "epoch"),
-        ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"drained","epoch":1,"position":9}}"#, "version"),
+        ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"readyToHandOver","epoch":1,"position":9}}"#, "version"),
         ("GET", "members?state=ill", "", "state"),
         ("GET", "history?limit=0", "", "limit"),
     ])

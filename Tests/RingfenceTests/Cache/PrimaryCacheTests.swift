@@ -256,7 +256,7 @@ private struct Pair: Sendable {
             #expect(try await cache.get("a") == [1])
             let error = try #require(await failure { try await cache.set("a", [2]) })
             #expect(error.code == .cachePrimary && error.effect == RingfenceError.Effect.none && error.isRetriable)
-            #expect(error.message.contains("'node-1' is not ready (draining)"))
+            #expect(error.message.contains("'node-1' is not ready (handingOver)"))
             try await pair.observers[1].send("REPLICAOF", "NO", "ONE")
             try await eventually("told to stop") { if case .handingOver = first.role { true } else { false } }
             #expect(first.readyToHandOver(try #require(first.role.epoch)))
