@@ -131,7 +131,6 @@ extension Group {
         let result = await hub.runner.result(of: call)
         switch heard(result, sentAt: sentAt) {
         case .success(let answer):
-            setAlarm()
             return (answer, sentAt)
         case .failure(let error): throw RingfenceError(error, doing)
         }

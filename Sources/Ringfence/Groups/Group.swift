@@ -49,7 +49,7 @@ public final class Group: Sendable {
     /// All that changes, behind one lock.
     private struct State {
         var local = LocalGroup()
-        var handles: [LocalGroup.Key: MemberHandle] = [:]
+        var observers: [LocalGroup.Key: MemberObservers] = [:]
         var lastKey = 0
         var wanted = GroupOptions()
         /// How often what readers see has changed.
@@ -102,7 +102,7 @@ public final class Group: Sendable {
         // Let go of outside: the last reference to one may be here.
         let memberships = state.withLock { state in
             state.local.stop()
-            return state.handles.keys.compactMap { state.handles[$0]!.release() }
+            return state.observers.keys.compactMap { state.observers[$0]!.release() }
         }
         withExtendedLifetime(memberships) {}
         for balancer in balancers.withLock({ Array($0.values) }) { balancer.stop() }
@@ -221,19 +221,19 @@ public final class Group: Sendable {
     // MARK: What happens
 
     /// What readers shall see.
-    private struct Showing {
+    private struct Showing: Sendable {
         var number: Int
         var view: GroupMachine.View
         var sequence: Int64
     }
 
     /// What is to be done when the lock is free again.
-    private struct Afterwards {
+    private struct Afterwards: Sendable {
         var requests: [LocalGroup.Request] = []
         var showing: Showing?
         var role: GroupRole?
         var isGraceNew = false
-        var handles = MemberHandle.Afterwards()
+        var observers = MemberObservers.Afterwards()
     }
 
     /// The one way in: hands the machine what happened, and does what it asks for.
@@ -244,16 +244,16 @@ public final class Group: Sendable {
     /// What a membership's process wants of its machine, and of those who wait for it.
     func with<Result>(
         _ key: LocalGroup.Key,
-        _ body: (inout MemberMachine, inout MemberHandle, inout MemberHandle.Afterwards) throws -> (
+        _ body: (inout MemberMachine, inout MemberObservers, inout MemberObservers.Afterwards) throws -> (
             Result, tells: [MemberMachine.Tell]
         )
     ) rethrows -> Result {
         try change { state, after in
-            guard var handle = state.handles.removeValue(forKey: key) else {
+            guard var its = state.observers.removeValue(forKey: key) else {
                 preconditionFailure("a membership is known to its group as long as its object is there")
             }
-            defer { state.handles[key] = handle }
-            return try state.local.with(key) { try body(&$0, &handle, &after.handles) }
+            defer { state.observers[key] = its }
+            return try state.local.with(key) { try body(&$0, &its, &after.observers) }
         }
     }
 
@@ -286,10 +286,10 @@ public final class Group: Sendable {
         case .send(let request): after.requests.append(request)
         case .tell(let key, let tell):
             guard let machine = state.local.member(key) else { return }
-            state.handles[key]?.tell(tell, machine, hub)
+            state.observers[key]?.tell(tell, machine, hub)
         case .stepped(let key):
             guard let machine = state.local.member(key) else { return }
-            state.handles[key]?.settle(machine, in: name, &after.handles)
+            state.observers[key]?.settle(machine, in: name, &after.observers)
         case .show:
             state.showings += 1
             after.showing = Showing(
@@ -304,7 +304,7 @@ public final class Group: Sendable {
         if let role = after.role { hub.metrics.saw(role, of: name) }
         if after.isGraceNew { hub.metrics.groupGaps.increment() }
         for request in after.requests { send(request) }
-        after.handles.run(hub)
+        after.observers.run(hub)
     }
 
     // MARK: Calls
@@ -351,7 +351,7 @@ public final class Group: Sendable {
             if count > 0, case .success(let its) = answer, its.statuses.count != count {
                 answer = .failure(RedisError(.protocolViolation, effect: .unknown, "an answer to other beats"))
             }
-            count(request, answer)
+            countBeats(request, answer)
             let reply: MemberMachine.Reply =
                 switch answer {
                 case .success(let answer): .answer(answer)
@@ -361,7 +361,7 @@ public final class Group: Sendable {
         }
     }
 
-    private func count(_ request: LocalGroup.Request, _ answer: Result<GroupAnswer, RedisError>) {
+    private func countBeats(_ request: LocalGroup.Request, _ answer: Result<GroupAnswer, RedisError>) {
         let keys: [LocalGroup.Key]
         switch request.kind {
         case .look: return
@@ -463,7 +463,7 @@ public final class Group: Sendable {
     var policy: RingPolicy? { state.withLock { $0.local.group.known.policy } }
 
     /// Returns once Redis has been heard of since it was called, and all of the group is known.
-    func refresh() async throws {
+    package func refresh() async throws {
         repeat {
             let sentAt = Moment.now
             let result = await hub.runner.result(of: hub.scripts.watch(name, knowledge(now: sentAt)))
@@ -483,7 +483,7 @@ public final class Group: Sendable {
             state.lastKey += 1
             let membership = Membership(group: self, key: state.lastKey)
             state.local.add(machine, state.lastKey)
-            state.handles[state.lastKey] = MemberHandle(membership)
+            state.observers[state.lastKey] = MemberObservers(membership)
             return (membership, [])
         }
     }
@@ -492,7 +492,7 @@ public final class Group: Sendable {
     func forget(_ key: LocalGroup.Key) {
         state.withLock { state in
             state.local.remove(key)
-            state.handles[key] = nil
+            state.observers[key] = nil
         }
     }
 }

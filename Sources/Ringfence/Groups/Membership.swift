@@ -3,6 +3,7 @@
 // The object through which a process sees a membership of its own and says what it wants of it. The membership itself
 // is a part of its group's state (LocalGroup); this has only its key.
 
+import CoreMetrics
 import Logging
 import NIOCore
 package import RingfenceCore
@@ -112,16 +113,16 @@ public final class Membership: Sendable {
 
     /// What `now` tells of the present, then whatever these listeners are told; nothing if that is nil.
     private func stream<Element: Sendable>(
-        _ listeners: any WritableKeyPath<MemberHandle, [Int: AsyncStream<Element>.Continuation]> & Sendable,
+        _ listeners: any WritableKeyPath<MemberObservers, [Int: AsyncStream<Element>.Continuation]> & Sendable,
         _ now: (MemberMachine) -> Element?
     ) -> AsyncStream<Element> {
         let (stream, continuation) = AsyncStream<Element>.makeStream()
-        let number = group.with(key) { machine, handle, _ -> (Int?, tells: [MemberMachine.Tell]) in
+        let number = group.with(key) { machine, observers, _ -> (Int?, tells: [MemberMachine.Tell]) in
             guard let present = now(machine) else { return (nil, []) }
             continuation.yield(present)
             guard !machine.membership.isOver, machine.membership.state != .left else { return (nil, []) }
-            let number = handle.nextNumber()
-            handle[keyPath: listeners][number] = continuation
+            let number = observers.nextNumber()
+            observers[keyPath: listeners][number] = continuation
             return (number, [])
         }
         guard let number else {
@@ -130,7 +131,7 @@ public final class Membership: Sendable {
         }
         continuation.onTermination = { [weak self] _ in
             guard let self else { return }
-            group.with(key) { _, handle, _ in (handle[keyPath: listeners][number] = nil, []) }
+            group.with(key) { _, observers, _ in (observers[keyPath: listeners][number] = nil, []) }
         }
         return stream
     }
@@ -174,7 +175,7 @@ public final class Membership: Sendable {
             var wish = before
             edit(&wish)
             if wish.weight > before.weight { try group.checkRing(with: wish) }
-            (number, revision) = try group.with(key) { machine, handle, _ in
+            (number, revision) = try group.with(key) { machine, observers, _ in
                 var record = machine.record
                 edit(&record)
                 try Limits.check(record)
@@ -186,15 +187,15 @@ public final class Membership: Sendable {
                 if let role = machine.role, role.stands, role.margin > record.lease / 2 {
                     throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
                 }
-                return ((handle.nextNumber(), machine.update(record, now: now)), [])
+                return ((observers.nextNumber(), machine.update(record, now: now)), [])
             }
         } catch let error as InvalidArgument {
             throw RingfenceError(error)
         }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
-            let isDone = group.with(key) { machine, handle, _ in
+            let isDone = group.with(key) { machine, observers, _ in
                 if machine.membership.written >= revision { return (true, []) }
-                handle.updates.append(.init(revision: revision, number: number, continuation: continuation))
+                observers.updates.append(.init(revision: revision, number: number, continuation: continuation))
                 return (false, [])
             }
             if isDone { return continuation.resume(returning: nil) }
@@ -206,15 +207,15 @@ public final class Membership: Sendable {
     /// On the event loop, and undone with what it limits: thousands of updates may be made in one timeout.
     private func endLater(_ number: Int) {
         let timer = hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
-            let late = group.with(key) { _, handle, _ in
-                let index = handle.updates.firstIndex { $0.number == number }
-                return (index.map { handle.updates.remove(at: $0) }, [])
+            let late = group.with(key) { _, observers, _ in
+                let index = observers.updates.firstIndex { $0.number == number }
+                return (index.map { observers.updates.remove(at: $0) }, [])
             }
             late?.continuation.resume(returning: Self.noAnswer("changing '\(id)' in the group '\(group.name)'"))
         }
-        let isWaiting = group.with(key) { _, handle, _ in
-            guard let index = handle.updates.firstIndex(where: { $0.number == number }) else { return (false, []) }
-            handle.updates[index].timer = timer
+        let isWaiting = group.with(key) { _, observers, _ in
+            guard let index = observers.updates.firstIndex(where: { $0.number == number }) else { return (false, []) }
+            observers.updates[index].timer = timer
             return (true, [])
         }
         if !isWaiting { timer.cancel() }
@@ -228,36 +229,36 @@ public final class Membership: Sendable {
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
-        let (term, deadline) = group.with(key) { (($1.term, $0.membership.deadline), []) }
+        let (term, deadline) = group.with(key) { machine, observers, _ in ((observers.term, machine.membership.deadline), []) }
         if let term { await term.end(before: deadline, on: hub.eventLoop) }
         let now = Moment.now
-        let isLeaving = group.with(key) { machine, handle, after in
+        let isLeaving = group.with(key) { machine, observers, after in
             let (isBegun, tells) = machine.leave(reason: reason, now: now)
-            guard isBegun else { return (!handle.leavers.isEmpty, tells) }
-            for listener in handle.states.values { listener.yield(.left) }
-            handle.finishStates(&after)
+            guard isBegun else { return (!observers.leavers.isEmpty, tells) }
+            for listener in observers.states.values { listener.yield(.left) }
+            observers.finishStates(&after)
             return (true, tells)
         }
         guard isLeaving else { return }
         let isDone: Bool = await withCheckedContinuation { continuation in
-            let number = group.with(key) { machine, handle, _ -> (Int?, tells: [MemberMachine.Tell]) in
+            let number = group.with(key) { machine, observers, _ -> (Int?, tells: [MemberMachine.Tell]) in
                 guard !machine.membership.isOver else { return (nil, []) }
-                let number = handle.nextNumber()
-                handle.leavers.append((number, continuation))
+                let number = observers.nextNumber()
+                observers.leavers.append((number, continuation))
                 return (number, [])
             }
             guard let number else { return continuation.resume(returning: true) }
             hub.eventLoop.scheduleTask(in: .nanoseconds(hub.commandTimeout)) { [self] in
-                let late = group.with(key) { _, handle, _ in
-                    let index = handle.leavers.firstIndex { $0.number == number }
-                    return (index.map { handle.leavers.remove(at: $0).continuation }, [])
+                let late = group.with(key) { _, observers, _ in
+                    let index = observers.leavers.firstIndex { $0.number == number }
+                    return (index.map { observers.leavers.remove(at: $0).continuation }, [])
                 }
                 late?.resume(returning: false)
             }
         }
         if !isDone {
             // Nobody may be there any more to tell it: when the client is shut down, nothing is tried after this.
-            group.with(key) { _, handle, after in (handle.finishRoles(&after), []) }
+            group.with(key) { _, observers, after in (observers.finishRoles(&after), []) }
             throw Self.noAnswer("leaving the group '\(group.name)'")
         }
     }
@@ -282,7 +283,7 @@ public final class Membership: Sendable {
         let now = Moment.now
         // Told first, and then finished.
         group.with(key) { machine, _, _ in ((), machine.withdraw(now: now)) }
-        group.with(key) { _, handle, after in (handle.finishRoles(&after), []) }
+        group.with(key) { _, observers, after in (observers.finishRoles(&after), []) }
     }
 
     var role: Role {
@@ -323,14 +324,14 @@ public final class Membership: Sendable {
 
     /// False if one runs already.
     func begin(_ term: Term) -> Bool {
-        group.with(key) { _, handle, _ in
-            guard handle.term == nil else { return (false, []) }
-            handle.term = term
+        group.with(key) { _, observers, _ in
+            guard observers.term == nil else { return (false, []) }
+            observers.term = term
             return (true, [])
         }
     }
 
-    func endTerm() { group.with(key) { _, handle, _ in (handle.term = nil, []) } }
+    func endTerm() { group.with(key) { _, observers, _ in (observers.term = nil, []) } }
 
     func role(_ tell: RoleMachine.Tell) -> Role {
         switch tell {
@@ -412,9 +413,9 @@ public final class Membership: Sendable {
     func abandon() {
         let now = Moment.now
         group.with(key) { machine, _, _ in ((), machine.endRole(.suspended, now: now)) }
-        group.with(key) { _, handle, after in
-            for listener in handle.states.values { listener.yield(.suspended) }
-            return (handle.end(&after), [])
+        group.with(key) { _, observers, after in
+            for listener in observers.states.values { listener.yield(.suspended) }
+            return (observers.end(&after), [])
         }
     }
 }

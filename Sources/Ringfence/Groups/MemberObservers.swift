@@ -9,8 +9,8 @@ import Logging
 import NIOCore
 import RingfenceCore
 
-struct MemberHandle {
-    struct Update {
+struct MemberObservers {
+    struct Update: Sendable {
         var revision: Int
         var number: Int
         var continuation: CheckedContinuation<RingfenceError?, Never>
@@ -19,7 +19,7 @@ struct MemberHandle {
     }
 
     /// What is resumed and ended when the lock is free again: it may come back here.
-    struct Afterwards {
+    struct Afterwards: Sendable {
         fileprivate var updates: [(Update, RingfenceError?)] = []
         fileprivate var leavers: [CheckedContinuation<Bool, Never>] = []
         fileprivate var streams: [any Finishable] = []
@@ -115,5 +115,5 @@ struct MemberHandle {
     }
 }
 
-private protocol Finishable { func finish() }
+private protocol Finishable: Sendable { func finish() }
 extension AsyncStream.Continuation: Finishable {}
