@@ -514,6 +514,26 @@ import Testing
         }
     }
 
+    @Test func `endpoints are asked by any name and by HTTP 1.0, and keep the limits of the service`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            for (request, status) in [
+                ("GET /primary HTTP/1.0\r\n\r\n", 200),
+                ("GET /primary HTTP/1.1\r\nHost: db-1.example\r\n\r\n", 200),
+                ("OPTIONS /primary HTTP/1.0\r\n\r\n", 200),
+                ("GET /primary HTTP/1.1\r\nHost: db\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
+                ("GET /primary HTTP/1.1\r\nHost: db\r\nContent-Length: 4\r\n\r\nbody", 400),
+            ] {
+                let connection = try await RawConnection.open(port: one.port)
+                try await connection.send(request)
+                #expect(try await connection.answer()?.status == status, "\(request.prefix(60))")
+                connection.close()
+            }
+            await one.stop()
+        }
+    }
+
     @Test func `onEvent gets every event as JSON and holds nothing up`() async throws {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis, files: ["onEvent.do": "sleep 0.2"])
