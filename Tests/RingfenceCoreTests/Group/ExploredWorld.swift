@@ -45,8 +45,7 @@ struct ExploredWorld {
         enum Body: Hashable { case idle, running, stopping(until: Nanos) }
 
         let id: String
-        var view = View()
-        var played: Played
+        var local: Local
         var way = Way.well
         var body = Body.idle
         var bodyEpoch: Int64 = 0
@@ -55,33 +54,29 @@ struct ExploredWorld {
         var ended: Set<Int64> = []
     }
 
-    /// A view without what only events make of it.
-    struct View: Hashable {
-        var machine = GroupMachine()
-        static func == (one: View, other: View) -> Bool {
-            one.machine.mark == other.machine.mark && one.machine.known.version == other.machine.known.version
-                && one.machine.epoch == other.machine.epoch
-        }
-        func hash(into hasher: inout Hasher) {
-            hasher.combine(machine.mark)
-            hasher.combine(machine.epoch)
-        }
-    }
+    /// What shows of a member between two steps, without what only events make of its view.
+    struct Local: Hashable {
+        static let key = 1
+        var group = LocalGroup()
+        var machine: MemberMachine { group.member(Self.key)! }
 
-    /// What shows of a member between two steps.
-    struct Played: Hashable {
-        var machine: MemberMachine
-        static func == (one: Played, other: Played) -> Bool {
-            one.machine.membership.state == other.machine.membership.state
-                && one.machine.membership.deadline == other.machine.membership.deadline
-                && one.machine.record == other.machine.record && one.machine.joined == other.machine.joined
-                && one.machine.isOut == other.machine.isOut && one.machine.role == other.machine.role
-                && one.machine.failsafe == other.machine.failsafe
-                && one.machine.failsafeVersion == other.machine.failsafeVersion
-                && one.machine.comparedVersion == other.machine.comparedVersion
-                && one.machine.membership.written == other.machine.membership.written
+        static func == (one: Local, other: Local) -> Bool {
+            let (its, others) = (one.group.group, other.group.group)
+            guard its.mark == others.mark, its.known.version == others.known.version, its.epoch == others.epoch else {
+                return false
+            }
+            let (mine, theirs) = (one.machine, other.machine)
+            return mine.membership.state == theirs.membership.state
+                && mine.membership.deadline == theirs.membership.deadline && mine.record == theirs.record
+                && mine.joined == theirs.joined && mine.isOut == theirs.isOut && mine.role == theirs.role
+                && mine.failsafe == theirs.failsafe && mine.failsafeVersion == theirs.failsafeVersion
+                && mine.comparedVersion == theirs.comparedVersion
+                && mine.membership.written == theirs.membership.written
         }
         func hash(into hasher: inout Hasher) {
+            hasher.combine(group.group.mark)
+            hasher.combine(group.group.epoch)
+            let machine = machine
             hasher.combine(machine.membership.state)
             hasher.combine(machine.membership.deadline)
             hasher.combine(machine.record)
@@ -96,12 +91,13 @@ struct ExploredWorld {
 
     struct Late: Hashable {
         var answer: GroupAnswer
-        var kind: MembershipMachine.Call
-        var sentAt: Nanos
-        static func == (one: Late, other: Late) -> Bool { one.answer == other.answer && one.sentAt == other.sentAt }
+        var request: LocalGroup.Request
+        static func == (one: Late, other: Late) -> Bool {
+            one.answer == other.answer && one.request.sentAt == other.request.sentAt
+        }
         func hash(into hasher: inout Hasher) {
             hasher.combine(answer.mark)
-            hasher.combine(sentAt)
+            hasher.combine(request.sentAt)
         }
     }
 
@@ -143,7 +139,9 @@ struct ExploredWorld {
                 record: record, joined: answer.mark, pace: record.lease / 5, sentAt: now, rejoins: true)
             _ = machine.campaign(margin: Self.margin)
             machine.neverFences = neverFences
-            members.append(Member(id: id, played: Played(machine: machine)))
+            var local = Local()
+            local.group.add(machine, Local.key)
+            members.append(Member(id: id, local: local))
         }
         if holds { happen(.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "3000")]))) }
     }
@@ -199,7 +197,7 @@ struct ExploredWorld {
             for index in members.indices where members[index].late != nil {
                 let late = members[index].late!
                 members[index].late = nil
-                hear(answered(late.kind, .none, index).tells, index)
+                handle(.answered(late.request, .none), index)
             }
         }
     }
@@ -212,15 +210,13 @@ struct ExploredWorld {
         guard members[index].way != .asleep else { return }
         if let late = members[index].late {
             members[index].late = nil
-            took(late.answer, late.kind, sentAt: late.sentAt, index)
+            handle(.answered(late.request, .answer(late.answer)), index)
         }
-        hear(members[index].played.machine.judge(now: now), index)
+        let now = now
+        with(index) { ((), $0.judge(now: now)) }
         goOn(index)
         if holds { askForPromises(index) }
-        var sessions = sessions
-        let output = members[index].played.machine.tick(now: now) { Self.session(after: &sessions) }
-        self.sessions = sessions
-        perform(output, index)
+        handle(.tick, index)
         look()
     }
 
@@ -232,7 +228,7 @@ struct ExploredWorld {
             members[index].isExcused = false
             say(index) { $0.stopped(epoch) }
         }
-        switch members[index].played.machine.role?.state {
+        switch members[index].local.machine.role?.state {
         case .elected(let epoch): say(index) { $0.ready(epoch) }
         case .handingOver(let epoch):
             members[index].body = .idle
@@ -241,104 +237,110 @@ struct ExploredWorld {
         }
     }
 
-    private static func session(after last: inout Int) -> String {
-        last += 1
-        return "s\(last)"
-    }
-
     // MARK: What carries the machines' calls and hears what they tell
 
+    private mutating func handle(_ event: LocalGroup.Event, _ index: Int) {
+        // At most one is asked for in a step.
+        let session = "s\(sessions + 1)"
+        let actions = members[index].local.group.handle(
+            event, now: now, LocalGroup.Chance(newSession: { session }, dice: { 0 }))
+        if members[index].local.machine.record.session == session { sessions += 1 }
+        perform(actions, index)
+    }
+
+    @discardableResult
+    private mutating func with<Result>(
+        _ index: Int, _ body: (inout MemberMachine) -> (Result, tells: [MemberMachine.Tell])
+    ) -> Result {
+        let (result, actions) = members[index].local.group.with(Local.key, body)
+        perform(actions, index)
+        return result
+    }
+
+    private mutating func perform(_ actions: [LocalGroup.Action], _ index: Int) {
+        for action in actions {
+            switch action {
+            case .tell(_, .role(let tell)): hear(tell, index)
+            case .send(let request): send(request, index)
+            case .tell, .stepped, .show, .role, .grace: break
+            }
+        }
+    }
+
     private mutating func askForPromises(_ index: Int) {
-        guard let view = members[index].view.machine.viewWhileAway(now: now) else { return }
-        let (asking, tells) = members[index].played.machine.promisesNeeded(view, now: now)
-        hear(tells, index)
+        let now = now
+        guard let view = members[index].local.group.group.viewWhileAway(now: now) else { return }
+        let asking = with(index) { machine in
+            let (asking, tells) = machine.promisesNeeded(view, now: now)
+            return (asking, tells)
+        }
         guard let asking else { return }
         var promised: [String] = []
         for peer in asking.peers {
-            guard let other = members.firstIndex(where: { $0.played.machine.record.session == peer.session }),
-                members[other].way != .asleep, let view = members[other].view.machine.viewWhileAway(now: now)
+            guard let other = members.firstIndex(where: { $0.local.machine.record.session == peer.session }),
+                members[other].way != .asleep, let view = members[other].local.group.group.viewWhileAway(now: now)
             else { continue }
             if forgetsPromises {
                 if FailsafeMachine.objection(to: asking.question, view) == nil { promised.append(peer.session) }
                 continue
             }
-            let (refusal, tells) = members[other].played.machine.promise(
-                asking.question, session: peer.session, view, now: now)
-            hear(tells, other)
+            let refusal = with(other) { machine in
+                let (refusal, tells) = machine.promise(asking.question, session: peer.session, view, now: now)
+                return (refusal, tells)
+            }
             if refusal == nil { promised.append(peer.session) }
         }
-        let told = members[index].played.machine.promised(
-            asking.question, by: promised, askedAt: now, view, now: now)
-        hear(told, index)
-        let deadline = members[index].played.machine.membership.deadline
+        with(index) { ((), $0.promised(asking.question, by: promised, askedAt: now, view, now: now)) }
+        let deadline = members[index].local.machine.membership.deadline
         if insideByClock(members[index]) != nil, now >= deadline - Self.margin { heldRoles += 1 }
     }
 
     private mutating func say(_ index: Int, _ change: (inout RoleMachine) -> RoleMachine.Output?) {
-        hear(members[index].played.machine.say(now: now, change).tells, index)
+        let now = now
+        with(index) { $0.say(now: now, change) }
     }
 
-    private mutating func hear(_ tells: [MemberMachine.Tell], _ index: Int) {
-        for tell in tells {
-            guard case .role(let tell) = tell else { continue }
-            switch tell {
-            case .state(.elected(let epoch)):
-                let session = members[index].played.machine.record.session
-                if elected[epoch]?.contains(session) != true { fail("\(session) begins \(epoch), and was not elected") }
-                if members[index].ended.contains(epoch) { fail("\(session) begins \(epoch) again") }
-                highest = max(highest, epoch)
-                (members[index].body, members[index].bodyEpoch) = (.running, epoch)
-                members[index].isExcused = false
-                look()
-            case .state(.primary): members[index].body = .running
-            case .ended(let epoch, _):
-                members[index].ended.insert(epoch)
-                if members[index].body != .idle { members[index].body = .stopping(until: now + Self.margin) }
-            case .state: break
-            }
+    private mutating func hear(_ tell: RoleMachine.Tell, _ index: Int) {
+        switch tell {
+        case .state(.elected(let epoch)):
+            let session = members[index].local.machine.record.session
+            if elected[epoch]?.contains(session) != true { fail("\(session) begins \(epoch), and was not elected") }
+            if members[index].ended.contains(epoch) { fail("\(session) begins \(epoch) again") }
+            highest = max(highest, epoch)
+            (members[index].body, members[index].bodyEpoch) = (.running, epoch)
+            members[index].isExcused = false
+            look()
+        case .state(.primary): members[index].body = .running
+        case .ended(let epoch, _):
+            members[index].ended.insert(epoch)
+            if members[index].body != .idle { members[index].body = .stopping(until: now + Self.margin) }
+        case .state: break
         }
     }
 
-    private mutating func perform(_ output: MemberMachine.Output, _ index: Int) {
-        hear(output.tells, index)
-        guard let call = output.call else { return }
-        let (status, tells) = members[index].played.machine.write(members[index].view.machine.known, now: now)
-        hear(tells, index)
-        let sentAt = now
+    private mutating func send(_ request: LocalGroup.Request, _ index: Int) {
         let verb: GroupServerModel.Verb
-        switch call.kind {
-        case .beat:
-            verb = .beat(
-                id: call.record.id, session: call.record.session, leaseMilliseconds: Self.lease, joined: call.joined,
-                status: status)
-        case .write: verb = .join(call.record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
-        case .leave: return fail("nobody leaves here")
+        switch request.kind {
+        case .look: verb = .watch(leases: false)
+        case .member(_, let call, let status):
+            switch call.kind {
+            case .beat:
+                verb = .beat(
+                    id: call.record.id, session: call.record.session, leaseMilliseconds: Self.lease,
+                    joined: call.joined, status: status)
+            case .write: verb = .join(call.record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
+            case .leave: return fail("nobody leaves here")
+            }
+        case .beats: return fail("beats of one member are written together")
         }
         let way = members[index].way
-        guard way != .cut else { return perform(answered(call.kind, .none, index), index) }
-        members[index].view.machine.asks(now: now)
-        let answer = self.call(verb, members[index].view.machine.knowledge)
+        guard way != .cut else { return handle(.answered(request, .none), index) }
+        let answer = call(verb, request.knowledge)
         switch way {
-        case .deaf: perform(answered(call.kind, .none, index), index)
-        case .slow: members[index].late = Late(answer: answer, kind: call.kind, sentAt: sentAt)
-        default: took(answer, call.kind, sentAt: sentAt, index)
+        case .deaf: handle(.answered(request, .none), index)
+        case .slow where members[index].late == nil: members[index].late = Late(answer: answer, request: request)
+        default: handle(.answered(request, .answer(answer)), index)
         }
-    }
-
-    private mutating func took(_ answer: GroupAnswer, _ kind: MembershipMachine.Call, sentAt: Nanos, _ index: Int) {
-        _ = members[index].view.machine.answered(answer, sentAt: sentAt, now: now)
-        perform(answered(kind, .answer(answer), index), index)
-    }
-
-    private mutating func answered(
-        _ kind: MembershipMachine.Call, _ reply: MemberMachine.Reply, _ index: Int
-    ) -> MemberMachine.Output {
-        var sessions = sessions
-        let output = members[index].played.machine.answered(kind, reply, members[index].view.machine.sight, now: now) {
-            Self.session(after: &sessions)
-        }
-        self.sessions = sessions
-        return output
     }
 
     // MARK: Redis, and what is judged
@@ -358,7 +360,7 @@ struct ExploredWorld {
         let epoch = event.epoch!
         if epoch <= max(before, known.epoch) { fail("epoch \(epoch) is given after \(before)") }
         // What Redis lost it is told again within the lease that it waits, by whoever knows and can reach it.
-        let isKnown = members.contains { $0.way == .well && $0.view.machine.epoch >= epoch }
+        let isKnown = members.contains { $0.way == .well && $0.local.group.group.epoch >= epoch }
         if epoch <= highest, !hasLost || isKnown { fail("epoch \(epoch) is given after \(highest)") }
         elected[epoch, default: []].insert(group.office.session)
         guard let held = group.held(event.member!), held.ends > group.now, held.record.isCandidate else {
@@ -367,7 +369,7 @@ struct ExploredWorld {
     }
 
     private func insideByClock(_ member: Member) -> Int64? {
-        guard let epoch = member.played.machine.role?.state.epoch, member.played.machine.holds(epoch, now: now) else {
+        guard let epoch = member.local.machine.role?.state.epoch, member.local.machine.holds(epoch, now: now) else {
             return nil
         }
         return epoch
@@ -403,7 +405,7 @@ struct ExploredWorld {
         let office = model.groups[Self.group]?.office
         let primaries = members.filter { inside($0) != nil }
         guard primaries.count == 1, office?.phase == .ready,
-            office?.session == primaries[0].played.machine.record.session
+            office?.session == primaries[0].local.machine.record.session
         else {
             return fail("in the end \(primaries.map(\.id)) are primary, and Redis says \(office.map { "\($0)" } ?? "")")
         }

@@ -2,6 +2,7 @@
 //
 // One process: the machines of the library, unchanged, over simulated wires and by a clock of its own. What is decided
 // is decided in them; here are calls, answers, pauses and deaths.
+import Synchronization
 import TestSupport
 
 @testable import RingfenceCore
@@ -27,16 +28,17 @@ final class GroupNode {
     /// The last moment of a fault of this process itself, in true time.
     private(set) var faultAt: Nanos = -1000 * .second
 
-    var view = GroupMachine()
-    private(set) var member: MemberMachine?
+    private var local = LocalGroup()
+    var view: GroupMachine { local.group }
+    var member: MemberMachine? { local.member(Self.key) }
+    /// A process has one member here.
+    private static let key = 1
     /// As it joins.
     private var newcomer: MemberRecord
     var record: MemberRecord { member?.record ?? newcomer }
     let rejoins: Bool
     private var isJoining = false
-    private var isLooking = false
-    private var sessions = 0
-    private let life: Int64
+    private let sessions: Sessions
     private var wantsRole = false
     private var isLeaving = false
     private(set) var candidate: GroupCandidate?
@@ -47,7 +49,7 @@ final class GroupNode {
         self.isMember = isMember
         driftPPM = world.dice(-9_900...9_900)
         clockOffset = world.dice(0...1_000_000 * .second)
-        life = world.dice(0...1 << 40)
+        sessions = Sessions(name, world.dice(0...1 << 40))
         rejoins = world.random.chance(50)
         newcomer = MemberRecord(
             id: name, session: "",
@@ -57,12 +59,7 @@ final class GroupNode {
             newcomer.priority = Int(world.dice(0...2))
             wantsRole = world.random.chance(85)
         }
-        newcomer.session = newSession()
-    }
-
-    private func newSession() -> String {
-        sessions += 1
-        return "\(name)-\(life)-\(sessions)"
+        newcomer.session = sessions.next()
     }
 
     var clock: Nanos { clockOffset + world.now + world.now * driftPPM / 1_000_000 }
@@ -81,24 +78,22 @@ final class GroupNode {
     }
 
     func begin() {
-        look()
+        handle(.missed)
         if isMember { join(.first, over: nil, until: clock + 20 * .second) }
     }
 
     // MARK: Wires
 
     private func call(
-        _ verb: GroupServerModel.Verb, timeout: Nanos, _ over: @escaping (GroupAnswer?, _ sentAt: Nanos) -> Void
+        _ verb: GroupServerModel.Verb, _ known: GroupKnowledge, timeout: Nanos,
+        _ over: @escaping (GroupAnswer?) -> Void
     ) {
-        let sentAt = clock
-        view.asks(now: sentAt)
-        let known = view.knowledge
         lastNumber += 1
         let number = lastNumber
         let finish = { [weak self] (answer: GroupAnswer?) in
             guard let self, let index = self.waiting.firstIndex(where: { $0.number == number }) else { return }
             self.waiting.remove(at: index)
-            over(answer, sentAt)
+            over(answer)
         }
         waiting.append((number, { finish(nil) }))
         world.after(timeout) { [weak self] in self?.react { finish(nil) } }
@@ -148,11 +143,11 @@ final class GroupNode {
         isPaused = false
         faultAt = min(faultAt, world.now)
         candidate?.woke()
-        if member?.membership.isMember(at: clock) == false, member?.membership.state == .member { tick() }
+        if member?.membership.isMember(at: clock) == false, member?.membership.state == .member { handle(.tick) }
         let all = heardWhilePaused
         heardWhilePaused = []
         for action in all { action() }
-        tick()
+        handle(.tick)
     }
 
     func kill() {
@@ -167,9 +162,8 @@ final class GroupNode {
         isLeaving = true
         world.note("\(name) is to leave")
         let done = { [self] in
-            guard let (isBegun, tells) = member?.leave(reason: "", now: clock), isBegun else { return }
-            tell(tells)
-            tick()
+            with { $0.leave(reason: "", now: clock) }
+            handle(.tick)
         }
         if let candidate { candidate.stop(saying: "left", done) } else { done() }
     }
@@ -190,42 +184,37 @@ final class GroupNode {
         }
     }
 
-    private func look() {
-        guard !isLooking else { return }
-        isLooking = true
-        call(.watch(leases: false), timeout: .second) { answer, sentAt in
-            self.isLooking = false
-            self.took(answer, sentAt: sentAt)
-            self.planWake()
-        }
-    }
-
-    private func took(_ answer: GroupAnswer?, sentAt: Nanos) {
-        let before = view.shown
-        if let answer {
-            let role = view.known.role
-            let action = view.answered(answer, sentAt: sentAt, now: clock)
-            if view.known.role != role { saw() }
-            if action == .look { look() }
-        } else {
-            view.failed(now: clock)
-        }
-        world.checker.shows(self, before: before)
-    }
-
     func heard(_ event: GroupEvent?) {
-        guard let event else { return }
+        if let event { handle(.happened(event)) }
+    }
+
+    /// What happens to the machine, and what it asks for.
+    private func handle(_ event: LocalGroup.Event) {
+        guard isAlive else { return }
         let before = view.shown
-        if view.happened(event, now: clock) == .look { look() }
+        let dice = world.dice(0...3 * .millisecond)
+        let actions = local.handle(event, now: clock, .init(newSession: sessions.next, dice: { dice }))
         world.checker.shows(self, before: before)
+        perform(actions)
         planWake()
+    }
+
+    private func perform(_ actions: [LocalGroup.Action]) {
+        for action in actions {
+            switch action {
+            case .send(let request): send(request)
+            case .tell(_, let tell): hear(tell)
+            case .stepped, .show, .role, .grace: break
+            }
+        }
     }
 
     private func join(_ mode: JoinMode, over before: String?, until end: Nanos) {
         let record = record
-        call(.join(record, mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: nil), timeout: 2 * .second) {
-            answer, sentAt in
-            self.took(answer, sentAt: sentAt)
+        let sentAt = clock
+        let verb = GroupServerModel.Verb.join(record, mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: nil)
+        call(verb, local.knowledge(now: sentAt), timeout: 2 * .second) { answer in
+            self.handle(.heard(answer, sentAt: sentAt))
             guard let answer else {
                 // Its answer is lost, and it is repeated as it was.
                 let mode = self.world.flaws.repeatsJoins ? JoinMode.first : before.map { .over($0) } ?? .again
@@ -238,10 +227,11 @@ final class GroupNode {
             }
             guard answer.status == .member else { return }
             self.world.checker.wasTold(record.session)
-            self.member = MemberMachine(
+            var member = MemberMachine(
                 record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
                 rejoins: self.rejoins)
-            self.member?.neverFences = self.world.flaws.neverFences
+            member.neverFences = self.world.flaws.neverFences
+            self.local.add(member, Self.key)
             if self.wantsRole { self.campaign() }
             self.planWake()
         }
@@ -251,36 +241,32 @@ final class GroupNode {
 
     private func campaign() {
         candidate = candidate ?? GroupCandidate(self, world)
-        _ = member?.campaign(margin: candidate!.margin)
+        with { (_ = $0.campaign(margin: candidate!.margin), tells: []) }
         change { $0.isCandidate = true }
     }
 
     func change(_ edit: (inout MemberRecord) -> Void) {
         guard var record = member?.record, [.member, .suspended].contains(member?.membership.state) else { return }
         edit(&record)
-        _ = member?.update(record, now: clock)
-        planWake()
+        with { (_ = $0.update(record, now: clock), tells: []) }
     }
 
     /// Asks something of its machine, and hears what comes of it.
     @discardableResult
     func with<Result>(_ body: (inout MemberMachine) -> (Result, tells: [MemberMachine.Tell])) -> Result? {
         guard member != nil else { return nil }
-        let (result, tells) = body(&member!)
-        tell(tells)
+        let (result, actions) = local.with(Self.key, body)
+        perform(actions)
         planWake()
         return result
     }
 
     /// A flaw: what is over may begin again.
-    func forgetRole(margin: Nanos) { member?.role = RoleMachine(margin: margin) }
-
-    private func saw() { with { ((), $0.saw(view.sight, now: clock)) } }
+    func forgetRole(margin: Nanos) { with { ($0.role = RoleMachine(margin: margin), tells: []) } }
 
     func planWake() {
         guard isAlive, !isPaused else { return }
-        let look = isLooking ? Nanos.never : view.wakeAt(dice: world.dice(0...3 * .millisecond))
-        let due = trueTime(of: min(look, member?.wakeAt ?? .never))
+        let due = trueTime(of: local.wakeAt)
         guard due != .never else { return }
         let when = max(due, world.now) + world.dice(0...Nanos.millisecond)
         guard when < nextWake || nextWake <= world.now else { return }
@@ -288,58 +274,57 @@ final class GroupNode {
         world.at(when) { [weak self] in
             guard let self, self.nextWake == when else { return }
             self.nextWake = .never
-            if !self.isPaused { self.tick() }
+            if !self.isPaused { self.handle(.tick) }
         }
     }
 
-    private func tick() {
-        guard isAlive else { return }
-        let before = view.shown
-        _ = view.tick(now: clock)
-        world.checker.shows(self, before: before)
-        if let output = member?.tick(now: clock, newSession: newSession) { perform(output) }
-        if !isLooking, view.wakeAt(dice: 0) <= clock { look() }
-        planWake()
-    }
-
-    private func perform(_ output: MemberMachine.Output) {
-        tell(output.tells)
-        if let call = output.call { send(call) }
-    }
-
-    func tell(_ tells: [MemberMachine.Tell]) {
-        for tell in tells {
-            switch tell {
-            case .state(let state, _):
-                world.note("\(name) is told \(state)")
-                world.checker.told(self, state)
-            case .role(let tell):
-                world.note("\(name) \(tell)")
-                candidate?.hear(tell)
-            }
+    private func hear(_ tell: MemberMachine.Tell) {
+        switch tell {
+        case .state(let state, _):
+            world.note("\(name) is told \(state)")
+            world.checker.told(self, state)
+        case .role(let tell):
+            world.note("\(name) \(tell)")
+            candidate?.hear(tell)
         }
     }
 
-    private func send(_ call: MemberMachine.Call) {
-        let status = with { $0.write(view.known, now: clock) } ?? nil
-        let record = call.record
-        let verb: GroupServerModel.Verb =
-            switch call.kind {
-            case .beat:
-                .beat(
-                    id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
-                    joined: call.joined, status: status)
-            case .write: .join(record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
-            case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
-            }
-        self.call(verb, timeout: MembershipMachine.patience(record.lease)) { answer, sentAt in
-            self.took(answer, sentAt: sentAt)
-            if answer?.status == .member { self.world.checker.wasTold(record.session) }
-            let reply = answer.map { MemberMachine.Reply.answer($0) } ?? .none
-            let output = self.member?.answered(
-                call.kind, reply, self.view.sight, now: self.clock, newSession: self.newSession)
-            if let output { self.perform(output) }
-            self.planWake()
+    private func send(_ request: LocalGroup.Request) {
+        let verb: GroupServerModel.Verb
+        var (timeout, session) = (Nanos.second, "")
+        switch request.kind {
+        case .look: verb = .watch(leases: false)
+        case .member(_, let call, let status):
+            let record = call.record
+            (timeout, session) = (MembershipMachine.patience(record.lease), record.session)
+            verb =
+                switch call.kind {
+                case .beat:
+                    .beat(
+                        id: name, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
+                        joined: call.joined, status: status)
+                case .write: .join(record, call.mode, RingPolicy(seed: 1, pointsPerWeight: 2), status: status)
+                case .leave: .leave(id: name, session: record.session, reason: "", actor: "")
+                }
+        case .beats: return world.fail("beats of one member are written together")
+        }
+        call(verb, request.knowledge, timeout: timeout) { answer in
+            if answer?.status == .member { self.world.checker.wasTold(session) }
+            self.handle(.answered(request, answer.map { .answer($0) } ?? .none))
+        }
+    }
+}
+
+private final class Sessions: Sendable {
+    private let node: String
+    private let last = Mutex(0)
+
+    init(_ name: String, _ life: Int64) { node = "\(name)-\(life)" }
+
+    @Sendable func next() -> String {
+        last.withLock { last in
+            last += 1
+            return "\(node)-\(last)"
         }
     }
 }
