@@ -154,9 +154,8 @@ final class GroupCandidate {
     }
 
     private func promised(_ question: FailsafeMachine.Question, _ sessions: [String], _ askedAt: Nanos) {
-        node.with {
-            ((), $0.promised(question, by: sessions, askedAt: askedAt, node.view.known, now: node.clock))
-        }
+        let view = node.view.known
+        node.with { ((), $0.promised(question, by: sessions, askedAt: askedAt, view, now: node.clock)) }
     }
 
     private func promises(_ question: FailsafeMachine.Question, _ session: String) -> Bool {
@@ -188,10 +187,8 @@ final class GroupCandidate {
                 self.position = max(position, min(world.furthest, position + world.dice(0...40)))
             }
         }
-        node.with { member in
-            let known = node.view.known.role
-            return (member.report(position: position, unfit: unfit, known, now: node.clock), tells: [])
-        }
+        let known = node.view.known.role
+        node.with { ($0.report(position: position, unfit: unfit, known, now: node.clock), tells: []) }
         guard !world.isCalm, world.faults.contains(.leave) || world.faults.contains(.operate) else { return }
         switch world.random.pick(0...399) {
         case 0: stop(saying: "stepDown")
