@@ -61,8 +61,10 @@ public final class Group: Sendable {
     let hub: GroupHub
     private let state = Mutex(State())
     private let shown = Published(Shown(view: GroupMachine().shown, members: [], sequence: 0))
-    /// The number of what is shown. Whoever makes something older, on another thread, comes too late.
-    private let lastShowing = Mutex(0)
+    /// One at a time makes what is shown. Whoever makes something older, on another thread, comes too late.
+    private let showing = Mutex(())
+    /// Its number.
+    private let lastShown = Atomic<Int>(0)
     private let confirmedAt = Atomic<Int64>(Int64.min)
     private let staleAt = Atomic<Int64>(Int64.min)
     private let wantsRing = Atomic<Bool>(false)
@@ -168,9 +170,8 @@ public final class Group: Sendable {
 
     /// Not under the group's lock: a ring may be made here, and whoever asks whether it is a member waits for nothing.
     private func publish(_ showing: Showing) {
-        lastShowing.withLock { last in
-            guard showing.number > last else { return }
-            last = showing.number
+        self.showing.withLock { _ in
+            guard showing.number > lastShown.load(ordering: .relaxed) else { return }
             let before = shown.load()
             var next = Shown(
                 view: showing.view, members: showing.view.members.map { Member($0) }, sequence: showing.sequence)
@@ -183,6 +184,7 @@ public final class Group: Sendable {
             }
             shown.store(next)
             for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
+            lastShown.store(showing.number, ordering: .releasing)
         }
     }
 
@@ -273,6 +275,11 @@ public final class Group: Sendable {
                 confirmedAt.store(confirmed, ordering: .releasing)
                 staleAt.store(confirmed + GroupMachine.patience(state.local.group.pace), ordering: .releasing)
             }
+            // Also what another thread made and has not shown yet: whoever comes back from here sees it.
+            if state.showings > lastShown.load(ordering: .acquiring) {
+                after.showing = Showing(
+                    number: state.showings, view: state.local.group.shown, sequence: state.local.group.sequence)
+            }
             return (result, after, state.local.wakeAt)
         }
         perform(after)
@@ -290,10 +297,7 @@ public final class Group: Sendable {
         case .stepped(let key):
             guard let machine = state.local.member(key) else { return }
             state.observers[key]?.settle(machine, in: name, &after.observers)
-        case .show:
-            state.showings += 1
-            after.showing = Showing(
-                number: state.showings, view: state.local.group.shown, sequence: state.local.group.sequence)
+        case .show: state.showings += 1
         case .role(let role): after.role = role
         case .grace: after.isGraceNew = true
         }

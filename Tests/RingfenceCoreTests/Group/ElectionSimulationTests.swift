@@ -110,7 +110,8 @@ import Testing
     }
 
     @Test func `a promise to a primary that is cut off, and is not kept, is found`() async throws {
-        try await Self.expectFound(["two primaries"], holds: true, [.partition]) {
+        // Seldom: one world in a hundred or two.
+        try await Self.expectFound(["two primaries"], holds: true, seeds: 1...1600, [.partition]) {
             $1.forgetsPromises = true
         }
     }
