@@ -186,7 +186,7 @@ final class CacheCore: Sendable {
 
     /// Looks whether there is a newer layout, and puts this one back if the coordinator has lost it.
     /// - Returns: who was said to be gone for good.
-    func lookAround() async throws -> [String] {
+    func refreshLayout() async throws -> [String] {
         let word = try await layouts.exchange(placement.map.layout)
         if let layout = word.layout { adopt(layout) }
         return word.gone

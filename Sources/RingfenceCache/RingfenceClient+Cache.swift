@@ -31,11 +31,15 @@ extension RingfenceClient {
             (layout, isNew) = try await first(group, options, layouts)
         }
         guard let layout else { throw RingfenceError(.refused, effect: .none, "the cache's layout was not stored") }
-        guard (layout.copies, layout.writes, layout.reads) == (options.copies, options.writes, options.reads) else {
+        guard
+            (layout.copies, layout.writes, layout.reads) == (
+                options.replicationFactor, options.writeQuorum, options.readQuorum
+            )
+        else {
             throw RingfenceError(
                 .policyMismatch, effect: .none,
-                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): ask for those"
-            )
+                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): "
+                    + "ask for those")
         }
         let map: CacheMap
         do { map = try CacheMap(layout) } catch { throw RingfenceError(error) }
@@ -45,7 +49,7 @@ extension RingfenceClient {
             writer: generator.next())
         let cache = ReplicatedCache(core: core, worker: CacheWorker(core, isNew: isNew))
         let end = Moment.now + 5 * .second
-        let enough = max(options.writes, options.reads)
+        let enough = max(options.writeQuorum, options.readQuorum)
         while Moment.now < end {
             if await cache.status().nodes.count(where: { $0.state == .up }) >= enough { break }
             try await Task.sleep(for: .milliseconds(20))
@@ -58,16 +62,17 @@ extension RingfenceClient {
         _ group: Group, _ options: CacheOptions, _ layouts: CacheLayouts
     ) async throws -> (CacheLayout?, isNew: Bool) {
         let members = group.snapshot.members.filter { !$0.address.isEmpty }
-        guard members.count(where: { $0.weight > 0 }) >= options.copies else {
+        guard members.count(where: { $0.weight > 0 }) >= options.replicationFactor else {
             throw RingfenceError(
                 .cacheNodes, effect: .none, isRetriable: true,
-                "the group '\(group.name)' has \(members.count) members with an address; a cache of \(options.copies) "
+                "the group '\(group.name)' has \(members.count) members with an address; a cache of \(options.replicationFactor) "
                     + "copies is made when there are so many")
         }
         let policy = group.ringPolicy
         let fresh = CacheLayout(
-            copies: options.copies, writes: options.writes, reads: options.reads, seed: policy.seed,
-            unit: policy.unit,
+            copies: options.replicationFactor, writes: options.writeQuorum, reads: options.readQuorum,
+            seed: policy.seed,
+            pointsPerWeight: policy.pointsPerWeight,
             members: members.map {
                 CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address)
             }, change: .random(in: 1 ... .max))

@@ -34,7 +34,7 @@ package struct LockServer: Service {
     let heartbeat: Duration
     let onRunning: @Sendable (Int) -> Void
     private let shuttingDown = OneShot()
-    private let groups: GroupShelf
+    private let groups: GroupCache
     private let picks: PickRoutes
 
     /// - Parameters:
@@ -50,7 +50,7 @@ package struct LockServer: Service {
         onRunning: @Sendable @escaping (_ port: Int) -> Void
     ) {
         self.client = client
-        self.groups = GroupShelf(client)
+        self.groups = GroupCache(client)
         self.picks = PickRoutes(groups: groups)
         self.host = host
         self.port = port
