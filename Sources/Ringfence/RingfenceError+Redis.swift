@@ -103,3 +103,9 @@ extension RedisError {
         RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give")
     }
 }
+
+/// Names for a message, few and short.
+func describe(_ names: [String]) -> String {
+    let shown = names.prefix(3).map { "'\($0)'" }.joined(separator: ", ")
+    return names.count > 3 ? "\(shown) and \(names.count - 3) more" : shown
+}

@@ -242,9 +242,3 @@ final class LeaseState: Sendable {
             "the lease on \(describe(names)) was lost: \(why); reconcile what was done under it by its fence")
     }
 }
-
-/// Names for a message, few and short.
-func describe(_ names: [String]) -> String {
-    let shown = names.prefix(3).map { "'\($0)'" }.joined(separator: ", ")
-    return names.count > 3 ? "\(shown) and \(names.count - 3) more" : shown
-}
