@@ -66,8 +66,8 @@ extension RingfenceError {
         if freed > 0 {
             return RingfenceError(
                 .notHeld, effect: .applied,
-                "the token held only \(freed) of \(names.count) names any more, which were given back: \(describe(names))"
-            )
+                "the token held only \(freed) of \(names.count) names any more, which were given back: "
+                    + describe(names))
         }
         guard let owner else {
             return RingfenceError(

@@ -302,7 +302,7 @@ final class CacheRead: Sendable {
             returning: .failure(
                 RingfenceError(
                     .cacheQuorum, effect: .none, isRetriable: true,
-                    "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, and fewer do "
-                        + "(\(outcomes.text(map.ids)))")))
+                    "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, "
+                        + "and fewer do (\(outcomes.text(map.ids)))")))
     }
 }

@@ -129,12 +129,12 @@ final class LeaseState: Sendable {
 
     let names: [String]
     let value: LockValue
-    let key: LockTable.Key
+    let key: LockKey
     let terms: LockTerms
     let grantedAt: Nanos
     private let guarded: Mutex<Guarded>
 
-    init(key: LockTable.Key, grant: LockMachine.Grant, maximumHold: Nanos, renews: Bool) {
+    init(key: LockKey, grant: LockMachine.Grant, maximumHold: Nanos, renews: Bool) {
         self.key = key
         names = key.names
         value = grant.value

@@ -41,10 +41,13 @@ package struct LockLine: Sendable {
         case ended(isUnknown: Bool)
     }
 
+    /// What one event leads to, and all that the shell wants to know of the machine after it: in one access, because
+    /// each look at a machine within an object copies it.
     package struct Turn {
         package var actions: [LockMachine.Action]
         package var isIdle: Bool
         package var wakeAt: Nanos
+        /// How often in a row a lock that was delivered had been passed on within the process.
         package var passes: Int
         /// For those that are refused as failed.
         package var failure: Failure?
@@ -80,15 +83,15 @@ package struct LockLine: Sendable {
         _ event: LockMachine.Event, ended: (ticket: Ticket, ending: Ending)? = nil, now: Nanos, inboxHeard: Bool,
         makeNonce: () -> String, takeBack: (Ticket) -> Bool, isUnsent: (Ticket) -> Bool
     ) -> Turn? {
-        let turn = machine.turn(
-            event, awaited: ended?.ticket, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
-        guard let turn else { return nil }
-        var result = Turn(actions: turn.actions, isIdle: turn.isIdle, wakeAt: turn.wakeAt, passes: turn.passes)
+        if let ended, !machine.awaits(ended.ticket) { return nil }
+        var actions = machine.handle(event, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
+        let passes = machine.passes
         if let ended { note(ended.ticket, ended.ending) }
+        var failure: Failure?
         var needless: [Int] = []
-        for index in result.actions.indices {
+        for index in actions.indices {
             // No more is taken out of an action than is needed: each string costs.
-            switch result.actions[index] {
+            switch actions[index] {
             case .releaseDone, .claim, .cleanUpValue, .letGo(_, _, nil): break
             case .ask(let ticket, let nonce, _, _):
                 sent(nonce, mayStand: false)
@@ -103,17 +106,16 @@ package struct LockLine: Sendable {
                     needless.append(index)
                 }
             case .refuse(_, .failed):
-                if result.failure == nil { result.failure = failure(takeBack, isUnsent) }
+                if failure == nil { failure = self.failure(takeBack, isUnsent) }
             case .deliver:
-                guard isElsewhere, case .deliver(_, let grant) = result.actions[index] else { continue }
-                let forgotten = machine.turn(
-                    .forget(grant.value), awaited: nil, now: now, inboxHeard: false, makeNonce: { "" })
-                if let forgotten { (result.isIdle, result.wakeAt) = (forgotten.isIdle, forgotten.wakeAt) }
+                guard isElsewhere, case .deliver(_, let grant) = actions[index] else { continue }
+                _ = machine.handle(.forget(grant.value), now: now, inboxHeard: false, makeNonce: { "" })
             case .refuse: break
             }
         }
-        for index in needless.reversed() { result.actions.remove(at: index) }
-        return result
+        for index in needless.reversed() { actions.remove(at: index) }
+        return Turn(
+            actions: actions, isIdle: machine.isIdle, wakeAt: machine.wakeAt, passes: passes, failure: failure)
     }
 
     private mutating func note(_ ticket: Ticket, _ ending: Ending) {
