@@ -46,7 +46,7 @@ enum Waiter: Sendable {
     /// Called on the event loop.
     case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
     /// Called on the event loop.
-    case script(any ScriptErrand)
+    case script(any ScriptRequest)
     /// Our own PING.
     case probe
 

@@ -169,7 +169,7 @@ extension RedisClient {
     ///
     /// - Returns: by what `withdraw` finds it.
     @discardableResult
-    package func run(_ errand: any ScriptErrand) -> Submission { .init(number: core.submit(errand, whole: false)) }
+    package func run(_ request: any ScriptRequest) -> Submission { .init(number: core.submit(request, whole: false)) }
 
     /// A command on its way to Redis.
     package struct Submission: Sendable {
@@ -291,7 +291,7 @@ extension RedisClient {
 }
 
 /// A script to be run, and who is told.
-package protocol ScriptErrand: AnyObject, Sendable {
+package protocol ScriptRequest: AnyObject, Sendable {
     var script: RedisScript { get }
     var keys: Int { get }
     var arguments: Int { get }
@@ -302,8 +302,8 @@ package protocol ScriptErrand: AnyObject, Sendable {
     func finish(_ result: Result<RedisReply, RedisError>)
 }
 
-/// An errand of closures.
-final class ScriptRun: ScriptErrand {
+/// A request of closures.
+final class ScriptRun: ScriptRequest {
     let script: RedisScript
     let keys: Int
     let arguments: Int
@@ -331,11 +331,11 @@ final class ScriptRun: ScriptErrand {
 extension CommandCore {
     /// `whole`: by its text, the last resort.
     @discardableResult
-    fileprivate func submit(_ errand: any ScriptErrand, whole: Bool) -> UInt64 {
-        let waiter: Waiter = whole ? .callback { errand.finish($0.throwingErrorReply()) } : .script(errand)
-        return submit(waiter, replies: 1, isSingle: true, deadline: errand.deadline) { writer in
-            errand.script.begin(&writer, keys: errand.keys, arguments: errand.arguments, whole: whole)
-            errand.encode(&writer)
+    fileprivate func submit(_ request: any ScriptRequest, whole: Bool) -> UInt64 {
+        let waiter: Waiter = whole ? .callback { request.finish($0.throwingErrorReply()) } : .script(request)
+        return submit(waiter, replies: 1, isSingle: true, deadline: request.deadline) { writer in
+            request.script.begin(&writer, keys: request.keys, arguments: request.arguments, whole: whole)
+            request.encode(&writer)
         }
     }
 }
@@ -346,11 +346,11 @@ extension Waiter {
         switch self {
         case .task(let continuation, _): continuation.resume(returning: result)
         case .callback(let completion): completion(result)
-        case .script(let errand):
+        case .script(let request):
             if result.isUnknownScript {
-                core.submit(errand, whole: true)
+                core.submit(request, whole: true)
             } else {
-                errand.finish(result.throwingErrorReply())
+                request.finish(result.throwingErrorReply())
             }
         case .probe: break
         }

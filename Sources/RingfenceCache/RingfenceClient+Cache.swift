@@ -47,7 +47,7 @@ extension RingfenceClient {
         let core = CacheCore(
             name: name, options: options, group: group, client: self, layouts: layouts, map: map,
             writer: generator.next())
-        let cache = ReplicatedCache(core: core, worker: CacheWorker(core, isNew: isNew))
+        let cache = ReplicatedCache(core: core, repair: CacheRepairElection(core, isNew: isNew))
         let end = Moment.now + 5 * .second
         let enough = max(options.writeQuorum, options.readQuorum)
         while Moment.now < end {

@@ -9,14 +9,14 @@ import RingfenceCore
 extension LockTable {
     func perform(
         _ action: LockMachine.Action, _ key: LockKey, _ entry: Entry, _ turn: LockLine.Turn, _ now: Nanos,
-        _ afterwards: inout AfterwardsList
+        _ deferred: inout DeferredResumes
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
             entry.asking = (ticket, send(.acquire(nonce: nonce, terms, queue: queue), key, ticket))
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)
-        case .letGo(let ticket, let value, let successor):
+        case .release(let ticket, let value, let successor):
             _ = send(.release(value, successor: successor), key, ticket)
         case .deliver(let id, let grant):
             guard let waiting = entry.takeWaiting(id) else { return }
@@ -27,18 +27,18 @@ extension LockTable {
             case .lease(let maximumHold, let renews):
                 let lease = LeaseState(key: key, grant: grant, maximumHold: maximumHold, renews: renews)
                 keeper.add(lease)
-                afterwards.append(.resume(waiting.continuation, .success(.lease(lease))))
-            case .elsewhere:
-                afterwards.append(.resume(waiting.continuation, .success(.elsewhere(grant))))
+                deferred.append(.resume(waiting.continuation, .success(.lease(lease))))
+            case .remote:
+                deferred.append(.resume(waiting.continuation, .success(.remote(grant))))
             }
         case .refuse(let id, let refusal):
             guard let waiting = entry.takeWaiting(id) else { return }
-            afterwards.append(.resume(waiting.continuation, result(of: refusal, turn.failure, key, entry)))
+            deferred.append(.resume(waiting.continuation, result(of: refusal, turn.failure, key, entry)))
         case .releaseDone(let value, let isAnswered):
             if let index = entry.releasing.firstIndex(where: {
                 $0.value.fence == value.fence && $0.value.nonce == value.nonce
             }) {
-                afterwards.append(
+                deferred.append(
                     .released(entry.releasing.remove(at: index).continuation, isAnswered: isAnswered))
             }
         case .cleanUp(let nonce, let terms):

@@ -7,7 +7,7 @@ import RingfenceCore
 
 extension LockTable {
     /// A command of a machine, under way.
-    final class Errand: ScriptErrand {
+    final class Command: ScriptRequest {
         let table: LockTable
         let key: LockKey
         let ticket: LockMachine.Ticket
@@ -43,15 +43,15 @@ extension LockTable {
     }
 
     func send(_ verb: LockScripts.Verb, _ key: LockKey, _ ticket: LockMachine.Ticket) -> ScriptRunner.Submission {
-        let errand = Errand(self, key, ticket, verb)
-        guard errand.grants, let confirmation = key.confirmation else {
-            return runner.run(errand, confirmation: key.confirmation)
+        let command = Command(self, key, ticket, verb)
+        guard command.grants, let confirmation = key.confirmation else {
+            return runner.run(command, confirmation: key.confirmation)
         }
         return runner.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
             switch result {
             case .success(let confirmed):
-                answered(errand, confirmed.reply, acknowledged: confirmed.acknowledged)
-            case .failure(let error): failed(errand, error)
+                answered(command, confirmed.reply, acknowledged: confirmed.acknowledged)
+            case .failure(let error): failed(command, error)
             }
         }
     }
@@ -84,39 +84,39 @@ extension LockTable {
         }
     }
 
-    private func answered(_ errand: Errand, _ reply: RedisReply, acknowledged: Int) {
-        let (key, ticket) = (errand.key, errand.ticket)
+    private func answered(_ command: Command, _ reply: RedisReply, acknowledged: Int) {
+        let (key, ticket) = (command.key, command.ticket)
         switch LockScripts.answer(reply) {
         case .granted(let fence):
             let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
-            ended(errand, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
+            ended(command, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
         case .queued(let position, let milliseconds, let arrival):
-            ended(errand, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
+            ended(command, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
         case .busy(let milliseconds, let owner, _):
-            ended(errand, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
-        case .done: ended(errand, .released(ticket))
+            ended(command, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
+        case .done: ended(command, .released(ticket))
         case .full(let index):
             let name = key.names.indices.contains(index) ? key.names[index] : ""
             ended(
-                errand, .failed(ticket, retriable: false),
+                command, .failed(ticket, retriable: false),
                 error: RedisError(.server, effect: .none, "there is no place left in the line"),
                 limit: .lineIsFull(name, scripts.waiters))
-        case nil: failed(errand, .shape(reply))
+        case nil: failed(command, .shape(reply))
         }
     }
 
-    private func failed(_ errand: Errand, _ error: RedisError) {
-        ended(errand, .failed(errand.ticket, retriable: error.isTransient), error: error)
+    private func failed(_ command: Command, _ error: RedisError) {
+        ended(command, .failed(command.ticket, retriable: error.isTransient), error: error)
     }
 
     private func ended(
-        _ errand: Errand, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
+        _ command: Command, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
         busy: (milliseconds: Int64, owner: String)? = nil
     ) {
-        let (key, ticket) = (errand.key, errand.ticket)
+        let (key, ticket) = (command.key, command.ticket)
         let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)
         let isAwaited = !handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
-        guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = errand.asked else { return }
+        guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = command.asked else { return }
         cleanUp.perform(
             scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
             holdMilliseconds: asked.terms.holdMilliseconds)

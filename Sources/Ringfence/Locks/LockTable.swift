@@ -49,13 +49,13 @@ final class LockTable: Sendable {
         /// Held here, as a lease that is kept.
         case lease(maximumHold: Nanos, renews: Bool)
         /// Held outside this process: forgotten here as soon as it is told.
-        case elsewhere
+        case remote
     }
 
     /// How a wait ended, if it did not fail.
     enum Outcome: Sendable {
         case lease(LeaseState)
-        case elsewhere(LockMachine.Grant)
+        case remote(LockMachine.Grant)
         case busy(milliseconds: Int64, owner: String)
     }
 
@@ -96,7 +96,7 @@ final class LockTable: Sendable {
         }
 
         init(_ key: LockKey, ticketsAfter ticket: LockMachine.Ticket) {
-            line = LockLine(ticketsAfter: ticket, isElsewhere: key.solo != 0)
+            line = LockLine(ticketsAfter: ticket, isRemote: key.solo != 0)
         }
     }
 
@@ -122,7 +122,7 @@ final class LockTable: Sendable {
     static let shardCount = 31
 
     /// Something to do once the lock is let go.
-    enum Afterwards {
+    enum DeferredResume {
         case resume(WaitContinuation, Result<Outcome, any Error>)
         case released(ReleaseContinuation, isAnswered: Bool)
 
@@ -135,11 +135,11 @@ final class LockTable: Sendable {
     }
 
     /// Mostly one, which then needs no array.
-    struct AfterwardsList {
-        private var first: Afterwards?
-        private var others: [Afterwards] = []
+    struct DeferredResumes {
+        private var first: DeferredResume?
+        private var others: [DeferredResume] = []
 
-        mutating func append(_ one: Afterwards) {
+        mutating func append(_ one: DeferredResume) {
             if first == nil { first = one } else { others.append(one) }
         }
 
@@ -216,7 +216,7 @@ final class LockTable: Sendable {
         case .lease(let lease):
             keeper.lose(lease, .revoked)
             if lease.claimLostRelease() { releaseInBackground(lease) }
-        case .elsewhere(let grant):
+        case .remote(let grant):
             giveBack(names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
         case .busy: break
         }
@@ -303,7 +303,7 @@ final class LockTable: Sendable {
     var isReleasing: Bool {
         shards.contains { shard in
             shard.state.withLock { state in
-                state.entries.values.contains { if case .lettingGo = $0.line.machine.state { true } else { false } }
+                state.entries.values.contains { if case .releasing = $0.line.machine.state { true } else { false } }
             }
         }
     }
@@ -334,7 +334,7 @@ final class LockTable: Sendable {
         now: Nanos = Moment.now,
         prepare: (Entry) -> Bool = { _ in true }
     ) -> Bool {
-        let afterwards: AfterwardsList? = shards[key.shard].state.withLock { state in
+        let deferred: DeferredResumes? = shards[key.shard].state.withLock { state in
             if state.isShutDown, case .wait = event { return nil }
             var found = state.entries[key]
             if found == nil, making {
@@ -349,18 +349,18 @@ final class LockTable: Sendable {
             guard let turn else { return nil }
             if ended != nil { (entry.lastError, entry.limit) = (error, limit) }
             if let busy { entry.lastBusy = busy }
-            var afterwards = AfterwardsList()
-            for action in turn.actions { perform(action, key, entry, turn, now, &afterwards) }
+            var deferred = DeferredResumes()
+            for action in turn.actions { perform(action, key, entry, turn, now, &deferred) }
             if turn.isIdle {
                 state.lastTicket = max(state.lastTicket, entry.line.machine.lastTicket)
                 state.entries[key] = nil
             } else {
                 state.wakeAt = min(state.wakeAt, turn.wakeAt)
             }
-            return afterwards
+            return deferred
         }
-        guard let afterwards else { return true }
-        afterwards.perform()
+        guard let deferred else { return true }
+        deferred.perform()
         return false
     }
 }

@@ -152,7 +152,7 @@ extension RingfenceClient {
         case .lease(let state):
             return Lease(
                 handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
-        case .busy, .elsewhere: return nil
+        case .busy, .remote: return nil
         }
     }
 
@@ -192,8 +192,8 @@ extension RingfenceClient {
             throw RingfenceError.cancelledWait
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
-        case .elsewhere:
-            preconditionFailure("a lease was asked for, and a grant for elsewhere came: \(names)")
+        case .remote:
+            preconditionFailure("a lease was asked for, and a grant for a remote holder came: \(names)")
         }
     }
 
@@ -211,11 +211,11 @@ extension RingfenceClient {
         _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
     ) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: wait == .zero ? nil : wait, owner: owner)
-        if request.giveUpAt != nil { heed() }
+        if request.giveUpAt != nil { startInbox() }
         let outcome = try await table.acquire(
-            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: nil, use: .elsewhere)
+            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: nil, use: .remote)
         switch outcome {
-        case .elsewhere(let grant):
+        case .remote(let grant):
             guard !Task.isCancelled else {
                 table.giveBack(request.names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
                 throw RingfenceError.cancelledWait
@@ -224,7 +224,7 @@ extension RingfenceClient {
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
         case .lease:
-            preconditionFailure("a grant for elsewhere was asked for, and a lease came: \(names)")
+            preconditionFailure("a grant for a remote holder was asked for, and a lease came: \(names)")
         }
     }
 
@@ -306,7 +306,7 @@ extension RingfenceClient {
             throw RingfenceError(error)
         }
         // Not only before a wait: a holder that never waited is told at once too when its lock is taken away.
-        heed()
+        startInbox()
         return try await table.acquire(
             request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: options.durability.confirmation,
             use: .lease(maximumHold: maximumHold, renews: options.renews))

@@ -84,8 +84,8 @@ final class ConfirmingLane: Sendable {
 
     /// Runs a call that nobody confirms, behind all that came before it.
     @discardableResult
-    func run(_ errand: any ScriptErrand) -> Submission {
-        submit(errand, until: Moment.now.adding(Nanos(saturating: errand.deadline ?? commandTimeout)))
+    func run(_ request: any ScriptRequest) -> Submission {
+        submit(request, until: Moment.now.adding(Nanos(saturating: request.deadline ?? commandTimeout)))
     }
 
     /// Runs a call, and asks how many replicas have it.
@@ -163,18 +163,18 @@ final class ConfirmingLane: Sendable {
         state.withdrawn = 0
     }
 
-    private func submit(_ errand: any ScriptErrand, until: Nanos) -> Submission {
+    private func submit(_ request: any ScriptRequest, until: Nanos) -> Submission {
         let direct = state.withLock { state -> RedisClient.Submission? in
             guard state.waiting.isEmpty, state.underWay.map({ client.wasWritten($0.submission) }) ?? true else {
                 return nil
             }
-            return client.run(errand)
+            return client.run(request)
         }
         if let direct { return Submission(number: 0, direct: direct) }
         let part = RedisClient.ScriptPart(
-            script: errand.script, keys: errand.keys, arguments: errand.arguments, encode: { errand.encode(&$0) })
+            script: request.script, keys: request.keys, arguments: request.arguments, encode: { request.encode(&$0) })
         return append(
-            Entry(call: part, confirmation: nil, until: until) { result in errand.finish(result.map(\.reply)) })
+            Entry(call: part, confirmation: nil, until: until) { result in request.finish(result.map(\.reply)) })
     }
 
     private func append(_ entry: Entry) -> Submission {

@@ -54,13 +54,13 @@ final class ScriptRunner: Sendable {
                 call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode,
                 completion: completion)
         }
-        lane.run(ScriptCallErrand(call: call, deadline: deadline, completion: completion))
+        lane.run(ScriptCallRequest(call: call, deadline: deadline, completion: completion))
     }
 
     /// The same for what stands in one object.
-    func run(_ errand: any ScriptErrand, confirmation: Confirmation?) -> Submission {
-        if confirmation != nil, let lane { return .confirming(lane, lane.run(errand)) }
-        return .main(main, main.run(errand))
+    func run(_ request: any ScriptRequest, confirmation: Confirmation?) -> Submission {
+        if confirmation != nil, let lane { return .confirming(lane, lane.run(request)) }
+        return .main(main, main.run(request))
     }
 
     /// A command on its way, by which it can be taken back while it was not written.
@@ -134,7 +134,7 @@ final class ScriptRunner: Sendable {
 }
 
 /// A call with its completion, as one object.
-private final class ScriptCallErrand: ScriptErrand {
+private final class ScriptCallRequest: ScriptRequest {
     let call: ScriptCall
     let deadline: Duration?
     private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void

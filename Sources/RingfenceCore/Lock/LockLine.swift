@@ -55,7 +55,7 @@ package struct LockLine: Sendable {
 
     package private(set) var machine: LockMachine
     /// What it gets is held elsewhere: forgotten here as soon as it is delivered.
-    private let isElsewhere: Bool
+    private let isRemote: Bool
     /// The acquire under way of which nothing is known yet.
     private var asking: Ticket?
     /// The newest acquire, by its nonce, and whether Redis may know of it.
@@ -64,9 +64,9 @@ package struct LockLine: Sendable {
     /// The release that passes the lock on to it, and was the first to name it.
     private var passing: Ticket?
 
-    package init(ticketsAfter ticket: Ticket = 0, isElsewhere: Bool) {
+    package init(ticketsAfter ticket: Ticket = 0, isRemote: Bool) {
         machine = LockMachine(ticketsAfter: ticket)
-        self.isElsewhere = isElsewhere
+        self.isRemote = isRemote
     }
 
     /// Whether an acquire that ended so is withdrawn once more, if nobody awaits its end. It was withdrawn when it was
@@ -92,11 +92,11 @@ package struct LockLine: Sendable {
         for index in actions.indices {
             // No more is taken out of an action than is needed: each string costs.
             switch actions[index] {
-            case .releaseDone, .claim, .cleanUpValue, .letGo(_, _, nil): break
+            case .releaseDone, .claim, .cleanUpValue, .release(_, _, nil): break
             case .ask(let ticket, let nonce, _, _):
                 sent(nonce, mayStand: false)
                 asking = ticket
-            case .letGo(let ticket, _, let successor?):
+            case .release(let ticket, _, let successor?):
                 // What becomes of it the successor gets or not, also when no answer comes.
                 sent(successor.nonce, mayStand: true)
                 passing = ticket
@@ -108,7 +108,7 @@ package struct LockLine: Sendable {
             case .refuse(_, .failed):
                 if failure == nil { failure = self.failure(takeBack, isUnsent) }
             case .deliver:
-                guard isElsewhere, case .deliver(_, let grant) = actions[index] else { continue }
+                guard isRemote, case .deliver(_, let grant) = actions[index] else { continue }
                 _ = machine.handle(.forget(grant.value), now: now, inboxHeard: false, makeNonce: { "" })
             case .refuse: break
             }

@@ -13,11 +13,11 @@ extension LockMachine {
         case queued(Ask, askAgainAt: Nanos)
         case claiming(Ask, fence: Int64, sentAt: Nanos)
         case held(LockValue, passes: Int)
-        case lettingGo(LettingGo)
+        case releasing(Releasing)
     }
 
     /// A release under way, perhaps with a successor that takes over.
-    package struct LettingGo: Sendable, Equatable {
+    package struct Releasing: Sendable, Equatable {
         package var ticket: Ticket
         package var value: LockValue
         package var successor: Successor?
@@ -66,7 +66,7 @@ extension LockMachine {
     package var nonce: String? {
         switch state {
         case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _): ask.nonce
-        case .lettingGo(let going): going.ask?.nonce
+        case .releasing(let release): release.ask?.nonce
         case .idle, .held: nil
         }
     }
@@ -74,7 +74,7 @@ extension LockMachine {
     /// Whether the answer to this command still counts. Only the newest ticket's may: who waits for an answer holds it.
     package func awaits(_ ticket: Ticket) -> Bool {
         switch state {
-        case .asking, .claiming, .lettingGo: ticket == lastTicket
+        case .asking, .claiming, .releasing: ticket == lastTicket
         case .idle, .backingOff, .queued, .held: false
         }
     }

@@ -78,7 +78,7 @@ extension LockMachine {
     package enum Action: Sendable, Equatable {
         case ask(Ticket, nonce: String, LockTerms, queue: Queueing)
         case claim(Ticket, LockValue, LockTerms)
-        case letGo(Ticket, LockValue, Successor?)
+        case release(Ticket, LockValue, Successor?)
         case deliver(WaiterID, Grant)
         case refuse(WaiterID, Refusal)
         /// The holder's release is over; `answered` is false if it is not known to be done: the value is cleaned up.

@@ -7,7 +7,7 @@
 // the process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind
 // others.
 //
-//     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> lettingGo ──> idle
+//     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> releasing ──> idle
 //                      │ ▲                                             ▲  └─(waiters here: pass on, or let go, queue)
 //                queued│ │ask again: its time came, or the inbox is    │
 //                      ▼ │new (pushes may have been lost)              │
@@ -26,6 +26,7 @@
 package struct LockMachine: Sendable {
     package typealias WaiterID = UInt64
     package typealias Ticket = UInt64
+
     /// In a row within one process, before it yields to other processes' waiters.
     package static let maximumPasses = 16
 
@@ -68,8 +69,8 @@ package struct LockMachine: Sendable {
             // again.
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
-            if case .lettingGo(let going) = state, going.ticket == ticket {
-                finish(going, answered: true, &step)
+            if case .releasing(let release) = state, release.ticket == ticket {
+                finish(release, answered: true, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -114,11 +115,11 @@ extension LockMachine {
         case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
             step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
             state = .idle
-        case .lettingGo(var going):
-            guard let ask = going.ask else { return }
+        case .releasing(var release):
+            guard let ask = release.ask else { return }
             step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
-            going.isWithdrawn = true
-            state = .lettingGo(going)
+            release.isWithdrawn = true
+            state = .releasing(release)
         case .idle, .held: break
         }
     }
@@ -175,11 +176,11 @@ extension LockMachine {
         switch state {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard let ask = going.ask else { return }
-            let passes = going.successor?.yields == true ? 0 : going.passes + 1
-            deliver(ask, fence: fence, sentAt: going.sentAt, passes: passes, &step, makeNonce)
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard let ask = release.ask else { return }
+            let passes = release.successor?.yields == true ? 0 : release.passes + 1
+            deliver(ask, fence: fence, sentAt: release.sentAt, passes: passes, &step, makeNonce)
         default: break
         }
     }
@@ -202,7 +203,7 @@ extension LockMachine {
             // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new
             // fence.
             let successor = Successor(nonce: makeNonce(), terms: first.terms, yields: false)
-            letGo(value, successor, passes: passes, &step)
+            release(value, successor, passes: passes, &step)
             return
         }
         waiters.removeFirst()
@@ -221,11 +222,11 @@ extension LockMachine {
             } else {
                 wait(ask, position, milliseconds, &step)
             }
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard var ask = going.ask else { return }
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard var ask = release.ask else { return }
             ask.arrival = arrival
-            if let pushed = going.pushed {
+            if let pushed = release.pushed {
                 claim(ask, fence: pushed, &step)
             } else {
                 wait(ask, position, milliseconds, &step)
@@ -267,12 +268,12 @@ extension LockMachine {
                 // One with a place may be granted it without being told: within the claim time, so it looks more often.
                 wait(ask, 0, min(milliseconds, ask.arrival == nil ? 1000 : 300), &step)
             }
-        case .lettingGo(let going) where going.ticket == ticket:
+        case .releasing(let release) where release.ticket == ticket:
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of
             // the successor is asked for itself.
-            step.actions.append(.cleanUpValue(going.value))
-            finish(going, answered: true, &step)
-            if let ask = going.ask { self.ask(ask, &step) }
+            step.actions.append(.cleanUpValue(release.value))
+            finish(release, answered: true, &step)
+            if let ask = release.ask { self.ask(ask, &step) }
         default: break
         }
     }
@@ -288,9 +289,9 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.nonce == nonce:
             // The push overtook the answer, which may have been made before the grant.
             state = .asking(ask, sentAt: sentAt, pushed: fence)
-        case .lettingGo(var going) where going.ask?.nonce == nonce:
-            going.pushed = fence
-            state = .lettingGo(going)
+        case .releasing(var release) where release.ask?.nonce == nonce:
+            release.pushed = fence
+            state = .releasing(release)
         default: break
         }
     }
@@ -303,7 +304,7 @@ extension LockMachine {
         step.actions.append(.claim(ask.ticket, value, ask.terms))
     }
 
-    // MARK: Letting go
+    // MARK: Releasing
 
     private mutating func release(_ value: LockValue, _ step: inout Step, _ makeNonce: () -> String) {
         guard case .held(value, let passes) = state else {
@@ -318,22 +319,22 @@ extension LockMachine {
         if let first = waiters.first, step.inboxHeard || !mustYield {
             successor = Successor(nonce: makeNonce(), terms: first.terms, yields: mustYield)
         }
-        letGo(value, successor, passes: passes, &step)
+        release(value, successor, passes: passes, &step)
     }
 
-    private mutating func letGo(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
+    private mutating func release(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
         let ticket = nextTicket()
-        state = .lettingGo(
-            LettingGo(ticket: ticket, value: value, successor: successor, sentAt: step.now, passes: passes))
-        step.actions.append(.letGo(ticket, value, successor))
+        state = .releasing(
+            Releasing(ticket: ticket, value: value, successor: successor, sentAt: step.now, passes: passes))
+        step.actions.append(.release(ticket, value, successor))
     }
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
     /// loaded first may have run behind the first withdrawal.
-    private mutating func finish(_ going: LettingGo, answered: Bool, _ step: inout Step) {
+    private mutating func finish(_ release: Releasing, answered: Bool, _ step: inout Step) {
         state = .idle
-        step.actions.append(.releaseDone(going.value, answered: answered))
-        if going.isWithdrawn, let successor = going.successor {
+        step.actions.append(.releaseDone(release.value, answered: answered))
+        if release.isWithdrawn, let successor = release.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
     }
@@ -352,12 +353,12 @@ extension LockMachine {
             ask.failures += 1
             let delay = min(10 * Nanos.millisecond << Nanos(min(ask.failures - 1, 6)), 500 * .millisecond)
             state = .backingOff(ask, until: step.now + delay)
-        case .lettingGo(let going) where going.ticket == ticket:
+        case .releasing(let release) where release.ticket == ticket:
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
-            step.actions.append(.cleanUpValue(going.value))
-            finish(going, answered: false, &step)
-            if var ask = going.ask {
+            step.actions.append(.cleanUpValue(release.value))
+            finish(release, answered: false, &step)
+            if var ask = release.ask {
                 ask.failures = 1
                 self.ask(ask, &step)
             }
@@ -377,9 +378,9 @@ extension LockMachine {
         case .asking(let ask, _, _) where ask.ticket == ticket,
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard let ask = going.ask else { return }
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard let ask = release.ask else { return }
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The worker behind a cache: what its nodes lost, missed or are to have from now on, it brings them.
+// The repair of a cache: what its nodes lost, missed or are to have from now on, it brings them.
 //
 // One process does it for all, whoever has the lock; but nothing here rests on that. Two of them at once get in each
 // other's way and do no harm: layouts are exchanged by comparing epochs, a sweep that another one began over is not
@@ -15,7 +15,7 @@
 //     5  readers switch                               next step
 //     6  a node lost data                             sweep
 //     7  a node's word is about to run out            sweep
-//     8  a node was away and is back                  drain its hints
+//     8  a node was away and is back                  replay its hints
 //     9  a member came, went for good or was drained  begin to change the layout
 //    10  a node was completed long ago                sweep
 //
@@ -24,7 +24,7 @@
 
 package import RingfenceCore
 
-package struct StewardMachine: Sendable {
+package struct RepairMachine: Sendable {
     package struct Settings: Sendable, Equatable {
         /// The longest time a call of any client may take.
         package var callLimit: Nanos
@@ -86,7 +86,7 @@ package struct StewardMachine: Sendable {
         case telling(Set<Int>)
         case publishing
         case sweeping(SweepMachine)
-        case draining(DrainMachine)
+        case replaying(HintReplayMachine)
     }
 
     let settings: Settings
@@ -137,7 +137,7 @@ package struct StewardMachine: Sendable {
         switch work {
         case .resting(let until): until
         case .sweeping(let sweep): sweep.wakeAt
-        case .draining(let drain): drain.wakeAt
+        case .replaying(let replay): replay.wakeAt
         case .looking, .telling, .publishing: .never
         }
     }
@@ -196,9 +196,9 @@ package struct StewardMachine: Sendable {
         case .sweeping(var sweep):
             let next = sweep.tick(now: now)
             return went(on: sweep, next, now: now)
-        case .draining(var drain):
-            let next = drain.tick(now: now)
-            return went(on: drain, next, now: now)
+        case .replaying(var replay):
+            let next = replay.tick(now: now)
+            return went(on: replay, next, now: now)
         case .looking, .telling, .publishing: return []
         }
     }
@@ -233,13 +233,13 @@ package struct StewardMachine: Sendable {
                 case .failure: sweep.failed(node, now: now)
                 }
             return went(on: sweep, next, now: now)
-        case .draining(var drain):
+        case .replaying(var replay):
             let next =
                 switch result {
-                case .success(let answer): drain.answered(node, answer, now: now)
-                case .failure: drain.failed(node, now: now)
+                case .success(let answer): replay.answered(node, answer, now: now)
+                case .failure: replay.failed(node, now: now)
                 }
-            return went(on: drain, next, now: now)
+            return went(on: replay, next, now: now)
         case .resting, .publishing: return []
         }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is to be done, in the order that StewardMachine says.
+// What is to be done, in the order in which RepairMachine lists it.
 
 import RingfenceCore
 
-extension StewardMachine {
+extension RepairMachine {
     private func places(_ members: [CacheMember]) -> [Int] {
         members.map { member in map.ids.firstIndex { $0.hasSameBytes(as: member.id) }! }
     }
@@ -45,7 +45,7 @@ extension StewardMachine {
             }
             // Else hints that never end, or members that come and go, would put it off until the word runs out.
             if !due(within: settings.freshness / 3).isEmpty { return sweepAll() }
-            if let actions = drain() { return actions }
+            if let actions = replayHints() { return actions }
             if let wanted = wanted(now: now) {
                 return begin(layout.moving(to: wanted, change: nextChange()), now: now)
             }
@@ -144,28 +144,28 @@ extension StewardMachine {
     }
 
     /// For whoever is complete and has hints, or is marked and has none any more.
-    private mutating func drain() -> [Action]? {
+    private mutating func replayHints() -> [Action]? {
         for target in map.ids.indices {
             guard let look = looks[target] else { continue }
             let keepers = looks.filter { $0.key != target && $0.value.hints[target] > 0 }.keys.sorted()
             guard !keepers.isEmpty || look.isBehind else { continue }
-            var drain = DrainMachine(
+            var replay = HintReplayMachine(
                 map, target: target, hintKeepers: keepers, sources: looks.keys.filter { $0 != target }.sorted(),
                 pace: settings.pace)
-            let first = drain.start()
-            work = .draining(drain)
+            let first = replay.start()
+            work = .replaying(replay)
             return call(first)
         }
         return nil
     }
 
-    mutating func went(on drain: DrainMachine, _ calls: [DrainMachine.Call], now: Nanos) -> [Action] {
-        work = .draining(drain)
-        guard let isDone = drain.outcome else { return call(calls) }
+    mutating func went(on replay: HintReplayMachine, _ calls: [HintReplayMachine.Call], now: Nanos) -> [Action] {
+        work = .replaying(replay)
+        guard let isDone = replay.outcome else { return call(calls) }
         self.calls = [:]
         guard isDone else { return rest(now: now) }
         work = .resting(until: now)
-        return drain.copied > 0 ? [.tell(.drained(map.ids[drain.target], copied: drain.copied))] : []
+        return replay.copied > 0 ? [.tell(.drained(map.ids[replay.target], copied: replay.copied))] : []
     }
 
     private func wanted(now: Nanos) -> [CacheMember]? {
