@@ -23,17 +23,16 @@ extension LockTable {
             metrics.grants.increment()
             if turn.passes > 0 { metrics.passes.increment() }
             metrics.wait.recordNanoseconds(now - waiting.since)
-            switch waiting.use {
-            case .lease(let maximumHold, let renews):
+            switch waiting.caller {
+            case .lease(let continuation, let maximumHold, let renews):
                 let lease = LeaseState(key: key, grant: grant, maximumHold: maximumHold, renews: renews)
                 keeper.add(lease)
-                deferred.append(.resume(waiting.continuation, .success(.lease(lease))))
-            case .remote:
-                deferred.append(.resume(waiting.continuation, .success(.remote(grant))))
+                deferred.append(.lease(continuation, lease))
+            case .remote(let continuation): deferred.append(.remote(continuation, grant))
             }
         case .refuse(let id, let refusal):
             guard let waiting = entry.takeWaiting(id) else { return }
-            deferred.append(.resume(waiting.continuation, result(of: refusal, turn.failure, key, entry)))
+            deferred.append(resume(waiting.caller, refused: refusal, turn.failure, key, entry))
         case .releaseDone(let value, let isAnswered):
             if let index = entry.releasing.firstIndex(where: {
                 $0.value.fence == value.fence && $0.value.nonce == value.nonce
@@ -54,19 +53,20 @@ extension LockTable {
         }
     }
 
-    private func result(
-        of refusal: LockMachine.Refusal, _ failure: LockLine.Failure?, _ key: LockKey, _ entry: Entry
-    ) -> Result<Outcome, any Error> {
+    private func resume(
+        _ caller: Caller, refused refusal: LockMachine.Refusal, _ failure: LockLine.Failure?, _ key: LockKey,
+        _ entry: Entry
+    ) -> DeferredResume {
         switch refusal {
         case .busy:
             metrics.busy.increment()
-            return .success(.busy(milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner))
+            return .busy(caller, milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner)
         case .failed:
             metrics.failures.increment()
-            return .failure(error(of: failure ?? .ended(isUnknown: true), key, entry))
+            return .failed(caller, error(of: failure ?? .ended(isUnknown: true), key, entry))
         case .unconfirmed:
             metrics.failures.increment()
-            return .failure(RingfenceError.notConfirmed(key.names, key.confirmation))
+            return .failed(caller, .notConfirmed(key.names, key.confirmation))
         }
     }
 

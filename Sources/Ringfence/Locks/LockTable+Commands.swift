@@ -68,11 +68,11 @@ extension LockTable {
                     return
                 }
                 if !renewed[0] {
-                    _ = handle(key, .claimRefused(ticket))
+                    handle(key, .claimRefused(ticket))
                 } else if confirmed.acknowledged < key.confirmation?.replicas ?? 0 {
-                    _ = handle(key, .unconfirmed(ticket, fence: value.fence))
+                    handle(key, .unconfirmed(ticket, fence: value.fence))
                 } else {
-                    _ = handle(key, .claimed(ticket))
+                    handle(key, .claimed(ticket))
                 }
             }
         }
@@ -115,7 +115,7 @@ extension LockTable {
     ) {
         let (key, ticket) = (command.key, command.ticket)
         let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)
-        let isAwaited = !handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
+        let isAwaited = handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
         guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = command.asked else { return }
         cleanUp.perform(
             scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
@@ -124,6 +124,6 @@ extension LockTable {
 
     private func claimFailed(_ key: LockKey, _ ticket: LockMachine.Ticket, _ error: RedisError) {
         let event = LockMachine.Event.failed(ticket, retriable: error.isTransient)
-        _ = handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
+        handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
     }
 }

@@ -16,47 +16,37 @@ import NIOCore
 import RingfenceCore
 import Synchronization
 
-#if DEBUG
-    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
-    typealias WaitContinuation = CheckedContinuation<LockTable.Outcome, any Error>
-    typealias ReleaseContinuation = CheckedContinuation<Bool, Never>
-    nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
-        -> LockTable.Outcome
-    {
-        try await withCheckedThrowingContinuation(body)
-    }
-    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async -> Bool {
-        await withCheckedContinuation(body)
-    }
-#else
-    typealias WaitContinuation = UnsafeContinuation<LockTable.Outcome, any Error>
-    typealias ReleaseContinuation = UnsafeContinuation<Bool, Never>
-    @inline(__always)
-    nonisolated(nonsending) func withWaitContinuation(_ body: (WaitContinuation) -> Void) async throws
-        -> LockTable.Outcome
-    {
-        try await withUnsafeThrowingContinuation(body)
-    }
-    @inline(__always)
-    nonisolated(nonsending) func withReleaseContinuation(_ body: (ReleaseContinuation) -> Void) async -> Bool {
-        await withUnsafeContinuation(body)
-    }
-#endif
-
 final class LockTable: Sendable {
-    /// What becomes of a grant.
-    enum Use: Sendable {
-        /// Held here, as a lease that is kept.
-        case lease(maximumHold: Nanos, renews: Bool)
-        /// Held outside this process: forgotten here as soon as it is told.
-        case remote
+    /// How a wait ended, if it did not fail.
+    enum Outcome<Granted: Sendable>: Sendable {
+        case granted(Granted)
+        case busy(milliseconds: Int64, owner: String)
     }
 
-    /// How a wait ended, if it did not fail.
-    enum Outcome: Sendable {
-        case lease(LeaseState)
-        case remote(LockMachine.Grant)
-        case busy(milliseconds: Int64, owner: String)
+    typealias Continuation<Granted: Sendable> = TrustedContinuation<Outcome<Granted>, any Error>
+
+    /// Who waits, and so what becomes of a grant.
+    enum Caller {
+        /// Held here, as a lease that is kept.
+        case lease(Continuation<LeaseState>, maximumHold: Nanos, renews: Bool)
+        /// Held outside this process: forgotten here as soon as it is told.
+        case remote(Continuation<LockMachine.Grant>)
+
+        func busy(milliseconds: Int64, owner: String) {
+            switch self {
+            case .lease(let continuation, _, _):
+                continuation.resume(returning: .busy(milliseconds: milliseconds, owner: owner))
+            case .remote(let continuation):
+                continuation.resume(returning: .busy(milliseconds: milliseconds, owner: owner))
+            }
+        }
+
+        func fail(_ error: RingfenceError) {
+            switch self {
+            case .lease(let continuation, _, _): continuation.resume(throwing: error)
+            case .remote(let continuation): continuation.resume(throwing: error)
+            }
+        }
     }
 
     /// Touched under its shard's lock only.
@@ -82,12 +72,7 @@ final class LockTable: Sendable {
         /// The callers behind the machine's waiters, in their order; mostly one.
         var waiting = CircularBuffer<Waiting>()
         /// Releases under way whose callers wait; mostly one.
-        var releasing: [(value: LockValue, continuation: ReleaseContinuation)] = []
-
-        func add(_ one: Waiting) -> Bool {
-            waiting.append(one)
-            return true
-        }
+        var releasing: [(value: LockValue, continuation: TrustedContinuation<Bool, Never>)] = []
 
         /// Nearly always the first: that one is granted, and many are refused in their order.
         func takeWaiting(_ id: LockMachine.WaiterID) -> Waiting? {
@@ -102,9 +87,8 @@ final class LockTable: Sendable {
 
     struct Waiting {
         var id: LockMachine.WaiterID
-        var use: Use
+        var caller: Caller
         var since: Nanos
-        var continuation: WaitContinuation
     }
 
     private struct State {
@@ -123,12 +107,18 @@ final class LockTable: Sendable {
 
     /// Something to do once the lock is let go.
     enum DeferredResume {
-        case resume(WaitContinuation, Result<Outcome, any Error>)
-        case released(ReleaseContinuation, isAnswered: Bool)
+        case lease(Continuation<LeaseState>, LeaseState)
+        case remote(Continuation<LockMachine.Grant>, LockMachine.Grant)
+        case busy(Caller, milliseconds: Int64, owner: String)
+        case failed(Caller, RingfenceError)
+        case released(TrustedContinuation<Bool, Never>, isAnswered: Bool)
 
         func perform() {
             switch self {
-            case .resume(let continuation, let result): continuation.resume(with: result)
+            case .lease(let continuation, let lease): continuation.resume(returning: .granted(lease))
+            case .remote(let continuation, let grant): continuation.resume(returning: .granted(grant))
+            case .busy(let caller, let milliseconds, let owner): caller.busy(milliseconds: milliseconds, owner: owner)
+            case .failed(let caller, let error): caller.fail(error)
             case .released(let continuation, let isAnswered): continuation.resume(returning: isAnswered)
             }
         }
@@ -179,23 +169,58 @@ final class LockTable: Sendable {
 
     // MARK: What callers do
 
-    /// Waits for the lock until `giveUpAt`; does not wait at all if it is nil. Cancelling the task withdraws the wait.
+    /// Waits for a lease until `giveUpAt`; does not wait at all if it is nil. Cancelling the task withdraws the wait.
     nonisolated(nonsending) func acquire(
-        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: ScriptRunner.Confirmation?, use: Use
-    ) async throws -> Outcome {
-        if gate.isShut, let refusal = watch.gateRefusal { throw refusal }
-        let id = ids.add(1, ordering: .relaxed).newValue
-        let isShared = if case .lease = use { true } else { false }
-        let key = LockKey(names: names, confirmation: confirmation, solo: isShared ? 0 : id)
+        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: ScriptRunner.Confirmation?,
+        maximumHold: Nanos, renews: Bool
+    ) async throws -> Outcome<LeaseState> {
+        let key = LockKey(names: names, confirmation: confirmation)
+        let outcome = try await wait(key, nextID(), terms, giveUpAt: giveUpAt) {
+            .lease($0, maximumHold: maximumHold, renews: renews)
+        }
+        guard let refusal = gateRefusal else { return outcome }
+        if case .granted(let lease) = outcome {
+            keeper.lose(lease, .revoked)
+            if lease.claimLostRelease() { releaseInBackground(lease) }
+        }
+        throw refusal
+    }
+
+    /// The same for a holder outside this process, who renews and releases by the grant's value.
+    nonisolated(nonsending) func acquireRemotely(
+        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?
+    ) async throws -> Outcome<LockMachine.Grant> {
+        let id = nextID()
+        let outcome = try await wait(LockKey(names: names, solo: id), id, terms, giveUpAt: giveUpAt) { .remote($0) }
+        guard let refusal = gateRefusal else { return outcome }
+        if case .granted(let grant) = outcome {
+            giveBack(names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
+        }
+        throw refusal
+    }
+
+    private func nextID() -> LockMachine.WaiterID { ids.add(1, ordering: .relaxed).newValue }
+
+    /// Asked before a wait and after it: what this Redis is like is known before the command is written, but perhaps
+    /// not before it is asked for.
+    private var gateRefusal: RingfenceError? { gate.isShut ? watch.gateRefusal : nil }
+
+    private nonisolated(nonsending) func wait<Granted>(
+        _ key: LockKey, _ id: LockMachine.WaiterID, _ terms: LockTerms, giveUpAt: Nanos?,
+        _ caller: (Continuation<Granted>) -> Caller
+    ) async throws -> Outcome<Granted> {
+        if let refusal = gateRefusal { throw refusal }
         let waiter = LockMachine.Waiter(
             id: id, terms: terms, giveUpAt: giveUpAt ?? .never, waits: giveUpAt != nil)
-        let outcome = try await withTaskCancellationHandler {
-            try await withWaitContinuation { continuation in
+        return try await withTaskCancellationHandler {
+            try await withTrustedThrowingContinuation { continuation in
                 let now = Moment.now
-                let waiting = Waiting(id: id, use: use, since: now, continuation: continuation)
-                if handle(key, .wait(waiter), making: true, now: now, prepare: { $0.add(waiting) }) {
-                    return continuation.resume(throwing: RingfenceError.shutDown)
+                let waiting = Waiting(id: id, caller: caller(continuation), since: now)
+                let isTaken = handle(key, .wait(waiter), making: true, now: now) {
+                    $0.waiting.append(waiting)
+                    return true
                 }
+                guard isTaken else { return continuation.resume(throwing: RingfenceError.shutDown) }
                 ticker.start()  // after the waiter stands in the table: a ticker about to stop looks once more
                 // A cancellation before the waiter stood in the table found nobody to withdraw.
                 if Task.isCancelled { leave(key, id, .cancelledWait) }
@@ -203,30 +228,13 @@ final class LockTable: Sendable {
         } onCancel: {
             leave(key, id, .cancelledWait)
         }
-        // What this Redis is like was known before the command was written, but perhaps not before it was asked for.
-        if gate.isShut, let refusal = watch.gateRefusal {
-            giveBack(outcome, names)
-            throw refusal
-        }
-        return outcome
-    }
-
-    private func giveBack(_ outcome: Outcome, _ names: [String]) {
-        switch outcome {
-        case .lease(let lease):
-            keeper.lose(lease, .revoked)
-            if lease.claimLostRelease() { releaseInBackground(lease) }
-        case .remote(let grant):
-            giveBack(names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
-        case .busy: break
-        }
     }
 
     /// Releases and returns when Redis has answered, or did not in time.
     /// - Returns: whether it answered.
     nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async -> Bool {
-        await withReleaseContinuation { continuation in
-            _ = handle(lease.key, .release(lease.value), making: true, now: now) {
+        await withTrustedContinuation { continuation in
+            handle(lease.key, .release(lease.value), making: true, now: now) {
                 $0.releasing.append((lease.value, continuation))
                 return true
             }
@@ -234,12 +242,12 @@ final class LockTable: Sendable {
     }
 
     func releaseInBackground(_ lease: LeaseState) {
-        _ = handle(lease.key, .release(lease.value), making: true)
+        handle(lease.key, .release(lease.value), making: true)
     }
 
     /// The lease was lost: those who wait here must ask Redis again.
     func forget(_ lease: LeaseState) {
-        _ = handle(lease.key, .forget(lease.value))
+        handle(lease.key, .forget(lease.value))
     }
 
     /// Lets go of a grant that is not kept here, and does not wait for it.
@@ -265,7 +273,7 @@ final class LockTable: Sendable {
         inboxIsHeard.store(isHeard, ordering: .releasing)
         guard isHeard else { return }
         for shard in shards {
-            for key in shard.state.withLock({ Array($0.entries.keys) }) { _ = handle(key, .inboxReady) }
+            for key in shard.state.withLock({ Array($0.entries.keys) }) { handle(key, .inboxReady) }
         }
     }
 
@@ -277,7 +285,7 @@ final class LockTable: Sendable {
             if state.entries[shared]?.line.machine.nonce == nonce { return shared }
             return state.entries.first { $0.value.line.machine.nonce == nonce }?.key
         }
-        if let key { _ = handle(key, .pushed(nonce: nonce, fence: fence)) }
+        if let key { handle(key, .pushed(nonce: nonce, fence: fence)) }
     }
 
     /// Whether there is anybody the clock matters to.
@@ -295,7 +303,7 @@ final class LockTable: Sendable {
                 }
                 return due
             }
-            for key in due { _ = handle(key, .tick) }
+            for key in due { handle(key, .tick) }
         }
     }
 
@@ -316,17 +324,20 @@ final class LockTable: Sendable {
     // MARK: The machine's turn
 
     private func leave(_ key: LockKey, _ id: LockMachine.WaiterID, _ error: RingfenceError) {
-        var continuation: WaitContinuation?
-        _ = handle(key, .leave(id)) {
-            continuation = $0.takeWaiting(id)?.continuation
-            return continuation != nil
+        var caller: Caller?
+        handle(key, .leave(id)) {
+            caller = $0.takeWaiting(id)?.caller
+            return caller != nil
         }
-        continuation?.resume(throwing: error)
+        caller?.fail(error)
     }
 
     /// Feeds one event to the machine of `key` and performs what it decides. `prepare` runs first, under the same lock,
-    /// and may refuse; so does a machine that does not await the answer to `ticket` any more, and every wait after the
-    /// shutdown. True if the event was refused or found no machine.
+    /// and may refuse; so does a machine that does not await the end of that command any more, and every wait after the
+    /// shutdown.
+    ///
+    /// - Returns: whether the event was taken: not refused, and there is such a machine.
+    @discardableResult
     func handle(
         _ key: LockKey, _ event: LockMachine.Event, making: Bool = false,
         ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil,
@@ -359,8 +370,8 @@ final class LockTable: Sendable {
             }
             return deferred
         }
-        guard let deferred else { return true }
+        guard let deferred else { return false }
         deferred.perform()
-        return false
+        return true
     }
 }

@@ -148,12 +148,9 @@ extension RingfenceClient {
         fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease? {
         let request = try request(names, ttl: ttl, wait: nil, owner: options.owner)
-        switch try await outcome(of: request, options) {
-        case .lease(let state):
-            return Lease(
-                handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
-        case .busy, .remote: return nil
-        }
+        guard case .granted(let state) = try await outcome(of: request, options) else { return nil }
+        return Lease(
+            handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
     }
 
     /// Takes the lock, waiting for it up to `wait`, first come, first served.
@@ -184,7 +181,7 @@ extension RingfenceClient {
                 "this task holds '\(held)' already, so waiting for it would never end; pass the lease down instead")
         }
         switch try await outcome(of: request, options) {
-        case .lease(let state):
+        case .granted(let state):
             let lease = Lease(
                 handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
             guard Task.isCancelled else { return lease }
@@ -192,8 +189,6 @@ extension RingfenceClient {
             throw RingfenceError.cancelledWait
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
-        case .remote:
-            preconditionFailure("a lease was asked for, and a grant for a remote holder came: \(names)")
         }
     }
 
@@ -212,10 +207,8 @@ extension RingfenceClient {
     ) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: wait == .zero ? nil : wait, owner: owner)
         if request.giveUpAt != nil { startInbox() }
-        let outcome = try await table.acquire(
-            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: nil, use: .remote)
-        switch outcome {
-        case .remote(let grant):
+        switch try await table.acquireRemotely(request.names, request.terms, giveUpAt: request.giveUpAt) {
+        case .granted(let grant):
             guard !Task.isCancelled else {
                 table.giveBack(request.names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
                 throw RingfenceError.cancelledWait
@@ -223,8 +216,6 @@ extension RingfenceClient {
             return LockGrant(names: request.names, grant.value, deadline: grant.terms.deadline(sentAt: grant.sentAt))
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
-        case .lease:
-            preconditionFailure("a grant for a remote holder was asked for, and a lease came: \(names)")
         }
     }
 
@@ -295,7 +286,7 @@ extension RingfenceClient {
     }
 
     private nonisolated(nonsending) func outcome(of request: Request, _ options: LockOptions) async throws
-        -> LockTable.Outcome
+        -> LockTable.Outcome<LeaseState>
     {
         let maximumHold = Nanos(saturating: options.maximumHold)
         do {
@@ -309,7 +300,7 @@ extension RingfenceClient {
         startInbox()
         return try await table.acquire(
             request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: options.durability.confirmation,
-            use: .lease(maximumHold: maximumHold, renews: options.renews))
+            maximumHold: maximumHold, renews: options.renews)
     }
 
     private func value(of token: String, _ names: [String]) throws -> LockValue {
