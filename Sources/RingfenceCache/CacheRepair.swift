@@ -37,14 +37,8 @@ final class CacheRepair: Sendable {
                 machine: RepairMachine(
                     core.placement.map, settings: settings, nonce: nonce, change: .random(in: 1 ... .max),
                     isNew: isNew, now: Moment.now)))
-        let target = Target()
-        alarm = Alarm(eventLoop: core.eventLoop) { now in target.repair.withLock { $0.repair }?.tick(now: now) }
-        target.repair.withLock { $0.repair = self }
-    }
-
-    private final class Target: Sendable {
-        struct Reference { weak var repair: CacheRepair? }
-        let repair = Mutex(Reference())
+        alarm = Alarm(eventLoop: core.eventLoop)
+        alarm.onRing { [weak self] now in self?.tick(now: now) }
     }
 
     deinit { alarm.stop() }
