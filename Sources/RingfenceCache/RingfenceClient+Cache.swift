@@ -3,11 +3,9 @@
 // The way to a cache: find its layout or make the first one, connect to its nodes, and stand in line to tend it.
 
 import Hiredis
-import Logging
 public import Ringfence
 import RingfenceCacheCore
 import RingfenceCore
-import Synchronization
 
 extension RingfenceClient {
     /// The replicated cache whose nodes are the members of the group of this name, each a Redis server of its own: the

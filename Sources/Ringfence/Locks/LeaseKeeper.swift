@@ -7,7 +7,6 @@
 import CoreMetrics
 import Hiredis
 import Logging
-import NIOCore
 import RingfenceCore
 import Synchronization
 

@@ -66,7 +66,7 @@ extension LockTable {
             return .failed(caller, error(of: failure ?? .ended(isUnknown: true), key, entry))
         case .unconfirmed:
             metrics.failures.increment()
-            return .failed(caller, .notConfirmed(key.names, key.confirmation))
+            return .failed(caller, RingfenceError.notConfirmed(key.names, key.confirmation))
         }
     }
 

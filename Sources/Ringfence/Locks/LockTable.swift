@@ -41,7 +41,7 @@ final class LockTable: Sendable {
             }
         }
 
-        func fail(_ error: RingfenceError) {
+        func fail(_ error: any Error) {
             switch self {
             case .lease(let continuation, _, _): continuation.resume(throwing: error)
             case .remote(let continuation): continuation.resume(throwing: error)
@@ -110,7 +110,8 @@ final class LockTable: Sendable {
         case lease(Continuation<LeaseState>, LeaseState)
         case remote(Continuation<LockMachine.Grant>, LockMachine.Grant)
         case busy(Caller, milliseconds: Int64, owner: String)
-        case failed(Caller, RingfenceError)
+        // Not a RingfenceError, which would make each of these as large as itself.
+        case failed(Caller, any Error)
         case released(TrustedContinuation<Bool, Never>, isAnswered: Bool)
 
         func perform() {
