@@ -184,7 +184,7 @@ public final class RingfenceClient: Service, Sendable {
     }
 
     /// Starts to hear the inbox, before the first wait and with the first lease.
-    func heed() { inbox.start() }
+    func startInbox() { inbox.start() }
 
     /// Asks whether locks can be had here now: whether Redis answers, is no replica, evicts nothing, and takes from
     /// this user the commands that locks need. Tried at most once a second, however often it is asked.

@@ -66,8 +66,8 @@ extension RingfenceError {
         if freed > 0 {
             return RingfenceError(
                 .notHeld, effect: .applied,
-                "the token held only \(freed) of \(names.count) names any more, which were given back: \(describe(names))"
-            )
+                "the token held only \(freed) of \(names.count) names any more, which were given back: "
+                    + describe(names))
         }
         guard let owner else {
             return RingfenceError(
@@ -102,4 +102,10 @@ extension RedisError {
     package static func shape(_ reply: RedisReply) -> RedisError {
         RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give")
     }
+}
+
+/// Names for a message, few and short.
+func describe(_ names: [String]) -> String {
+    let shown = names.prefix(3).map { "'\($0)'" }.joined(separator: ", ")
+    return names.count > 3 ? "\(shown) and \(names.count - 3) more" : shown
 }

@@ -117,9 +117,7 @@ final class CacheNode: Sendable {
         let word = heard.withLock { $0.word }.flatMap { $0.isOf(stamp, run: run) ? $0 : nil }
         let script = scripts.call(call, stamp: stamp, run: run, word: word)
         let asked = Moment.now
-        redis.run(
-            script.script, keys: script.keys, arguments: script.arguments, deadline: deadline, script.encode
-        ) { [self] result in
+        redis.run(script, deadline: deadline) { [self] result in
             switch result {
             case .success(let reply):
                 guard self.run == run else { return completion(.failure(.unknown)) }

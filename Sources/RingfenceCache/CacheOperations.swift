@@ -10,6 +10,7 @@
 // too), because what the last one says shows who lacks something.
 
 import CoreMetrics
+import Hiredis
 import Ringfence
 import RingfenceCacheCore
 import RingfenceCore
@@ -17,20 +18,7 @@ import Synchronization
 
 /// A write's success is nil.
 private typealias CallerResult = Result<CacheEntry?, RingfenceError>
-
-#if DEBUG
-    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
-    private typealias CallerContinuation = CheckedContinuation<CallerResult, Never>
-    private func withCaller(_ body: (CallerContinuation) -> Void) async -> CallerResult {
-        await withCheckedContinuation(body)
-    }
-#else
-    private typealias CallerContinuation = UnsafeContinuation<CallerResult, Never>
-    @inline(__always)
-    private func withCaller(_ body: (CallerContinuation) -> Void) async -> CallerResult {
-        await withUnsafeContinuation(body)
-    }
-#endif
+private typealias CallerContinuation = TrustedContinuation<CallerResult, Never>
 
 /// What is sent to a node a moment after the write began.
 struct CacheLate: Sendable {
@@ -111,7 +99,7 @@ final class CacheWrite: Sendable {
     static func perform(
         _ core: CacheCore, _ key: String, payload: [UInt8]?, ttl: Int64?, writes: Int, isSloppy: Bool
     ) async throws(RingfenceError) {
-        let result = await withCaller { continuation in
+        let result = await withTrustedContinuation { continuation in
             let began = Moment.now
             let life: Int64? = payload == nil ? core.options.life : ttl.map { $0 + core.options.life }
             let entry = CacheEntry(
@@ -231,7 +219,7 @@ final class CacheRead: Sendable {
 
     /// The newest entry, removals too; nil: nobody knows of any.
     static func perform(_ core: CacheCore, _ key: String, reads: Int) async throws(RingfenceError) -> CacheEntry? {
-        let result = await withCaller { continuation in
+        let result = await withTrustedContinuation { continuation in
             CacheRead(core, key, reads: reads, continuation).begin { $0.call.begin() }
         }
         let entry = try result.get()
@@ -302,7 +290,7 @@ final class CacheRead: Sendable {
             returning: .failure(
                 RingfenceError(
                     .cacheQuorum, effect: .none, isRetriable: true,
-                    "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, and fewer do "
-                        + "(\(outcomes.text(map.ids)))")))
+                    "reading from the cache '\(core.name)': \(reads) nodes with complete data must answer, "
+                        + "and fewer do (\(outcomes.text(map.ids)))")))
     }
 }

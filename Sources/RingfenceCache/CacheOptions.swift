@@ -18,7 +18,7 @@ public struct CacheOptions: Sendable, Hashable {
     /// times as often; one that nobody could do that for within three quarters of this is emptied and filled anew. 1
     /// minute to 7 days. Values with a time to live take room for so much longer.
     public var tombstoneLifetime: Duration
-    /// How long a node may be no member of the group before its replicationFactor are made anew on others. 1 s to 7
+    /// How long a node may be no member of the group before its copies are made anew on others. 1 s to 7
     /// days.
     public var replaceAfter: Duration
     /// How many keys a second are handed over when a node is completed or brought what it missed. 100 to 1,000,000.
@@ -39,7 +39,7 @@ public struct CacheOptions: Sendable, Hashable {
     /// The longest any call may take; part of what keeps quorums right, so nobody can change it for himself.
     static let callLimit: Duration = .seconds(1)
 
-    /// Three replicationFactor, of which two are written and two read.
+    /// Three copies, of which two are written and two read.
     public init(
         replicationFactor: Int = 3, writeQuorum: Int = 2, readQuorum: Int = 2, timeout: Duration = .seconds(1),
         tombstoneLifetime: Duration = .seconds(3600), replaceAfter: Duration = .seconds(600),

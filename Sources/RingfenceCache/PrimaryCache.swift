@@ -15,6 +15,7 @@
 import CoreMetrics
 import Hiredis
 public import Ringfence
+import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
@@ -130,8 +131,8 @@ public final class PrimaryCache: Sendable {
                 .cacheNotConfirmed, effect: .unknown, isRetriable: reason?.server?.prefix != .noPermission,
                 underlying: reason,
                 "\(doing) the cache '\(name)': it is done at its primary '\(member)', but \(replicas) of "
-                    + "\(confirmation.replicas) replicas acknowledged it within \(confirmation.milliseconds) ms\(why). A failover "
-                    + "may undo it; repeat it, or see to the replicas")
+                    + "\(confirmation.replicas) replicas acknowledged it within \(confirmation.milliseconds) ms\(why). "
+                    + "A failover may undo it; repeat it, or see to the replicas")
         }
     }
 

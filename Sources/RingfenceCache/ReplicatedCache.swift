@@ -39,12 +39,12 @@ import RingfenceCore
 public final class ReplicatedCache: Sendable {
     let core: CacheCore
     private let worker: Task<Void, Never>
-    private let steward: CacheWorker
+    private let repair: CacheRepairElection
 
-    init(core: CacheCore, worker: CacheWorker) {
+    init(core: CacheCore, repair: CacheRepairElection) {
         self.core = core
-        steward = worker
-        self.worker = Task { await worker.run() }
+        self.repair = repair
+        worker = Task { await repair.run() }
     }
 
     deinit {
@@ -160,7 +160,7 @@ public final class ReplicatedCache: Sendable {
         }
         return CacheStatus(
             name: name, epoch: layout.epoch, isMoving: layout.step != .settled, nodes: nodes,
-            progress: steward.progress)
+            progress: repair.progress)
     }
 
     /// A node is gone for good: its copies are made anew on the others now, not only after
@@ -180,7 +180,7 @@ public final class ReplicatedCache: Sendable {
                 InvalidArgument("node", "'\(node)' is a member of the group: take it out first, or set its weight to 0")
             )
         }
-        try await steward.forget(node)
+        try await repair.forget(node)
     }
 
     /// Closes the connections to the nodes. Further calls throw `client.shutDown`. Letting go of the cache does the

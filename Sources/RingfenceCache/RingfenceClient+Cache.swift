@@ -3,11 +3,9 @@
 // The way to a cache: find its layout or make the first one, connect to its nodes, and stand in line to tend it.
 
 import Hiredis
-import Logging
 public import Ringfence
 import RingfenceCacheCore
 import RingfenceCore
-import Synchronization
 
 extension RingfenceClient {
     /// The replicated cache whose nodes are the members of the group of this name, each a Redis server of its own: the
@@ -31,11 +29,15 @@ extension RingfenceClient {
             (layout, isNew) = try await first(group, options, layouts)
         }
         guard let layout else { throw RingfenceError(.refused, effect: .none, "the cache's layout was not stored") }
-        guard (layout.copies, layout.writes, layout.reads) == (options.replicationFactor, options.writeQuorum, options.readQuorum) else {
+        guard
+            (layout.copies, layout.writes, layout.reads) == (
+                options.replicationFactor, options.writeQuorum, options.readQuorum
+            )
+        else {
             throw RingfenceError(
                 .policyMismatch, effect: .none,
-                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): ask for those"
-            )
+                "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): "
+                    + "ask for those")
         }
         let map: CacheMap
         do { map = try CacheMap(layout) } catch { throw RingfenceError(error) }
@@ -43,7 +45,7 @@ extension RingfenceClient {
         let core = CacheCore(
             name: name, options: options, group: group, client: self, layouts: layouts, map: map,
             writer: generator.next())
-        let cache = ReplicatedCache(core: core, worker: CacheWorker(core, isNew: isNew))
+        let cache = ReplicatedCache(core: core, repair: CacheRepairElection(core, isNew: isNew))
         let end = Moment.now + 5 * .second
         let enough = max(options.writeQuorum, options.readQuorum)
         while Moment.now < end {
@@ -66,7 +68,8 @@ extension RingfenceClient {
         }
         let policy = group.ringPolicy
         let fresh = CacheLayout(
-            copies: options.replicationFactor, writes: options.writeQuorum, reads: options.readQuorum, seed: policy.seed,
+            copies: options.replicationFactor, writes: options.writeQuorum, reads: options.readQuorum,
+            seed: policy.seed,
             pointsPerWeight: policy.pointsPerWeight,
             members: members.map {
                 CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address)

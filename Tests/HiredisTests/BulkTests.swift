@@ -108,14 +108,16 @@ import Testing
         try await withLargeKey { _, _, client in
             let script = RedisScript("return redis.call('GET', KEYS[1])")
             try await eventually("it is answered") {
-                let part = RedisClient.ScriptPart(script: script, keys: 1, arguments: 0) { $0.argument("large") }
-                return (try? await client.bulk(part, answerBytes: 200_000))?.bytes?.count == 200_000
+                let call = ScriptCall(script: script, keys: 1, arguments: 0, answerBytes: 200_000) {
+                    $0.argument("large")
+                }
+                return (try? await client.run(call))?.bytes?.count == 200_000
             }
-            let part = RedisClient.ScriptPart(
-                script: RedisScript("return redis.error_reply('ERR no')"), keys: 0, arguments: 0
+            let call = ScriptCall(
+                script: RedisScript("return redis.error_reply('ERR no')"), keys: 0, arguments: 0, answerBytes: 1
             ) { _ in }
             try await eventually("an error is thrown") {
-                await redisError { _ = try await client.bulk(part, answerBytes: 1) }?.code == .server
+                await redisError { _ = try await client.run(call) }?.code == .server
             }
         }
     }

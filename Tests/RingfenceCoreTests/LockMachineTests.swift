@@ -41,7 +41,7 @@ import Testing
         #expect(
             bench.take(.granted(1, fence: 7))
                 == [.deliver(1, .init(value: value(7, "n1"), terms: Self.one, sentAt: 0))])
-        #expect(bench.take(.release(value(7, "n1"))) == [.letGo(2, value(7, "n1"), nil)])
+        #expect(bench.take(.release(value(7, "n1"))) == [.release(2, value(7, "n1"), nil)])
         #expect(bench.take(.released(2)) == [.releaseDone(value(7, "n1"), answered: true)])
         #expect(bench.machine.isIdle)
     }
@@ -126,7 +126,7 @@ import Testing
         // Granted on terms that nobody here has any more: passed on, on those of the waiter that is here.
         #expect(
             bench.take(.granted(3, fence: 7))
-                == [.letGo(4, value(7, "n1"), .init(nonce: "n2", terms: Self.two, yields: false))])
+                == [.release(4, value(7, "n1"), .init(nonce: "n2", terms: Self.two, yields: false))])
     }
 
     @Test func `a holder passes the lock to the next waiter here in one command`() {
@@ -136,7 +136,7 @@ import Testing
         _ = bench.take(.granted(1, fence: 7))
         #expect(
             bench.take(.release(value(7, "n1")))
-                == [.letGo(2, value(7, "n1"), .init(nonce: "n2", terms: Self.two, yields: false))])
+                == [.release(2, value(7, "n1"), .init(nonce: "n2", terms: Self.two, yields: false))])
         #expect(
             bench.take(.granted(2, fence: 8)) == [
                 .releaseDone(value(7, "n1"), answered: true),
@@ -151,7 +151,7 @@ import Testing
         var yields: [Bool] = []
         for _ in 1...18 {
             guard case .deliver(_, let grant)? = actions.last else { break }
-            guard case .letGo(let ticket, _, let successor?)? = bench.take(.release(grant.value)).last else { break }
+            guard case .release(let ticket, _, let successor?)? = bench.take(.release(grant.value)).last else { break }
             yields.append(successor.yields)
             actions = bench.take(.granted(ticket, fence: grant.value.fence + 1))
         }

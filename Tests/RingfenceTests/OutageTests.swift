@@ -168,8 +168,8 @@ import Testing
     private func submit(
         _ client: RedisClient, _ told: @escaping @Sendable (RedisError?) -> Void = { _ in }
     ) -> RedisClient.Submission {
-        let call = RedisClient.ScriptPart(script: LockScripts.lock, keys: 0, arguments: 0) { _ in }
-        return client.runAndWait([call], replicas: 1, within: .zero) { result in
+        let call = ScriptCall(script: LockScripts.lock, keys: 0, arguments: 0) { _ in }
+        return client.runAndWait([.init(call)], replicas: 1, within: .zero) { result in
             if case .failure(let error) = result { told(error) } else { told(nil) }
         }
     }

@@ -63,11 +63,6 @@ final class BalancerCore: Sendable {
         }
     }
 
-    private final class Target: Sendable {
-        struct Reference { weak var core: BalancerCore? }
-        let core = Mutex(Reference())
-    }
-
     let rule: PickRule
     let needsKey: Bool
     private let group: String
@@ -92,9 +87,8 @@ final class BalancerCore: Sendable {
         metrics = Metrics(group, rule.name)
         shards = (0..<Int(RF_THREAD_NUMBERS)).map { _ in Shard(seed: .random(in: 0 ... .max)) }
         guarded = Mutex(Guarded(machine: BalanceMachine(rule: rule, settings: settings)))
-        let target = Target()
-        alarm = Alarm(eventLoop: outside.eventLoop) { now in target.core.withLock { $0.core }?.tick(now: now) }
-        target.core.withLock { $0.core = self }
+        alarm = Alarm(eventLoop: outside.eventLoop)
+        alarm.onRing { [weak self] now in self?.tick(now: now) }
     }
 
     func stop() { alarm.stop() }

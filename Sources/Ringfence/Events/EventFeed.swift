@@ -237,7 +237,7 @@ final class EventFeed: Sendable {
         let (line, number) = state.withLock { ($0.line, $0.lineNumber) }
         guard let line else { return }
         let call = scripts.page(after: position?.sequence, count: Self.pageLength)
-        line.client.run(call.script, keys: call.keys, arguments: call.arguments, call.encode) { [weak self] result in
+        line.client.run(call) { [weak self] result in
             self?.answered(result, after: position?.sequence, line: number)
         }
     }

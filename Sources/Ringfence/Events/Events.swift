@@ -134,12 +134,7 @@ public struct Events: AsyncSequence, Sendable {
         private mutating func proceed(until end: Nanos, isolation: isolated (any Actor)?) async throws -> Found {
             var hasTaken = false
             while !isOver {
-                while next < batch.count {
-                    let record = batch[next]
-                    next += 1
-                    guard let group = events.group else { return .item(.event(Event(record))) }
-                    if record.group?.hasSameBytes(as: group) == true { return .item(.event(Event(record))) }
-                }
+                if let event = nextOfBatch() { return .item(.event(event)) }
                 if Task.isCancelled { break }
                 // A batch was taken that had nothing for this group: who waits only so long is told, and comes again.
                 if hasTaken, Moment.now >= end { return .nothing }
@@ -192,6 +187,16 @@ public struct Events: AsyncSequence, Sendable {
             }
             self.end()
             return .end
+        }
+
+        private mutating func nextOfBatch() -> Event? {
+            while next < batch.count {
+                let record = batch[next]
+                next += 1
+                guard let group = events.group else { return Event(record) }
+                if record.group?.hasSameBytes(as: group) == true { return Event(record) }
+            }
+            return nil
         }
 
         private mutating func take(_ records: [EventRecord], before position: LogPosition?) {

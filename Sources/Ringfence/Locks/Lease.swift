@@ -129,12 +129,12 @@ final class LeaseState: Sendable {
 
     let names: [String]
     let value: LockValue
-    let key: LockTable.Key
+    let key: LockKey
     let terms: LockTerms
     let grantedAt: Nanos
     private let guarded: Mutex<Guarded>
 
-    init(key: LockTable.Key, grant: LockMachine.Grant, maximumHold: Nanos, renews: Bool) {
+    init(key: LockKey, grant: LockMachine.Grant, maximumHold: Nanos, renews: Bool) {
         self.key = key
         names = key.names
         value = grant.value
@@ -241,10 +241,4 @@ final class LeaseState: Sendable {
             .leaseLost, effect: effect,
             "the lease on \(describe(names)) was lost: \(why); reconcile what was done under it by its fence")
     }
-}
-
-/// Names for a message, few and short.
-func describe(_ names: [String]) -> String {
-    let shown = names.prefix(3).map { "'\($0)'" }.joined(separator: ", ")
-    return names.count > 3 ? "\(shown) and \(names.count - 3) more" : shown
 }

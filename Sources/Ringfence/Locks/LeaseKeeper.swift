@@ -7,7 +7,6 @@
 import CoreMetrics
 import Hiredis
 import Logging
-import NIOCore
 import RingfenceCore
 import Synchronization
 
@@ -64,7 +63,10 @@ final class LeaseKeeper: Sendable {
         let place = "\(site.file):\(site.line)"
         guard forgetful.withLock({ $0.count < 1000 && $0.insert(place).inserted }) else { return }
         logger.warning(
-            "a lease went away unreleased, and with it the lock: keep it in a variable until release(), or use withLockIfFree or withLock",
+            """
+            a lease went away unreleased, and with it the lock: keep it in a variable until release(), or use \
+            withLockIfFree or withLock
+            """,
             metadata: [
                 LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.site: "\(place)",
             ])
@@ -74,7 +76,10 @@ final class LeaseKeeper: Sendable {
     func wasNotReleased(_ lease: LeaseState) {
         metrics.releaseFailures.increment()
         logger.warning(
-            "a release was not answered: it is tried again, and until then the lock may stay held for \(lease.terms.holdMilliseconds) ms",
+            """
+            a release was not answered: it is tried again, and until then the lock may stay held for \
+            \(lease.terms.holdMilliseconds) ms
+            """,
             metadata: [
                 LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
             ])

@@ -148,12 +148,9 @@ extension RingfenceClient {
         fileID: StaticString = #fileID, line: UInt = #line
     ) async throws -> Lease? {
         let request = try request(names, ttl: ttl, wait: nil, owner: options.owner)
-        switch try await outcome(of: request, options) {
-        case .lease(let state):
-            return Lease(
-                handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
-        case .busy, .elsewhere: return nil
-        }
+        guard case .granted(let state) = try await outcome(of: request, options) else { return nil }
+        return Lease(
+            handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
     }
 
     /// Takes the lock, waiting for it up to `wait`, first come, first served.
@@ -184,7 +181,7 @@ extension RingfenceClient {
                 "this task holds '\(held)' already, so waiting for it would never end; pass the lease down instead")
         }
         switch try await outcome(of: request, options) {
-        case .lease(let state):
+        case .granted(let state):
             let lease = Lease(
                 handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
             guard Task.isCancelled else { return lease }
@@ -192,8 +189,6 @@ extension RingfenceClient {
             throw RingfenceError.cancelledWait
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
-        case .elsewhere:
-            preconditionFailure("a lease was asked for, and a grant for elsewhere came: \(names)")
         }
     }
 
@@ -211,11 +206,9 @@ extension RingfenceClient {
         _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
     ) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: wait == .zero ? nil : wait, owner: owner)
-        if request.giveUpAt != nil { heed() }
-        let outcome = try await table.acquire(
-            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: nil, use: .elsewhere)
-        switch outcome {
-        case .elsewhere(let grant):
+        if request.giveUpAt != nil { startInbox() }
+        switch try await table.acquireRemotely(request.names, request.terms, giveUpAt: request.giveUpAt) {
+        case .granted(let grant):
             guard !Task.isCancelled else {
                 table.giveBack(request.names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
                 throw RingfenceError.cancelledWait
@@ -223,8 +216,6 @@ extension RingfenceClient {
             return LockGrant(names: request.names, grant.value, deadline: grant.terms.deadline(sentAt: grant.sentAt))
         case .busy(let milliseconds, let owner):
             throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
-        case .lease:
-            preconditionFailure("a grant for elsewhere was asked for, and a lease came: \(names)")
         }
     }
 
@@ -295,7 +286,7 @@ extension RingfenceClient {
     }
 
     private nonisolated(nonsending) func outcome(of request: Request, _ options: LockOptions) async throws
-        -> LockTable.Outcome
+        -> LockTable.Outcome<LeaseState>
     {
         let maximumHold = Nanos(saturating: options.maximumHold)
         do {
@@ -306,10 +297,10 @@ extension RingfenceClient {
             throw RingfenceError(error)
         }
         // Not only before a wait: a holder that never waited is told at once too when its lock is taken away.
-        heed()
+        startInbox()
         return try await table.acquire(
             request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: options.durability.confirmation,
-            use: .lease(maximumHold: maximumHold, renews: options.renews))
+            maximumHold: maximumHold, renews: options.renews)
     }
 
     private func value(of token: String, _ names: [String]) throws -> LockValue {
@@ -341,70 +332,5 @@ extension RingfenceClient {
     /// Runs a script for a caller that waits, with its errors put in this library's words.
     func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
         do { return try await runner.run(call) } catch { throw RingfenceError(error, doing) }
-    }
-}
-
-/// A lock held for somebody outside this process.
-public struct LockGrant: Sendable {
-    /// What is locked, in a fixed order.
-    public var names: [String]
-    /// A number that only grows from grant to grant of a lock.
-    public var fence: Int64
-    /// Who holds, for people.
-    public var owner: String
-    /// A unique, public id of this hold; no secret.
-    public var id: String
-    /// The right to renew and release. A secret: never log it.
-    public var token: String
-    /// When the holder must stop, on this machine's clock.
-    public var deadline: ContinuousClock.Instant
-
-    init(names: [String], _ value: LockValue, deadline: Nanos) {
-        self.names = names
-        fence = value.fence
-        owner = value.owner
-        id = value.id
-        token = value.text
-        self.deadline = Moment.instant(deadline)
-    }
-
-    /// Time left until ``deadline``; never negative.
-    public var remaining: Duration { max(.zero, ContinuousClock.now.duration(to: deadline)) }
-}
-
-extension LockGrant: CustomStringConvertible, CustomReflectable {
-    /// Names, owner, id and fence; never the token.
-    public var description: String {
-        "LockGrant(\(names.joined(separator: ", ")) owner \(owner) id \(id) fence \(fence))"
-    }
-    /// Nothing beyond the description.
-    public var customMirror: Mirror { Mirror(self, children: [:]) }
-}
-
-/// What the running task holds by `withLock`, to refuse the one wait that can never end: for itself.
-///
-/// Only the very task that runs the body is refused, and only while the lease lives. A task that the body started may
-/// well wait for the lock, for the body need not wait for it.
-enum CurrentHolds {
-    struct Hold: Sendable {
-        var state: LeaseState
-        var task: Int
-    }
-
-    @TaskLocal static var stack: [Hold] = []
-
-    private static var task: Int { withUnsafeCurrentTask { $0?.hashValue ?? 0 } }
-
-    static func adding(_ state: LeaseState) -> [Hold] { stack + [Hold(state: state, task: task)] }
-
-    static func heldByThisTask(_ names: [String]) -> String? {
-        let stack = stack
-        guard !stack.isEmpty else { return nil }
-        let task = task
-        let now = Moment.now
-        for hold in stack where hold.task == task && hold.state.isHeld(at: now) {
-            for name in names where hold.state.names.contains(where: { $0.hasSameBytes(as: name) }) { return name }
-        }
-        return nil
     }
 }

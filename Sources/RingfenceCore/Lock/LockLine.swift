@@ -41,10 +41,13 @@ package struct LockLine: Sendable {
         case ended(isUnknown: Bool)
     }
 
+    /// What one event leads to, and all that the shell wants to know of the machine after it: in one access, because
+    /// each look at a machine within an object copies it.
     package struct Turn {
         package var actions: [LockMachine.Action]
         package var isIdle: Bool
         package var wakeAt: Nanos
+        /// How often in a row a lock that was delivered had been passed on within the process.
         package var passes: Int
         /// For those that are refused as failed.
         package var failure: Failure?
@@ -52,7 +55,7 @@ package struct LockLine: Sendable {
 
     package private(set) var machine: LockMachine
     /// What it gets is held elsewhere: forgotten here as soon as it is delivered.
-    private let isElsewhere: Bool
+    private let isRemote: Bool
     /// The acquire under way of which nothing is known yet.
     private var asking: Ticket?
     /// The newest acquire, by its nonce, and whether Redis may know of it.
@@ -61,9 +64,9 @@ package struct LockLine: Sendable {
     /// The release that passes the lock on to it, and was the first to name it.
     private var passing: Ticket?
 
-    package init(ticketsAfter ticket: Ticket = 0, isElsewhere: Bool) {
+    package init(ticketsAfter ticket: Ticket = 0, isRemote: Bool) {
         machine = LockMachine(ticketsAfter: ticket)
-        self.isElsewhere = isElsewhere
+        self.isRemote = isRemote
     }
 
     /// Whether an acquire that ended so is withdrawn once more, if nobody awaits its end. It was withdrawn when it was
@@ -80,20 +83,20 @@ package struct LockLine: Sendable {
         _ event: LockMachine.Event, ended: (ticket: Ticket, ending: Ending)? = nil, now: Nanos, inboxHeard: Bool,
         makeNonce: () -> String, takeBack: (Ticket) -> Bool, isUnsent: (Ticket) -> Bool
     ) -> Turn? {
-        let turn = machine.turn(
-            event, awaited: ended?.ticket, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
-        guard let turn else { return nil }
-        var result = Turn(actions: turn.actions, isIdle: turn.isIdle, wakeAt: turn.wakeAt, passes: turn.passes)
+        if let ended, !machine.awaits(ended.ticket) { return nil }
+        var actions = machine.handle(event, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
+        let passes = machine.passes
         if let ended { note(ended.ticket, ended.ending) }
+        var failure: Failure?
         var needless: [Int] = []
-        for index in result.actions.indices {
+        for index in actions.indices {
             // No more is taken out of an action than is needed: each string costs.
-            switch result.actions[index] {
-            case .releaseDone, .claim, .cleanUpValue, .letGo(_, _, nil): break
+            switch actions[index] {
+            case .releaseDone, .claim, .cleanUpValue, .release(_, _, nil): break
             case .ask(let ticket, let nonce, _, _):
                 sent(nonce, mayStand: false)
                 asking = ticket
-            case .letGo(let ticket, _, let successor?):
+            case .release(let ticket, _, let successor?):
                 // What becomes of it the successor gets or not, also when no answer comes.
                 sent(successor.nonce, mayStand: true)
                 passing = ticket
@@ -103,17 +106,16 @@ package struct LockLine: Sendable {
                     needless.append(index)
                 }
             case .refuse(_, .failed):
-                if result.failure == nil { result.failure = failure(takeBack, isUnsent) }
+                if failure == nil { failure = self.failure(takeBack, isUnsent) }
             case .deliver:
-                guard isElsewhere, case .deliver(_, let grant) = result.actions[index] else { continue }
-                let forgotten = machine.turn(
-                    .forget(grant.value), awaited: nil, now: now, inboxHeard: false, makeNonce: { "" })
-                if let forgotten { (result.isIdle, result.wakeAt) = (forgotten.isIdle, forgotten.wakeAt) }
+                guard isRemote, case .deliver(_, let grant) = actions[index] else { continue }
+                _ = machine.handle(.forget(grant.value), now: now, inboxHeard: false, makeNonce: { "" })
             case .refuse: break
             }
         }
-        for index in needless.reversed() { result.actions.remove(at: index) }
-        return result
+        for index in needless.reversed() { actions.remove(at: index) }
+        return Turn(
+            actions: actions, isIdle: machine.isIdle, wakeAt: machine.wakeAt, passes: passes, failure: failure)
     }
 
     private mutating func note(_ ticket: Ticket, _ ending: Ending) {

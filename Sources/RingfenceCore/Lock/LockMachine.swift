@@ -7,7 +7,7 @@
 // the process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind
 // others.
 //
-//     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> lettingGo ──> idle
+//     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> releasing ──> idle
 //                      │ ▲                                             ▲  └─(waiters here: pass on, or let go, queue)
 //                queued│ │ask again: its time came, or the inbox is    │
 //                      ▼ │new (pushes may have been lost)              │
@@ -27,145 +27,6 @@ package struct LockMachine: Sendable {
     package typealias WaiterID = UInt64
     package typealias Ticket = UInt64
 
-    package struct Waiter: Sendable, Equatable {
-        package var id: WaiterID
-        package var terms: LockTerms
-        /// When it stops waiting; it does not queue at all if that is the moment it came.
-        package var giveUpAt: Nanos
-        package var waits: Bool
-
-        package init(id: WaiterID, terms: LockTerms, giveUpAt: Nanos, waits: Bool) {
-            self.id = id
-            self.terms = terms
-            self.giveUpAt = giveUpAt
-            self.waits = waits
-        }
-    }
-
-    /// A grant to a local waiter. The deadline is counted from `sentAt`.
-    package struct Grant: Sendable, Equatable {
-        package var value: LockValue
-        package var terms: LockTerms
-        package var sentAt: Nanos
-    }
-
-    /// Whether an acquire takes a place in Redis' queue, and where.
-    package enum Queueing: Sendable, Equatable {
-        case none
-        /// Behind everybody; where it stands, if it has a place already.
-        case last
-        /// Where it stood before, by the arrival it was told: places are dropped of a process that seems gone, and lost
-        /// with Redis' data, but whoever comes back came when it came.
-        case since(Int64)
-    }
-
-    /// Who takes over from the value that is let go.
-    package struct Successor: Sendable, Equatable {
-        package var nonce: String
-        package var terms: LockTerms
-        /// Queue behind others' waiters instead of passing on at once.
-        package var yields: Bool
-
-        package init(nonce: String, terms: LockTerms, yields: Bool) {
-            self.nonce = nonce
-            self.terms = terms
-            self.yields = yields
-        }
-    }
-
-    package enum Event: Sendable {
-        case wait(Waiter)
-        /// A waiter stopped waiting, or the process did.
-        case leave(WaiterID)
-        /// The holder lets go. With another value than the one held here: of a lease that was lost or is used
-        /// elsewhere.
-        case release(LockValue)
-        /// The lease held here is lost, or from now on somebody else's to renew and release.
-        case forget(LockValue)
-        case granted(Ticket, fence: Int64)
-        case queued(Ticket, position: Int64, milliseconds: Int64, arrival: Int64)
-        /// Not granted and not queued; for a release: it was not ours any more.
-        case busy(Ticket, milliseconds: Int64)
-        /// The claim: renewed or not. The release: done.
-        case claimed(Ticket)
-        case claimRefused(Ticket)
-        case released(Ticket)
-        /// The grant came but too few replicas have it.
-        case unconfirmed(Ticket, fence: Int64)
-        case failed(Ticket, retriable: Bool)
-        case pushed(nonce: String, fence: Int64)
-        /// The inbox is heard (again): a push may have been missed, and queueing makes sense.
-        case inboxReady
-        case tick
-    }
-
-    package enum Action: Sendable, Equatable {
-        case ask(Ticket, nonce: String, LockTerms, queue: Queueing)
-        case claim(Ticket, LockValue, LockTerms)
-        case letGo(Ticket, LockValue, Successor?)
-        case deliver(WaiterID, Grant)
-        case refuse(WaiterID, Refusal)
-        /// The holder's release is over; `answered` is false if it is not known to be done: the value is cleaned up.
-        case releaseDone(LockValue, answered: Bool)
-        /// Withdraw a nonce whatever became of it: queued, granted or never arrived.
-        case cleanUp(nonce: String, LockTerms)
-        /// Let go of a value that may still stand.
-        case cleanUpValue(LockValue)
-    }
-
-    package enum Refusal: Sendable, Equatable {
-        /// Held by somebody else for as long as the waiter was ready to wait.
-        case busy
-        /// The last command failed, and time is up or repeating it is of no use.
-        case failed
-        case unconfirmed
-    }
-
-    package enum State: Sendable, Equatable {
-        case idle
-        /// An acquire is under way. `pushed`: a grant for it came meanwhile, before the answer.
-        case asking(Ask, sentAt: Nanos, pushed: Int64?)
-        /// The acquire failed; the same nonce is asked again then.
-        case backingOff(Ask, until: Nanos)
-        /// In Redis' queue (or, while nobody hears the inbox, only waiting to ask again).
-        case queued(Ask, askAgainAt: Nanos)
-        case claiming(Ask, fence: Int64, sentAt: Nanos)
-        case held(LockValue, passes: Int)
-        case lettingGo(LettingGo)
-    }
-
-    /// A release under way, perhaps with a successor that takes over.
-    package struct LettingGo: Sendable, Equatable {
-        package var ticket: Ticket
-        package var value: LockValue
-        package var successor: Successor?
-        package var sentAt: Nanos
-        package var passes: Int
-        /// A grant for the successor, which had to queue, came before the answer.
-        package var pushed: Int64?
-        /// Nobody waits here any more: what the successor gets is withdrawn.
-        package var isWithdrawn = false
-
-        /// The successor's acquire, if somebody still waits for it.
-        var ask: Ask? {
-            guard let successor, !isWithdrawn else { return nil }
-            return Ask(ticket: ticket, nonce: successor.nonce, terms: successor.terms)
-        }
-    }
-
-    /// One logical acquire.
-    package struct Ask: Sendable, Equatable {
-        package var ticket: Ticket
-        package var nonce: String
-        package var terms: LockTerms
-        /// In a row.
-        package var failures = 0
-        /// Redis said that others hold it.
-        package var foundBusy = false
-        /// Since when it stands in Redis' queue, in Redis' words.
-        package var arrival: Int64?
-    }
-
     /// In a row within one process, before it yields to other processes' waiters.
     package static let maximumPasses = 16
 
@@ -183,36 +44,6 @@ package struct LockMachine: Sendable {
 
     // Not `state == .idle`: the comparison of the whole state copies it.
     private var isAtRest: Bool { if case .idle = state { true } else { false } }
-
-    /// When `tick` has something to do next.
-    package var wakeAt: Nanos {
-        var at = Nanos.never
-        switch state {
-        case .backingOff(_, let until): at = until
-        case .queued(_, let askAgainAt): at = askAgainAt
-        default: break
-        }
-        for waiter in waiters where waiter.giveUpAt < at { at = waiter.giveUpAt }
-        return at
-    }
-
-    /// What one event leads to, and all that the shell wants to know of the machine after it.
-    package struct Turn {
-        package var actions: [Action]
-        package var isIdle: Bool
-        package var wakeAt: Nanos
-        package var passes: Int
-    }
-
-    /// `handle`, unless the event answers a command whose answer does not count any more: then nil. In one access,
-    /// because each look at a machine within an object copies it.
-    package mutating func turn(
-        _ event: Event, awaited ticket: Ticket?, now: Nanos, inboxHeard: Bool, makeNonce: () -> String
-    ) -> Turn? {
-        if let ticket, !awaits(ticket) { return nil }
-        let actions = handle(event, now: now, inboxHeard: inboxHeard, makeNonce: makeNonce)
-        return Turn(actions: actions, isIdle: isIdle, wakeAt: wakeAt, passes: passes)
-    }
 
     /// Takes one event, and says what to do. `inboxHeard`: pushes reach this process now, so that queueing makes sense.
     package mutating func handle(
@@ -238,8 +69,8 @@ package struct LockMachine: Sendable {
             // again.
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
-            if case .lettingGo(let going) = state, going.ticket == ticket {
-                finish(going, answered: true, &step)
+            if case .releasing(let release) = state, release.ticket == ticket {
+                finish(release, answered: true, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -284,11 +115,11 @@ extension LockMachine {
         case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
             step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
             state = .idle
-        case .lettingGo(var going):
-            guard let ask = going.ask else { return }
+        case .releasing(var release):
+            guard let ask = release.ask else { return }
             step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
-            going.isWithdrawn = true
-            state = .lettingGo(going)
+            release.isWithdrawn = true
+            state = .releasing(release)
         case .idle, .held: break
         }
     }
@@ -345,11 +176,11 @@ extension LockMachine {
         switch state {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard let ask = going.ask else { return }
-            let passes = going.successor?.yields == true ? 0 : going.passes + 1
-            deliver(ask, fence: fence, sentAt: going.sentAt, passes: passes, &step, makeNonce)
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard let ask = release.ask else { return }
+            let passes = release.successor?.yields == true ? 0 : release.passes + 1
+            deliver(ask, fence: fence, sentAt: release.sentAt, passes: passes, &step, makeNonce)
         default: break
         }
     }
@@ -372,7 +203,7 @@ extension LockMachine {
             // Asked for on the terms of a waiter that left: pass on, which writes this one's owner, ttl and a new
             // fence.
             let successor = Successor(nonce: makeNonce(), terms: first.terms, yields: false)
-            letGo(value, successor, passes: passes, &step)
+            release(value, successor, passes: passes, &step)
             return
         }
         waiters.removeFirst()
@@ -391,11 +222,11 @@ extension LockMachine {
             } else {
                 wait(ask, position, milliseconds, &step)
             }
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard var ask = going.ask else { return }
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard var ask = release.ask else { return }
             ask.arrival = arrival
-            if let pushed = going.pushed {
+            if let pushed = release.pushed {
                 claim(ask, fence: pushed, &step)
             } else {
                 wait(ask, position, milliseconds, &step)
@@ -437,12 +268,12 @@ extension LockMachine {
                 // One with a place may be granted it without being told: within the claim time, so it looks more often.
                 wait(ask, 0, min(milliseconds, ask.arrival == nil ? 1000 : 300), &step)
             }
-        case .lettingGo(let going) where going.ticket == ticket:
+        case .releasing(let release) where release.ticket == ticket:
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of
             // the successor is asked for itself.
-            step.actions.append(.cleanUpValue(going.value))
-            finish(going, answered: true, &step)
-            if let ask = going.ask { self.ask(ask, &step) }
+            step.actions.append(.cleanUpValue(release.value))
+            finish(release, answered: true, &step)
+            if let ask = release.ask { self.ask(ask, &step) }
         default: break
         }
     }
@@ -458,9 +289,9 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.nonce == nonce:
             // The push overtook the answer, which may have been made before the grant.
             state = .asking(ask, sentAt: sentAt, pushed: fence)
-        case .lettingGo(var going) where going.ask?.nonce == nonce:
-            going.pushed = fence
-            state = .lettingGo(going)
+        case .releasing(var release) where release.ask?.nonce == nonce:
+            release.pushed = fence
+            state = .releasing(release)
         default: break
         }
     }
@@ -473,7 +304,7 @@ extension LockMachine {
         step.actions.append(.claim(ask.ticket, value, ask.terms))
     }
 
-    // MARK: Letting go
+    // MARK: Releasing
 
     private mutating func release(_ value: LockValue, _ step: inout Step, _ makeNonce: () -> String) {
         guard case .held(value, let passes) = state else {
@@ -488,22 +319,22 @@ extension LockMachine {
         if let first = waiters.first, step.inboxHeard || !mustYield {
             successor = Successor(nonce: makeNonce(), terms: first.terms, yields: mustYield)
         }
-        letGo(value, successor, passes: passes, &step)
+        release(value, successor, passes: passes, &step)
     }
 
-    private mutating func letGo(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
+    private mutating func release(_ value: LockValue, _ successor: Successor?, passes: Int, _ step: inout Step) {
         let ticket = nextTicket()
-        state = .lettingGo(
-            LettingGo(ticket: ticket, value: value, successor: successor, sentAt: step.now, passes: passes))
-        step.actions.append(.letGo(ticket, value, successor))
+        state = .releasing(
+            Releasing(ticket: ticket, value: value, successor: successor, sentAt: step.now, passes: passes))
+        step.actions.append(.release(ticket, value, successor))
     }
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
     /// loaded first may have run behind the first withdrawal.
-    private mutating func finish(_ going: LettingGo, answered: Bool, _ step: inout Step) {
+    private mutating func finish(_ release: Releasing, answered: Bool, _ step: inout Step) {
         state = .idle
-        step.actions.append(.releaseDone(going.value, answered: answered))
-        if going.isWithdrawn, let successor = going.successor {
+        step.actions.append(.releaseDone(release.value, answered: answered))
+        if release.isWithdrawn, let successor = release.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
     }
@@ -522,12 +353,12 @@ extension LockMachine {
             ask.failures += 1
             let delay = min(10 * Nanos.millisecond << Nanos(min(ask.failures - 1, 6)), 500 * .millisecond)
             state = .backingOff(ask, until: step.now + delay)
-        case .lettingGo(let going) where going.ticket == ticket:
+        case .releasing(let release) where release.ticket == ticket:
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
-            step.actions.append(.cleanUpValue(going.value))
-            finish(going, answered: false, &step)
-            if var ask = going.ask {
+            step.actions.append(.cleanUpValue(release.value))
+            finish(release, answered: false, &step)
+            if var ask = release.ask {
                 ask.failures = 1
                 self.ask(ask, &step)
             }
@@ -547,9 +378,9 @@ extension LockMachine {
         case .asking(let ask, _, _) where ask.ticket == ticket,
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
-        case .lettingGo(let going) where going.ticket == ticket:
-            finish(going, answered: true, &step)
-            guard let ask = going.ask else { return }
+        case .releasing(let release) where release.ticket == ticket:
+            finish(release, answered: true, &step)
+            guard let ask = release.ask else { return }
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break
         }
@@ -560,26 +391,4 @@ extension LockMachine {
         step.actions.append(.cleanUpValue(value))
         state = .idle
     }
-}
-
-extension LockMachine {
-    /// The logical acquire that is under way or queued now.
-    package var nonce: String? {
-        switch state {
-        case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _): ask.nonce
-        case .lettingGo(let going): going.ask?.nonce
-        case .idle, .held: nil
-        }
-    }
-
-    /// Whether the answer to this command still counts. Only the newest ticket's may: who waits for an answer holds it.
-    package func awaits(_ ticket: Ticket) -> Bool {
-        switch state {
-        case .asking, .claiming, .lettingGo: ticket == lastTicket
-        case .idle, .backingOff, .queued, .held: false
-        }
-    }
-
-    /// How often in a row the lock held here was passed on within the process.
-    package var passes: Int { if case .held(_, let passes) = state { passes } else { 0 } }
 }

@@ -35,6 +35,7 @@ package struct RingMember: Hashable, Sendable {
 package enum RingLimits {
     package static let zoneBytes = 0...64
     package static let weights = 0...1000
+    /// Points of a ring for each unit of weight.
     package static let units = 1...4096
     /// Members are numbered in 16 bits, and one number means "look closer".
     package static let members = 65_535
@@ -70,8 +71,8 @@ package enum RingLimits {
         guard points <= Self.points else {
             throw InvalidArgument(
                 "weight",
-                "times the pointsPerWeight would give this ring \(points) points; at most \(Self.points) fit. Use smaller weights: "
-                    + "only their ratio matters to who owns how much")
+                "times the pointsPerWeight would give this ring \(points) points; at most \(Self.points) fit. "
+                    + "Use smaller weights: only their ratio matters to who owns how much")
         }
     }
 }

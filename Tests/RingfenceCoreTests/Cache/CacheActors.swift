@@ -236,11 +236,11 @@ final class CacheClient: CacheProcess {
 
 /// A process with a steward in it.
 final class CacheSteward: CacheProcess {
-    private(set) var machine: StewardMachine
+    private(set) var machine: RepairMachine
     private var timer = 0
 
     init(_ world: CacheWorld, name: String, map: CacheMap, isNew: Bool) {
-        machine = StewardMachine(
+        machine = RepairMachine(
             map, settings: world.settings.steward, nonce: name, change: world.random.next(), isNew: isNew,
             now: world.now)
         super.init(world, name: name)
@@ -264,7 +264,7 @@ final class CacheSteward: CacheProcess {
         after(world.dice(200 * .millisecond...500 * .millisecond)) { self.watch() }
     }
 
-    private func go(_ change: (inout StewardMachine) -> [StewardMachine.Action]) {
+    private func go(_ change: (inout RepairMachine) -> [RepairMachine.Action]) {
         for action in change(&machine) + machine.tick(now: world.now) {
             switch action {
             case .call(let id, let node, let stamp, let call):

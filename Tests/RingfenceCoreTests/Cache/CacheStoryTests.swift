@@ -8,7 +8,7 @@ import Testing
 
 @Suite struct CacheStoryTests {
     /// A write reaches node 2, which then is flushed; it reaches node 0 at `reachesAt`, and never node 1. Meanwhile a
-    /// steward that waits for `wait` completes node 2. Whether a read of nodes 1 and 2 finds the write then.
+    /// repair that waits for `wait` completes node 2. Whether a read of nodes 1 and 2 finds the write then.
     private static func isFound(reachesAt: Nanos, wait: Nanos) throws -> Bool {
         let map = try CacheMap(CacheLayoutTests.layout(3))
         var nodes = (0..<3).map { _ in CacheNodeModel(clock: 1_790_000_000_000, freshness: 60_000, hintLimit: 9) }
@@ -54,12 +54,12 @@ import Testing
         return entry?.version == version
     }
 
-    @Test func `what a node acknowledged and then lost is found, because the steward waits for the call`() throws {
+    @Test func `what a node acknowledged and then lost is found, because the repair waits for the call`() throws {
         #expect(try Self.isFound(reachesAt: 500 * .millisecond, wait: .second))
         #expect(try Self.isFound(reachesAt: 950 * .millisecond, wait: .second))
     }
 
-    @Test func `a steward that does not wait for calls loses it`() throws {
+    @Test func `a repair that does not wait for calls loses it`() throws {
         #expect(try !Self.isFound(reachesAt: 500 * .millisecond, wait: 0))
     }
 

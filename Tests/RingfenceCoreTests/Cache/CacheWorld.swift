@@ -46,8 +46,8 @@ final class CacheWorld {
         /// As in the options, freshness is three quarters of it.
         var life: Int64 = 40_000
         var freshness: Int64 = 30_000
-        var steward: StewardMachine.Settings {
-            StewardMachine.Settings(
+        var steward: RepairMachine.Settings {
+            RepairMachine.Settings(
                 callLimit: callLimit, pace: 2000, lookEvery: 300 * .millisecond, replaceAfter: 5 * .second,
                 freshness: freshness)
         }
@@ -249,7 +249,7 @@ final class CacheWorld {
         return map
     }
 
-    func heard(_ happening: StewardMachine.Notice) {
+    func heard(_ happening: RepairMachine.Notice) {
         switch happening {
         case .completed: sweeps += 1
         case .moved: moves += 1

@@ -19,7 +19,7 @@ final class Slot {
     init(_ names: [String], solo: LockMachine.WaiterID?, ticketsAfter ticket: LockMachine.Ticket) {
         self.names = names
         self.solo = solo
-        line = LockLine(ticketsAfter: ticket, isElsewhere: solo != nil)
+        line = LockLine(ticketsAfter: ticket, isRemote: solo != nil)
     }
 
     func isUnsent(_ ticket: LockMachine.Ticket) -> Bool { asking?.ticket != ticket || asking!.request.isUnsent }
@@ -198,7 +198,7 @@ final class SimulatedProcess {
         case .claim(let ticket, let value, let terms):
             let lease = (slot.names, value, terms.holdMilliseconds)
             send(.renew([lease], claimedBy: name), slot, ticket, fence: value.fence)
-        case .letGo(let ticket, let value, let successor):
+        case .release(let ticket, let value, let successor):
             send(.release(slot.names, value, successor), slot, ticket)
         case .deliver(let id, let grant): deliver(id, grant, slot)
         case .refuse(let id, let refusal):
@@ -521,7 +521,7 @@ extension SimulatedProcess {
             case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
                 ask.nonce == nonce
             case .held(let value, _): value.nonce == nonce
-            case .lettingGo(let going): going.value.nonce == nonce || going.successor?.nonce == nonce
+            case .releasing(let release): release.value.nonce == nonce || release.successor?.nonce == nonce
             }
         }
     }

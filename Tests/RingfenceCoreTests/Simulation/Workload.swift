@@ -13,13 +13,13 @@ final class User {
     let renews: Bool
     let maximumHold: Nanos
     /// Held outside this process, as a lock over HTTP is.
-    let isElsewhere: Bool
+    let isRemote: Bool
     var process: SimulatedProcess
     var holding: Holding?
 
     init(
         id: LockMachine.WaiterID, names: [String], terms: LockTerms, waits: Bool, renews: Bool, maximumHold: Nanos,
-        isElsewhere: Bool, process: SimulatedProcess
+        isRemote: Bool, process: SimulatedProcess
     ) {
         self.id = id
         self.names = names
@@ -27,11 +27,11 @@ final class User {
         self.waits = waits
         self.renews = renews
         self.maximumHold = maximumHold
-        self.isElsewhere = isElsewhere
+        self.isRemote = isRemote
         self.process = process
     }
 
-    var solo: LockMachine.WaiterID? { isElsewhere ? id : nil }
+    var solo: LockMachine.WaiterID? { isRemote ? id : nil }
 }
 
 final class Workload {
@@ -84,7 +84,7 @@ final class Workload {
             id: LockMachine.WaiterID(users.count), names: world.random.pick(sets), terms: terms,
             waits: world.random.chance(85), renews: world.random.chance(60),
             maximumHold: world.random.chance(95) ? 3600 * .second : world.dice(100 * .millisecond...1 * .second),
-            isElsewhere: world.random.chance(20), process: process)
+            isRemote: world.random.chance(20), process: process)
         users.append(user)
         let patience = world.random.chance(40) ? nil : Optional(world.dice(5 * .millisecond...4 * .second))
         let leavesAfter = world.random.chance(20) ? Optional(world.dice(0...500 * .millisecond)) : nil

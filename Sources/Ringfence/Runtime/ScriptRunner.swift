@@ -50,17 +50,15 @@ final class ScriptRunner: Sendable {
         completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
     ) {
         guard confirmation != nil, let lane else {
-            return main.run(
-                call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode,
-                completion: completion)
+            return main.run(call, deadline: deadline, completion: completion)
         }
-        lane.run(ScriptCallErrand(call: call, deadline: deadline, completion: completion))
+        lane.run(ScriptCallRequest(call, deadline: deadline, completion: completion))
     }
 
     /// The same for what stands in one object.
-    func run(_ errand: any ScriptErrand, confirmation: Confirmation?) -> Submission {
-        if confirmation != nil, let lane { return .confirming(lane, lane.run(errand)) }
-        return .main(main, main.run(errand))
+    func run(_ request: any ScriptRequest, confirmation: Confirmation?) -> Submission {
+        if confirmation != nil, let lane { return .confirming(lane, lane.run(request)) }
+        return .main(main, main.run(request))
     }
 
     /// A command on its way, by which it can be taken back while it was not written.
@@ -131,25 +129,4 @@ final class ScriptRunner: Sendable {
         }
         await confirming?.client.close()
     }
-}
-
-/// A call with its completion, as one object.
-private final class ScriptCallErrand: ScriptErrand {
-    let call: ScriptCall
-    let deadline: Duration?
-    private let completion: @Sendable (Result<RedisReply, RedisError>) -> Void
-
-    init(
-        call: ScriptCall, deadline: Duration?, completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
-    ) {
-        self.call = call
-        self.deadline = deadline
-        self.completion = completion
-    }
-
-    var script: RedisScript { call.script }
-    var keys: Int { call.keys }
-    var arguments: Int { call.arguments }
-    func encode(_ writer: inout CommandWriter) { call.encode(&writer) }
-    func finish(_ result: Result<RedisReply, RedisError>) { completion(result) }
 }

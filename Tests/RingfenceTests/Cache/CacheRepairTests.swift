@@ -14,7 +14,7 @@ import Testing
     import Darwin
 #endif
 
-@Suite struct CacheWorkerTests {
+@Suite struct CacheRepairTests {
     @Test func `a node that any process says is gone for good is replaced, also where one is a quorum`() async throws {
         try await CacheStage.with(4) { stage in
             let options = CacheOptions(writeQuorum: 3, readQuorum: 1)

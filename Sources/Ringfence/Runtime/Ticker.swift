@@ -15,12 +15,17 @@ final class Ticker: Sendable {
 
     private let eventLoop: any EventLoop
     private let isRunning = Atomic<Bool>(false)
-    private let work = Mutex<Work?>(nil)
+    private let work = Mutex(Work())
+
+    /// A struct, because a bare closure in a generic `Mutex` would be wrapped once more at every access.
+    private struct Work {
+        var run: (@Sendable (Nanos) -> Bool)?
+    }
 
     init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
 
     /// What to do at each tick; it returns whether there is anything left to watch.
-    func onTick(_ work: @escaping @Sendable (Nanos) -> Bool) { self.work.withLock { $0 = Work(run: work) } }
+    func onTick(_ work: @escaping @Sendable (Nanos) -> Bool) { self.work.withLock { $0.run = work } }
 
     /// Makes sure that it ticks. Cheap when it does.
     func start() {
@@ -31,23 +36,17 @@ final class Ticker: Sendable {
         // Not weak: every retain and release of an object that is referred to weakly takes a longer way, and this is
         // asked for with every lease. It ends itself when there is nothing to do.
         eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { [self] task in
-            guard let work = work.withLock({ $0 }) else { return task.cancel() }
-            if work.run(Moment.now) { return idle.reset() }
+            guard let run = work.withLock({ $0 }).run else { return task.cancel() }
+            if run(Moment.now) { return idle.reset() }
             guard idle.increment() >= Self.idleTicks else { return }
             task.cancel()
             isRunning.store(false, ordering: .sequentiallyConsistent)
             // What came between the look and the stop found it running.
-            if work.run(Moment.now) { start() }
+            if run(Moment.now) { start() }
         }
     }
 
-    func stop() { work.withLock { $0 = nil } }
-}
-
-/// A closure in a box. Bare in a generic `Mutex`, it would be wrapped once more at every access.
-private final class Work: Sendable {
-    let run: @Sendable (Nanos) -> Bool
-    init(run: @escaping @Sendable (Nanos) -> Bool) { self.run = run }
+    func stop() { work.withLock { $0.run = nil } }
 }
 
 /// Counts on one event loop; an atomic only because the closure that holds it must be Sendable.

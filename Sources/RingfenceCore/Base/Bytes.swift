@@ -39,3 +39,13 @@ extension [String] {
     /// In the order of their bytes.
     package var sortedByBytes: [String] { sorted { $0.isBefore($1) } }
 }
+
+/// The value of one hexadecimal digit.
+package func hexDigit(_ byte: UInt8) -> UInt8? {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
+    case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
+    case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - UInt8(ascii: "A") + 10
+    default: nil
+    }
+}

@@ -34,7 +34,7 @@ final class ConfirmingLane: Sendable {
         var number: UInt64 = 0
         /// Taken back; it stays until it is met.
         var isWithdrawn = false
-        var call: RedisClient.ScriptPart
+        var part: RedisClient.ScriptPart
         /// nil: nobody confirms it.
         var confirmation: Durability.Confirmation?
         /// It is not begun after this moment.
@@ -84,8 +84,8 @@ final class ConfirmingLane: Sendable {
 
     /// Runs a call that nobody confirms, behind all that came before it.
     @discardableResult
-    func run(_ errand: any ScriptErrand) -> Submission {
-        submit(errand, until: Moment.now.adding(Nanos(saturating: errand.deadline ?? commandTimeout)))
+    func run(_ request: any ScriptRequest) -> Submission {
+        submit(request, until: Moment.now.adding(Nanos(saturating: request.deadline ?? commandTimeout)))
     }
 
     /// Runs a call, and asks how many replicas have it.
@@ -94,11 +94,10 @@ final class ConfirmingLane: Sendable {
         _ call: ScriptCall, _ confirmation: Durability.Confirmation, completion: @escaping Completion
     ) -> Submission {
         let patience = Nanos(saturating: commandTimeout) + confirmation.milliseconds * .millisecond
-        let part = RedisClient.ScriptPart(
-            script: call.script, keys: call.keys, arguments: call.arguments, encode: call.encode)
         return append(
             Entry(
-                call: part, confirmation: confirmation, until: Moment.now.adding(patience), completion: completion))
+                part: .init(call), confirmation: confirmation, until: Moment.now.adding(patience),
+                completion: completion))
     }
 
     /// Takes a call back whose bytes did not leave: they never will. Nobody is told of it, unless it ended just before,
@@ -163,18 +162,18 @@ final class ConfirmingLane: Sendable {
         state.withdrawn = 0
     }
 
-    private func submit(_ errand: any ScriptErrand, until: Nanos) -> Submission {
+    private func submit(_ request: any ScriptRequest, until: Nanos) -> Submission {
         let direct = state.withLock { state -> RedisClient.Submission? in
             guard state.waiting.isEmpty, state.underWay.map({ client.wasWritten($0.submission) }) ?? true else {
                 return nil
             }
-            return client.run(errand)
+            return client.run(request)
         }
         if let direct { return Submission(number: 0, direct: direct) }
-        let part = RedisClient.ScriptPart(
-            script: errand.script, keys: errand.keys, arguments: errand.arguments, encode: { errand.encode(&$0) })
+        let call = ScriptCall(
+            script: request.script, keys: request.keys, arguments: request.arguments, encode: { request.encode(&$0) })
         return append(
-            Entry(call: part, confirmation: nil, until: until) { result in errand.finish(result.map(\.reply)) })
+            Entry(part: .init(call), confirmation: nil, until: until) { result in request.finish(result.map(\.reply)) })
     }
 
     private func append(_ entry: Entry) -> Submission {
@@ -215,7 +214,7 @@ final class ConfirmingLane: Sendable {
         let number = state.lastNumber
         let within = Duration.milliseconds(confirmation?.milliseconds ?? 1)
         let submission = client.runAndWait(
-            entries.map(\.call), replicas: confirmation?.replicas ?? 0, within: within,
+            entries.map(\.part), replicas: confirmation?.replicas ?? 0, within: within,
             deadline: commandTimeout + within
         ) { [self] result in ended(number, result) }
         state.underWay = Group(number: number, entries: entries, submission: submission)
@@ -229,10 +228,10 @@ final class ConfirmingLane: Sendable {
             var again: [Entry] = []
             for (index, entry) in group.entries.enumerated() {
                 let its = result.flatMap { $0.part(index) }
-                if case .failure(let error) = its, error.server?.prefix == .noScript, !entry.call.isWhole {
+                if case .failure(let error) = its, error.server?.prefix == .noScript, !entry.part.isWhole {
                     // Nothing was done. It keeps its place before all that came after it.
                     var entry = entry
-                    entry.call.isWhole = true
+                    entry.part.isWhole = true
                     again.append(entry)
                 } else {
                     if its.neverLeft { state.unsent.insert(entry.number) }

@@ -2,7 +2,7 @@
 //
 // Stands in line to tend a cache. Every process that has it open does, and a lock lets one.
 //
-// The lock only keeps two from getting in each other's way: no promise rests on it (StewardMachine). So where the
+// The lock only keeps two from getting in each other's way: no promise rests on it (RepairMachine). So where the
 // coordinator is away, whoever tends the cache goes on, until it notices another one. Nobody else can get the lock
 // then; and nodes that nobody renews the word of would stop to count, just when the cache is needed most.
 
@@ -11,12 +11,12 @@ import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
-final class CacheWorker: Sendable {
+final class CacheRepairElection: Sendable {
     /// How often who tends the cache looks for a newer layout, and for whom it was told is gone.
     private static let lookEvery: Duration = .seconds(2)
 
     private let core: CacheCore
-    private let steward = Mutex<CacheSteward?>(nil)
+    private let repair = Mutex<CacheRepair?>(nil)
     private let isNew: Bool
 
     init(_ core: CacheCore, isNew: Bool) {
@@ -25,7 +25,7 @@ final class CacheWorker: Sendable {
     }
 
     var progress: CacheStatus.Progress? {
-        steward.withLock { $0 }?.progress.map {
+        repair.withLock { $0 }?.progress.map {
             .init(sourcesDone: $0.sourcesDone, sources: $0.sources, seen: $0.seen, copied: $0.copied)
         }
     }
@@ -34,7 +34,7 @@ final class CacheWorker: Sendable {
     /// elsewhere.
     func forget(_ id: String) async throws {
         try await core.forget(id)
-        steward.withLock { $0 }?.forget(id)
+        repair.withLock { $0 }?.forget(id)
     }
 
     func run() async {
@@ -42,13 +42,13 @@ final class CacheWorker: Sendable {
         while !Task.isCancelled, !core.client.isClosed {
             core.follow()
             if let lease = try? await tryAcquire() {
-                let steward = CacheSteward(core, nonce: core.client.uniqueText(), isNew: isNew)
+                let repair = CacheRepair(core, nonce: core.client.uniqueText(), isNew: isNew)
                 isNew = false
-                self.steward.withLock { $0 = steward }
-                steward.start()
-                let last = await tend(steward, lease)
-                steward.stop()
-                self.steward.withLock { $0 = nil }
+                self.repair.withLock { $0 = repair }
+                repair.start()
+                let last = await tend(repair, lease)
+                repair.stop()
+                self.repair.withLock { $0 = nil }
                 try? await last.release()
             } else {
                 try? await Task.sleep(for: .milliseconds(Int.random(in: 500...1500)))
@@ -62,7 +62,7 @@ final class CacheWorker: Sendable {
     }
 
     /// Until somebody else has the lock, or does it without. - Returns: the lease it had last.
-    private func tend(_ steward: CacheSteward, _ first: Lease) async -> Lease {
+    private func tend(_ repair: CacheRepair, _ first: Lease) async -> Lease {
         var lease = first
         var nextLook = ContinuousClock.now
         while !Task.isCancelled, !core.client.isClosed {
@@ -72,12 +72,12 @@ final class CacheWorker: Sendable {
                     lease = again
                 } catch {
                     // It may be away for this process only.
-                    if steward.isContested { return lease }
+                    if repair.isContested { return lease }
                 }
             }
             if ContinuousClock.now >= nextLook {
                 nextLook = ContinuousClock.now + Self.lookEvery
-                for id in (try? await core.refreshLayout()) ?? [] { steward.forget(id) }
+                for id in (try? await core.refreshLayout()) ?? [] { repair.forget(id) }
             }
             try? await Task.sleep(for: .milliseconds(200))
         }

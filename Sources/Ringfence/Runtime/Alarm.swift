@@ -12,23 +12,20 @@ package final class Alarm: Sendable {
     private struct State {
         var at = Nanos.never
         var timer: Scheduled<Void>?
+        var ring: (@Sendable (Nanos) -> Void)?
         var isStopped = false
     }
 
     private let eventLoop: any EventLoop
-    private let ring: Ringing
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
-    /// A closure in a box. Bare in a generic `Mutex`, it would be wrapped once more at every access.
-    private final class Ringing: Sendable {
-        let run: @Sendable (Nanos) -> Void
-        init(_ run: @escaping @Sendable (Nanos) -> Void) { self.run = run }
-    }
-
-    package init(eventLoop: any EventLoop, _ ring: @escaping @Sendable (Nanos) -> Void) {
+    package init(eventLoop: any EventLoop, _ ring: (@Sendable (Nanos) -> Void)? = nil) {
         self.eventLoop = eventLoop
-        self.ring = Ringing(ring)
+        state = Mutex(State(ring: ring))
     }
+
+    /// Who is rung: for an object that owns its alarm, and so is not there yet when that is made.
+    package func onRing(_ ring: @escaping @Sendable (Nanos) -> Void) { state.withLock { $0.ring = ring } }
 
     deinit { state.withLock { $0.timer?.cancel() } }
 
@@ -47,14 +44,14 @@ package final class Alarm: Sendable {
 
     private func fire() {
         let now = Moment.now
-        let isDue = state.withLock { state in
+        let ring = state.withLock { state -> (@Sendable (Nanos) -> Void)? in
             // The loop's clock and ours may differ by a little.
-            guard !state.isStopped, state.at != .never else { return false }
+            guard !state.isStopped, state.at != .never else { return nil }
             state.at = .never
             state.timer = nil
-            return true
+            return state.ring
         }
-        if isDue { ring.run(now) }
+        ring?(now)
     }
 
     package func stop() {

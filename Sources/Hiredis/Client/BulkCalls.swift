@@ -188,16 +188,12 @@ extension RedisClient {
     /// Longer than anybody waits: an answer that is due keeps its room until it comes or the connection ends.
     private static let untilAnswered = Duration.seconds(3600)
 
-    /// Runs a script whose answer may be large: about `answerBytes`. See
-    /// ``RedisClient/run(_:keys:arguments:deadline:_:)``.
-    package func bulk(_ part: ScriptPart, answerBytes: Int) async throws(RedisError) -> RedisReply {
-        let call = BulkCall(self, answerBytes: answerBytes) { completion in
-            self.run(
-                ScriptRun(
-                    script: part.script, keys: part.keys, arguments: part.arguments, deadline: Self.untilAnswered,
-                    encode: part.encode, completion: completion))
+    /// Runs a script whose answer may be large: about `answerBytes`.
+    func bulk(_ call: ScriptCall, answerBytes: Int) async throws(RedisError) -> RedisReply {
+        let bulk = BulkCall(self, answerBytes: answerBytes) { completion in
+            self.run(ScriptCallRequest(call, deadline: Self.untilAnswered, completion: completion))
         }
-        return try await call.answer(within: commandTimeout).reply()
+        return try await bulk.answer(within: commandTimeout).reply()
     }
 
     /// Sends `count` commands in one write whose answers may be large: about `answerBytes` together. An error reply is

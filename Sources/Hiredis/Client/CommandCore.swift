@@ -7,24 +7,6 @@ import Logging
 import NIOCore
 import Synchronization
 
-#if DEBUG
-    // A continuation resumed twice crashes only sometimes; debug builds, and so the tests, crash always.
-    typealias ReplyContinuation = CheckedContinuation<Result<RedisReply, RedisError>, Never>
-    func withReplyContinuation(
-        _ body: (ReplyContinuation) -> Void
-    ) async -> Result<RedisReply, RedisError> {
-        await withCheckedContinuation(body)
-    }
-#else
-    typealias ReplyContinuation = UnsafeContinuation<Result<RedisReply, RedisError>, Never>
-    @inline(__always)
-    func withReplyContinuation(
-        _ body: (ReplyContinuation) -> Void
-    ) async -> Result<RedisReply, RedisError> {
-        await withUnsafeContinuation(body)
-    }
-#endif
-
 /// Looks at a task from outside, without owning it.
 ///
 /// An `UnsafeCurrentTask` retains its task, and the release comes after the task was resumed. But an `async let` task
@@ -42,11 +24,11 @@ struct TaskReference: Sendable {
 
 /// Who waits for a reply.
 enum Waiter: Sendable {
-    case task(ReplyContinuation, TaskReference?)
+    case task(TrustedContinuation<Result<RedisReply, RedisError>, Never>, TaskReference?)
     /// Called on the event loop.
     case callback(@Sendable (Result<RedisReply, RedisError>) -> Void)
     /// Called on the event loop.
-    case script(any ScriptErrand)
+    case script(any ScriptRequest)
     /// Our own PING.
     case probe
 
@@ -103,7 +85,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
     func answer(
         replies: Int, isSingle: Bool, deadline: Duration?, _ encode: (inout CommandWriter) -> Void
     ) async -> Result<RedisReply, RedisError> {
-        await withReplyContinuation { continuation in
+        await withTrustedContinuation { continuation in
             withUnsafeCurrentTask { task in
                 if let task, task.isCancelled {
                     let error = RedisError(

@@ -6,24 +6,24 @@ import Testing
 
 /// A coordinator that lost its last second lets two changes begin under one epoch. What becomes of them where nodes
 /// were told of both.
-@Suite struct StewardMachineTests {
+@Suite struct RepairMachineTests {
     private static let settled = CacheLayoutTests.layout()
     private static let one = settled.moving(to: settled.members + [CacheMember(id: "n8")], change: 81)
     private static let other = settled.moving(to: settled.members + [CacheMember(id: "n9")], change: 82)
 
-    /// The nodes of before, and a steward that knows `other`.
+    /// The nodes of before, and a repair that knows `other`.
     private struct Stage {
         var nodes: [String: CacheNodeModel] = [:]
-        var machine: StewardMachine
+        var machine: RepairMachine
         var published: [CacheLayout] = []
 
         init(told: [String: CacheLayout]) throws {
-            let map = try CacheMap(StewardMachineTests.other)
-            machine = StewardMachine(
+            let map = try CacheMap(RepairMachineTests.other)
+            machine = RepairMachine(
                 map,
                 settings: .init(
                     callLimit: .second, pace: 1000, lookEvery: .second, replaceAfter: 60 * .second, freshness: 60_000),
-                nonce: "steward", change: 90, isNew: false, now: 0)
+                nonce: "repair", change: 90, isNew: false, now: 0)
             for id in map.ids {
                 var node = CacheNodeModel(clock: 1_790_000_000_000, freshness: 60_000, hintLimit: 9)
                 if let layout = told[id] {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The worker behind a cache, performed. Every process that has the cache open wants to do it; a lock lets one. What it
-// does is decided by StewardMachine; here its calls are made on the event loop, and what happens is noted in the
-// group's events.
+// The repair of a cache, performed. Every process that has the cache open wants to do it, and one is elected
+// (CacheRepairElection). What it does is decided by RepairMachine; here its calls are made on the event loop, and what
+// happens is noted in the group's events.
 
 import Hiredis
 import Logging
@@ -12,9 +12,9 @@ import RingfenceCacheCore
 import RingfenceCore
 import Synchronization
 
-final class CacheSteward: Sendable {
+final class CacheRepair: Sendable {
     private struct State {
-        var machine: StewardMachine
+        var machine: RepairMachine
         var isOver = false
     }
 
@@ -28,23 +28,17 @@ final class CacheSteward: Sendable {
     init(_ core: CacheCore, nonce: String, isNew: Bool) {
         self.core = core
         let options = core.options
-        let settings = StewardMachine.Settings(
+        let settings = RepairMachine.Settings(
             callLimit: Nanos(saturating: CacheOptions.callLimit), pace: options.repairKeysPerSecond,
             lookEvery: Self.lookEvery,
             replaceAfter: Nanos(saturating: options.replaceAfter), freshness: options.freshness)
         state = Mutex(
             State(
-                machine: StewardMachine(
+                machine: RepairMachine(
                     core.placement.map, settings: settings, nonce: nonce, change: .random(in: 1 ... .max),
                     isNew: isNew, now: Moment.now)))
-        let target = Target()
-        alarm = Alarm(eventLoop: core.eventLoop) { now in target.steward.withLock { $0.steward }?.tick(now: now) }
-        target.steward.withLock { $0.steward = self }
-    }
-
-    private final class Target: Sendable {
-        struct Reference { weak var steward: CacheSteward? }
-        let steward = Mutex(Reference())
+        alarm = Alarm(eventLoop: core.eventLoop)
+        alarm.onRing { [weak self] now in self?.tick(now: now) }
     }
 
     deinit { alarm.stop() }
@@ -96,8 +90,8 @@ final class CacheSteward: Sendable {
         alarm.set(state.withLock { $0.isOver ? .never : $0.machine.wakeAt })
     }
 
-    private func perform(_ body: (inout StewardMachine) -> [StewardMachine.Action]) {
-        let (actions, adopted) = state.withLock { state -> ([StewardMachine.Action], CacheLayout?) in
+    private func perform(_ body: (inout RepairMachine) -> [RepairMachine.Action]) {
+        let (actions, adopted) = state.withLock { state -> ([RepairMachine.Action], CacheLayout?) in
             guard !state.isOver else { return ([], nil) }
             let before = state.machine.map.stamp
             let actions = body(&state.machine)
@@ -136,7 +130,7 @@ final class CacheSteward: Sendable {
 
     // MARK: Telling
 
-    private func tell(_ happening: StewardMachine.Notice) {
+    private func tell(_ happening: RepairMachine.Notice) {
         let (type, reason, members, count): (String, String, [String], Int64?)
         var share: Double?
         switch happening {

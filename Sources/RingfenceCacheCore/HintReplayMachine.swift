@@ -8,7 +8,7 @@
 
 package import RingfenceCore
 
-package struct DrainMachine: Sendable {
+package struct HintReplayMachine: Sendable {
     package typealias Call = SweepMachine.Call
 
     private enum Phase: Sendable {

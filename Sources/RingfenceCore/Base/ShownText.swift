@@ -37,3 +37,9 @@ extension String {
         }
     }
 }
+
+/// What a stranger sent, short and printable, for an error message.
+package func quoted(_ text: String) -> String {
+    let shown = String(String.UnicodeScalarView(text.unicodeScalars.prefix(64))).shown
+    return "\"" + shown + (text.unicodeScalars.count > 64 ? "…" : "") + "\""
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Scripts: by their SHA-1, and by their text where the server does not know them yet.
+
+extension RedisClient {
+    /// Runs a script by its SHA-1; sends its text instead, for this call alone, when the server does not know it.
+    ///
+    /// `encode` writes `keys` keys, then `arguments` arguments; it runs twice when the text had to be sent. The
+    /// deadline holds for each of the two sends.
+    package func run(
+        _ script: RedisScript, keys: Int, arguments: Int, deadline: Duration? = nil,
+        _ encode: (inout CommandWriter) -> Void
+    ) async throws(RedisError) -> RedisReply {
+        var result = await core.answer(replies: 1, isSingle: true, deadline: deadline) { writer in
+            script.begin(&writer, keys: keys, arguments: arguments, whole: false)
+            encode(&writer)
+        }
+        if result.isUnknownScript {
+            result = await core.answer(replies: 1, isSingle: true, deadline: deadline) { writer in
+                script.begin(&writer, keys: keys, arguments: arguments, whole: true)
+                encode(&writer)
+            }
+        }
+        return try result.reply()
+    }
+
+    /// The same for a call that may have a large answer, which then waits until there is room for it.
+    package func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
+        guard let bytes = call.answerBytes else {
+            return try await run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+        }
+        return try await bulk(call, answerBytes: bytes)
+    }
+
+    /// The same with a callback on the event loop, exactly once. Not cancellable.
+    package func run(
+        _ call: ScriptCall, deadline: Duration? = nil,
+        completion: @escaping @Sendable (Result<RedisReply, RedisError>) -> Void
+    ) {
+        run(ScriptCallRequest(call, deadline: deadline, completion: completion))
+    }
+
+    /// The same with all that belongs to it in one object of the caller's: where a script is run a hundred thousand
+    /// times a second, closures are felt. It is told the result on the event loop, exactly once.
+    ///
+    /// - Returns: by what `withdraw` finds it.
+    @discardableResult
+    package func run(_ request: any ScriptRequest) -> Submission { .init(number: core.submit(request, whole: false)) }
+
+    /// A command on its way to Redis.
+    package struct Submission: Sendable {
+        /// 0: it was refused, and never was on its way.
+        var number: UInt64
+    }
+
+    /// Takes a command back that was not written yet: it never will be, and its callback is not called for it; but it
+    /// may be about to be called for a command that ended unwritten before, with an error of effect `none`. False if
+    /// Redis may know of the command.
+    package func withdraw(_ submission: Submission) -> Bool {
+        submission.number == 0 || core.withdraw(submission.number) || !core.wasWritten(submission.number)
+    }
+
+    /// The same, but false for a command that ended unwritten or was refused: its callback is called for that.
+    func tookBack(_ submission: Submission) -> Bool { submission.number != 0 && core.withdraw(submission.number) }
+
+    /// Whether the bytes of a command left; true as well when it ended otherwise.
+    package func wasWritten(_ submission: Submission) -> Bool {
+        submission.number != 0 && core.wasWritten(submission.number)
+    }
+
+    /// What a script followed by WAIT gave.
+    package struct Confirmed: Sendable, Equatable {
+        package var reply: RedisReply
+        /// Replicas that acknowledged all writes of this connection so far.
+        package var acknowledged: Int
+
+        package init(reply: RedisReply, acknowledged: Int) {
+            self.reply = reply
+            self.acknowledged = acknowledged
+        }
+    }
+
+    /// A script of a group.
+    package struct ScriptPart: Sendable {
+        package var call: ScriptCall
+        /// It is sent by its text: the server does not know it.
+        package var isWhole = false
+
+        package init(_ call: ScriptCall) { self.call = call }
+    }
+
+    /// What a group of scripts and the WAIT behind them gave.
+    package struct ConfirmedParts: Sendable {
+        fileprivate var replies: [RedisReply]
+
+        /// Of one of the scripts. An unknown script is an error: it did not run, and is for the caller to send again,
+        /// whole.
+        package func part(_ index: Int) -> Result<Confirmed, RedisError> {
+            Result<RedisReply, RedisError>.success(.array([replies[index], replies[replies.count - 1]])).confirmed
+        }
+    }
+
+    /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them.
+    /// The callback comes on the event loop, exactly once, unless all of it was taken back.
+    ///
+    /// WAIT counts for its own connection only, so it is never split from them over a reconnect. All commands of the
+    /// client behind it wait too. Give it a `deadline` beyond `within`. An error of a script has its own effect; an
+    /// error of WAIT has effect `unknown`, since the scripts ran.
+    ///
+    /// - Returns: by what `withdraw` finds it.
+    package func runAndWait(
+        _ parts: [ScriptPart], replicas: Int, within: Duration, deadline: Duration? = nil,
+        completion: @escaping @Sendable (Result<ConfirmedParts, RedisError>) -> Void
+    ) -> Submission {
+        let waiter = Waiter.callback { result in
+            completion(
+                result.flatMap { reply in
+                    guard case .array(let replies) = reply, replies.count == parts.count + 1 else {
+                        return .failure(
+                            RedisError(.protocolViolation, effect: .unknown, "a group was not answered as one"))
+                    }
+                    return .success(ConfirmedParts(replies: replies))
+                })
+        }
+        let number = core.submit(waiter, replies: parts.count + 1, isSingle: false, deadline: deadline) { writer in
+            for part in parts {
+                let call = part.call
+                call.script.begin(&writer, keys: call.keys, arguments: call.arguments, whole: part.isWhole)
+                call.encode(&writer)
+            }
+            writer.wait(replicas: replicas, within: within)
+        }
+        return Submission(number: number)
+    }
+}
+
+extension CommandCore {
+    /// `whole`: by its text, the last resort.
+    @discardableResult
+    fileprivate func submit(_ request: any ScriptRequest, whole: Bool) -> UInt64 {
+        let waiter: Waiter = whole ? .callback { request.finish($0.throwingErrorReply()) } : .script(request)
+        return submit(waiter, replies: 1, isSingle: true, deadline: request.deadline) { writer in
+            request.script.begin(&writer, keys: request.keys, arguments: request.arguments, whole: whole)
+            request.encode(&writer)
+        }
+    }
+}
+
+extension Waiter {
+    /// `core`: whose queue it stood in.
+    func finish(_ result: Result<RedisReply, RedisError>, of core: CommandCore) {
+        switch self {
+        case .task(let continuation, _): continuation.resume(returning: result)
+        case .callback(let completion): completion(result)
+        case .script(let request):
+            if result.isUnknownScript {
+                core.submit(request, whole: true)
+            } else {
+                request.finish(result.throwingErrorReply())
+            }
+        case .probe: break
+        }
+    }
+}
+
+extension CommandWriter {
+    /// `WAIT`: how many replicas have all writes of this connection. Nothing behind it is looked at before it is
+    /// answered.
+    package mutating func wait(replicas: Int, within: Duration) {
+        begin(3)
+        argument("WAIT")
+        argument(replicas)
+        // 0 would mean for ever.
+        argument(max(1, Int(within / .milliseconds(1))))
+    }
+}
+
+extension Result<RedisReply, RedisError> {
+    /// The script was refused by NOSCRIPT: it did not run.
+    fileprivate var isUnknownScript: Bool {
+        if case .success(.error(let error)) = self { error.prefix == .noScript } else { false }
+    }
+
+    fileprivate var confirmed: Result<RedisClient.Confirmed, RedisError> {
+        flatMap { reply in
+            let replies = reply.array ?? []
+            if let error = replies.first?.error { return .failure(RedisError(error)) }
+            if let error = replies.last?.error {
+                return .failure(RedisError(.server, effect: .unknown, "WAIT failed: \(error)", server: error))
+            }
+            guard replies.count == 2, let acknowledged = replies[1].int else {
+                return .failure(RedisError(.protocolViolation, effect: .unknown, "WAIT did not answer a number"))
+            }
+            return .success(RedisClient.Confirmed(reply: replies[0], acknowledged: Int(acknowledged)))
+        }
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The commands of the lock machines, and their answers as events.
+
+import Hiredis
+import RingfenceCore
+
+extension LockTable {
+    /// A command of a machine, under way.
+    final class Command: ScriptRequest {
+        let table: LockTable
+        let key: LockKey
+        let ticket: LockMachine.Ticket
+        let verb: LockScripts.Verb
+
+        init(_ table: LockTable, _ key: LockKey, _ ticket: LockMachine.Ticket, _ verb: LockScripts.Verb) {
+            self.table = table
+            self.key = key
+            self.ticket = ticket
+            self.verb = verb
+        }
+
+        var script: RedisScript { LockScripts.lock }
+        var keys: Int { LockScripts.keys(of: key.names) }
+        var arguments: Int { verb.arguments }
+        var deadline: Duration? { nil }
+        func encode(_ writer: inout CommandWriter) { table.scripts.encode(key.names, verb, &writer) }
+
+        func finish(_ result: Result<RedisReply, RedisError>) {
+            switch result {
+            case .success(let reply): table.answered(self, reply, acknowledged: .max)
+            case .failure(let error): table.failed(self, error)
+            }
+        }
+
+        /// What may have been got and is not wanted any more, if this asked for anything.
+        var asked: (nonce: String, terms: LockTerms)? {
+            if case .acquire(let nonce, let terms, _) = verb { (nonce, terms) } else { nil }
+        }
+
+        /// Whether somebody gets the lock by it, which replicas may have to confirm.
+        var grants: Bool { if case .release(_, nil) = verb { false } else { true } }
+    }
+
+    func send(_ verb: LockScripts.Verb, _ key: LockKey, _ ticket: LockMachine.Ticket) -> ScriptRunner.Submission {
+        let command = Command(self, key, ticket, verb)
+        guard command.grants, let confirmation = key.confirmation else {
+            return runner.run(command, confirmation: key.confirmation)
+        }
+        return runner.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
+            switch result {
+            case .success(let confirmed):
+                answered(command, confirmed.reply, acknowledged: confirmed.acknowledged)
+            case .failure(let error): failed(command, error)
+            }
+        }
+    }
+
+    func sendClaim(_ key: LockKey, _ ticket: LockMachine.Ticket, _ value: LockValue, _ terms: LockTerms) {
+        let call = scripts.renew(
+            [(key.names, value.text, terms.holdMilliseconds)], claimedBy: nonces.process)
+        let finish: @Sendable (Result<RedisClient.Confirmed, RedisError>) -> Void = { [self] result in
+            switch result {
+            case .failure(let error): claimFailed(key, ticket, error)
+            case .success(let confirmed):
+                guard let renewed = LockScripts.renewed(confirmed.reply, count: 1) else {
+                    claimFailed(key, ticket, .shape(confirmed.reply))
+                    return
+                }
+                if !renewed[0] {
+                    handle(key, .claimRefused(ticket))
+                } else if confirmed.acknowledged < key.confirmation?.replicas ?? 0 {
+                    handle(key, .unconfirmed(ticket, fence: value.fence))
+                } else {
+                    handle(key, .claimed(ticket))
+                }
+            }
+        }
+        if let confirmation = key.confirmation {
+            runner.runConfirmed(call, confirmation, completion: finish)
+        } else {
+            runner.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) })
+            }
+        }
+    }
+
+    private func answered(_ command: Command, _ reply: RedisReply, acknowledged: Int) {
+        let (key, ticket) = (command.key, command.ticket)
+        switch LockScripts.answer(reply) {
+        case .granted(let fence):
+            let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
+            ended(command, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
+        case .queued(let position, let milliseconds, let arrival):
+            ended(command, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
+        case .busy(let milliseconds, let owner, _):
+            ended(command, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
+        case .done: ended(command, .released(ticket))
+        case .full(let index):
+            let name = key.names.indices.contains(index) ? key.names[index] : ""
+            ended(
+                command, .failed(ticket, retriable: false),
+                error: RedisError(.server, effect: .none, "there is no place left in the line"),
+                limit: .lineIsFull(name, scripts.waiters))
+        case nil: failed(command, .shape(reply))
+        }
+    }
+
+    private func failed(_ command: Command, _ error: RedisError) {
+        ended(command, .failed(command.ticket, retriable: error.isTransient), error: error)
+    }
+
+    private func ended(
+        _ command: Command, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
+        busy: (milliseconds: Int64, owner: String)? = nil
+    ) {
+        let (key, ticket) = (command.key, command.ticket)
+        let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)
+        let isAwaited = handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
+        guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = command.asked else { return }
+        cleanUp.perform(
+            scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,
+            holdMilliseconds: asked.terms.holdMilliseconds)
+    }
+
+    private func claimFailed(_ key: LockKey, _ ticket: LockMachine.Ticket, _ error: RedisError) {
+        let event = LockMachine.Event.failed(ticket, retriable: error.isTransient)
+        handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
+    }
+}
