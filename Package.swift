@@ -5,6 +5,7 @@
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceOperations <- RingfenceHTTP, RingfenceAgent, RingfenceConsole
 //   RingfenceCore <- RingfenceCacheCore <- RingfenceCache -> Ringfence
+//   RingfenceCore <- RingfenceAgentCore <- RingfenceAgent -> RingfenceOperations
 //        CXXHash <- RingfenceCore <- Ringfence        CThreadNumber <- Ringfence      CSpawn <- RingfenceOperations
 //
 //   RingfenceCommand (the executable `ringfence`) has all of these, RingfenceBench (`ringfence-bench`) the console.
@@ -151,10 +152,12 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             resources: [.embedInCode("openapi.json")],
             swiftSettings: strict
         ),
+        .target(name: "RingfenceAgentCore", dependencies: ["RingfenceCore"], swiftSettings: strict + thorough),
         // What stands beside a database, cache or service, and fails it over.
         .target(
             name: "RingfenceAgent",
             dependencies: [
+                "RingfenceAgentCore",
                 "Hiredis",
                 "Ringfence",
                 "RingfenceCore",
@@ -275,7 +278,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         ),
         .testTarget(
             name: "RingfenceCoreTests",
-            dependencies: ["RingfenceCore", "RingfenceCacheCore", "CXXHash", "TestSupport"],
+            dependencies: ["RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CXXHash", "TestSupport"],
             swiftSettings: strict + thorough
         ),
         .testTarget(
@@ -309,7 +312,9 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The programs themselves are started by the tests.
                 "RingfenceCommand", "RingfenceBench",
-                "RingfenceHTTP", "RingfenceAgent", "RingfenceOperations", "Ringfence", "RingfenceCore", "TestSupport",
+                "RingfenceHTTP", "RingfenceAgent", "RingfenceAgentCore", "RingfenceOperations", "Ringfence",
+                "RingfenceCore",
+                "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -349,7 +354,10 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
 
 // What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
 if Context.environment["RINGFENCE_PURE"] != nil {
-    let pure: Set = ["CXXHash", "RingfenceCore", "RingfenceCacheCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
+    let pure: Set = [
+        "CXXHash", "RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CSpawn", "TestSupport",
+        "RingfenceCoreTests",
+    ]
     package.products = []
     package.targets.removeAll { !pure.contains($0.name) }
 }

@@ -13,6 +13,7 @@
 package import Logging
 import NIOCore
 package import Ringfence
+import RingfenceAgentCore
 import RingfenceCore
 package import RingfenceOperations
 import ServiceLifecycle

@@ -7,7 +7,8 @@
 // somebody else could have written it (TrustedFile.swift).
 import Hiredis
 package import Ringfence
-package import RingfenceCore
+package import RingfenceAgentCore
+import RingfenceCore
 import RingfenceOperations
 
 /// All of an agent's file, checked.

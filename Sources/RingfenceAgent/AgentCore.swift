@@ -9,6 +9,7 @@ import Logging
 import NIOCore
 import NIOPosix
 import Ringfence
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 import Synchronization

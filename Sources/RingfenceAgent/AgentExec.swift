@@ -13,6 +13,7 @@ import Logging
 import NIOCore
 import NIOPosix
 package import Ringfence
+import RingfenceAgentCore
 import RingfenceCore
 package import RingfenceOperations
 import Synchronization

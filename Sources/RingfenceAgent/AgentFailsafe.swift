@@ -12,6 +12,7 @@
 // is on the wire can forge one: see Failover.md.
 import Logging
 import Ringfence
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 import Synchronization

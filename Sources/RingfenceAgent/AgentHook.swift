@@ -8,6 +8,7 @@
 //
 // A promotion dies with the agent: who is not there to renew the lease must not make a primary. A fence, a drain and a
 // demotion go on: they make things safe.
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 

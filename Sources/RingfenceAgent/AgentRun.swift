@@ -3,6 +3,7 @@
 // The whole of `ringfence agent`: the client and the agent as services, ended in order.
 package import Logging
 package import Ringfence
+import RingfenceAgentCore
 import RingfenceCore
 package import RingfenceOperations
 import ServiceLifecycle

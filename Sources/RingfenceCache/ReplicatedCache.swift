@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A cache on several Redis servers that know nothing of each other: Dynamo's idea (DeCandia et al. 2007) on the groups
-// and the ring that are here already. The decisions are in RingfenceCore/Cache; cache.lua is what a node does.
+// and the ring that are here already. The decisions are in RingfenceCacheCore; cache.lua is what a node does.
 //
 // What is different from others of its kind, and why:
 //  - A node says by itself that it lost data. Quorums are arithmetic on what nodes acknowledged, and a Redis that was

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which Redis a benchmark and the demo work on: the one the user names, or a private redis-server in a temporary directory
-// that is gone with the command. Private is the default, because both write a lot, and a benchmark on a server that
-// others use too measures the others.
+// Which Redis a benchmark and the demo work on: the one the user names, or a private redis-server in a temporary
+// directory that is gone with the command. Private is the default, because both write a lot, and a benchmark on a
+// server that others use too measures the others.
 
 import ArgumentParser
 import FoundationEssentials

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The server of the service for what is not the service: an agent's endpoints, which load balancers ask. All that is
-// said of a connection and a request in ConnectionGuard and Responder holds for them, with three differences: there are
-// no tokens; a balancer may call the agent by any name, for an answer to GET tells nothing that a page could use; and an
-// order is refused if it shows any sign of a browser, also of the same origin.
+// said of a connection and a request in ConnectionGuard and Responder holds for them, with three differences: there
+// are no tokens; a balancer may call the agent by any name, for an answer to GET tells nothing that a page could use;
+// and an order is refused if it shows any sign of a browser, also of the same origin.
 import CoreMetrics
 import HTTPTypes
 package import Logging
@@ -37,7 +37,7 @@ package struct HTTPEndpointServer: EndpointServer {
             connections: Connections(maximum: Self.connections, metrics: metrics, logger: logger),
             admission: Admission(tokens: nil), metrics: metrics, logger: logger)
         let (ports, listening) = AsyncThrowingStream<Int, any Error>.makeStream()
-        // Detached from whose end begins with a graceful shutdown: an agent that hands over is asked to its last moment.
+        // Detached, so that a graceful shutdown does not end it: an agent that hands over is asked to its last moment.
         let running = Task.detached {
             do {
                 try await listener.run { listening.yield($0) }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Endpoints, as one says what they answer and another serves them. The agent has some and knows nothing of HTTP servers;
-// the command line hands it the server of the HTTP service.
+// Endpoints, as one says what they answer and another serves them. The agent has some and knows nothing of HTTP
+// servers; the command line hands it the server of the HTTP service.
 package import Logging
 
 /// What an endpoint answers: a status code of HTTP, and JSON.

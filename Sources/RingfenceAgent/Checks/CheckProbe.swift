@@ -4,6 +4,7 @@
 // that a resource cannot be looked at is what there is to be told.
 import NIOCore
 import NIOPosix
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 

@@ -16,6 +16,7 @@
 // session and writes as a client would (`WriteCheck`); after one that failed each look does, until it succeeds.
 import NIOCore
 import NIOPosix
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 import Synchronization

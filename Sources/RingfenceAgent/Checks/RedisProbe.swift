@@ -7,6 +7,7 @@
 // counts within one history, and a replica that was promoted goes on from there.
 import Hiredis
 import Logging
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 

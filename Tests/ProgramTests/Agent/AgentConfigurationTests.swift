@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceAgent
+import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 import TestSupport

@@ -3,6 +3,7 @@
 // The machine in a world that does anything in any order: roles that end at every moment, hooks that fail, hang and
 // pass late, checks that lie. Whatever happens, the rules that keep two from writing must hold; and once the world is
 // kind again, an elected member must become ready.
+import RingfenceAgentCore
 import RingfenceCore
 import TestSupport
 import Testing

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How the machine finds its next step: what should be, what runs, what follows from how a hook ended.
+import RingfenceCore
 
 extension AgentMachine {
     /// The role that is held and was not given up.

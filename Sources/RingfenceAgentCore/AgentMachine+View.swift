@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the machine makes of the checks, and what it tells of itself.
+package import RingfenceCore
 
 extension AgentMachine {
     /// Whether it is drained and was not fenced for anything since.

@@ -7,6 +7,7 @@
 // looked at every `fastInterval`, so belief follows within fall x (fastInterval + timeout) of the first failure. Looks
 // are spread by +-10 %, lest a hundred agents that were started by one command ask one database at the same instant for
 // ever after.
+package import RingfenceCore
 
 /// How often a check looks and what it takes to change its mind.
 package struct CheckPolicy: Sendable, Hashable {

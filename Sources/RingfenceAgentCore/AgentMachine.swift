@@ -27,6 +27,7 @@
 // One hook runs at a time. A fence ends any other at once; a promotion or handover nobody wants any more is ended; a
 // demotion is left to end by itself (a rewind cut short may leave no usable data), except for a promotion of a resource
 // that is well.
+package import RingfenceCore
 
 /// Decides for an agent. Pure: time is an argument.
 package struct AgentMachine: Sendable {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What goes into the agent's machine and what comes out of it.
+package import RingfenceCore
 
 /// The moments at which an agent calls a program of its resource's. (`onEvent` is not among them: it decides nothing.)
 package enum HookKind: String, Sendable, Hashable, CaseIterable {
