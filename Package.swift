@@ -5,6 +5,7 @@
 //
 //   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
 //        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService        CThreadNumber <- Ringfence
+//        CLibpq <- Libpq <- RingfenceService
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
@@ -91,11 +92,24 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
     package.targets += [
         // fork and exec with what posix_spawn cannot do: a child that dies with its parent.
         .target(name: "CSpawn"),
+        // libpq's functions, loaded when they are needed.
+        .target(name: "CLibpq", linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
+        // A session with PostgreSQL, for the agent's check.
+        .target(
+            name: "Libpq",
+            dependencies: [
+                "CLibpq",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            swiftSettings: strict
+        ),
         .target(
             name: "RingfenceService",
             dependencies: [
                 "CSpawn",
                 "Hiredis",
+                "Libpq",
                 "Ringfence",
                 "RingfenceCore",
                 .product(name: "HummingbirdCore", package: "hummingbird"),
@@ -223,7 +237,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The program itself is started by the tests.
                 "RingfenceCommand",
-                "RingfenceService", "Ringfence", "RingfenceCore", "TestSupport",
+                "RingfenceService", "Libpq", "Ringfence", "RingfenceCore", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
