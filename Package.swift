@@ -3,9 +3,12 @@
 //
 // The arrows point one way:
 //
-//   CHiredis <- Hiredis <- Ringfence <- RingfenceService <- RingfenceCommand (the executable `ringfence`)
-//        CXXHash <- RingfenceCore <- Ringfence        CSpawn <- RingfenceService        CThreadNumber <- Ringfence
-//        CLibpq <- Libpq <- RingfenceService
+//   CHiredis <- Hiredis <- Ringfence <- RingfenceOperations <- RingfenceHTTP, RingfenceAgent, RingfenceConsole
+//   RingfenceCore <- RingfenceCacheCore <- RingfenceCache -> Ringfence
+//        CXXHash <- RingfenceCore <- Ringfence        CThreadNumber <- Ringfence      CSpawn <- RingfenceOperations
+//        CLibpq <- Libpq <- RingfenceAgent
+//
+//   RingfenceCommand (the executable `ringfence`) has all of these, RingfenceBench (`ringfence-bench`) the console.
 //
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
@@ -31,7 +34,8 @@ let package = Package(
     name: "ringfence",
     platforms: [.macOS(.v15)],
     products: [
-        .library(name: "Ringfence", targets: ["Ringfence"])
+        .library(name: "Ringfence", targets: ["Ringfence"]),
+        .library(name: "RingfenceCache", targets: ["RingfenceCache"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
@@ -78,11 +82,30 @@ let package = Package(
             resources: [.embedInCode("Scripts")],
             swiftSettings: strict
         ),
+        // Values on several servers: who links locks links no replicated store.
+        .target(name: "RingfenceCacheCore", dependencies: ["RingfenceCore"], swiftSettings: strict + thorough),
+        .target(
+            name: "RingfenceCache",
+            dependencies: [
+                "Ringfence",
+                "RingfenceCacheCore",
+                "RingfenceCore",
+                "Hiredis",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+            ],
+            resources: [.embedInCode("Scripts")],
+            swiftSettings: strict
+        ),
     ]
 )
 
 if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
-    package.products.append(.executable(name: "ringfence", targets: ["RingfenceCommand"]))
+    package.products += [
+        .executable(name: "ringfence", targets: ["RingfenceCommand"]),
+        .executable(name: "ringfence-bench", targets: ["RingfenceBench"]),
+    ]
     package.dependencies += [
         .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.0"),
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
@@ -104,38 +127,82 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
+        // What operators do and see, and what every program needs for it: settings, the doctor, histories, JSON, processes,
+        // metrics.
         .target(
-            name: "RingfenceService",
+            name: "RingfenceOperations",
             dependencies: [
                 "CSpawn",
                 "Hiredis",
-                "Libpq",
                 "Ringfence",
                 "RingfenceCore",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: strict
+        ),
+        // The HTTP service. Nothing else knows of the web framework.
+        .target(
+            name: "RingfenceHTTP",
+            dependencies: [
+                "Ringfence",
+                "RingfenceCore",
+                "RingfenceOperations",
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
-                .product(name: "NIOSSL", package: "swift-nio-ssl"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
-                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            resources: [.embedInCode("openapi.json")],
+            swiftSettings: strict
+        ),
+        // What stands beside a database, cache or service, and fails it over.
+        .target(
+            name: "RingfenceAgent",
+            dependencies: [
+                "Hiredis",
+                "Libpq",
+                "Ringfence",
+                "RingfenceCore",
+                "RingfenceOperations",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict
         ),
-        // The reference of the benchmarks: C on hiredis' own loop and blocking calls, and Envoy's ring.
-        .target(name: "CBenchReference", dependencies: ["CHiredis"]),
+        // What the programs share: standard output, exit codes, a Redis to try things on.
+        .target(
+            name: "RingfenceConsole",
+            dependencies: [
+                "RingfenceOperations",
+                "Hiredis",
+                "Ringfence",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: strict
+        ),
         .executableTarget(
             name: "RingfenceCommand",
             dependencies: [
-                "RingfenceService",
-                "CBenchReference",
+                "RingfenceConsole",
+                "RingfenceOperations",
+                "RingfenceHTTP",
+                "RingfenceAgent",
                 "Hiredis",
                 "Ringfence",
-                .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -144,12 +211,31 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             resources: [.embedInCode("Demo/Scripts")],
             swiftSettings: strict
         ),
+        // The reference of the benchmarks: C on hiredis' own loop and blocking calls, and Envoy's ring.
+        .target(name: "CBenchReference", dependencies: ["CHiredis"]),
+        .executableTarget(
+            name: "RingfenceBench",
+            dependencies: [
+                "RingfenceConsole",
+                "RingfenceOperations",
+                "CBenchReference",
+                "Hiredis",
+                "Ringfence",
+                "RingfenceCache",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: strict
+        ),
         // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
         .target(
             name: "TestSupport",
             dependencies: [
                 "CSpawn",
                 "RingfenceCore",
+                "RingfenceCacheCore",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],
@@ -203,7 +289,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         ),
         .testTarget(
             name: "RingfenceCoreTests",
-            dependencies: ["RingfenceCore", "CXXHash", "TestSupport"],
+            dependencies: ["RingfenceCore", "RingfenceCacheCore", "CXXHash", "TestSupport"],
             // What judges the JSON reader, in another language: read where it is.
             exclude: ["JSON/judge.py"],
             swiftSettings: strict + thorough
@@ -221,8 +307,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "Ringfence", "RingfenceCore", "Hiredis", "CThreadNumber", "TestSupport", "StoppedHolder", "TestHolder",
-                "TestMember",
+                "Ringfence", "RingfenceCache", "RingfenceCacheCore", "RingfenceCore", "Hiredis", "CThreadNumber",
+                "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
                 "TestPrimary", "TestSubscriber", "Allocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),
@@ -235,11 +321,12 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict
         ),
         .testTarget(
-            name: "RingfenceServiceTests",
+            name: "ProgramTests",
             dependencies: [
-                // The program itself is started by the tests.
-                "RingfenceCommand",
-                "RingfenceService", "Libpq", "Ringfence", "RingfenceCore", "TestSupport",
+                // The programs themselves are started by the tests.
+                "RingfenceCommand", "RingfenceBench",
+                "RingfenceHTTP", "RingfenceAgent", "RingfenceOperations", "Libpq", "Ringfence", "RingfenceCore",
+                "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -254,14 +341,22 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             dependencies: [
                 // The program itself is started by the tests.
                 "RingfenceCommand",
-                "RingfenceService", "Ringfence", "TestSupport",
+                "RingfenceOperations", "Ringfence", "RingfenceCache", "TestSupport",
             ],
             swiftSettings: strict
         ),
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
-                "RingfenceCommand", "RingfenceService", "Ringfence", "Hiredis", "TestSupport",
+                "RingfenceCommand", "RingfenceConsole", "RingfenceOperations", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "RingfenceBenchTests",
+            dependencies: [
+                "RingfenceBench", "RingfenceConsole", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
@@ -271,7 +366,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
 
 // What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
 if Context.environment["RINGFENCE_PURE"] != nil {
-    let pure: Set = ["CXXHash", "RingfenceCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
+    let pure: Set = ["CXXHash", "RingfenceCore", "RingfenceCacheCore", "CSpawn", "TestSupport", "RingfenceCoreTests"]
     package.products = []
     package.targets.removeAll { !pure.contains($0.name) }
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import RingfenceCore
+package import RingfenceCore
 
 /// How far a write must have got before the caller is told of it.
 public struct Durability: Sendable, Hashable {
-    struct Confirmation: Sendable, Hashable {
-        var replicas: Int
-        var milliseconds: Int64
+    package struct Confirmation: Sendable, Hashable {
+        package var replicas: Int
+        package var milliseconds: Int64
     }
-    var confirmation: Confirmation?
+    package var confirmation: Confirmation?
 
     /// The primary has it. A failover that loses the newest writes may lose it.
     public static let primary = Durability(confirmation: nil)
@@ -17,7 +17,7 @@ public struct Durability: Sendable, Hashable {
     /// else the call throws. The acknowledgement is asked for in the same write (`WAIT`), on a connection of its own,
     /// and counted.
     ///
-    /// A lock that is not confirmed is given back (`lock.notConfirmed`). A value of a ``PrimaryCache`` that is not
+    /// A lock that is not confirmed is given back (`lock.notConfirmed`). A value of a `PrimaryCache` that is not
     /// confirmed stands at the primary all the same (`cache.notConfirmed`).
     ///
     /// It makes losing a write in a failover rarer, not impossible: Redis may promote a replica that did not
@@ -29,7 +29,7 @@ public struct Durability: Sendable, Hashable {
     }
 
     /// `limit`: the longest in words.
-    func check(longest: Int64, _ limit: String) throws(InvalidArgument) {
+    package func check(longest: Int64, _ limit: String) throws(InvalidArgument) {
         guard let confirmation else { return }
         guard (1...1000).contains(confirmation.replicas) else {
             throw InvalidArgument("durability.replicas", "must be 1 to 1000")

@@ -5,7 +5,7 @@
 // kernel as `ContinuousClock` itself does (CLOCK_BOOTTIME), without its 128-bit durations, which cost more than the
 // reading.
 
-import RingfenceCore
+package import RingfenceCore
 
 #if canImport(Glibc)
     import Glibc
@@ -15,19 +15,19 @@ import RingfenceCore
     import Darwin
 #endif
 
-enum Moment {
+package enum Moment {
     /// The same moment on both clocks; the instant is taken first, so that an instant made of nanoseconds is never
     /// late.
     private static let origin = (instant: ContinuousClock.now, reading: reading())
 
-    static var now: Nanos { reading() - origin.reading }
+    package static var now: Nanos { reading() - origin.reading }
 
     static func instant(_ moment: Nanos) -> ContinuousClock.Instant {
         origin.instant.advanced(by: .nanoseconds(moment))
     }
 
     /// The wall clock, which may step: only for what others compare, never for how long something took.
-    static var wallMilliseconds: Int64 {
+    package static var wallMilliseconds: Int64 {
         #if canImport(Glibc) || canImport(Musl)
             var time = timespec()
             clock_gettime(CLOCK_REALTIME, &time)

@@ -46,7 +46,7 @@ public final class RingfenceClient: Service, Sendable {
     let cleanUp: CleanUp
     let nonces = NonceSource()
     let metrics = RingfenceMetrics()
-    let logger: Logger
+    package let logger: Logger
     let feed: EventFeed
     private let inbox: Inbox
     private let ticker: Ticker

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Hiredis
-import RingfenceCore
+package import Hiredis
+package import RingfenceCore
 
 extension RingfenceError {
     /// A failure of the connection or a refusal of Redis, while `doing` something.
-    init(_ error: RedisError, _ doing: String) {
+    package init(_ error: RedisError, _ doing: String) {
         let code: Code =
             switch error.code {
             case .invalidConfiguration: .invalidArgument
@@ -26,11 +26,11 @@ extension RingfenceError {
         )
     }
 
-    init(_ invalid: InvalidArgument) {
+    package init(_ invalid: InvalidArgument) {
         self.init(.invalidArgument, effect: .none, "\(invalid)")
     }
 
-    static func unexpected(_ reply: RedisReply) -> RingfenceError {
+    package static func unexpected(_ reply: RedisReply) -> RingfenceError {
         RingfenceError(RedisError.shape(reply), "reading Redis' answer")
     }
 
@@ -81,7 +81,7 @@ extension RingfenceError {
             "the token does not hold \(describe(names)): \(state), or the token is of another lock\(part)")
     }
 
-    static let shutDown = RingfenceError(
+    package static let shutDown = RingfenceError(
         .shutDown, effect: .none, "the client was shut down; make a new one")
 
     static let cancelledWait = RingfenceError(
@@ -99,7 +99,7 @@ extension RedisError {
         }
     }
 
-    static func shape(_ reply: RedisReply) -> RedisError {
+    package static func shape(_ reply: RedisReply) -> RedisError {
         RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give")
     }
 }

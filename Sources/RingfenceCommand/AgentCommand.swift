@@ -2,7 +2,10 @@
 import ArgumentParser
 import Logging
 import Ringfence
-import RingfenceService
+import RingfenceAgent
+import RingfenceConsole
+import RingfenceHTTP
+import RingfenceOperations
 import ServiceLifecycle
 
 struct AgentCommand: AsyncParsableCommand {
@@ -94,7 +97,7 @@ struct AgentRunCommand: AsyncParsableCommand {
         let logger = makeLogger(settings, default: .info)
         var client = settings.configuration(url: place.url)
         client.owner = "agent/\(configuration.member)"
-        try await AgentRun.run(configuration, client, logger: logger) { port in
+        try await AgentRun.run(configuration, client, logger: logger, server: HTTPEndpointServer()) { port in
             let endpoints = port.map { ", health endpoints on port \($0)" } ?? ""
             let line = "ringfence agent: \(configuration.member) is in \(configuration.group)\(endpoints)\n"
             // That nobody reads it is no reason not to stand by.
@@ -191,7 +194,7 @@ struct AgentExecCommand: AsyncParsableCommand {
         exec.grace = grace.duration
         exec.listen = listen.flatMap { AgentConfiguration.Endpoint($0, lowestPort: 0) }
         let plan = exec
-        switch try await redis.withClient({ try await plan.run(with: $0) }) {
+        switch try await redis.withClient({ try await plan.run(with: $0, server: HTTPEndpointServer()) }) {
         case .ended(let exit): throw ExitCode(exit.shellCode)
         case .interrupted(let signal): throw ExitCode(128 + signal)
         case .replaced:

@@ -5,7 +5,8 @@
 import ArgumentParser
 import Logging
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

@@ -3,8 +3,9 @@ import Ringfence
 //
 // Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never
 // again.
+import RingfenceConsole
 import RingfenceCore
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 /// The place behind the last event that was dealt with: not wanted, or written, all of it.
@@ -85,42 +86,5 @@ struct EventLines: Sendable {
             + (notes.isEmpty ? "" : "  (\(notes.joined(separator: ", ")))")
         // Names come from callers of the library, which lets no control character in; a foreign writer might.
         return line.shown
-    }
-}
-
-/// Runs `body`, and cancels it when it is to end: at Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
-/// - Parameter endsUnread: also when nobody reads what it prints, or it cannot be written. Not for what changes
-///   something.
-/// - Returns: nil when that made it throw.
-/// - Throws: what `body` throws; ``Output/Failure``.
-func untilInterrupted<Result: Sendable>(
-    endsUnread: Bool = false, _ body: @Sendable @escaping () async throws -> Result
-) async throws -> Result? {
-    let signals = Signals.listen(as: .lasting)
-    let work = Task { try await body() }
-    let ending = Task { for await _ in signals { work.cancel() } }
-    let unwritten = Mutex<Output.Failure?>(nil)
-    let watching = Task {
-        while endsUnread, !Task.isCancelled {
-            if let failure = Output.ending {
-                unwritten.withLock { $0 = failure }
-                return work.cancel()
-            }
-            try? await Task.sleep(for: .milliseconds(250))
-        }
-    }
-    defer {
-        ending.cancel()
-        watching.cancel()
-    }
-    do {
-        let result = try await work.value
-        if let failure = unwritten.withLock({ $0 }) { throw failure }
-        return result
-    } catch let failure as Output.Failure {
-        throw failure
-    } catch  where work.isCancelled {
-        if let failure = unwritten.withLock({ $0 }) { throw failure }
-        return nil
     }
 }

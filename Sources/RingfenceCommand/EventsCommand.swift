@@ -4,7 +4,8 @@
 // the cursor to go on with is always said at the end.
 import ArgumentParser
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 struct EventsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

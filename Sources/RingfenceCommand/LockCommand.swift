@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 struct LockCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

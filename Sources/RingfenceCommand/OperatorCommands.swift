@@ -3,7 +3,8 @@
 // What operators ask at three in the morning: who holds it, who waits, who had it, take it away.
 import ArgumentParser
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

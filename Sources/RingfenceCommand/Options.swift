@@ -4,7 +4,8 @@
 import ArgumentParser
 import Logging
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 import Synchronization
 
 #if canImport(Glibc)
@@ -102,21 +103,6 @@ extension Settings.Place {
     func announce() {
         Self.taken.withLock { $0 = shown }
         if isatty(2) == 1 { say("ringfence: Redis \(shown)\(isFound ? ", of the ringfence serve here" : "")") }
-    }
-}
-
-/// Runs `body` with a client of its own, and shuts that down.
-func withRingfenceClient<Result: Sendable>(
-    _ configuration: RingfenceConfiguration, _ logger: Logger, _ body: (RingfenceClient) async throws -> Result
-) async throws -> Result {
-    let client = try RingfenceClient(configuration, logger: logger)
-    do {
-        let result = try await body(client)
-        await client.shutdown()
-        return result
-    } catch {
-        await client.shutdown()
-        throw error
     }
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Ringfence
+import RingfenceConsole
 import RingfenceCore
-import RingfenceService
+import RingfenceOperations
 
 struct PickCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import RingfenceConsole
 import RingfenceCore
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 
 /// Rows under a heading, each column as wide as its widest cell.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Logging
-import RingfenceService
+import RingfenceConsole
+import RingfenceHTTP
+import RingfenceOperations
 
 struct ServeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,8 @@
 import FoundationEssentials
 import Hiredis
 import Logging
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 import TestSupport
 import Testing
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Testing
 
 @testable import RingfenceCommand

@@ -66,7 +66,9 @@ import Testing
     @Test func `every script opens with its keys, its arguments and its result`() throws {
         let scripts = try files(in: Self.scripts).filter { !$0.hasSuffix("/guard.lua") }
         #expect(scripts.count > 5)
-        for script in try scripts + files(in: Self.scripts + "/group").prefix(1) {
+        let caches = try files(in: Self.sources + "/RingfenceCache/Scripts")
+        #expect(caches.count == 2)
+        for script in try scripts + caches + files(in: Self.scripts + "/group").prefix(1) {
             let header = try lines(script).prefix { $0.hasPrefix("--") }.joined(separator: "\n")
             for word in ["KEYS", "ARGV", "RESULT"] where !header.contains("-- \(word)") {
                 Issue.record("\(script) does not say \(word)")

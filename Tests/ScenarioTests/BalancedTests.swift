@@ -11,7 +11,7 @@
 // each ejection, and none lasts less than `ejection`: that bounds the stretches by the time the phase took, however
 // long that is.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 import TestSupport
 import Testing

@@ -2,7 +2,7 @@
 //
 // docker/examples/cache, run for real: a Redis pair for data, beside the Redis of the coordination.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import TestSupport
 import Testing
 

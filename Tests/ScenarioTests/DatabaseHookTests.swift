@@ -2,7 +2,7 @@
 //
 // Single hooks of docker/examples/database, run as an agent runs them, where the whole pair would show nothing more:
 // whom they follow, and what they do with a server that hangs, or with what a loss of power left behind.
-import RingfenceService
+import RingfenceOperations
 import TestSupport
 import Testing
 

@@ -3,7 +3,7 @@
 // docker/examples/database, run for real: PostgreSQL killed, frozen, cut off from its group, and handed over, under
 // writers that remember what they were told is committed.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import TestSupport
 import Testing
 

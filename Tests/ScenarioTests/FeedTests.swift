@@ -2,7 +2,7 @@
 //
 // The scripts of the article Operating that feed a proxy, taken out of it and run: with real HAProxy and nginx where
 // there is one.
-import RingfenceService
+import RingfenceOperations
 import TestSupport
 import Testing
 

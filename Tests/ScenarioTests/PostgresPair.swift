@@ -3,7 +3,7 @@
 // The database recipe on one machine: two PostgreSQL with an agent each, HAProxy in front, and the coordination's
 // Redis.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 import TestSupport
 

@@ -8,7 +8,8 @@
 // What each server really has is read past all of that, key by key, and held against the others and against the ring.
 // The figures of the recipe's README are printed here.
 import Ringfence
-import RingfenceService
+import RingfenceCache
+import RingfenceOperations
 import Synchronization
 import TestSupport
 import Testing

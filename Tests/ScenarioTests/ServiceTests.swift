@@ -2,7 +2,7 @@
 //
 // docker/examples/service, run for real: three HTTP services that all take requests, of which one runs the job.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 import TestSupport
 import Testing

@@ -9,7 +9,7 @@
 // directory.
 import CSpawn
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 import Synchronization
 import TestSupport
 import Testing
@@ -163,7 +163,7 @@ func family(of pid: Int32) -> [Int32] {
     return found
 }
 
-/// What a benchmark of `ringfence bench` prints, for a figure measured here.
+/// What `ringfence-bench` prints, for a figure measured here.
 func report(_ figure: String, _ values: [Duration], bar: Duration) {
     let seconds = values.map { $0 / .seconds(1) }.sorted()
     guard let worst = seconds.last else { return }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The yardstick of `ringfence bench`: what plain C reaches with the same commands on the same machine in the same
+// The yardstick of `ringfence-bench`: what plain C reaches with the same commands on the same machine in the same
 // minute. A figure of ours in operations a second says nothing on a stranger's machine; the ratio to this does.
 //
 // What is measured is always a *pair*: an acquire command and then a release command, by a number of logical clients

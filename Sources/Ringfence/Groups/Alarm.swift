@@ -4,11 +4,11 @@
 // that is blocked by its users' code must not let a lease run out. The lock's ticker is not used for this: its 10 ms
 // are too coarse where a death is to be noticed within 10 ms.
 
-import NIOCore
-import RingfenceCore
+package import NIOCore
+package import RingfenceCore
 import Synchronization
 
-final class Alarm: Sendable {
+package final class Alarm: Sendable {
     private struct State {
         var at = Nanos.never
         var timer: Scheduled<Void>?
@@ -25,7 +25,7 @@ final class Alarm: Sendable {
         init(_ run: @escaping @Sendable (Nanos) -> Void) { self.run = run }
     }
 
-    init(eventLoop: any EventLoop, _ ring: @escaping @Sendable (Nanos) -> Void) {
+    package init(eventLoop: any EventLoop, _ ring: @escaping @Sendable (Nanos) -> Void) {
         self.eventLoop = eventLoop
         self.ring = Ringing(ring)
     }
@@ -33,7 +33,7 @@ final class Alarm: Sendable {
     deinit { state.withLock { $0.timer?.cancel() } }
 
     /// Rings at `moment`, or sooner if it was set so before. It rings once.
-    func set(_ moment: Nanos, now: Nanos = Moment.now) {
+    package func set(_ moment: Nanos, now: Nanos = Moment.now) {
         guard moment != .never else { return }
         state.withLock { state in
             guard !state.isStopped, moment < state.at else { return }
@@ -57,7 +57,7 @@ final class Alarm: Sendable {
         if isDue { ring.run(now) }
     }
 
-    func stop() {
+    package func stop() {
         state.withLock { state in
             state.isStopped = true
             state.timer?.cancel()

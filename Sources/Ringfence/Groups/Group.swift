@@ -489,7 +489,7 @@ public final class Group: Sendable {
     }
 
     /// Returns once Redis has been heard of since it was called, and all of the group is known.
-    func refresh() async throws {
+    package func refresh() async throws {
         repeat { try await refreshOnce() } while state.withLock { $0.machine.isGathering }
     }
 

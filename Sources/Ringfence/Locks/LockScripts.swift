@@ -4,7 +4,7 @@
 // headers say what each means. Answers are decoded strictly: a shape that the script cannot have made is an error,
 // never a guess.
 
-import Hiredis
+package import Hiredis
 import RingfenceCore
 
 struct LockScripts: Sendable {
@@ -218,13 +218,24 @@ struct LockScripts: Sendable {
 }
 
 /// One call of a script, ready to be written, again if need be.
-struct ScriptCall: Sendable {
-    let script: RedisScript
-    let keys: Int
-    let arguments: Int
-    let encode: @Sendable (inout CommandWriter) -> Void
+package struct ScriptCall: Sendable {
+    package let script: RedisScript
+    package let keys: Int
+    package let arguments: Int
+    package let encode: @Sendable (inout CommandWriter) -> Void
     /// How large the answer may be, about, if it may be large: only so much is asked for at a time.
     var answerBytes: Int?
+
+    package init(
+        script: RedisScript, keys: Int, arguments: Int, answerBytes: Int? = nil,
+        encode: @escaping @Sendable (inout CommandWriter) -> Void
+    ) {
+        self.script = script
+        self.keys = keys
+        self.arguments = arguments
+        self.encode = encode
+        self.answerBytes = answerBytes
+    }
 }
 
 extension RedisClient {

@@ -7,7 +7,8 @@
 import ArgumentParser
 import FoundationEssentials
 import Logging
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 /// `ringfence demo`.
 struct DemoCommand: AsyncParsableCommand {

@@ -3,6 +3,7 @@
 // What the demo says: progress while it runs (one line that renews itself on a terminal, a plain line now and then
 // elsewhere), a line for each thing done to a worker, and the books at the end, for people or as one JSON object.
 
+import RingfenceConsole
 import Synchronization
 
 #if canImport(Glibc)
@@ -177,7 +178,7 @@ struct DemoReport: Sendable {
         let fields: [(String, String)] = [
             ("mode", settings.isUnsafe ? "\"unsafe\"" : "\"safe\""), ("balanced", "\(books.isBalanced)"),
             ("transfers", "\(transfers)"), ("accounts", "\(accounts)"), ("workers", "\(settings.workers)"),
-            ("seconds", Figure.number(seconds)), ("transfersPerSecond", "\(perSecond)"),
+            ("seconds", shortNumber(seconds)), ("transfersPerSecond", "\(perSecond)"),
             ("killed", "\(tally.killed)"), ("paused", "\(tally.paused)"), ("redelivered", "\(tally.redelivered)"),
             ("staleWritesRefused", "\(refused)"), ("appliedOnce", "\(appliedOnce)"),
             ("missing", "\(books.missing.count)"), ("repeated", "\(books.repeated.count)"),

@@ -9,7 +9,8 @@
 // chance the dangerous moment would be hit once in a thousand runs, which is how it is met in production.
 
 import Logging
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 /// A run of the demo.
 struct DemoRun: Sendable {

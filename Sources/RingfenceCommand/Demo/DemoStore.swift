@@ -13,6 +13,7 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfenceConsole
 
 /// The data of one run of the demo.
 struct DemoStore: Sendable {

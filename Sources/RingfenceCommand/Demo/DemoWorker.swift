@@ -14,6 +14,7 @@ import ArgumentParser
 import Logging
 import NIOPosix
 import Ringfence
+import RingfenceConsole
 import Synchronization
 
 #if canImport(Glibc)

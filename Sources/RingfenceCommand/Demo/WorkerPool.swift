@@ -5,7 +5,8 @@
 // that end too if the parent dies, but the kernel kills them before (ChildProcess), stopped ones included.
 
 import Logging
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 import Synchronization
 
 #if canImport(Glibc)

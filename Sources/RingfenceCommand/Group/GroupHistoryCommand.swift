@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 struct GroupHistoryCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -4,7 +4,8 @@
 // changes nothing, says every reason and exits with 2.
 import ArgumentParser
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 #if canImport(Glibc)
     import Glibc

@@ -2,7 +2,7 @@
 //
 // A group as text for people. Pure: what comes in is what Redis said, what comes out is lines.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 
 enum GroupPicture {
     /// How the group is, and the table of its members.

@@ -3,7 +3,8 @@
 // Which groups there are.
 import ArgumentParser
 import Ringfence
-import RingfenceService
+import RingfenceConsole
+import RingfenceOperations
 
 struct GroupsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,7 +2,7 @@
 //
 // A ring as text for people. Pure: what comes in is a ring, what comes out is lines.
 import Ringfence
-import RingfenceService
+import RingfenceOperations
 
 enum RingPicture {
     /// How wide the longest bar is.

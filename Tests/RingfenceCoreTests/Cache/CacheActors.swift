@@ -2,6 +2,7 @@
 //
 // Who calls the nodes of a simulated cache: clients that read and write, and stewards. Each is a shell around the real
 // machines: it sends what they say and tells them what came of it.
+import RingfenceCacheCore
 import RingfenceCore
 import TestSupport
 

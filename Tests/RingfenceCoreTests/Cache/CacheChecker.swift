@@ -9,6 +9,7 @@
 //  - Nobody reads what nobody wrote, nor what was over long ago.
 //
 // Absence is the value of a removal, of a value whose time is over, and of the time before the first write.
+import RingfenceCacheCore
 import RingfenceCore
 
 final class CacheChecker {

@@ -2,6 +2,7 @@
 //
 // Nodes of a simulated cache, those who call them, and what lies between: calls are lost, late, and executed again much
 // later.
+import RingfenceCacheCore
 import RingfenceCore
 import TestSupport
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Interleavings that dice seldom meet, told one by one: three nodes, and the machines around them.
+import RingfenceCacheCore
 import RingfenceCore
 import TestSupport
 import Testing

@@ -11,6 +11,7 @@
 // nodes may be out of reach, but the data of one at a time is lost, as is promised: until it is whole again, no other
 // is touched. Should two be without their data all the same (a word that ran out while no steward was there to renew
 // it), the promise is over, and so is the run.
+import RingfenceCacheCore
 import RingfenceCore
 import TestSupport
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import RingfenceCore
 import Testing
 
-@testable import RingfenceCore
+@testable import RingfenceCacheCore
 
 @Suite struct WriteTurnsTests {
     private typealias Turns = WriteTurns<Int, Int>

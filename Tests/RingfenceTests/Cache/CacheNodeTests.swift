@@ -6,6 +6,8 @@ import TestSupport
 import Testing
 
 @testable import Ringfence
+@testable import RingfenceCache
+@testable import RingfenceCacheCore
 @testable import RingfenceCore
 
 @Suite struct CacheNodeTests {
@@ -14,7 +16,7 @@ import Testing
     @Test func `an answer counts only if it is of the run of the server that was asked`() async throws {
         try await withRedis { server in
             try await withClient(server.unixURL) { client in
-                let scripts = CacheScripts(keys: Keyspace(namespace: "t"), group: "g", freshness: 60_000, hintLimit: 3)
+                let scripts = CacheScripts(prefix: "ringfence:{t}:", group: "g", freshness: 60_000, hintLimit: 3)
                 let node = try CacheNode(
                     id: "n", address: server.unixURL, options: .init(), scripts: scripts,
                     eventLoop: client.hub.eventLoop, logger: testLogger)

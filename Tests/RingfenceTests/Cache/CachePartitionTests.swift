@@ -12,6 +12,7 @@
 // somewhere, and may arrive long after its writer gave up. Deaf: it arrives and is done, and the answers are lost. Cut:
 // both sides see the connection end, and nothing that is tried later arrives.
 import Ringfence
+import RingfenceCache
 import TestSupport
 import Testing
 

@@ -13,6 +13,8 @@ import TestSupport
 import Testing
 
 @testable import Ringfence
+@testable import RingfenceCache
+@testable import RingfenceCacheCore
 @testable import RingfenceCore
 
 @Suite struct CacheScriptFuzzTests {
@@ -40,7 +42,7 @@ import Testing
     @Test func `an entry is over, stands like a removal, and is forgotten by Redis itself`() async throws {
         try await withRedis { server in
             let client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
-            let scripts = CacheScripts(keys: Keyspace(namespace: "t"), group: "g", freshness: 60_000, hintLimit: 3)
+            let scripts = CacheScripts(prefix: "ringfence:{t}:", group: "g", freshness: 60_000, hintLimit: 3)
             func ask(_ call: CacheCall) async throws -> CacheAnswer.Result? {
                 let encoded = scripts.call(call, stamp: CacheStamp(epoch: 1, change: 7), run: "r")
                 let reply = try await client.send { writer in
@@ -123,7 +125,7 @@ final class CacheScriptFuzz {
         self.seed = seed
         random = SplitMix64(seed: seed)
         scripts = CacheScripts(
-            keys: Keyspace(namespace: "fuzz"), group: "zwei/\u{E4}*", freshness: 5000, hintLimit: 3)
+            prefix: "ringfence:{fuzz}:", group: "zwei/\u{E4}*", freshness: 5000, hintLimit: 3)
         model = CacheNodeModel(clock: 1_790_000_000_000, freshness: 5000, hintLimit: 3)
         saved = model
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
@@ -257,7 +259,7 @@ final class CacheScriptFuzz {
 
     func expectForeignKeysUntouched() async throws {
         // Another group whose name the first one's would be a pattern of.
-        let other = CacheScripts(keys: Keyspace(namespace: "fuzz"), group: "zwei/\u{E4}x", freshness: 1, hintLimit: 1)
+        let other = CacheScripts(prefix: "ringfence:{fuzz}:", group: "zwei/\u{E4}x", freshness: 1, hintLimit: 1)
         try await set(other.key("a"))
         try await set(scripts.key("b"))
         let nonce = "wipes all"

@@ -2,6 +2,7 @@
 //
 // A replicated cache on real servers: one Redis that coordinates, and some that keep data, each a member of the group.
 import Ringfence
+import RingfenceCache
 import Synchronization
 import TestSupport
 

@@ -2,6 +2,7 @@
 //
 // The replicated cache on real servers that are killed, flushed, frozen, joined and drained, every read checked.
 import Ringfence
+import RingfenceCache
 import TestSupport
 import Testing
 

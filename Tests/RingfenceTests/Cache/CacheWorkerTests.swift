@@ -2,6 +2,7 @@
 //
 // Who tends a cache: told what another process knows, and on its own where the coordinator is away.
 import Ringfence
+import RingfenceCache
 import TestSupport
 import Testing
 

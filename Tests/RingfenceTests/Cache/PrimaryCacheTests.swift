@@ -4,6 +4,7 @@
 // agents do in docker/examples/cache: it promotes, lets follow, and says ready.
 import Hiredis
 import Ringfence
+import RingfenceCache
 import TestSupport
 import Testing
 

@@ -10,7 +10,8 @@
 //
 // Time is the caller's: `clock` is the server's, in ms, and may step either way. What Redis forgets by itself (PX) is
 // forgotten at the beginning of the next call. The flaws are wrong on purpose, for the controls that must be found.
-package import RingfenceCore
+package import RingfenceCacheCore
+import RingfenceCore
 
 package struct CacheNodeModel: Sendable {
     package struct Flaws: Sendable {

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A group's primary over HTTP: who it is, who would be next, what became of it, and what operators order. The orders
+// are those of the command line, with the same refusals: 409 with all reasons, and nothing changed.
+//
+// A switchover and a failover answer when the new primary is ready. Who hangs up before has ordered them all the same;
+// DELETE takes a switchover back.
+import HTTPTypes
+import NIOCore
+import Ringfence
+import RingfenceCore
+import RingfenceOperations
+
+/// Who is primary, and what is to become of that.
+struct ElectionRoutes: Sendable {
+    let client: RingfenceClient
+    let groups: GroupShelf
+    /// A group as Redis has it, or as it was last seen.
+    let view: @Sendable (String) async throws -> GroupView
+
+    static let historyLimits = 1...1_000
+    static let switchoverSchema = Route.Schema(
+        name: "SwitchoverRequest", fields: ["to", "timeoutMs", "actor", "reason"])
+    static let failoverSchema = Route.Schema(
+        name: "FailoverRequest", fields: ["to", "acceptsDataLoss", "actor", "reason"])
+    static let pauseSchema = Route.Schema(name: "PauseRequest", fields: ["forMs", "actor", "reason"])
+    static let orderSchema = Route.Schema(name: "OrderRequest", fields: ["actor", "reason"])
+    static let maintenanceSchema = Route.Schema(
+        name: "MaintenanceRequest", fields: ["member", "on", "actor", "reason"])
+    static let breakerSchema = Route.Schema(name: "BreakerRequest", fields: ["state", "actor", "reason"])
+    static let settingsSchema = Route.Schema(
+        name: "SettingsRequest", fields: ElectionSettings.names + ["actor", "reason"])
+
+    var routes: [Route] { looks + orders }
+
+    private var looks: [Route] {
+        [
+            Route(
+                method: .get, path: "/v1/groups/{name}/primary", operation: "getPrimary",
+                summary: "Shows who is primary, and where it can be reached.", response: "Primary",
+                handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange.name))) }),
+            MemberList.route(view),
+            Route(
+                method: .get, path: "/v1/groups/{name}/plan", operation: "getPlan",
+                summary: "Says who would be primary if it died now, how soon, and why not each of the others.",
+                response: "Plan",
+                handle: { exchange in Reply(JSONWriter.describing(try await client.plan(group: exchange.name))) }),
+            Route(
+                method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
+                summary:
+                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
+                query: [
+                    (
+                        "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
+                        "How many entries at most, the newest."
+                    )
+                ],
+                response: "History",
+                handle: { exchange in
+                    let limit = exchange.query["limit"].map { Int($0) ?? 0 } ?? 100
+                    guard Self.historyLimits.contains(limit) else {
+                        throw InvalidArgument("limit", "must be 1 to 1000")
+                    }
+                    let newest = try await GroupHistory.newest(limit, of: exchange.name, client, most: 100_000)
+                    return Reply(JSONWriter.describing(newest, of: exchange.name))
+                }),
+        ]
+    }
+
+    private var orders: [Route] {
+        [
+            order("switchover", Self.switchoverSchema, "Hands the role of primary over, without losing anything.") {
+                exchange, order in
+                let limits = (Limits.drain.lowerBound / .millisecond)...(Limits.drain.upperBound / .millisecond)
+                let timeout = try order.body?.integer("timeoutMs", limits) ?? 30_000
+                let to = try order.body?.text("to")
+                return try await client.switchover(
+                    group: exchange.name, to: to, timeout: .milliseconds(timeout), actor: order.actor,
+                    reason: order.reason)
+            },
+            order(
+                "switchover", Self.orderSchema, "Takes a switchover back: the primary goes on.", method: .delete,
+                operation: "abortSwitchover"
+            ) { exchange, order in
+                try await client.abortSwitchover(group: exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("", Self.orderSchema, "Removes a group that nobody is in.", method: .delete, operation: "removeGroup")
+            {
+                exchange, order in
+                try await client.removeGroup(exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("failover", Self.failoverSchema, "Gives the role to a member, whatever is lost.") { exchange, order in
+                guard let to = try order.body?.text("to") else {
+                    throw InvalidArgument("to", "is missing: who shall be primary")
+                }
+                return try await client.failover(
+                    group: exchange.name, to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false,
+                    actor: order.actor, reason: order.reason)
+            },
+            order("pause", Self.pauseSchema, "Lets nothing be elected by itself for a while.") { exchange, order in
+                let limits = (Limits.pause.lowerBound / .millisecond)...(Limits.pause.upperBound / .millisecond)
+                guard let length = try order.body?.integer("forMs", limits) else {
+                    throw InvalidArgument("forMs", "is missing: a pause has an end")
+                }
+                try await client.pause(
+                    group: exchange.name, for: .milliseconds(length), actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("resume", Self.orderSchema, "Ends a pause.") { exchange, order in
+                try await client.resume(group: exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("acknowledge", Self.orderSchema, "Ends a hold after too many failovers.") { exchange, order in
+                try await client.acknowledge(group: exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("maintenance", Self.maintenanceSchema, "Takes a member out of the election, or back into it.") {
+                exchange, order in
+                guard let member = try order.body?.text("member") else { throw InvalidArgument("member", "is missing") }
+                guard let isOn = try order.body?.bool("on") else { throw InvalidArgument("on", "is missing") }
+                try await client.setMaintenance(
+                    isOn, of: member, group: exchange.name, actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order("settings", Self.settingsSchema, "Changes how the group elects; what is left out stays.") {
+                exchange, order in
+                try await client.changeSettings(
+                    try order.body.map { try Self.settings($0) } ?? ElectionSettings(), group: exchange.name,
+                    actor: order.actor, reason: order.reason)
+                return nil
+            },
+            order(
+                "breaker", Self.breakerSchema,
+                "Opens or closes the breaker for all who call the group's members, or lets each decide again.",
+                needsBody: true
+            ) { exchange, order in
+                guard let text = try order.body?.text("state") else {
+                    throw InvalidArgument("state", "is missing: open, closed or automatic")
+                }
+                guard let state = BreakerForce(rawValue: text) else {
+                    throw InvalidArgument("state", "must be open, closed or automatic")
+                }
+                guard !order.reason.isEmpty else {
+                    throw InvalidArgument(
+                        "reason", "is missing: whoever finds all calls refused, or none, must be told why")
+                }
+                try await client.forceBreaker(
+                    of: exchange.name, state, actor: order.actor, reason: order.reason)
+                return nil
+            },
+        ]
+    }
+
+    private struct Order {
+        var body: JSONObject?
+        var actor: String
+        var reason: String
+    }
+
+    private func order(
+        _ name: String, _ schema: Route.Schema, _ summary: String, method: HTTPRequest.Method = .post,
+        operation: String? = nil, needsBody: Bool = false,
+        _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
+    ) -> Route {
+        Route(
+            method: method, path: "/v1/groups/{name}" + (name.isEmpty ? "" : "/" + name),
+            operation: operation ?? name + "Group", summary: summary,
+            query: method == .delete
+                ? [
+                    ("actor", #"{"type":"string","minLength":1,"maxLength":128}"#, "Who does it, for the event."),
+                    ("reason", #"{"type":"string","maxLength":512}"#, "Why, for the event."),
+                ] : [],
+            request: schema,
+            requestIsOptional: !needsBody, response: "Ordered",
+            problems: [.orderRefused, .switchoverAborted, .failoverAborted],
+            handle: { exchange in
+                let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
+                let query = exchange.query
+                let order = Order(
+                    body: body, actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
+                    reason: try body?.text("reason") ?? query["reason"] ?? "")
+                try Limits.check(reason: order.reason)
+                let primary = try await give(exchange, order)
+                return Reply(JSONWriter.describing("done", of: exchange.name, primary))
+            })
+    }
+
+    private static func settings(_ body: JSONObject) throws -> ElectionSettings {
+        var stored: [String: String] = [:]
+        for field in body.fields where field.name != "actor" && field.name != "reason" {
+            switch field.value {
+            case .string(let text): stored[field.name] = text
+            case .integer(let number): stored[field.name] = "\(number)"
+            case let value: throw InvalidArgument(field.name, "must be a string or an integer, not \(value.kind)")
+            }
+        }
+        return try ElectionSettings(stored: stored)
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What orchestrators, scrapers and tools ask. /livez says that the process answers and never looks at Redis: restarting
+// the service does not mend Redis. /readyz says whether locks can be had: Redis answers, is
+// no replica, evicts nothing and takes our commands. It says no once the service drains, so that a load balancer stops
+// sending before the port closes.
+import HTTPTypes
+import Ringfence
+import RingfenceOperations
+
+struct HealthRoutes: Sendable {
+    let client: RingfenceClient
+    let draining: OneShot
+    let registry: PrometheusRegistry
+
+    var routes: [Route] {
+        [
+            Route(
+                method: .get, path: "/livez", operation: "live", summary: "Says that the process answers.",
+                response: "Health", isOpen: true,
+                handle: { _ in
+                    var json = JSONWriter(capacity: 24)
+                    json.object { $0.field("status", "alive") }
+                    return Reply(json)
+                }),
+            Route(
+                method: .get, path: "/readyz", operation: "ready", summary: "Says whether locks can be had.",
+                response: "Health", problems: [.unavailable, .refused, .overloaded, .draining], isOpen: true,
+                handle: { _ in
+                    if draining.hasHappened { throw Problem(.draining, "the service is shutting down") }
+                    let microseconds = Int64(try await client.readiness() / .microseconds(1))
+                    var json = JSONWriter(capacity: 48)
+                    json.object { json in
+                        json.field("status", "ready")
+                        json.key("redisRoundTripMs")
+                        json.raw("\(Double(microseconds) / 1_000)")
+                    }
+                    return Reply(json)
+                }),
+            Route(
+                method: .get, path: "/metrics", operation: "metrics", summary: "Shows metrics as Prometheus text.",
+                handle: { _ in Reply(text: registry.text, type: "text/plain; version=0.0.4; charset=utf-8") }),
+        ]
+    }
+
+    /// The description of `routes` and of itself.
+    static func openAPI(of routes: [Route]) -> Route {
+        func route(_ handle: @Sendable @escaping (inout Exchange) async throws -> Reply) -> Route {
+            Route(
+                method: .get, path: "/openapi.json", operation: "openAPI", summary: "Describes this service.",
+                response: "Document", isOpen: true, handle: handle)
+        }
+        let document = Reply(OpenAPI.document(of: routes + [route { _ in throw ConnectionEnded() }]))
+        return route { _ in document }
+    }
+}

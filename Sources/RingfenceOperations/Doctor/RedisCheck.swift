@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Looks at somebody else's Redis for settings that silently break the promises, before the first lock is given. What
+// such settings are says Diagnosis.swift, as it does for `doctor`.
+//
+// An eviction policy makes Redis delete held locks and members of groups when memory runs short: with allkeys-lru most
+// of 50 held locks were given away in an experiment. That is refused. All else is said loudly and served all the same:
+// some run Redis without a file on purpose and restart it by hand, and a Redis that refuses writes now may take them in
+// a minute.
+import Hiredis
+package import Logging
+package import Ringfence
+
+package enum RedisCheck {
+    /// - Throws: ``Settings/Failure`` if this Redis may evict locks. An unreachable Redis only delays its check.
+    package static func run(_ configuration: RingfenceConfiguration, logger: Logger) async throws {
+        do {
+            let readings = try await Examination.with(configuration, logger: logger) { try await $0.settings() }
+            for finding in Diagnosis.findings(readings) {
+                if finding.code == "redis.evicts" {
+                    throw Settings.Failure(description: "\(finding.detail). Do: \(finding.remedy)")
+                }
+                let level: Logger.Level =
+                    switch finding.severity {
+                    case .note: .debug
+                    case .warning: .warning
+                    case .problem: .error
+                    }
+                logger.log(
+                    level: level, "\(finding.detail)",
+                    metadata: finding.remedy.isEmpty ? [:] : ["do": "\(finding.remedy)"])
+            }
+        } catch let error as RedisError {
+            logger.warning("the settings of this Redis are not checked", metadata: ["reason": "\(error.message)"])
+        }
+    }
+}

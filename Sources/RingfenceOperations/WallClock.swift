@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.
+package func utcText(_ milliseconds: Int64) -> String {
+    var seconds = time_t(milliseconds / 1_000)
+    var parts = tm()
+    gmtime_r(&seconds, &parts)
+    var text = [CChar](repeating: 0, count: 32)
+    let length = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &parts)
+    let digits = String(1_000 + milliseconds % 1_000).dropFirst()
+    return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits
+}
+
+/// Nanoseconds since 1970.
+package func wallClockNanoseconds() -> Int64 {
+    withUnsafeTemporaryAllocation(of: timespec.self, capacity: 1) { time in
+        guard let place = time.baseAddress, clock_gettime(CLOCK_REALTIME, place) == 0 else { return 0 }
+        return nanoseconds(of: UnsafeRawBufferPointer(time))
+    }
+}
+
+/// A timespec by its memory, two words: which module its members are from, the compiler sees now one way and now
+/// another (in a release build otherwise than in a debug build), and one of the modules cannot be imported.
+package func nanoseconds(of timespec: UnsafeRawBufferPointer) -> Int64 {
+    let (seconds, nanoseconds) = timespec.load(as: (Int, Int).self)
+    return Int64(seconds) * 1_000_000_000 + Int64(nanoseconds)
+}

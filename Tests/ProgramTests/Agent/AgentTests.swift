@@ -1,0 +1,574 @@
+// SPDX-License-Identifier: Apache-2.0
+import Logging
+import Ringfence
+import RingfenceAgent
+import RingfenceOperations
+import TestSupport
+import Testing
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+// Each starts several programs, and leases run in real time: one at a time.
+@Suite(.serialized) struct AgentTests {
+    @discardableResult
+    private func withClient<Result: Sendable>(
+        _ redis: RedisServer, _ body: (RingfenceClient) async throws -> Result
+    ) async throws -> Result {
+        let client = try RingfenceClient(
+            RingfenceConfiguration(url: redis.unixURL), logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        do {
+            let result = try await body(client)
+            await client.shutdown()
+            return result
+        } catch {
+            await client.shutdown()
+            throw error
+        }
+    }
+
+    @Test
+    func `the first is promoted, a standby takes over when its machine dies, and the old one comes back as standby`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote"])
+            #expect(one.role == "primary")
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two follows one") { two.calls == ["onDemote"] }
+            #expect(two.log == ["onDemote 1  one one:1"], "why one was elected was told before two was there")
+            #expect(try await two.get("/primary").status == 503)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+
+            await one.kill()
+            #expect(one.role == "primary", "a crash of the agent leaves its resource alone")
+            try await two.waitUntilPrimary()
+            #expect(two.calls == ["onDemote", "prePromote", "onPromote"])
+            let json = contents(of: two.file("onPromote.json"))
+            #expect(
+                json.contains(
+                    #""hook":"onPromote","group":"g","member":"two","address":"two:1","role":"primary","epoch":2"#))
+            #expect(json.contains(#""previous":"one""#), "\(json)")
+
+            let again = try await TestAgent.start("one", redis, in: one.directory)
+            try await eventually("the old primary is demoted") { again.role == "standby" }
+            #expect(again.calls.last == "onDemote")
+            #expect(again.calls.filter { $0 == "onPromote" }.count == 1)
+            await again.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a resource that dies gives the role up, fenced first, and its hooks are in the event log`() async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            one.die()
+            try await two.waitUntilPrimary()
+            try await eventually("one is brought back by its demotion") { one.calls.last == "onDemote" }
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "onDemote"])
+            #expect(one.log[2].hasPrefix("onSuspend 1 unhealthy"))
+            try await eventually("its hooks are told") {
+                let events = try await groupEvents(redis)
+                let suspend = events.firstIndex { $0.contains("agent.hook") && $0.contains("onSuspend") }
+                return suspend != nil && events.contains { $0.contains("agent.check") && $0.contains("it is dead") }
+            }
+            let events = try await groupEvents(redis)
+            let elected = try #require(
+                events.first { $0.contains(#""primary.elected""#) && $0.contains(#""epoch":2"#) })
+            #expect(elected.contains(#""reason":"unhealthy""#), "\(elected)")
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a switchover drains the old, hands over at its final position and demotes it`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            // The last write is only drained, and takes a moment to get across.
+            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try await withClient(redis) { client in
+                async let done = client.switchover(group: "g", to: "two", timeout: .seconds(30))
+                try await eventually("one is drained") { one.calls.last == "onDrain" }
+                #expect(try await two.get("/primary").status == 503)
+                try two.set(position: 200)
+                _ = try await done
+            }
+            try await two.waitUntilPrimary()
+            try await eventually("one follows two") { one.role == "standby" }
+            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onDemote"])
+            try await eventually("one is a fit standby") { try await one.get("/standby?lag=0").status == 200 }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a failover by hand waits for the fence, and no longer`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, lease: "10s", files: ["onSuspend.do": "sleep 0.5"])
+            try await one.waitUntilPrimary(.seconds(90))
+            let two = try await TestAgent.start("two", redis, lease: "10s")
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            let began = ContinuousClock.now
+            try await withClient(redis) { client in
+                _ = try await client.failover(group: "g", to: "two", acceptsDataLoss: true)
+            }
+            let took = ContinuousClock.now - began
+            #expect(took >= .milliseconds(500))
+            #expect(took < .seconds(8), "the lease was not waited for")
+            #expect(one.role != "primary")
+            try await two.waitUntilPrimary()
+            #expect(one.calls.prefix(3) == ["prePromote", "onPromote", "onSuspend"])
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a switchover whose target does not come up to the position is taken back, and the primary resumes`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            try writeFile(one.file("onDrain.do"), "echo 200 > position; echo position=200\n")
+            try await withClient(redis) { client in
+                await #expect(throws: RingfenceError.self) {
+                    _ = try await client.switchover(group: "g", to: "two", timeout: .milliseconds(1_500))
+                }
+            }
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote", "onDrain", "onPromote"])
+            #expect(one.log.last == "onPromote 1 resumed one one:1")
+            #expect(!two.calls.contains("onPromote"))
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `cut off from Redis, a primary suspends itself in time, and is promoted anew when Redis is back`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            kill(redis.pid, SIGSTOP)
+            try await eventually("it is fenced") { one.role == "suspended" }
+            #expect(try await one.get("/primary").status == 503)
+            #expect(try await one.get("/health").status == 200)
+            kill(redis.pid, SIGCONT)
+            try await one.waitUntilPrimary()
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "prePromote", "onPromote"])
+            #expect(one.log.last?.hasPrefix("onPromote 1 ") == false, "never under the same epoch")
+            await one.stop()
+        }
+    }
+
+    @Test
+    func `where the settings say hold, a primary goes on without Redis by the word of all the others, and only so`()
+        async throws
+    {
+        let file = ["--appendonly", "yes", "--appendfsync", "always"]
+        // The others' words must be in between the moment from which Redis counts as away, half a lease, and the end of
+        // the lease, and each within a quarter of it. A machine full of tests is too slow for a lease of 1 s: then the
+        // role ends, as it should.
+        let lease = "4s"
+        try await withRedis(file) { redis in
+            let one = try await TestAgent.start("one", redis, lease: lease)
+            try await one.waitUntilPrimary()
+            let others = [
+                try await TestAgent.start("two", redis, lease: lease),
+                try await TestAgent.start("three", redis, lease: lease),
+            ]
+            try await withClient(redis) {
+                try await $0.changeSettings(
+                    ElectionSettings(whenAway: .hold, hold: .seconds(24)), group: "g", actor: "test")
+            }
+            for other in others {
+                try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
+            }
+            let answer = try await others[0].get("/promise?for=x&session=y&epoch=1&leaseMs=1000", method: "POST")
+            #expect(answer.status == 409, "whoever reaches Redis promises nothing: \(answer.body)")
+            #expect(try await others[0].get("/promise", method: "POST").status == 400)
+            for mark in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
+                let asked = try await others[0].get("/promise", method: "POST", headers: [mark])
+                #expect(asked.status == 403, "no page may ask for a promise")
+            }
+
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            // As long as it takes to be sure that the role does not go on for another reason: a lease and a half.
+            let end = ContinuousClock.now + .seconds(6)
+            while ContinuousClock.now < end {
+                #expect(try await one.get("/primary").status == 200)
+                for other in others { #expect(try await other.get("/primary").status == 503) }
+                try await Task.sleep(for: .milliseconds(50))
+            }
+            try await redis.restart()
+            try await eventually("Redis is back") {
+                try await !one.get("/primary").body.contains("heldByPromises")
+            }
+            // It went on under its epoch, and nobody else was elected.
+            #expect(try await one.get("/primary").status == 200)
+            #expect(one.calls == ["prePromote", "onPromote"])
+            let events = try await groupEvents(redis)
+            #expect(events.count { $0.contains("primary.elected") } == 1, "\(events)")
+
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease again") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            await others[1].kill()
+            try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }
+            #expect(try await one.get("/primary").status == 503)
+            #expect(try await others[0].get("/primary").status == 503)
+            try await redis.restart()
+            // Redis cannot know by now whom that primary knew: somebody else leads when it could not go on any longer.
+            try await eventually("somebody is primary again", within: .seconds(90)) {
+                for agent in [one, others[0]] where try await agent.get("/primary").status == 200 { return true }
+                return false
+            }
+            await one.stop()
+            await others[0].stop()
+        }
+    }
+
+    @Test func `a role that one missed promise ended is given again soon when Redis and all are back`()
+        async throws
+    {
+        try await withRedis(["--appendonly", "yes", "--appendfsync", "always"]) { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
+            try await withClient(redis) {
+                try await $0.changeSettings(
+                    ElectionSettings(whenAway: .hold, hold: .seconds(3600)), group: "g", actor: "test")
+            }
+            for other in others {
+                try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
+            }
+            try await eventually("the primary knows them all, and the settings") {
+                let versions = try await redis.cli("HMGET", "ringfence:{default}:state:g", "version", "pKnown")
+                let lines = versions.split(separator: "\n")
+                return lines.count == 2 && lines[0] == lines[1]
+            }
+            await redis.kill(SIGKILL)
+            try await eventually("the role outlives its lease") {
+                try await one.get("/primary").body.contains(#""heldByPromises":true"#)
+            }
+            others[1].program.process.signal(SIGSTOP)
+            try await eventually("without the word of one it ends") { one.calls.last == "onSuspend" }
+            others[1].program.process.signal(SIGCONT)
+            try await redis.restart()
+            try await eventually("somebody is primary again", within: .seconds(120)) {
+                for agent in [one] + others where try await agent.get("/primary").status == 200 { return true }
+                return false
+            }
+            let events = try await groupEvents(redis)
+            let elected = events.last { $0.contains("primary.elected") }
+            #expect(elected?.contains(#""epoch":18"#) == true && elected?.contains("suspended") == true, "\(events)")
+            for agent in [one] + others { await agent.stop() }
+        }
+    }
+
+    @Test func `frozen while another took over, an agent that wakes fences its resource and demotes it`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            one.program.process.signal(SIGSTOP)
+            try await two.waitUntilPrimary()
+            #expect(one.role == "primary", "nobody can fence for it")
+            one.program.process.signal(SIGCONT)
+            try await eventually("one follows two") { one.role == "standby" }
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend", "onDemote"])
+            try await eventually("one is a fit standby again") { try await one.get("/standby?lag=0").status == 200 }
+            #expect(try await two.get("/primary").status == 200)
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `Redis that loses its data is healed, and no epoch comes twice`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            await redis.kill(SIGKILL)
+            try await redis.restart()
+            try await eventually("there is one primary, and it is promoted") {
+                let (first, second) = (try await one.get("/primary"), try await two.get("/primary"))
+                return (first.status == 200) != (second.status == 200)
+            }
+            let promotions = (one.log + two.log).filter { $0.hasPrefix("onPromote") }.map {
+                $0.split(separator: " ")[1]
+            }
+            #expect(Set(promotions).count == promotions.count, "\(promotions)")
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `without Redis an agent looks and answers, joins when Redis comes, and ends when told to`() async throws
+    {
+        try await withRedis { redis in
+            let directory = try TemporaryDirectory()
+            let port = try freePort()
+            try writeFile(
+                directory.path + "/agent.json",
+                #"{"redis":"\#(redis.unixURL)","group":"g","member":"m","lease":"1s","listen":"127.0.0.1:\#(port)"}"#)
+            await redis.kill(SIGKILL)
+            let arguments = ["agent", "--config", directory.path + "/agent.json"]
+            let waiting = try await Program.start(arguments)
+            try await eventually("it answers") { (try? await RawConnection.open(port: port)) != nil }
+            waiting.process.signal(SIGTERM)
+            #expect(await waiting.process.wait() == .code(0))
+            let program = try await Program.start(arguments)
+            try await eventually("it says that Redis is not there") { program.error.contains("Redis is not there yet") }
+            try await redis.restart()
+            try await eventually("it has joined") { program.output.contains("m is in g") }
+            program.process.signal(SIGTERM)
+            #expect(await program.process.wait() == .code(0))
+        }
+    }
+
+    @Test func `who does not stand is never promoted, but follows`() async throws {
+        try await withRedis { redis in
+            let watcher = try await TestAgent.start("watcher", redis, #""candidate":false,"#)
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            try await eventually("it follows") { watcher.calls == ["onDemote"] }
+            await one.kill()
+            try await eventually("nobody is primary") {
+                try await redis.cli("HGET", "ringfence:{default}:state:g", "primary") == ""
+            }
+            #expect(watcher.calls == ["onDemote"])
+            await watcher.stop()
+        }
+    }
+
+    @Test func `a primary without the standbys that are asked for is suspended, and goes on when one is there`()
+        async throws
+    {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            try await withClient(redis) { client in
+                try await client.changeSettings(
+                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites), group: "g")
+            }
+            try await eventually("it is suspended") { one.role == "suspended" }
+            #expect(one.log.last?.hasPrefix("onSuspend 1 standbys") == true)
+            #expect(try await one.get("/primary").status == 503)
+            let two = try await TestAgent.start("two", redis)
+            try await one.waitUntilPrimary()
+            #expect(one.log.last?.hasPrefix("onPromote 1 resumed") == true)
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `who refuses is not promoted, and another is`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start(
+                "one", redis, #""priority":10,"#, files: ["prePromote.do": "echo not today; exit 3"])
+            let two = try await TestAgent.start("two", redis)
+            try await two.waitUntilPrimary()
+            #expect(!one.calls.contains("onPromote"))
+            #expect(!one.calls.contains("onSuspend"), "nothing was done to it")
+            try await eventually("the refusal is told") {
+                try await groupEvents(redis).contains { $0.contains("agent.hook") && $0.contains("not today") }
+            }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a promotion that hangs is ended with all it started, fenced, and another is elected`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, #""priority":10,"#, files: ["onPromote.do": "sleep 600"])
+            try await eventually("one is being promoted") { one.calls.last == "onPromote" }
+            let two = try await TestAgent.start("two", redis)
+            // Its role ends when Redis cannot be reached: the promotion is stopped for the fence at once.
+            kill(redis.pid, SIGSTOP)
+            try await eventually("the promotion is cut short by the fence") { one.calls.last == "onSuspend" }
+            kill(redis.pid, SIGCONT)
+            unlink(one.file("onPromote.do"))
+            try await eventually("somebody is primary") {
+                let (first, second) = (try await one.get("/primary"), try await two.get("/primary"))
+                return first.status == 200 || second.status == 200
+            }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `stopped by SIGTERM, a primary is fenced, gives its role up and leaves`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            #expect(await one.stop() == .code(0), "\(one.program.error)")
+            #expect(one.calls == ["prePromote", "onPromote", "onSuspend"])
+            try await two.waitUntilPrimary()
+            let events = try await groupEvents(redis)
+            #expect(events.contains { $0.contains("member.left") && $0.contains(#""member":"one""#) })
+            await two.stop()
+        }
+    }
+
+    @Test func `a standby that is ill is not elected, and says why`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start(
+                "two", redis, files: ["onDemote.do": "if [ -e broken ]; then echo no disk; exit 1; fi"])
+            try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
+            try writeFile(two.file("broken"), "")
+            two.die()
+            try await eventually("two is ill") { try await two.get("/health").status == 503 }
+            #expect(try await two.get("/standby").status == 503)
+            try await withClient(redis) { client in
+                try await eventually("Redis knows") {
+                    let plan = try await client.plan(group: "g")
+                    return plan.candidates.first { $0.id == "two" }?.reasons.contains {
+                        $0.detail.contains("it is dead")
+                    } == true
+                }
+            }
+            await one.kill()
+            try await Task.sleep(for: .seconds(2))
+            #expect(!two.calls.contains("onPromote"))
+            try writeFile(two.file("alive"), "")
+            try await two.waitUntilPrimary()
+            await two.stop()
+        }
+    }
+
+    @Test func `a standby that dies is brought up by its agent, with somebody to follow or without`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("two follows one") {
+                let seen = try await two.get("/standby")
+                return two.calls == ["onDemote"] && seen.status == 200 && seen["hook"] == nil
+            }
+            two.die()
+            try await eventually("two is brought up") { two.calls.count > 1 }
+            try await eventually("two is a fit standby again: \(two.log) \(two.program.error)") {
+                try await two.get("/standby").status == 200
+            }
+            #expect(Set(two.calls) == ["onDemote"])
+            await one.kill()
+            await two.kill()
+            two.die()
+            try await eventually("nobody is left") {
+                // Whoever looks takes out who is dead.
+                _ = try await Program.run(["group", "g", "--redis", redis.unixURL])
+                return try await redis.cli("ZCARD", "ringfence:{default}:leases:g") == "0"
+            }
+            let again = try await TestAgent.start("two", redis, in: two.directory)
+            try await again.waitUntilPrimary()
+            #expect(again.log.contains { $0.hasPrefix("onDemote 0 vacant") }, "\(again.log)")
+            await again.stop()
+        }
+    }
+
+    @Test func `endpoints answer HEAD and OPTIONS, and refuse what they do not know`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            #expect(try await one.get("/primary", method: "OPTIONS").status == 200)
+            #expect(try await one.get("/primary", method: "HEAD").status == 200)
+            #expect(try await one.get("/standby").status == 503)
+            #expect(try await one.get("/standby?lag=1MB").status == 503)
+            #expect(try await one.get("/standby?lag=much").status == 400)
+            #expect(try await one.get("/nothing").status == 404)
+            #expect(try await one.get("/primary", method: "POST").status == 405)
+            let answer = try await one.get("/primary")
+            #expect(
+                answer["role"] == "primary" && answer["epoch"] == "1" && answer["position"] == "100", "\(answer.body)")
+            await one.stop()
+        }
+    }
+
+    @Test func `endpoints are asked by any name and by HTTP 1.0, and keep the limits of the service`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            for (request, status) in [
+                ("GET /primary HTTP/1.0\r\n\r\n", 200),
+                ("GET /primary HTTP/1.1\r\nHost: db-1.example\r\n\r\n", 200),
+                ("OPTIONS /primary HTTP/1.0\r\n\r\n", 200),
+                ("GET /primary HTTP/1.1\r\nHost: db\r\nX: \(String(repeating: "x", count: 65_536))\r\n\r\n", 431),
+                ("GET /primary HTTP/1.1\r\nHost: db\r\nContent-Length: 4\r\n\r\nbody", 400),
+            ] {
+                let connection = try await RawConnection.open(port: one.port)
+                try await connection.send(request)
+                #expect(try await connection.answer()?.status == status, "\(request.prefix(60))")
+                connection.close()
+            }
+            await one.stop()
+        }
+    }
+
+    @Test func `onEvent gets every event as JSON and holds nothing up`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis, files: ["onEvent.do": "sleep 0.2"])
+            try await one.waitUntilPrimary()
+            let two = try await TestAgent.start("two", redis)
+            try await eventually("something is told") {
+                contents(of: one.file("log")).contains("onEvent")
+                    && contents(of: one.file("onEvent.json")).contains(#""type":"#)
+            }
+            await one.stop()
+            await two.stop()
+        }
+    }
+
+    @Test func `a second agent under the same id ends the first, which fences its resource`() async throws {
+        try await withRedis { redis in
+            let one = try await TestAgent.start("one", redis)
+            try await one.waitUntilPrimary()
+            let other = try await TestAgent.start("one", redis)
+            let exit = await one.program.process.wait()
+            #expect(exit != .code(0))
+            #expect(one.program.error.contains("another process joined the group g as one"), "\(one.program.error)")
+            #expect(one.calls.last == "onSuspend")
+            try await other.waitUntilPrimary()
+            await other.stop()
+        }
+    }
+
+    @Test func `check says whether a file is in order, without running anything`() async throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path + "/agent.json"
+        try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/bin/true"]}}}"#)
+        let good = try await Program.run(["agent", "--config", file, "--check"])
+        #expect(
+            good.code == 0 && good.output.contains("in order: m of g") && good.output.contains("no checks"), "\(good)")
+        try writeFile(file, #"{"group":"g","member":"m","hooks":{"onSuspend":{"command":["/no/such"]}}}"#)
+        let bad = try await Program.run(["agent", "--config", file, "--check"])
+        #expect(bad.code == 64 && bad.error.contains("hooks.onSuspend.command"), "\(bad)")
+    }
+}
