@@ -129,7 +129,7 @@ final class PostgresDesk: Sendable {
         ]
         while true {
             if let end = state.withLock({ $0.end }) { throw end }
-            let left = deadline.map { max(0, min(60_000, Int32(($0 - .now) / .milliseconds(1)) + 1)) } ?? -1
+            let left = deadline.map { Int32(max(0, min(60_000, ($0 - .now) / .milliseconds(1) + 1))) } ?? -1
             if let deadline, ContinuousClock.now >= deadline { throw PostgresError("timeout expired") }
             guard poll(&waiting, nfds_t(waiting.count), left) >= 0 || errno == EINTR else {
                 throw PostgresError("poll: \(String(cString: strerror(errno)))")
