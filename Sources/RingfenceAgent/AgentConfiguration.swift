@@ -57,7 +57,6 @@ package struct AgentConfiguration: Sendable {
         package var database: String
         /// libpq's own password file.
         package var passwordFile: String?
-        package var psql: String
         /// How often a look also connects anew and writes, and how long that may take.
         package var writeInterval: Duration = .seconds(5)
         package var writeTimeout: Duration = .seconds(2)
@@ -273,13 +272,12 @@ extension AgentConfiguration.Check {
         default:
             try fields.allow(
                 Self.common + [
-                    "address", "user", "database", "passwordFile", "psql", "writeInterval", "writeTimeout",
+                    "address", "user", "database", "passwordFile", "writeInterval", "writeTimeout",
                 ])
             let address = try fields.needed("address")
             var plan = AgentConfiguration.PostgresPlan(
                 host: address, port: 5432, user: try fields.text("user") ?? "postgres",
-                database: try fields.text("database") ?? "postgres", passwordFile: try fields.path("passwordFile"),
-                psql: try fields.text("psql") ?? "psql")
+                database: try fields.text("database") ?? "postgres", passwordFile: try fields.path("passwordFile"))
             // The directory of a socket, with :PORT behind it where that is not the usual one.
             if address.hasPrefix("/") {
                 if let colon = address.lastIndex(of: ":"), let port = Int(address[address.index(after: colon)...]) {

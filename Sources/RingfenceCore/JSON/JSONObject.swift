@@ -11,7 +11,7 @@ package struct JSONObject: Sendable, Hashable {
 
     /// The value of a field; nil when it is absent.
     package subscript(_ name: String) -> JSONValue? {
-        for field in fields where field.name == name { return field.value }
+        for field in fields where field.name.hasSameBytes(as: name) { return field.value }
         return nil
     }
 

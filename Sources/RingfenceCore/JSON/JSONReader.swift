@@ -37,14 +37,15 @@ struct JSONReader {
             skipSpace()
             guard take(":") else { throw error("a colon is missing after \"\(name)\"", name) }
             skipSpace()
-            let isNew = !fields.contains { $0.name == name } && !(name == raw && range != nil)
+            let isRaw = name.hasSameBytes(as: raw)
+            let isNew = !fields.contains { $0.name.hasSameBytes(as: name) } && !(isRaw && range != nil)
             guard isNew else { throw error("field \(name) is given twice", name) }
-            if names.contains(name) {
+            if names.contains(where: { $0.hasSameBytes(as: name) }) {
                 fields.append(JSONObject.Field(name: name, value: try value(name, 0)))
             } else {
                 let start = at
                 try skipValue(name, depth: 32)
-                if name == raw { range = start..<at }
+                if isRaw { range = start..<at }
             }
             skipSpace()
             if take(",") { continue }
@@ -102,7 +103,7 @@ struct JSONReader {
             let start = at
             guard peek == UInt8(ascii: "\"") else { throw error("a field name in double quotes is missing") }
             let name = try string(field: nil)
-            if let allowed, !allowed.contains(name) {
+            if let allowed, !allowed.contains(where: { $0.hasSameBytes(as: name) }) {
                 let list = allowed.joined(separator: ", ")
                 let hint = allowed.isEmpty ? "no fields are taken here" : "the fields are \(list)"
                 throw JSONError(field: name, message: "unknown field \(quoted(name)); \(hint)", offset: start)
@@ -254,7 +255,7 @@ struct JSONReader {
     }
 
     private mutating func escape(_ field: String?) throws(JSONError) -> String {
-        let byte = peek
+        guard let byte = peek else { throw error("the JSON ends inside a string", field) }
         at += 1
         switch byte {
         case UInt8(ascii: "\""): return "\""
