@@ -3,6 +3,7 @@
 // What becomes of the agent's session with a PostgreSQL that stops, says nothing, or is not asked any more.
 import NIOCore
 import NIOPosix
+import RingfenceAgentCore
 import RingfenceCore
 import Synchronization
 import TestSupport
