@@ -1,4 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// A group's balancers: one for each policy with its options, told whenever what readers see changes.
+
+import Hiredis
+import Logging
+import NIOCore
+import RingfenceCore
+import Synchronization
 
 extension Group {
     /// A balancer that picks among this group's members by `policy`.
@@ -12,5 +20,37 @@ extension Group {
         _ policy: BalancePolicy = .leastLoaded, options: BalancerOptions = BalancerOptions()
     ) throws -> Balancer {
         Balancer(self, try balancerCore(policy, options))
+    }
+}
+
+extension Group {
+    struct BalancerKey: Hashable {
+        var policy: BalancePolicy
+        var options: BalancerOptions
+    }
+
+    /// The one balancer of this policy and these options.
+    func balancerCore(_ policy: BalancePolicy, _ options: BalancerOptions) throws -> BalancerCore {
+        let settings = try options.checked()
+        let key = BalancerKey(policy: policy, options: options)
+        return balancers.withLock { balancers in
+            if let core = balancers[key] { return core }
+            let outside = BalancerCore.Outside(eventLoop: hub.eventLoop, logger: hub.logger) {
+                [weak hub, name] type, member, reason, detail in
+                hub?.note(type, group: name, member: member, reason: reason, detail: detail)
+            }
+            let core = BalancerCore(policy.rule, settings, group: name, outside)
+            // Who publishes meanwhile stores first and tells all balancers then, this one too.
+            tell(core, shown.load())
+            balancers[key] = core
+            return core
+        }
+    }
+
+    func tell(_ balancer: BalancerCore, _ shown: ShownGroup) {
+        guard balancer.needsKey else { return balancer.saw(shown.view, ring: nil) }
+        wantsRing.store(true, ordering: .relaxed)
+        let ring = shown.ring.made.load()?.ring ?? shown.makeRing(after: nil, logger: hub.logger)
+        balancer.saw(shown.view, ring: ring.core)
     }
 }

@@ -184,7 +184,6 @@ public final class Candidacy: Sendable {
     /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time; it is
     ///   retried in the background.
     public func withdraw() async throws {
-        membership.endCandidacy()
         try await membership.setCandidate(false)
     }
 }

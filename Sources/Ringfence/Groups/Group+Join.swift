@@ -63,13 +63,11 @@ extension Group {
             throw RingfenceError(
                 .cancelled, effect: .none, "the task was cancelled; the membership is being withdrawn")
         }
-        let membership = begin(
-            MemberMachine(
-                record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
-                rejoins: rejoins))
-        guard hub.add(membership) else {
+        let machine = MemberMachine(
+            record: record, joined: answer.mark, pace: answer.paceMilliseconds * .millisecond, sentAt: sentAt,
+            rejoins: rejoins)
+        guard let membership = begin(machine) else {
             takeBack(record)
-            membership.abandon()
             throw RingfenceError.shutDown
         }
         return membership
@@ -84,8 +82,8 @@ extension Group {
         guard await hub.joinGate.enter(until: end) else {
             throw RingfenceError(
                 .overloaded, effect: .none, isRetriable: true,
-                "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not come within the "
-                    + "command timeout")
+                "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not come "
+                    + "within the command timeout")
         }
         defer { hub.joinGate.leave() }
         let before = snapshot.member(record.id)?.session
@@ -98,30 +96,7 @@ extension Group {
             let result = await hub.runner.result(of: call)
             switch heard(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
-            case .success(let answer) where answer.status == .full:
-                throw RingfenceError(
-                    .limitReached, effect: mayBeDone ? .unknown : .none,
-                    "the group '\(name)' has as many members as the setting limits.members allows here: "
-                        + "\(hub.scripts.limits.members)")
-            case .success(let answer) where answer.status == .tooManyGroups:
-                throw RingfenceError(
-                    .limitReached, effect: mayBeDone ? .unknown : .none,
-                    "the group '\(name)' is new, and there are as many groups as the setting limits.groups allows here: "
-                        + "\(hub.scripts.limits.groups); see `ringfence group remove`")
-            case .success(let answer) where answer.status == .taken: throw Self.taken(record, answer.holder, name)
-            case .success:
-                // Who has the id may be a process that joined since the answer to the first call was lost, or one that
-                // died before it and was not known here.
-                if mode == .again {
-                    throw RingfenceError(
-                        .unavailable, effect: .unknown, isRetriable: true,
-                        "joining the group '\(name)' as '\(record.id)': the first answer was lost, and another has the id "
-                            + "now; repeat it to take the id over")
-                }
-                throw RingfenceError(
-                    .membershipReplaced, effect: .none,
-                    "another process joined the group '\(name)' as '\(record.id)' at the same time; give each an id of "
-                        + "its own")
+            case .success(let answer): throw refused(record, answer, mode, mayBeDone: mayBeDone)
             case .failure(let error):
                 if error.effect != .none {
                     mayBeDone = true
@@ -139,6 +114,36 @@ extension Group {
         }
     }
 
+    private func refused(
+        _ record: MemberRecord, _ answer: GroupAnswer, _ mode: JoinMode, mayBeDone: Bool
+    ) -> RingfenceError {
+        let doing = "joining the group '\(name)' as '\(record.id)'"
+        switch answer.status {
+        case .full:
+            return RingfenceError(
+                .limitReached, effect: mayBeDone ? .unknown : .none,
+                "the group '\(name)' has as many members as the setting limits.members allows here: "
+                    + "\(hub.scripts.limits.members)")
+        case .tooManyGroups:
+            return RingfenceError(
+                .limitReached, effect: mayBeDone ? .unknown : .none,
+                "the group '\(name)' is new, and there are as many groups as the setting limits.groups allows here: "
+                    + "\(hub.scripts.limits.groups); see `ringfence group remove`")
+        case .taken: return Self.taken(record, answer.holder, name)
+        default: break
+        }
+        // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
+        // before it and was not known here.
+        if mode == .again {
+            return RingfenceError(
+                .unavailable, effect: .unknown, isRetriable: true,
+                "\(doing): the first answer was lost, and another has the id now; repeat it to take the id over")
+        }
+        return RingfenceError(
+            .membershipReplaced, effect: .none,
+            "another process joined the group '\(name)' as '\(record.id)' at the same time; give each an id of its own")
+    }
+
     private static func taken(_ record: MemberRecord, _ holder: GroupAnswer.Holder?, _ group: String) -> RingfenceError
     {
         func place(_ address: String) -> String { address.isEmpty ? "without an address" : "at \(address)" }
@@ -149,8 +154,8 @@ extension Group {
             : "another member \(place(other)) has this id and lives, and this one is \(place(record.address))"
         var error = RingfenceError(
             .membershipTaken, effect: .none, isRetriable: true,
-            "joining the group '\(group)' as '\(record.id)': \(why). Give each machine an id of its own; if the other is "
-                + "gone, its lease ends within \(milliseconds) ms, or take it out")
+            "joining the group '\(group)' as '\(record.id)': \(why). Give each machine an id of its own; if the other "
+                + "is gone, its lease ends within \(milliseconds) ms, or take it out")
         error.retryAfterMilliseconds = milliseconds
         return error
     }

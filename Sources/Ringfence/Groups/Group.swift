@@ -26,49 +26,23 @@ import Synchronization
 /// a death is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and
 /// waits for nobody.
 public final class Group: Sendable {
-    /// What readers see.
-    struct Shown: Sendable {
-        /// A class, so that the ring of a snapshot is made once, by whoever asks first.
-        final class LazyRing: Sendable {
-            let made = AtomicLazyReference<Made>()
-            final class Made: Sendable {
-                let ring: HashRing
-                init(_ ring: HashRing) { self.ring = ring }
-            }
-        }
-
-        var view: GroupMachine.View
-        var members: [Member]
-        var sequence: Int64
-        /// Of all members together.
-        var weight = 0
-        var hasCandidates = false
-        let ring = LazyRing()
-    }
-
     /// All that changes, behind one lock.
     private struct State {
         var local = LocalGroup()
         var observers: [LocalGroup.Key: MemberObservers] = [:]
         var lastKey = 0
         var wanted = GroupOptions()
-        /// How often what readers see has changed.
-        var showings = 0
     }
 
     /// The group's name.
     public let name: String
     let hub: GroupHub
     private let state = Mutex(State())
-    private let shown = Published(Shown(view: GroupMachine().shown, members: [], sequence: 0))
-    /// One at a time makes what is shown. Whoever makes something older, on another thread, comes too late.
-    private let showing = Mutex(())
-    /// Its number.
-    private let lastShown = Atomic<Int>(0)
-    private let confirmedAt = Atomic<Int64>(Int64.min)
+    let shown = Published(ShownGroup(GroupMachine().shown, sequence: 0))
+    let confirmedAt = Atomic<Int64>(Int64.min)
     private let staleAt = Atomic<Int64>(Int64.min)
-    private let wantsRing = Atomic<Bool>(false)
-    private let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
+    let wantsRing = Atomic<Bool>(false)
+    let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
     private let alarm: Alarm
     private let chance: LocalGroup.Chance
     /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the
@@ -80,15 +54,8 @@ public final class Group: Sendable {
         self.hub = hub
         follower = hub.feed.follow()
         chance = LocalGroup.Chance(newSession: hub.nonces.session, dice: { Nanos.random(in: 0...3 * .millisecond) })
-        let target = Target()
-        alarm = Alarm(eventLoop: hub.eventLoop) { now in target.group.withLock { $0.group }?.handle(.tick, now: now) }
-        target.group.withLock { $0.group = self }
-    }
-
-    /// Whom the alarm wakes, as long as it is there.
-    private final class Target: Sendable {
-        struct Reference { weak var group: Group? }
-        let group = Mutex(Reference())
+        alarm = Alarm(eventLoop: hub.eventLoop)
+        alarm.onRing { [weak self] now in self?.handle(.tick, now: now) }
     }
 
     deinit {
@@ -114,9 +81,10 @@ public final class Group: Sendable {
 
     /// The group as it was last seen. Local: no round trip, and no wait for whoever is just changing it.
     public var snapshot: GroupSnapshot {
+        // Before what is shown, which is stored before them: so what is called fresh is.
+        let (confirmed, staleAt) = (confirmedAt.load(ordering: .acquiring), staleAt.load(ordering: .acquiring))
         let shown = shown.load()
-        let confirmed = confirmedAt.load(ordering: .acquiring)
-        let isStale = shown.view.isRecovering || Moment.now > staleAt.load(ordering: .acquiring)
+        let isStale = shown.view.isRecovering || Moment.now > staleAt
         return GroupSnapshot(
             group: name, generation: shown.view.generation, version: shown.view.version, members: shown.members,
             role: shown.view.role, sequence: shown.sequence,
@@ -139,101 +107,26 @@ public final class Group: Sendable {
         let shown = shown.load()
         if let made = shown.ring.made.load() { return made.ring }
         wantsRing.store(true, ordering: .relaxed)
-        return Self.ring(of: shown, after: nil, logger: hub.logger)
+        return shown.makeRing(after: nil, logger: hub.logger)
     }
 
-    /// Makes the ring of what is shown, of the ring before it if that is given.
-    @discardableResult
-    private static func ring(of shown: Shown, after previous: HashRing?, logger: Logger) -> HashRing {
-        let policy = shown.view.policy ?? GroupScripts.defaultPolicy
-        let members = shown.view.members.map { HashRing.Member(id: $0.id, zone: $0.zone, weight: $0.weight) }
-        do {
-            let ring: HashRing
-            if let previous, previous.seed == policy.seed, previous.pointsPerWeight == policy.pointsPerWeight {
-                ring = try previous.changed(to: members)
-            } else {
-                ring = try HashRing(members, seed: policy.seed, pointsPerWeight: policy.pointsPerWeight)
-            }
-            return shown.ring.made.storeIfNil(.init(ring)).ring
-        } catch {
-            // Each member is within its limits; together they may have more points than a ring takes.
-            logger.error(
-                "no ring can be made of the group's members; the one before stays",
-                metadata: [LoggingKeys.error: "\(error)"])
-            return shown.ring.made.storeIfNil(.init(previous ?? none)).ring
+    /// Under the group's lock, so that whoever is told something finds it here.
+    private func publish(_ group: GroupMachine) {
+        let before = shown.load()
+        let next = ShownGroup(group.shown, sequence: group.sequence)
+        if wantsRing.load(ordering: .relaxed) {
+            next.makeRing(after: before.ring.made.load()?.ring, logger: hub.logger)
         }
-    }
-
-    private static let none: HashRing = {
-        do { return try HashRing() } catch { preconditionFailure("a ring without members: \(error)") }
-    }()
-
-    /// Not under the group's lock: a ring may be made here, and whoever asks whether it is a member waits for nothing.
-    private func publish(_ showing: Showing) {
-        self.showing.withLock { _ in
-            guard showing.number > lastShown.load(ordering: .relaxed) else { return }
-            let before = shown.load()
-            var next = Shown(
-                view: showing.view, members: showing.view.members.map { Member($0) }, sequence: showing.sequence)
-            for member in showing.view.members {
-                next.weight += member.weight
-                if member.isCandidate { next.hasCandidates = true }
-            }
-            if wantsRing.load(ordering: .relaxed) {
-                Self.ring(of: next, after: before.ring.made.load()?.ring, logger: hub.logger)
-            }
-            shown.store(next)
-            for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
-            lastShown.store(showing.number, ordering: .releasing)
-        }
-    }
-
-    // MARK: Balancers
-
-    private struct BalancerKey: Hashable {
-        var policy: BalancePolicy
-        var options: BalancerOptions
-    }
-
-    /// The one balancer of this policy and these options.
-    func balancerCore(_ policy: BalancePolicy, _ options: BalancerOptions) throws -> BalancerCore {
-        let settings = try options.checked()
-        let key = BalancerKey(policy: policy, options: options)
-        return balancers.withLock { balancers in
-            if let core = balancers[key] { return core }
-            let outside = BalancerCore.Outside(eventLoop: hub.eventLoop, logger: hub.logger) {
-                [weak hub, name] type, member, reason, detail in
-                hub?.note(type, group: name, member: member, reason: reason, detail: detail)
-            }
-            let core = BalancerCore(policy.rule, settings, group: name, outside)
-            // Who publishes meanwhile stores first and tells all balancers then, this one too.
-            tell(core, shown.load())
-            balancers[key] = core
-            return core
-        }
-    }
-
-    private func tell(_ balancer: BalancerCore, _ shown: Shown) {
-        guard balancer.needsKey else { return balancer.saw(shown.view, ring: nil) }
-        wantsRing.store(true, ordering: .relaxed)
-        let ring = shown.ring.made.load()?.ring ?? Self.ring(of: shown, after: nil, logger: hub.logger)
-        balancer.saw(shown.view, ring: ring.core)
+        shown.store(next)
+        for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
     }
 
     // MARK: What happens
 
-    /// What readers shall see.
-    private struct Showing: Sendable {
-        var number: Int
-        var view: GroupMachine.View
-        var sequence: Int64
-    }
-
     /// What is to be done when the lock is free again.
     private struct Afterwards: Sendable {
         var requests: [LocalGroup.Request] = []
-        var showing: Showing?
-        var role: GroupRole?
+        var isRoleNew = false
         var isGraceNew = false
         var observers = MemberObservers.Afterwards()
     }
@@ -255,13 +148,21 @@ public final class Group: Sendable {
                 preconditionFailure("a membership is known to its group as long as its object is there")
             }
             defer { state.observers[key] = its }
-            return try state.local.with(key) { try body(&$0, &its, &after.observers) }
+            let done = try state.local.with(key) { try body(&$0, &its, &after.observers) }
+            // It may be over, and nothing come any more that would say so.
+            its.settle(state.local.member(key)!, in: name, &after.observers)
+            return done
         }
     }
 
-    /// What is so of a membership by now.
-    func read<Result>(_ key: LocalGroup.Key, _ body: (MemberMachine) -> Result) -> Result {
-        state.withLock { body($0.local.member(key)!) }
+    /// What is so of a membership by now: the time is taken when nothing has to be waited for any more.
+    func read<Result>(_ key: LocalGroup.Key, _ body: (MemberMachine, _ now: Nanos) -> Result) -> Result {
+        state.withLock { body($0.local.member(key)!, Moment.now) }
+    }
+
+    /// When a membership ends unless a beat gets through; nil if its object is gone.
+    func deadline(of key: LocalGroup.Key) -> Nanos? {
+        state.withLock { $0.local.member(key)?.membership.deadline }
     }
 
     private func change<Result>(
@@ -274,11 +175,6 @@ public final class Group: Sendable {
             if let confirmed = state.local.group.confirmedAt {
                 confirmedAt.store(confirmed, ordering: .releasing)
                 staleAt.store(confirmed + GroupMachine.patience(state.local.group.pace), ordering: .releasing)
-            }
-            // Also what another thread made and has not shown yet: whoever comes back from here sees it.
-            if state.showings > lastShown.load(ordering: .acquiring) {
-                after.showing = Showing(
-                    number: state.showings, view: state.local.group.shown, sequence: state.local.group.sequence)
             }
             return (result, after, state.local.wakeAt)
         }
@@ -297,126 +193,17 @@ public final class Group: Sendable {
         case .stepped(let key):
             guard let machine = state.local.member(key) else { return }
             state.observers[key]?.settle(machine, in: name, &after.observers)
-        case .show: state.showings += 1
-        case .role(let role): after.role = role
+        case .show: publish(state.local.group)
+        case .role: after.isRoleNew = true
         case .grace: after.isGraceNew = true
         }
     }
 
     private func perform(_ after: Afterwards) {
-        if let showing = after.showing { publish(showing) }
-        if let role = after.role { hub.metrics.saw(role, of: name) }
+        if after.isRoleNew { hub.metrics.saw(known.role, of: name) }
         if after.isGraceNew { hub.metrics.groupGaps.increment() }
         for request in after.requests { send(request) }
         after.observers.run(hub)
-    }
-
-    // MARK: Calls
-
-    private func send(_ request: LocalGroup.Request) {
-        switch request.kind {
-        case .look: run(request, hub.scripts.watch(name, request.knowledge))
-        case .member(_, let call, let status):
-            run(request, script(call, request.knowledge, status), for: call.record.lease)
-        case .beats(let list):
-            let beats = list.map { beat in
-                let record = beat.call.record
-                return GroupAnswer.Beat(
-                    id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
-                    joined: beat.call.joined)
-            }
-            run(request, hub.scripts.beats(name, beats), for: list[0].call.record.lease, count: beats.count)
-        }
-    }
-
-    private func script(
-        _ call: MemberMachine.Call, _ knowledge: GroupKnowledge, _ status: CandidateStatus?
-    ) -> ScriptCall {
-        let record = call.record
-        switch call.kind {
-        case .beat:
-            return hub.scripts.beat(
-                name, knowledge, id: record.id, session: record.session, leaseMilliseconds: record.leaseMilliseconds,
-                joined: call.joined, status: status)
-        case .write:
-            return hub.scripts.join(
-                name, knowledge, record, call.mode, policy ?? requestedPolicy, status: status)
-        case .leave:
-            return hub.scripts.leave(
-                name, knowledge, id: record.id, session: record.session, reason: call.reason, actor: "")
-        }
-    }
-
-    /// A call that is late is given up while there is time to try again.
-    private func run(_ request: LocalGroup.Request, _ script: ScriptCall, for lease: Nanos? = nil, count: Int = 0) {
-        let patience = lease.map { Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience($0))) }
-        hub.runner.run(script, confirmation: nil, deadline: patience) { [self] result in
-            var answer = read(result, sentAt: request.sentAt)
-            if count > 0, case .success(let its) = answer, its.statuses.count != count {
-                answer = .failure(RedisError(.protocolViolation, effect: .unknown, "an answer to other beats"))
-            }
-            countBeats(request, answer)
-            let reply: MemberMachine.Reply =
-                switch answer {
-                case .success(let answer): .answer(answer)
-                case .failure(let error): error.code == .closed ? .closed : .none
-                }
-            handle(.answered(request, reply))
-        }
-    }
-
-    private func countBeats(_ request: LocalGroup.Request, _ answer: Result<GroupAnswer, RedisError>) {
-        let keys: [LocalGroup.Key]
-        switch request.kind {
-        case .look: return
-        case .member(let key, let call, _): keys = call.kind == .leave ? [] : [key]
-        case .beats(let list): keys = list.map(\.key)
-        }
-        let now = Moment.now
-        for key in keys {
-            hub.metrics.beats.increment()
-            if case .failure = answer {
-                hub.metrics.beatFailures.increment()
-            } else if let deadline = state.withLock({ $0.local.member(key)?.membership.deadline }) {
-                hub.metrics.memberMargin.recordNanoseconds(max(0, deadline - now))
-            }
-        }
-    }
-
-    private func read(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
-        let answer = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
-            GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
-        }
-        switch answer {
-        case .failure(let error):
-            if error.code == .protocolViolation {
-                hub.logger.error(
-                    "a group's answer cannot be read",
-                    metadata: [LoggingKeys.group: "\(name)", LoggingKeys.error: "\(error)"])
-            }
-            let confirmed = confirmedAt.load(ordering: .acquiring)
-            if confirmed != .min { hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - confirmed)) }
-        case .success(let answer):
-            // Who follows the log learns here that it has gone on, should the message be lost.
-            hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
-            if let content = answer.content, !content.unreadable.isEmpty {
-                hub.logger.error(
-                    "records of members cannot be read: left out of what this process sees of the group",
-                    metadata: [
-                        LoggingKeys.group: "\(name)",
-                        LoggingKeys.member: "\(content.unreadable.joined(separator: " "))",
-                    ])
-            }
-            hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - sentAt))
-        }
-        return answer
-    }
-
-    /// The answer to a call about this group that was made elsewhere and asked what is new, or that none came.
-    func heard(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
-        let answer = read(result, sentAt: sentAt)
-        handle(.heard(try? answer.get(), sentAt: sentAt))
-        return answer
     }
 
     /// What is known of the group, for a call that is being written now.
@@ -451,7 +238,8 @@ public final class Group: Sendable {
         else { return nil }
         return RingfenceError(
             .policyMismatch, effect: .none,
-            "the group '\(name)' was made with seed \(policy.seed) and pointsPerWeight \(policy.pointsPerWeight): ask for those, or for none"
+            "the group '\(name)' was made with seed \(policy.seed) and pointsPerWeight \(policy.pointsPerWeight): ask "
+                + "for those, or for none"
         )
     }
 
@@ -481,15 +269,22 @@ public final class Group: Sendable {
 
     // MARK: Memberships
 
-    /// A membership of this process begins.
-    func begin(_ machine: MemberMachine) -> Membership {
-        change { state, _ in
+    /// A membership of this process begins, unless the client is shut down.
+    func begin(_ machine: MemberMachine) -> Membership? {
+        let membership = state.withLock { state in
             state.lastKey += 1
             let membership = Membership(group: self, key: state.lastKey)
             state.local.add(machine, state.lastKey)
             state.observers[state.lastKey] = MemberObservers(membership)
-            return (membership, [])
+            return membership
         }
+        guard hub.add(membership) else {
+            membership.abandon()
+            return nil
+        }
+        // Only now: it is over nowhere before it is known everywhere.
+        change { state, _ in (state.local.begin(membership.key), []) }
+        return membership
     }
 
     /// Nobody has the membership's object any more.
@@ -498,29 +293,5 @@ public final class Group: Sendable {
             state.local.remove(key)
             state.observers[key] = nil
         }
-    }
-}
-
-extension HashRing {
-    /// The ring of exactly these members, made of this one by what differs.
-    fileprivate func changed(to members: [Member]) throws -> HashRing {
-        let before = self.members
-        var joining: [Member] = []
-        var leaving: [String] = []
-        var old = before[...]
-        for member in members {
-            while let first = old.first, first.id.isBefore(member.id) {
-                leaving.append(first.id)
-                old.removeFirst()
-            }
-            if let first = old.first, first.id.hasSameBytes(as: member.id) {
-                old.removeFirst()
-                if first != member { joining.append(member) }
-            } else {
-                joining.append(member)
-            }
-        }
-        leaving += old.map(\.id)
-        return try applying(joining: joining, leaving: leaving)
     }
 }

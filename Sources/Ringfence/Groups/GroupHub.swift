@@ -128,9 +128,9 @@ final class GroupHub: Sendable {
     }
 
     func remove(_ membership: Membership) {
-        let count = state.withLock { state in
-            state.memberships[ObjectIdentifier(membership)] = nil
-            return state.memberships.count
+        let (count, _) = state.withLock { state in
+            let removed = state.memberships.removeValue(forKey: ObjectIdentifier(membership))
+            return (state.memberships.count, removed)
         }
         metrics.memberships.record(count)
     }
@@ -147,7 +147,12 @@ final class GroupHub: Sendable {
             }
         }
         for group in groups { group.stop() }
-        state.withLock { $0.memberships = [:] }
+        // Let go of outside: the last reference to one may be here.
+        let rest = state.withLock { state in
+            defer { state.memberships = [:] }
+            return state.memberships
+        }
+        withExtendedLifetime(rest) {}
     }
 
     /// The client was dropped: nothing is beaten for any more, and what has joined expires.

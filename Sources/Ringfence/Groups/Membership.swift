@@ -6,7 +6,7 @@
 import CoreMetrics
 import Logging
 import NIOCore
-package import RingfenceCore
+import RingfenceCore
 
 /// This process' place in a group, from
 /// ``Group/join(_:address:zone:weight:priority:capabilities:metadata:health:lease:rejoins:)`` until it leaves, expires
@@ -37,7 +37,7 @@ public final class Membership: Sendable {
     }
 
     let group: Group
-    private let key: LocalGroup.Key
+    let key: LocalGroup.Key
     private var hub: GroupHub { group.hub }
 
     init(group: Group, key: LocalGroup.Key) {
@@ -52,7 +52,7 @@ public final class Membership: Sendable {
     /// The member as it is, with what ``update(address:zone:weight:priority:capabilities:metadata:health:lease:)``
     /// changed last.
     public var member: Member { Member(record) }
-    private var record: MemberRecord { group.read(key) { $0.record } }
+    private var record: MemberRecord { group.read(key) { machine, _ in machine.record } }
     /// The name of its group.
     public var groupName: String { group.name }
     /// Its id in the group.
@@ -60,18 +60,14 @@ public final class Membership: Sendable {
     /// The session it is a member under. It changes only when it rejoins.
     public var session: String { member.session }
     /// What has become of it, by now. Local.
-    public var state: State {
-        let now = Moment.now
-        return State(group.read(key) { $0.membership.state(at: now) })
-    }
+    public var state: State { State(group.read(key) { $0.membership.state(at: $1) }) }
     /// Whether it may act as a member now. Local, no round trip.
-    public var isMember: Bool {
-        let now = Moment.now
-        return group.read(key) { $0.membership.isMember(at: now) }
-    }
+    public var isMember: Bool { group.read(key) { $0.membership.isMember(at: $1) } }
     /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat
     /// was written, less 1 % for clocks that run apart.
-    public var deadline: ContinuousClock.Instant { Moment.instant(group.read(key) { $0.membership.deadline }) }
+    public var deadline: ContinuousClock.Instant {
+        Moment.instant(group.read(key) { machine, _ in machine.membership.deadline })
+    }
 
     /// Throws unless it may act as a member now. Local, no round trip.
     ///
@@ -80,8 +76,7 @@ public final class Membership: Sendable {
     /// - Throws: ``RingfenceError`` with effect `none`: `membership.expired`, retriable as long as it is only
     ///   suspended; `membership.replaced`; `membership.left`.
     public func check() throws {
-        let now = Moment.now
-        let error = group.read(key) { Self.error($0.membership.state(at: now), $0.record.id, group.name) }
+        let error = group.read(key) { Self.error($0.membership.state(at: $1), $0.record.id, group.name) }
         if let error { throw error }
     }
 
@@ -91,12 +86,13 @@ public final class Membership: Sendable {
         case .suspended:
             RingfenceError(
                 .membershipExpired, effect: .none, isRetriable: true,
-                "'\(id)' may not act for the group '\(group)': its lease ran out on its own clock (Redis unreachable, or this "
-                    + "process paused), and Redis has not said yet what became of it")
+                "'\(id)' may not act for the group '\(group)': its lease ran out on its own clock (Redis unreachable, or "
+                    + "this process paused), and Redis has not said yet what became of it")
         case .expired:
             RingfenceError(
                 .membershipExpired, effect: .none,
-                "'\(id)' was taken out of the group '\(group)': its lease had run out, or somebody removed it; join anew"
+                "'\(id)' was taken out of the group '\(group)': its lease had run out, or somebody removed it; join "
+                    + "anew"
             )
         case .replaced:
             RingfenceError(
@@ -112,7 +108,7 @@ public final class Membership: Sendable {
     }
 
     /// What `now` tells of the present, then whatever these listeners are told; nothing if that is nil.
-    private func stream<Element: Sendable>(
+    func stream<Element: Sendable>(
         _ listeners: any WritableKeyPath<MemberObservers, [Int: AsyncStream<Element>.Continuation]> & Sendable,
         _ now: (MemberMachine) -> Element?
     ) -> AsyncStream<Element> {
@@ -165,7 +161,8 @@ public final class Membership: Sendable {
         }
     }
 
-    private func change(_ edit: (inout MemberRecord) -> Void) async throws {
+    /// - Parameter withdraws: it stands no more, either.
+    func change(withdraws: Bool = false, _ edit: (inout MemberRecord) -> Void) async throws {
         let now = Moment.now
         let number: Int
         let revision: Int
@@ -174,6 +171,7 @@ public final class Membership: Sendable {
             let before = record
             var wish = before
             edit(&wish)
+            try Limits.check(wish)
             if wish.weight > before.weight { try group.checkRing(with: wish) }
             (number, revision) = try group.with(key) { machine, observers, _ in
                 var record = machine.record
@@ -187,11 +185,14 @@ public final class Membership: Sendable {
                 if let role = machine.role, role.stands, role.margin > record.lease / 2 {
                     throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
                 }
-                return ((observers.nextNumber(), machine.update(record, now: now)), [])
+                let tells = withdraws ? machine.withdraw(now: now) : []
+                return ((observers.nextNumber(), machine.update(record, now: now)), tells)
             }
-        } catch let error as InvalidArgument {
-            throw RingfenceError(error)
+        } catch {
+            if withdraws { endCandidacy() }
+            throw (error as? InvalidArgument).map { RingfenceError($0) } ?? error
         }
+        if withdraws { endCandidacy() }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
             let isDone = group.with(key) { machine, observers, _ in
                 if machine.membership.written >= revision { return (true, []) }
@@ -229,7 +230,9 @@ public final class Membership: Sendable {
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
-        let (term, deadline) = group.with(key) { machine, observers, _ in ((observers.term, machine.membership.deadline), []) }
+        let (term, deadline) = group.with(key) { machine, observers, _ in
+            ((observers.term, machine.membership.deadline), [])
+        }
         if let term { await term.end(before: deadline, on: hub.eventLoop) }
         let now = Moment.now
         let isLeaving = group.with(key) { machine, observers, after in
@@ -267,127 +270,6 @@ public final class Membership: Sendable {
         RingfenceError(
             .unavailable, effect: .unknown, isRetriable: true,
             "\(doing): Redis did not answer in time; retrying in the background")
-    }
-
-    // MARK: The role
-
-    /// Stands for election, or not any more. The role of one that does not stand any more was given up before.
-    func setCandidate(_ isCandidate: Bool) async throws { try await change { $0.isCandidate = isCandidate } }
-
-    /// Begins to play a candidate. False if it plays one already.
-    func beginCandidacy(margin: Nanos) -> Bool {
-        group.with(key) { machine, _, _ in (machine.campaign(margin: margin), []) }
-    }
-
-    func endCandidacy() {
-        let now = Moment.now
-        // Told first, and then finished.
-        group.with(key) { machine, _, _ in ((), machine.withdraw(now: now)) }
-        group.with(key) { _, observers, after in (observers.finishRoles(&after), []) }
-    }
-
-    var role: Role {
-        let now = Moment.now
-        return group.with(key) { machine, _, _ in
-            let tells = machine.judge(now: now)
-            return (machine.role.map { role(of: $0.state) } ?? .standby, tells)
-        }
-    }
-
-    var roles: AsyncStream<Role> {
-        stream(\.roles) { [self] machine in
-            guard let role = machine.role, role.stands else { return nil }
-            return self.role(of: role.state)
-        }
-    }
-
-    /// When the role of this epoch ends unless a beat gets through; nil if it is over.
-    func roleDeadline(_ epoch: Int64) -> Nanos? {
-        let now = Moment.now
-        return group.read(key) { $0.roleDeadline(epoch, now: now) }
-    }
-
-    /// Something its holder says of its role; false if that epoch is over.
-    func say(_ change: (inout RoleMachine) -> RoleMachine.Output?) -> Bool {
-        let now = Moment.now
-        return group.with(key) { machine, _, _ in machine.say(now: now, change) }
-    }
-
-    /// What it says of itself with each beat from now on.
-    func report(position: Int64?, unfit: String) {
-        let now = Moment.now
-        let role = group.known.role
-        group.with(key) { machine, _, _ in
-            (_ = machine.report(position: position, unfit: unfit, role, now: now), [])
-        }
-    }
-
-    /// False if one runs already.
-    func begin(_ term: Term) -> Bool {
-        group.with(key) { _, observers, _ in
-            guard observers.term == nil else { return (false, []) }
-            observers.term = term
-            return (true, [])
-        }
-    }
-
-    func endTerm() { group.with(key) { _, observers, _ in (observers.term = nil, []) } }
-
-    func role(_ tell: RoleMachine.Tell) -> Role {
-        switch tell {
-        case .state(let state): role(of: state)
-        case .ended(let epoch, let end): .ended(Epoch(epoch, self), reason: RoleEnd(end))
-        }
-    }
-
-    private func role(of state: RoleMachine.State) -> Role {
-        switch state {
-        case .standby: .standby
-        case .elected(let epoch): .elected(Epoch(epoch, self))
-        case .primary(let epoch): .primary(Epoch(epoch, self))
-        case .handingOver(let epoch), .readyToHandOver(let epoch): .handingOver(Epoch(epoch, self))
-        }
-    }
-
-    // MARK: While Redis is away
-
-    /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the
-    /// others.
-    package func promisesNeeded() -> (question: FailsafeMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
-        let now = Moment.now
-        guard let view = group.viewWhileAway(now: now) else { return nil }
-        let asking = group.with(key) { machine, _, _ in
-            let (asking, tells) = machine.promisesNeeded(view, now: now)
-            return (asking, tells)
-        }
-        return asking.map { ($0.question, $0.peers, now) }
-    }
-
-    /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
-    package func promised(_ question: FailsafeMachine.Question, by sessions: [String], askedAt: Nanos) {
-        let now = Moment.now
-        let view = group.known
-        group.with(key) { machine, _, _ in
-            ((), machine.promised(question, by: sessions, askedAt: askedAt, view, now: now))
-        }
-    }
-
-    /// Whether the role goes on though the membership's deadline has passed.
-    package var isInFailsafe: Bool {
-        let now = Moment.now
-        return group.read(key) { $0.isInFailsafe(now: now) }
-    }
-
-    /// Promises the primary that asks to begin no role for the time of its lease. Nil; or why it cannot be promised.
-    ///
-    /// - Parameter session: whom the question is for.
-    package func promise(_ question: FailsafeMachine.Question, session: String) -> String? {
-        let now = Moment.now
-        guard let view = group.viewWhileAway(now: now) else { return "Redis is reached from here" }
-        return group.with(key) { machine, _, _ in
-            let (refusal, tells) = machine.promise(question, session: session, view, now: now)
-            return (refusal, tells)
-        }
     }
 
     // MARK: The end

@@ -183,35 +183,15 @@ package struct GroupMachine: Sendable {
         // No member has changed since the version that was known when this was asked. What came in between is of the
         // same story only if it is of the same generation.
         let generation = Self.generation(of: answer.mark)
-        var members = content.members
-        var hasUnreadable = members == nil ? known.hasUnreadable : !content.unreadable.isEmpty
-        if let page = content.page, page.from == GroupAnswer.Page.known, known.generation == generation,
-            page.next.isEmpty,
-            page.count <= Self.fewChanges
-        {
-            // In place: each call of each member of a large group that is changing is answered so.
-            for record in page.members { put(record) }
-            for id in page.gone { remove(id) }
-            hasUnreadable = known.hasUnreadable || !content.unreadable.isEmpty
-        } else if let page = content.page {
-            let before: (members: [MemberRecord], hasUnreadable: Bool)
-            switch page.from {
-            case GroupAnswer.Page.start: before = ([], false)
-            // Whatever came since is in this page again.
-            case GroupAnswer.Page.known where known.generation == generation:
-                before = (known.members, known.hasUnreadable)
-            case GroupAnswer.Page.known: return look(now: now)
-            default:
-                // Another answer to the same question came before.
-                guard let draft, draft.cursor == page.from else { return .none }
-                before = (draft.members, draft.hasUnreadable)
+        var (members, hasUnreadable) = (content.members, known.hasUnreadable)
+        if let page = content.page {
+            switch take(page, of: generation, content) {
+            case .whole(let all, let isUnreadable): (members, hasUnreadable) = (all, isUnreadable)
+            case .partial(let action): return action
+            case .lost: return look(now: now)
             }
-            members = page.applied(to: before.members)
-            hasUnreadable = before.hasUnreadable || !content.unreadable.isEmpty
-            guard page.next.isEmpty else {
-                draft = (members!, hasUnreadable, page.next)
-                return .look
-            }
+        } else if members != nil {
+            hasUnreadable = !content.unreadable.isEmpty
         }
         guard members != nil || known.generation == generation else { return look(now: now) }
         draft = nil
@@ -232,6 +212,45 @@ package struct GroupMachine: Sendable {
         pending = []
         confirm(answer, sentAt: sentAt)
         return settle(now: now)
+    }
+
+    private enum Taken {
+        /// All members; nil: those known, which were changed in place.
+        case whole([MemberRecord]?, isUnreadable: Bool)
+        case partial(Action)
+        case lost
+    }
+
+    /// A page of a large group.
+    private mutating func take(
+        _ page: GroupAnswer.Page, of generation: String, _ content: GroupAnswer.Content
+    ) -> Taken {
+        let before: (members: [MemberRecord], hasUnreadable: Bool)
+        switch page.from {
+        case GroupAnswer.Page.start: before = ([], false)
+        // Whatever came since is in this page again.
+        case GroupAnswer.Page.known where known.generation == generation:
+            let isUnreadable = known.hasUnreadable || !content.unreadable.isEmpty
+            if page.next.isEmpty, page.count <= Self.fewChanges {
+                // In place: each call of each member of a large group that is changing is answered so.
+                for record in page.members { put(record) }
+                for id in page.gone { remove(id) }
+                return .whole(nil, isUnreadable: isUnreadable)
+            }
+            before = (known.members, known.hasUnreadable)
+        case GroupAnswer.Page.known: return .lost
+        default:
+            // Another answer to the same question came before.
+            guard let draft, draft.cursor == page.from else { return .partial(.none) }
+            before = (draft.members, draft.hasUnreadable)
+        }
+        let members = page.applied(to: before.members)
+        let isUnreadable = before.hasUnreadable || !content.unreadable.isEmpty
+        guard page.next.isEmpty else {
+            draft = (members, isUnreadable, page.next)
+            return .partial(.look)
+        }
+        return .whole(members, isUnreadable: isUnreadable)
     }
 
     /// The answer tells when the recovery ends: between these two moments. Another loss ends later than any bound for

@@ -52,10 +52,10 @@ package struct LocalGroup: Sendable {
         case tell(Key, MemberMachine.Tell)
         /// The member took a step: what somebody waits for may be written, or it may be over.
         case stepped(Key)
-        /// What readers see has changed.
+        /// What readers see has changed. It comes before those are told who hear of the same.
         case show
         /// The role of primary has changed.
-        case role(GroupRole)
+        case role
         /// Nobody is taken out for a while: Redis was out of reach.
         case grace
     }
@@ -74,6 +74,9 @@ package struct LocalGroup: Sendable {
 
     /// So many beats in a pace ask what is new.
     private static let askingBeats = 8
+    /// So many members take their steps in one event: nobody else gets at the group meanwhile. The others are due at
+    /// once.
+    private static let mostSteps = 256
     /// So many beats are written together, at most.
     private static let mostBeats = 64
     /// For this part of a pace a beat waits for others.
@@ -113,8 +116,11 @@ package struct LocalGroup: Sendable {
 
     // MARK: Its own members
 
-    package mutating func add(_ member: MemberMachine, _ key: Key) {
-        members[key] = member
+    /// It is known, and does nothing before it begins.
+    package mutating func add(_ member: MemberMachine, _ key: Key) { members[key] = member }
+
+    package mutating func begin(_ key: Key) {
+        guard members[key] != nil else { return }
         active.insert(key)
         plan(key)
     }
@@ -180,7 +186,7 @@ package struct LocalGroup: Sendable {
         guard !isStopped else { return }
         perform(group.tick(now: now), now, &actions)
         // Beats first: they are looks too.
-        for key in wakes.takeDue(now: now) where active.contains(key) {
+        for key in wakes.takeDue(now: now, most: Self.mostSteps) where active.contains(key) {
             step(key, now, &actions) { $0.tick(now: now, newSession: chance.newSession) }
         }
         for (lease, waiting) in beats where waiting.due <= now { sendBeats(lease, &actions) }
@@ -253,10 +259,11 @@ package struct LocalGroup: Sendable {
             answered(key, call, reply, now, chance, &actions)
         case .beats(let list):
             // It did not ask, so it was not told; that the group has another version says nothing.
-            if answer == nil { group.failed(now: now) }
+            let isAnswer = answer?.statuses.count == list.count
+            if !isAnswer { group.failed(now: now) }
             for (index, beat) in list.enumerated() {
-                var its = reply
-                if var answer {
+                var its = isAnswer || answer == nil ? reply : .none
+                if isAnswer, var answer {
                     answer.status = answer.statuses[index]
                     its = .answer(answer)
                 }
@@ -282,15 +289,17 @@ package struct LocalGroup: Sendable {
         let (wasInGrace, role) = (group.isInGrace, group.known.role)
         let action = group.answered(answer, sentAt: sentAt, now: now)
         dice = chance.dice()
+        // Who is told something finds it in what readers see.
+        if action == .show { actions.append(.show) }
         if !wasInGrace, group.isInGrace { actions.append(.grace) }
         if group.known.role != role {
-            actions.append(.role(group.known.role))
+            actions.append(.role)
             let sight = group.sight
-            for key in active {
+            for key in active where members[key]!.role != nil {
                 for tell in members[key]!.saw(sight, now: now) { actions.append(.tell(key, tell)) }
                 plan(key)
             }
         }
-        perform(action, now, &actions)
+        if action == .look { look(now, &actions) }
     }
 }

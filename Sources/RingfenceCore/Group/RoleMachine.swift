@@ -222,34 +222,11 @@ package struct RoleMachine: Sendable, Hashable {
         if let over, role.epoch > over.epoch || !isMine { self.over = nil }
         if let stopping, role.epoch > stopping.epoch || !isMine { self.stopping = nil }
         guard let epoch = state.epoch else {
-            guard isMine else { return output }
-            guard role.epoch > closed else {
-                // Redis had heard that it is over, and lost that.
-                if over == nil, stopping == nil {
-                    over = Ending(epoch: role.epoch, end: .suspended)
-                    output.speaks = true
-                }
-                return output
-            }
-            guard isMember, now < deadline - margin else { return output }
-            // A role that nobody wants here, or that somebody takes away already, is not begun.
-            guard stands, role.phase != .handingOver else {
-                closed = role.epoch
-                over = Ending(epoch: role.epoch, end: stands ? .failover : .gaveUp("stepDown"))
-                output.speaks = true
-                return output
-            }
-            guard asOf >= promisedUntil else {
-                if waiting == nil { (waiting, hasAsked) = (role.epoch, false) }
-                return output
-            }
-            (waiting, over) = (nil, nil)
-            state = .elected(role.epoch)
-            output.tell.append(.state(state))
+            if isMine { begin(role, inTime: isMember && now < deadline - margin, asOf: asOf, &output) }
             return output
         }
         guard role.epoch >= epoch else { return output }
-        if role.epoch > epoch || !isMine {
+        guard role.epoch == epoch, isMine else {
             // Redis lost data and asks who holds the epoch: the next beat says so.
             if role.epoch == epoch, role.phase == .recovering { return output }
             var isReadyToHandOver = false
@@ -259,16 +236,47 @@ package struct RoleMachine: Sendable, Hashable {
             if isMine, role.epoch > closed {
                 let more = saw(
                     role, generation: generation, version: version, asOf: asOf, id: id, session: session, now: now,
-                    deadline: deadline,
-                    isMember: isMember)
+                    deadline: deadline, isMember: isMember)
                 output.tell += more.tell
                 output.speaks = output.speaks || more.speaks
             }
             return output
         }
+        sawOwn(role, epoch, until: judged(deadline, isMember, now).deadline, &output)
+        return output
+    }
+
+    /// This one is elected, and has no role yet.
+    private mutating func begin(_ role: GroupRole, inTime: Bool, asOf: Nanos, _ output: inout Output) {
+        guard role.epoch > closed else {
+            // Redis had heard that it is over, and lost that.
+            if over == nil, stopping == nil {
+                over = Ending(epoch: role.epoch, end: .suspended)
+                output.speaks = true
+            }
+            return
+        }
+        guard inTime else { return }
+        // A role that nobody wants here, or that somebody takes away already, is not begun.
+        guard stands, role.phase != .handingOver else {
+            closed = role.epoch
+            over = Ending(epoch: role.epoch, end: stands ? .failover : .gaveUp("stepDown"))
+            output.speaks = true
+            return
+        }
+        guard asOf >= promisedUntil else {
+            if waiting == nil { (waiting, hasAsked) = (role.epoch, false) }
+            return
+        }
+        (waiting, over) = (nil, nil)
+        state = .elected(role.epoch)
+        output.tell.append(.state(state))
+    }
+
+    /// What Redis says of the role that it has.
+    private mutating func sawOwn(_ role: GroupRole, _ epoch: Int64, until: Nanos, _ output: inout Output) {
         switch (role.phase, state) {
         case (.handingOver, _) where role.isForced:
-            let until = judged(deadline, isMember, now).deadline
             end(epoch, .failover, claims: false, &output)
             stopping = Ending(epoch: epoch, end: .failover, until: until)
         case (.handingOver, .primary):
@@ -284,7 +292,6 @@ package struct RoleMachine: Sendable, Hashable {
             output.tell.append(.state(state))
         default: break
         }
-        return output
     }
 
     // MARK: What its holder says

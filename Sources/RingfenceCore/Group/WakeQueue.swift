@@ -40,10 +40,10 @@ package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
         }
     }
 
-    /// Whom the time has come to wake. Each has to be added again.
-    package mutating func takeDue(now: Nanos) -> [Key] {
+    /// Whom the time has come to wake, `most` at most. Each has to be added again.
+    package mutating func takeDue(now: Nanos, most: Int = .max) -> [Key] {
         var due: [Key] = []
-        while let entry = heap.first, entry.at <= now {
+        while due.count < most, let entry = heap.first, entry.at <= now {
             removeFirst()
             guard next[entry.key] == entry.at else { continue }
             next[entry.key] = nil

@@ -141,6 +141,7 @@ struct ExploredWorld {
             machine.neverFences = neverFences
             var local = Local()
             local.group.add(machine, Local.key)
+            local.group.begin(Local.key)
             members.append(Member(id: id, local: local))
         }
         if holds { happen(.order(.settings([("onCoordinatorLoss", "failsafe"), ("failsafeLimitMs", "3000")]))) }
@@ -258,13 +259,9 @@ struct ExploredWorld {
     }
 
     private mutating func perform(_ actions: [LocalGroup.Action], _ index: Int) {
-        for action in actions {
-            switch action {
-            case .tell(_, .role(let tell)): hear(tell, index)
-            case .send(let request): send(request, index)
-            case .tell, .stepped, .show, .role, .grace: break
-            }
-        }
+        // A call is answered at once here, and what is told of its answer comes behind what was told before it.
+        for case .tell(_, .role(let tell)) in actions { hear(tell, index) }
+        for case .send(let request) in actions { send(request, index) }
     }
 
     private mutating func askForPromises(_ index: Int) {
@@ -339,6 +336,8 @@ struct ExploredWorld {
         switch way {
         case .deaf: handle(.answered(request, .none), index)
         case .slow where members[index].late == nil: members[index].late = Late(answer: answer, request: request)
+        // One is on its way already: this one does not come.
+        case .slow: handle(.answered(request, .none), index)
         default: handle(.answered(request, .answer(answer)), index)
         }
     }

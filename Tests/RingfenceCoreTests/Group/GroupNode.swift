@@ -232,6 +232,7 @@ final class GroupNode {
                 rejoins: self.rejoins)
             member.neverFences = self.world.flaws.neverFences
             self.local.add(member, Self.key)
+            self.local.begin(Self.key)
             if self.wantsRole { self.campaign() }
             self.planWake()
         }
