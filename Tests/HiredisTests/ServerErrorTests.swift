@@ -113,7 +113,7 @@ import Testing
                     // A new connection waits until Redis is free again rather than handing out a half-working one.
                     try await eventually { try await server.cli("PING").hasPrefix("BUSY") }
                     let waiting = await redisError {
-                        _ = try await other.call("GET", "k", deadline: .milliseconds(200))
+                        _ = try await other.call("GET", "k", deadline: .seconds(2))
                     }
                     #expect(waiting?.code == .notConnected)
                     #expect(waiting?.effect == RedisError.Effect.none)
@@ -165,7 +165,7 @@ import Testing
                 expect(await failure(client, "GET", "k"), .masterDown, .none)
                 try await withClient(replica.url) { other async throws in
                     let error = await redisError {
-                        _ = try await other.call("GET", "k", deadline: .milliseconds(200))
+                        _ = try await other.call("GET", "k", deadline: .seconds(2))
                     }
                     #expect(error?.server?.prefix == .masterDown)
                     #expect(error?.effect == RedisError.Effect.none)
