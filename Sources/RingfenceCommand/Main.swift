@@ -25,7 +25,7 @@ struct Main: AsyncParsableCommand {
               ringfence agent --config db-1.json          fail a database over
               ringfence locks                             who holds what
               ringfence group ledger                      who is in a group, and for how long
-              ringfence ring ledger owner account/4711    where a key belongs
+              ringfence ring owner ledger account/4711    where a key belongs
               ringfence pick card-issuer                  whom to call now
               ringfence events --follow                   what happens to groups
               ringfence doctor                            is this Redis good enough, and for which lease
@@ -44,6 +44,6 @@ struct Main: AsyncParsableCommand {
         ])
 
     static func main() async {
-        await Program.run(Main.self, GroupCommand.ordered(Array(CommandLine.arguments.dropFirst())))
+        await Program.run(Main.self, Array(CommandLine.arguments.dropFirst()))
     }
 }

@@ -296,13 +296,8 @@ extension RingfenceClient {
         Events(feed: feed, metrics: metrics, group: nil, cursor: cursor)
     }
 
-    /// The events of one group.
-    ///
-    /// - Parameters:
-    ///   - group: its name; it need not exist yet.
-    ///   - cursor: as in ``events(after:)``.
-    /// - Throws: ``RingfenceError`` with code `argument.invalid` for a name outside its limits.
-    public func events(ofGroup group: String, after cursor: EventCursor? = nil) throws -> Events {
+    /// The events of one group, which need not exist yet, for a caller that does not follow it.
+    package func events(ofGroup group: String, after cursor: EventCursor? = nil) throws -> Events {
         do { try Limits.check(group: group) } catch { throw RingfenceError(error) }
         return Events(feed: feed, metrics: metrics, group: group, cursor: cursor)
     }
