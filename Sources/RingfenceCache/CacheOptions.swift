@@ -24,8 +24,8 @@ public struct CacheOptions: Sendable, Hashable {
     /// The number of keys a second that are copied when a node is completed or its hints are replayed. 100 to
     /// 1,000,000; default 20,000.
     public var repairKeysPerSecond: Int
-    /// The number of keys that a node keeps as hints for another that missed them. 0 to 10,000,000; default 100,000. Keys
-    /// beyond that are found when the node is completed.
+    /// The number of keys that a node keeps as hints for another that missed them. 0 to 10,000,000; default 100,000.
+    /// Keys beyond that are found when the node is completed.
     public var hintLimit: Int
     /// The user name at the nodes; nil, the default: none.
     public var username: String?

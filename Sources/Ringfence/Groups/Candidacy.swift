@@ -76,7 +76,8 @@ public enum Role: Sendable, Hashable {
 
 /// Why a role ended.
 public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
-    /// The candidate's own clock ended it: no beat got through in time, the process was paused, or the membership ended.
+    /// The candidate's own clock ended it: no beat got through in time, the process was paused, or the membership
+    /// ended.
     case suspended
     /// The target of a switchover took it over.
     case handedOver
@@ -129,8 +130,8 @@ public final class Candidacy: Sendable {
     /// Reports the candidate's position, and whether it may be elected, from now on.
     ///
     /// - Parameters:
-    ///   - position: the position of its data, in a unit that all candidates share (bytes of a log). 0 to 2^53 - 1; nil:
-    ///     it has none. The candidate with the least lag is elected first.
+    ///   - position: the position of its data, in a unit that all candidates share (bytes of a log). 0 to 2^53 - 1;
+    ///     nil: it has none. The candidate with the least lag is elected first.
     ///   - reason: the reason why it may not be elected now, 1 to 256 bytes; nil, the default: it may. For conditions
     ///     that change often; for those that last use the member's health.
     /// - Throws: ``RingfenceError`` with `argument.invalid`.
@@ -151,8 +152,8 @@ public final class Candidacy: Sendable {
     @discardableResult
     public func ready(_ epoch: Epoch) -> Bool { membership.say { $0.ready(epoch.value) } }
 
-    /// Reports that it has stopped, for a switchover. What follows is either the end of the role, or `primary` again: the
-    /// target did not come as far as `position` in time.
+    /// Reports that it has stopped, for a switchover. What follows is the end of the role, or `primary` again: the
+    /// target did not reach `position` in time.
     ///
     /// - Parameters:
     ///   - epoch: the epoch of the role.
@@ -232,7 +233,8 @@ extension RingfenceError {
             }
         return RingfenceError(
             .primaryLost, effect: effect, isRetriable: effect == .none,
-            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: \(why)"
+            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: "
+                + why
         )
     }
 }

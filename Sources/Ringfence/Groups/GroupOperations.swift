@@ -241,7 +241,7 @@ extension GroupOperations {
             guard ContinuousClock.now < end else {
                 throw RingfenceError(
                     .unavailable, effect: .unknown, isRetriable: true,
-                    "the order to the group '\(name)' was taken, and its outcome is not known yet: see the group's status"
+                    "the order to the group '\(name)' was taken, and its outcome is not known yet: see its status"
                 )
             }
             try? await hub.eventLoop.scheduleTask(in: .milliseconds(5)) {}.futureResult.get()

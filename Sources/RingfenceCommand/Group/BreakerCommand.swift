@@ -10,10 +10,10 @@ struct BreakerCommand: AsyncParsableCommand {
         abstract: "Force the group's circuit breaker open or closed for all clients.",
         usage: "ringfence group breaker NAME open|closed|automatic --reason TEXT",
         discussion: """
-            Each client that balances calls over the members opens its own breaker when too many calls fail. open stops \
-            all of them: a request for a member fails with breaker.open. closed lets all calls through, however many \
-            fail. automatic lets each client decide again. All obey within one round trip of Redis; one that cannot \
-            reach Redis keeps the last state it heard of.
+            Each client that balances calls over the members opens its own breaker when too many calls fail. open \
+            stops all of them: a request for a member fails with breaker.open. closed lets all calls through, however \
+            many fail. automatic lets each client decide again. All obey within one round trip of Redis; one that \
+            cannot reach Redis keeps the last state it heard of.
 
             It stays until the next order, across restarts, so do not forget it: ringfence group NAME shows it, and \
             doctor warns of it. Who ordered it and why is in ringfence group history NAME.

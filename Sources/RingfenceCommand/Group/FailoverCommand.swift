@@ -10,9 +10,9 @@ struct FailoverCommand: AsyncParsableCommand {
         abstract: "Give the role of primary to a member and accept lost writes.",
         usage: "ringfence group failover NAME --to MEMBER --accept-data-loss [--reason TEXT]",
         discussion: """
-            For a primary that no longer hands over, or when there is no automatic election. The primary is told to stop \
-            at once; the member is elected as soon as the primary confirms it, or its lease is over. Writes that the \
-            member has not received are lost. If the primary works use switchover: it loses nothing.
+            For a primary that no longer hands over, or when there is no automatic election. The primary is told to \
+            stop at once; the member is elected as soon as the primary confirms it, or its lease is over. Writes that \
+            the member has not received are lost. If the primary works use switchover: it loses nothing.
 
             EXAMPLES
               ringfence group failover ledger --to node-2 --accept-data-loss --reason 'ticket 4711'
@@ -29,7 +29,7 @@ struct FailoverCommand: AsyncParsableCommand {
     func validate() throws {
         guard acceptDataLoss else {
             throw ValidationError(
-                "writes that \(to) has not received will be lost: add --accept-data-loss if you are sure, or use switchover"
+                "writes that \(to) has not received will be lost: add --accept-data-loss to confirm, or use switchover"
             )
         }
         guard wait.duration >= .seconds(1), wait.duration <= .seconds(3600) else {

@@ -10,8 +10,8 @@ struct GroupHistoryCommand: AsyncParsableCommand {
         abstract: "Show what became of the primary: when, from, to, why, by whom, and how long it took.",
         usage: "ringfence group history NAME [--limit COUNT] [--json]",
         discussion: """
-            The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events of \
-            all groups). Of each election:
+            The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events \
+            of all groups). Of each election:
               DETECT   from when the former primary was last heard of: its lease, for one that died
               DRAIN    from the order until the former primary had stopped, for a switchover
               DECIDE   from the end of its role until somebody was elected

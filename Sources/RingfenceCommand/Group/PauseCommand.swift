@@ -10,8 +10,8 @@ struct PauseCommand: AsyncParsableCommand {
         abstract: "Pause automatic election for a while.",
         usage: "ringfence group pause NAME --for DURATION [--reason TEXT]",
         discussion: """
-            Leases still end, and a primary whose lease is over still stops: then the group has none until you resume, or \
-            order a switchover or failover. The pause ends by itself. Pausing again sets a new end.
+            Leases still end, and a primary whose lease is over still stops: then the group has none until you resume, \
+            or order a switchover or failover. The pause ends by itself. Pausing again sets a new end.
 
             EXAMPLES
               ringfence group pause ledger --for 10m --reason 'network work'

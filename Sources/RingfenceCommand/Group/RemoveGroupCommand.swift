@@ -11,8 +11,8 @@ struct RemoveGroupCommand: AsyncParsableCommand {
         usage: "ringfence group remove NAME [--reason TEXT]",
         discussion: """
             Its name, its ring and its settings go. Its version and epoch are remembered for 30 days and go on if a \
-            member joins again; after that every new group begins above them. Refused while the group has a member, or a \
-            former primary may still act.
+            member joins again; after that every new group begins above them. Refused while the group has a member, or \
+            a former primary may still act.
 
             EXAMPLES
               ringfence group remove ledger-old --reason 'moved to ledger'

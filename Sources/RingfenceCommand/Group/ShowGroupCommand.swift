@@ -10,10 +10,10 @@ struct ShowGroupCommand: AsyncParsableCommand {
         abstract: "Show the group and its members (the default action).",
         usage: "ringfence group [show] NAME [--json]",
         discussion: """
-            A live member renews its lease long before it ends; one whose time left keeps falling has stopped. STATE is \
-            healthy, failing (its check fails), unfit (it reports so itself), maintenance, draining (weight 0) or lost. \
-            LAG is how far it is behind the primary's last position. PENALTY grows by 1 each time it lost the role \
-            involuntarily and halves every 5 minutes. Exits with 1 for a group that never had a member.
+            A live member renews its lease long before it ends; one whose time left keeps falling has stopped. STATE \
+            is healthy, failing (its check fails), unfit (it reports so itself), maintenance, draining (weight 0) or \
+            lost. LAG is how far it is behind the primary's last position. PENALTY grows by 1 each time it lost the \
+            role involuntarily and halves every 5 minutes. Exits with 1 for a group that never had a member.
 
             EXAMPLES
               ringfence group ledger

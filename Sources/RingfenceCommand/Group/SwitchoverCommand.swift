@@ -12,8 +12,8 @@ struct SwitchoverCommand: AsyncParsableCommand {
             + "ringfence group switchover NAME --abort",
         discussion: """
             The primary is told to stop and reports its last position; the target is elected when it has reached that \
-            position. Waits until the new primary is ready. If the target does not get there in time the order is taken \
-            back and the primary goes on (exit code 75). Ctrl-C takes it back too.
+            position. Waits until the new primary is ready. If the target does not get there in time the order is \
+            taken back and the primary goes on (exit code 75). Ctrl-C takes it back too.
 
             EXAMPLES
               ringfence group switchover ledger --reason 'kernel update'    # to the one that would be elected

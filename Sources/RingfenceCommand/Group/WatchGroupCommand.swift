@@ -10,13 +10,13 @@ struct WatchGroupCommand: AsyncParsableCommand {
         abstract: "Show what happens to the group, as it happens, until Ctrl-C.",
         usage: "ringfence group watch NAME [--json]",
         discussion: """
-            First how the group is, then a line for each event, over restarts of Redis and broken connections: each once \
-            and in order, or a line that says how many were lost. With --json the events as they stand in the log. At \
-            its end it says on standard error with which cursor `ringfence events` goes on.
+            First how the group is, then a line for each event, over restarts of Redis and broken connections: each \
+            once and in order, or a line that says how many were lost. With --json the events as they stand in the \
+            log. At its end it says on standard error with which cursor `ringfence events` goes on.
 
             EXAMPLES
               ringfence group watch ledger
-              ringfence group watch ledger --json | jq -r 'select(.type | startswith("primary.")) | [.at, .type, .member]'
+              ringfence group watch ledger --json | jq -r 'select(.type | test("^primary")) | [.at, .type, .member]'
             """)
 
     @OptionGroup var group: GroupArguments

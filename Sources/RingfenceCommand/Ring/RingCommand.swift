@@ -9,9 +9,9 @@ struct RingCommand: AsyncParsableCommand {
         abstract: "Show who owns how much of a group's ring, where keys belong, and what would move.",
         usage: "ringfence ring [ACTION] NAME [options]",
         discussion: """
-            The members of a group stand on a hash ring, which gives the owner of every key. This reads the members once \
-            and computes the rest here. Nothing is changed. Without an action it shows each member's share. (A group \
-            that is called like an action: ringfence ring show NAME.)
+            The members of a group stand on a hash ring, which gives the owner of every key. This reads the members \
+            once and computes the rest here. Nothing is changed. Without an action it shows each member's share. (A \
+            group that is called like an action: ringfence ring show NAME.)
 
             EXAMPLES
               ringfence ring ledger

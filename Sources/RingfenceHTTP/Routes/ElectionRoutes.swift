@@ -50,7 +50,7 @@ struct ElectionRoutes: Sendable {
             Route(
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
                 summary:
-                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
+                    "Lists the changes of the primary: when, from and to whom, why, by whose order, how long it took.",
                 query: [
                     (
                         "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,

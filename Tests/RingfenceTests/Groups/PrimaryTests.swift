@@ -164,6 +164,9 @@ import Testing
             let other = try await group.join("two", lease: .seconds(3))
             let second = try await other.campaign()
             try await other.update(health: "disk full")
+            // No reason is no silent "eligible".
+            let silent = await failure { try second.report(position: nil, ineligibleBecause: "") }
+            #expect(silent?.code == .invalidArgument && silent?.message.contains("ineligibleBecause") == true)
             try second.report(position: nil, ineligibleBecause: "restoring")
             try await client.group("ledger").setMaintenance(true, for: "two", actor: "ann")
             let all = await failure { try await client.group("ledger").switchover(to: "two") }
