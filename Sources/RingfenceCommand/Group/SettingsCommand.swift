@@ -11,8 +11,8 @@ struct SettingsCommand: AsyncParsableCommand {
         usage: "ringfence group settings NAME [--set NAME=VALUE …] [--reason TEXT]",
         discussion: """
             SETTING            DEFAULT   VALUES
-            rank               data      data (least lag first), priority (zone and priority first)
-            maxLag             16777216  largest lag of an eligible candidate; -1: no limit
+            rank               data      data: least lag first; priority: zone first
+            maxLag             16777216  largest lag of a new primary; -1: no limit
             lagStep            1         smallest difference of lag that counts
             zone                         the preferred zone
             failback           never     never, manual, automatic
@@ -20,11 +20,11 @@ struct SettingsCommand: AsyncParsableCommand {
             handoverTimeoutMs  30000     time limit of an automatic failback
             minStandbys        0         smallest number of members able to take over
             minStandbysAction  warn      warn, refuseSwitchover, suspendWrites
-            brakeCount         3         failovers in brakeWindowMs that put the brake on; 0: never
-            brakeWindowMs      600000
-            onCoordinatorLoss  demote    demote, failsafe: a primary without Redis stops, or goes on
-            failsafeLimitMs    600000    longest time a primary may run without Redis; candidates
-                                         unknown to it are not elected before it ends
+            brakeCount         3         failovers that put the brake on; 0: never
+            brakeWindowMs      600000    within this time
+            onCoordinatorLoss  demote    demote, failsafe: without Redis stop, or go on
+            failsafeLimitMs    600000    longest time a primary may run without Redis;
+                                         new candidates are not elected before it ends
 
             EXAMPLES
               ringfence group settings ledger
