@@ -107,7 +107,7 @@ public struct NamespaceLimits: Sendable, Hashable {
     /// and one for each that waits over HTTP. Whoever has a place keeps it.
     public var waiters: Int
     /// How long nobody must have been in a group until it is removed by itself, 1 s to 365 days; nil: it stays. By
-    /// itself goes what ``RingfenceClient/removeGroup(_:actor:reason:)`` would remove, if nothing is to be kept: no
+    /// itself goes what ``Group/remove(actor:reason:)`` would remove, if nothing is to be kept: no
     /// pause, hold, maintenance, forced breaker or order. A client with this setting looks each minute, and Redis'
     /// clock decides.
     ///

@@ -72,7 +72,9 @@ package struct Agent: Service {
         await endpoints?.close()
     }
 
-    private func run(_ core: AgentCore, _ failsafe: AgentFailsafe, _ probes: [any CheckProbe], _ port: Int?) async throws {
+    private func run(_ core: AgentCore, _ failsafe: AgentFailsafe, _ probes: [any CheckProbe], _ port: Int?)
+        async throws
+    {
         let stopping = OneShot()
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in
@@ -208,9 +210,8 @@ package struct Agent: Service {
         for await note in core.notes {
             for _ in 0..<60 where !Task.isCancelled {
                 do {
-                    try await client.note(
-                        note.type, group: configuration.group, member: configuration.member,
-                        detail: Array(note.json.utf8))
+                    try await client.operations(on: configuration.group).note(
+                        note.type, member: configuration.member, detail: Array(note.json.utf8))
                     break
                 } catch let error as RingfenceError where error.code == .unavailable {
                     try? await Task.sleep(for: .seconds(1))
@@ -344,7 +345,7 @@ actor LagLookUp {
             let task =
                 asking
                 ?? Task { [client, group, member] in
-                    guard let plan = try? await client.plan(group: group) else { return .none }
+                    guard let plan = try? await client.operations(on: group).plan() else { return .none }
                     return .some(plan.candidates.first { $0.id == member }?.lag)
                 }
             asking = task

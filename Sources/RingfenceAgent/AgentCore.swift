@@ -239,7 +239,9 @@ actor AgentCore {
         while text.utf8.count > 256 { text.removeLast() }
         let printable = String(
             String.UnicodeScalarView(text.unicodeScalars.filter { !$0.isUnseen }))
-        do { try seat?.candidacy?.report(position: position.map(Self.told), unfit: printable) } catch {
+        // What cannot be printed is a reason all the same.
+        let reason = unfit.isEmpty ? nil : printable.isEmpty ? "unfit" : printable
+        do { try seat?.candidacy?.report(position: position.map(Self.told), ineligibleBecause: reason) } catch {
             logger.error("the report was refused", metadata: ["error": "\(error)"])
         }
     }

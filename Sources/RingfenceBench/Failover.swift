@@ -230,7 +230,7 @@ struct Failover: Sendable {
                             group.snapshot.primary?.phase == .ready
                                 && group.snapshot.members.count(where: { $0.isCandidate }) == 2
                         }
-                        try await first.switchover(group: "switchover", timeout: .seconds(5))
+                        try await first.operations(on: "switchover").switchover(timeout: .seconds(5))
                     }
                     tasks.cancelAll()
                     try await tasks.waitForAll()

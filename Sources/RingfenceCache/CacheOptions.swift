@@ -6,34 +6,35 @@ import RingfenceCore
 /// How a ``ReplicatedCache`` keeps its values. The first three are fixed when the cache is made; all who open it must
 /// ask for the same.
 public struct CacheOptions: Sendable, Hashable {
-    /// How many nodes keep each key: N. 1 to 8.
+    /// The number N of nodes that keep each key. 1 to 8; default 3.
     public var replicationFactor: Int
-    /// How many of them a write waits for: W. 1 to N.
+    /// The number W of nodes that a write waits for. 1 to N; default 2.
     public var writeQuorum: Int
-    /// How many of them a read waits for: R. 1 to N. With R + W > N a read sees the latest write.
+    /// The number R of nodes that a read waits for. 1 to N; default 2. With R + W > N a read sees the latest write.
     public var readQuorum: Int
-    /// How long a call may take before it fails, at most 1 s. 10 ms to 1 s.
+    /// The time limit of a call. 10 ms to 1 s; default 1 s.
     public var timeout: Duration
-    /// How long removals, and values whose time is over, are remembered. Every node is completed from the others three
-    /// times as often; one that nobody could do that for within three quarters of this is emptied and filled anew. 1
-    /// minute to 7 days. Values with a time to live take room for so much longer.
+    /// How long removals and expired values are remembered. 1 minute to 7 days; default 1 h. Values with a time to live
+    /// occupy memory for this much longer. Every node is completed from the others three times in this period; a node
+    /// that could not be completed within three quarters of it is emptied and filled anew.
     public var tombstoneLifetime: Duration
-    /// How long a node may be no member of the group before its copies are made anew on others. 1 s to 7
-    /// days.
+    /// How long a node may be missing from the group before its copies are made anew on others. 1 s to 7 days; default
+    /// 10 minutes.
     public var replaceAfter: Duration
-    /// How many keys a second are handed over when a node is completed or brought what it missed. 100 to 1,000,000.
+    /// The number of keys a second that are copied when a node is completed or its hints are replayed. 100 to
+    /// 1,000,000; default 20,000.
     public var repairKeysPerSecond: Int
-    /// How many keys a node remembers for another that misses them. What is beyond is found by completing it. 0 to
-    /// 10,000,000.
+    /// The number of keys that a node keeps as hints for another that missed them. 0 to 10,000,000; default 100,000.
+    /// Keys beyond that are found when the node is completed.
     public var hintLimit: Int
-    /// The user name at the nodes; nil: none.
+    /// The user name at the nodes; nil, the default: none.
     public var username: String?
-    /// The password at the nodes; nil: none.
+    /// The password at the nodes; nil, the default: none.
     public var password: String?
     /// TLS material, for nodes whose address is a `rediss://` URL.
     public var tls: RingfenceConfiguration.TLS
 
-    /// The longest a value may be.
+    /// The largest value, in bytes.
     public static let maximumValueBytes = 1 << 20
 
     /// The longest any call may take; part of what keeps quorums right, so nobody can change it for himself.

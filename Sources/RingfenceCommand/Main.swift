@@ -15,9 +15,9 @@ struct Main: AsyncParsableCommand {
         commandName: "ringfence",
         abstract: "Fenced locks, groups and failover on Redis.",
         discussion: """
-            A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the fence \
-            to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder was \
-            paused and woke up late.
+            A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the \
+            fence to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder \
+            was paused and woke up late.
 
             EXAMPLES
               ringfence serve                             a lock service with its Redis
@@ -25,7 +25,7 @@ struct Main: AsyncParsableCommand {
               ringfence agent --config db-1.json          fail a database over
               ringfence locks                             who holds what
               ringfence group ledger                      who is in a group, and for how long
-              ringfence ring ledger owner account/4711    where a key belongs
+              ringfence ring owner ledger account/4711    where a key belongs
               ringfence pick card-issuer                  whom to call now
               ringfence events --follow                   what happens to groups
               ringfence doctor                            is this Redis good enough, and for which lease
@@ -44,6 +44,6 @@ struct Main: AsyncParsableCommand {
         ])
 
     static func main() async {
-        await Program.run(Main.self, GroupCommand.ordered(Array(CommandLine.arguments.dropFirst())))
+        await Program.run(Main.self, Array(CommandLine.arguments.dropFirst()))
     }
 }

@@ -99,7 +99,7 @@ final class Stage: Sendable {
         let client = try RingfenceClient(.init(url: redis.url, owner: "scenario"))
         try await eventually("\(member) can take over", within: .seconds(60), every: .milliseconds(50)) {
             do {
-                try await client.switchover(group: group, to: member)
+                try await client.operations(on: group).switchover(to: member)
                 return true
             } catch let error as RingfenceError where error.code == .orderRefused { return false }
         }
@@ -108,7 +108,7 @@ final class Stage: Sendable {
     /// Takes the brake off, which would hold a group that is killed more often than anybody's should be.
     func takeBrakeOff(_ group: String) async throws {
         let client = try RingfenceClient(.init(url: redis.url, owner: "scenario"))
-        try await client.changeSettings(.init(brakeCount: 0), group: group)
+        try await client.operations(on: group).update(.init(brakeCount: 0))
         await client.shutdown()
     }
 

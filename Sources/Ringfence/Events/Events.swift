@@ -32,17 +32,17 @@ import RingfenceCore
 /// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long
 /// as that keeps it (``RingfenceConfiguration/eventLength``).
 public struct Events: AsyncSequence, Sendable {
-    /// What an iteration gives.
+    /// An item of an iteration.
     public enum Item: Sendable {
-        /// How things are, first of all when the iteration began without a cursor. Every event after it comes.
+        /// The current state: the first item when the iteration began without a cursor. Every event after it follows.
         case state(EventState)
         /// The next event.
         case event(Event)
-        /// How things are now, because events before it cannot be given any more: Redis does not keep them, or lost
-        /// what the cursor had seen. So many were left out; nil if nobody can know.
+        /// The current state, and how many events before it are missing (nil if unknown), because Redis no longer keeps
+        /// them, or lost what the cursor had seen.
         case reset(EventState, lost: Int?)
 
-        /// The place behind it: what to store.
+        /// The cursor behind the item: the one to store.
         public var cursor: EventCursor {
             switch self {
             case .state(let state), .reset(let state, _): state.cursor
@@ -56,7 +56,7 @@ public struct Events: AsyncSequence, Sendable {
     let group: String?
     let cursor: EventCursor?
 
-    /// Begins an iteration; several do not disturb each other.
+    /// Begins an iteration. Several are independent of each other.
     public func makeAsyncIterator() -> Iterator { Iterator(self) }
 
     /// One iteration over the log.
@@ -74,8 +74,8 @@ public struct Events: AsyncSequence, Sendable {
             machine = EventReaderMachine(after: events.cursor?.position)
         }
 
-        /// Behind the last event given out, and behind those of other groups that followed it: with a stored cursor of
-        /// here, a group that was quiet for long causes no reset. nil before the first item.
+        /// The cursor behind the last item, and behind the events of other groups that followed it, so that a group
+        /// that was quiet for long causes no reset. nil before the first item.
         public var cursor: EventCursor? {
             if next < batch.count, next > 0 { return EventCursor(batch[next - 1].position) }
             if next < batch.count { return before.map { EventCursor($0) } }
@@ -97,10 +97,10 @@ public struct Events: AsyncSequence, Sendable {
             try await advance(until: .never, isolation: isolation).item
         }
 
-        /// What `next(within:)` found.
+        /// The result of `next(within:)`.
         package enum Found {
             case item(Item)
-            /// Nothing came in time; the iteration goes on.
+            /// No item came in time; the iteration goes on.
             case nothing
             /// The iteration is over.
             case end
@@ -256,27 +256,27 @@ extension EventState {
     }
 }
 
-/// How the events come.
+/// How events reach this process.
 public struct EventStatus: Sendable, Hashable {
-    /// Somebody follows, messages come as they are published, and nothing is known to be missing. When this is false
-    /// events come late, by a second or for as long as Redis cannot be reached; none is lost by it.
+    /// Whether there is a follower, messages arrive as they are published, and none is known to be missing. While this
+    /// is false events arrive late, by a second or for as long as Redis cannot be reached; none is lost.
     public var isLive: Bool
-    /// Who follows now: iterations, each ``Group`` that is held, and pages being read.
+    /// The number of followers: iterations, each ``Group`` that is referenced, and pages being read.
     public var subscribers: Int
-    /// How far this process has heard; nil while nobody follows.
+    /// The cursor up to which this process has received events; nil without a follower.
     public var cursor: EventCursor?
-    /// Events known to exist and not here yet.
+    /// The number of events known to exist and not received yet.
     public var backlog: Int
-    /// How often messages were missing.
+    /// The number of times that messages were missing.
     public var gaps: Int
-    /// Events that came from the stream because their message did not.
+    /// The number of events read from the log because their message did not arrive.
     public var replayed: Int
-    /// How often the log stepped back: Redis had lost events that were published.
+    /// The number of times that the log stepped back because Redis lost published events.
     public var rollbacks: Int
 }
 
 extension Group {
-    /// The state of this group, and every event of it from now on.
+    /// The state of this group, then every event of it from now on.
     public var events: Events { events(after: nil) }
 
     /// The events of this group.
@@ -296,18 +296,13 @@ extension RingfenceClient {
         Events(feed: feed, metrics: metrics, group: nil, cursor: cursor)
     }
 
-    /// The events of one group.
-    ///
-    /// - Parameters:
-    ///   - group: its name; it need not exist yet.
-    ///   - cursor: as in ``events(after:)``.
-    /// - Throws: ``RingfenceError`` with code `argument.invalid` for a name outside its limits.
-    public func events(ofGroup group: String, after cursor: EventCursor? = nil) throws -> Events {
+    /// The events of one group, which need not exist yet, for a caller that does not follow it.
+    package func events(ofGroup group: String, after cursor: EventCursor? = nil) throws -> Events {
         do { try Limits.check(group: group) } catch { throw RingfenceError(error) }
         return Events(feed: feed, metrics: metrics, group: group, cursor: cursor)
     }
 
-    /// How the events come to this process.
+    /// How events reach this process.
     public var eventStatus: EventStatus { feed.status }
 
     /// One piece of the event log, read from Redis.

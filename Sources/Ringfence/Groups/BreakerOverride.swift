@@ -7,13 +7,13 @@
 
 package import RingfenceCore
 
-/// What an operator orders about calls to a group's members, for all processes at once.
+/// An operator's override of a group's circuit breaker, for all clients at once.
 public enum BreakerOverride: String, Sendable, Hashable, CaseIterable {
-    /// Each process decides for itself, by what it sees. The default.
+    /// No override: each client decides for itself, by the failures it sees. The default.
     case automatic
-    /// Nobody is called: who asks for a member gets `breaker.open`.
+    /// No calls: a request for a member throws `breaker.open`.
     case open
-    /// Calls are made, however many of them fail. (A member that fails alone is left out all the same.)
+    /// All calls, however many of them fail. A single failing member is still ejected.
     case closed
 
     package init(_ breaker: GroupBreaker) { self = Self(rawValue: breaker.rawValue) ?? .automatic }

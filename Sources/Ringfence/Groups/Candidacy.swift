@@ -5,7 +5,7 @@
 
 import RingfenceCore
 
-/// An epoch of a group's primary, as the one sees it who has the role.
+/// An epoch of the role of primary, held by this process.
 ///
 /// Hand ``value`` to whatever the primary changes, and let that refuse older ones: it grows with each election, and any
 /// process can be paused between a check and its next act.
@@ -52,20 +52,20 @@ extension Epoch: Hashable {
     public func hash(into hasher: inout Hasher) { hasher.combine(value) }
 }
 
-/// The part a candidate plays.
+/// The role of a candidate.
 public enum Role: Sendable, Hashable {
     /// Not the primary.
     case standby
     /// Elected: promote, then say ``Candidacy/ready(_:)``, or ``Candidacy/giveUp(_:reason:)``.
     case elected(Epoch)
-    /// The primary. After `draining` it means that the switchover was taken back: go on.
+    /// The primary. After `handingOver` it means that the switchover was taken back: go on.
     case primary(Epoch)
-    /// Somebody ordered a switchover: stop, then say ``Candidacy/readyToHandOver(_:position:)``.
+    /// A switchover was ordered: stop, then say ``Candidacy/readyToHandOver(_:position:)``.
     case handingOver(Epoch)
-    /// It must not act any more. `standby` follows.
+    /// The role is over: do not act any more. `standby` follows.
     case ended(Epoch, reason: RoleEnd)
 
-    /// The epoch that it has the role of; nil for `standby` and `ended`.
+    /// The epoch of the role; nil for `standby` and `ended`.
     public var epoch: Epoch? {
         switch self {
         case .standby, .ended: nil
@@ -76,15 +76,16 @@ public enum Role: Sendable, Hashable {
 
 /// Why a role ended.
 public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
-    /// Its own clock ended it: no beat got through in time, or the process was paused, or it is no member any more.
+    /// The candidate's own clock ended it: no beat got through in time, the process was paused, or the membership
+    /// ended.
     case suspended
-    /// The target of a switchover has it.
+    /// The target of a switchover took it over.
     case handedOver
     /// An operator ordered a failover.
     case failover
-    /// Another has it.
+    /// Another member has it.
     case lost
-    /// It was given up, for this reason.
+    /// The candidate gave it up, for this reason.
     case gaveUp(String)
 
     init(_ end: RoleMachine.End) {
@@ -98,7 +99,7 @@ public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
             }
     }
 
-    /// As it stands in events.
+    /// The reason as it stands in events.
     public var description: String {
         switch self {
         case .suspended: "suspended"
@@ -112,66 +113,71 @@ public enum RoleEnd: Sendable, Hashable, CustomStringConvertible {
 
 /// This process' candidacy for the role of primary, from ``Membership/campaign(margin:)`` until it is withdrawn.
 ///
-/// What is said here is said to Redis with each beat, and at once where it matters; nothing here waits for an answer,
-/// but ``withdraw()``.
+/// What is reported here reaches Redis with each beat, and at once where it matters. Only ``withdraw()`` waits for an
+/// answer.
 public final class Candidacy: Sendable {
-    /// The membership that stands.
+    /// The membership that stands for election.
     public let membership: Membership
 
     init(_ membership: Membership) { self.membership = membership }
 
-    /// The part it plays, by now. Local.
+    /// The current role. Local, no round trip.
     public var role: Role { membership.role }
 
-    /// The parts it plays: the present one, then each change. It ends with the membership or the candidacy.
+    /// The roles: the current one, then each change. The stream ends with the membership or the candidacy.
     public var roles: AsyncStream<Role> { membership.roles }
 
-    /// What it says of itself from now on.
+    /// Reports the candidate's position, and whether it may be elected, from now on.
     ///
     /// - Parameters:
-    ///   - position: how far its data has come, in a pointsPerWeight that all candidates share (bytes of a log): 0 to
-    ///     2^53 - 1; nil: there is no such thing. Who lacks less is elected first.
-    ///   - unfit: why it may not lead now, up to 256 bytes; empty: it may. For what changes often; what lasts is the
-    ///     member's health.
+    ///   - position: the position of its data, in a unit that all candidates share (bytes of a log). 0 to 2^53 - 1;
+    ///     nil: it has none. The candidate with the least lag is elected first.
+    ///   - reason: the reason why it may not be elected now, 1 to 256 bytes; nil, the default: it may. For conditions
+    ///     that change often; for those that last use the member's health.
     /// - Throws: ``RingfenceError`` with `argument.invalid`.
-    public func report(position: Int64?, unfit: String = "") throws {
-        do {
+    public func report(position: Int64?, ineligibleBecause reason: String? = nil) throws {
+        do throws(InvalidArgument) {
             try Limits.check(position: position)
-            try Limits.check(unfit: unfit)
+            if let reason {
+                guard !reason.isEmpty else { throw InvalidArgument("ineligibleBecause", "must be 1 to 256 bytes") }
+                try Limits.check(unfit: reason, field: "ineligibleBecause")
+            }
         } catch { throw RingfenceError(error) }
-        membership.report(position: position, unfit: unfit)
+        membership.report(position: position, unfit: reason ?? "")
     }
 
-    /// Says that the promotion is done. False if that epoch is over, and nothing may be done under it.
+    /// Reports that the promotion is done.
+    ///
+    /// - Returns: false if that epoch is over, and nothing may be done under it.
     @discardableResult
     public func ready(_ epoch: Epoch) -> Bool { membership.say { $0.ready(epoch.value) } }
 
-    /// Says that it has stopped, for a switchover. What follows is either the end of the role, or `primary` again: the
-    /// target did not come as far as `position` in time.
+    /// Reports that it has stopped, for a switchover. What follows is the end of the role, or `primary` again: the
+    /// target did not reach `position` in time.
     ///
     /// - Parameters:
-    ///   - epoch: that of the role.
-    ///   - position: the last one; nil: there is none. Where any candidate tells its position the role is not handed
+    ///   - epoch: the epoch of the role.
+    ///   - position: its last position; nil: it has none. If any candidate reports a position, the role is not handed
     ///     over without this one.
-    /// - Returns: false if the role is not `draining`.
+    /// - Returns: false if the role is not `handingOver`.
     @discardableResult
     public func readyToHandOver(_ epoch: Epoch, position: Int64? = nil) -> Bool {
         membership.say { $0.readyToHandOver(epoch.value, position: position) }
     }
 
-    /// Says that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or ``RoleEnd/suspended``:
-    /// then the other is elected at once, and else when the lease is over.
+    /// Reports that nothing is done any more under an epoch that ended with ``RoleEnd/failover`` or
+    /// ``RoleEnd/suspended``, so that the next primary is elected at once and not when the lease is over.
     ///
-    /// - Returns: false if there is nothing of which to say that.
+    /// - Returns: false if no such epoch is waited for.
     @discardableResult
     public func stopped(_ epoch: Epoch) -> Bool { membership.say { $0.stopped(epoch.value) } }
 
     /// Gives the role up: call it when nothing is done under this epoch any more, for another may be elected at once.
     ///
     /// - Parameters:
-    ///   - epoch: that of the role.
+    ///   - epoch: the epoch of the role.
     ///   - reason: `stepDown` (or nothing), `refused`, `promotionFailed` or `unhealthy`: then it is not elected again
-    ///     for one lease. Anything else of up to 64 bytes is just told.
+    ///     for one lease. Any other text of up to 64 bytes is only recorded in the event.
     /// - Returns: false if the role was over already.
     @discardableResult
     public func giveUp(_ epoch: Epoch, reason: String = "stepDown") -> Bool {
@@ -179,7 +185,7 @@ public final class Candidacy: Sendable {
         return membership.say { $0.giveUp(epoch.value, reason: reason) }
     }
 
-    /// Stops standing for election. A role that it has is given up.
+    /// Stops standing for election. If it is the primary, it gives the role up.
     ///
     /// - Throws: ``RingfenceError``: `coordinator.unavailable` when Redis did not answer in time; it is
     ///   retried in the background.
@@ -191,8 +197,8 @@ public final class Candidacy: Sendable {
 extension Membership {
     /// Stands for election as the group's primary.
     ///
-    /// - Parameter margin: the role ends so long before the lease would, for what takes time to stop: zero to half of
-    ///   the lease.
+    /// - Parameter margin: how long before the lease the role ends, to leave time for stopping. Zero to half of the
+    ///   lease; default zero.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `candidacy.exists` when this membership stands already;
     ///   `membership.…` when it is over; `coordinator.unavailable` when Redis did not answer in time.
     public func campaign(margin: Duration = .zero) async throws -> Candidacy {
@@ -226,7 +232,8 @@ extension RingfenceError {
             }
         return RingfenceError(
             .primaryLost, effect: effect, isRetriable: effect == .none,
-            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: \(why)"
+            "the role of primary of the group '\(epoch.membership.groupName)' under epoch \(epoch.value) is over: "
+                + why
         )
     }
 }

@@ -85,6 +85,14 @@ final class GroupHub: Sendable {
         }
     }
 
+    /// The group of this name, with its first view fetched.
+    func followed(_ name: String) async throws -> Group {
+        guard !isShutDown else { throw RingfenceError.shutDown }
+        let group = group(name)
+        if !group.isKnown { try await group.refresh() }
+        return group
+    }
+
     /// What is known here of a group, if anything is.
     func knowledge(of name: String) -> GroupKnowledge {
         state.withLock { $0.groups[Name(text: name)]?.group }?.knowledge(now: Moment.now) ?? .none

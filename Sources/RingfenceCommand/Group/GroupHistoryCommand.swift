@@ -8,10 +8,10 @@ struct GroupHistoryCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "history",
         abstract: "Show what became of the primary: when, from, to, why, by whom, and how long it took.",
-        usage: "ringfence group NAME history [--limit COUNT] [--json]",
+        usage: "ringfence group history NAME [--limit COUNT] [--json]",
         discussion: """
-            The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events of \
-            all groups). Of each election:
+            The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events \
+            of all groups). Of each election:
               DETECT   from when the former primary was last heard of: its lease, for one that died
               DRAIN    from the order until the former primary had stopped, for a switchover
               DECIDE   from the end of its role until somebody was elected
@@ -19,8 +19,8 @@ struct GroupHistoryCommand: AsyncParsableCommand {
               TOTAL    all of it: so long nobody was primary, at most
 
             EXAMPLES
-              ringfence group ledger history
-              ringfence group ledger history --json | jq -c 'select(.kind == "failover") | [.at, .totalMs]'
+              ringfence group history ledger
+              ringfence group history ledger --json | jq -c 'select(.kind == "failover") | [.at, .totalMs]'
             """)
 
     @Option(help: "How many entries at most, 1 to 1000.")

@@ -38,7 +38,7 @@ enum GroupPicture {
         let count = view.members.isEmpty ? "no" : "\(view.members.count)"
         var lines = ["\(view.group): \(count) member\(view.members.count == 1 ? "" : "s"), version \(view.version)"]
         if let grace = view.expiryGrace, grace > .zero {
-            lines.append("nobody is taken out for \(grace.shortText): Redis was out of reach, or lost data")
+            lines.append("no member is expired for \(grace.shortText): Redis was out of reach, or lost data")
         }
         switch view.breaker {
         case .automatic: break
@@ -69,11 +69,12 @@ enum GroupPicture {
         }
         guard let election else { return lines }
         if election.paused > .zero {
-            lines.append("paused for another \(election.paused.shortText): nothing is elected by itself")
+            lines.append("paused for another \(election.paused.shortText): no automatic election")
         }
         if election.braked > .zero {
             lines.append(
-                "held for another \(election.braked.shortText): too many failovers; ringfence group … acknowledge")
+                "brake on for another \(election.braked.shortText): too many failovers; see ringfence group acknowledge"
+            )
         }
         if primary.lacksStandbys { lines.append("fewer members could take over than the settings ask for") }
         lines.append(forecast(election.plan))

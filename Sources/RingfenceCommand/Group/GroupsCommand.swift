@@ -11,9 +11,9 @@ struct GroupsCommand: AsyncParsableCommand {
         commandName: "groups",
         abstract: "Show all groups.",
         discussion: """
-            Every group that ever had a member, with how many it has now and its version, which grows by one with every \
-            join, change, leave and death. Of groups that elect a primary: who it is, its epoch, and its phase: elected \
-            (being promoted), ready, handingOver, vacant, or recovering (Redis lost data).
+            Every group that ever had a member, with how many it has now and its version, which grows by one with \
+            every join, change, leave and death. Of groups that elect a primary: who it is, its epoch, and its phase: \
+            elected (being promoted), ready, handingOver, vacant, or recovering (Redis lost data).
 
             EXAMPLES
               ringfence groups

@@ -8,12 +8,12 @@ struct ShowGroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "show",
         abstract: "Show the group and its members (the default action).",
-        usage: "ringfence group NAME [--json]",
+        usage: "ringfence group [show] NAME [--json]",
         discussion: """
-            A member that lives renews its lease long before it ends; one whose time left keeps falling has stopped. \
-            STATE is healthy, failing (its check fails), unfit (it says so itself), maintenance, draining (weight 0) or \
-            lost. LAG is what it lacks of the primary's last position, PENALTY grows by one with each time it lost the \
-            role against its will and halves in 5 minutes. Exits with 1 for a group that never had a member.
+            A live member renews its lease long before it ends; one whose time left keeps falling has stopped. STATE \
+            is healthy, failing (its check fails), unfit (it reports so itself), maintenance, draining (weight 0) or \
+            lost. LAG is how far it is behind the primary's last position. PENALTY grows by 1 each time it lost the \
+            role involuntarily and halves every 5 minutes. Exits with 1 for a group that never had a member.
 
             EXAMPLES
               ringfence group ledger
@@ -21,17 +21,13 @@ struct ShowGroupCommand: AsyncParsableCommand {
             """)
 
     @OptionGroup var group: GroupArguments
-    @Argument(help: .hidden)
+    @Argument(parsing: .allUnrecognized, help: .hidden)
     var rest: [String] = []
 
-    func validate() throws {
-        if let word = rest.first {
-            throw ValidationError("there is no action \(word); they are \(GroupCommand.actions), right behind the name")
-        }
-    }
+    func validate() throws { try refuse(rest, behind: group.name, of: GroupCommand.self) }
 
     func run() async throws {
-        let status = try await group.redis.withClient { try await $0.inspectGroup(group.name) }
+        let status = try await group.withOperations { try await $0.status() }
         guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
         if group.json { return try put(namingRedis(JSONWriter.describing(GroupView(status)).text)) }
         for line in GroupPicture.lines(GroupView(status)) { try put(line) }

@@ -8,15 +8,15 @@ struct WatchGroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "watch",
         abstract: "Show what happens to the group, as it happens, until Ctrl-C.",
-        usage: "ringfence group NAME watch [--json]",
+        usage: "ringfence group watch NAME [--json]",
         discussion: """
-            First how the group is, then a line for each event, over restarts of Redis and broken connections: each once \
-            and in order, or a line that says how many were lost. With --json the events as they stand in the log. At \
-            its end it says on standard error with which cursor `ringfence events` goes on.
+            First how the group is, then a line for each event, over restarts of Redis and broken connections: each \
+            once and in order, or a line that says how many were lost. With --json the events as they stand in the \
+            log. At its end it says on standard error with which cursor `ringfence events` goes on.
 
             EXAMPLES
-              ringfence group ledger watch
-              ringfence group ledger watch --json | jq -r 'select(.type | startswith("primary.")) | [.at, .type, .member]'
+              ringfence group watch ledger
+              ringfence group watch ledger --json | jq -r 'select(.type | test("^primary")) | [.at, .type, .member]'
             """)
 
     @OptionGroup var group: GroupArguments
@@ -34,7 +34,7 @@ struct WatchGroupCommand: AsyncParsableCommand {
                     let cursor = try await client.eventPage(limit: 1).end
                     lines.written.set(cursor)
                     if !group.json {
-                        let status = try await client.inspectGroup(group.name)
+                        let status = try await client.operations(on: group.name).status()
                         for line in GroupPicture.headline(GroupView(status)) { try put(line) }
                         try Output.flush()
                     }

@@ -44,11 +44,13 @@ struct ElectionRoutes: Sendable {
                 method: .get, path: "/v1/groups/{name}/plan", operation: "getPlan",
                 summary: "Says who would be primary if it died now, how soon, and why not each of the others.",
                 response: "Plan",
-                handle: { exchange in Reply(JSONWriter.describing(try await client.plan(group: exchange.name))) }),
+                handle: { exchange in
+                    Reply(JSONWriter.describing(try await client.operations(on: exchange.name).plan()))
+                }),
             Route(
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
                 summary:
-                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
+                    "Lists the changes of the primary: when, from and to whom, why, by whose order, how long it took.",
                 query: [
                     (
                         "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
@@ -70,72 +72,71 @@ struct ElectionRoutes: Sendable {
     private var orders: [Route] {
         [
             order("switchover", Self.switchoverSchema, "Hands the role of primary over, without losing anything.") {
-                exchange, order in
+                order in
                 let limits = (Limits.handover.lowerBound / .millisecond)...(Limits.handover.upperBound / .millisecond)
                 let timeout = try order.body?.integer("timeoutMs", limits) ?? 30_000
                 let to = try order.body?.text("to")
-                return try await client.switchover(
-                    group: exchange.name, to: to, timeout: .milliseconds(timeout), actor: order.actor,
-                    reason: order.reason)
+                return try await order.group.switchover(
+                    to: to, timeout: .milliseconds(timeout), actor: order.actor, reason: order.reason)
             },
             order(
                 "switchover", Self.orderSchema, "Takes a switchover back: the primary goes on.", method: .delete,
                 operation: "abortSwitchover"
-            ) { exchange, order in
-                try await client.abortSwitchover(group: exchange.name, actor: order.actor, reason: order.reason)
+            ) { order in
+                try await order.group.abortSwitchover(actor: order.actor, reason: order.reason)
                 return nil
             },
             order("", Self.orderSchema, "Removes a group that nobody is in.", method: .delete, operation: "removeGroup")
             {
-                exchange, order in
-                try await client.removeGroup(exchange.name, actor: order.actor, reason: order.reason)
+                order in
+                try await order.group.remove(actor: order.actor, reason: order.reason)
                 return nil
             },
-            order("failover", Self.failoverSchema, "Gives the role to a member, whatever is lost.") { exchange, order in
+            order("failover", Self.failoverSchema, "Gives the role of primary to a member and accepts lost writes.") {
+                order in
                 guard let to = try order.body?.text("to") else {
                     throw InvalidArgument("to", "is missing: who shall be primary")
                 }
-                return try await client.failover(
-                    group: exchange.name, to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false,
-                    actor: order.actor, reason: order.reason)
+                return try await order.group.failover(
+                    to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false, actor: order.actor,
+                    reason: order.reason)
             },
-            order("pause", Self.pauseSchema, "Lets nothing be elected by itself for a while.") { exchange, order in
+            order("pause", Self.pauseSchema, "Pauses automatic election for a while.") { order in
                 let limits = (Limits.pause.lowerBound / .millisecond)...(Limits.pause.upperBound / .millisecond)
                 guard let length = try order.body?.integer("forMs", limits) else {
                     throw InvalidArgument("forMs", "is missing: a pause has an end")
                 }
-                try await client.pause(
-                    group: exchange.name, for: .milliseconds(length), actor: order.actor, reason: order.reason)
+                try await order.group.pause(for: .milliseconds(length), actor: order.actor, reason: order.reason)
                 return nil
             },
-            order("resume", Self.orderSchema, "Ends a pause.") { exchange, order in
-                try await client.resume(group: exchange.name, actor: order.actor, reason: order.reason)
+            order("resume", Self.orderSchema, "Ends a pause.") { order in
+                try await order.group.resume(actor: order.actor, reason: order.reason)
                 return nil
             },
-            order("acknowledge", Self.orderSchema, "Ends a hold after too many failovers.") { exchange, order in
-                try await client.acknowledge(group: exchange.name, actor: order.actor, reason: order.reason)
+            order("acknowledge", Self.orderSchema, "Acknowledges repeated failovers and resumes automatic election.") {
+                order in
+                try await order.group.acknowledge(actor: order.actor, reason: order.reason)
                 return nil
             },
             order("maintenance", Self.maintenanceSchema, "Takes a member out of the election, or back into it.") {
-                exchange, order in
+                order in
                 guard let member = try order.body?.text("member") else { throw InvalidArgument("member", "is missing") }
                 guard let isOn = try order.body?.bool("on") else { throw InvalidArgument("on", "is missing") }
-                try await client.setMaintenance(
-                    isOn, of: member, group: exchange.name, actor: order.actor, reason: order.reason)
+                try await order.group.setMaintenance(isOn, for: member, actor: order.actor, reason: order.reason)
                 return nil
             },
             order("settings", Self.settingsSchema, "Changes how the group elects; what is left out stays.") {
-                exchange, order in
-                try await client.changeSettings(
-                    try order.body.map { try Self.settings($0) } ?? ElectionSettings(), group: exchange.name,
-                    actor: order.actor, reason: order.reason)
+                order in
+                try await order.group.update(
+                    try order.body.map { try Self.settings($0) } ?? ElectionSettings(), actor: order.actor,
+                    reason: order.reason)
                 return nil
             },
             order(
                 "breaker", Self.breakerSchema,
-                "Opens or closes the breaker for all who call the group's members, or lets each decide again.",
+                "Forces the group's circuit breaker open or closed for all clients, or returns it to automatic.",
                 needsBody: true
-            ) { exchange, order in
+            ) { order in
                 guard let text = try order.body?.text("state") else {
                     throw InvalidArgument("state", "is missing: open, closed or automatic")
                 }
@@ -144,16 +145,16 @@ struct ElectionRoutes: Sendable {
                 }
                 guard !order.reason.isEmpty else {
                     throw InvalidArgument(
-                        "reason", "is missing: whoever finds all calls refused, or none, must be told why")
+                        "reason", "is missing: it tells callers why all their calls, or none, are refused")
                 }
-                try await client.overrideBreaker(
-                    of: exchange.name, state, actor: order.actor, reason: order.reason)
+                try await order.group.overrideBreaker(state, actor: order.actor, reason: order.reason)
                 return nil
             },
         ]
     }
 
     private struct Order {
+        var group: GroupOperations
         var body: JSONObject?
         var actor: String
         var reason: String
@@ -162,7 +163,7 @@ struct ElectionRoutes: Sendable {
     private func order(
         _ name: String, _ schema: Route.Schema, _ summary: String, method: HTTPRequest.Method = .post,
         operation: String? = nil, needsBody: Bool = false,
-        _ give: @Sendable @escaping (Exchange, Order) async throws -> PrimaryStatus?
+        _ give: @Sendable @escaping (Order) async throws -> PrimaryStatus?
     ) -> Route {
         Route(
             method: method, path: "/v1/groups/{name}" + (name.isEmpty ? "" : "/" + name),
@@ -179,10 +180,11 @@ struct ElectionRoutes: Sendable {
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
                 let query = exchange.query
                 let order = Order(
-                    body: body, actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
+                    group: client.operations(on: exchange.name), body: body,
+                    actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
                     reason: try body?.text("reason") ?? query["reason"] ?? "")
                 try Limits.check(reason: order.reason)
-                let primary = try await give(exchange, order)
+                let primary = try await give(order)
                 return Reply(JSONWriter.describing("done", of: exchange.name, primary))
             })
     }

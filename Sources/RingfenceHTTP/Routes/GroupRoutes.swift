@@ -206,8 +206,8 @@ struct GroupRoutes: Sendable {
         let reason = try body?.text("reason") ?? query["reason"] ?? ""
         if let session { try Limits.check(session: session) }
         try Limits.check(reason: reason)
-        let removed = try await client.removeMember(
-            exchange.member, from: exchange.name, session: session, actor: actor, reason: reason)
+        let removed = try await client.operations(on: exchange.name).removeMember(
+            exchange.member, session: session, actor: actor, reason: reason)
         var json = JSONWriter(capacity: 24)
         json.object { $0.field("removed", removed) }
         return Reply(json)

@@ -136,9 +136,9 @@ import Testing
             let client = try RingfenceClient(
                 RingfenceConfiguration(url: redis.unixURL),
                 logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
-            _ = try await client.switchover(group: "g", to: "two", timeout: .seconds(20))
+            _ = try await client.operations(on: "g").switchover(to: "two", timeout: .seconds(20))
             try await eventually("two runs") { contents(of: log) == "begin one\nend one\nbegin two\n" }
-            _ = try await client.failover(group: "g", to: "one", acceptsDataLoss: true)
+            _ = try await client.operations(on: "g").failover(to: "one", acceptsDataLoss: true)
             try await eventually("one runs") {
                 contents(of: log) == "begin one\nend one\nbegin two\nend two\nbegin one\n"
             }

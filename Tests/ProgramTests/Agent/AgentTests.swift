@@ -101,7 +101,7 @@ import Testing
             // The last write is only drained, and takes a moment to get across.
             try writeFile(one.file("onHandover.do"), "echo 200 > position; echo position=200\n")
             try await withClient(redis) { client in
-                async let done = client.switchover(group: "g", to: "two", timeout: .seconds(30))
+                async let done = client.operations(on: "g").switchover(to: "two", timeout: .seconds(30))
                 try await eventually("one is drained") { one.calls.last == "onHandover" }
                 #expect(try await two.get("/primary").status == 503)
                 try two.set(position: 200)
@@ -124,7 +124,7 @@ import Testing
             try await eventually("two is a fit standby") { try await two.get("/standby").status == 200 }
             let began = ContinuousClock.now
             try await withClient(redis) { client in
-                _ = try await client.failover(group: "g", to: "two", acceptsDataLoss: true)
+                _ = try await client.operations(on: "g").failover(to: "two", acceptsDataLoss: true)
             }
             let took = ContinuousClock.now - began
             #expect(took >= .milliseconds(500))
@@ -148,7 +148,7 @@ import Testing
             try writeFile(one.file("onHandover.do"), "echo 200 > position; echo position=200\n")
             try await withClient(redis) { client in
                 await #expect(throws: RingfenceError.self) {
-                    _ = try await client.switchover(group: "g", to: "two", timeout: .milliseconds(1_500))
+                    _ = try await client.operations(on: "g").switchover(to: "two", timeout: .milliseconds(1_500))
                 }
             }
             try await one.waitUntilPrimary()
@@ -195,9 +195,8 @@ import Testing
                 try await TestAgent.start("three", redis, lease: lease),
             ]
             try await withClient(redis) {
-                try await $0.changeSettings(
-                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(24)), group: "g",
-                    actor: "test")
+                try await $0.operations(on: "g").update(
+                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(24)), actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
@@ -258,9 +257,8 @@ import Testing
             try await one.waitUntilPrimary()
             let others = [try await TestAgent.start("two", redis), try await TestAgent.start("three", redis)]
             try await withClient(redis) {
-                try await $0.changeSettings(
-                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(3600)), group: "g",
-                    actor: "test")
+                try await $0.operations(on: "g").update(
+                    ElectionSettings(onCoordinatorLoss: .failsafe, failsafeLimit: .seconds(3600)), actor: "test")
             }
             for other in others {
                 try await eventually("\(other.member) stands") { try await other.get("/standby").status == 200 }
@@ -374,8 +372,8 @@ import Testing
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()
             try await withClient(redis) { client in
-                try await client.changeSettings(
-                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites), group: "g")
+                try await client.operations(on: "g").update(
+                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites))
             }
             try await eventually("it is suspended") { one.role == "suspended" }
             #expect(one.log.last?.hasPrefix("onSuspend 1 standbys") == true)
@@ -451,7 +449,7 @@ import Testing
             #expect(try await two.get("/standby").status == 503)
             try await withClient(redis) { client in
                 try await eventually("Redis knows") {
-                    let plan = try await client.plan(group: "g")
+                    let plan = try await client.operations(on: "g").plan()
                     return plan.candidates.first { $0.id == "two" }?.reasons.contains {
                         $0.detail.contains("it is dead")
                     } == true

@@ -28,7 +28,7 @@ import Testing
             return Run(code: run.code, output: run.output, error: run.error)
         }
 
-        func primary() async throws -> PrimaryStatus { try await client.inspectGroup("db").primary }
+        func primary() async throws -> PrimaryStatus { try await client.operations(on: "db").status().primary }
 
         func becomes(_ member: String) async throws {
             try await eventually("\(member) is ready", within: .seconds(60)) {
@@ -89,7 +89,7 @@ import Testing
             #expect(json.output.contains(#""primary":{"epoch":1,"member":"one""#), "\(json)")
 
             try await two.update(health: "connection refused")
-            let plan = try await stage.run("group", "db", "plan")
+            let plan = try await stage.run("group", "plan", "db")
             #expect(plan.code == 0 && plan.output.contains("if it died now: nobody"), "\(plan)")
             #expect(plan.output.contains("fails its check (connection refused)"), "\(plan)")
             let failing = try await stage.run("group", "db", "--json")
@@ -106,28 +106,28 @@ import Testing
             let two = try await stage.stand("two")
             try await stage.becomes("one")
             let done = try await stage.run(
-                "group", "db", "switchover", "--to", "two", "--actor", "ann", "--reason", "kernel")
+                "group", "switchover", "db", "--to", "two", "--actor", "ann", "--reason", "kernel")
             #expect(done.code == 0 && done.output == "two is primary, epoch 2\n", "\(done)")
-            let maintained = try await stage.run("group", "db", "maintenance", "one", "on")
+            let maintained = try await stage.run("group", "maintenance", "db", "one", "on")
             #expect(maintained.code == 0 && maintained.output == "one is in maintenance\n", "\(maintained)")
-            let refused = try await stage.run("group", "db", "switchover", "--to", "one", "--json")
+            let refused = try await stage.run("group", "switchover", "db", "--to", "one", "--json")
             #expect(refused.code == 2 && refused.error.contains("'one' is in maintenance"), "\(refused)")
-            let unknown = try await stage.run("group", "db", "switchover", "--to", "zzz")
+            let unknown = try await stage.run("group", "switchover", "db", "--to", "zzz")
             #expect(unknown.code == 2 && unknown.error.contains("'zzz'"), "\(unknown)")
             #expect(try await stage.primary().epoch == 2)
-            #expect(try await stage.run("group", "db", "maintenance", "one", "off").code == 0)
+            #expect(try await stage.run("group", "maintenance", "db", "one", "off").code == 0)
             let back = try await stage.run(
-                "group", "db", "failover", "--to", "one", "--accept-data-loss", "--reason", "by force", "--json")
+                "group", "failover", "db", "--to", "one", "--accept-data-loss", "--reason", "by force", "--json")
             #expect(back.code == 0 && back.output.contains(#""outcome":"ready""#), "\(back)")
             #expect(back.output.contains(#""epoch":3,"member":"one""#), "\(back)")
-            let history = try await stage.run("group", "db", "history")
+            let history = try await stage.run("group", "history", "db")
             let lines = history.output.split(separator: "\n").filter { !$0.contains("maintenance") }
             try #require(lines.count == 4, "\(history)")
             #expect(lines[0].hasPrefix("AT ") && lines[1].contains("first"), "\(history)")
             #expect(lines[2].contains("switchover") && lines[2].contains("one") && lines[2].contains("kernel"))
             #expect(lines[2].contains("ann") && lines[3].contains("failoverByHand"), "\(history)")
             #expect(lines[3].contains("by force"), "\(history)")
-            let json = try await stage.run("group", "db", "history", "--limit", "1", "--json")
+            let json = try await stage.run("group", "history", "db", "--limit", "1", "--json")
             #expect(json.output.contains(#""kind":"failoverByHand""#) && json.output.contains(#""promoteMs":"#))
             try await one.leave()
             try await two.leave()
@@ -138,29 +138,29 @@ import Testing
         try await withStage { stage in
             let one = try await stage.stand("one")
             try await stage.becomes("one")
-            let paused = try await stage.run("group", "db", "pause", "--for", "10m", "--actor", "ann")
+            let paused = try await stage.run("group", "pause", "db", "--for", "10m", "--actor", "ann")
             #expect(paused.code == 0 && paused.output.hasPrefix("paused for 10 m"), "\(paused)")
             #expect(try await stage.run("group", "db").output.contains("paused for another 9 m"))
-            #expect(try await stage.run("group", "db", "resume").output == "resumed\n")
-            #expect(try await stage.run("group", "db", "acknowledge", "--json").output.contains("acknowledged"))
+            #expect(try await stage.run("group", "resume", "db").output == "resumed\n")
+            #expect(try await stage.run("group", "acknowledge", "db", "--json").output.contains("acknowledged"))
             let open = try await stage.run(
-                "group", "db", "breaker", "open", "--actor", "ann", "--reason", "wrong balances")
+                "group", "breaker", "db", "open", "--actor", "ann", "--reason", "wrong balances")
             #expect(open.code == 0 && open.output == "breaker open: nobody calls a member of db\n", "\(open)")
             #expect(try await stage.run("group", "db").output.contains("breaker forced open: nobody calls"))
             let doctor = try await stage.run("doctor", "--seconds", "1", "--json")
             #expect(doctor.output.contains(#""code":"breaker.forced""#), "\(doctor)")
-            let closed = try await stage.run("group", "db", "breaker", "closed", "--reason", "drill", "--json")
+            let closed = try await stage.run("group", "breaker", "db", "closed", "--reason", "drill", "--json")
             #expect(closed.code == 0 && closed.output.contains(#""outcome":"closed""#), "\(closed)")
             #expect(try await stage.run("group", "db").output.contains("breaker forced closed"))
-            #expect(try await stage.run("group", "db", "breaker", "automatic", "--reason", "over").code == 0)
+            #expect(try await stage.run("group", "breaker", "db", "automatic", "--reason", "over").code == 0)
             #expect(try await !stage.run("group", "db").output.contains("breaker"))
-            let history = try await stage.run("group", "db", "history")
+            let history = try await stage.run("group", "history", "db")
             #expect(history.output.contains("wrong balances: open") && history.output.contains("ann"), "\(history)")
-            let empty = try await stage.run("group", "db", "settings")
+            let empty = try await stage.run("group", "settings", "db")
             #expect(empty.code == 0 && empty.output.contains("16777216  (default)"), "\(empty)")
-            let set = try await stage.run("group", "db", "settings", "--set", "maxLag=5", "--set", "rank=priority")
+            let set = try await stage.run("group", "settings", "db", "--set", "maxLag=5", "--set", "rank=priority")
             #expect(set.code == 0 && set.output.contains("maxLag") && set.output.contains("priority"), "\(set)")
-            let json = try await stage.run("group", "db", "settings", "--json")
+            let json = try await stage.run("group", "settings", "db", "--json")
             #expect(json.output.hasPrefix("{\"rank\":\"priority\",\"maxLag\":5,\"lagStep\":1,"), "\(json)")
             try await one.leave()
         }
@@ -171,11 +171,11 @@ import Testing
             let one = try await stage.stand("one", priority: 1)
             let two = try await stage.stand("two")
             try await stage.becomes("one")
-            let watch = try await Program.start(["group", "db", "watch", "--redis", stage.redis.unixURL])
+            let watch = try await Program.start(["group", "watch", "db", "--redis", stage.redis.unixURL])
             try await eventually("it shows the group", within: .seconds(60)) {
                 watch.output.contains("primary: one, epoch 1")
             }
-            _ = try await stage.client.switchover(group: "db", to: "two", actor: "ann", reason: "kernel")
+            _ = try await stage.client.operations(on: "db").switchover(to: "two", actor: "ann", reason: "kernel")
             try await eventually("it shows the new primary", within: .seconds(60)) {
                 watch.output.contains("primary.ready      two")
             }
@@ -198,14 +198,17 @@ import Testing
         (["history", "--limit", "0"], "1 to 1000"),
         (["settings", "--set", "maxLag"], "NAME=VALUE"), (["settings", "--set", "maxLag=-2"], "maxLag"),
         (["settings", "--set", "luck=1"], "is no setting"), (["settings", "--set", "rank=luck"], "data, priority"),
-        (["settings", "--set", "rank=data", "--set", "rank=data"], "twice"), (["swichover"], "no action swichover"),
+        (["settings", "--set", "rank=data", "--set", "rank=data"], "twice"),
+        (["swichover"], "no action swichover; did you mean switchover? The actions are: show, plan,"),
+        (["swichover", "--to", "a"], "did you mean switchover?"), (["show", "--to", "a"], "Unknown option '--to'"),
         (["resume", "--actor", ""], "1 to 128"), (["breaker", "half", "--reason", "x"], "half"),
         (["breaker", "open"], "--reason"), (["breaker", "--reason", "x"], "state"),
     ])
     func `a bad order is refused by its option and limit, and nothing is asked of Redis`(
         arguments: [String], says: String
     ) async throws {
-        let run = try await Program.run(["group", "g"] + arguments + ["--redis", "redis://127.0.0.1:1"])
+        let line = ["group", arguments[0], "g"] + arguments.dropFirst() + ["--redis", "redis://127.0.0.1:1"]
+        let run = try await Program.run(line)
         #expect(run.code == 64 && run.error.contains(says), "\(run)")
     }
 
@@ -214,18 +217,18 @@ import Testing
     {
         try await withStage { stage in
             let member = try await stage.client.group("old/one").join("m", lease: .seconds(10))
-            let refused = try await stage.run("group", "old/one", "remove")
+            let refused = try await stage.run("group", "remove", "old/one")
             #expect(refused.code == 2 && refused.error.contains("somebody is still in it (1)"), "\(refused)")
             try await member.leave()
-            let done = try await stage.run("group", "old/one", "remove", "--actor", "ann", "--reason", "moved")
+            let done = try await stage.run("group", "remove", "old/one", "--actor", "ann", "--reason", "moved")
             #expect(done.code == 0 && done.output.contains("removed"), "\(done)")
             #expect(try await stage.client.groupNames().isEmpty)
-            let again = try await stage.run("group", "old/one", "remove", "--json")
+            let again = try await stage.run("group", "remove", "old/one", "--json")
             #expect(again.code == 2 && again.error.contains("there is no such group"), "\(again)")
             let events = try await stage.run("events", "--json", "--after", "0:0")
             let event = events.output.split(separator: "\n").first { $0.contains("group.removed") }
             #expect(event?.contains("moved") == true && event?.contains("ann") == true, "\(events)")
-            let help = try await Program.run(["group", "g", "remove", "--help"])
+            let help = try await Program.run(["group", "remove", "g", "--help"])
             #expect(help.code == 0 && help.output.contains("EXAMPLES"))
         }
     }
@@ -233,19 +236,25 @@ import Testing
     @Test func `a group of any name is shown, also one named like an action, and no group is said so`() async throws {
         try await withStage { stage in
             let member = try await stage.client.group("plan").join("m", lease: .seconds(10))
-            #expect(try await stage.run("group", "plan").output.hasPrefix("plan: 1 member, version 1"))
+            #expect(try await stage.run("group", "show", "plan").output.hasPrefix("plan: 1 member, version 1"))
             let plan = try await stage.run("group", "plan", "plan")
             #expect(plan.code == 0 && plan.output.contains("nobody stands for primary"), "\(plan)")
+            let behind = try await stage.run("group", "plan", "show")
+            #expect(behind.code == 1 && behind.error.contains("no group show"), "\(behind)")
+            let turned = try await stage.run("group", "ledger", "switchover", "--to", "m")
+            #expect(
+                turned.code == 64 && turned.error.contains("before the name: ringfence group switchover ledger"),
+                "\(turned)")
             for action in [["plan"], ["settings"], []] {
-                let none = try await Program.run(["group", "nowhere"] + action + ["--redis", stage.redis.unixURL])
+                let none = try await Program.run(["group"] + action + ["nowhere", "--redis", stage.redis.unixURL])
                 #expect(none.code == 1 && none.error.contains("no group nowhere"), "\(none)")
             }
-            let order = try await stage.run("group", "nowhere", "pause", "--for", "1m")
+            let order = try await stage.run("group", "pause", "nowhere", "--for", "1m")
             #expect(order.code == 2 && order.error.contains("there is no such group"), "\(order)")
             for action in [
                 "plan", "history", "switchover", "failover", "pause", "maintenance", "settings", "watch", "breaker",
             ] {
-                let help = try await Program.run(["group", "g", action, "--help"])
+                let help = try await Program.run(["group", action, "--help"])
                 #expect(help.code == 0 && help.output.contains("EXAMPLES"), "\(action)")
             }
             try await member.leave()

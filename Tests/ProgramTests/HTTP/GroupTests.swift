@@ -104,11 +104,13 @@ import Testing
                 proxy.update { $0.serverToClient.isStalled = true }
                 let connection = try await service.connect()
                 try await connection.send("PUT", "/v1/groups/g/members/m", "{\(Self.hour)}")
-                try await eventually("Redis has it") { try await client.inspectGroup("g").members.count == 2 }
+                try await eventually("Redis has it") {
+                    try await client.operations(on: "g").status().members.count == 2
+                }
                 try await connection.reset()
                 proxy.update { $0.serverToClient.isStalled = false }
                 try await eventually("it is out again", within: .seconds(60)) {
-                    try await client.inspectGroup("g").members.map(\.member.id) == ["first"]
+                    try await client.operations(on: "g").status().members.map(\.member.id) == ["first"]
                 }
                 #expect(
                     try await types(client).filter { $0.hasPrefix("member.") } == [
@@ -134,7 +136,7 @@ import Testing
                 #expect(deadline > 0 && deadline <= 3_600_000)
                 let session = try #require(joined["session"])
 
-                let member = try #require(try await client.inspectGroup("ledger/eu").members.first?.member)
+                let member = try #require(try await client.operations(on: "ledger/eu").status().members.first?.member)
                 #expect(member.id == "10.0.0.1:7000" && member.session == session)
                 #expect(member.address == "10.0.0.1:7000" && member.zone == "a" && member.weight == 2)
                 #expect(member.priority == -1 && member.capabilities == ["ledger"] && member.metadata == ["k": "v"])
@@ -148,7 +150,7 @@ import Testing
                 let drained = try await service.request("PUT", Self.path, "{\(mine),\"weight\":0,\(Self.hour)}")
                 #expect(drained.status == 200 && drained["session"] == session && drained["version"] == "2")
                 #expect(try await types(client) == ["member.joined", "member.updated"])
-                #expect(try await client.inspectGroup("ledger/eu").members.first?.member.isDraining == true)
+                #expect(try await client.operations(on: "ledger/eu").status().members.first?.member.isDraining == true)
 
                 let left = try await service.request("DELETE", Self.path, "{\(mine),\"reason\":\"update\"}")
                 #expect(left.status == 200 && left["removed"] == "true")
@@ -159,7 +161,7 @@ import Testing
 
                 let late = try await service.request("PUT", Self.path, "{\(mine),\(Self.hour)}")
                 #expect(late.status == 409 && late["code"] == "membership.expired" && late["effect"] == "none")
-                #expect(try await client.inspectGroup("ledger/eu").members.isEmpty)
+                #expect(try await client.operations(on: "ledger/eu").status().members.isEmpty)
             }
         }
     }
@@ -178,7 +180,7 @@ import Testing
                 }
                 let leave = try await service.request("DELETE", Self.path, #"{"session":"\#(first)"}"#)
                 #expect(leave.status == 200 && leave["removed"] == "false")
-                let status = try await client.inspectGroup("ledger/eu")
+                let status = try await client.operations(on: "ledger/eu").status()
                 #expect(status.members.map(\.member.session) == [second] && status.version == 2)
                 #expect(status.members.first?.member.weight == 1)
                 let alive = try await service.request("PUT", Self.path, #"{"session":"\#(second)",\#(Self.hour)}"#)

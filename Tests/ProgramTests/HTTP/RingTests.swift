@@ -161,17 +161,18 @@ import Testing
     @Test func `the command line shows shares, owners and a plan, as text and as JSON`() async throws {
         try await withRedis { redis in
             try await withMembers(redis) { ring in
-                func run(_ arguments: String...) async throws -> String {
-                    let run = try await Program.run(["ring", "ledger/eu"] + arguments + ["--redis", redis.unixURL])
+                func run(_ action: String?, _ arguments: String...) async throws -> String {
+                    let named = ["ring"] + (action.map { [$0] } ?? []) + ["ledger/eu"]
+                    let run = try await Program.run(named + arguments + ["--redis", redis.unixURL])
                     #expect(run.code == 0, "\(run)")
                     return run.output
                 }
-                let shares = try await run()
+                let shares = try await run(nil)
                 #expect(shares.hasPrefix("ledger/eu: 4 members, 128 points, version 4, digest \(ring.digest)\n"))
                 #expect(shares.split(separator: "\n").count == 6)
                 #expect(shares.contains("###"))
                 #expect(shares.contains("drained"))
-                #expect(try await run("--json").contains("\"digest\":\"\(ring.digest)\""))
+                #expect(try await run(nil, "--json").contains("\"digest\":\"\(ring.digest)\""))
 
                 let owners = try await run("owner", "account/4711", "account/4712")
                 #expect(owners.contains("account/4711  \(ring.owner(of: "account/4711") ?? "")\n"))
@@ -195,15 +196,17 @@ import Testing
     }
 
     @Test(arguments: [
-        (["owner"], "owner needs a key"), (["plan"], "plan needs --join or --leave"),
-        (["plan", "x", "--leave", "a"], "only owner takes keys"), (["--join", "a"], "belong to plan"),
+        (["owner"], "<keys>"), (["plan"], "plan needs --join or --leave"),
+        (["plan", "x", "--leave", "a"], "x"), (["show", "--join", "a"], "Unknown option '--join'"),
         (["plan", "--leave", "a", "--ranges"], "--ranges belongs to --json"),
         (["owner", "a", "--count", "0"], "1 to 1000"),
-        (["owner", "a", "--numbers"], "not an unsigned 64-bit number"), (["--count", "2"], "belong to owner"),
-        (["steal"], "steal"),
+        (["owner", "a", "--numbers"], "not an unsigned 64-bit number"),
+        (["show", "owner"], "before the name: ringfence ring owner ledger"),
+        (["plam", "--leave", "a"], "no action plam; did you mean plan? The actions are: show, owner, plan"),
     ])
     func `a wrong command line is refused before Redis is asked`(arguments: [String], says: String) async throws {
-        let run = try await Program.run(["ring", "ledger"] + arguments + ["--redis", "redis://127.0.0.1:1"])
+        let line = ["ring", arguments[0], "ledger"] + arguments.dropFirst() + ["--redis", "redis://127.0.0.1:1"]
+        let run = try await Program.run(line)
         #expect(run.code == 64, "\(run)")
         #expect(run.error.contains(says), "\(run)")
     }
@@ -215,7 +218,7 @@ import Testing
                 await client.shutdown()
                 throw error
             }
-            let run = try await Program.run(["ring", "g", "plan", "--leave", "nobody", "--redis", redis.unixURL])
+            let run = try await Program.run(["ring", "plan", "g", "--leave", "nobody", "--redis", redis.unixURL])
             #expect(run.code == 64 && run.error.contains("\"nobody\" is none"), "\(run)")
             let away = try await Program.run(["ring", "g", "--redis", "redis://127.0.0.1:1"])
             #expect(away.code == 69, "\(away)")

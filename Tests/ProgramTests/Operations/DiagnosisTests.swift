@@ -270,7 +270,7 @@ import Testing
         #expect(findings.map(\.severity) == [.warning, .warning])
         #expect(findings[0].detail.contains("group a is forced open: nobody calls"))
         #expect(findings[1].detail.contains("group b is forced closed"))
-        #expect(findings[1].remedy.contains("ringfence group b breaker automatic"))
+        #expect(findings[1].remedy.contains("ringfence group breaker b automatic"))
     }
 
     @Test func `a bad clock is told by how bad it is`() {

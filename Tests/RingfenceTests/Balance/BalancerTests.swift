@@ -189,7 +189,7 @@ extension Balancer {
             _ = try await group.join("a", lease: .seconds(60))
             let balancer = try group.balancer(options: .plain { $0.breakerMinimumCalls = 10 })
             func order(_ state: BreakerOverride, _ shown: BalancerState.Breaker) async throws {
-                try await client.overrideBreaker(of: "g", state, reason: "drill")
+                try await client.operations(on: "g").overrideBreaker(state, reason: "drill")
                 try await eventually(group, "the breaker is \(shown)") { _ in balancer.state.breaker == shown }
             }
             try await order(.open, .forcedOpen)

@@ -251,7 +251,7 @@ private struct Pair: Sendable {
             try await cache.set("a", [1], durability: Self.confirmed)
             let second = try await pair.memberships[1].campaign()
             try await eventually(pair.group, "both stand") { $0.members.count { $0.isCandidate } == 2 }
-            async let switched = pair.client.switchover(group: "cache", timeout: .seconds(60))
+            async let switched = pair.client.operations(on: "cache").switchover(timeout: .seconds(60))
             try await pair.see(0, .handingOver)
             #expect(try await cache.get("a") == [1])
             let error = try #require(await failure { try await cache.set("a", [2]) })

@@ -63,7 +63,7 @@ import Testing
                     balancers.append(try theirs.balancer(.peakEWMA))
                 }
                 for balancer in balancers { _ = try balancer.pick() }
-                try await client.overrideBreaker(of: "pool", .open, actor: "ann", reason: "wrong balances")
+                try await client.operations(on: "pool").overrideBreaker(.open, actor: "ann", reason: "wrong balances")
                 for balancer in balancers {
                     try await eventually("it is forced open", within: .seconds(60)) {
                         balancer.state.breaker == .forcedOpen
@@ -77,14 +77,14 @@ import Testing
                 // One that is asked for only now.
                 let late = try held[0].balancer(.random)
                 #expect(await failure { try late.pick() }?.code == .breakerOpen)
-                try await client.overrideBreaker(of: "pool", .closed, reason: "drill")
+                try await client.operations(on: "pool").overrideBreaker(.closed, reason: "drill")
                 for balancer in balancers {
                     try await eventually("it is forced closed", within: .seconds(60)) {
                         balancer.state.breaker == .forcedClosed
                     }
                     _ = try await balancer.withMember { $0.id }
                 }
-                try await client.overrideBreaker(of: "pool", .automatic, reason: "over")
+                try await client.operations(on: "pool").overrideBreaker(.automatic, reason: "over")
                 for balancer in balancers {
                     try await eventually("each decides again", within: .seconds(60)) {
                         balancer.state.breaker == .closed

@@ -19,12 +19,12 @@ import Testing
                     (.open, "wrong balances"), (.closed, "all is \"well\""), (.automatic, "ticket 4711"),
                 ]
                 for (state, why) in orders {
-                    let version = try await clients[2].inspectGroup("g").version
-                    try await clients[2].overrideBreaker(of: "g", state, actor: "ann", reason: why)
+                    let version = try await clients[2].operations(on: "g").status().version
+                    try await clients[2].operations(on: "g").overrideBreaker(state, actor: "ann", reason: why)
                     for group in groups { try await eventually(group, "it hears \(state)") { $0.breaker == state } }
                     // As it is already: no event and no version.
-                    try await clients[1].overrideBreaker(of: "g", state, actor: "bob", reason: "again")
-                    let status = try await clients[2].inspectGroup("g")
+                    try await clients[1].operations(on: "g").overrideBreaker(state, actor: "bob", reason: "again")
+                    let status = try await clients[2].operations(on: "g").status()
                     #expect(status.version == version + 1 && status.breaker == state)
                     #expect(status.settings == ElectionSettings(), "it is no setting of the election")
                     #expect(groups[0].snapshot.members.map(\.id) == ["m"], "members are as they were")
@@ -48,10 +48,10 @@ import Testing
         try await withRingfence { _, client in
             let group = try await client.group("g")
             _ = try await group.join("m", lease: .seconds(60))
-            try await client.changeSettings(ElectionSettings(maxLag: 5), group: "g")
-            try await client.overrideBreaker(of: "g", .open, reason: "drill")
-            try await client.changeSettings(ElectionSettings(minStandbys: 1), group: "g")
-            let status = try await client.inspectGroup("g")
+            try await client.operations(on: "g").update(ElectionSettings(maxLag: 5))
+            try await client.operations(on: "g").overrideBreaker(.open, reason: "drill")
+            try await client.operations(on: "g").update(ElectionSettings(minStandbys: 1))
+            let status = try await client.operations(on: "g").status()
             #expect(status.breaker == .open)
             #expect(status.settings.maxLag == 5 && status.settings.minStandbys == 1)
         }
@@ -59,18 +59,20 @@ import Testing
 
     @Test func `a bad order is refused by its field, and one for no group with its reason`() async throws {
         try await withRingfence { _, client in
-            let silent = await failure { try await client.overrideBreaker(of: "g", .open, reason: "") }
+            let silent = await failure { try await client.operations(on: "g").overrideBreaker(.open, reason: "") }
             #expect(silent?.code == .invalidArgument)
             #expect(silent?.message.contains("reason must be 1 to 512 bytes") == true)
             let long = await failure {
-                try await client.overrideBreaker(of: "g", .open, reason: String(repeating: "x", count: 513))
+                try await client.operations(on: "g").overrideBreaker(.open, reason: String(repeating: "x", count: 513))
             }
             #expect(long?.code == .invalidArgument && long?.message.contains("reason") == true)
-            let nobody = await failure { try await client.overrideBreaker(of: "g", .open, actor: "", reason: "x") }
+            let nobody = await failure {
+                try await client.operations(on: "g").overrideBreaker(.open, actor: "", reason: "x")
+            }
             #expect(nobody?.code == .invalidArgument && nobody?.message.contains("actor") == true)
-            let nowhere = await failure { try await client.overrideBreaker(of: "", .open, reason: "x") }
+            let nowhere = await failure { try await client.operations(on: "").overrideBreaker(.open, reason: "x") }
             #expect(nowhere?.code == .invalidArgument && nowhere?.message.contains("group") == true)
-            let none = await failure { try await client.overrideBreaker(of: "g", .open, reason: "x") }
+            let none = await failure { try await client.operations(on: "g").overrideBreaker(.open, reason: "x") }
             #expect(none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"])
         }
     }

@@ -18,8 +18,8 @@ import Testing
                 for number in 0..<3 { try await group.join("m\(number)").leave() }
                 _ = try await clients[0].group("lived in").join("m", lease: .seconds(600))
                 try await clients[0].group("paused").join("m").leave()
-                try await clients[0].pause(group: "paused", for: .seconds(3600))
-                let version = try await clients[0].inspectGroup("old").version
+                try await clients[0].operations(on: "paused").pause(for: .seconds(3600))
+                let version = try await clients[0].operations(on: "old").status().version
                 try await withClient(server.unixURL) {
                     $0.limits.emptyGroups = .seconds(1)
                 } _: { client in
@@ -32,7 +32,7 @@ import Testing
                 // As after 30 days.
                 try await observer.send("DEL", "ringfence:{default}:state:old")
                 _ = try await clients[0].group("new").join("m", lease: .seconds(600))
-                #expect(try await clients[0].inspectGroup("new").version > version)
+                #expect(try await clients[0].operations(on: "new").status().version > version)
             }
         }
     }

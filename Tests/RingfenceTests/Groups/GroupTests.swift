@@ -183,7 +183,7 @@ import Testing
                 // It knows by now, and takes the id from nobody.
                 #expect(await failure { try await group.join("first", lease: .seconds(60)) }?.code == .policyMismatch)
                 try await eventually("whatever came in is out again", within: .seconds(60)) {
-                    try await other.inspectGroup("g").members.map(\.member.session) == [first.session]
+                    try await other.operations(on: "g").status().members.map(\.member.session) == [first.session]
                 }
                 #expect(
                     await failure { try await client.group("g", options: .init(pointsPerWeight: 100)) }?.code
@@ -231,7 +231,7 @@ import Testing
                     _ = try await seen.join("b", lease: .seconds(60))
                     try await eventually(group, "the change is seen") { $0.ids == ["a", "b"] }
                     #expect(group.ring == seen.ring)
-                    #expect(try await other.inspectGroup("g").members.map(\.member.id) == ["a", "b"])
+                    #expect(try await other.operations(on: "g").status().members.map(\.member.id) == ["a", "b"])
                 }
                 try await membership.update(weight: 2)
                 #expect(membership.isMember)
@@ -270,21 +270,21 @@ import Testing
                 _ = try await client.group("h").join("m")
                 _ = try await client.group("empty")
                 #expect(try await client.groupNames() == ["g", "h"])
-                let status = try await client.inspectGroup("g")
+                let status = try await client.operations(on: "g").status()
                 #expect(status.version == 1 && status.members.map(\.member.id) == ["n"])
                 #expect(status.members[0].remaining > .zero && status.members[0].remaining <= .seconds(20))
                 #expect(status.expiryGrace == .zero && status.pointsPerWeight == 256 && status.seed == 0)
-                #expect(try await client.inspectGroup("empty").version == 0)
-                let wrong = try await client.removeMember("n", from: "g", session: "other")
+                #expect(try await client.operations(on: "empty").status().version == 0)
+                let wrong = try await client.operations(on: "g").removeMember("n", session: "other")
                 #expect(!wrong)
                 let states = membership.states
-                let removed = try await client.removeMember("n", from: "g", actor: "me", reason: "why")
+                let removed = try await client.operations(on: "g").removeMember("n", actor: "me", reason: "why")
                 #expect(removed)
                 var told: [Membership.State] = []
                 for await state in states { told.append(state) }
                 #expect(told.last == .expired)
                 #expect(await failure { try membership.check() }?.code == .membershipExpired)
-                let again = try await client.removeMember("n", from: "g")
+                let again = try await client.operations(on: "g").removeMember("n")
                 #expect(!again)
                 let left = try await observer.events("member.left")
                 #expect(left.count == 1 && left[0].reason == "why")
@@ -299,7 +299,7 @@ import Testing
                 let first = membership.session
                 var states = membership.states.makeAsyncIterator()
                 #expect(await states.next() == .member)
-                try await client.removeMember("n", from: "g")
+                try await client.operations(on: "g").removeMember("n")
                 var told: [Membership.State] = []
                 while let state = await states.next() {
                     told.append(state)
@@ -325,7 +325,7 @@ import Testing
                     #expect(group.ring.owner(of: "key") == "one")
                     // From here on the watcher cannot look: what it learns, it learns by the channel.
                     try await observer.send("ACL", "SETUSER", "watcher", "-evalsha", "-eval")
-                    let error = await failure { try await watcher.inspectGroup("g") }
+                    let error = await failure { try await watcher.operations(on: "g").status() }
                     #expect(error != nil)
                     let two = try await other.join("two", weight: 3)
                     try await eventually(group, "both are seen") { $0.ids == ["one", "two"] }
@@ -365,11 +365,11 @@ import Testing
             try await withClient(server.unixURL) { other in
                 let group = try await client.group("g")
                 let membership = try await group.join("a", lease: .seconds(60))
-                _ = try await other.removeMember("a", from: "g")
+                _ = try await other.operations(on: "g").removeMember("a")
                 let error = await failure { try await membership.update(weight: 5) }
                 #expect(error?.code == .membershipExpired)
                 #expect(membership.state == .expired)
-                #expect(try await other.inspectGroup("g").members.isEmpty)
+                #expect(try await other.operations(on: "g").status().members.isEmpty)
             }
         }
     }

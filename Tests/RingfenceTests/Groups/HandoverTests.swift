@@ -242,7 +242,9 @@ import Testing
             try await eventually(group, "ready") {
                 $0.primary?.phase == .ready && $0.members.count { $0.isCandidate } == 2
             }
-            let ordering = Task { try await client.switchover(group: "ledger", to: "two", timeout: .seconds(600)) }
+            let ordering = Task {
+                try await client.operations(on: "ledger").switchover(to: "two", timeout: .seconds(600))
+            }
             try await eventually("it is to stop") { one.role == .handingOver(epoch) }
             ordering.cancel()
             let error = await failure { _ = try await ordering.value }

@@ -63,16 +63,16 @@ import Testing
                 try await fill(clients[0], 0..<1500)
                 let group = try await clients[1].group("g")
                 #expect(group.snapshot.members.count == 1500 && group.snapshot.version == 1500)
-                #expect(try await clients[1].inspectGroup("g").members.count == 1500)
+                #expect(try await clients[1].operations(on: "g").status().members.count == 1500)
                 let status = try await group.inspect()
                 #expect(status.members.allSatisfy { $0.remaining > .seconds(3000) })
                 try await fill(clients[0], 1400..<1700, tag: "2")
-                for id in 0..<50 { try await clients[0].removeMember("member-\(id)", from: "g") }
+                for id in 0..<50 { try await clients[0].operations(on: "g").removeMember("member-\(id)") }
                 try await eventually(group, "all is seen") { $0.version == 1850 }
                 let seen = group.snapshot
                 #expect(seen.members.count == 1650 && seen.member("member-1450")?.session == "s2")
                 #expect(seen.member("member-49") == nil)
-                #expect(try await clients[0].inspectGroup("g").members.map(\.member) == seen.members)
+                #expect(try await clients[0].operations(on: "g").status().members.map(\.member) == seen.members)
             }
         }
     }
@@ -145,10 +145,10 @@ import Testing
                 _ = try await group.join("c")
                 let other = await failure { _ = try await client.group("h").join("a") }
                 #expect(other?.code == .limitReached && other?.message.contains("limits.groups") == true)
-                #expect(await failure { try await client.removeGroup("g") }?.code == .orderRefused)
-                for member in group.snapshot.ids { try await client.removeMember(member, from: "g") }
-                for member in ["b", "c"] { try await client.removeMember(member, from: "g") }
-                try await client.removeGroup("g", reason: "over")
+                #expect(await failure { try await group.remove() }?.code == .orderRefused)
+                for member in group.snapshot.ids { try await group.removeMember(member) }
+                for member in ["b", "c"] { try await group.removeMember(member) }
+                try await group.remove(reason: "over")
                 #expect(try await client.groupNames() == [])
                 _ = try await client.group("h").join("a")
                 #expect(try await client.groupNames() == ["h"])
@@ -221,7 +221,7 @@ import Testing
                     return plain > 60 && plain > asking
                 }
                 #expect(members.allSatisfy { $0.state == .member })
-                let seen = try await clients[1].inspectGroup("g").members.count
+                let seen = try await clients[1].operations(on: "g").status().members.count
                 #expect(seen == 65)
             }
         }

@@ -34,7 +34,7 @@ import Testing
                 let made = try await calls(observer) - before
                 #expect(made < 5 * 120 / 2, "\(made) calls for five beats of each")
                 // What became of one of them is told to that one.
-                for id in ["m0", "m1"] { _ = try await client.removeMember(id, from: "g", actor: "ann") }
+                for id in ["m0", "m1"] { _ = try await client.operations(on: "g").removeMember(id, actor: "ann") }
                 let one = members[1].session
                 try await withClient(server.unixURL) { other in
                     _ = try await other.group("g").join("m2", lease: .seconds(60))

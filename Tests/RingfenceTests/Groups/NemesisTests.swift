@@ -466,7 +466,7 @@ final class Nemesis: Sendable {
                         }
                         log.change { $0.append("\(name) is over") }
                         // So many failovers in a row would hold the group.
-                        try? await scene.client.acknowledge(group: "g")
+                        try? await scene.client.operations(on: "g").acknowledge()
                     }
                 }
             }
@@ -571,18 +571,18 @@ final class Nemesis: Sendable {
                 let member = "n\(dice.pick(0...Int64(Self.contenders - 1)))"
                 orders.addTask {
                     switch kind {
-                    case 0, 1: _ = try? await client.switchover(group: "g", timeout: .milliseconds(800))
+                    case 0, 1: _ = try? await client.operations(on: "g").switchover(timeout: .milliseconds(800))
                     case 2:
                         _ = try? await self.within(3) {
-                            try await client.failover(group: "g", to: member, acceptsDataLoss: true)
+                            try await client.operations(on: "g").failover(to: member, acceptsDataLoss: true)
                         }
                     case 3:
-                        try? await client.pause(group: "g", for: .seconds(1))
-                        try? await client.resume(group: "g")
+                        try? await client.operations(on: "g").pause(for: .seconds(1))
+                        try? await client.operations(on: "g").resume()
                     case 4:
-                        try? await client.setMaintenance(true, of: member, group: "g")
-                        try? await client.setMaintenance(false, of: member, group: "g")
-                    default: try? await client.changeSettings(.init(brakeCount: 0), group: "g")
+                        try? await client.operations(on: "g").setMaintenance(true, for: member)
+                        try? await client.operations(on: "g").setMaintenance(false, for: member)
+                    default: try? await client.operations(on: "g").update(.init(brakeCount: 0))
                     }
                 }
             }

@@ -41,7 +41,7 @@ import Testing
                     try await observer.send("FLUSHALL")
                     try await eventually("the primary says that it is") {
                         let confirmed = try await observer.events("primary.confirmed")
-                        let status = try await clients[0].inspectGroup("ledger")
+                        let status = try await clients[0].group("ledger").status()
                         return confirmed.last?.member == "first" && status.primary.phase == .ready
                             && status.primary.epoch == epoch.value && status.members.count == 2
                     }
@@ -53,7 +53,7 @@ import Testing
                 do {
                     try await eventually("the other is elected", within: .seconds(60)) { second.role.epoch != nil }
                 } catch {
-                    let plan = try await clients[0].plan(group: "ledger")
+                    let plan = try await clients[0].group("ledger").plan()
                     throw TestSupportError(
                         "\(error): \(second.role), \(second.membership.state), \(plan.primary.phase), "
                             + "\(plan.blocked) \(plan.candidates.map { ($0.id, $0.reasons) })")
@@ -123,9 +123,9 @@ import Testing
                 do {
                     while try await process.line() != "primary 1" {}
                     let second = try await group.join("second", lease: .seconds(1)).campaign()
-                    try second.report(position: nil, unfit: "restoring")
+                    try second.report(position: nil, ineligibleBecause: "restoring")
                     try await eventually("it says it is unfit") {
-                        try await client.plan(group: "ledger").candidates.contains {
+                        try await client.group("ledger").plan().candidates.contains {
                             $0.reasons.map(\.code) == ["unfit"]
                         }
                     }
@@ -134,23 +134,23 @@ import Testing
                     }
                     defer { answering.cancel() }
                     // The living one stops, and says so.
-                    let taken = try await client.failover(
-                        group: "ledger", to: "second", acceptsDataLoss: true, actor: "ann", reason: "rack on fire")
+                    let taken = try await client.group("ledger").failover(
+                        to: "second", acceptsDataLoss: true, actor: "ann", reason: "rack on fire")
                     #expect(taken.member == "second" && taken.epoch == 2)
                     while try await process.line() != "over" {}
                     let events = try await observer.events()
                     #expect(events.contains { $0.type == "failover.started" && $0.reason == "rack on fire" })
                     #expect(events.last { $0.type == "primary.elected" }?.reason == "failover")
                     // The frozen one says nothing: its lease has to pass.
-                    let back = try await client.failover(group: "ledger", to: "first", acceptsDataLoss: true)
+                    let back = try await client.group("ledger").failover(to: "first", acceptsDataLoss: true)
                     #expect(back.member == "first" && back.epoch == 3)
                     while try await process.line() != "primary 3" {}
                     try await process.freeze()
                     process.tell("check")
-                    let left = try await client.inspectGroup("ledger").members.first { $0.member.id == "first" }?
+                    let left = try await client.group("ledger").status().members.first { $0.member.id == "first" }?
                         .remaining
                     let start = ContinuousClock.now
-                    let again = try await client.failover(group: "ledger", to: "second", acceptsDataLoss: true)
+                    let again = try await client.group("ledger").failover(to: "second", acceptsDataLoss: true)
                     #expect(again.member == "second" && again.epoch == 4)
                     #expect(
                         start.duration(to: .now) > (left ?? .zero) - .milliseconds(50), "not before its lease was over")
@@ -189,10 +189,10 @@ import Testing
                 let group = try await client.group("ledger")
                 let (first, epoch) = try await lead(group, "first", lease: .milliseconds(500))
                 let second = try await group.join("second", lease: .milliseconds(500)).campaign()
-                try await client.pause(group: "ledger", for: .seconds(2), actor: "ann", reason: "work on the switch")
+                try await client.group("ledger").pause(for: .seconds(2), actor: "ann", reason: "work on the switch")
                 first.giveUp(epoch)
                 try await eventually(group, "the role is vacant") { $0.primary?.member == nil }
-                let plan = try await client.plan(group: "ledger")
+                let plan = try await client.group("ledger").plan()
                 #expect(plan.winner == nil && plan.blocked.map(\.code) == ["paused"])
                 #expect(second.role == .standby)
                 try await eventually("somebody is elected after it") {
@@ -201,9 +201,9 @@ import Testing
                 let types = try await observer.events().map(\.type)
                 let resumed = try #require(types.lastIndex(of: "group.resumed"))
                 #expect(resumed < types.lastIndex(of: "primary.elected")!)
-                try await client.pause(group: "ledger", for: .seconds(3600))
-                try await client.resume(group: "ledger")
-                let paused = try await client.inspectGroup("ledger").paused
+                try await client.group("ledger").pause(for: .seconds(3600))
+                try await client.group("ledger").resume()
+                let paused = try await client.group("ledger").status().paused
                 #expect(paused == .zero)
             }
         }
@@ -219,7 +219,7 @@ import Testing
                     let candidacy = try await group.join(id, lease: .milliseconds(400)).campaign()
                     members.change { $0.append(candidacy) }
                 }
-                try await client.changeSettings(.init(brakeCount: 2), group: "ledger", actor: "ann")
+                try await client.group("ledger").update(.init(brakeCount: 2), actor: "ann")
                 for round in 0..<3 {
                     try await eventually("somebody is elected") { members.value.contains { $0.role.epoch != nil } }
                     let primary = try #require(members.value.first { $0.role.epoch != nil })
@@ -229,7 +229,7 @@ import Testing
                     // So that who was barred in the last round is not any more.
                     if round > 0 {
                         try await eventually("nobody is barred") {
-                            try await client.plan(group: "ledger").candidates.allSatisfy {
+                            try await client.group("ledger").plan().candidates.allSatisfy {
                                 !$0.reasons.map(\.code).contains("gaveUp")
                             }
                         }
@@ -238,7 +238,7 @@ import Testing
                 }
                 try await eventually("the group is held") { try await observer.events("group.braked").count == 1 }
                 #expect(members.value.allSatisfy { $0.role == .standby })
-                try await client.acknowledge(group: "ledger", actor: "ann")
+                try await client.group("ledger").acknowledge(actor: "ann")
                 try await eventually("somebody is elected again") { members.value.contains { $0.role.epoch != nil } }
             }
         }
@@ -251,8 +251,8 @@ import Testing
             try await withClients(server.unixURL, 2) { clients in
                 let group = try await clients[0].group("ledger")
                 let (low, epoch) = try await lead(group, "low")
-                try await clients[0].changeSettings(
-                    .init(failback: .automatic, failbackAfter: .milliseconds(300)), group: "ledger")
+                try await clients[0].group("ledger").update(
+                    .init(failback: .automatic, failbackAfter: .milliseconds(300)))
                 let high = try await clients[1].group("ledger").join("high", priority: 10, lease: .seconds(2))
                     .campaign()
                 try await eventually("the lower one is asked to hand over") {
@@ -272,8 +272,7 @@ import Testing
                 let group = try await client.group("ledger")
                 let (_, epoch) = try await lead(group, "first")
                 try epoch.check()
-                try await client.changeSettings(
-                    .init(minStandbys: 1, shortfallAction: .suspendWrites), group: "ledger")
+                try await client.group("ledger").update(.init(minStandbys: 1, shortfallAction: .suspendWrites))
                 try await eventually("it must not write") {
                     await failure { try epoch.check() }?.code == .writesSuspended
                 }
@@ -296,11 +295,11 @@ import Testing
                 let second = try await group.join("second", lease: .seconds(2)).campaign()
                 try second.report(position: 90)
                 try await eventually("both positions are known") {
-                    try await client.plan(group: "ledger").candidates.contains { $0.lag == 10 }
+                    try await client.group("ledger").plan().candidates.contains { $0.lag == 10 }
                 }
                 let switching = Task {
                     await failure {
-                        try await client.switchover(group: "ledger", to: "second", timeout: .milliseconds(800))
+                        try await client.group("ledger").switchover(to: "second", timeout: .milliseconds(800))
                     }
                 }
                 try await eventually("it is asked to hand over") {
@@ -311,7 +310,7 @@ import Testing
                 #expect(error?.code == .switchoverAborted)
                 #expect(first.role == .primary(epoch) && epoch.isHeld)
                 try second.report(position: 120)
-                let again = Task { try await client.switchover(group: "ledger", timeout: .seconds(20)) }
+                let again = Task { try await client.group("ledger").switchover(timeout: .seconds(20)) }
                 try await eventually("it is asked again") { if case .handingOver = first.role { true } else { false } }
                 first.readyToHandOver(epoch, position: 120)
                 try await eventually("the target has come as far") { second.role.epoch?.value == 2 }

@@ -83,8 +83,8 @@ import Testing
                 #expect(group.snapshot.primary?.epoch == 1 && one.isMember && two.isMember)
                 let error = await failure { try await clients[1].group("ledger").join("three") }
                 #expect(error?.code == .refused, "\(String(describing: error))")
-                try await clients[1].pause(group: "ledger", for: .seconds(60))
-                try await clients[1].resume(group: "ledger")
+                try await clients[1].group("ledger").pause(for: .seconds(60))
+                try await clients[1].group("ledger").resume()
                 try await (old == "one" ? one : two).leave()
                 let next = try await primary(of: group, epoch: 2)
                 #expect(next != old)
@@ -119,12 +119,12 @@ import Testing
                         }
                     }
                     let first = try await primary(of: group)
-                    let status = try await clients[2].switchover(group: "ledger", actor: "ann", reason: "ticket 1")
+                    let status = try await clients[2].group("ledger").switchover(actor: "ann", reason: "ticket 1")
                     #expect(status.member != first && status.epoch == 2 && status.phase == .ready)
                     try await eventually(group, "the former stands again") { snapshot in
                         snapshot.members.count { $0.isCandidate } == 2
                     }
-                    let back = try await clients[2].switchover(group: "ledger", to: first, actor: "bob")
+                    let back = try await clients[2].group("ledger").switchover(to: first, actor: "bob")
                     #expect(back.member == first && back.epoch == 3)
                     tasks.cancelAll()
                     try await tasks.waitForAll()
@@ -144,38 +144,41 @@ import Testing
 
     @Test func `what cannot be ordered is refused with all reasons, and changes nothing`() async throws {
         try await withRingfence { _, client in
-            let none = await failure { try await client.switchover(group: "ledger") }
+            let none = await failure { try await client.group("ledger").switchover() }
             #expect(
                 none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"]
                     && none?.effect == RingfenceError.Effect.none)
             let group = try await client.group("ledger")
             let one = try await group.join("one", lease: .milliseconds(400))
-            let vacant = await failure { try await client.switchover(group: "ledger", to: "one") }
+            let vacant = await failure { try await client.group("ledger").switchover(to: "one") }
             #expect(vacant?.reasons.map(\.code) == ["notACandidate", "noPrimary"])
             let candidacy = try await one.campaign()
             try await eventually("elected") { if case .elected = candidacy.role { true } else { false } }
             let epoch = try #require(candidacy.role.epoch)
-            let early = await failure { try await client.switchover(group: "ledger") }
+            let early = await failure { try await client.group("ledger").switchover() }
             #expect(early?.reasons.map(\.code) == ["notReady", "noCandidate"])
             #expect(candidacy.ready(epoch))
             _ = try await primary(of: group)
-            let alone = await failure { try await client.switchover(group: "ledger", to: "one") }
+            let alone = await failure { try await client.group("ledger").switchover(to: "one") }
             #expect(alone?.reasons.map(\.code) == ["primary"])
             let other = try await group.join("two", lease: .seconds(3))
             let second = try await other.campaign()
             try await other.update(health: "disk full")
-            try second.report(position: nil, unfit: "restoring")
-            try await client.setMaintenance(true, of: "two", group: "ledger", actor: "ann")
-            let all = await failure { try await client.switchover(group: "ledger", to: "two") }
+            // No reason is no silent "eligible".
+            let silent = await failure { try second.report(position: nil, ineligibleBecause: "") }
+            #expect(silent?.code == .invalidArgument && silent?.message.contains("ineligibleBecause") == true)
+            try second.report(position: nil, ineligibleBecause: "restoring")
+            try await client.group("ledger").setMaintenance(true, for: "two", actor: "ann")
+            let all = await failure { try await client.group("ledger").switchover(to: "two") }
             #expect(Set(all?.reasons.map(\.code) ?? []) == ["health", "unfit", "maintenance"])
             #expect(all?.message.contains("disk full") == true)
-            let primary = await failure { try await client.setMaintenance(true, of: "one", group: "ledger") }
+            let primary = await failure { try await client.group("ledger").setMaintenance(true, for: "one") }
             #expect(primary?.reasons.map(\.code) == ["primary"])
             let lossy = await failure {
-                try await client.failover(group: "ledger", to: "two", acceptsDataLoss: false)
+                try await client.group("ledger").failover(to: "two", acceptsDataLoss: false)
             }
             #expect(lossy?.code == .invalidArgument && lossy?.message.contains("acceptsDataLoss") == true)
-            let plan = try await client.plan(group: "ledger")
+            let plan = try await client.group("ledger").plan()
             #expect(plan.winner == nil && plan.blocked.map(\.code) == ["noCandidate"])
             #expect(group.snapshot.primary?.member == "one" && epoch.isHeld)
         }
