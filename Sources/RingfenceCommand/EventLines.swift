@@ -1,7 +1,7 @@
 import Ringfence
 // SPDX-License-Identifier: Apache-2.0
 //
-// Events as lines, for people or as JSON: what `events` and `group NAME watch` share. A line is printed once and never
+// Events as lines, for people or as JSON: what `events` and `group watch NAME` share. A line is printed once and never
 // again.
 import RingfenceConsole
 import RingfenceCore

@@ -42,8 +42,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "locks", "locks k", "audit", "groups", "group g", "group g history", "group g settings", "ring g",
-        "ring g owner k", "events --after 0:0", "events --json", "events --follow --after 0:0", "--help", "lock --help",
+        "locks", "locks k", "audit", "groups", "group g", "group history g", "group settings g", "ring g",
+        "ring owner g k", "events --after 0:0", "events --json", "events --follow --after 0:0", "--help", "lock --help",
         "--version",
     ])
     func `what cannot be written is no success`(command: String) async throws {
@@ -79,7 +79,7 @@ import Testing
             }
             // Nothing more happens, and still it sees that nobody reads.
             for command in [
-                "$RF events --follow --after 0:0", "$RF group g watch", "$RF demo", "$RF-bench lock --seconds 60",
+                "$RF events --follow --after 0:0", "$RF group watch g", "$RF demo", "$RF-bench lock --seconds 60",
             ] {
                 let ended = try await Self.shell("{ \(command); echo $? >&2; } | head -n 1 > /dev/null", redis)
                 #expect(ended.error == "141\n", "\(command): \(ended)")
