@@ -38,17 +38,18 @@ struct ElectionRoutes: Sendable {
             Route(
                 method: .get, path: "/v1/groups/{name}/primary", operation: "getPrimary",
                 summary: "Shows who is primary, and where it can be reached.", response: "Primary",
-                handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange.name))) }),
+                handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange["name"]))) }),
             MemberList.route(view),
             Route(
                 method: .get, path: "/v1/groups/{name}/plan", operation: "getPlan",
                 summary: "Says who would be primary if it died now, how soon, and why not each of the others.",
                 response: "Plan",
-                handle: { exchange in Reply(JSONWriter.describing(try await client.plan(group: exchange.name))) }),
+                handle: { exchange in Reply(JSONWriter.describing(try await client.plan(group: exchange["name"]))) }),
             Route(
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
                 summary:
-                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long it took.",
+                    "Tells what became of the primary: when, from whom, to whom, why, by whose order, how long "
+                    + "it took.",
                 query: [
                     (
                         "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
@@ -61,8 +62,8 @@ struct ElectionRoutes: Sendable {
                     guard Self.historyLimits.contains(limit) else {
                         throw InvalidArgument("limit", "must be 1 to 1000")
                     }
-                    let newest = try await GroupHistory.newest(limit, of: exchange.name, client, most: 100_000)
-                    return Reply(JSONWriter.describing(newest, of: exchange.name))
+                    let newest = try await GroupHistory.newest(limit, of: exchange["name"], client, most: 100_000)
+                    return Reply(JSONWriter.describing(newest, of: exchange["name"]))
                 }),
         ]
     }
@@ -75,20 +76,20 @@ struct ElectionRoutes: Sendable {
                 let timeout = try order.body?.integer("timeoutMs", limits) ?? 30_000
                 let to = try order.body?.text("to")
                 return try await client.switchover(
-                    group: exchange.name, to: to, timeout: .milliseconds(timeout), actor: order.actor,
+                    group: exchange["name"], to: to, timeout: .milliseconds(timeout), actor: order.actor,
                     reason: order.reason)
             },
             order(
                 "switchover", Self.orderSchema, "Takes a switchover back: the primary goes on.", method: .delete,
                 operation: "abortSwitchover"
             ) { exchange, order in
-                try await client.abortSwitchover(group: exchange.name, actor: order.actor, reason: order.reason)
+                try await client.abortSwitchover(group: exchange["name"], actor: order.actor, reason: order.reason)
                 return nil
             },
             order("", Self.orderSchema, "Removes a group that nobody is in.", method: .delete, operation: "removeGroup")
             {
                 exchange, order in
-                try await client.removeGroup(exchange.name, actor: order.actor, reason: order.reason)
+                try await client.removeGroup(exchange["name"], actor: order.actor, reason: order.reason)
                 return nil
             },
             order("failover", Self.failoverSchema, "Gives the role to a member, whatever is lost.") { exchange, order in
@@ -96,7 +97,7 @@ struct ElectionRoutes: Sendable {
                     throw InvalidArgument("to", "is missing: who shall be primary")
                 }
                 return try await client.failover(
-                    group: exchange.name, to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false,
+                    group: exchange["name"], to: to, acceptsDataLoss: try order.body?.bool("acceptsDataLoss") ?? false,
                     actor: order.actor, reason: order.reason)
             },
             order("pause", Self.pauseSchema, "Lets nothing be elected by itself for a while.") { exchange, order in
@@ -105,15 +106,15 @@ struct ElectionRoutes: Sendable {
                     throw InvalidArgument("forMs", "is missing: a pause has an end")
                 }
                 try await client.pause(
-                    group: exchange.name, for: .milliseconds(length), actor: order.actor, reason: order.reason)
+                    group: exchange["name"], for: .milliseconds(length), actor: order.actor, reason: order.reason)
                 return nil
             },
             order("resume", Self.orderSchema, "Ends a pause.") { exchange, order in
-                try await client.resume(group: exchange.name, actor: order.actor, reason: order.reason)
+                try await client.resume(group: exchange["name"], actor: order.actor, reason: order.reason)
                 return nil
             },
             order("acknowledge", Self.orderSchema, "Ends a hold after too many failovers.") { exchange, order in
-                try await client.acknowledge(group: exchange.name, actor: order.actor, reason: order.reason)
+                try await client.acknowledge(group: exchange["name"], actor: order.actor, reason: order.reason)
                 return nil
             },
             order("maintenance", Self.maintenanceSchema, "Takes a member out of the election, or back into it.") {
@@ -121,13 +122,13 @@ struct ElectionRoutes: Sendable {
                 guard let member = try order.body?.text("member") else { throw InvalidArgument("member", "is missing") }
                 guard let isOn = try order.body?.bool("on") else { throw InvalidArgument("on", "is missing") }
                 try await client.setMaintenance(
-                    isOn, of: member, group: exchange.name, actor: order.actor, reason: order.reason)
+                    isOn, of: member, group: exchange["name"], actor: order.actor, reason: order.reason)
                 return nil
             },
             order("settings", Self.settingsSchema, "Changes how the group elects; what is left out stays.") {
                 exchange, order in
                 try await client.changeSettings(
-                    try order.body.map { try Self.settings($0) } ?? ElectionSettings(), group: exchange.name,
+                    try order.body.map { try Self.settings($0) } ?? ElectionSettings(), group: exchange["name"],
                     actor: order.actor, reason: order.reason)
                 return nil
             },
@@ -147,7 +148,7 @@ struct ElectionRoutes: Sendable {
                         "reason", "is missing: whoever finds all calls refused, or none, must be told why")
                 }
                 try await client.overrideBreaker(
-                    of: exchange.name, state, actor: order.actor, reason: order.reason)
+                    of: exchange["name"], state, actor: order.actor, reason: order.reason)
                 return nil
             },
         ]
@@ -183,7 +184,7 @@ struct ElectionRoutes: Sendable {
                     reason: try body?.text("reason") ?? query["reason"] ?? "")
                 try Limits.check(reason: order.reason)
                 let primary = try await give(exchange, order)
-                return Reply(JSONWriter.describing("done", of: exchange.name, primary))
+                return Reply(JSONWriter.describing("done", of: exchange["name"], primary))
             })
     }
 
