@@ -15,9 +15,9 @@ struct Main: AsyncParsableCommand {
         commandName: "ringfence",
         abstract: "Fenced locks, groups and failover on Redis.",
         discussion: """
-            A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the fence \
-            to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder was \
-            paused and woke up late.
+            A lock is held by one owner until a deadline, and carries a fence: a number that only grows. Hand the \
+            fence to what you protect (a database, a file) and let it refuse older ones: that holds even when a holder \
+            was paused and woke up late.
 
             EXAMPLES
               ringfence serve                             a lock service with its Redis
