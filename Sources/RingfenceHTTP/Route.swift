@@ -71,8 +71,8 @@ struct Route: Sendable {
     }
 
     let method: HTTPRequest.Method
-    /// With `{name}` for a lock's or group's name, and perhaps others behind it: `{member}`, `{call}`. A handler asks its
-    /// exchange for them by name.
+    /// With `{name}` for a lock's or group's name, and perhaps others behind it: `{member}`, `{call}`. A handler asks
+    /// its exchange for them by name.
     let path: String
     /// `operationId`, and the route's name in metrics.
     let operation: String
