@@ -27,8 +27,9 @@ let strict: [SwiftSetting] = [
 // A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
 let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
 
-// The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in the same time
-// with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not have such flags.
+// The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in
+// the same time with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not
+// have such flags.
 let thorough: [SwiftSetting] = isDependency ? [] : [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
 let package = Package(
@@ -128,8 +129,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
-        // What operators do and see, and what every program needs for it: settings, the doctor, histories, JSON, processes,
-        // metrics.
+        // What operators do and see, and what every program needs for it: settings, the doctor, histories, JSON,
+        // processes, metrics.
         .target(
             name: "RingfenceOperations",
             dependencies: [
@@ -353,6 +354,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceCommandTests",
             dependencies: [
                 "RingfenceCommand", "RingfenceConsole", "RingfenceOperations", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
@@ -361,6 +363,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceBenchTests",
             dependencies: [
                 "RingfenceBench", "RingfenceConsole", "Ringfence", "Hiredis", "TestSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict

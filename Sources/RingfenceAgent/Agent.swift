@@ -72,9 +72,9 @@ package struct Agent: Service {
         await endpoints?.close()
     }
 
-    private func run(_ core: AgentCore, _ failsafe: AgentFailsafe, _ probes: [any CheckProbe], _ port: Int?)
-        async throws
-    {
+    private func run(
+        _ core: AgentCore, _ failsafe: AgentFailsafe, _ probes: [any CheckProbe], _ port: Int?
+    ) async throws {
         let stopping = OneShot()
         try await withGracefulShutdownHandler {
             try await withThrowingTaskGroup(of: Void.self) { tasks in

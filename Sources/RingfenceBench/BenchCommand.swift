@@ -285,8 +285,8 @@ struct BeatBench: AsyncParsableCommand {
         abstract: "What a membership costs Redis, and how soon its end is known.",
         discussion: """
             beat.cost                         processor time of the server for a beat with nothing new, beside PING
-            death.overhead.3000 .1000 .200    from the end of a lease of that many ms, which nobody renewed, to the event \
-            at a subscriber: the 99th percentile
+            death.overhead.3000 .1000 .200    from the end of a lease of that many ms, which nobody renewed, to the \
+            event at a subscriber: the 99th percentile
             leave.event                       from a call of leave to the event at a subscriber: the 99th percentile
 
             --rounds 5 makes 100 deaths for each lease, 20 at once, and takes about a minute.
@@ -304,8 +304,8 @@ struct FailoverBench: AsyncParsableCommand {
         commandName: "failover",
         abstract: "How long a group is without its primary when one dies, steps down or hands over.",
         discussion: """
-            failover.overhead.3000 .1000 .300   a primary's process is killed (SIGKILL): from the end of its lease of that \
-            many ms to primary.elected at a subscriber
+            failover.overhead.3000 .1000 .300   a primary's process is killed (SIGKILL): from the end of its lease of \
+            that many ms to primary.elected at a subscriber
             failover.release                    from stepping down to primary.elected at a subscriber
             failover.child                      from the death of a child of `ringfence agent exec` to the same
             switchover.gap                      nobody is inside withPrimary, in one process
@@ -347,8 +347,8 @@ struct CacheBench: AsyncParsableCommand {
         commandName: "cache",
         abstract: "What three copies of a value cost beside one.",
         discussion: """
-            cache.write.3.2     a write of 100 bytes to three servers that waits for two, one after the other, beside a plain \
-            SET on one: the 50th percentile
+            cache.write.3.2     a write of 100 bytes to three servers that waits for two, one after the other, beside \
+            a plain SET on one: the 50th percentile
             cache.read.3.2      a read from three that waits for two, beside a plain GET
             cache.drain.10000   from the moment a node is back until it has the 10,000 keys it missed
 

@@ -63,8 +63,8 @@ extension RingfenceClient {
         guard members.count(where: { $0.weight > 0 }) >= options.replicationFactor else {
             throw RingfenceError(
                 .cacheNodes, effect: .none, isRetriable: true,
-                "the group '\(group.name)' has \(members.count) members with an address; a cache of \(options.replicationFactor) "
-                    + "copies is made when there are so many")
+                "the group '\(group.name)' has \(members.count) members with an address; a cache of "
+                    + "\(options.replicationFactor) copies is made when there are so many")
         }
         let policy = group.ringPolicy
         let fresh = CacheLayout(

@@ -17,9 +17,9 @@ struct AgentCommand: AsyncParsableCommand {
             ringfence agent exec --group <name> --member <id> [<options>] -- <command> ...
             """,
         discussion: """
-            One agent runs beside each instance of a group. It keeps a lease in Redis, looks at its instance, and stands \
-            for primary. When the primary dies, the best of the others is elected within a lease, and its agent runs \
-            your program that promotes it. Load balancers ask the agents who is primary.
+            One agent runs beside each instance of a group. It keeps a lease in Redis, looks at its instance, and \
+            stands for primary. When the primary dies, the best of the others is elected within a lease, and its agent \
+            runs your program that promotes it. Load balancers ask the agents who is primary.
 
             A file says what to look at and what to run:
               {
@@ -51,15 +51,16 @@ struct AgentCommand: AsyncParsableCommand {
             The file and the programs must belong to root or to the agent's user, and nobody else may write them.
 
             ENDPOINTS, 200 or 503:  GET /primary   GET /standby?lag=1MB   GET /health
-            Agents ask each other there too, while Redis is away, if the group's settings say onCoordinatorLoss=failsafe; where \
-            "listen" names no host of its own, "advertise" tells the others: "10.0.0.1:8008".
+            Agents ask each other there too, while Redis is away, if the group's settings say \
+            onCoordinatorLoss=failsafe; where "listen" names no host of its own, "advertise" tells the others: \
+            "10.0.0.1:8008".
 
-            SIGTERM (or SIGINT, SIGQUIT) gives a role up, fences the instance and leaves: switch over first if you want \
-            no gap. All other signals change nothing; SIGHUP does not read the file again. If the agent \
-            crashes, the instance runs on, and the lease with the role ends.
+            SIGTERM (or SIGINT, SIGQUIT) gives a role up, fences the instance and leaves: switch over first if you \
+            want no gap. All other signals change nothing; SIGHUP does not read the file again. If the agent crashes, \
+            the instance runs on, and the lease with the role ends.
 
-            Without a "redis" in the file RINGFENCE_REDIS is used, else the Redis of a ringfence serve with the same state \
-            directory on this machine; without one it is an error.
+            Without a "redis" in the file RINGFENCE_REDIS is used, else the Redis of a ringfence serve with the same \
+            state directory on this machine; without one it is an error.
             """,
         subcommands: [AgentRunCommand.self, AgentExecCommand.self], defaultSubcommand: AgentRunCommand.self)
 }
@@ -115,8 +116,9 @@ struct AgentExecCommand: AsyncParsableCommand {
         usage: "ringfence agent exec --group <name> --member <id> [--while-primary] [<options>] -- <command> ...",
         discussion: """
             The command is a child of this process, so its death is known at once and is proof: the member leaves the \
-            group (reason exited; finished if it ended with 0, left if it was told to end) and another is elected within milliseconds, long before its lease would end. Then this \
-            process exits with the command's code; let your init system start it again.
+            group (reason exited; finished if it ended with 0, left if it was told to end) and another is elected \
+            within milliseconds, long before its lease would end. Then this process exits with the command's code; let \
+            your init system start it again.
 
             By default the command runs always, and the group says which of the instances is primary: see it in \
             `ringfence group NAME`, or let a load balancer ask --listen (GET /primary, /standby, /health: 200 or 503). \
@@ -125,11 +127,12 @@ struct AgentExecCommand: AsyncParsableCommand {
             With --while-primary it is the primary's work: started when this member is elected, with its epoch in \
             RINGFENCE_EPOCH, and ended when the role ends: SIGTERM, and SIGKILL in time for nobody else to be primary \
             while it or anything it started lives. It dies with this process (kill -9 too; what it started does not \
-            then: use a container or a systemd service). If it ends by itself, so does this process. (A machine or a process that is \
-            frozen can end nothing: hand RINGFENCE_EPOCH to what you change, and let it refuse older ones.)
+            then: use a container or a systemd service). If it ends by itself, so does this process. (A machine or a \
+            process that is frozen can end nothing: hand RINGFENCE_EPOCH to what you change, and let it refuse older \
+            ones.)
 
-            Signals are passed on to the command and its process group. What the command leaves behind when it ends, in \
-            whatever session or group, gets SIGTERM, and SIGKILL after 1 s; then the member leaves.
+            Signals are passed on to the command and its process group. What the command leaves behind when it ends, \
+            in whatever session or group, gets SIGTERM, and SIGKILL after 1 s; then the member leaves.
 
             EXIT CODES
               the command's own, or 128 + the signal that ended it

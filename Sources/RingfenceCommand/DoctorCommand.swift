@@ -21,14 +21,14 @@ struct DoctorCommand: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "Check Redis for misconfiguration and measure the shortest safe lease.",
         discussion: """
-            Asks Redis for the time every 2 ms for --seconds, and looks at its settings, its replicas and what it recorded \
-            of itself. Nothing is written.
+            Asks Redis for the time every 2 ms for --seconds, and looks at its settings, its replicas and what it \
+            recorded of itself. Nothing is written.
 
             The smallest safe lease is 5 times the worst silence, at least 200 ms: a member beats each fifth of its \
-            lease, so one such silence costs one beat, and four more are tried before the lease is over. The silence is \
-            the longest of: an answer that was waited for, a pause of this machine, Redis' last fork, its slowest command \
-            and its worst latency event of the last week. Measure from the machines that will hold the leases, in the \
-            busiest hour, with --seconds 600: what did not happen meanwhile is not known.
+            lease, so one such silence costs one beat, and four more are tried before the lease is over. The silence \
+            is the longest of: an answer that was waited for, a pause of this machine, Redis' last fork, its slowest \
+            command and its worst latency event of the last week. Measure from the machines that will hold the leases, \
+            in the busiest hour, with --seconds 600: what did not happen meanwhile is not known.
 
             EXIT CODES
               0    fine, notes at most
@@ -129,15 +129,17 @@ enum DoctorReport {
         var lines = [
             "Redis \(readings.version ?? "of unknown version") at \(redis)\(role)",
             "",
-            "round trips    \(trips.count) in turn: p50 \(millisecondsText(trips.p50)), p99 \(millisecondsText(trips.p99)), "
-                + "p99.9 \(millisecondsText(trips.p999)), max \(millisecondsText(trips.longest))",
-            "stalls         the longest silence here was \(millisecondsText(measurement.silence)), the longest pause of this "
-                + "process \(millisecondsText(measurement.pause))",
+            "round trips    \(trips.count) in turn: p50 \(millisecondsText(trips.p50)), p99 "
+                + "\(millisecondsText(trips.p99)), p99.9 \(millisecondsText(trips.p999)), max "
+                + "\(millisecondsText(trips.longest))",
+            "stalls         the longest silence here was \(millisecondsText(measurement.silence)), the longest pause "
+                + "of this process \(millisecondsText(measurement.pause))",
             "before         \(recorded.joined(separator: "; "))",
             "clock          Redis is \(millisecondsText(clock.skew.isNegative ? .zero - clock.skew : clock.skew)) "
                 + "\(clock.skew.isNegative ? "behind" : "ahead") (± \(millisecondsText(clock.skewError))), drift "
                 + "\(Int(clock.driftPPM.rounded())) ppm (± \(Int(clock.driftErrorPPM.rounded(.up)))), "
-                + "at most \(Int(clock.fastestPPM.rounded())) ppm for a second (± \(Int(clock.fastestErrorPPM.rounded(.up)))), "
+                + "at most \(Int(clock.fastestPPM.rounded())) ppm for a second (± "
+                + "\(Int(clock.fastestErrorPPM.rounded(.up)))), "
                 + "\(clock.steps.isEmpty ? "no step" : "\(clock.steps.count) steps")",
             "lease          smallest safe \(advice.smallest.shortText): 5 x \(millisecondsText(advice.silence)) "
                 + "(\(advice.cause)), at least 200 ms; one such silence costs one beat of five",

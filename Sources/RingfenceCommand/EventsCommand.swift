@@ -19,8 +19,8 @@ struct EventsCommand: AsyncParsableCommand {
 
             A cursor is GENERATION:NUMBER, the place behind an event; 0:0 is before the first. The log keeps about the \
             newest 10,000 events. Times are Redis' clock, in UTC. --json prints each event as it stands in the log; \
-            its cursor is its "generation":"sequence". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for an N that \
-            nobody can know.
+            its cursor is its "generation":"sequence". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for \
+            an N that nobody can know.
 
             EXIT CODES
               0    done, or ended by Ctrl-C
@@ -140,8 +140,8 @@ struct EventsCommand: AsyncParsableCommand {
             guard !page.isReset else {
                 let lost = page.lost.map { "\($0) events lie between" } ?? "how many are lost nobody can know"
                 throw CommandFailure(
-                    "the log does not have what follows \(cursor): \(lost). It goes on after \(page.next), and keeps what "
-                        + "is behind \(page.oldest)")
+                    "the log does not have what follows \(cursor): \(lost). It goes on after \(page.next), and keeps "
+                        + "what is behind \(page.oldest)")
             }
             for event in page.events where left > 0 {
                 cursor = event.cursor

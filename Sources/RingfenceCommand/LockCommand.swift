@@ -12,11 +12,11 @@ struct LockCommand: AsyncParsableCommand {
             Waits in line for the lock (for all locks at once, if several are named), runs the command, and releases \
             the lock as soon as the command has ended, however it ended. The lock is renewed meanwhile.
 
-            If the lock cannot be renewed, the command gets SIGTERM a third of --ttl (at most 5 s) before the lock ends, \
-            and SIGKILL before it ends, and so does all it started, in whatever session or process group (setsid, \
-            timeout, job control): nobody else holds the lock while they live. If somebody takes the lock away \
-            (ringfence unlock --force) they get SIGTERM at once and SIGKILL after 1 s. What the command leaves behind \
-            when it ends by itself gets SIGTERM, SIGKILL after 1 s, and then the lock is released.
+            If the lock cannot be renewed, the command gets SIGTERM a third of --ttl (at most 5 s) before the lock \
+            ends, and SIGKILL before it ends, and so does all it started, in whatever session or process group \
+            (setsid, timeout, job control): nobody else holds the lock while they live. If somebody takes the lock \
+            away (ringfence unlock --force) they get SIGTERM at once and SIGKILL after 1 s. What the command leaves \
+            behind when it ends by itself gets SIGTERM, SIGKILL after 1 s, and then the lock is released.
 
             The command finds in its environment
               RINGFENCE_FENCE   the fence: hand it to what you protect, which refuses older ones

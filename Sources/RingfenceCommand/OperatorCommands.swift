@@ -150,9 +150,9 @@ struct AuditCommand: AsyncParsableCommand {
         commandName: "audit",
         abstract: "Show the newest grants and releases.",
         discussion: """
-            Newest first, by Redis' clock, in UTC. The audit is bounded (about 10,000 records a namespace). A lock that \
-            expired has a grant and no release. A holder is called what it calls itself, unproven; who took a lock away is shown \
-            with where the order came from.
+            Newest first, by Redis' clock, in UTC. The audit is bounded (about 10,000 records a namespace). A lock \
+            that expired has a grant and no release. A holder is called what it calls itself, unproven; who took a \
+            lock away is shown with where the order came from.
 
             EXAMPLES
               ringfence audit

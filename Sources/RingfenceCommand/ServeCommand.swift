@@ -17,11 +17,13 @@ struct ServeCommand: AsyncParsableCommand {
             JSON file named by --config or RINGFENCE_CONFIG ({"port": 7420, "log-level": "debug"}). A flag wins over a \
             variable, a variable over the file. Put passwords in a variable or the file: flags show in the process list.
 
-            SIGTERM, SIGQUIT and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and the service \
-            exits with 0 within 10 s. SIGHUP reads the token file again; what waits or streams under a token that left it ends.
+            SIGTERM, SIGQUIT and Ctrl-C drain: requests in progress are answered, waits for locks end with 503, and \
+            the service exits with 0 within 10 s. SIGHUP reads the token file again; what waits or streams under a \
+            token that left it ends.
 
-            Behind a proxy that resets its connections to servers and neither says that it is one (X-Forwarded-For, Forwarded, \
-            Via) nor writes field names in small letters, set --delivery-time 0ms: it would cost living holders their locks.
+            Behind a proxy that resets its connections to servers and neither says that it is one (X-Forwarded-For, \
+            Forwarded, Via) nor writes field names in small letters, set --delivery-time 0ms: it would cost living \
+            holders their locks.
 
             A web page of another origin can order nothing, and a Host that is not localhost, --host, an address or an \
             --allowed-host is answered 421.

@@ -60,7 +60,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private var deadline: NIODeadline = .distantFuture
     private var timer: Scheduled<Void>?
     /// Between a request's first byte and its end.
-    fileprivate var isReceiving = false
+    var isReceiving = false
     /// The head of the request being received has come: it is with its handler, and counted in `inProgress`.
     private var hasHead = false
     /// The request whose answer is due waits for a lock, and this many bytes came in meanwhile.
@@ -71,9 +71,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// When the service shuts down: until then a request half received may still come.
     private var shutdownDeadline: NIODeadline?
     /// The request being received names more than one host.
-    fileprivate var hasTwoHosts = false
+    var hasTwoHosts = false
     /// It is of HTTP/1.0, which needs no Host.
-    fileprivate var isOld = false
+    var isOld = false
 
     /// - Parameter deliveryTime: how long behind an answer a reset says that it was not read.
     init(admission: Admission? = nil, deliveryTime: Duration = .zero) {
@@ -94,11 +94,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// Closes the connection when what was written is not read.
     private var unread: Scheduled<Void>?
     /// Not one byte has come yet.
-    fileprivate var isSilent = true
+    var isSilent = true
     private let deliveryTime: TimeAmount
     /// Its place among the connections, and how it shows that it may have one of those kept back.
     private let admission: Admission?
-    fileprivate(set) var seat: Seat?
+    private(set) var seat: Seat?
     /// What is wrong with this connection; from then on nothing is read.
     private var refusal: Problem?
     /// The refusal is on its way; the connection closes behind it.
@@ -198,14 +198,14 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     /// The first byte of a request, before the decoder makes anything of it.
-    fileprivate func began() {
+    func began() {
         isSilent = false
         isReceiving = true
         hasHead = false
         deadline = limited(.now() + Self.headTimeout)
     }
 
-    fileprivate func received(_ bytes: Int) { if isWaiting { bytesBehind += bytes } }
+    func received(_ bytes: Int) { if isWaiting { bytesBehind += bytes } }
 
     private func limited(_ deadline: NIODeadline) -> NIODeadline { min(deadline, shutdownDeadline ?? deadline) }
 
@@ -393,61 +393,4 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         let channel = context.channel
         context.eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
     }
-}
-
-/// Sees what is lost behind it: how many Host headers there were, and the version. Whoever says that a request is the
-/// last, in any of the ways there are, is closed behind its answer; HTTP/1.0 always is, and never gets chunks.
-private final class VersionWatch: ChannelDuplexHandler {
-    typealias InboundIn = HTTPServerRequestPart
-    typealias InboundOut = HTTPServerRequestPart
-    typealias OutboundIn = HTTPServerResponsePart
-    typealias OutboundOut = HTTPServerResponsePart
-    private let owner: ConnectionGuard
-    /// Requests that came, answers that began, and which request is the last.
-    private var (requests, answers) = (0, 0)
-    private var last: Int?
-
-    init(owner: ConnectionGuard) { self.owner = owner }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        guard case .head(var head) = unwrapInboundIn(data) else { return context.fireChannelRead(data) }
-        requests += 1
-        owner.hasTwoHosts = head.headers["Host"].count > 1
-        owner.isOld = head.version.major < 1 || (head.version.major == 1 && head.version.minor < 1)
-        guard owner.isOld || !head.isKeepAlive else { return context.fireChannelRead(data) }
-        if last == nil { last = requests }
-        // The one form that the request loop knows.
-        head.headers.replaceOrAdd(name: "Connection", value: "close")
-        context.fireChannelRead(wrapInboundOut(.head(head)))
-    }
-
-    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
-        guard case .head(var head) = unwrapOutboundIn(data), !head.status.isInformational else {
-            return context.write(data, promise: promise)
-        }
-        answers += 1
-        guard answers == last else { return context.write(data, promise: promise) }
-        head.headers.replaceOrAdd(name: "Connection", value: "close")
-        // The answer says HTTP/1.1, as ours is, but for a stream: the encoder would put it into chunks.
-        if owner.isOld, !head.headers.contains(name: "Content-Length") { head.version = .http1_0 }
-        context.write(wrapOutboundOut(.head(head)), promise: promise)
-    }
-}
-
-/// Sees a request's first byte.
-private final class ByteWatch: ChannelInboundHandler {
-    typealias InboundIn = ByteBuffer
-    private let owner: ConnectionGuard
-
-    init(owner: ConnectionGuard) { self.owner = owner }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        if !owner.isReceiving { owner.began() }
-        owner.received(unwrapInboundIn(data).readableBytes)
-        context.fireChannelRead(data)
-    }
-}
-
-extension HTTPResponseStatus {
-    fileprivate var isInformational: Bool { (100..<200).contains(code) }
 }

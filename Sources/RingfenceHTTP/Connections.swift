@@ -196,7 +196,10 @@ final class Connections: Sendable {
         }
         guard isDue else { return }
         logger.warning(
-            "all connections are taken: silent and idle ones are closed for new ones; raise connections if they are yours",
+            """
+            all connections are taken: silent and idle ones are closed for new ones; raise connections if they are \
+            yours
+            """,
             metadata: ["connections": "\(maximum)", "keptBack": "\(keptBack)"])
     }
 }

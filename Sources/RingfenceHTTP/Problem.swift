@@ -50,15 +50,6 @@ struct Problem: Error {
         static let noMember = Code(name: "balancer.noMember", status: 503, title: "No member available")
         static let full = Code(name: "service.full", status: 503, title: "Too many connections are open")
         static let shuttingDown = Code(name: "service.shuttingDown", status: 503, title: "The service is shutting down")
-
-        static let all = [
-            invalidArgument, badRequest, unauthorized, originRefused, hostRefused, full, routeNotFound,
-            methodNotAllowed, timeout, busy, notHeld, replaced, expired, limitReached, orderRefused,
-            switchoverAborted, failoverAborted, eventsGone, bodyTooLarge,
-            unsupportedMedia,
-            headersTooLarge, `internal`, overloaded,
-            unavailable, refused, shuttingDown, callNotFound, breakerOpen, noMember,
-        ]
     }
 
     /// Who holds the lock asked for.

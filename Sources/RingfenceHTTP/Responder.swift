@@ -60,7 +60,7 @@ struct Responder: Sendable {
         let reply: Reply
         switch match {
         case _ where refusal != nil: reply = (refusal ?? Self.unauthorized).reply
-        case .route(let index, let parameters):
+        case .route(let index, let segments):
             metrics = self.metrics[index]
             var exchange = Exchange(arrived: arrived, channel: channel)
             exchange.headers = request.headers
@@ -71,7 +71,8 @@ struct Responder: Sendable {
             }
             do {
                 let query = String(target[path.endIndex...].dropFirst())
-                reply = try await handle(route, parameters, query, request, isAuthorized: watch != nil, &exchange)
+                let names = table.parameters[index]
+                reply = try await handle(route, names, segments, query, request, isAuthorized: watch != nil, &exchange)
             } catch let error as ConnectionEnded {
                 throw error
             } catch {
@@ -102,14 +103,12 @@ struct Responder: Sendable {
     }
 
     private func handle(
-        _ route: Route, _ parameters: [Substring.UTF8View], _ query: String, _ request: Request, isAuthorized: Bool,
+        _ route: Route, _ names: [String], _ segments: [Substring.UTF8View], _ query: String, _ request: Request,
+        isAuthorized: Bool,
         _ exchange: inout Exchange
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized || self.isAuthorized(request) else { throw Self.unauthorized }
-        if let name = parameters.first { exchange.name = try Self.decoded(name, "name") }
-        if parameters.count > 1 {
-            exchange.member = try Self.decoded(parameters[1], route.path.hasSuffix("{call}") ? "call" : "member")
-        }
+        exchange.parameters = try zip(names, segments).map { ($0, try Self.decoded($1, $0)) }
         exchange.queryText = query
         // What asks for health may carry whatever it likes.
         if !query.isEmpty, route.path.hasPrefix("/v1/") {

@@ -41,10 +41,8 @@ struct Reply: Sendable {
 struct Exchange: Sendable {
     /// When its head was read: at or after the client sent it.
     let arrived: ContinuousClock.Instant
-    /// The decoded `{name}` of the path.
-    var name = ""
-    /// The decoded `{member}` of the path, or whatever else comes behind the name.
-    var member = ""
+    /// What stands in the path for what is in braces in its route's, decoded.
+    var parameters: [(name: String, value: String)] = []
     /// What stands behind the question mark.
     var queryText = ""
     /// The parameters of it, all of them the route's own; empty unless it is a route of `/v1/`.
@@ -54,6 +52,14 @@ struct Exchange: Sendable {
     var headers = HTTPFields()
     /// The client has gone; known of routes that give something.
     var hangUp: OneShot?
+
+    /// What stands in the path for `{name}`. The route's path must have that parameter.
+    subscript(name: String) -> String {
+        guard let parameter = parameters.first(where: { $0.name == name }) else {
+            preconditionFailure("the route's path has no {\(name)}")
+        }
+        return parameter.value
+    }
 }
 
 /// One operation of the service.
@@ -65,7 +71,8 @@ struct Route: Sendable {
     }
 
     let method: HTTPRequest.Method
-    /// With `{name}` for a lock's or group's name, and behind it perhaps `{member}` for a member's id, or `{call}`.
+    /// With `{name}` for a lock's or group's name, and perhaps others behind it: `{member}`, `{call}`. A handler asks
+    /// its exchange for them by name.
     let path: String
     /// `operationId`, and the route's name in metrics.
     let operation: String
@@ -129,10 +136,13 @@ struct RouteTable: Sendable {
     }
 
     let routes: [Route]
+    /// The names of each route's parameters.
+    let parameters: [[String]]
     private let patterns: [[[UInt8]]]
 
     init(_ routes: [Route]) {
         self.routes = routes
+        self.parameters = routes.map(\.parameters)
         self.patterns = routes.map(\.parts)
     }
 

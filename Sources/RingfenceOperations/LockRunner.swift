@@ -161,8 +161,8 @@ package struct LockRunner: Sendable {
     private func sayUnreleased(_ left: Duration) {
         let end = wallClockNanoseconds() / 1_000_000 + left.wholeMilliseconds
         say(
-            "Redis did not answer the release of \(names.joined(separator: ", ")): unless it is done after all, it stays "
-                + "held until \(utcText(end)) UTC (\(left.shortText) at most)")
+            "Redis did not answer the release of \(names.joined(separator: ", ")): unless it is done after all, it "
+                + "stays held until \(utcText(end)) UTC (\(left.shortText) at most)")
     }
 
     private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {

@@ -31,12 +31,11 @@ import Testing
             }
         }
     }
-
 }
 
 /// The model and the server side by side.
 final class LockScriptFuzz {
-    private struct Ask {
+    struct Ask {
         var nonce: String
         var names: [String]
         var terms: LockTerms
@@ -45,7 +44,7 @@ final class LockScriptFuzz {
         }
     }
 
-    private enum Step {
+    enum Step {
         case acquire(Ask, LockMachine.Queueing)
         case release([String], LockValue, LockMachine.Successor?)
         case cancel(Ask)
@@ -56,37 +55,37 @@ final class LockScriptFuzz {
         var verb: String { String("\(self)".prefix { $0 != "(" }) }
     }
 
-    private struct Expected {
+    struct Expected {
         var step: Step
         var answer: LockServerModel.Answer
         var model: LockServerModel
     }
 
-    private static let names = ["a", "b", "ä:c"]
+    static let names = ["a", "b", "ä:c"]
     private static let claimMilliseconds: Int64 = 3_600_000
     /// Of the fed clock, which ends no key.
     private static let patience: Int64 = 2_000_000
     /// Real time and the fed clock run apart by less than this within a run.
-    private static let tolerance: Int64 = 300_000
+    static let tolerance: Int64 = 300_000
 
     private let server: RedisServer
     private let client: RedisClient
-    private let scripts = LockScripts(
+    let scripts = LockScripts(
         keys: Keyspace(namespace: "fuzz"), auditLength: 100, waiters: 5)
     private let locking: LoadedScript
     private let renewing: LoadedScript
     private let dumping: LoadedScript
     private let seed: UInt64
-    private var random: SplitMix64
-    private var model: LockServerModel
-    private var recent: [Ask] = []
-    private var values: [(names: [String], value: LockValue)] = []
-    private var counter = 0
+    var random: SplitMix64
+    var model: LockServerModel
+    var recent: [Ask] = []
+    var values: [(names: [String], value: LockValue)] = []
+    var counter = 0
     private var subscribers: [String: RedisSubscriber] = [:]
-    private(set) var steps = 0
+    var steps = 0
     private(set) var verbs: Set<String> = []
     /// For want of a place.
-    private(set) var refusals = 0
+    var refusals = 0
 
     private final class Condition: Sendable {
         let isMet = Mutex(false)
@@ -182,7 +181,7 @@ final class LockScriptFuzz {
         try await comparePushes()
     }
 
-    private func complain(_ text: String, _ expected: Expected, _ step: Int) throws {
+    func complain(_ text: String, _ expected: Expected, _ step: Int) throws {
         throw Disagreement(description: "seed \(seed), step \(step), after \(expected.step): \(text)")
     }
 
@@ -196,126 +195,6 @@ final class LockScriptFuzz {
         case 10...12: model.now -= random.pick(0...5_000_000)
         case 13...15: model.now += random.pick(0...5_000_000)
         default: model.now += random.pick(1...900)
-        }
-    }
-
-    // MARK: Random steps
-
-    private func randomAsk() -> Ask {
-        if !recent.isEmpty, random.chance(45) { return random.pick(recent) }
-        counter += 1
-        var names = Self.names.shuffled(using: &random)
-        names.removeLast(Int(random.pick([0, 1, 1, 2, 2, 2])))
-        let ask = Ask(
-            nonce: nonce(of: names), names: names,
-            terms: LockTerms(
-                owner: random.pick(["one", "two:2", "dr\u{F6}i"]), ttl: random.pick(1...5) * 1000 * .second))
-        recent.append(ask)
-        if recent.count > 12 { recent.removeFirst() }
-        return ask
-    }
-
-    /// A value that is held, mostly.
-    private func randomValue() -> (names: [String], value: LockValue)? {
-        if let name = model.locks.keys.sorted().randomElement(using: &random), random.chance(80) {
-            let value = model.locks[name]!.value
-            return values.last { $0.value == value }
-        }
-        return values.randomElement(using: &random)
-    }
-
-    private func randomStep() -> Step {
-        switch random.pick(0...99) {
-        case 0...39:
-            let ask = randomAsk()
-            return .acquire(ask, randomQueueing(ask))
-        case 40...69:
-            guard let held = randomValue() else { return .acquire(randomAsk(), .none) }
-            var successor: LockMachine.Successor?
-            if random.chance(50) {
-                let ask = random.chance(70) ? newAsk(of: held.names) : (recent.first { $0.names == held.names })
-                successor = ask.map { .init(nonce: $0.nonce, terms: $0.terms, yields: random.chance(50)) }
-            }
-            return .release(held.names, held.value, successor)
-        case 70...79: return .cancel(randomAsk())
-        case 80...82: return .force(random.pick(Self.names))
-        case 83...91:
-            let leases = (0..<random.pick(1...3)).compactMap { _ in randomValue() }
-            guard !leases.isEmpty else { return .force(random.pick(Self.names)) }
-            return .renew(
-                leases.map { ($0.names, $0.value, random.pick(1...5) * 1_000_000) },
-                claimedBy: random.chance(50) ? "p\(random.pick(1...4))" : nil)
-        case 92...95: return .expireLock(random.pick(Self.names))
-        case 96...97: return .expireFence(random.pick(Self.names))
-        default: return .expireQueue(random.pick(Self.names))
-        }
-    }
-
-    private func nonce(of names: [String]) -> String {
-        "p\(random.pick(1...4))-\(counter)\(names.count > 1 ? "x\(names.count)" : "")-s"
-    }
-
-    private func randomQueueing(_ ask: Ask) -> LockMachine.Queueing {
-        switch random.pick(0...9) {
-        case 0...1: .none
-        // Since some time before it was asked, or the time it has, or none that can be.
-        case 2...4: .since(model.now - random.pick(-1000...5_000_000))
-        default: .last
-        }
-    }
-
-    private func newAsk(of names: [String]) -> Ask {
-        var ask = randomAsk()
-        counter += 1
-        ask.nonce = nonce(of: names)
-        ask.names = names
-        recent.append(ask)
-        return ask
-    }
-
-    // MARK: In the model
-
-    private func runInModel(_ step: Step) -> LockServerModel.Answer {
-        defer { learnValues() }
-        switch step {
-        case .acquire(let ask, let queueing):
-            let answer = model.acquire(ask.place, queueing)
-            if case .full = answer { refusals += 1 }
-            return answer
-        case .release(let names, let value, let successor):
-            return model.release(
-                names, value,
-                to: successor.map { next in
-                    let ask = Ask(nonce: next.nonce, names: names, terms: next.terms)
-                    return LockServerModel.Successor(
-                        nonce: next.nonce, owner: next.terms.owner, holdMilliseconds: next.terms.holdMilliseconds,
-                        place: next.yields ? ask.place : nil)
-                })
-        case .cancel(let ask):
-            return model.cancel(ask.names, nonce: ask.nonce, place: ask.place)
-        case .force(let name): return model.force(name)
-        case .renew(let leases, let process):
-            return model.renew(leases.map { ($0.names, $0.value, $0.milliseconds) }, claimedBy: process)
-        case .expireLock(let name):
-            model.expireLock(name)
-            return .done
-        case .expireFence(let name):
-            model.expireFence(name)
-            return .done
-        case .expireQueue(let name):
-            model.expireQueue(name)
-            return .done
-        }
-    }
-
-    /// Remembers what is held under which names, to release and renew it later.
-    private func learnValues() {
-        for name in model.locks.keys.sorted() {
-            let value = model.locks[name]!.value
-            guard !values.contains(where: { $0.value == value }) else { continue }
-            let names = model.locks.filter { $0.value.value == value }.keys.sorted()
-            values.append((recent.last { $0.nonce == value.nonce }?.names ?? names, value))
-            if values.count > 12 { values.removeFirst() }
         }
     }
 
@@ -362,75 +241,6 @@ final class LockScriptFuzz {
         writer.argument(scripts.keys.unanswered)
         writer.argument(scripts.keys.place)
         for name in Self.names { writer.argument(name) }
-    }
-
-    // MARK: Comparing
-
-    private func isNear(_ one: Int64, _ other: Int64?) -> Bool {
-        guard let other else { return false }
-        return abs(one - other) <= Self.tolerance
-    }
-
-    private func compare(_ answer: LockServerModel.Answer, _ reply: RedisReply, _ expected: Expected, _ step: Int)
-        throws
-    {
-        let parts = reply.array ?? []
-        let agrees =
-            switch answer {
-            case .fence(let fence): reply.text == "\(fence)"
-            case .queued(let position, let milliseconds, let arrival):
-                parts.count == 4 && parts[0].int == 2 && parts[1].int == position
-                    && isNear(milliseconds, parts[2].int) && parts[3].int == arrival
-            case .busy(let milliseconds, let owner):
-                parts.count == 3 && parts[0].int == 0 && isNear(milliseconds, parts[1].int) && parts[2].text == owner
-            case .notWhole(let milliseconds, let owner, let freed):
-                parts.count == 4 && parts[0].int == 0 && isNear(milliseconds, parts[1].int) && parts[2].text == owner
-                    && parts[3].int == freed
-            case .done: expected.step.verb.hasPrefix("expire") ? reply.int != nil : reply == .integer(1)
-            case .forced(let fence, let value, let milliseconds):
-                parts.count == 3 && parts[0].text == "\(fence)" && parts[1].text == value.text
-                    && isNear(milliseconds, parts[2].int)
-            case .full(let index): parts.map(\.int) == [3, index]
-            case .free: reply.isNull
-            case .renewed(let results): parts.map(\.int) == results.map { $0 ? 1 : 0 }
-            }
-        if !agrees { try complain("the model answers \(answer), Redis \(reply)", expected, step) }
-    }
-
-    private func compareState(_ model: LockServerModel, _ state: [RedisReply], _ expected: Expected, _ step: Int) throws
-    {
-        for (index, name) in Self.names.enumerated() {
-            let at = 6 * index
-            let lock = model.locks[name]
-            if state[at].text != lock?.value.text {
-                try complain(
-                    "lock \(name): \(state[at].text ?? "nil") not \(lock?.value.text ?? "nil")", expected, step)
-            }
-            try compareEnd("lock \(name)", lock?.expiresAt, state[at + 1], expected, step)
-            let fence = model.fences[name]
-            if state[at + 2].text != fence.map({ "\($0.value)" }) {
-                try complain("fence \(name): \(state[at + 2]) not \(fence as Any)", expected, step)
-            }
-            try compareEnd("fence \(name)", fence?.expiresAt, state[at + 3], expected, step)
-            let queue = model.queues[name]
-            let entries = (queue?.value ?? []).flatMap { [$0.text, "\($0.arrival)"] }
-            let real = (state[at + 4].array ?? []).map { $0.text ?? "" }
-            if real != entries { try complain("queue \(name): \(real) not \(entries)", expected, step) }
-            try compareEnd("queue \(name)", queue?.expiresAt, state[at + 5], expected, step)
-        }
-        let silent = (1...4).map { model.unanswered["p\($0)"].map { "\($0.value)" } }
-        let realSilent = state[(6 * Self.names.count)..<(6 * Self.names.count + 4)].map(\.text)
-        if realSilent != silent { try complain("unanswered: \(realSilent) not \(silent)", expected, step) }
-        let kept = model.several.map { "\($0.key)=\($0.value.joined(separator: "\n"))" }
-        let real = (state.last?.array ?? []).map { $0.text ?? "" }
-        if real.sorted() != kept.sorted() { try complain("places: \(real) not \(kept)", expected, step) }
-    }
-
-    private func compareEnd(
-        _ what: String, _ expiresAt: Int64?, _ left: RedisReply, _ expected: Expected, _ step: Int
-    ) throws {
-        let agrees = expiresAt.map { isNear(($0 - expected.model.now) / 1000, left.int) } ?? (left.int == -2)
-        if !agrees { try complain("the end of \(what): \(left) not \(expiresAt as Any)", expected, step) }
     }
 
     // MARK: Inboxes

@@ -241,7 +241,8 @@ import Testing
                         let fence = turn * 10 + writer
                         do {
                             try await session.run(
-                                "SELECT ringfence_guard(r, \(fence), 'w-\(writer)') FROM unnest(\(names)) AS r ORDER BY r"
+                                "SELECT ringfence_guard(r, \(fence), 'w-\(writer)') FROM unnest(\(names)) AS r ORDER "
+                                    + "BY r"
                             )
                         } catch let refusal as PostgresRefusal where refusal == Self.stale {}
                     }

@@ -137,7 +137,8 @@ extension Scenarios {
                 #expect(kill(other.pid, 0) == 0, "it is left alone")
                 #expect(
                     try await shell(
-                        "psql -XAtq -h '\(machine.home.path)' -p \(machine.port) -U postgres -c 'SHOW idle_in_transaction_session_timeout'"
+                        "psql -XAtq -h '\(machine.home.path)' -p \(machine.port) -U postgres -c 'SHOW "
+                            + "idle_in_transaction_session_timeout'"
                     ) == "10s\n", "who is stopped inside a transaction does not hold its locks for ever")
                 // The lock of a server that runs is left alone too.
                 let postmaster = machine.postmaster

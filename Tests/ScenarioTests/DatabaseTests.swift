@@ -75,7 +75,7 @@ extension Scenarios {
         }
 
         @Test(
-            "accepts writes again within a lease and a promotion when a machine is lost, and after a planned switchover sooner"
+            "accepts writes within a lease and a promotion when a machine is lost, and sooner after a switchover"
         )
         func figures() async throws {
             try await PostgresPair.with(lease: "3s") { pair in

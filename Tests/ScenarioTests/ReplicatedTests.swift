@@ -201,7 +201,8 @@ extension Scenarios {
             let time = ContinuousClock.now - start
             let longest = [0, 1].map { nodes.load.tally($0).longest }.max() ?? .zero
             print(
-                "replicated: \(what): \(Int(time / .milliseconds(1))) ms, \(nodes.load.calls) calls so far, the longest",
+                "replicated: \(what): \(Int(time / .milliseconds(1))) ms, \(nodes.load.calls) calls so far,",
+                "the longest",
                 "\(Int(longest / .milliseconds(1))) ms")
         }
 

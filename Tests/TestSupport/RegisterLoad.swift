@@ -252,7 +252,8 @@ extension RedisServer {
             local all = {}
             for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
                 local entry = redis.call('GET', key)
-                all[#all + 1] = string.sub(key, #ARGV[1] + 1) .. ' ' .. string.sub(entry, 1, 33) .. string.sub(entry, 60)
+                all[#all + 1] = string.sub(key, #ARGV[1] + 1) .. ' ' .. string.sub(entry, 1, 33)
+                    .. string.sub(entry, 60)
             end
             return all
             """

@@ -15,7 +15,7 @@
 --     return redis.error_reply('STALEFENCE a newer holder wrote')
 --   end
 --
--- Result   true: the write may go on, and (fence, holder) is recorded as the newest. The same holder may pass again
+-- RESULT   true: the write may go on, and (fence, holder) is recorded as the newest. The same holder may pass again
 --          and again under one fence. false: a newer fence was seen, or the same fence of another holder: write
 --          nothing. An error: an argument is malformed or the key holds something else; nothing was recorded.
 --

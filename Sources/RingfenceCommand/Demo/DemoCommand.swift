@@ -103,11 +103,15 @@ struct DemoCommand: AsyncParsableCommand {
 
     private func introduction(_ file: TransferFile, _ redis: CommandRedis) -> String {
         let count = DemoPrinter.grouped
+        let guards =
+            unsafe
+            ? "UNSAFE: no locks, no guard."
+            : "Each transfer under one lock of two accounts, written through the fence guard."
         return """
             \(count(Int64(file.transfers.count))) transfers over \(count(Int64(file.accounts.count))) accounts \
             (\(self.file ?? "the transfers of the demo")), \(workers) worker processes, \
             \(redis.isPrivate ? "a private Redis" : "the given Redis").
-            \(unsafe ? "UNSAFE: no locks, no guard." : "Each transfer under one lock of two accounts, written through the fence guard.")
+            \(guards)
 
             """
     }

@@ -38,14 +38,14 @@ struct ElectionRoutes: Sendable {
             Route(
                 method: .get, path: "/v1/groups/{name}/primary", operation: "getPrimary",
                 summary: "Shows who is primary, and where it can be reached.", response: "Primary",
-                handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange.name))) }),
+                handle: { exchange in Reply(JSONWriter.primary(of: try await view(exchange["name"]))) }),
             MemberList.route(view),
             Route(
                 method: .get, path: "/v1/groups/{name}/plan", operation: "getPlan",
                 summary: "Says who would be primary if it died now, how soon, and why not each of the others.",
                 response: "Plan",
                 handle: { exchange in
-                    Reply(JSONWriter.describing(try await client.operations(on: exchange.name).plan()))
+                    Reply(JSONWriter.describing(try await client.operations(on: exchange["name"]).plan()))
                 }),
             Route(
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
@@ -63,8 +63,8 @@ struct ElectionRoutes: Sendable {
                     guard Self.historyLimits.contains(limit) else {
                         throw InvalidArgument("limit", "must be 1 to 1000")
                     }
-                    let newest = try await GroupHistory.newest(limit, of: exchange.name, client, most: 100_000)
-                    return Reply(JSONWriter.describing(newest, of: exchange.name))
+                    let newest = try await GroupHistory.newest(limit, of: exchange["name"], client, most: 100_000)
+                    return Reply(JSONWriter.describing(newest, of: exchange["name"]))
                 }),
         ]
     }
@@ -180,12 +180,12 @@ struct ElectionRoutes: Sendable {
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
                 let query = exchange.query
                 let order = Order(
-                    group: client.operations(on: exchange.name), body: body,
+                    group: client.operations(on: exchange["name"]), body: body,
                     actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
                     reason: try body?.text("reason") ?? query["reason"] ?? "")
                 try Limits.check(reason: order.reason)
                 let primary = try await give(order)
-                return Reply(JSONWriter.describing("done", of: exchange.name, primary))
+                return Reply(JSONWriter.describing("done", of: exchange["name"], primary))
             })
     }
 

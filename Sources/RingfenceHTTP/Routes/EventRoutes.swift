@@ -40,7 +40,8 @@ struct EventRoutes: Sendable {
                 query: [
                     (
                         "after", cursor,
-                        "Events behind this cursor; 0:0 for all that are kept. Without it: the newest, or for a stream the state and all that follows. A stream prefers the header Last-Event-ID."
+                        "Events behind this cursor; 0:0 for all that are kept. Without it: the newest, or for a stream "
+                            + "the state and all that follows. A stream prefers the header Last-Event-ID."
                     ),
                     (
                         "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,

@@ -61,7 +61,7 @@ struct GroupRoutes: Sendable {
                 summary: "Shows a group's members, and what is left of each lease.",
                 response: "Group",
                 handle: { exchange in
-                    let name = exchange.name
+                    let name = exchange["name"]
                     return try await replies.value(name) { Reply(JSONWriter.describing(try await view(name))) }
                 }),
             Route(
@@ -103,7 +103,7 @@ struct GroupRoutes: Sendable {
 
     private func put(_ exchange: Exchange) async throws -> Reply {
         let (record, status, isBeat) = try Self.record(exchange)
-        let group = try await groups.group(exchange.name)
+        let group = try await groups.group(exchange["name"])
         // Whoever asked again elsewhere is not replaced by one that has gone.
         if !isBeat, exchange.hangUp?.hasHappened == true { throw ConnectionEnded() }
         let grant =
@@ -112,8 +112,8 @@ struct GroupRoutes: Sendable {
         let deadline = (ContinuousClock.now - exchange.arrived) + grant.remaining
         var json = JSONWriter(capacity: 256)
         json.object { json in
-            json.field("group", exchange.name)
-            json.field("member", exchange.member)
+            json.field("group", exchange["name"])
+            json.field("member", exchange["member"])
             json.field("session", grant.record.session)
             json.field("generation", grant.generation)
             json.field("version", grant.version)
@@ -136,7 +136,7 @@ struct GroupRoutes: Sendable {
         let leases = (Limits.memberLease.lowerBound / .millisecond)...(Limits.memberLease.upperBound / .millisecond)
         var record = MemberRecord(
             // A join gets its own: this one only has the length of the longest.
-            id: exchange.member, session: session ?? String(repeating: "0", count: Limits.sessionBytes.upperBound),
+            id: exchange["member"], session: session ?? String(repeating: "0", count: Limits.sessionBytes.upperBound),
             leaseMilliseconds: try body.integer("ttlMs", leases) ?? defaultLeaseMilliseconds)
         record.address = try body.text("address") ?? ""
         record.zone = try body.text("zone") ?? ""
@@ -206,8 +206,8 @@ struct GroupRoutes: Sendable {
         let reason = try body?.text("reason") ?? query["reason"] ?? ""
         if let session { try Limits.check(session: session) }
         try Limits.check(reason: reason)
-        let removed = try await client.operations(on: exchange.name).removeMember(
-            exchange.member, session: session, actor: actor, reason: reason)
+        let removed = try await client.operations(on: exchange["name"]).removeMember(
+            exchange["member"], session: session, actor: actor, reason: reason)
         var json = JSONWriter(capacity: 24)
         json.object { $0.field("removed", removed) }
         return Reply(json)

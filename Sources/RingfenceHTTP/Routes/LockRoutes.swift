@@ -45,7 +45,7 @@ struct LockRoutes: Sendable {
                 request: Self.holdSchema, response: "Hold", problems: [.busy, .limitReached], gives: true,
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.holdSchema)
-                    return try await acquire([exchange.name], body, exchange) { $0.field("name", exchange.name) }
+                    return try await acquire([exchange["name"]], body, exchange) { $0.field("name", exchange["name"]) }
                 }),
             Route(
                 method: .post, path: "/v1/locks/{name}/renew", operation: "renewLock",
@@ -53,8 +53,8 @@ struct LockRoutes: Sendable {
                 request: Self.renewSchema, response: "Hold", problems: [.notHeld],
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.renewSchema)
-                    let grant = try await client.renew([exchange.name], token: try body.token(), ttl: try body.ttl())
-                    return Reply(hold(grant, exchange) { $0.field("name", exchange.name) })
+                    let grant = try await client.renew([exchange["name"]], token: try body.token(), ttl: try body.ttl())
+                    return Reply(hold(grant, exchange) { $0.field("name", exchange["name"]) })
                 }),
             Route(
                 method: .post, path: "/v1/locks/{name}/release", operation: "releaseLock",
@@ -62,7 +62,7 @@ struct LockRoutes: Sendable {
                 request: Self.releaseSchema, response: "Released", problems: [.notHeld],
                 handle: { exchange in
                     let body = try JSONObject(exchange.body, Self.releaseSchema)
-                    try await client.release([exchange.name], token: try body.token())
+                    try await client.release([exchange["name"]], token: try body.token())
                     return released
                 }),
             Route(
@@ -70,7 +70,7 @@ struct LockRoutes: Sendable {
                 summary: "Shows a lock's holder, last fence and queue.",
                 response: "Lock",
                 handle: { exchange in
-                    Reply(JSONWriter.describing(try await client.inspect(exchange.name)))
+                    Reply(JSONWriter.describing(try await client.inspect(exchange["name"])))
                 }),
         ]
     }
@@ -303,8 +303,8 @@ struct LockRoutes: Sendable {
         let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
         let reason = try body?.text("reason") ?? query["reason"] ?? ""
         try Limits.check(reason: reason)
-        guard let forced = try await client.forceRelease(exchange.name, actor: actor, reason: reason) else {
-            throw Problem(.notHeld, "nobody holds \(quoted(exchange.name))")
+        guard let forced = try await client.forceRelease(exchange["name"], actor: actor, reason: reason) else {
+            throw Problem(.notHeld, "nobody holds \(quoted(exchange["name"]))")
         }
         return Reply(JSONWriter.describing(forced))
     }

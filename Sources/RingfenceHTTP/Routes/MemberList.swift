@@ -27,8 +27,8 @@ enum MemberList {
                 ),
                 (
                     "format", #"{"type":"string","enum":["json","text"],"default":"json"}"#,
-                    "text: a line `id address weight zone` for each, an empty field as -, blanks in one as %20; stale and age "
-                        + "in the headers Ringfence-Stale and Ringfence-Age-Ms."
+                    "text: a line `id address weight zone` for each, an empty field as -, blanks in one as %20; stale "
+                        + "and age in the headers Ringfence-Stale and Ringfence-Age-Ms."
                 ),
             ],
             response: "Members", isAlsoText: true,
@@ -40,7 +40,7 @@ enum MemberList {
                 guard let format = Format(rawValue: query["format"] ?? "json") else {
                     throw InvalidArgument("format", "must be json or text")
                 }
-                let view = try await view(exchange.name)
+                let view = try await view(exchange["name"])
                 switch format {
                 case .json: return Reply(JSONWriter.members(of: view, filter))
                 case .text: return text(of: view, filter)

@@ -44,7 +44,7 @@ struct PickRoutes: Sendable {
         let asked = try BalancePolicy(
             name: try body?.text("policy"), zone: try body?.text("zone"), hasKey: key != nil)
         let track = try body?.integer("trackMs", Self.trackLimits)
-        let group = try await groups.group(exchange.name)
+        let group = try await groups.group(exchange["name"])
         let snapshot = group.snapshot
         guard snapshot.version > 0 else {
             throw Problem(.noMember, "the group has nobody to call: nobody ever joined it", retryAfterMs: 1_000)
@@ -55,10 +55,10 @@ struct PickRoutes: Sendable {
             return Reply(JSONWriter.describing(PickView(snapshot, asked, member)))
         }
         let call = try key.map { try balancer.begin(key: $0) } ?? balancer.begin()
-        let id = calls.keep(call, of: exchange.name, for: track, on: exchange.channel.eventLoop)
+        let id = calls.keep(call, of: exchange["name"], for: track, on: exchange.channel.eventLoop)
         var reply = Reply(JSONWriter.describing(PickView(snapshot, asked, call.member, call: id)))
         // Nobody knows of it, so nobody will report.
-        reply.undo = { [calls] in if let id { _ = calls.end(id, of: exchange.name, .cancelled) } }
+        reply.undo = { [calls] in if let id { _ = calls.end(id, of: exchange["name"], .cancelled) } }
         return reply
     }
 
@@ -75,16 +75,16 @@ struct PickRoutes: Sendable {
         guard let outcome = BalancedCall.Outcome(rawValue: text) else {
             throw InvalidArgument("outcome", "must be one of \(words)")
         }
-        guard let member = calls.end(exchange.member, of: exchange.name, outcome) else {
+        guard let member = calls.end(exchange["call"], of: exchange["name"], outcome) else {
             throw Problem(
                 .callNotFound,
-                "there is no such call: it was reported already, its trackMs are over, or another instance of the service "
-                    + "picked it")
+                "there is no such call: it was reported already, its trackMs are over, or another instance of the "
+                    + "service picked it")
         }
         var json = JSONWriter(capacity: 128)
         json.object { json in
-            json.field("group", exchange.name)
-            json.field("call", exchange.member)
+            json.field("group", exchange["name"])
+            json.field("call", exchange["call"])
             json.field("member", member.id)
             json.field("outcome", outcome.rawValue)
         }

@@ -33,7 +33,7 @@ struct RingRoutes: Sendable {
                     let query = exchange.query
                     let key = try Self.key(query)
                     let count = try Self.count(query, hasKey: key != nil)
-                    let view = RingView(of: try await groups.group(exchange.name))
+                    let view = RingView(of: try await groups.group(exchange["name"]))
                     guard let key else { return Reply(JSONWriter.describing(view)) }
                     return Reply(JSONWriter.describing(key, count: count, on: view))
                 }),
@@ -45,7 +45,7 @@ struct RingRoutes: Sendable {
                     let body = try Self.planBody(exchange.body)
                     let leaving = try body.strings("leaving")
                     let ranges = try body.bool("ranges") ?? false
-                    let view = RingView(of: try await groups.group(exchange.name))
+                    let view = RingView(of: try await groups.group(exchange["name"]))
                     let joining = try Self.joining(body, on: view.ring)
                     let plan = try view.ring.plan(joining: joining, leaving: leaving)
                     let next = try view.ring.applying(joining: joining, leaving: leaving)

@@ -35,22 +35,7 @@ extension JSONWriter {
                     json.decimal("ms", stall.duration)
                 }
             }
-            json.key("clock")
-            json.object { json in
-                json.decimal("skewMs", measurement.clock.skew)
-                json.decimal("skewErrorMs", measurement.clock.skewError)
-                json.field("driftPpm", Int(measurement.clock.driftPPM.rounded()))
-                json.field("driftErrorPpm", Int(measurement.clock.driftErrorPPM.rounded(.up)))
-                json.field("fastestDriftPpm", Int(measurement.clock.fastestPPM.rounded()))
-                json.field("fastestDriftErrorPpm", Int(measurement.clock.fastestErrorPPM.rounded(.up)))
-                json.key("steps")
-                json.array(measurement.clock.steps) { json, step in
-                    json.object { json in
-                        json.field("clock", step.isServers ? "redis" : "own")
-                        json.decimal("byMs", step.by)
-                    }
-                }
-            }
+            json.clock(measurement.clock)
             json.key("lease")
             json.object { json in
                 json.field("smallestMs", advice.smallest.wholeMilliseconds)
@@ -79,6 +64,25 @@ extension JSONWriter {
             }
         }
         return json
+    }
+
+    private mutating func clock(_ clock: ClockReading) {
+        key("clock")
+        object { json in
+            json.decimal("skewMs", clock.skew)
+            json.decimal("skewErrorMs", clock.skewError)
+            json.field("driftPpm", Int(clock.driftPPM.rounded()))
+            json.field("driftErrorPpm", Int(clock.driftErrorPPM.rounded(.up)))
+            json.field("fastestDriftPpm", Int(clock.fastestPPM.rounded()))
+            json.field("fastestDriftErrorPpm", Int(clock.fastestErrorPPM.rounded(.up)))
+            json.key("steps")
+            json.array(clock.steps) { json, step in
+                json.object { json in
+                    json.field("clock", step.isServers ? "redis" : "own")
+                    json.decimal("byMs", step.by)
+                }
+            }
+        }
     }
 
     private mutating func decimal(_ name: String, _ duration: Duration) {

@@ -80,8 +80,8 @@ package struct SettingKey: Sendable, Hashable {
             + "checks and for clients with a token. 16 to 1000000.")
     package static let deliveryTime = SettingKey(
         "delivery-time", .duration, "250ms",
-        "How long behind an answer a reset of its connection takes back the lock or membership it gave. 0ms (never) for "
-            + "a proxy that resets and cannot be told from a client. 0ms to 10s.")
+        "How long behind an answer a reset of its connection takes back the lock or membership it gave. 0ms (never) "
+            + "for a proxy that resets and cannot be told from a client. 0ms to 10s.")
     package static let eventHeartbeat = SettingKey(
         "event-heartbeat", .duration, "10s", "How often an idle event stream shows that it lives. 100ms to 5m.")
     package static let eventLength = SettingKey(

@@ -96,58 +96,24 @@ package struct Settings: Sendable {
         case .host: host = text
         case .tokenFile: tokenFile = text
         case .commandTimeout:
-            guard let duration = Duration(text: text), duration >= .milliseconds(10), duration <= .seconds(60) else {
-                throw Failure(
-                    description: "\(place) must be 10ms to 60s, written like 500ms or 2s, not \(quoted(text))")
-            }
-            commandTimeout = duration
-        case .allowedHost:
-            allowedHosts = text.split(separator: ",", omittingEmptySubsequences: false).map {
-                String($0.filter { $0 != " " }).lowercased()
-            }
-            // A name with a port, a scheme or a wildcard would match nothing, and that would be found out by refusals.
-            let allowed = Set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
-            for name in allowedHosts where name.isEmpty || name.utf8.count > 253 || !name.allSatisfy(allowed.contains) {
-                throw Failure(
-                    description: "\(place) must be host names without port, separated by commas, not \(quoted(text))")
-            }
-        case .connections:
-            guard let number = Int(text), (16...1_000_000).contains(number) else {
-                throw Failure(description: "\(place) must be 16 to 1000000, not \(quoted(text))")
-            }
-            connections = number
+            let range: ClosedRange<Duration> = .milliseconds(10)...(.seconds(60))
+            commandTimeout = try Self.duration(text, place, range, "10ms to 60s, written like 500ms or 2s")
+        case .allowedHost: allowedHosts = try Self.hosts(text, place)
+        case .connections: connections = try Self.number(text, place, 16...1_000_000)
         case .deliveryTime:
-            guard let duration = Duration(text: text), duration >= .zero, duration <= .seconds(10) else {
-                throw Failure(
-                    description: "\(place) must be 0ms to 10s, written like 0ms or 250ms, not \(quoted(text))")
-            }
-            deliveryTime = duration
+            let range: ClosedRange<Duration> = .zero...(.seconds(10))
+            deliveryTime = try Self.duration(text, place, range, "0ms to 10s, written like 0ms or 250ms")
         case .eventHeartbeat:
-            guard let duration = Duration(text: text), duration >= .milliseconds(100), duration <= .seconds(300) else {
-                throw Failure(
-                    description: "\(place) must be 100ms to 5m, written like 500ms or 10s, not \(quoted(text))")
-            }
-            eventHeartbeat = duration
-        case .eventLength:
-            guard let number = Int(text), Limits.eventLength.contains(number) else {
-                let limits = Limits.eventLength
-                throw Failure(
-                    description: "\(place) must be \(limits.lowerBound) to \(limits.upperBound), not \(quoted(text))")
-            }
-            eventLength = number
+            let range: ClosedRange<Duration> = .milliseconds(100)...(.seconds(300))
+            eventHeartbeat = try Self.duration(text, place, range, "100ms to 5m, written like 500ms or 10s")
+        case .eventLength: eventLength = try Self.number(text, place, Limits.eventLength)
         case .maxMembers: limits.members = try Self.number(text, place, NamespaceLimits.memberRange)
         case .maxGroups: limits.groups = try Self.number(text, place, NamespaceLimits.groupRange)
         case .maxWaiters: limits.waiters = try Self.number(text, place, NamespaceLimits.waiterRange)
         case .emptyGroups:
-            guard let duration = Duration(text: text), NamespaceLimits.emptyGroupRange.contains(duration) else {
-                throw Failure(description: "\(place) must be 1s to 365d, written like 12h or 30d, not \(quoted(text))")
-            }
-            limits.emptyGroups = duration
-        case .port:
-            guard let number = UInt16(text) else {
-                throw Failure(description: "\(place) must be 0 to 65535, not \(quoted(text))")
-            }
-            port = Int(number)
+            let range = NamespaceLimits.emptyGroupRange
+            limits.emptyGroups = try Self.duration(text, place, range, "1s to 365d, written like 12h or 30d")
+        case .port: port = try Self.number(text, place, 0...65_535)
         case .logLevel:
             guard let level = Logger.Level(rawValue: text.lowercased()) else {
                 let levels = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
@@ -156,6 +122,29 @@ package struct Settings: Sendable {
             logLevel = level
         default: preconditionFailure("setting \(key.name) is in the table but set nowhere")
         }
+    }
+
+    /// - Parameter words: the range and examples, for people.
+    private static func duration(
+        _ text: String, _ place: String, _ range: ClosedRange<Duration>, _ words: String
+    ) throws -> Duration {
+        guard let duration = Duration(text: text), range.contains(duration) else {
+            throw Failure(description: "\(place) must be \(words), not \(quoted(text))")
+        }
+        return duration
+    }
+
+    private static func hosts(_ text: String, _ place: String) throws -> [String] {
+        let hosts = text.split(separator: ",", omittingEmptySubsequences: false).map {
+            String($0.filter { $0 != " " }).lowercased()
+        }
+        // A name with a port, a scheme or a wildcard would match nothing, and that would be found out by refusals.
+        let allowed = Set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+        for name in hosts where name.isEmpty || name.utf8.count > 253 || !name.allSatisfy(allowed.contains) {
+            throw Failure(
+                description: "\(place) must be host names without port, separated by commas, not \(quoted(text))")
+        }
+        return hosts
     }
 
     private static func number(_ text: String, _ place: String, _ range: ClosedRange<Int>) throws -> Int {

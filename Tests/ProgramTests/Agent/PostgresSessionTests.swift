@@ -76,12 +76,14 @@ private final class SilentServer: Sendable {
         let database = try await server.makeDatabase()
         let probe = try probe(
             #"""
-            {"type":"postgres","address":"\#(server.directory.path)","database":"\#(database.name)","writeInterval":"1h"}
+            {"type":"postgres","address":"\#(server.directory.path)","database":"\#(database.name)",\#
+            "writeInterval":"1h"}
             """#)
         let session = try database.session()
         func pids() async throws -> [Int32] {
             try await session.run(
-                "SELECT pid FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = '\(database.name)'"
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = "
+                    + "'\(database.name)'"
             ).split(separator: "\n").compactMap { Int32($0) }
         }
         #expect(await probe.look(timeout: Self.patience).failure == nil)
@@ -169,11 +171,13 @@ private final class SilentServer: Sendable {
     @Test(
         arguments: [
             (
-                "connection to server at \"db\" (10.0.0.1), port 5432 failed: Connection refused\n\tIs the server running?\n",
+                "connection to server at \"db\" (10.0.0.1), port 5432 failed: Connection refused\n\tIs the server "
+                    + "running?\n",
                 "Connection refused", nil
             ),
             (
-                "connection to server on socket \"/x/.s.PGSQL.5432\" failed: FATAL:  53300: sorry, too many clients already\n",
+                "connection to server on socket \"/x/.s.PGSQL.5432\" failed: FATAL:  53300: sorry, too many clients "
+                    + "already\n",
                 "FATAL:  53300: sorry, too many clients already", "53300"
             ),
             (

@@ -194,7 +194,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         #expect(ContinuousClock.now - began < .seconds(1))
         // One session all the time.
         let count = try await database.session().run(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = current_database()"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = "
+                + "current_database()"
         )
         #expect(count == "1")
         await probe.close()
@@ -205,7 +206,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         let database = try await server.makeDatabase()
         let probe = try probe(
             """
-            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)","writeInterval":"10ms"}
+            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)",\
+            "writeInterval":"10ms"}
             """)
         #expect(await probe.look(timeout: Self.patience).failure == nil)
         let session = try database.session()
@@ -223,7 +225,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         let database = try await server.makeDatabase()
         let probe = try probe(
             """
-            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)","writeInterval":"10ms"}
+            {"type":"postgres","address":"\(server.directory.path)","database":"\(database.name)",\
+            "writeInterval":"10ms"}
             """)
         #expect(await probe.look(timeout: Self.patience).failure == nil)
         let session = try database.session()
@@ -253,7 +256,8 @@ func probe(_ check: String) throws -> any CheckProbe {
         #expect(await probe.look(timeout: Self.patience).failure == nil)
         let session = try database.session()
         let pid = try await session.run(
-            "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = '\(database.name)'"
+            "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'ringfence-agent' AND datname = "
+                + "'\(database.name)'"
         )
         try await session.run("SELECT pg_terminate_backend(\(pid))")
         try await eventually("the session's end is seen") { await probe.look(timeout: Self.patience).failure != nil }

@@ -188,7 +188,10 @@ import Testing
         ("PUT", "members/m", #"{"candidate":true,"position":-1}"#, "position"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"king","epoch":1}}"#, "state"),
         ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"ready"}}"#, "epoch"),
-        ("PUT", "members/m", #"{"candidate":true,"claim":{"state":"readyToHandOver","epoch":1,"position":9}}"#, "version"),
+        (
+            "PUT", "members/m", #"{"candidate":true,"claim":{"state":"readyToHandOver","epoch":1,"position":9}}"#,
+            "version"
+        ),
         ("GET", "members?state=ill", "", "state"),
         ("GET", "history?limit=0", "", "limit"),
     ])

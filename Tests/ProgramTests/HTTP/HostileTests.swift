@@ -9,7 +9,8 @@ import Testing
         let requests: [(String, Int)] = [
             (
                 post
-                    + "Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n",
+                    + "Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /livez "
+                    + "HTTP/1.1\r\n\r\n",
                 400
             ),
             (post + "Host: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ", 400),

@@ -231,7 +231,7 @@ import Testing
         (#"{"policy":"nearestZone","zone":""}"#, "zone"),
         (#"{"policy":"nearestZone","zone":7}"#, "zone"),
         (
-            #"{"policy":"nearestZone","zone":"0123456789012345678901234567890123456789012345678901234567890123456789"}"#,
+            #"{"policy":"nearestZone","zone":"\#(String(repeating: "0123456789", count: 7))"}"#,
             "zone"
         ),
         (#"{"trackMs":0}"#, "trackMs"), (#"{"trackMs":600001}"#, "trackMs"), (#"{"trackMs":"10s"}"#, "trackMs"),

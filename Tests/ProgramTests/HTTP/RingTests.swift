@@ -72,7 +72,8 @@ import Testing
                 let joining = [HashRing.Member(id: "10.0.0.2:7000", zone: "b", weight: 1), .init(id: "new", zone: "d")]
                 let plan = try ring.plan(joining: joining, leaving: ["10.0.0.1:7000"])
                 let body = #"""
-                    {"joining":{"10.0.0.2:7000":{"weight":1},"new":{"zone":"d"}},"leaving":["10.0.0.1:7000"],"ranges":true}
+                    {"joining":{"10.0.0.2:7000":{"weight":1},"new":{"zone":"d"}},\#
+                    "leaving":["10.0.0.1:7000"],"ranges":true}
                     """#
                 let planned = try await service.request("POST", path + "/plan", body)
                 #expect(planned.status == 200)

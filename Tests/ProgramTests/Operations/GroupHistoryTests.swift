@@ -12,7 +12,7 @@ import Testing
         var history = GroupHistory()
         for (index, fields) in events.enumerated() {
             let json =
-                "{\"generation\":\"g\",\"sequence\":\(index + 1),\"at\":\(1_000 + index * 100),\"group\":\"db\",\(fields)}"
+                #"{"generation":"g","sequence":\#(index + 1),"at":\#(1_000 + index * 100),"group":"db",\#(fields)}"#
             history.add(Event(try EventRecord(Array(json.utf8))))
         }
         return history.entries
@@ -23,13 +23,13 @@ import Testing
         detail: String = #""detectMs":0,"decideMs":0"#
     ) -> String {
         let previous = from.map { ",\"previous\":\"\($0)\"" } ?? ""
-        return
-            "\"type\":\"primary.elected\",\"member\":\"\(member)\",\"epoch\":\(epoch),\"reason\":\"\(reason)\"\(previous)\(more)"
-            + ",\"detail\":{\"session\":\"s\",\(detail),\"ranking\":[{\"member\":\"b\",\"lag\":-1,\"reasons\":[\"lease\"]}]}"
+        return #""type":"primary.elected","member":"\#(member)","epoch":\#(epoch),"reason":"\#(reason)"\#(previous)"#
+            + more + #","detail":{"session":"s",\#(detail),"#
+            + #""ranking":[{"member":"b","lag":-1,"reasons":["lease"]}]}"#
     }
 
     private func ready(_ member: String, _ epoch: Int, _ milliseconds: Int) -> String {
-        "\"type\":\"primary.ready\",\"member\":\"\(member)\",\"epoch\":\(epoch),\"detail\":{\"promoteMs\":\(milliseconds)}"
+        #""type":"primary.ready","member":"\#(member)","epoch":\#(epoch),"detail":{"promoteMs":\#(milliseconds)}"#
     }
 
     @Test func `an election and its ready are one entry with all that it took`() throws {
@@ -100,7 +100,8 @@ import Testing
         json.entry(entries[0])
         #expect(
             json.text
-                == #"{"cursor":"g:1","at":1000,"kind":"failover","epoch":2,"from":"a","to":"b","reason":"expired","detectMs":0,"decideMs":0}"#
+                == #"{"cursor":"g:1","at":1000,"kind":"failover","epoch":2,"from":"a","to":"b","#
+                + #""reason":"expired","detectMs":0,"decideMs":0}"#
         )
         var held = JSONWriter()
         held.entry(entries[1])

@@ -65,7 +65,8 @@ final class RoleChecker {
             guard let epoch = node.candidate?.epochInside else { continue }
             if let inside {
                 world.fail(
-                    "two primaries: \(inside.node.record.session) under \(inside.epoch), \(node.record.session) under \(epoch)"
+                    "two primaries: \(inside.node.record.session) under \(inside.epoch), "
+                        + "\(node.record.session) under \(epoch)"
                 )
             }
             inside = (node, epoch)

@@ -7,45 +7,6 @@
 import RingfenceCore
 import TestSupport
 
-/// One line: a set of names. A waiter whose lock will be held outside the process has one for itself (`solo`).
-final class Slot {
-    let names: [String]
-    let solo: LockMachine.WaiterID?
-    var line: LockLine
-    /// The newest acquire.
-    var asking: (ticket: LockMachine.Ticket, nonce: String, request: SimulatedProcess.Request)?
-    var machine: LockMachine { line.machine }
-
-    init(_ names: [String], solo: LockMachine.WaiterID?, ticketsAfter ticket: LockMachine.Ticket) {
-        self.names = names
-        self.solo = solo
-        line = LockLine(ticketsAfter: ticket, isRemote: solo != nil)
-    }
-
-    func isUnsent(_ ticket: LockMachine.Ticket) -> Bool { asking?.ticket != ticket || asking!.request.isUnsent }
-
-    func takeBack(_ ticket: LockMachine.Ticket) -> Bool {
-        guard isUnsent(ticket) else { return false }
-        if asking?.ticket == ticket { asking!.request.isOver = true }
-        return true
-    }
-}
-
-/// A user's hold on a lock, from its delivery to its release.
-final class Holding {
-    let user: User
-    let slot: Slot
-    let value: LockValue
-    var lease: LeaseMachine
-
-    init(user: User, slot: Slot, value: LockValue, lease: LeaseMachine) {
-        self.user = user
-        self.slot = slot
-        self.value = value
-        self.lease = lease
-    }
-}
-
 final class SimulatedProcess {
     /// A command on its way. Whatever happens, `over` is called once: with the answer, or nil if it was lost.
     final class Request {
@@ -60,7 +21,7 @@ final class SimulatedProcess {
         }
     }
 
-    private final class CleanUp {
+    final class CleanUp {
         let command: Command
         let nonce: String
         init(_ command: Command, nonce: String) {
@@ -70,26 +31,26 @@ final class SimulatedProcess {
     }
 
     let name: String
-    private unowned let world: World
+    unowned let world: World
     private let driftPPM: Int64
     private let clockOffset: Nanos
-    private(set) var isAlive = true
-    private(set) var isPaused = false
-    private var heardWhilePaused: [() -> Void] = []
+    var isAlive = true
+    var isPaused = false
+    var heardWhilePaused: [() -> Void] = []
 
-    private(set) var wire: Wire?
+    var wire: Wire?
     var formerWires: [Wire] = []
-    private var requests: [Request] = []
-    private var unsent: [Request] = []
-    private var cleanUps: [CleanUp] = []
-    private var inbox: Inbox?
-    private(set) var inboxHeard = false
+    var requests: [Request] = []
+    var unsent: [Request] = []
+    var cleanUps: [CleanUp] = []
+    var inbox: Inbox?
+    var inboxHeard = false
 
-    private(set) var slots: [Slot] = []
-    private(set) var holdings: [Holding] = []
+    var slots: [Slot] = []
+    var holdings: [Holding] = []
     private var lastNonce = 0
     private var lastTicket: LockMachine.Ticket = 0
-    private var nextWake: Nanos = .never
+    var nextWake: Nanos = .never
 
     init(_ world: World, name: String) {
         self.world = world
@@ -134,7 +95,7 @@ final class SimulatedProcess {
         }
     }
 
-    private func tick() {
+    func tick() {
         guard isAlive else { return }
         for slot in slots where slot.machine.wakeAt <= clock { handle(.tick, slot) }
         var due: [Holding] = []
@@ -212,7 +173,7 @@ final class SimulatedProcess {
         }
     }
 
-    private func deliver(_ id: LockMachine.WaiterID, _ grant: LockMachine.Grant, _ slot: Slot) {
+    func deliver(_ id: LockMachine.WaiterID, _ grant: LockMachine.Grant, _ slot: Slot) {
         let user = world.workload.users[Int(id)]
         let sentAt = world.flaws.countsDeadlineFromReceipt ? clock : grant.sentAt
         let lease = LeaseMachine(
@@ -248,7 +209,7 @@ final class SimulatedProcess {
         return request
     }
 
-    private func event(of reply: Reply?, _ ticket: LockMachine.Ticket, _ claimed: Int64) -> LockMachine.Event {
+    func event(of reply: Reply?, _ ticket: LockMachine.Ticket, _ claimed: Int64) -> LockMachine.Event {
         let isConfirmed = !(world.faults.contains(.loseConfirmations) && !world.isCalm && world.random.chance(10))
         switch reply {
         case nil, .hello: return .failed(ticket, retriable: true)
@@ -285,7 +246,7 @@ final class SimulatedProcess {
         handle(.forget(holding.value), slot)
     }
 
-    private func lost(_ holding: Holding, _ reason: LeaseMachine.LossReason) {
+    func lost(_ holding: Holding, _ reason: LeaseMachine.LossReason) {
         world.note("\(name) lost \(holding.value.text): \(reason)")
         world.checker.ended(holding)
         forget(holding)
@@ -416,162 +377,5 @@ final class SimulatedProcess {
             world.after(world.dice(0...20 * .millisecond)) { self.react { self.wireIsGone(old) } }
         }
         if let old = inbox { world.after(world.dice(0...50 * .millisecond)) { self.react { self.inboxIsGone(old) } } }
-    }
-}
-
-// MARK: The inbox, and being paused or killed
-
-extension SimulatedProcess {
-    private func openInbox() {
-        guard isAlive, inbox == nil else { return }
-        let fresh = Inbox(self, world)
-        inbox = fresh
-        fresh.open {
-            self.react {
-                guard self.inbox === fresh else { return }
-                self.inboxHeard = true
-                for slot in self.slots { self.handle(.inboxReady, slot) }
-            }
-        }
-    }
-
-    func cutInbox() {
-        guard isAlive, let inbox else { return }
-        world.note("\(name) loses its inbox")
-        inbox.cut { self.react { self.inboxIsGone(inbox) } }
-    }
-
-    private func inboxIsGone(_ old: Inbox) {
-        guard inbox === old else { return }
-        inbox = nil
-        inboxHeard = false
-        world.after(world.dice(1 * .millisecond...500 * .millisecond)) { self.react { self.openInbox() } }
-    }
-
-    func heard(_ push: LockServerModel.Push, on inbox: Inbox) {
-        react {
-            guard self.inbox === inbox else { return }
-            switch push.kind {
-            case .grant:
-                // One that nobody here waits for may be late, and of a lock that is held by now: never give it back.
-                guard let slot = self.slots.first(where: { $0.machine.nonce == push.nonce }) else { return }
-                self.handle(.pushed(nonce: push.nonce, fence: push.fence), slot)
-            case .revoked:
-                for holding in self.holdings where holding.value.nonce == push.nonce {
-                    if case .lose(let reason) = holding.lease.lose(.revoked) { self.lost(holding, reason) }
-                }
-            }
-        }
-    }
-
-    func pause(for length: Nanos) {
-        guard isAlive, !isPaused else { return }
-        world.note("\(name) is paused for \(length / .millisecond) ms")
-        isPaused = true
-        world.after(length) { self.resume() }
-    }
-
-    private func resume() {
-        guard isAlive, isPaused else { return }
-        world.note("\(name) wakes up")
-        isPaused = false
-        nextWake = .never
-        let heard = heardWhilePaused
-        heardWhilePaused = []
-        // Timers or sockets first: an event loop may do either.
-        let ticksAfter = world.random.chance(50) ? 0 : Int(world.dice(0...Int64(heard.count)))
-        for (index, action) in heard.enumerated() {
-            if index == ticksAfter { tick() }
-            react(action)
-        }
-        tick()
-    }
-
-    /// kill -9. The kernel may still deliver what was written; its inbox falls silent at once or a little later.
-    func kill() {
-        guard isAlive else { return }
-        world.note("\(name) is killed")
-        for holding in holdings { world.checker.ended(holding) }
-        wire?.stillToCome = Int(world.dice(0...4))
-        if let wire { formerWires.append(wire) }
-        isAlive = false
-        if let inbox {
-            let delay = world.random.chance(50) ? 0 : world.dice(0...2 * .second)
-            world.after(delay) { self.world.server.unsubscribe(inbox) }
-        }
-        wire = nil
-        inbox = nil
-        requests = []
-        unsent = []
-        cleanUps = []
-        slots = []
-        holdings = []
-        heardWhilePaused = []
-    }
-
-    func heal() { if isPaused { resume() } }
-
-    /// Whether anything here still stands for this nonce.
-    func answersFor(_ nonce: String) -> Bool {
-        if cleanUps.contains(where: { $0.nonce == nonce }) { return true }
-        if holdings.contains(where: { $0.value.nonce == nonce }) { return true }
-        return slots.contains { slot in
-            switch slot.machine.state {
-            case .idle: false
-            case .asking(let ask, _, _), .backingOff(let ask, _), .queued(let ask, _), .claiming(let ask, _, _):
-                ask.nonce == nonce
-            case .held(let value, _): value.nonce == nonce
-            case .releasing(let release): release.value.nonce == nonce || release.successor?.nonce == nonce
-            }
-        }
-    }
-
-    var isQuiet: Bool { !isAlive || (slots.isEmpty && holdings.isEmpty && cleanUps.isEmpty) }
-
-    var summary: String {
-        guard isAlive, !isQuiet else { return "" }
-        let machines = slots.map { "\($0.names) \($0.machine.state) waiters \($0.machine.waiters.count)" }
-        return "\n\(name): \(machines.joined(separator: "; ")); holds \(holdings.count), cleans up \(cleanUps.count)"
-    }
-}
-
-/// One subscription to a process' inbox: pushes arrive in order, mostly.
-final class Inbox {
-    let process: SimulatedProcess
-    private let world: World
-    private var lastArrival: Nanos = 0
-
-    init(_ process: SimulatedProcess, _ world: World) {
-        self.process = process
-        self.world = world
-    }
-
-    func open(ready: @escaping () -> Void) {
-        world.after(world.travelTime()) {
-            self.world.server.subscribe(self)
-            if self.world.server.isUp {
-                self.world.after(self.world.travelTime(), ready)
-            } else {  // tries again as long as Redis is away
-                self.world.after(20 * .millisecond) { self.open(ready: ready) }
-            }
-        }
-    }
-
-    func carry(_ push: LockServerModel.Push) {
-        let isStormy = !world.isCalm && world.faults.contains(.cutInbox)
-        if isStormy, world.random.chance(10) { return }
-        lastArrival = max(lastArrival, world.now + world.travelTime())
-        world.at(lastArrival) { self.process.heard(push, on: self) }
-        if isStormy, world.random.chance(10) {  // again, much later
-            world.after(world.dice(0...2 * .second)) { self.process.heard(push, on: self) }
-        }
-    }
-
-    /// Either end may notice first: Redis counts a dead peer as a listener, or the client thinks it still is one.
-    func cut(noticed: @escaping () -> Void) {
-        let serverFirst = world.random.chance(50)
-        let gap = world.dice(0...1 * .second)
-        world.after(serverFirst ? 0 : gap) { self.world.server.unsubscribe(self) }
-        world.after(serverFirst ? gap : 0, noticed)
     }
 }

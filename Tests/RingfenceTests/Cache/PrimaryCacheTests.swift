@@ -16,81 +16,6 @@ import Testing
     import Darwin
 #endif
 
-/// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its
-/// ready primary.
-private struct Pair: Sendable {
-    let servers: [RedisServer]
-    let observers: [Observer]
-    let memberships: [Membership]
-    /// What the cache is opened with: another process than those that have the memberships.
-    let client: RingfenceClient
-    let group: Group
-
-    static func with(
-        _ arguments: [String] = [], _ body: @Sendable (Pair, _ first: Candidacy) async throws -> Void
-    ) async throws {
-        try await withRedis { coordinator in
-            try await withClients(coordinator.unixURL, 2) { clients in
-                try await withObservedRedis(arguments) { one, first in
-                    try await withObservedRedis(arguments + ["--replicaof", "127.0.0.1", "\(one.port)"]) {
-                        two, second in
-                        try await eventually("in step") { try await first.send("WAIT", "1", "10") == .integer(1) }
-                        let group = try await clients[1].group("cache")
-                        var memberships: [Membership] = []
-                        for (number, server) in [one, two].enumerated() {
-                            // Long enough for a busy machine, short enough to wait for: a new group elects nobody for
-                            // so long.
-                            memberships.append(
-                                try await group.join(
-                                    "node-\(number + 1)", address: server.unixURL, lease: .seconds(4)))
-                        }
-                        let pair = Pair(
-                            servers: [one, two], observers: [first, second], memberships: memberships,
-                            client: clients[0], group: try await clients[0].group("cache"))
-                        let first = try await pair.lead(0)
-                        try await body(pair, first)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Makes it the ready primary of the group: it is the only one that stands.
-    @discardableResult
-    func lead(_ index: Int) async throws -> Candidacy {
-        let candidacy = try await memberships[index].campaign()
-        try await eventually("it is elected", within: .seconds(60)) { candidacy.role.epoch != nil }
-        #expect(candidacy.ready(try #require(candidacy.role.epoch)))
-        try await see(index)
-        return candidacy
-    }
-
-    /// Waits until who opened the cache has heard of it.
-    func see(_ index: Int, _ phase: PrimaryStatus.Phase = .ready) async throws {
-        let id = "node-\(index + 1)"
-        try await eventually(group, "\(id) is \(phase)") { $0.primary?.phase == phase && $0.primary?.member == id }
-    }
-
-    /// What the primary's end and its replica's promotion are.
-    func failOver() async throws {
-        try await observers[1].send("REPLICAOF", "NO", "ONE")
-        try await memberships[0].leave()
-        try await lead(1)
-    }
-
-    /// What a server has under a key of the cache, nil for nothing.
-    func value(_ key: String, at index: Int) async throws -> [UInt8]? {
-        try await observers[index].send("GET", Self.key(key)).bytes
-    }
-
-    /// Patient, for a machine full of tests; where servers die a test shortens it.
-    func open(_ durability: Durability = .primary, timeout: Duration = .seconds(20)) async throws -> PrimaryCache {
-        try await client.primaryCache("cache", options: .init(durability: durability, timeout: timeout))
-    }
-
-    static func key(_ key: String) -> String { "ringfence:{default}:cachevalue:5:cache:\(key)" }
-}
-
 @Suite struct PrimaryCacheTests {
     private static let confirmed = Durability.confirmed(replicas: 1, within: .seconds(5))
     private static let confirmedSoon = Durability.confirmed(replicas: 1, within: .milliseconds(50))
@@ -98,7 +23,7 @@ private struct Pair: Sendable {
     @Test func `what is set is found until it is removed or its time is over, and stands as a plain string`()
         async throws
     {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open()
             #expect(cache.name == "cache")
             #expect(try await cache.get("a") == nil)
@@ -107,7 +32,7 @@ private struct Pair: Sendable {
             #expect(try await pair.value("a", at: 0) == [0, 13, 10, 255])
             try await cache.set("a", [])
             #expect(try await cache.get("a") == [])
-            #expect(try await pair.observers[0].send("PTTL", Pair.key("a")) == .integer(-1))
+            #expect(try await pair.observers[0].send("PTTL", PrimaryCachePair.key("a")) == .integer(-1))
             try await cache.remove("a")
             #expect(try await cache.get("a") == nil)
             try await cache.remove("a")
@@ -118,7 +43,7 @@ private struct Pair: Sendable {
 
             for durability in [Durability.primary, Self.confirmed] {
                 try await cache.set("b", [1], for: .seconds(1000), durability: durability)
-                let left = try #require(try await pair.observers[0].send("PTTL", Pair.key("b")).int)
+                let left = try #require(try await pair.observers[0].send("PTTL", PrimaryCachePair.key("b")).int)
                 #expect((900_000...1_000_000).contains(left))
                 try await cache.set("b", [2], for: .milliseconds(20), durability: durability)
                 try await eventually("its time is over") { try await cache.get("b") == nil }
@@ -130,7 +55,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `a confirmed write is on the replica when its call returns, one alone or many at once`() async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open(Self.confirmed)
             for number in 0..<20 {
                 try await cache.set("a", [UInt8(number)])
@@ -157,7 +82,7 @@ private struct Pair: Sendable {
     @Test func `with its replica frozen a write stands at the primary, and its call says that it is not confirmed`()
         async throws
     {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open(Self.confirmedSoon)
             try await cache.set("gone", [1], durability: Self.confirmed)
             await pair.servers[1].kill(SIGSTOP)
@@ -181,7 +106,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `two replicas are not one, and none is not one`() async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open()
             let two = Durability.confirmed(replicas: 2, within: .seconds(2))
             let error = try #require(await failure { try await cache.set("a", [1], durability: two) })
@@ -194,7 +119,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `two hundred that are not confirmed do not wait for one another's time`() async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open()
             await pair.servers[1].kill(SIGSTOP)
             let durability = Durability.confirmed(replicas: 1, within: .milliseconds(300))
@@ -218,7 +143,7 @@ private struct Pair: Sendable {
     @Test func `who was primary and is a replica now refuses, nothing is done, and calls follow to the new one`()
         async throws
     {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open()
             try await cache.set("a", [1], durability: Self.confirmed)
             // Redis was switched over, and the group has not heard of it.
@@ -246,7 +171,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `a primary that hands over is read, and takes no writes`() async throws {
-        try await Pair.with { pair, first in
+        try await PrimaryCachePair.with { pair, first in
             let cache = try await pair.open()
             try await cache.set("a", [1], durability: Self.confirmed)
             let second = try await pair.memberships[1].campaign()
@@ -272,7 +197,7 @@ private struct Pair: Sendable {
 
     @Test(arguments: [true, false])
     func `what was confirmed outlives its primary, and every failure tells the truth`(isKilled: Bool) async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open(
                 .confirmed(replicas: 1, within: .seconds(1)), timeout: .seconds(1))
             // By key: nil for a write that was confirmed.
@@ -335,7 +260,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `a primary that does not answer leaves a write unknown and a read undone`() async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             let cache = try await pair.open(timeout: .milliseconds(100))
             try await eventually("connected") { await failure { try await cache.get("a") } == nil }
             await pair.servers[0].kill(SIGSTOP)
@@ -351,7 +276,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `a primary without enough replicas refuses by itself`() async throws {
-        try await Pair.with(["--min-replicas-to-write", "1", "--min-replicas-max-lag", "60"]) { pair, _ in
+        try await PrimaryCachePair.with(["--min-replicas-to-write", "1", "--min-replicas-max-lag", "60"]) { pair, _ in
             let cache = try await pair.open()
             try await cache.set("a", [1])
             await pair.servers[1].kill(SIGKILL)
@@ -426,7 +351,7 @@ private struct Pair: Sendable {
     }
 
     @Test func `a password is asked for, and a user who may not ask WAIT is told so`() async throws {
-        try await Pair.with { pair, _ in
+        try await PrimaryCachePair.with { pair, _ in
             try await pair.observers[0].send(
                 "ACL", "SETUSER", "app", "on", ">secret", "~ringfence:{default}:cache*", "+@all", "-wait")
             let cache = try await pair.client.primaryCache(

@@ -26,8 +26,9 @@ final class EventWriter: Sendable {
         local sequence
         for i = 1, tonumber(ARGV[3]) do
             sequence = string.format('%.0f', redis.call('HINCRBY', KEYS[1], 'sequence', 1))
-            local json = '{"generation":"' .. generation .. '","sequence":' .. sequence .. ',"at":1763850000123,"type":"member.joined","group":'
-                .. cjson.encode(ARGV[4]) .. ',"member":"m","version":' .. sequence .. ',"reason":"new","detail":'
+            local json = '{"generation":"' .. generation .. '","sequence":' .. sequence
+                .. ',"at":1763850000123,"type":"member.joined","group":' .. cjson.encode(ARGV[4])
+                .. ',"member":"m","version":' .. sequence .. ',"reason":"new","detail":'
                 .. '{"session":"s","leaseMs":3000,"weight":1,"priority":0,"metadata":{"n":"' .. (ARGV[5] + i)
                 .. '","pad":"' .. ARGV[6] .. '"}}}'
             redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[7], ARGV[2], sequence .. '-0', 'e', json)

@@ -186,7 +186,8 @@ final class GroupScriptFuzz {
         local redis = setmetatable({
             call = function(command, ...)
                 if command == 'TIME' then
-                    return { string.format('%.0f', math.floor(clock / 1000)), string.format('%.0f', clock % 1000 * 1000) }
+                    local micro = string.format('%.0f', clock % 1000 * 1000)
+                    return { string.format('%.0f', math.floor(clock / 1000)), micro }
                 end
                 return redis.call(command, ...)
             end,
@@ -213,7 +214,8 @@ final class GroupScriptFuzz {
             for j = 1, 11 do text[#text + 1] = state[j] or '0' end
             for _, field in ipairs({ 'runVersion', 'copyVersion', 'missed', 'gaveUp', 'vouched', 'emptySince',
                 'epoch', 'primary', 'pSession', 'phase', 'candidates', 'checkAt', 'since',
-                'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target', 'handoverUntil',
+                'electAfter', 'vacantSince', 'lastPrimary', 'lastWhy', 'lastPosition', 'final', 'target',
+                'handoverUntil',
                 'forced', 'orders', 'orderBy', 'orderWhy', 'skip', 'pausedUntil', 'brakedUntil', 'failovers', 'short',
                 'failbackAt', 'penalties', 'failures', 'maintenance', 'readyMember', 'readyEpoch',
                 'handoverVersion', 'pKnown', 'silentSince', 'lostAt', 'failbackWait', 'memberVersion' }) do

@@ -91,8 +91,8 @@ import Testing
         for election in elections {
             let words = election.split(separator: " ")
             let json =
-                #"{"generation":"0123456789abcdef01","sequence":\#(words[0]),"at":1,"type":"primary.elected","group":"g","#
-                + #""member":"n0","version":1,"epoch":\#(words[1]),"detail":{"session":"\#(words[2])"}}"#
+                #"{"generation":"0123456789abcdef01","sequence":\#(words[0]),"at":1,"type":"primary.elected","#
+                + #""group":"g","member":"n0","version":1,"epoch":\#(words[1]),"detail":{"session":"\#(words[2])"}}"#
             told.append(.event(Event(try EventRecord(Array(json.utf8)))))
         }
         return try RoleHistory([Self.file], told: told)
@@ -159,8 +159,8 @@ struct RoleHistory {
         private var elected: (epoch: Int64, reason: String?) = (0, nil)
 
         var description: String {
-            "\(failovers) failovers, \(switchovers) switchovers, \(firsts) first elections, \(losses) losses of all data, "
-                + "\(terms) terms"
+            "\(failovers) failovers, \(switchovers) switchovers, \(firsts) first elections, "
+                + "\(losses) losses of all data, \(terms) terms"
         }
 
         mutating func took(_ event: Event) {

@@ -112,7 +112,7 @@ import Testing
 
     @Test
     func
-        `a failover by hand waits for the word of a primary that lives, or for the end of the lease of one that does not`()
+        `a failover by hand waits for the word of a primary that lives, or for the end of a dead one's lease`()
         async throws
     {
         try await withObservedRedis { server, observer in
