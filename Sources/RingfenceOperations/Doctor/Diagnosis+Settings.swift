@@ -265,8 +265,8 @@ extension Diagnosis {
             return Finding(
                 .warning, "breaker.forced",
                 "the breaker of the group \(forced.group) is forced \(forced.state.rawValue): \(what)",
-                remedy: "ringfence group \(forced.group) history says who ordered it and why; when that is over: "
-                    + "ringfence group \(forced.group) breaker automatic --reason …")
+                remedy: "ringfence group history \(forced.group) says who ordered it and why; when that is over: "
+                    + "ringfence group breaker \(forced.group) automatic --reason …")
         }
     }
 

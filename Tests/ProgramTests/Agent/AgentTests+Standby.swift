@@ -37,8 +37,8 @@ extension AgentTests {
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()
             try await withClient(redis) { client in
-                try await client.changeSettings(
-                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites), group: "g")
+                try await client.operations(on: "g").update(
+                    ElectionSettings(minStandbys: 1, shortfallAction: .suspendWrites))
             }
             try await eventually("it is suspended") { one.role == "suspended" }
             #expect(one.log.last?.hasPrefix("onSuspend 1 standbys") == true)
@@ -114,7 +114,7 @@ extension AgentTests {
             #expect(try await two.get("/standby").status == 503)
             try await withClient(redis) { client in
                 try await eventually("Redis knows") {
-                    let plan = try await client.plan(group: "g")
+                    let plan = try await client.operations(on: "g").plan()
                     return plan.candidates.first { $0.id == "two" }?.reasons.contains {
                         $0.detail.contains("it is dead")
                     } == true

@@ -103,7 +103,7 @@ import Testing
 
     @Test func `a mistyped group is no answer, and the program says its version`() async throws {
         try await withRedis { redis in
-            for command in ["ring TYPO", "ring TYPO owner k", "ring TYPO plan --leave a", "pick TYPO", "group TYPO"] {
+            for command in ["ring TYPO", "ring owner TYPO k", "ring plan TYPO --leave a", "pick TYPO", "group TYPO"] {
                 let wrong = try await Self.shell("$RF \(command)", redis)
                 #expect(wrong.code == 1 && wrong.output.isEmpty && wrong.error.contains("no group TYPO"), "\(wrong)")
             }
