@@ -95,8 +95,8 @@ extension Group {
         default:
             throw RingfenceError(
                 .membershipExpired, effect: .none,
-                "'\(member.id)' is not in the group '\(name)' under this session any more: stop, and join again without "
-                    + "it"
+                "'\(member.id)' is not in the group '\(name)' under this session any more: stop, and join again "
+                    + "without it"
             )
         }
     }

@@ -82,8 +82,8 @@ extension Group {
         guard await hub.joinGate.enter(until: end) else {
             throw RingfenceError(
                 .overloaded, effect: .none, isRetriable: true,
-                "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not come "
-                    + "within the command timeout")
+                "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not "
+                    + "come within the command timeout")
         }
         defer { hub.joinGate.leave() }
         let before = snapshot.member(record.id)?.session

@@ -86,8 +86,8 @@ public final class Membership: Sendable {
         case .suspended:
             RingfenceError(
                 .membershipExpired, effect: .none, isRetriable: true,
-                "'\(id)' may not act for the group '\(group)': its lease ran out on its own clock (Redis unreachable, or "
-                    + "this process paused), and Redis has not said yet what became of it")
+                "'\(id)' may not act for the group '\(group)': its lease ran out on its own clock (Redis unreachable, "
+                    + "or this process paused), and Redis has not said yet what became of it")
         case .expired:
             RingfenceError(
                 .membershipExpired, effect: .none,
