@@ -141,7 +141,8 @@ final class GroupNode {
         if world.isCalm { isCutUntil = 0 }
         guard isPaused else { return }
         isPaused = false
-        faultAt = min(faultAt, world.now)
+        // What cuts it off goes on.
+        faultAt = min(faultAt, max(world.now, isCutUntil))
         candidate?.woke()
         if member?.membership.isMember(at: clock) == false, member?.membership.state == .member { handle(.tick) }
         let all = heardWhilePaused

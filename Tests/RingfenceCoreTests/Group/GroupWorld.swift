@@ -308,10 +308,12 @@ final class GroupWorld {
             after(delay * .second) {
                 self.order(.resume)
                 self.order(.acknowledge)
-                // Else nobody might be elected who came while the primary was away.
-                if self.holds { self.order(.settings([("failsafeLimitMs", "300")])) }
                 for name in Set(self.nodes.map(\.name)).sorted() { self.order(.maintenance(name, isOn: false)) }
             }
+            // Else nobody might be elected who came while the primary was away. Whoever orders that says that the
+            // primary of before has stopped: it has heard by then.
+            guard holds else { continue }
+            after(delay * .second + 500 * .millisecond) { self.order(.settings([("failsafeLimitMs", "300")])) }
         }
     }
 
