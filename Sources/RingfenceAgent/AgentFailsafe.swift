@@ -66,11 +66,11 @@ final class AgentFailsafe: Sendable {
         }
     }
 
-    /// The setting says hold, and nobody could.
+    /// The setting says failsafe, and nobody could.
     private func warn(of silent: [String], in group: String) {
         guard !silent.isEmpty, !hasWarned.exchange(true, ordering: .relaxed) else { return }
         logger.warning(
-            "candidates that cannot be asked for a promise: the role ends with its lease, though the settings say hold",
+            "candidates that cannot be asked for a promise: the role ends with its lease, though the settings say failsafe",
             metadata: ["group": "\(group)", "members": "\(silent.joined(separator: " "))"])
     }
 

@@ -6,8 +6,8 @@
 // input. Of the agent's own environment it gets all but RINGFENCE_*: that is where the agent's Redis password may
 // stand.
 //
-// A promotion dies with the agent: who is not there to renew the lease must not make a primary. A fence, a drain and a
-// demotion go on: they make things safe.
+// A promotion dies with the agent: who is not there to renew the lease must not make a primary. A suspension, a
+// handover and a demotion go on: they make things safe.
 import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations

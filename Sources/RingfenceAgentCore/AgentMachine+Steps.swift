@@ -245,7 +245,7 @@ extension AgentMachine {
         case .onDemote: isDownByUs = false
         case .prePromote: break
         }
-        // Without onHandover the fence drains.
+        // Without onHandover the suspension is the handover.
         let isThere = policy.hooks[call.kind] != nil
         if call.kind == .onHandover, !isThere, let limit = policy.hooks[.onSuspend] {
             call.kind = .onSuspend

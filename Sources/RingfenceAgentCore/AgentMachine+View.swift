@@ -4,7 +4,7 @@
 package import RingfenceCore
 
 extension AgentMachine {
-    /// Whether it is drained and was not fenced for anything since.
+    /// Whether it is ready to hand over and was not suspended for anything since.
     var isReadyToHandOver: Bool { if case .readyToHandOver = resource { true } else { false } }
     var isWell: Bool { checks.allSatisfy { $0.verdict == .passing } }
     var isNewestFailed: Bool { seen.contains { $0?.observation.failure != nil } }

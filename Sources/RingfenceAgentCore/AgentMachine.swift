@@ -13,8 +13,8 @@
 //   primary     promoted                    nothing; after an aborted switchover onPromote
 //               (too few standbys, and so   onSuspend; onPromote when there are enough again
 //               it must not write)
-//   draining    drained                     onHandover, final position; drained
-//   ended       fenced                      onSuspend, unless it was drained; it comes before anything else
+//   handingOver ready to hand over          onHandover, final position; ready to hand over
+//   ended       fenced                      onSuspend, unless it had handed over; it comes before anything else
 //   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it
 //                                           is primary, or is down by itself (for a while also if there is nobody
 //                                           to follow)
@@ -96,7 +96,7 @@ package struct AgentMachine: Sendable {
     var retryAt: [HookKind: Nanos] = [:]
     /// Demotions that passed and have not helped yet.
     var strikes = 0
-    /// It was well when it was fenced or drained, so that it does not answer is our own doing.
+    /// It was well when it was suspended or handed over, so that it does not answer is our own doing.
     var isDownByUs = false
     /// After a failed or refused promotion: not elected again so soon.
     var unfitUntil: Nanos = .min

@@ -55,7 +55,7 @@ package enum AgentRole: Sendable, Hashable {
     case standby
     case elected(Int64)
     case primary(Int64)
-    /// Until when it must have drained.
+    /// Until when it must be ready to hand over.
     case handingOver(Int64, until: Nanos)
     case ended(Int64, reason: String)
 

@@ -34,7 +34,7 @@ struct AgentCommand: AsyncParsableCommand {
                   "onPromote": { "command": ["/etc/ringfence/promote.sh"] },
                   "onDemote":  { "command": ["/etc/ringfence/follow.sh"],
                                  "timeout": "5m" },
-                  "onHandover":   { "command": ["/etc/ringfence/drain.sh"] },
+                  "onHandover": { "command": ["/etc/ringfence/handover.sh"] },
                   "onSuspend": { "command": ["/etc/ringfence/suspend.sh"] }
                 }
               }
@@ -44,7 +44,7 @@ struct AgentCommand: AsyncParsableCommand {
             HOOKS   must be idempotent. RINGFENCE_* and JSON on standard input tell what it is about.
               prePromote  may refuse to be primary (exit code other than 0)
               onPromote   be primary; after it the checks must agree before the group hears of it
-              onHandover     take no more writes, for a planned handover; may print position=N
+              onHandover  take no more writes, for a planned handover; may print position=N
               onDemote    be a standby of $RINGFENCE_PRIMARY_ADDRESS
               onSuspend   take no more writes, within fenceBudget: the role is over
               onEvent     something happened in the group; decides nothing

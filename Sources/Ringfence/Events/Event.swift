@@ -92,6 +92,8 @@ public struct Event: Sendable {
         public static let groupBraked = Kind("group.braked")
         /// The hold is over.
         public static let groupUnbraked = Kind("group.unbraked")
+        /// Nobody was in it, and it was removed.
+        public static let groupRemoved = Kind("group.removed")
         /// How the group elects was changed.
         public static let groupSettings = Kind("group.settings")
         /// An operator opened or closed the group's breaker for all who call its members, or let each decide again.

@@ -316,7 +316,7 @@ struct GroupScripts: Sendable {
     private static func report(_ reply: RedisReply) -> RoleReport? {
         guard case .array(let items) = reply, items.count == 7, case .integer(let paused) = items[0],
             case .integer(let braked) = items[1], case .integer(let elect) = items[2],
-            case .integer(let drain) = items[3], case .array(let texts) = items[4], texts.count % 3 == 0,
+            case .integer(let handover) = items[3], case .array(let texts) = items[4], texts.count % 3 == 0,
             case .array(let entries) = items[5], case .integer(let orderEpoch) = items[6]
         else { return nil }
         var refusals: [RoleReason] = []
@@ -344,7 +344,7 @@ struct GroupScripts: Sendable {
         }
         return RoleReport(
             pausedMilliseconds: paused, brakedMilliseconds: braked, electMilliseconds: elect,
-            handoverMilliseconds: drain,
+            handoverMilliseconds: handover,
             refusals: refusals, candidates: candidates, orderEpoch: orderEpoch)
     }
 }

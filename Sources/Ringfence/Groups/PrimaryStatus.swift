@@ -52,9 +52,10 @@ public struct Refusal: Sendable, Hashable, CustomStringConvertible {
 
     package init(_ reason: RoleReason) { self.reason = reason }
 
-    /// A stable word: `primary`, `lease`, `health`, `unfit`, `maintenance`, `draining`, `gaveUp`, `lag`, `position` of
-    /// a member; `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`, `notAMember`, `maintenanceFull`,
-    /// `handingOver`, `standbys`, `paused`, `braked`, `waiting` of an order or a group.
+    /// A stable word: `primary`, `lease`, `health`, `unfit`, `maintenance`, `draining`, `gaveUp`, `lag`, `position`,
+    /// `unknownToPrimary` of a member; `noGroup`, `noPrimary`, `notReady`, `noCandidate`, `notACandidate`,
+    /// `notAMember`, `maintenanceFull`, `handingOver`, `standbys`, `paused`, `braked`, `waiting`,
+    /// `serverUnknown`, `hasMembers`, `kept` of an order or a group.
     public var code: String { reason.code }
     /// The id of the member that it is about; nil: the group.
     public var member: String? { reason.member.isEmpty ? nil : reason.member }

@@ -13,7 +13,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
             The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events \
             of all groups). Of each election:
               DETECT   from when the former primary was last heard of: its lease, for one that died
-              DRAIN    from the order until the former primary had stopped, for a switchover
+              HANDOVER from the order until the former primary had stopped, for a switchover
               DECIDE   from the end of its role until somebody was elected
               PROMOTE  from then until the new primary was ready
               TOTAL    all of it: so long nobody was primary, at most
@@ -52,7 +52,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
     static func lines(_ entries: [HistoryEntry]) -> [String] {
         func text(_ duration: Duration?) -> String { duration.map(\.shortText) ?? "" }
         return tableLines(
-            ["AT", "WHAT", "EPOCH", "FROM", "TO", "WHY", "WHO", "DETECT", "DRAIN", "DECIDE", "PROMOTE", "TOTAL"],
+            ["AT", "WHAT", "EPOCH", "FROM", "TO", "WHY", "WHO", "DETECT", "HANDOVER", "DECIDE", "PROMOTE", "TOTAL"],
             entries.map { entry in
                 // A reason that only repeats what it was is no reason.
                 let reasons = [entry.reason, entry.note].compactMap { $0 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a primary goes on while it cannot reach Redis, where the group's settings say `hold`: by the promise of everybody
-// who could be elected in its place.
+// How a primary goes on while it cannot reach Redis, where the group's settings say `failsafe`: by the promise of
+// everybody who could be elected in its place.
 //
 // Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are
 // asked directly, again and again, to begin no role before a lease from now; the role is good until the earliest of
@@ -9,7 +9,7 @@
 // is over; and so the role ends at the latest then. Nobody else can become primary, so two cannot be. A majority would
 // not do: whom Redis elects needs no majority.
 //
-// Which candidates the primary knows is what it tells Redis with a beat. So all of its hold is judged again, by whom it
+// Which candidates the primary knows is what it tells Redis with a beat. So all of this is judged again, by whom it
 // knows by then, before a beat is written.
 //
 // It is also the primary that asks, not the others that offer: so a primary that is dead or cut off from all is not
@@ -53,7 +53,7 @@ package struct FailsafeMachine: Sendable, Hashable {
 
     /// Why whoever sees the group so must not promise; nil: it may, if it has no role of its own.
     package static func objection(to question: Question, _ view: GroupMachine.View) -> String? {
-        guard view.failsafeLimit != nil else { return "the group's settings do not say hold" }
+        guard view.failsafeLimit != nil else { return "the group's settings do not say failsafe" }
         guard view.role.epoch == question.epoch, view.role.session == question.session else {
             return "the asker is not the primary known here"
         }

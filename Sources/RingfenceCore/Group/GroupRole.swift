@@ -24,7 +24,7 @@ package struct GroupRole: Sendable, Hashable {
     package var primary: String
     package var session: String
     package var phase: Phase
-    /// Who is to be primary next; empty unless `draining`.
+    /// Who is to be primary next; empty unless `handingOver`.
     package var target: String
     /// The primary must stop at once: a failover by hand.
     package var isForced: Bool

@@ -8,9 +8,9 @@
 // later. For when the own deadline has passed, another may have been elected and the record of that lost again: what
 // Redis answers then is no proof. Who lives and is still the best is elected again, under a new epoch.
 //
-// Where the group's settings say `hold`, the role may outlive the membership's deadline while Redis is away: as long as
-// each of the other candidates has *promised* to begin no role before `failsafeUntil` (FailsafeMachine.swift asks
-// them). A promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile
+// Where the group's settings say `failsafe`, the role may outlive the membership's deadline while Redis is away: as
+// long as each of the other candidates has *promised* to begin no role before `failsafeUntil` (FailsafeMachine.swift
+// asks them). A promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile
 // *waits*.
 //
 // What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency

@@ -11,7 +11,7 @@
 local function act()
 
 local group, fresh, retain, known_longest = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
-local HOLD = 3000
+local GRACE = 3000
 local SKIP = 16
 local HALF_LIFE = 300000
 local ORDERS = 8

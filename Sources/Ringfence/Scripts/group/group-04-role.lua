@@ -17,19 +17,19 @@
 --
 -- No two at once. A role ends by its holder's own clock before its lease does, and never goes on under the same epoch.
 -- So it can be given to another as soon as the lease is over, or the holder itself has said that it is over (it left,
--- gave up, drained). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard by
--- the holder later: nobody is elected before the lease as it then was is over (`electAfter`). Nor
+-- gave up, handed over). What ends it otherwise (its session is replaced, it is taken out, a failover by hand) is heard
+-- by the holder later: nobody is elected before the lease as it then was is over (`electAfter`). Nor
 --  * for one lease after the first candidate of a group came: Redis may have lost a group that had a primary;
 --  * for the longest lease after the server is another one, or lost data, of those that come then as well: it may have
 --    lost an election. (It may have lost more than one; the next epoch leaves out 16. Who knows a higher epoch says so,
 --    and then that is gone on from.)
 -- As long as that lasts no switchover is taken (`waiting`), no failback begins, and a primary that stopped for one
--- keeps the role. Where the setting `onCoordinatorLoss` is 'hold', a primary that cannot reach Redis goes on as long as
--- every candidate that it knows promises it, again and again, to begin no role meanwhile. Who was no candidate yet in
--- the last version that the primary said it knew (`pKnown`) has promised nothing: if it is not known that the primary
--- stopped (`silentSince`), such a one is not elected before the time is over for which a primary may go on at most
--- (`failsafeLimitMs`), nor by an operator's order. When the server is another one, nobody knows whether it has lost an
--- election, so every candidate is such a one. There is nobody to wait for if all of this holds:
+-- keeps the role. Where the setting `onCoordinatorLoss` is 'failsafe', a primary that cannot reach Redis goes on as
+-- long as every candidate that it knows promises it, again and again, to begin no role meanwhile. Who was no candidate
+-- yet in the last version that the primary said it knew (`pKnown`) has promised nothing: if it is not known that the
+-- primary stopped (`silentSince`), such a one is not elected before the time is over for which a primary may go on at
+-- most (`failsafeLimitMs`), nor by an operator's order. When the server is another one, nobody knows whether it has
+-- lost an election, so every candidate is such a one. There is nobody to wait for if all of this holds:
 --  * The primary that the copy knows says itself that its role is over (`vouched`). So whoever was elected in what was
 --    lost was elected while that primary was silent, and then was known to it. For had it said so before, nobody
 --    unknown to it would have been elected before it heard that it was heard (`gaveUp`); and of that it would know
@@ -40,7 +40,7 @@
 --    say so.
 --  * Less than `failsafeLimitMs` has passed since the last call that the copy knows, by the clocks of both servers.
 --    After that time even somebody unknown is elected.
--- (Not found so: orders that were lost. Who ordered `onCoordinatorLoss` fence or a smaller `failsafeLimitMs` said that
+-- (Not found so: orders that were lost. Who ordered `onCoordinatorLoss` demote or a smaller `failsafeLimitMs` said that
 -- the old primary is dead.)
 
 -- What an election needs, read at once and written back where it changed. A small hash is read whole: that is three

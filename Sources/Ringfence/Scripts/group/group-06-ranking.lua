@@ -3,10 +3,10 @@
 --
 -- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one
 -- lease, and whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those
--- with less. More automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is held, unless one candidate
--- alone can lead. And who failed by itself while it had the role (`FAILED`) rests: after the second time in a row 4 s,
--- then twice as long each time, up to a minute. That is kept by id, not with the member, for a job that ends leaves the
--- group and comes back.
+-- with less. More automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is braked, unless one
+-- candidate alone can lead. And who failed by itself while it had the role (`FAILED`) rests: after the second time in a
+-- row 4 s, then twice as long each time, up to a minute. That is kept by id, not with the member, for a job that ends
+-- leaves the group and comes back.
 
 -- By bytes. (Lua's own comparison follows the server's locale.)
 local function is_before(one, other)
@@ -56,7 +56,7 @@ end
 
 -- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for
 -- Redis may do so, if it is not known to have stopped.
-local function may_hold() return setting('onCoordinatorLoss', 'demote') == 'failsafe' end
+local function may_outlive_lease() return setting('onCoordinatorLoss', 'demote') == 'failsafe' end
 -- Nobody whom the copy knows is missing, and its primary says that it has ended. (Leases that nobody renewed since are
 -- over by now, so whoever is here has called.)
 local function are_all_back()
@@ -65,7 +65,7 @@ local function are_all_back()
         and first[1] and tonumber(first[2]) > now
 end
 local function silent_until()
-    if primary ~= '' or role.silentSince == '' or not may_hold() or are_all_back() then return 0 end
+    if primary ~= '' or role.silentSince == '' or not may_outlive_lease() or are_all_back() then return 0 end
     return num('silentSince') + setting('failsafeLimitMs', 600000)
 end
 
@@ -111,7 +111,7 @@ local function rank()
         if its.weight == 0 then because('draining') end
         c.standby_reasons = #c.reasons
         if c.barred > now then because('gaveUp', int(c.barred - now)) end
-        c.is_unknown = may_hold() and tonumber(joined) > num('pKnown')
+        c.is_unknown = may_outlive_lease() and tonumber(joined) > num('pKnown')
         if c.is_unknown and unknown_until > now then because('unknownToPrimary', int(unknown_until - now)) end
         list[#list + 1] = c
     end

@@ -12,8 +12,8 @@
 --    everybody has to come back. (Not for the longest lease: one member with a lease of an hour would keep the dead of
 --    all others.) A death is never taken for a gap while others live or watch, for they go on calling. Where every call
 --    comes after a gap (one watcher with a bad line, one that looks in now and then), the dead would never be found: so
---    a hold comes only a hold's length after the last, and from the third gap in a row (`gaps`) on time goes on by one
---    pace with each call. No clock is set forward that often.
+--    a grace comes only a grace's length after the last, and from the third gap in a row (`gaps`) on time goes on by
+--    one pace with each call. No clock is set forward that often.
 -- So a lease never ends early by this, but for one thing that no script can see: a clock set forward by less than two
 -- and a half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
 --
@@ -21,7 +21,7 @@
 -- in less time than a gap takes: a member that cannot reach it yet would be taken out before its own clock tells it to
 -- stop. So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is
 -- another, every lease is lengthened once by four paces. Lost can be what came in two and a half of them, and the beat
--- that a member then goes without is the one after its last that was kept, a pace before. (Not a hold: that would end
+-- that a member then goes without is the one after its last that was kept, a pace before. (Not a grace: that would end
 -- before longer leases do.)
 
 if now < last then
@@ -33,13 +33,13 @@ elseif is_gap then
     gaps = gaps + 1
     now = gaps < 3 and last or last + pace
     offset = now - at
-    local held, hold = 0, math.min(longest, math.max(shortest, HOLD))
-    if now - grace_until >= hold then
-        held = hold
-        grace_until = now + hold
+    local given, length = 0, math.min(longest, math.max(shortest, GRACE))
+    if now - grace_until >= length then
+        given = length
+        grace_until = now + length
     end
     append({ { type = 'coordinator.gap', reason = '"silence"',
-        detail = '{"gapMs":' .. int(gap) .. ',"graceMs":' .. int(held) .. '}' } })
+        detail = '{"gapMs":' .. int(gap) .. ',"graceMs":' .. int(given) .. '}' } })
     redis.call('HSET', KEYS[3], 'offset', int(offset), 'graceUntil', int(grace_until), 'gaps', int(gaps))
 end
 

@@ -7,7 +7,7 @@
 -- a resource by its last epoch. When the state is gone nobody knows any more which names there were. So the highest
 -- version and epoch of all that were ever removed are kept with the log (`versionFloor`, `epochFloor`), and a new group
 -- begins above them, whatever its name. An order may say how long the group must have been empty, with nothing that is
--- to be kept (a pause, a hold, a maintenance, a forced breaker, an order that is under way). That time begins with the
+-- to be kept (a pause, a brake, a maintenance, a forced breaker, an order that is under way). That time begins with the
 -- first such order (`emptySince`), is group time, so the server's clock, and begins anew after each join: whoever gives
 -- such orders only asks.
 --
