@@ -50,7 +50,7 @@ extension Group {
     func tell(_ balancer: BalancerCore, _ shown: ShownGroup) {
         guard balancer.needsKey else { return balancer.saw(shown.view, ring: nil) }
         wantsRing.store(true, ordering: .relaxed)
-        let ring = shown.ring.made.load()?.ring ?? shown.makeRing(after: nil, logger: hub.logger)
+        let ring = shown.ring.made.load()?.ring ?? shown.makeRing(after: nil, logger: hub.logger, on: hub.eventLoop)
         balancer.saw(shown.view, ring: ring.core)
     }
 }

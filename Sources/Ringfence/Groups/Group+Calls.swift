@@ -48,7 +48,7 @@ extension Group {
     private func run(_ request: LocalGroup.Request, _ script: ScriptCall, for lease: Nanos? = nil) {
         let patience = lease.map { Duration.nanoseconds(min(hub.commandTimeout, MembershipMachine.patience($0))) }
         hub.runner.run(script, confirmation: nil, deadline: patience) { [self] result in
-            let answer = read(result, sentAt: request.sentAt)
+            let answer = read(result, sentAt: request.sentAt, asked: request.knowledge.asks)
             countBeats(request, answer)
             let reply: MemberMachine.Reply =
                 switch answer {
@@ -77,7 +77,9 @@ extension Group {
         }
     }
 
-    private func read(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
+    private func read(
+        _ result: Result<RedisReply, RedisError>, sentAt: Nanos, asked: Bool
+    ) -> Result<GroupAnswer, RedisError> {
         let answer = result.flatMap { reply -> Result<GroupAnswer, RedisError> in
             GroupScripts.answer(reply).map { .success($0) } ?? .failure(.shape(reply))
         }
@@ -101,14 +103,14 @@ extension Group {
                         LoggingKeys.member: "\(content.unreadable.joined(separator: " "))",
                     ])
             }
-            hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - sentAt))
+            if asked { hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - sentAt)) }
         }
         return answer
     }
 
     /// The answer to a call about this group that was made elsewhere and asked what is new, or that none came.
     func heard(_ result: Result<RedisReply, RedisError>, sentAt: Nanos) -> Result<GroupAnswer, RedisError> {
-        let answer = read(result, sentAt: sentAt)
+        let answer = read(result, sentAt: sentAt, asked: true)
         handle(.heard(try? answer.get(), sentAt: sentAt))
         return answer
     }

@@ -107,7 +107,7 @@ public final class Group: Sendable {
         let shown = shown.load()
         if let made = shown.ring.made.load() { return made.ring }
         wantsRing.store(true, ordering: .relaxed)
-        return shown.makeRing(after: nil, logger: hub.logger)
+        return shown.makeRing(after: nil, logger: hub.logger, on: hub.eventLoop)
     }
 
     /// Under the group's lock, so that whoever is told something finds it here.
@@ -115,7 +115,7 @@ public final class Group: Sendable {
         let before = shown.load()
         let next = ShownGroup(group.shown, sequence: group.sequence)
         if wantsRing.load(ordering: .relaxed) {
-            next.makeRing(after: before.ring.made.load()?.ring, logger: hub.logger)
+            next.makeRing(after: before.ring.made.load()?.ring, logger: hub.logger, on: hub.eventLoop)
         }
         shown.store(next)
         for balancer in balancers.withLock({ Array($0.values) }) { tell(balancer, next) }
@@ -150,8 +150,7 @@ public final class Group: Sendable {
             defer { state.observers[key] = its }
             let done = try state.local.with(key) { try body(&$0, &its, &after.observers) }
             // It may be over, and nothing come any more that would say so.
-            its.settle(state.local.member(key)!, in: name, &after.observers)
-            return done
+            return (done.result, done.actions + [.stepped(key)])
         }
     }
 

@@ -38,6 +38,8 @@ struct MemberObservers {
 
     /// The object, kept alive until the membership is over.
     private var membership: Membership?
+    /// Nothing more is told.
+    private(set) var isEnded = false
     /// What runs as long as it is primary, to be ended before it leaves.
     var term: Term?
     var states: [Int: AsyncStream<Membership.State>.Continuation] = [:]
@@ -99,6 +101,7 @@ struct MemberObservers {
 
     /// Nothing more is told, and the object is not kept alive any more.
     mutating func end(_ after: inout Afterwards) {
+        isEnded = true
         finishStates(&after)
         finishRoles(&after)
         if let object = release() { after.over.append(object) }

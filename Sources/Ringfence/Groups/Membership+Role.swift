@@ -18,10 +18,15 @@ extension Membership {
     }
 
     func endCandidacy() {
-        let now = Moment.now
-        // Told first, and then finished.
-        group.with(key) { machine, _, _ in ((), machine.withdraw(now: now)) }
-        group.with(key) { _, observers, after in (observers.finishRoles(&after), []) }
+        group.with(key) { machine, observers, after in (withdraw(&machine, &observers, &after), []) }
+    }
+
+    /// Those who follow its roles are told, and then there are no more: a candidacy that comes after has its own.
+    func withdraw(
+        _ machine: inout MemberMachine, _ observers: inout MemberObservers, _ after: inout MemberObservers.Afterwards
+    ) {
+        for tell in machine.withdraw(now: Moment.now) { observers.tell(tell, machine, hub) }
+        observers.finishRoles(&after)
     }
 
     var role: Role {
@@ -59,8 +64,9 @@ extension Membership {
 
     /// False if one runs already.
     func begin(_ term: Term) -> Bool {
-        group.with(key) { _, observers, _ in
-            guard observers.term == nil else { return (false, []) }
+        group.with(key) { machine, observers, _ in
+            let state = machine.membership.state
+            guard observers.term == nil, state == .member || state == .suspended else { return (false, []) }
             observers.term = term
             return (true, [])
         }

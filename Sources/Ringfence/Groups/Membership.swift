@@ -38,7 +38,7 @@ public final class Membership: Sendable {
 
     let group: Group
     let key: LocalGroup.Key
-    private var hub: GroupHub { group.hub }
+    var hub: GroupHub { group.hub }
 
     init(group: Group, key: LocalGroup.Key) {
         self.group = group
@@ -116,7 +116,7 @@ public final class Membership: Sendable {
         let number = group.with(key) { machine, observers, _ -> (Int?, tells: [MemberMachine.Tell]) in
             guard let present = now(machine) else { return (nil, []) }
             continuation.yield(present)
-            guard !machine.membership.isOver, machine.membership.state != .left else { return (nil, []) }
+            guard !observers.isEnded, machine.membership.state != .left else { return (nil, []) }
             let number = observers.nextNumber()
             observers[keyPath: listeners][number] = continuation
             return (number, [])
@@ -173,26 +173,27 @@ public final class Membership: Sendable {
             edit(&wish)
             try Limits.check(wish)
             if wish.weight > before.weight { try group.checkRing(with: wish) }
-            (number, revision) = try group.with(key) { machine, observers, _ in
+            (number, revision) = try group.with(key) { machine, observers, after in
                 var record = machine.record
                 edit(&record)
                 try Limits.check(record)
                 let state = machine.membership.state
-                if state == .expired || state == .replaced || state == .left {
+                // Who rejoins by itself must not stand again with that.
+                let goesOn = state == .expired && withdraws && machine.rejoins
+                if !goesOn, state == .expired || state == .replaced || state == .left {
                     throw Self.error(state, record.id, group.name)!
                 }
                 // It would be elected to a role that is over before it begins, again and again.
                 if let role = machine.role, role.stands, role.margin > record.lease / 2 {
                     throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
                 }
-                let tells = withdraws ? machine.withdraw(now: now) : []
-                return ((observers.nextNumber(), machine.update(record, now: now)), tells)
+                if withdraws { withdraw(&machine, &observers, &after) }
+                return ((observers.nextNumber(), machine.update(record, now: now)), [])
             }
         } catch {
             if withdraws { endCandidacy() }
             throw (error as? InvalidArgument).map { RingfenceError($0) } ?? error
         }
-        if withdraws { endCandidacy() }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
             let isDone = group.with(key) { machine, observers, _ in
                 if machine.membership.written >= revision { return (true, []) }
@@ -230,19 +231,25 @@ public final class Membership: Sendable {
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
         // Who hears that it left may take its role at once: what it does as primary is over before.
-        let (term, deadline) = group.with(key) { machine, observers, _ in
-            ((observers.term, machine.membership.deadline), [])
+        var waited: Term?
+        var isLeaving: Bool?
+        while isLeaving == nil {
+            let now = Moment.now
+            let (leaving, term, deadline) = group.with(key) {
+                machine, observers, after -> ((Bool?, Term?, Nanos), tells: [MemberMachine.Tell]) in
+                if let term = observers.term, term !== waited {
+                    return ((nil, term, machine.membership.deadline), [])
+                }
+                let (isBegun, tells) = machine.leave(reason: reason, now: now)
+                guard isBegun else { return ((!observers.leavers.isEmpty, nil, now), tells) }
+                for listener in observers.states.values { listener.yield(.left) }
+                observers.finishStates(&after)
+                return ((true, nil, now), tells)
+            }
+            if let term { await term.end(before: deadline, on: hub.eventLoop) }
+            (isLeaving, waited) = (leaving, term)
         }
-        if let term { await term.end(before: deadline, on: hub.eventLoop) }
-        let now = Moment.now
-        let isLeaving = group.with(key) { machine, observers, after in
-            let (isBegun, tells) = machine.leave(reason: reason, now: now)
-            guard isBegun else { return (!observers.leavers.isEmpty, tells) }
-            for listener in observers.states.values { listener.yield(.left) }
-            observers.finishStates(&after)
-            return (true, tells)
-        }
-        guard isLeaving else { return }
+        guard isLeaving == true else { return }
         let isDone: Bool = await withCheckedContinuation { continuation in
             let number = group.with(key) { machine, observers, _ -> (Int?, tells: [MemberMachine.Tell]) in
                 guard !machine.membership.isOver else { return (nil, []) }

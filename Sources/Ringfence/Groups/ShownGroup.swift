@@ -4,6 +4,7 @@
 // (Published.swift).
 
 import Logging
+import NIOCore
 import RingfenceCore
 import Synchronization
 
@@ -34,8 +35,10 @@ struct ShownGroup: Sendable {
     }
 
     /// Makes its ring, of the ring before it if that is given.
+    ///
+    /// - Parameter eventLoop: where a failure is logged: this may be under the group's lock, and a log is its user's.
     @discardableResult
-    func makeRing(after previous: HashRing?, logger: Logger) -> HashRing {
+    func makeRing(after previous: HashRing?, logger: Logger, on eventLoop: any EventLoop) -> HashRing {
         let policy = view.policy ?? GroupScripts.defaultPolicy
         let members = view.members.map { HashRing.Member(id: $0.id, zone: $0.zone, weight: $0.weight) }
         do {
@@ -48,9 +51,11 @@ struct ShownGroup: Sendable {
             return ring.made.storeIfNil(.init(made)).ring
         } catch {
             // Each member is within its limits; together they may have more points than a ring takes.
-            logger.error(
-                "no ring can be made of the group's members; the one before stays",
-                metadata: [LoggingKeys.error: "\(error)"])
+            eventLoop.execute {
+                logger.error(
+                    "no ring can be made of the group's members; the one before stays",
+                    metadata: [LoggingKeys.error: "\(error)"])
+            }
             return ring.made.storeIfNil(.init(previous ?? Self.none)).ring
         }
     }
