@@ -70,7 +70,10 @@ final class AgentFailsafe: Sendable {
     private func warn(of silent: [String], in group: String) {
         guard !silent.isEmpty, !hasWarned.exchange(true, ordering: .relaxed) else { return }
         logger.warning(
-            "candidates that cannot be asked for a promise: the role ends with its lease, though the settings say failsafe",
+            """
+            candidates that cannot be asked for a promise: the role ends with its lease, though the settings say \
+            failsafe
+            """,
             metadata: ["group": "\(group)", "members": "\(silent.joined(separator: " "))"])
     }
 
