@@ -92,7 +92,7 @@ import Testing
                 ]
                 try await observer.send("DEL", "ringfence:{default}:lock:a")
                 try await observer.send("HSET", "ringfence:{default}:lock:a", "not", "a lock")
-                let reply = try await client.run(
+                let reply = try await client.runner.run(
                     client.scripts.renew(grants.map { ($0.names, $0.token, 600_000) }), "renewing")
                 #expect(LockScripts.renewed(reply, count: 2) == [false, true])
             }

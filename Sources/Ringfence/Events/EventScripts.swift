@@ -80,7 +80,7 @@ struct EventScripts: Sendable {
                 guard let id = pairs[pair].text, let record = pairs[pair + 1].bytes else { return nil }
                 members.append((id, record))
             }
-            state.groups.append((name, version, String(mark.prefix { $0 != ":" }), members, role, breaker))
+            state.groups.append((name, version, GroupMachine.generation(of: mark), members, role, breaker))
         }
         return state
     }

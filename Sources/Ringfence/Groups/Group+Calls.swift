@@ -66,15 +66,11 @@ extension Group {
         case .member(let key, let call, _): keys = call.kind == .leave ? [] : [key]
         case .beats(let list): keys = list.map(\.key)
         }
+        guard !keys.isEmpty else { return }
+        hub.metrics.beats.increment(by: Int64(keys.count))
+        if case .failure = answer { return hub.metrics.beatFailures.increment(by: Int64(keys.count)) }
         let now = Moment.now
-        for key in keys {
-            hub.metrics.beats.increment()
-            if case .failure = answer {
-                hub.metrics.beatFailures.increment()
-            } else if let deadline = deadline(of: key) {
-                hub.metrics.memberMargin.recordNanoseconds(max(0, deadline - now))
-            }
-        }
+        for deadline in deadlines(of: keys) { hub.metrics.memberMargin.recordNanoseconds(max(0, deadline - now)) }
     }
 
     private func read(

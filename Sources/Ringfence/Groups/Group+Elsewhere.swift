@@ -142,7 +142,7 @@ extension MemberGrant {
     fileprivate init(_ answer: GroupAnswer, _ record: MemberRecord, sentAt: Nanos, _ primary: PrimaryStatus) {
         self.record = record
         version = answer.version
-        generation = String(answer.mark.prefix { $0 != ":" })
+        generation = GroupMachine.generation(of: answer.mark)
         deadline = Moment.instant(MembershipMachine.deadline(sentAt, record.lease))
         pace = .milliseconds(answer.paceMilliseconds)
         self.primary = primary

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group as this process sees it: the machine that keeps the view, the calls it asks for, and the view for readers.
+// A group as this process sees it. All that is decided is decided by one value, LocalGroup: the view of the group and
+// the process' own members. It stands behind one lock, with those who wait for news of the members. Whatever happens
+// goes in by `handle`, whatever a membership's process wants by `with`; what the machine then asks for is performed.
 //
-// Everything goes on on the connection's event loop: one alarm for the group's next look and the next beat of each
-// membership of it. An answer to any call, whichever, is news of the group. What is shown is published as one object,
+// Under the lock: what readers see is published and those who listen are told, in the order in which it happened, so
+// that whoever is told of something finds it in the snapshot. Behind it, when the lock is free: calls to Redis, waiters
+// that are resumed, streams that end, metrics. They may come back here.
+//
+// One alarm wakes the machine for the next look, the next beat, the end of a role. What is shown is one object,
 // snapshot and ring together, which readers load without waiting for anybody (Published.swift).
 
 import CoreMetrics
@@ -159,9 +164,9 @@ public final class Group: Sendable {
         state.withLock { body($0.local.member(key)!, Moment.now) }
     }
 
-    /// When a membership ends unless a beat gets through; nil if its object is gone.
-    func deadline(of key: LocalGroup.Key) -> Nanos? {
-        state.withLock { $0.local.member(key)?.membership.deadline }
+    /// When these memberships end unless a beat gets through, without those whose object is gone.
+    func deadlines(of keys: [LocalGroup.Key]) -> [Nanos] {
+        state.withLock { state in keys.compactMap { state.local.member($0)?.membership.deadline } }
     }
 
     private func change<Result>(

@@ -133,7 +133,7 @@ extension GroupOperations {
         } catch { throw RingfenceError(error) }
         let call = hub.scripts.leave(
             name, .notAsking, id: member, session: session ?? "", reason: reason, actor: actor)
-        let reply = try await run(call, "removing '\(member)' from the group '\(name)'")
+        let reply = try await hub.runner.run(call, "removing '\(member)' from the group '\(name)'")
         guard let answer = GroupScripts.answer(reply) else { throw RingfenceError.unexpected(reply) }
         return answer.status == .left
     }
@@ -157,16 +157,13 @@ extension GroupOperations {
         } catch { throw RingfenceError(error) }
         let call = hub.scripts.note(
             name, .none, type: type, member: member, reason: reason, actor: "", detail: detail)
-        guard GroupScripts.answer(try await run(call, "noting '\(type)' of the group '\(name)'"))?.status == .noted
+        guard
+            GroupScripts.answer(try await hub.runner.run(call, "noting '\(type)' of the group '\(name)'"))?.status
+                == .noted
         else { throw RingfenceError(.refused, effect: .unknown, "Redis did not note the event") }
     }
 
     // MARK: Giving an order
-
-    /// Runs a script, with its errors put in this library's words.
-    func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
-        do { return try await hub.runner.run(call) } catch { throw RingfenceError(error, doing) }
-    }
 
     /// Asks until Redis answers or a command timeout has passed.
     private func give(_ order: RoleOrder, _ actor: String?, _ reason: String) async throws -> Ordered {
@@ -183,7 +180,7 @@ extension GroupOperations {
         var mayBeDone = false
         while true {
             do {
-                let reply = try await run(call, doing)
+                let reply = try await hub.runner.run(call, doing)
                 guard let answer = GroupScripts.answer(reply), let content = answer.content,
                     let report = content.report
                 else { throw RingfenceError.unexpected(reply) }

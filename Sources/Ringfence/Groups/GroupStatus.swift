@@ -84,7 +84,7 @@ extension GroupStatus {
             let report = content.report
         else { return nil }
         self.init(
-            name: name, version: answer.version, generation: String(answer.mark.prefix { $0 != ":" }),
+            name: name, version: answer.version, generation: GroupMachine.generation(of: answer.mark),
             members: zip(records, content.leases).map {
                 .init(member: Member($0), remaining: .milliseconds($1))
             },
@@ -165,7 +165,7 @@ extension GroupOperations {
         do { try Limits.check(group: name) } catch { throw RingfenceError(error) }
         let status = try await GroupStatus.gathered(name) { cursor in
             let call = hub.scripts.watch(name, .none, leases: true, cursor: cursor)
-            let reply = try await run(call, "inspecting the group '\(name)'")
+            let reply = try await hub.runner.run(call, "inspecting the group '\(name)'")
             guard let answer = GroupScripts.answer(reply) else { throw RingfenceError.unexpected(reply) }
             return answer
         }

@@ -201,7 +201,7 @@ public final class Membership: Sendable {
                 return (false, [])
             }
             if isDone { return continuation.resume(returning: nil) }
-            endLater(number)
+            hub.eventLoop.execute { [self] in endLater(number) }
         }
         if let failure { throw failure }
     }

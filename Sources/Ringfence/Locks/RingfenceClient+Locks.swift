@@ -231,7 +231,7 @@ extension RingfenceClient {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
         let value = try value(of: token, request.names)
         let sentAt = Moment.now
-        let reply = try await run(
+        let reply = try await runner.run(
             scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]), "renewing \(describe(names))")
         guard let renewed = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
         guard renewed[0] else { throw RingfenceError.notHeld(names, owner: try? await holder(of: request.names)) }
@@ -247,7 +247,7 @@ extension RingfenceClient {
     public func release(_ names: [String], token: String) async throws {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
         let value = try value(of: token, request.names)
-        let reply = try await run(
+        let reply = try await runner.run(
             scripts.call(request.names, .release(value, successor: nil)), "releasing \(describe(names))")
         switch LockScripts.answer(reply) {
         case .done: metrics.releases.increment()
@@ -327,10 +327,5 @@ extension RingfenceClient {
             if let holder = try await inspect(name).holder { return holder.owner }
         }
         return ""
-    }
-
-    /// Runs a script for a caller that waits, with its errors put in this library's words.
-    func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
-        do { return try await runner.run(call) } catch { throw RingfenceError(error, doing) }
     }
 }

@@ -96,7 +96,7 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func inspect(_ name: String) async throws -> LockStatus {
         do { try Limits.check(name: name) } catch { throw RingfenceError(error) }
-        let reply = try await run(scripts.inspect(name, waiters: 100), "inspecting '\(name)'")
+        let reply = try await runner.run(scripts.inspect(name, waiters: 100), "inspecting '\(name)'")
         guard case .array(let items) = reply, items.count == 7, case .integer(let ms) = items[1],
             case .integer(let length) = items[3], let now = items[4].text.flatMap({ Int64($0) }),
             case .array(let places) = items[5], case .array(let names) = items[6], names.count * 2 == places.count
@@ -182,7 +182,7 @@ extension RingfenceClient {
             try Limits.check(owner: actor, field: "actor")
             try Limits.check(reason: reason)
         } catch { throw RingfenceError(error) }
-        let reply = try await run(scripts.force(name, actor: actor, reason: reason), "taking '\(name)' away")
+        let reply = try await runner.run(scripts.force(name, actor: actor, reason: reason), "taking '\(name)' away")
         if case .null = reply { return nil }
         guard case .array(let items) = reply, items.count == 3, case .string(let fence) = items[0],
             let fence = LockScripts.fence(fence), let value = items[1].text, case .integer(let ms) = items[2],

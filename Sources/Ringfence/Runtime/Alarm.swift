@@ -12,6 +12,8 @@ package final class Alarm: Sendable {
     private struct State {
         var at = Nanos.never
         var timer: Scheduled<Void>?
+        /// It is about to ring for what was due when it was set.
+        var isSummoned = false
         var ring: (@Sendable (Nanos) -> Void)?
         var isStopped = false
     }
@@ -29,24 +31,35 @@ package final class Alarm: Sendable {
 
     deinit { state.withLock { $0.timer?.cancel() } }
 
-    /// Rings at `moment`, or sooner if it was set so before. It rings once.
+    /// Rings at `moment`, and for what it was set to before if that is sooner, or if `moment` is past: then it rings in
+    /// the loop's next turn, and the timer, which is dear to move from another thread, stays as it is.
     package func set(_ moment: Nanos, now: Nanos = Moment.now) {
         guard moment != .never else { return }
         state.withLock { state in
             guard !state.isStopped, moment < state.at else { return }
+            guard moment > now else {
+                guard !state.isSummoned else { return }
+                state.isSummoned = true
+                return eventLoop.execute { [weak self] in self?.fire(isSummoned: true) }
+            }
             state.timer?.cancel()
             state.at = moment
             state.timer = eventLoop.scheduleTask(in: .nanoseconds(max(0, moment - now))) { [weak self] in
-                self?.fire()
+                self?.fire(isSummoned: false)
             }
         }
     }
 
-    private func fire() {
+    private func fire(isSummoned: Bool) {
         let now = Moment.now
         let ring = state.withLock { state -> (@Sendable (Nanos) -> Void)? in
+            guard !state.isStopped else { return nil }
+            if isSummoned {
+                state.isSummoned = false
+                return state.ring
+            }
             // The loop's clock and ours may differ by a little.
-            guard !state.isStopped, state.at != .never else { return nil }
+            guard state.at != .never else { return nil }
             state.at = .never
             state.timer = nil
             return state.ring

@@ -115,6 +115,11 @@ final class ScriptRunner: Sendable {
         try await main.run(call)
     }
 
+    /// The same, with its errors put in this library's words.
+    func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
+        do { return try await run(call) } catch { throw RingfenceError(error, doing) }
+    }
+
     /// The same with a failure as a value: it is news too.
     func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
         do { return .success(try await run(call)) } catch { return .failure(error) }

@@ -371,5 +371,6 @@ package struct GroupMachine: Sendable {
         return (settings["failsafeLimitMs"].flatMap { Int64($0) } ?? 600_000).multipliedClamping(by: .millisecond)
     }
 
-    private static func generation(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }
+    /// The generation of the log that a version was made in, by the version's mark.
+    package static func generation(of mark: String) -> String { String(mark.prefix { $0 != ":" }) }
 }

@@ -13,7 +13,7 @@ import Testing
     private func fill(_ client: RingfenceClient, _ range: Range<Int>, tag: String = "") async throws {
         let scripts = client.hub.scripts
         // A Redis that does not know the script would be sent it by each.
-        _ = try await client.run(scripts.watch("g", .none), "looking")
+        _ = try await client.runner.run(scripts.watch("g", .none), "looking")
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             for id in range {
                 tasks.addTask {
@@ -21,7 +21,7 @@ import Testing
                         id: "member-\(id)", session: "s\(tag)", leaseMilliseconds: 3_600_000,
                         address: "10.0.0.1:\(id)")
                     let call = scripts.join("g", .notAsking, record, .first, .init(seed: 0, pointsPerWeight: 1))
-                    let answer = GroupScripts.answer(try await client.run(call, "joining"))
+                    let answer = GroupScripts.answer(try await client.runner.run(call, "joining"))
                     #expect(answer?.status == .member && answer?.content == nil)
                 }
             }
@@ -46,9 +46,9 @@ import Testing
                 let stale = GroupKnowledge(version: 3, mark: "other:3")
                 let before = try await sent(observer)
                 for _ in 0..<20 {
-                    _ = try await client.run(
+                    _ = try await client.runner.run(
                         scripts.join("g", stale, record, .first, .init(seed: 0, pointsPerWeight: 1)), "joining")
-                    _ = try await client.run(
+                    _ = try await client.runner.run(
                         scripts.leave("g", .notAsking, id: "late", session: "s", reason: "", actor: ""), "leaving")
                 }
                 let bytes = try await sent(observer) - before
@@ -83,7 +83,7 @@ import Testing
                 let scripts = client.hub.scripts
                 func key(_ name: String) -> String { "ringfence:{default}:\(name):g" }
                 func run(_ call: ScriptCall) async throws -> GroupAnswer {
-                    let reply = try await client.run(call, "calling")
+                    let reply = try await client.runner.run(call, "calling")
                     guard let answer = GroupScripts.answer(reply) else { throw TestSupportError("\(reply)") }
                     return answer
                 }
