@@ -58,6 +58,15 @@ package struct PickTable {
             dice = Dice(seed: seed)
             turn = dice.roll() >> 16
         }
+
+        /// The next of `count` places. A division takes as long as the rest of a pick, so it is done only where a round
+        /// ends, or has become shorter.
+        @inline(__always)
+        mutating func advance(in count: Int) -> Int {
+            turn &+= 1
+            if turn >= UInt64(truncatingIfNeeded: count) { turn %= UInt64(truncatingIfNeeded: count) }
+            return Int(truncatingIfNeeded: turn)
+        }
     }
 
     /// Members of which one is picked.
@@ -139,13 +148,11 @@ package struct PickTable {
     private func next(_ pool: borrowing Pool, _ cursor: inout Cursor) -> Int {
         let count = pool.places.count
         guard count > 0 else { return -1 }
-        cursor.turn &+= 1
-        var place = Int(truncatingIfNeeded: cursor.turn % UInt64(truncatingIfNeeded: count))
+        var place = cursor.advance(in: count)
         if pool.isRamping {
             var left = 16 * count
             while left > 0, pool.ramps[place] < 1, cursor.dice.fraction() >= pool.ramps[place] {
-                cursor.turn &+= 1
-                place = Int(truncatingIfNeeded: cursor.turn % UInt64(truncatingIfNeeded: count))
+                place = cursor.advance(in: count)
                 left -= 1
             }
         }
