@@ -7,7 +7,7 @@
 //   RingfenceCore <- RingfenceCacheCore <- RingfenceCache -> Ringfence
 //   RingfenceCore <- RingfenceAgentCore <- RingfenceAgent -> RingfenceOperations
 //        CXXHash <- RingfenceCore <- Ringfence        CThreadNumber <- Ringfence      CSpawn <- RingfenceOperations
-//        CLibpq <- Libpq <- RingfenceAgent
+//        CLibpq <- Libpq <- RingfenceAgent               RingfencePlatform (the C library) <- all
 //
 //   RingfenceCommand (the executable `ringfence`) has all of these, RingfenceBench (`ringfence-bench`) the console.
 //
@@ -51,6 +51,8 @@ let package = Package(
             name: "CHiredis",
             linkerSettings: [.linkedLibrary("hiredis")]
         ),
+        // The system's C library, whichever it is, under one name.
+        .target(name: "RingfencePlatform", swiftSettings: strict),
         // A reference that is replaced while others read it.
         .target(name: "CPublished"),
         // A small number for each thread.
@@ -58,6 +60,7 @@ let package = Package(
         .target(
             name: "Hiredis",
             dependencies: [
+                "RingfencePlatform",
                 "CHiredis",
                 "CPublished",
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -69,10 +72,12 @@ let package = Package(
         ),
         // Header only: XXH3 from libxxhash-dev, and the ring's comparison of a block.
         .target(name: "CXXHash"),
-        .target(name: "RingfenceCore", dependencies: ["CXXHash"], swiftSettings: strict + thorough),
+        .target(
+            name: "RingfenceCore", dependencies: ["RingfencePlatform", "CXXHash"], swiftSettings: strict + thorough),
         .target(
             name: "Ringfence",
             dependencies: [
+                "RingfencePlatform",
                 "CThreadNumber",
                 "RingfenceCore",
                 "Hiredis",
@@ -123,6 +128,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "Libpq",
             dependencies: [
+                "RingfencePlatform",
                 "CLibpq",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -134,6 +140,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "RingfenceOperations",
             dependencies: [
+                "RingfencePlatform",
                 "CSpawn",
                 "Hiredis",
                 "Ringfence",
@@ -150,6 +157,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "RingfenceHTTP",
             dependencies: [
+                "RingfencePlatform",
                 "Ringfence",
                 "RingfenceCore",
                 "RingfenceOperations",
@@ -171,6 +179,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "RingfenceAgent",
             dependencies: [
+                "RingfencePlatform",
                 "RingfenceAgentCore",
                 "Hiredis",
                 "Libpq",
@@ -190,6 +199,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "RingfenceConsole",
             dependencies: [
+                "RingfencePlatform",
                 "RingfenceOperations",
                 "Hiredis",
                 "Ringfence",
@@ -201,6 +211,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .executableTarget(
             name: "RingfenceCommand",
             dependencies: [
+                "RingfencePlatform",
                 "RingfenceConsole",
                 "RingfenceOperations",
                 "RingfenceHTTP",
@@ -220,6 +231,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .executableTarget(
             name: "RingfenceBench",
             dependencies: [
+                "RingfencePlatform",
                 "RingfenceConsole",
                 "RingfenceOperations",
                 "CBenchReference",
@@ -237,6 +249,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(
             name: "TestSupport",
             dependencies: [
+                "RingfencePlatform",
                 "CSpawn",
                 "RingfenceCore",
                 "RingfenceCacheCore",
@@ -251,28 +264,28 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         // A lock holder that does what it is told, to be killed and frozen.
         .executableTarget(
             name: "TestHolder",
-            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestHolder",
             swiftSettings: strict
         ),
         // A subscriber of the event log, to be killed.
         .executableTarget(
             name: "TestSubscriber",
-            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestSubscriber",
             swiftSettings: strict
         ),
         // A member of a group that does what it is told, to be killed and frozen.
         .executableTarget(
             name: "TestMember",
-            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestMember",
             swiftSettings: strict
         ),
         // A process that wants to be primary, and writes down when it was.
         .executableTarget(
             name: "TestPrimary",
-            dependencies: ["Ringfence", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
             path: "Tests/TestPrimary",
             swiftSettings: strict
         ),
@@ -287,13 +300,16 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .target(name: "MallocCounter", path: "Tests/MallocCounter"),
         .executableTarget(
             name: "Allocations",
-            dependencies: ["MallocCounter", "Ringfence"],
+            dependencies: ["RingfencePlatform", "MallocCounter", "Ringfence"],
             path: "Tests/Allocations",
             swiftSettings: strict
         ),
         .testTarget(
             name: "RingfenceCoreTests",
-            dependencies: ["RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CXXHash", "TestSupport"],
+            dependencies: [
+                "RingfencePlatform", "RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CXXHash",
+                "TestSupport",
+            ],
             // What judges the JSON reader, in another language: read where it is.
             exclude: ["JSON/judge.py"],
             swiftSettings: strict + thorough
@@ -301,6 +317,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "HiredisTests",
             dependencies: [
+                "RingfencePlatform",
                 "Hiredis", "CHiredis", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -311,6 +328,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
+                "RingfencePlatform",
                 "Ringfence", "RingfenceCache", "RingfenceCacheCore", "RingfenceCore", "Hiredis", "CThreadNumber",
                 "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
                 "TestPrimary", "TestSubscriber", "Allocations",
@@ -327,6 +345,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "ProgramTests",
             dependencies: [
+                "RingfencePlatform",
                 // The programs themselves are started by the tests.
                 "RingfenceCommand", "RingfenceBench",
                 "RingfenceHTTP", "RingfenceAgent", "RingfenceAgentCore", "RingfenceOperations", "Libpq", "Ringfence",
@@ -344,6 +363,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "ScenarioTests",
             dependencies: [
+                "RingfencePlatform",
                 // The program itself is started by the tests.
                 "RingfenceCommand",
                 "RingfenceOperations", "Ringfence", "RingfenceCache", "TestSupport",
@@ -353,6 +373,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceCommandTests",
             dependencies: [
+                "RingfencePlatform",
                 "RingfenceCommand", "RingfenceConsole", "RingfenceOperations", "Ringfence", "Hiredis", "TestSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -374,6 +395,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
 // What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
 if Context.environment["RINGFENCE_PURE"] != nil {
     let pure: Set = [
+        "RingfencePlatform",
         "CXXHash", "RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CSpawn", "TestSupport",
         "RingfenceCoreTests",
     ]

@@ -4,14 +4,7 @@
 // deadline or the end of the session. It belongs to the thread that opened it and cannot be copied, so it is closed on
 // every way out of that thread's function, exactly once, and by nobody else.
 import CLibpq
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Where a PostgreSQL is, and as whom to connect. What is not said here libpq takes from the environment and its files.
 package struct PostgresTarget: Sendable, Hashable {

@@ -3,15 +3,8 @@
 // Where those who ask and the thread that has the connection meet: the questions, who waits for which answer, and a
 // pair of sockets that wakes the thread from whatever it waits for.
 import NIOCore
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The questions to one connection and their answers.
 final class PostgresDesk: Sendable {

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Where Redis is and how a ``RingfenceClient`` behaves. Every field has a working default but the address.
 public struct RingfenceConfiguration: Sendable {

@@ -16,15 +16,8 @@ package import Ringfence
 import RingfenceAgentCore
 import RingfenceCore
 package import RingfenceOperations
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Runs one child and a membership that ends with it.
 package struct AgentExec: Sendable {

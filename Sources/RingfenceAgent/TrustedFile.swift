@@ -8,13 +8,7 @@
 // time, links resolved by hand, and every directory, link and the file itself must belong to root or to the agent's
 // user and be writable by nobody else. A directory with the sticky bit (/tmp) may be writable by all: there nobody can
 // replace what is another's.
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 enum TrustedFile {
     private static let linksMaximum = 40

@@ -7,14 +7,7 @@ import CBenchReference
 import Hiredis
 import NIOPosix
 import RingfenceConsole
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Runs the C yardstick against one Redis.
 struct CReference: Sendable {

@@ -14,15 +14,8 @@ import Logging
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 struct Failover: Sendable {
     static let namespace = "bench-failover"

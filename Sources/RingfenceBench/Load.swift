@@ -5,15 +5,8 @@
 // measured.
 
 import RingfenceConsole
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// N tasks doing one thing over and over.
 struct Load: Sendable {

@@ -8,14 +8,7 @@ import Hiredis
 import Logging
 import RingfenceConsole
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Lock pairs over HTTP, start and memory of `ringfence serve`.
 struct ServicePairs: Sendable {

@@ -7,14 +7,7 @@ import Logging
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -5,14 +5,7 @@ import ArgumentParser
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 struct LocksCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -6,15 +6,8 @@ import Logging
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A duration on the command line: 500ms, 10s, 5m, 2h, 1d.
 struct DurationArgument: ExpressibleByArgument {

@@ -9,14 +9,7 @@ import FoundationEssentials
 import Hiredis
 package import Logging
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// The Redis a command works on.
 package struct CommandRedis: Sendable {

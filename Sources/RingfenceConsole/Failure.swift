@@ -6,14 +6,7 @@ package import ArgumentParser
 import Hiredis
 import Ringfence
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 extension ExitCode {
     /// An order about a group was refused.

@@ -9,15 +9,8 @@
 // what waits (untilInterrupted).
 //
 // Who closes a pipe (`| head`) has seen enough: then the command ends without a word, with the code of SIGPIPE.
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Standard output.
 package enum Output {
@@ -86,13 +79,7 @@ package enum Output {
     }
 
     private static func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
-        #if canImport(Glibc)
-            Glibc.write(descriptor, bytes, count)
-        #elseif canImport(Musl)
-            Musl.write(descriptor, bytes, count)
-        #else
-            Darwin.write(descriptor, bytes, count)
-        #endif
+        RingfencePlatform.write(descriptor, bytes, count)
     }
 
     /// Takes the places of standard descriptors that are closed: the next file or socket would get them, and then what

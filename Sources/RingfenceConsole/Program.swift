@@ -4,14 +4,7 @@
 // is one readable sentence on standard error and a documented exit code.
 package import ArgumentParser
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// exit() of the system, under a name that the parser does not have too.
 private func leave(_ code: Int32) -> Never { exit(code) }

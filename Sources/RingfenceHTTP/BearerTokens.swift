@@ -2,14 +2,7 @@
 import HTTPTypes
 import RingfenceCore
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// The tokens that may use the service, from a file: one a line, blank lines and `#` comments left out. Several at once
 /// make a change without a gap possible: add the new one, move the clients, remove the old one.

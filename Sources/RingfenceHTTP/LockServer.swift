@@ -9,15 +9,8 @@ package import Logging
 import NIOCore
 package import Ringfence
 package import RingfenceOperations
+import RingfencePlatform
 import ServiceLifecycle
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Serves locks over HTTP until graceful shutdown.
 package struct LockServer: Service {

@@ -11,16 +11,9 @@ package import Logging
 import NIOPosix
 import Ringfence
 package import RingfenceOperations
+import RingfencePlatform
 import ServiceLifecycle
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 package enum Serve {
     /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains and returns. SIGHUP reads again what can be read again.

@@ -9,15 +9,8 @@
 import CoreMetrics
 import Logging
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The tokens in force.
 package final class TokenFile: Sendable {

@@ -17,15 +17,8 @@
 // by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither of
 // them can be suspended: a suspended holder would lose its lock, and a suspended ringfence could not enforce that.
 package import Ringfence
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Runs one command under a lock.
 package struct LockRunner: Sendable {

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.
 package func utcText(_ milliseconds: Int64) -> String {

@@ -7,14 +7,7 @@
 // A process of its own, because it counts by standing in for malloc, and what runs beside it must not be counted.
 import MallocCounter
 import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Prints the allocations of a hundred thousand calls, after some that may set things up; -1 where none can be counted.
 /// The loops here are plain ones, because in a debug build the iteration over a range or a collection allocates itself.

@@ -3,12 +3,9 @@
 // What the network and the server do to a command, and what the caller is then told.
 import Hiredis
 import NIOCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 @Suite struct FaultTests {
     // MARK: deadlines and cancellation

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import Hiredis
 import NIOCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 /// Each prefix provoked on a real server, and what is then known of the command.
 @Suite struct ServerErrorTests {

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import NIOCore
 import NIOPosix
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 /// The scaffolding itself: a test that leans on a server or a fault must know that they are real.
 @Suite struct TestSupportTests {

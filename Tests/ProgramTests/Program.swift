@@ -5,15 +5,8 @@
 import NIOCore
 import NIOPosix
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The path of the built program.
 func programPath() throws -> String {

@@ -4,18 +4,11 @@ import Hiredis
 import Logging
 import RingfenceConsole
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import RingfenceCommand
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The demo as a user starts it: the real program, its worker processes, a private Redis.
 @Suite(.serialized) struct DemoTests {

@@ -2,16 +2,9 @@
 
 import Hiredis
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct ConfirmedLockTests {
     private let one = LockOptions(durability: .confirmed(replicas: 1, within: .seconds(3)))

@@ -3,17 +3,10 @@
 import Hiredis
 import Logging
 import Ringfence
+import RingfencePlatform
 import ServiceLifecycle
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct LifecycleTests {
     @Test func `a graceful shutdown ends waits, cancels bodies, releases all, and run returns`() async throws {

@@ -2,16 +2,9 @@
 
 import Ringfence
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct LockTests {
     @Test func `a body runs under the lock, with a fence, and leaves nothing behind`() async throws {

@@ -8,18 +8,11 @@ import Logging
 import MetricsTestKit
 import NIOCore
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct OutageTests {
     @Test func `a hundred thousand acquires that never left leave nothing behind`() async throws {

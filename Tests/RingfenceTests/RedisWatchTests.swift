@@ -2,18 +2,11 @@
 //
 // What must always hold of a Redis: looked at with each connection, tried when somebody asks whether we are ready.
 
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct RedisWatchTests {
     @Test func `a Redis that comes back with an eviction policy gives no locks to a client that refuses it`()

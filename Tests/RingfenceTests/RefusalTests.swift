@@ -5,16 +5,9 @@
 
 import Hiredis
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct RefusalTests {
     @Test func `a full Redis refuses new locks and still renews and releases old ones`() async throws {

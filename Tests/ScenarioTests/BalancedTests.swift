@@ -12,17 +12,10 @@
 // long that is.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("Four balanced services") struct BalancedTests {

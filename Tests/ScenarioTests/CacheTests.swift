@@ -3,16 +3,9 @@
 // docker/examples/cache, run for real: a Redis pair for data, beside the Redis of the coordination.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("A Redis pair") struct CacheTests {

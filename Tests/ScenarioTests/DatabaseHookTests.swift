@@ -3,16 +3,9 @@
 // Single hooks of docker/examples/database, run as an agent runs them, where the whole pair would show nothing more:
 // whom they follow, and what they do with a server that hangs, or with what a loss of power left behind.
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("The hooks of a PostgreSQL") struct DatabaseHookTests {

@@ -4,16 +4,9 @@
 // writers that remember what they were told is committed.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("A PostgreSQL pair", .serialized) struct DatabaseTests {

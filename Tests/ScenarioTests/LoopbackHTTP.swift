@@ -3,15 +3,8 @@
 // As much of an HTTP client as a caller needs that is measured: one GET over a new connection, with a deadline. Asked
 // again each millisecond, like PostgresWire: a blocked thread would be one of few. That millisecond is the same for all
 // that are compared.
+import RingfencePlatform
 import TestSupport
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 enum LoopbackHTTP {
     struct Failure: Error, CustomStringConvertible {
@@ -34,7 +27,7 @@ enum LoopbackHTTP {
         target.sin_port = port.bigEndian
         let status = withUnsafePointer(to: &target) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                RingfencePlatform.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
         guard status == 0 || errno == EINPROGRESS else { throw Failure(description: String(cString: strerror(errno))) }

@@ -4,16 +4,9 @@
 // Redis.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
 import TestSupport
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// PostgreSQL's primary and standby, failed over by agents.
 final class PostgresPair: Sendable {

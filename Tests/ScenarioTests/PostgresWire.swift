@@ -3,15 +3,8 @@
 // As much of PostgreSQL's protocol as a writer needs that wants to know to the millisecond when its commit was
 // acknowledged: start without a password, one simple query after the other. psql would do, but thirty milliseconds a
 // reconnect, and a process each, is what the tests measure.
+import RingfencePlatform
 import TestSupport
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// One session with a server on a loopback port.
 final class PostgresWire: Sendable {
@@ -34,7 +27,7 @@ final class PostgresWire: Sendable {
         address.sin_port = UInt16(port).bigEndian
         let status = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                Glibc.connect(session.descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                RingfencePlatform.connect(session.descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
         guard status == 0 || errno == EINPROGRESS else { throw Refusal(description: String(cString: strerror(errno))) }
@@ -65,7 +58,7 @@ final class PostgresWire: Sendable {
         var sent = 0
         while sent < bytes.count {
             let count = bytes[sent...].withUnsafeBytes {
-                Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+                RingfencePlatform.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
             }
             if count >= 0 { sent += count } else { try await again() }
         }

@@ -10,17 +10,10 @@
 import Ringfence
 import RingfenceCache
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("Replicated Redis nodes") struct ReplicatedTests {

@@ -3,17 +3,10 @@
 // docker/examples/service, run for real: three HTTP services that all take requests, of which one runs the job.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension Scenarios {
     @Suite("Three services") struct ServiceTests {

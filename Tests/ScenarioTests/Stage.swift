@@ -10,17 +10,10 @@
 import CSpawn
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// One after the other: they measure, and all machines are this one.
 @Suite("Scenarios", .serialized) enum Scenarios {}
@@ -139,7 +132,7 @@ func write(_ text: String, to path: String) throws {
     let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
     guard descriptor >= 0 else { throw TestSupportError("cannot write \(path)") }
     defer { close(descriptor) }
-    _ = text.withCString { Glibc.write(descriptor, $0, strlen($0)) }
+    _ = text.withCString { RingfencePlatform.write(descriptor, $0, strlen($0)) }
 }
 
 /// A process and all that descend from it, as far as they have not been left behind.

@@ -19,15 +19,8 @@
 
 import Logging
 import Ringfence
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 // One write a line: it comes whole or not at all, also when the process is killed.
 @Sendable func say(_ line: String) {

@@ -12,14 +12,7 @@
 
 import Logging
 import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 func monotonic() -> Int64 {
     var time = timespec()

@@ -9,14 +9,7 @@
 
 import Logging
 import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 // One write a line: it comes whole or not at all, also when the process is killed.
 func say(_ line: String) {

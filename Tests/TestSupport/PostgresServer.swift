@@ -6,15 +6,8 @@ import NIOPosix
 // to the `postgres` account with `setpriv`, which replaces itself: the process we start is the one we end. Durability
 // is off, since nothing here outlives the test. A cluster costs two seconds, so a suite shares one (`.postgres`) and
 // every test makes a database of its own. psql is the client: what is tested is what a user can type.
+import RingfencePlatform
 package import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A PostgreSQL server on a unix socket in a temporary directory.
 package final class PostgresServer: Sendable {

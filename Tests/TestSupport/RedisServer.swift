@@ -5,15 +5,8 @@
 // Tests run in parallel and other programs take ports too, so a port found free may be gone when the server binds it:
 // starting again with another port is part of the design. Persistence is off unless the arguments turn it on, so
 // `restart()` after `kill(SIGKILL)` gives an empty server, as a cache node does in production.
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Starts a server, runs `body` with it, stops it.
 package func withRedis<Result>(
@@ -216,13 +209,7 @@ package final class RedisServer: Sendable {
     }
 
     private static func signal(_ pid: Int32, _ signal: Int32) -> Int32 {
-        #if canImport(Glibc)
-            Glibc.kill(pid, signal)
-        #elseif canImport(Musl)
-            Musl.kill(pid, signal)
-        #else
-            Darwin.kill(pid, signal)
-        #endif
+        RingfencePlatform.kill(pid, signal)
     }
 }
 

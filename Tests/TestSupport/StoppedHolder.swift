@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// A process that took a lock, found its lease good, and was stopped before it wrote. See Tests/StoppedHolder.
 package final class StoppedHolder: Sendable {

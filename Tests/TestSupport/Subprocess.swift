@@ -13,15 +13,8 @@
 //    a pipe; when the pipe closes, because this process ended however it ended, it kills those still on the list.
 import CSpawn
 import NIOPosix
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A failure of the test's own scaffolding, not of what is tested.
 package struct TestSupportError: Error, CustomStringConvertible {

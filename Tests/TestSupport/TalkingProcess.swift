@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The path of the executable `name` that was built beside the tests.
 package func builtExecutable(_ name: String) throws -> String {

@@ -6,14 +6,7 @@
 // of its own. Constant parts ("*3\r\n$3\r\nSET\r\n…") are prepared as templates. A test holds every byte against
 // hiredis' own encoder. A wrong argument count would shift every later answer to the wrong caller, so it traps at once,
 // in release builds too.
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Writes commands in RESP. `begin(n)` starts a command of n arguments, the command's name included; exactly n
 /// `argument`s must follow.

@@ -9,14 +9,7 @@ import Logging
 import NIOCore
 import NIOPosix
 import NIOSSL
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Who uses a connection: told of everything on the event loop.
 protocol ConnectionOwner: AnyObject, Sendable {

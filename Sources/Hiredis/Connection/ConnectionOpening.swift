@@ -2,14 +2,7 @@
 import NIOCore
 import NIOPosix
 import NIOSSL
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Opens one channel: name resolution, TCP or unix socket, TLS.
 struct ConnectionOpening {

@@ -9,14 +9,7 @@
 // name, so nothing is accepted that it refuses. (Of an address it knows the peer's only, which is another one behind a
 // tunnel.)
 import NIOSSL
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// What the certificate of a server is held against.
 enum ServerIdentity: Sendable, Equatable {

@@ -6,14 +6,7 @@
 // reading.
 
 package import RingfenceCore
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 package enum Moment {
     /// The same moment on both clocks; the instant is taken first, so that an instant made of nanoseconds is never

@@ -5,15 +5,8 @@
 // For several names the counter ends in `x` and their number, and the secret in their digest.
 
 import RingfenceCore
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 final class NonceSource: Sendable {
     /// 64 random bits, once a client.

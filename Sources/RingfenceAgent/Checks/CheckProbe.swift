@@ -7,14 +7,7 @@ import NIOPosix
 import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// Looks at a resource.
 protocol CheckProbe: Sendable {

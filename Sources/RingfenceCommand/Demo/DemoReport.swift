@@ -4,15 +4,8 @@
 // elsewhere), a line for each thing done to a worker, and the books at the end, for people or as one JSON object.
 
 import RingfenceConsole
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// What has happened so far.
 final class DemoTally: Sendable {

@@ -15,15 +15,8 @@ import Logging
 import NIOPosix
 import Ringfence
 import RingfenceConsole
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// `ringfence demo-worker`, which only `ringfence demo` starts.
 struct DemoWorkerCommand: AsyncParsableCommand {

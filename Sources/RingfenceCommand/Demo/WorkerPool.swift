@@ -7,15 +7,8 @@
 import Logging
 import RingfenceConsole
 import RingfenceOperations
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The worker processes of a run.
 final class WorkerPool: Sendable {
@@ -192,13 +185,7 @@ private final class NoticePipe: Sendable {
         rest.withLock { rest in
             var buffer = [UInt8](repeating: 0, count: 4096)
             while true {
-                #if canImport(Darwin)
-                    let count = Darwin.read(pipe.reader, &buffer, buffer.count)
-                #elseif canImport(Musl)
-                    let count = Musl.read(pipe.reader, &buffer, buffer.count)
-                #else
-                    let count = Glibc.read(pipe.reader, &buffer, buffer.count)
-                #endif
+                let count = RingfencePlatform.read(pipe.reader, &buffer, buffer.count)
                 guard count > 0 else { break }
                 rest += buffer[..<count]
             }

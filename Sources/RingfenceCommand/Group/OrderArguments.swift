@@ -6,14 +6,7 @@ import ArgumentParser
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// What every order takes.
 struct OrderArguments: ParsableArguments {

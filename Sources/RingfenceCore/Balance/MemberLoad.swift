@@ -10,15 +10,8 @@
 // Picks of all threads read this and calls write it, so it lies on cache lines of its own: what a call writes must not
 // slow down a pick that looks at another member.
 
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 package final class MemberLoad: Sendable {
     private typealias Line = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)

@@ -2,14 +2,7 @@
 //
 // Strings as Redis sees them: bytes. Swift's `==`, `<` and hash follow Unicode's canonical equivalence, under which two
 // different keys of Redis can be equal.
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 extension String {
     package func hasSameBytes(as other: String) -> Bool {

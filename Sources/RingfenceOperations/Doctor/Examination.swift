@@ -5,14 +5,7 @@
 import Hiredis
 package import Logging
 package import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// A look at one Redis, on a connection of its own.
 package struct Examination: Sendable {

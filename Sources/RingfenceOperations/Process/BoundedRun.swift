@@ -10,15 +10,8 @@
 // short.
 import NIOCore
 import NIOPosix
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// One run of a program.
 package final class BoundedRun: Sendable {

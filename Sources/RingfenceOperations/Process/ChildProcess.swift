@@ -13,15 +13,8 @@
 // when the last of it has: who waits for it is told no sooner.
 import CSpawn
 import NIOPosix
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A started program. Ends by itself, by `signal`, or by SIGKILL when this process dies (Linux).
 package final class ChildProcess: Sendable {

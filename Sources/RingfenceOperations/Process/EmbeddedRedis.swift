@@ -16,16 +16,9 @@
 // again from the append-only file.
 package import Logging
 import NIOPosix
+import RingfencePlatform
 import ServiceLifecycle
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A redis-server owned by this process.
 package final class EmbeddedRedis: Service {

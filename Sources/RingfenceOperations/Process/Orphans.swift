@@ -11,15 +11,8 @@
 // they ended, so they are on a list, and all others are reaped here. Between the fork and the list a child of ours
 // would look like a stranger: while one is being started nobody is reaped here, and afterwards it is looked again.
 import CSpawn
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Reaps and ends the processes that were handed to this one.
 package enum Orphans {

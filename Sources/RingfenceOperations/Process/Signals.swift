@@ -14,15 +14,8 @@
 //
 // A child gets the default of each signal and an empty mask (CSpawn), whatever is set here.
 import NIOPosix
+import RingfencePlatform
 import Synchronization
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// What kind of command gets a signal.
 package enum SignalRole: Sendable, CaseIterable {

@@ -8,14 +8,7 @@
 package import Logging
 package import Ringfence
 import RingfenceCore
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
+import RingfencePlatform
 
 /// All settings, checked.
 package struct Settings: Sendable {

@@ -3,16 +3,9 @@ import RingfenceAgent
 import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 struct AgentConfigurationTests {
     private static func read(_ json: String) throws -> AgentConfiguration {

@@ -3,16 +3,9 @@ import Logging
 import Ringfence
 import RingfenceAgent
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite(.serialized) struct AgentExecTests {
     private static func exec(

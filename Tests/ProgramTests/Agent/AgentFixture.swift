@@ -4,15 +4,8 @@
 // each hook leaves a line in `log` and does to the files what a real one does to a database.
 import RingfenceAgent
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A running `ringfence agent` with its resource.
 final class TestAgent: Sendable {

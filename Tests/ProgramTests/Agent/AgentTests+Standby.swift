@@ -3,16 +3,9 @@
 // Agents that do not lead, that are ill, and what they answer.
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension AgentTests {
     @Test func `who does not stand is never promoted, but follows`() async throws {

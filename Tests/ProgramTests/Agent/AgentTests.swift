@@ -3,16 +3,9 @@ import Ringfence
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceAgent
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 // Each starts several programs, and leases run in real time: one at a time.
 @Suite(.serialized) struct AgentTests {

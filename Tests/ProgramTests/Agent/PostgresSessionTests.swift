@@ -5,20 +5,13 @@ import NIOCore
 import NIOPosix
 import RingfenceAgentCore
 import RingfenceCore
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
 
 @testable import Libpq
 @testable import RingfenceAgent
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Accepts connections and says nothing to them.
 private final class SilentServer: Sendable {

@@ -2,18 +2,11 @@
 import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import RingfenceAgent
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// The probe of one check of a file.
 func probe(_ check: String) throws -> any CheckProbe {

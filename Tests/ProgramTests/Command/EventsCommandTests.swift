@@ -2,16 +2,9 @@
 import Logging
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct EventsCommandTests {
     private func withLog(_ body: @Sendable (RedisServer, RingfenceClient, Membership) async throws -> Void) async throws

@@ -4,16 +4,9 @@
 import Logging
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct GroupOrderTests {
     private struct Run: Sendable { var code: Int32, output: String, error: String }

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct LockCommandTests {
     private static func lock(_ redis: RedisServer, _ more: [String], _ command: [String]) -> [String] {

@@ -2,16 +2,9 @@
 //
 // Callers that are gone before they have read their answer.
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 extension DoorTests {
     /// Waits until the service has ended all connections but the one that asks.

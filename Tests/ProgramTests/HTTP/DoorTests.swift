@@ -3,16 +3,9 @@
 // Who is let in at the door: pages of other origins, names that are not ours, old protocols, those who say nothing,
 // tokens that are good no more. And what is done with what the door gave to callers that are gone.
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct DoorTests {
     static let lock = "ringfence:{default}:lock:x"

@@ -2,16 +2,9 @@
 import Logging
 import Ringfence
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// A service on a Redis of its own, and a member of the group `g` on the same Redis whose updates are events.
 private func withMember(

@@ -5,16 +5,9 @@
 // that the stranger was not told of.
 import Logging
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct GroupTests {
     static let path = "/v1/groups/ledger%2Feu/members/10.0.0.1:7000"

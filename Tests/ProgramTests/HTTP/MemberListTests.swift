@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a proxy's server list is made from: which members, in which words, and what is said when Redis is away.
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import RingfenceHTTP
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct MemberListTests {
     private static let path = "/v1/groups/pool/members"

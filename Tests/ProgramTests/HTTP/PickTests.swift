@@ -6,18 +6,11 @@
 import NIOCore
 import NIOPosix
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import RingfenceHTTP
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct PickTests {
     private func withPool(

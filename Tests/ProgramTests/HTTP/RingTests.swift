@@ -4,16 +4,9 @@
 // right is the library's business; here each answer is held against the library's own.
 import Logging
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct RingTests {
     static let members: [(id: String, zone: String, weight: Int)] = [

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 struct BoundedRunTests {
     private static func plan(_ script: String, limit: Duration = .seconds(30)) -> BoundedRun.Plan {

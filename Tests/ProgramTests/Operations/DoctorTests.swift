@@ -2,16 +2,9 @@
 //
 // The doctor, as users run it, beside real servers that are set up badly.
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct DoctorTests {
     private static let file = ["--appendonly", "yes", "--appendfsync", "always", "--latency-monitor-threshold", "20"]

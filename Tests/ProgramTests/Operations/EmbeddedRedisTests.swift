@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import Logging
 import RingfenceOperations
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct EmbeddedRedisTests {
     let logger = Logger(label: "test")

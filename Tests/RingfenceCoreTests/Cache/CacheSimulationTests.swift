@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceCacheCore
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 @Suite struct CacheSimulationTests {
     private static func number(_ variable: String) -> UInt64? {

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 /// Every story of three members and one operator up to some length, with up to so many disturbances.
 struct Exploration {

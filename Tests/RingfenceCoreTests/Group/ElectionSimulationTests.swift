@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 @Suite struct ElectionSimulationTests {
     private static func number(_ variable: String) -> UInt64? {

@@ -7,16 +7,9 @@
 //
 // RINGFENCE_JSON_SEED and RINGFENCE_JSON_DOCUMENTS ask for others and for more.
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct JSONRandomTests {
     private static let judge =

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceCore
+import RingfencePlatform
 import Synchronization
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#endif
 
 @Suite struct LockSimulationTests {
     /// Plays seeds until the first that breaks a rule; that one is told again with its trace.

@@ -4,14 +4,9 @@
 //
 // What is above a ceiling stands here with its size: it may shrink, and not grow. An exception that is not needed any
 // more is a failure too, so the lists get shorter by themselves.
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#endif
 
 @Suite struct TidyTests {
     /// Files above the ceiling, and their lines.

@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CThreadNumber
+import RingfencePlatform
 import Synchronization
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct ThreadNumberTests {
     /// What threads have to do with each other.

@@ -13,16 +13,9 @@
 // both sides see the connection end, and nothing that is tried later arrives.
 import Ringfence
 import RingfenceCache
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct CachePartitionTests {
     /// Those whom the nodes know.

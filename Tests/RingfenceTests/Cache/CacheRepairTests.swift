@@ -3,16 +3,9 @@
 // Who tends a cache: told what another process knows, and on its own where the coordinator is away.
 import Ringfence
 import RingfenceCache
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct CacheRepairTests {
     @Test func `a node that any process says is gone for good is replaced, also where one is a quorum`() async throws {

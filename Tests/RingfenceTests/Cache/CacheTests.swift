@@ -3,16 +3,9 @@
 // The replicated cache on real servers that are killed, flushed, frozen, joined and drained, every read checked.
 import Ringfence
 import RingfenceCache
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct CacheTests {
     @Test func `what is set is found until it is removed or its time is over`() async throws {

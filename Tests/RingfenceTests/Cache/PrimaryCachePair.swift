@@ -4,16 +4,9 @@
 import Hiredis
 import Ringfence
 import RingfenceCache
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 /// Two servers, `node-1` and `node-2`, the second a replica in step; both members of the group `cache`, the first its
 /// ready primary.

@@ -5,16 +5,9 @@
 import Hiredis
 import Ringfence
 import RingfenceCache
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct PrimaryCacheTests {
     private static let confirmed = Durability.confirmed(replicas: 1, within: .seconds(5))

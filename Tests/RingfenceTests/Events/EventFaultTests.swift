@@ -4,16 +4,9 @@
 
 import Hiredis
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#else
-    import Darwin
-#endif
 
 @Suite struct EventFaultTests {
     /// Appends `batches` of 20 while `disturb` runs again and again; all listeners must get everything, without a

@@ -19,16 +19,11 @@
 
 import Hiredis
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
 
 @testable import Ringfence
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#endif
 
 @Suite(.serialized) struct NemesisTests {
     @Test func `over two hundred failovers of real processes no two are primary at once, and epochs only grow`()

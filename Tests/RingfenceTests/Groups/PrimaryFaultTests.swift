@@ -5,14 +5,9 @@
 import Hiredis
 import Ringfence
 import RingfenceCore
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#endif
 
 @Suite struct PrimaryFaultTests {
     /// Stands in a group until it is the ready primary.

@@ -6,14 +6,9 @@
 
 import Hiredis
 import Ringfence
+import RingfencePlatform
 import TestSupport
 import Testing
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Musl)
-    import Musl
-#endif
 
 @Suite(.enabled(if: number("RINGFENCE_SOAK_SECONDS") != nil)) struct SoakTests {
     private static let lease = 1000
