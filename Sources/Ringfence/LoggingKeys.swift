@@ -5,6 +5,7 @@ package enum LoggingKeys {
     package static let lock = "ringfence.lock"
     package static let fence = "ringfence.fence"
     package static let owner = "ringfence.owner"
+    package static let actor = "ringfence.actor"
     package static let lease = "ringfence.lease"
     package static let site = "ringfence.site"
     package static let reason = "ringfence.reason"

@@ -65,7 +65,8 @@ public final class RingfenceClient: Service, Sendable {
         self.logger = logger
         keys = Keyspace(namespace: configuration.namespace)
         scripts = LockScripts(
-            keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters)
+            keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters,
+            fenceRetention: configuration.fenceRetention)
         watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
         runner = ScriptRunner(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
         watch.attach(runner.main)
@@ -115,6 +116,9 @@ public final class RingfenceClient: Service, Sendable {
                 throw InvalidArgument("auditLength", "must be 0 (no audit) to 100000000")
             }
             try Limits.check(configuration.eventLength, "eventLength", Limits.eventLength)
+            guard RingfenceConfiguration.fenceRetentionRange.contains(configuration.fenceRetention) else {
+                throw InvalidArgument("fenceRetention", "must be 1 minute to 365 days")
+            }
             try Limits.check(configuration.limits.members, "limits.members", NamespaceLimits.memberRange)
             try Limits.check(configuration.limits.groups, "limits.groups", NamespaceLimits.groupRange)
             try Limits.check(configuration.limits.waiters, "limits.waiters", NamespaceLimits.waiterRange)

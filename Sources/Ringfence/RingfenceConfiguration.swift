@@ -50,6 +50,17 @@ public struct RingfenceConfiguration: Sendable {
     /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should
     /// agree.
     public var eventLength: Int
+    /// How long Redis keeps the last fence of a lock behind its last grant, 1 minute to 365 days; 24 hours by default.
+    /// It costs some 165 bytes for each name, as long.
+    ///
+    /// A fence is Redis' clock in microseconds, or one more than the last if that is not smaller. So once the last one
+    /// is forgotten, the next is still larger, unless that clock was set back by more than this time (or a replica took
+    /// over whose clock is that far behind): then fences begin again below those that guards have seen, and are refused
+    /// until the clock has caught up. All clients of a namespace should agree.
+    public var fenceRetention = Self.defaultFenceRetention
+    package static let defaultFenceRetention: Duration = .seconds(86_400)
+    /// What may be set.
+    package static let fenceRetentionRange: ClosedRange<Duration> = .seconds(60)...(.seconds(365 * 86_400))
     /// How much a namespace may hold. All clients of a namespace should agree.
     public var limits = NamespaceLimits()
     /// Whether a Redis that may delete held locks (its eviction policy) gets no locks from this client. The service and

@@ -55,7 +55,7 @@ struct LocksCommand: AsyncParsableCommand {
             try put("time left   \(holder.remaining.shortText)")
         } else {
             try put("holder      nobody")
-            try put("last fence  \(status.lastFence.map { String($0) } ?? "none in the last 24 h")")
+            try put("last fence  \(status.lastFence.map { String($0) } ?? "none is kept")")
         }
         try put("waiting     \(status.queueLength)")
         for (place, waiter) in status.queue.enumerated() {

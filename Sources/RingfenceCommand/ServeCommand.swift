@@ -60,6 +60,8 @@ struct ServeCommand: AsyncParsableCommand {
     var maxGroups: String?
     @Option(help: .setting(.maxWaiters, "number"))
     var maxWaiters: String?
+    @Option(help: .setting(.fenceRetention, "duration"))
+    var fenceRetention: String?
     @Option(help: .setting(.emptyGroups, "duration"))
     var emptyGroups: String?
     @OptionGroup(title: "Redis and general options")
@@ -71,7 +73,7 @@ struct ServeCommand: AsyncParsableCommand {
             .allowedHost: allowedHost.isEmpty ? nil : allowedHost.joined(separator: ","), .connections: connections,
             .deliveryTime: deliveryTime, .eventHeartbeat: eventHeartbeat, .eventLength: eventLength,
             .maxMembers: maxMembers, .maxGroups: maxGroups,
-            .maxWaiters: maxWaiters, .emptyGroups: emptyGroups,
+            .maxWaiters: maxWaiters, .fenceRetention: fenceRetention, .emptyGroups: emptyGroups,
         ])
         let logger = makeLogger(settings, default: .info)
         try await Serve.run(settings, logger: logger) { lines in

@@ -162,6 +162,8 @@ import Testing
         Setting("connectTimeout", "1 to") { $0.connectTimeout = .seconds(-1) },
         Setting("maximumCommandsInFlight", "1 to") { $0.maximumCommandsInFlight = 0 },
         Setting("auditLength", "0") { $0.auditLength = -1 },
+        Setting("fenceRetention", "1 minute to 365 days") { $0.fenceRetention = .seconds(59) },
+        Setting("fenceRetention", "1 minute to 365 days") { $0.fenceRetention = .seconds(366 * 86_400) },
         Setting("url", "") { $0.url = "" },
         Setting("url", "") { $0.url = "http://localhost" },
         Setting("url", "") { $0.url = "redis://user:secret-word@:99999/x" },

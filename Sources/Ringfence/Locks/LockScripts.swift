@@ -29,13 +29,19 @@ struct LockScripts: Sendable {
     let auditLength: String
     /// How many places a line may have.
     let waiters: Int
+    /// How long a last fence is kept, in ms.
+    private let fenceMilliseconds: String
     /// Made once: it is written with each acquire that waits.
     private let queue: String
 
-    init(keys: Keyspace, auditLength: Int, waiters: Int = NamespaceLimits().waiters) {
+    init(
+        keys: Keyspace, auditLength: Int, waiters: Int = NamespaceLimits().waiters,
+        fenceRetention: Duration = RingfenceConfiguration.defaultFenceRetention
+    ) {
         self.keys = keys
         self.auditLength = String(auditLength)
         self.waiters = waiters
+        fenceMilliseconds = String(Nanos(saturating: fenceRetention) / .millisecond)
         queue = "queue \(waiters)"
     }
 
@@ -48,8 +54,8 @@ struct LockScripts: Sendable {
 
         var arguments: Int {
             switch self {
-            case .acquire: 7
-            case .release: 8
+            case .acquire: 8
+            case .release: 9
             }
         }
     }
@@ -89,7 +95,7 @@ struct LockScripts: Sendable {
     static func keys(of names: [String]) -> Int { names.count * 3 + 1 }
 
     func cancel(_ names: [String], nonce: String, _ terms: LockTerms) -> ScriptCall {
-        call(names, arguments: 6) { writer in
+        call(names, arguments: 7) { writer in
             begin(&writer, "cancel", names)
             writer.argument(nonce)
             writer.argument(terms.owner)
@@ -98,7 +104,7 @@ struct LockScripts: Sendable {
     }
 
     func force(_ name: String, actor: String, reason: String) -> ScriptCall {
-        call([name], arguments: 5) { writer in
+        call([name], arguments: 6) { writer in
             begin(&writer, "force", [name])
             writer.argument(actor)
             writer.argument(reason)
@@ -154,6 +160,7 @@ struct LockScripts: Sendable {
         writer.argument(verb)
         writer.argument(auditLength)
         writer.argument(Self.claimMilliseconds)
+        writer.argument(fenceMilliseconds)
     }
 
     // MARK: Answers

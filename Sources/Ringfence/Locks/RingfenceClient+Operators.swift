@@ -39,7 +39,7 @@ public struct LockStatus: Sendable {
     public var name: String
     /// Who holds it; nil if nobody does.
     public var holder: LockHolder?
-    /// The last fence given for it in the last 24 hours; nil if none was.
+    /// The last fence given for it; nil if none was within ``RingfenceConfiguration/fenceRetention``.
     public var lastFence: Int64?
     /// How many places its queue has.
     public var queueLength: Int
@@ -191,7 +191,8 @@ extension RingfenceClient {
         logger.notice(
             "lock taken away",
             metadata: [
-                LoggingKeys.lock: "\(name)", LoggingKeys.owner: "\(previous.owner)", LoggingKeys.reason: "\(reason)",
+                LoggingKeys.lock: "\(name)", LoggingKeys.owner: "\(previous.owner)", LoggingKeys.actor: "\(actor)",
+                LoggingKeys.reason: "\(reason)",
             ])
         return ForcedRelease(previous: previous, fence: fence)
     }

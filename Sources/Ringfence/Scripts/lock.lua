@@ -3,13 +3,13 @@
 --
 -- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit
 --        key
--- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, then by verb
---   acquire  4 nonce, 5 owner, 6 hold in ms, 7 'queue <most>' to wait for it, where no line has so many places before
+-- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, 4 how long a last fence is kept in ms, then by verb
+--   acquire  5 nonce, 6 owner, 7 hold in ms, 8 'queue <most>' to wait for it, where no line has so many places before
 --            it; or the arrival that an earlier answer told; '' to try
---   release  4 value, 5 successor's nonce ('' for none), 6 its owner, 7 its hold in ms, 8 'queue' behind others or ''
+--   release  5 value, 6 successor's nonce ('' for none), 7 its owner, 8 its hold in ms, 9 'queue' behind others or ''
 --            at once
---   cancel   4 nonce, 5 owner, 6 hold in ms, as they were asked for
---   force    4 actor, 5 reason
+--   cancel   5 nonce, 6 owner, 7 hold in ms, as they were asked for
+--   force    5 actor, 6 reason
 -- RESULT
 --   the fence, a decimal string    acquire, release: the caller (or its successor) holds the lock now
 --   {2, position, ms, arrival}     acquire, release: queued; ask again after that many ms if no grant was pushed
@@ -46,9 +46,9 @@
 -- The names of a queued waiter are known only from its place, so `settle` derives their keys from the audit key's
 -- prefix. They share the hash tag, hence the slot, with the keys in KEYS.
 local n = (#KEYS - 1) / 3
-local verb, audit_length, claim_ms = ARGV[1], ARGV[2], ARGV[3]
+local verb, audit_length, claim_ms, fence_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local prefix = string.sub(KEYS[#KEYS], 1, -6) -- without 'audit'
-local FENCE_MS, QUEUE_MS = '86400000', '600000'
+local QUEUE_MS = '600000'
 
 local function name_of(i) return string.sub(KEYS[i], #prefix + 6) end -- after 'lock:'
 
@@ -111,7 +111,7 @@ local function write_grant(fence, nonce, owner, hold_ms)
     local value = fence .. ':' .. nonce .. ':' .. owner
     for i = 1, n do
         redis.call('SET', KEYS[i], value, 'PX', hold_ms)
-        redis.call('SET', KEYS[n + i], fence, 'PX', FENCE_MS)
+        redis.call('SET', KEYS[n + i], fence, 'PX', fence_ms)
     end
 end
 
@@ -120,7 +120,7 @@ local queues = redis.call('EXISTS', unpack(KEYS, 2 * n + 1, 3 * n))
 local values = redis.call('MGET', unpack(KEYS, 1, 2 * n))
 
 if verb == 'acquire' then
-    local nonce, owner, hold_ms = ARGV[4], ARGV[5], ARGV[6]
+    local nonce, owner, hold_ms = ARGV[5], ARGV[6], ARGV[7]
     local fence = fence_held_by(values, nonce)
     if fence then -- asked before: the answer was lost, or a grant was pushed meanwhile; this is its claim
         for i = 1, n do redis.call('PEXPIRE', KEYS[i], hold_ms) end
@@ -136,19 +136,19 @@ if verb == 'acquire' then
         return fence
     end
 elseif verb == 'release' then
-    local value, successor, queue = ARGV[4], ARGV[5], ARGV[8]
+    local value, successor, queue = ARGV[5], ARGV[6], ARGV[9]
     local held = true
     for i = 1, n do held = held and values[i] == value end
     if held then
         local fence, _, owner = split_value(value)
         if successor ~= '' and (queue == '' or queues == 0) then
             local next = next_fence(now_us(), values, n + 1, 2 * n)
-            if not pcall(write_grant, next, successor, ARGV[6], ARGV[7]) then -- full: make room first
+            if not pcall(write_grant, next, successor, ARGV[7], ARGV[8]) then -- full: make room first
                 redis.call('DEL', unpack(KEYS, 1, n))
-                write_grant(next, successor, ARGV[6], ARGV[7])
+                write_grant(next, successor, ARGV[7], ARGV[8])
             end
             audit('release', names(), owner, fence)
-            audit('grant', names(), ARGV[6], next)
+            audit('grant', names(), ARGV[7], next)
             return next
         end
         redis.call('DEL', unpack(KEYS, 1, n))
@@ -300,7 +300,7 @@ local function serve(waiter, arrival, name, is_mine)
     local value = fence .. ':' .. waiter.nonce .. ':' .. waiter.owner
     for i = 1, #locks do
         redis.call('SET', locks[i], value, 'PX', hold_ms)
-        redis.call('SET', fences[i], fence, 'PX', FENCE_MS)
+        redis.call('SET', fences[i], fence, 'PX', fence_ms)
     end
     audit('grant', table.concat(waiter.names, '\n'), waiter.owner, fence, 'waitedUs',
         string.format('%.0f', math.max(0, now_us() - tonumber(arrival))))
@@ -414,8 +414,8 @@ local function holder()
 end
 
 if verb == 'acquire' then
-    local nonce, queue = ARGV[4], ARGV[7]
-    local place = place_of(nonce, ARGV[5], ARGV[6])
+    local nonce, queue = ARGV[5], ARGV[8]
+    local place = place_of(nonce, ARGV[6], ARGV[7])
     if queue ~= '' then
         return wait_for_it(nonce, place, tonumber(queue), nil, tonumber(string.match(queue, '^queue (%d+)$')))
     end
@@ -425,18 +425,18 @@ if verb == 'acquire' then
         return { 0, held_ms(), holder() }
     end
     fence = next_fence(now_us(), values, n + 1, 2 * n)
-    write_grant(fence, nonce, ARGV[5], ARGV[6])
-    audit('grant', names(), ARGV[5], fence)
+    write_grant(fence, nonce, ARGV[6], ARGV[7])
+    audit('grant', names(), ARGV[6], fence)
     return fence
 end
 
 if verb == 'release' then
     local part, is_whole = {}, true
     for i = 1, n do
-        if values[i] == ARGV[4] then part[#part + 1] = i else is_whole = false end
+        if values[i] == ARGV[5] then part[#part + 1] = i else is_whole = false end
     end
     if not is_whole then -- not held, or a part of it was taken away: then the rest goes as well
-        local fence, _, owner = split_value(ARGV[4])
+        local fence, _, owner = split_value(ARGV[5])
         for _, i in ipairs(part) do
             redis.call('DEL', KEYS[i])
             audit('release', name_of(i), owner, fence)
@@ -444,14 +444,14 @@ if verb == 'release' then
         if part[1] then settle(nil) end
         return { 0, held_ms(), holder(), #part }
     end
-    if ARGV[8] ~= '' then return wait_for_it(ARGV[5], place_of(ARGV[5], ARGV[6], ARGV[7]), nil, true) end
+    if ARGV[9] ~= '' then return wait_for_it(ARGV[6], place_of(ARGV[6], ARGV[7], ARGV[8]), nil, true) end
     settle(nil, true)
     return 1
 end
 
 if verb == 'cancel' then
-    local nonce = ARGV[4]
-    local place = place_of(nonce, ARGV[5], ARGV[6])
+    local nonce = ARGV[5]
+    local place = place_of(nonce, ARGV[6], ARGV[7])
     for i = 1, n do
         local fence, held_by, owner = split_value(values[i] or '')
         if held_by == nonce then
@@ -472,8 +472,8 @@ if verb == 'force' then
     local held, nonce, owner = split_value(value)
     local fence = next_fence(now_us(), { values[2], held }, 1, 2)
     redis.call('DEL', KEYS[1])
-    redis.call('SET', KEYS[2], fence, 'PX', FENCE_MS)
-    audit('force', name_of(1), owner or '(written by somebody else)', held or '0', 'reason', ARGV[4] .. ': ' .. ARGV[5])
+    redis.call('SET', KEYS[2], fence, 'PX', fence_ms)
+    audit('force', name_of(1), owner or '(written by somebody else)', held or '0', 'reason', ARGV[5] .. ': ' .. ARGV[6])
     if nonce then
         local message = { 'revoked', nonce, held, name_of(1) }
         redis.pcall('PUBLISH', prefix .. 'inbox:' .. process_of(nonce), table.concat(message, '\n'))

@@ -99,6 +99,10 @@ package struct SettingKey: Sendable, Hashable {
         "max-groups", .number, "10000", "How many groups the namespace may have. 1 to 1000000.")
     package static let maxWaiters = SettingKey(
         "max-waiters", .number, "10000", "How many places the line of one lock may have. 1 to 1000000.")
+    package static let fenceRetention = SettingKey(
+        "fence-retention", .duration, "1d",
+        "How long Redis keeps the last fence of a lock that is not taken, some 165 bytes each. Should Redis' clock be "
+            + "set back by more than this, fences fall. 1m to 365d.")
     package static let emptyGroups = SettingKey(
         "empty-groups", .duration, "stay",
         "How long nobody must have been in a group until it is removed by itself. 1s to 365d; without it they stay.")
@@ -106,6 +110,6 @@ package struct SettingKey: Sendable, Hashable {
     package static let all =
         client + [
             host, port, tokenFile, allowedHost, connections, deliveryTime, eventHeartbeat, eventLength, maxMembers,
-            maxGroups, maxWaiters, emptyGroups,
+            maxGroups, maxWaiters, fenceRetention, emptyGroups,
         ]
 }

@@ -32,6 +32,7 @@ package struct Settings: Sendable {
     package var eventHeartbeat: Duration = .seconds(10)
     package var eventLength = 10_000
     package var limits = NamespaceLimits()
+    package var fenceRetention = RingfenceConfiguration.defaultFenceRetention
 
     /// A setting that cannot be used; the text names it, its place and what is allowed.
     package struct Failure: Error, Sendable, CustomStringConvertible {
@@ -103,6 +104,9 @@ package struct Settings: Sendable {
         case .maxMembers: limits.members = try Self.number(text, place, NamespaceLimits.memberRange)
         case .maxGroups: limits.groups = try Self.number(text, place, NamespaceLimits.groupRange)
         case .maxWaiters: limits.waiters = try Self.number(text, place, NamespaceLimits.waiterRange)
+        case .fenceRetention:
+            let range = RingfenceConfiguration.fenceRetentionRange
+            fenceRetention = try Self.duration(text, place, range, "1m to 365d, written like 12h or 7d")
         case .emptyGroups:
             let range = NamespaceLimits.emptyGroupRange
             limits.emptyGroups = try Self.duration(text, place, range, "1s to 365d, written like 12h or 30d")
@@ -174,6 +178,7 @@ package struct Settings: Sendable {
             url: url, tls: tls, namespace: namespace, owner: owner, commandTimeout: commandTimeout,
             connectTimeout: min(commandTimeout, .seconds(1)), eventLength: eventLength)
         configuration.limits = limits
+        configuration.fenceRetention = fenceRetention
         configuration.passwordFile = redisPasswordFile
         configuration.refusesEviction = true
         return configuration

@@ -33,7 +33,7 @@ import Testing
                 switch key.kind {
                 case .port: "5"
                 case .number: "100"
-                case .duration: "1s"
+                case .duration: key == .fenceRetention ? "1m" : "1s"
                 case .logLevel: "debug"
                 case .text, .path: "value"
                 }
@@ -53,6 +53,8 @@ import Testing
         (#"{"command-timeout": "5"}"#, ["command-timeout", "500ms"]),
         (#"{"command-timeout": "1h"}"#, ["command-timeout", "60s"]),
         (#"{"log-level": "loud"}"#, ["log-level", "trace"]),
+        (#"{"fence-retention": "59s"}"#, ["fence-retention", "1m to 365d"]),
+        (#"{"fence-retention": "366d"}"#, ["fence-retention", "1m to 365d"]),
         (#"{"redis": ""}"#, ["redis", "empty"]),
         (#"{"port": 1"#, ["line 1"]),
         ("", ["line 1"]),
