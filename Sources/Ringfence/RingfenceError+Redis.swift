@@ -34,11 +34,10 @@ extension RingfenceError {
         RingfenceError(RedisError.shape(reply), "reading Redis' answer")
     }
 
-    static func busy(_ names: [String], milliseconds: Int64, owner: String, waited: Duration) -> RingfenceError {
-        let holder = owner.isEmpty ? "others wait for it" : "'\(owner)' holds it for up to \(milliseconds) ms more"
+    package static func busy(_ names: [String], _ reason: BusyReason, waited: Duration) -> RingfenceError {
+        let time = waited > .zero ? "was not free within \(waited)" : "is not free"
         return RingfenceError(
-            .lockBusy, effect: .none, isRetriable: true,
-            "\(describe(names)) was not free within \(waited): \(holder)")
+            .lockBusy, effect: .none, isRetriable: true, "\(describe(names)) \(time): \(reason.words)")
     }
 
     static func lineIsFull(_ name: String, _ most: Int) -> RingfenceError {
@@ -86,6 +85,24 @@ extension RingfenceError {
 
     static let cancelledWait = RingfenceError(
         .cancelled, effect: .none, "the task was cancelled; nothing is held, and what was asked for is withdrawn")
+}
+
+/// What is known of who is in the way of an acquire.
+package enum BusyReason: Sendable, Hashable {
+    /// This one, for so long unless it renews.
+    case held(by: String, milliseconds: Int64)
+    /// Nobody holds it: it goes to others, who wait for it.
+    case line
+    /// Redis was not asked, or said only where in the line the caller stood.
+    case unknown
+
+    fileprivate var words: String {
+        switch self {
+        case .held(let owner, let milliseconds): "'\(owner)' holds it for up to \(milliseconds) ms more"
+        case .line: "others wait for it"
+        case .unknown: "others hold it, or came first"
+        }
+    }
 }
 
 extension RedisError {

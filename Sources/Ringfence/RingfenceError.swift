@@ -101,7 +101,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
     package var retryAfterMilliseconds: Int64?
     /// The failure beneath this one, where there was one.
     public var underlying: (any Error)?
-    /// When it is worth trying again, if that is known: with `breaker.open`, when calls are let through again.
+    /// When it is worth trying again, if that is known: with `breaker.open`, when calls are let through again; a second
+    /// at most while the first of them are under way, for what comes of those decides.
     public var retryAfter: Duration?
 
     package init(

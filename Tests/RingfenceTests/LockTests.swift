@@ -201,6 +201,38 @@ import Testing
             #expect((Int(ttl) ?? 0) > 86_000_000)
         }
     }
+
+    @Test func `the last fence is kept as long as it is configured, by each way to give one`() async throws {
+        try await withRedis { server in
+            try await withClient(server.unixURL, { $0.fenceRetention = .seconds(100) }) { client in
+                func expectKept(_ name: String) async throws {
+                    let left = Int(try await server.cli("PTTL", "ringfence:{default}:fence:\(name)")) ?? 0
+                    #expect((40_000...100_000).contains(left), "\(name) \(left)")
+                }
+                let first = try await client.acquire("a", ttl: .seconds(60))
+                async let second = client.acquire("a", ttl: .seconds(60), wait: .seconds(60))
+                try await eventually("it waits") { client.waiterCount == 1 }
+                try await first.release()
+                let handed = try await second
+                try await expectKept("a")
+                try await handed.release()
+                _ = try await client.acquireGrant(["b"], ttl: .seconds(60))
+                _ = try await client.forceRelease("b", actor: "test")
+                try await expectKept("b")
+            }
+        }
+    }
+
+    @Test func `who waited in vain is not told that others wait for it`() async throws {
+        try await withRingfence { _, client in
+            _ = try await client.acquireGrant(["a"], owner: "first", ttl: .seconds(60))
+            let waited = await failure { _ = try await client.acquire("a", wait: .milliseconds(100)) }
+            #expect(waited?.code == .lockBusy)
+            #expect(waited?.message == "'a' was not free within 0.1 seconds: others hold it, or came first")
+            let tried = await failure { _ = try await client.acquireGrant(["a"], ttl: .seconds(1)) }
+            #expect(tried?.message.hasPrefix("'a' is not free: 'first' holds it for up to ") == true)
+        }
+    }
 }
 
 extension Array {

@@ -113,7 +113,9 @@ final class BalancerCore: Sendable {
         case .gated: break
         }
         let now = Moment.now
-        if let until = guarded.withLock({ $0.machine.breaker.openUntil(now: now) }) { throw refusal(until, now) }
+        if let until = guarded.withLock({ $0.machine.breaker.openUntil(now: now) }) {
+            throw until == .never ? forbidden : refusal(until, now)
+        }
         guard case .member(let handle) = find(key, begins: false, isAdmitted: true) else { throw nobody }
         return handle
     }
@@ -169,9 +171,12 @@ final class BalancerCore: Sendable {
         case .refused(let until):
             metrics.refused.increment()
             throw refusal(until, now)
+        case .probing(let until):
+            metrics.refused.increment()
+            throw probing(until, now)
         case .forbidden:
             metrics.refused.increment()
-            throw refusal(.never, now)
+            throw forbidden
         }
         if case .member(let handle) = find(key, begins: true, isAdmitted: true) {
             return Begun(handle: handle, beganAt: now, probe: probe)
@@ -296,15 +301,29 @@ final class BalancerCore: Sendable {
             .noMember, effect: .none, isRetriable: true, "the group '\(group)' has nobody to call: \(why)")
     }
 
-    /// `until`: `.never` for who was told so by an operator.
+    private var forbidden: RingfenceError { isOpen("an operator forced it open, until it is let go") }
+
     private func refusal(_ until: Nanos, _ now: Nanos) -> RingfenceError {
-        let why =
-            until == .never
-            ? "an operator forced it open, until it is let go"
-            : "too many calls failed; it lets some through again in \(max(0, until - now) / .millisecond) ms"
+        // Upwards: who asks a part of a millisecond too early is refused once more.
+        let left = (max(0, until - now) + .millisecond - 1) / .millisecond
+        return isOpen(
+            "too many calls failed; it lets some through again in \(left) ms", retryAfter: .milliseconds(left))
+    }
+
+    /// `until`: when there are new probes, if these have not ended by then.
+    private func probing(_ until: Nanos, _ now: Nanos) -> RingfenceError {
+        let left = (max(0, until - now) + .millisecond - 1) / .millisecond
+        // It closes as soon as enough of them succeed: that is worth a look each second.
+        return isOpen(
+            "too many calls failed, and all calls that it lets through to try are under way; it decides when they "
+                + "end, and lets others through in \(left) ms",
+            retryAfter: .milliseconds(min(left, 1_000)))
+    }
+
+    private func isOpen(_ why: String, retryAfter: Duration? = nil) -> RingfenceError {
         var error = RingfenceError(
             .breakerOpen, effect: .none, isRetriable: true, "the breaker of the group '\(group)' is open: \(why)")
-        if until != .never { error.retryAfter = .nanoseconds(max(0, until - now)) }
+        error.retryAfter = retryAfter
         return error
     }
 

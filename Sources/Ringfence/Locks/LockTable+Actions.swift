@@ -60,7 +60,7 @@ extension LockTable {
         switch refusal {
         case .busy:
             metrics.busy.increment()
-            return .busy(caller, milliseconds: entry.lastBusy.milliseconds, owner: entry.lastBusy.owner)
+            return .busy(caller, entry.busy)
         case .failed:
             metrics.failures.increment()
             return .failed(caller, error(of: failure ?? .ended(isUnknown: true), key, entry))

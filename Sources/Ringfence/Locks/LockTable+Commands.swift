@@ -93,7 +93,8 @@ extension LockTable {
         case .queued(let position, let milliseconds, let arrival):
             ended(command, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
         case .busy(let milliseconds, let owner, _):
-            ended(command, .busy(ticket, milliseconds: milliseconds), busy: (milliseconds, owner))
+            let reason = owner.isEmpty ? BusyReason.line : .held(by: owner, milliseconds: milliseconds)
+            ended(command, .busy(ticket, milliseconds: milliseconds), busy: reason)
         case .done: ended(command, .released(ticket))
         case .full(let index):
             let name = key.names.indices.contains(index) ? key.names[index] : ""
@@ -111,7 +112,7 @@ extension LockTable {
 
     private func ended(
         _ command: Command, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
-        busy: (milliseconds: Int64, owner: String)? = nil
+        busy: BusyReason = .unknown
     ) {
         let (key, ticket) = (command.key, command.ticket)
         let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)

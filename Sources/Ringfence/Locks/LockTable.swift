@@ -20,7 +20,7 @@ final class LockTable: Sendable {
     /// How a wait ended, if it did not fail.
     enum Outcome<Granted: Sendable>: Sendable {
         case granted(Granted)
-        case busy(milliseconds: Int64, owner: String)
+        case busy(BusyReason)
     }
 
     typealias Continuation<Granted: Sendable> = TrustedContinuation<Outcome<Granted>, any Error>
@@ -32,12 +32,10 @@ final class LockTable: Sendable {
         /// Held outside this process: forgotten here as soon as it is told.
         case remote(Continuation<LockMachine.Grant>)
 
-        func busy(milliseconds: Int64, owner: String) {
+        func busy(_ reason: BusyReason) {
             switch self {
-            case .lease(let continuation, _, _):
-                continuation.resume(returning: .busy(milliseconds: milliseconds, owner: owner))
-            case .remote(let continuation):
-                continuation.resume(returning: .busy(milliseconds: milliseconds, owner: owner))
+            case .lease(let continuation, _, _): continuation.resume(returning: .busy(reason))
+            case .remote(let continuation): continuation.resume(returning: .busy(reason))
             }
         }
 
@@ -68,7 +66,8 @@ final class LockTable: Sendable {
             return !asking.submission.wasWritten
         }
 
-        var lastBusy: (milliseconds: Int64, owner: String) = (0, "")
+        /// What the answer to the last command said of who is in the way.
+        var busy = BusyReason.unknown
         /// The callers behind the machine's waiters, in their order; mostly one.
         var waiting = CircularBuffer<Waiting>()
         /// Releases under way whose callers wait; mostly one.
@@ -109,7 +108,7 @@ final class LockTable: Sendable {
     enum DeferredResume {
         case lease(Continuation<LeaseState>, LeaseState)
         case remote(Continuation<LockMachine.Grant>, LockMachine.Grant)
-        case busy(Caller, milliseconds: Int64, owner: String)
+        case busy(Caller, BusyReason)
         // Not a RingfenceError, which would make each of these as large as itself.
         case failed(Caller, any Error)
         case released(TrustedContinuation<Bool, Never>, isAnswered: Bool)
@@ -118,7 +117,7 @@ final class LockTable: Sendable {
             switch self {
             case .lease(let continuation, let lease): continuation.resume(returning: .granted(lease))
             case .remote(let continuation, let grant): continuation.resume(returning: .granted(grant))
-            case .busy(let caller, let milliseconds, let owner): caller.busy(milliseconds: milliseconds, owner: owner)
+            case .busy(let caller, let reason): caller.busy(reason)
             case .failed(let caller, let error): caller.fail(error)
             case .released(let continuation, let isAnswered): continuation.resume(returning: isAnswered)
             }
@@ -342,7 +341,7 @@ final class LockTable: Sendable {
     func handle(
         _ key: LockKey, _ event: LockMachine.Event, making: Bool = false,
         ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil,
-        error: RedisError? = nil, limit: RingfenceError? = nil, busy: (milliseconds: Int64, owner: String)? = nil,
+        error: RedisError? = nil, limit: RingfenceError? = nil, busy: BusyReason = .unknown,
         now: Nanos = Moment.now,
         prepare: (Entry) -> Bool = { _ in true }
     ) -> Bool {
@@ -359,8 +358,7 @@ final class LockTable: Sendable {
                 event, ended: ended, now: now, inboxHeard: heard, makeNonce: { nonces.next(key.names) },
                 takeBack: { entry.takeBack($0) }, isUnsent: { entry.isUnsent($0) })
             guard let turn else { return nil }
-            if ended != nil { (entry.lastError, entry.limit) = (error, limit) }
-            if let busy { entry.lastBusy = busy }
+            if ended != nil { (entry.lastError, entry.limit, entry.busy) = (error, limit, busy) }
             var deferred = DeferredResumes()
             for action in turn.actions { perform(action, key, entry, turn, now, &deferred) }
             if turn.isIdle {

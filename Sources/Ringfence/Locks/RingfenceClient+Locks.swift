@@ -187,8 +187,7 @@ extension RingfenceClient {
             guard Task.isCancelled else { return lease }
             try? await lease.release()
             throw RingfenceError.cancelledWait
-        case .busy(let milliseconds, let owner):
-            throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
+        case .busy(let reason): throw RingfenceError.busy(names, reason, waited: wait)
         }
     }
 
@@ -214,8 +213,7 @@ extension RingfenceClient {
                 throw RingfenceError.cancelledWait
             }
             return LockGrant(names: request.names, grant.value, deadline: grant.terms.deadline(sentAt: grant.sentAt))
-        case .busy(let milliseconds, let owner):
-            throw RingfenceError.busy(names, milliseconds: milliseconds, owner: owner, waited: wait)
+        case .busy(let reason): throw RingfenceError.busy(names, reason, waited: wait)
         }
     }
 

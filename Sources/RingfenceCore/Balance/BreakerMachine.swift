@@ -29,6 +29,8 @@ package struct BreakerMachine: Sendable {
         /// A probe of this round: what comes of it is to be said with it.
         case probe(round: Int)
         case refused(until: Nanos)
+        /// All probes are under way: it is decided when they end, and at that time there are new ones.
+        case probing(until: Nanos)
         /// An operator forced it open.
         case forbidden
     }
@@ -88,7 +90,7 @@ package struct BreakerMachine: Sendable {
         case .closed: return .go
         case .open(let until): return .refused(until: until)
         case .halfOpen:
-            guard probesLeft > 0 else { return .refused(until: roundEnd) }
+            guard probesLeft > 0 else { return .probing(until: roundEnd) }
             probesLeft -= 1
             return .probe(round: round)
         }

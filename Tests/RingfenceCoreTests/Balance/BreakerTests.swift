@@ -71,7 +71,7 @@ import Testing
             }
             round = number
         }
-        #expect(breaker.admit(now: now) == .refused(until: now + 5 * .second))
+        #expect(breaker.admit(now: now) == .probing(until: now + 5 * .second))
         #expect(breaker.finished(isFailure: nil, probe: round, now: now) == nil)
         #expect(breaker.admit(now: now) == .probe(round: round))
         // A call from before is no probe.

@@ -94,4 +94,31 @@ import Testing
             }
         }
     }
+
+    @Test func `who finds all probes under way is told to ask again soon, for they decide`() async throws {
+        try await withRingfence { _, client in
+            let group = try await client.group("g")
+            _ = try await group.join("a", lease: .seconds(60))
+            let balancer = try group.balancer(
+                options: .plain {
+                    $0.breakerMinimumCalls = 1
+                    $0.breakerOpenDuration = .seconds(1)
+                    $0.breakerHalfOpenCalls = 1
+                })
+            try balancer.begin().end(.failure)
+            let opened = await failure { try balancer.begin() }
+            #expect(opened?.message.contains("lets some through again in") == true, "\(opened?.message ?? "")")
+            #expect(try #require(opened?.retryAfter) <= .seconds(1))
+            var refused: RingfenceError?
+            var probes: [BalancedCall] = []
+            try await eventually("a probe is under way") {
+                do { probes.append(try balancer.begin()) } catch let error as RingfenceError { refused = error }
+                return refused?.message.contains("under way") == true
+            }
+            #expect(!probes.isEmpty && refused?.code == .breakerOpen)
+            #expect(try #require(refused?.retryAfter) <= .seconds(1))
+            probes.last?.end(.success)
+            try await eventually("it is closed") { balancer.state.breaker == .closed }
+        }
+    }
 }
