@@ -4,7 +4,7 @@
 // Request bodies, the settings file, the agent's file, members' records and events all pass through it.
 //
 // Not a general decoder, because each thing a general one lets through is a way to be misunderstood about money: a
-// misspelt field silently ignored, the second of two equal names silently winning, 1e3 or 10.0 silently becoming an
+// misspelt field silently ignored, the second of two equal names silently winning, 1e3 or 10.5 silently becoming an
 // integer. Here each of these is an error that names the field. Objects inside the object are read only where the
 // caller says how deep (a record holds its metadata, an event holds a record, an agent's file a list of checks), so no
 // input makes it recurse further than that, and its time is linear in the length.
@@ -204,8 +204,10 @@ struct JSONReader {
             throw error("the value of \(field) is not a JSON number", field)
         }
         if take(".") {
-            isInteger = false
+            let fraction = at
             try skipDigits(field)
+            // 10.0 is the integer 10, as some languages write it, and as JSON Schema has it.
+            if bytes[fraction..<at].contains(where: { $0 != UInt8(ascii: "0") }) { isInteger = false }
         }
         if take("e") || take("E") {
             isInteger = false

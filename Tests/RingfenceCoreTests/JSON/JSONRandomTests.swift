@@ -172,7 +172,8 @@ private func canonical(_ fields: [(String, MadeValue)]) -> [UInt8] {
 private func canonical(_ value: MadeValue) -> [UInt8] {
     switch value {
     case .text(let text): canonical(text)
-    case .number(let text): Array((Int64(text).map { "i\($0)" } ?? "o").utf8)
+    case .number(let text):
+        Array((Int64(text.hasSuffix(".0") ? String(text.dropLast(2)) : text).map { "i\($0)" } ?? "o").utf8)
     case .word(let word): Array(word.utf8.prefix(1))
     case .texts(let texts): [UInt8(ascii: "[")] + texts.flatMap(canonical) + [UInt8(ascii: "]")]
     case .objects(let objects): [UInt8(ascii: "(")] + objects.flatMap(canonical) + [UInt8(ascii: ")")]

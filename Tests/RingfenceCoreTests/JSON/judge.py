@@ -14,6 +14,7 @@ twice, lists of strings or of objects only, objects no deeper than DEPTH, no hal
 record judged otherwise, at most ten, then the number of records, and of those that were no documents.
 """
 import json
+import re
 import sys
 
 
@@ -54,6 +55,7 @@ def text(value):
 
 
 def number(value):
+    value = re.sub(r"\.0+$", "", value)
     if any(character in value for character in ".eE"):
         return b"o"
     digits = value.lstrip("-")
