@@ -6,12 +6,29 @@ import NIOCore
 import RingfenceCore
 
 extension Exchange {
-    /// The caller's address, with what the caller says it is: `http/127.0.0.1 (says ann)`.
+    /// What an order says beside its name: in the body, or else in the query; both must be good.
+    func text(_ name: String, _ body: JSONObject?, _ check: (String) throws -> Void) throws -> String? {
+        let (inBody, inQuery) = (try body?.text(name), query[name])
+        for text in [inBody, inQuery] { if let text { try check(text) } }
+        return inBody ?? inQuery
+    }
+
+    /// Why it is given; empty if it does not say.
+    func reason(_ body: JSONObject?) throws -> String {
+        try text("reason", body) { try Limits.check(reason: $0) } ?? ""
+    }
+
+    /// The caller's address, with what the caller says it is: `http/127.0.0.1 (says ann)`. It is in `actor` then.
     /// - Throws: `InvalidArgument` for `actor`.
-    func actor(says name: String?) throws -> String {
-        let peer = "http/\(channel.remoteAddress?.ipAddress ?? "unknown")"
+    mutating func readActor(_ body: JSONObject?) throws -> String {
+        let actor = shown(try text("actor", body) { try Limits.check(owner: $0, field: "actor") })
+        self.actor = actor
+        return actor
+    }
+
+    private func shown(_ name: String?) -> String {
+        let peer = peer(of: channel)
         guard let name else { return peer }
-        try Limits.check(owner: name, field: "actor")
         let (before, after) = (peer + " (says ", ")")
         let room = Limits.ownerBytes.upperBound - before.utf8.count - after.utf8.count
         guard name.utf8.count > room else { return before + name + after }

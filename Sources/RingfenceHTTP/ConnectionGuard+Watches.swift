@@ -26,6 +26,8 @@ final class VersionWatch: ChannelDuplexHandler {
         owner.isOld = head.version.major < 1 || (head.version.major == 1 && head.version.minor < 1)
         guard owner.isOld || !head.isKeepAlive else { return context.fireChannelRead(data) }
         if last == nil { last = requests }
+        // It knows of no 100, and waits for none.
+        if owner.isOld { head.headers.remove(name: "Expect") }
         // The one form that the request loop knows.
         head.headers.replaceOrAdd(name: "Connection", value: "close")
         context.fireChannelRead(wrapInboundOut(.head(head)))

@@ -76,8 +76,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     var isOld = false
 
     /// - Parameter deliveryTime: how long behind an answer a reset says that it was not read.
-    init(admission: Admission? = nil, deliveryTime: Duration = .zero) {
+    init(admission: Admission? = nil, deliveryTime: Duration = .zero, log: AccessLog? = nil) {
         self.admission = admission
+        self.log = log
         self.deliveryTime = TimeAmount(deliveryTime)
     }
 
@@ -98,9 +99,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     private let deliveryTime: TimeAmount
     /// Its place among the connections, and how it shows that it may have one of those kept back.
     private let admission: Admission?
+    private let log: AccessLog?
     private(set) var seat: Seat?
     /// What is wrong with this connection; from then on nothing is read.
-    private var refusal: Problem?
+    private var refusal: Reply?
     /// The refusal is on its way; the connection closes behind it.
     private var isRefused = false
 
@@ -152,17 +154,17 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         return try await channel.eventLoop.submit(now).get()
     }
 
-    /// Answers the request whose answer is due with `problem` and closes; returns when the connection is closed. It
+    /// Answers the request whose answer is due with `reply` and closes; returns when the connection is closed. It
     /// closes a second later at the latest, and at once when the task is cancelled.
-    static func refuse(_ problem: Problem, _ channel: any Channel) async {
+    static func refuse(_ reply: Reply, _ channel: any Channel) async {
         channel.eventLoop.execute {
             guard let context = try? channel.pipeline.syncOperations.context(handlerType: ConnectionGuard.self),
                 let handler = context.handler as? ConnectionGuard
             else { return channel.close(promise: nil) }
             // Requests are handled one after the other, so the one at fault is the next to be answered, whether its
             // body has come in whole or not.
-            handler.refusal = problem
-            handler.answer(problem, context)
+            handler.refusal = reply
+            handler.answer(reply, context)
         }
         await withTaskCancellationHandler {
             try? await channel.closeFuture.get()
@@ -371,17 +373,19 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     /// Answers once the requests before this one have their answers, and closes; what else comes in is thrown away.
     private func refuse(_ problem: Problem, _ context: ChannelHandlerContext) {
         guard refusal == nil else { return }
-        refusal = problem
-        if isDue { answer(problem, context) }
+        let reply = problem.reply
+        refusal = reply
+        log?.refused(problem, from: context.channel)
+        if isDue { answer(reply, context) }
     }
 
-    private func answer(_ problem: Problem, _ context: ChannelHandlerContext) {
+    private func answer(_ reply: Reply, _ context: ChannelHandlerContext) {
         guard !isRefused else { return }
         isRefused = true
-        let reply = problem.reply
         var head = HTTPResponse(status: reply.status)
         head.headerFields = Responder.common
         head.headerFields[.contentType] = reply.type
+        for field in reply.headers { head.headerFields.append(field) }
         head.headerFields[.contentLength] = String(reply.body.readableBytes)
         head.headerFields[.connection] = "close"
         context.write(wrapOutboundOut(.head(head)), promise: nil)

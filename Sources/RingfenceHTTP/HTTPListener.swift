@@ -36,7 +36,8 @@ struct HTTPListener: Sendable {
                     responder: responder,
                     configuration: .init(
                         additionalChannelHandlers: [
-                            ConnectionGuard(admission: admission, deliveryTime: deliveryTime)
+                            ConnectionGuard(
+                                admission: admission, deliveryTime: deliveryTime, log: AccessLog(logger))
                         ],
                         idleTimeout: Self.idleTimeout,
                         httpDecoderConfiguration: .init(

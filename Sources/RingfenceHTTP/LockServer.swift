@@ -68,7 +68,7 @@ package struct LockServer: Service {
             + picks.routes
             + EventRoutes(client: client, shuttingDown: shuttingDown, heartbeat: heartbeat).routes
             + HealthRoutes(client: client, shuttingDown: shuttingDown, registry: registry).routes
-        return routes + [HealthRoutes.openAPI(of: routes)]
+        return routes + [HealthRoutes.openAPI(of: routes, hasTokens: tokens != nil)]
     }
 
     /// Accepts connections until graceful shutdown, and then returns once the last is answered.

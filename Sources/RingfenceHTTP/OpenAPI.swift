@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The OpenAPI 3.1 document, made from the table of routes: what is served is what is described. Only what no table can
-// say is written out, in openapi.json: the document without its paths, with each schema once.
+// say is written out, in openapi.json: the document without its paths, with each schema once, and `{plain}` for the
+// pattern of a text that people see.
+//
+// Limits of texts are in bytes, which JSON Schema cannot count: `maxLength` has the same number of characters, so a
+// text that is longer in bytes only is still refused.
 import HTTPTypes
 import RingfenceOperations
 
@@ -13,7 +17,18 @@ enum OpenAPI {
     /// What a request that reads or changes locks may meet as well.
     static let redisProblems: [Problem.Code] = [.internal, .overloaded, .unavailable, .refused, .shuttingDown]
 
-    static func document(of routes: [Route]) -> JSONWriter {
+    /// Control and format characters, and separators of lines and paragraphs, as a class of a regular expression in
+    /// JSON: those that ``Unicode/Scalar/isUnseen`` is true for. Those above U+FFFF stand for themselves, for the
+    /// dialects have no common way to write them.
+    static let unseen =
+        #"\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891"#
+        + #"\\u08e2\\u180e\\u200b-\\u200f\\u202a-\\u202e\\u2028-\\u2029\\u2060-\\u2064"#
+        + #"\\u2066-\\u206f\\ufeff\\ufff9-\\ufffb"#
+        + "\u{110BD}\u{110CD}\u{13430}-\u{1343F}\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0001}"
+        + "\u{E0020}-\u{E007F}"
+
+    /// - Parameter hasTokens: the service asks for one of its tokens.
+    static func document(of routes: [Route], hasTokens: Bool) -> JSONWriter {
         var json = JSONWriter(capacity: 16_384)
         json.object { json in
             var paths: [String] = []
@@ -21,14 +36,15 @@ enum OpenAPI {
             for path in paths {
                 json.key(path)
                 json.object { json in
-                    for route in routes where route.path == path { describe(route, &json) }
+                    for route in routes where route.path == path { describe(route, hasTokens, &json) }
                 }
             }
         }
         var whole = JSONWriter(capacity: 65_536)
         whole.raw(
-            compact(PackageResources.openapi_json).replacing(
-                #""paths":{}"#, with: #""paths":"# + json.text, maxReplacements: 1))
+            compact(PackageResources.openapi_json)
+                .replacing("{plain}", with: "^[^\(unseen)]*$")
+                .replacing(#""paths":{}"#, with: #""paths":"# + json.text, maxReplacements: 1))
         return whole
     }
 
@@ -52,20 +68,19 @@ enum OpenAPI {
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    private static func describe(_ route: Route, _ json: inout JSONWriter) {
+    private static func describe(_ route: Route, _ hasTokens: Bool, _ json: inout JSONWriter) {
         json.key(route.method.rawValue.lowercased())
         json.object { json in
             json.field("operationId", route.operation)
             json.field("summary", route.summary)
             json.key("security")
-            // An empty requirement beside the token: without a token file the service asks for none.
-            json.raw(route.isOpen ? "[]" : #"[{"token":[]},{}]"#)
+            json.raw(route.isOpen || !hasTokens ? "[]" : #"[{"token":[]}]"#)
             json.key("parameters")
             json.array(parameters(of: route)) { json, parameter in describe(parameter, &json) }
             if let request = route.request {
                 json.key("requestBody")
                 json.object { json in
-                    json.field("required", !route.requestIsOptional)
+                    json.field("required", route.needsType || !route.requestIsOptional)
                     content("application/json", request.name, &json)
                 }
             }
@@ -83,11 +98,11 @@ enum OpenAPI {
 
     private static func parameters(of route: Route) -> [Parameter] {
         let name = Parameter(
-            name: "name", isInPath: true, schema: ##"{"$ref":"#/components/schemas/Name"}"##,
+            name: "name", isInPath: true, schema: reference("Name"),
             help: (route.path.hasPrefix("/v1/groups") ? "The group's" : "The lock's")
                 + " name, percent-encoded: a slash in it is %2F.")
         let member = Parameter(
-            name: "member", isInPath: true, schema: ##"{"$ref":"#/components/schemas/Name"}"##,
+            name: "member", isInPath: true, schema: reference("Name"),
             help: "The member's id, percent-encoded: a slash in it is %2F.")
         let call = Parameter(
             name: "call", isInPath: true, schema: #"{"type":"string","pattern":"^[0-9a-f]{16}$"}"#,
@@ -143,7 +158,10 @@ enum OpenAPI {
         json.key(type)
         json.object { json in
             json.key("schema")
-            json.raw(##"{"$ref":"#/components/schemas/\##(schema)"}"##)
+            json.raw(reference(schema))
         }
     }
+
+    /// A schema of openapi.json, by its name there.
+    static func reference(_ name: String) -> String { ##"{"$ref":"#/components/schemas/\##(name)"}"## }
 }

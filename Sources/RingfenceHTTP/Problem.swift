@@ -24,6 +24,7 @@ struct Problem: Error {
         static let hostRefused = Code(
             name: "host.refused", status: 421, title: "The service is not called by this name")
         static let routeNotFound = Code(name: "route.notFound", status: 404, title: "There is no such resource")
+        static let memberNotFound = Code(name: "member.notFound", status: 404, title: "There is no such member")
         static let callNotFound = Code(name: "call.notFound", status: 404, title: "There is no such call")
         static let methodNotAllowed = Code(name: "method.notAllowed", status: 405, title: "Method not allowed")
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
@@ -71,8 +72,8 @@ struct Problem: Error {
     var gone: (cursor: String, oldest: String, lost: Int?)?
     /// Of a refused order: all of them.
     var reasons: [Refusal] = []
-    /// For 405: the methods that are allowed.
-    var allow: String?
+    /// Of the answer, beside those that follow from the rest: what is allowed instead.
+    var headers: [HTTPField] = []
 
     init(_ code: Code, _ detail: String, field: String? = nil, retryAfterMs: Int64? = nil) {
         self.code = code
@@ -163,7 +164,8 @@ struct Problem: Error {
         var reply = Reply(json, status: .init(code: code.status), type: "application/problem+json")
         // Whole seconds, never less than asked for.
         if let retryAfterMs { reply.headers.append(.init(name: .retryAfter, value: "\((retryAfterMs + 999) / 1_000)")) }
-        if let allow { reply.headers.append(.init(name: .allow, value: allow)) }
+        reply.headers += headers
+        reply.code = code
         if code == .unauthorized {
             reply.headers.append(.init(name: .wwwAuthenticate, value: #"Bearer realm="ringfence""#))
         }

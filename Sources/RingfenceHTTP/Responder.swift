@@ -13,12 +13,14 @@
 //   - names that mean something to Redis: they travel as arguments, never as part of a command's text;
 //   - TLS is not spoken here: beyond loopback, put a proxy or a mesh in front that does.
 //
-// There is no middleware: between socket and handler lie one table lookup, one comparison and two counters.
+// There is no middleware: between socket and handler lie one table lookup, one comparison, two counters and a look at
+// the level of the log.
 import CoreMetrics
 import HTTPTypes
 import HummingbirdCore
 import Logging
 import NIOCore
+import RingfenceCore
 
 /// Answers the requests of all connections.
 struct Responder: Sendable {
@@ -28,6 +30,7 @@ struct Responder: Sendable {
     /// Told to who asks for what there is not.
     private let hint: String
     private let logger: Logger
+    private let log: AccessLog
     private let metrics: [RouteMetrics]
     private let unmatched: RouteMetrics
 
@@ -41,6 +44,7 @@ struct Responder: Sendable {
         self.table = RouteTable(routes)
         self.tokens = tokens
         self.logger = logger
+        self.log = AccessLog(logger)
         self.metrics = routes.map { RouteMetrics($0.operation, factory) }
         self.unmatched = RouteMetrics("none", factory)
     }
@@ -48,7 +52,10 @@ struct Responder: Sendable {
     @Sendable func respond(
         to request: Request, _ writer: consuming ResponseWriter, _ channel: any Channel
     ) async throws {
-        let arrived = ContinuousClock.now
+        var exchange = Exchange(arrived: .now, channel: channel)
+        exchange.headers = request.headers
+        // Until it is asked for, its body does not come.
+        exchange.leavesBody = Self.awaitsContinue(request.headers)
         let target = request.head.path ?? ""
         let path = target.prefix { $0 != "?" }
         let isHead = request.method == .head
@@ -57,41 +64,48 @@ struct Responder: Sendable {
         var watch: TokenFile.Watch?
         defer { if let watch { tokens?.forget(watch) } }
         var metrics = unmatched
+        var route: Route?
         let reply: Reply
         switch match {
         case _ where refusal != nil: reply = (refusal ?? Self.unauthorized).reply
         case .route(let index, let segments):
             metrics = self.metrics[index]
-            var exchange = Exchange(arrived: arrived, channel: channel)
-            exchange.headers = request.headers
-            let route = table.routes[index]
-            if route.gives || route.streams, let tokens {
+            let found = table.routes[index]
+            route = found
+            if found.gives || found.streams, let tokens {
                 // It may wait for minutes. If its token leaves the file meanwhile, it ends with its connection.
                 watch = tokens.watch(request.headers[.authorization]) { channel.close(promise: nil) }
             }
             do {
-                let query = String(target[path.endIndex...].dropFirst())
+                exchange.queryText = String(target[path.endIndex...].dropFirst())
                 let names = table.parameters[index]
-                reply = try await handle(route, names, segments, query, request, isAuthorized: watch != nil, &exchange)
+                reply = try await handle(
+                    found, names, segments, request, isAuthorized: watch != nil, writer, &exchange)
             } catch let error as ConnectionEnded {
+                log.hungUp(request.method, route, exchange)
                 throw error
             } catch {
-                reply = answer(error, route.operation)
+                reply = answer(error, found.operation)
             }
         case .otherMethods(let methods):
             var problem = Problem(.methodNotAllowed, "\(path) takes \(methods.joined(separator: ", "))")
-            problem.allow = methods.joined(separator: ", ")
+            problem.headers = [HTTPField(name: .allow, value: methods.joined(separator: ", "))]
             reply = isAuthorized(request) ? problem.reply : Self.unauthorized.reply
         case .none:
             reply = isAuthorized(request) ? Problem(.routeNotFound, hint).reply : Self.unauthorized.reply
         }
-        metrics.record(reply.status, since: arrived)
-        if let undo = reply.undo {
-            let isForwarded = Self.isForwarded(request.headers)
-            if try await !ConnectionGuard.give(undo, isForwarded: isForwarded, on: channel) {
-                await undo()
-                throw ConnectionEnded()
-            }
+        metrics.record(reply.status, since: exchange.arrived)
+        log.answered(request.method, route, exchange, reply)
+        if exchange.leavesBody {
+            await ConnectionGuard.refuse(reply, channel)
+            throw ConnectionEnded()
+        }
+        if let undo = reply.undo,
+            try await !ConnectionGuard.give(undo, isForwarded: Self.isForwarded(request.headers), on: channel)
+        {
+            await undo()
+            log.hungUp(request.method, route, exchange)
+            throw ConnectionEnded()
         }
         try await Self.write(reply, isHead: isHead, writer)
     }
@@ -103,28 +117,23 @@ struct Responder: Sendable {
     }
 
     private func handle(
-        _ route: Route, _ names: [String], _ segments: [Substring.UTF8View], _ query: String, _ request: Request,
-        isAuthorized: Bool,
-        _ exchange: inout Exchange
+        _ route: Route, _ names: [String], _ segments: [Substring.UTF8View], _ request: Request, isAuthorized: Bool,
+        _ writer: borrowing ResponseWriter, _ exchange: inout Exchange
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized || self.isAuthorized(request) else { throw Self.unauthorized }
         exchange.parameters = try zip(names, segments).map { ($0, try Self.decoded($1, $0)) }
-        exchange.queryText = query
         // What asks for health may carry whatever it likes.
-        if !query.isEmpty, route.path.hasPrefix("/v1/") {
-            exchange.query = try queryParameters(query, allowed: route.query.map(\.name))
+        if !exchange.queryText.isEmpty, route.path.hasPrefix("/v1/") {
+            exchange.query = try queryParameters(exchange.queryText, allowed: route.query.map(\.name))
         }
-        exchange.body = try await body(of: request, exchange.channel)
-        if exchange.body.readableBytes > 0 {
-            guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }
-        }
+        try Self.checkEncoding(request.headers)
         // Of what a web page may send to another origin unasked, this type is never a part. (A browser asks before it
         // sends DELETE, and is never answered yes.)
-        let isOrder = request.method == .post || request.method == .put
-        if exchange.body.readableBytes > 0 || (isOrder && !route.isQuestion) {
-            guard Self.isJSON(request.headers[.contentType]) else {
-                throw Problem(.unsupportedMedia, "send Content-Type: application/json", field: "Content-Type")
-            }
+        if route.needsType { try Self.checkType(request.headers) }
+        try await readBody(of: request, writer, &exchange)
+        if exchange.body.readableBytes > 0 {
+            guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }
+            try Self.checkType(request.headers)
         }
         if route.gives { exchange.hangUp = try await ConnectionGuard.wait(on: exchange.channel) }
         return try await route.handle(&exchange)
@@ -138,22 +147,32 @@ struct Responder: Sendable {
         return decoded
     }
 
-    /// Reads the body, or ends the connection with 413 as soon as it is known to be too long.
-    private func body(of request: Request, _ channel: any Channel) async throws -> ByteBuffer {
+    /// Reads the body, or says with 413 as soon as it is known that it is too long.
+    private func readBody(
+        of request: Request, _ writer: borrowing ResponseWriter, _ exchange: inout Exchange
+    ) async throws {
         let tooLarge = Problem(.bodyTooLarge, "a body may have \(bodyBytesMaximum) bytes", field: "body")
         if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > bodyBytesMaximum {
-            await ConnectionGuard.refuse(tooLarge, channel)
-            throw ConnectionEnded()
+            exchange.leavesBody = true
+            throw tooLarge
         }
-        var body = ByteBuffer()
+        if exchange.leavesBody {
+            try await writer.writeInformationalHead(HTTPResponse(status: .continue))
+            exchange.leavesBody = false
+        }
         for try await var part in request.body {
-            guard body.readableBytes + part.readableBytes <= bodyBytesMaximum else {
-                await ConnectionGuard.refuse(tooLarge, channel)
-                throw ConnectionEnded()
+            guard exchange.body.readableBytes + part.readableBytes <= bodyBytesMaximum else {
+                exchange.leavesBody = true
+                throw tooLarge
             }
-            if body.readableBytes == 0 { body = part } else { body.writeBuffer(&part) }
+            if exchange.body.readableBytes == 0 { exchange.body = part } else { exchange.body.writeBuffer(&part) }
         }
-        return body
+    }
+
+    /// Whether the client holds its body back until it is told to go on.
+    private static func awaitsContinue(_ headers: HTTPFields) -> Bool {
+        guard let expected = headers[.expect], expected.lowercased() == "100-continue" else { return false }
+        return headers.contains(.transferEncoding) || headers[.contentLength].map { $0 != "0" } ?? false
     }
 
     private func answer(_ error: any Error, _ operation: String) -> Reply {
@@ -176,10 +195,26 @@ struct Responder: Sendable {
         HTTPField.Name($0)!
     }
 
-    private static func isJSON(_ type: String?) -> Bool {
-        guard let type else { return false }
-        let essence = type.prefix { $0 != ";" }
-        return essence == "application/json" || essence.lowercased().filter { $0 != " " } == "application/json"
+    private static func checkType(_ headers: HTTPFields) throws {
+        if let type = headers[.contentType] {
+            let essence = type.prefix { $0 != ";" }
+            if essence == "application/json" { return }
+            if essence.lowercased().filter({ $0 != " " }) == "application/json" { return }
+        }
+        throw Problem(.unsupportedMedia, "send Content-Type: application/json", field: "Content-Type")
+    }
+
+    private static func checkEncoding(_ headers: HTTPFields) throws {
+        guard let encodings = headers[.contentEncoding] else { return }
+        let isPlain = encodings.split(separator: ",").allSatisfy { encoding in
+            encoding.filter { $0 != " " }.lowercased() == "identity"
+        }
+        guard !isPlain else { return }
+        var problem = Problem(
+            .unsupportedMedia, "Content-Encoding \(quoted(encodings)) is not understood: send the body as it is",
+            field: "Content-Encoding")
+        problem.headers = [HTTPField(name: .acceptEncoding, value: "identity")]
+        throw problem
     }
 
     /// What a browser must not do with any answer: keep it, or take it for what it is not.

@@ -19,6 +19,8 @@ struct Reply: Sendable {
     var body: ByteBuffer
     /// Beside Content-Type and Content-Length.
     var headers: [HTTPField] = []
+    /// Of a failure.
+    var code: Problem.Code?
     /// Takes back what the request did, if the answer cannot be delivered.
     var undo: (@Sendable () async -> Void)?
     /// Writes the body piece by piece instead of `body`, for as long as there is anything to write, and ends it.
@@ -52,6 +54,10 @@ struct Exchange: Sendable {
     var headers = HTTPFields()
     /// The client has gone; known of routes that give something.
     var hangUp: OneShot?
+    /// Who gives the order, once it was read.
+    var actor: String?
+    /// The body was not read to its end, so there can be no other request behind it.
+    var leavesBody = false
 
     /// What stands in the path for `{name}`. The route's path must have that parameter.
     subscript(name: String) -> String {
@@ -98,6 +104,9 @@ struct Route: Sendable {
     var isQuestion = false
     let handle: @Sendable (inout Exchange) async throws -> Reply
 
+    /// It is refused without a Content-Type, with a body or without: see Responder.
+    var needsType: Bool { (method == .post || method == .put) && !isQuestion }
+
     /// What stands in braces, in order.
     var parameters: [String] {
         path.split(separator: "{").dropFirst().map { String($0.prefix { $0 != "}" }) }
@@ -121,6 +130,12 @@ struct Route: Sendable {
 }
 
 extension Route {
+    /// Who gives an order and why, for those that have no body.
+    static let orderQuery: [(name: String, schema: String, help: String)] = [
+        ("actor", OpenAPI.reference("Actor"), "Who does it, for the event or the audit."),
+        ("reason", OpenAPI.reference("Why"), "Why, for the event or the audit."),
+    ]
+
     /// The limits of a name, before anything is sent to Redis.
     static func check(name: String, field: String) throws { try Limits.check(name: name, field: field) }
 }

@@ -18,7 +18,6 @@ struct ElectionRoutes: Sendable {
     /// A group as Redis has it, or as it was last seen.
     let view: @Sendable (String) async throws -> GroupView
 
-    static let historyLimits = 1...1_000
     static let switchoverSchema = Route.Schema(
         name: "SwitchoverRequest", fields: ["to", "timeoutMs", "actor", "reason"])
     static let failoverSchema = Route.Schema(
@@ -51,18 +50,10 @@ struct ElectionRoutes: Sendable {
                 method: .get, path: "/v1/groups/{name}/history", operation: "getHistory",
                 summary:
                     "Lists the changes of the primary: when, from and to whom, why, by whose order, how long it took.",
-                query: [
-                    (
-                        "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
-                        "How many entries at most, the newest."
-                    )
-                ],
+                query: [("limit", OpenAPI.reference("PageLimit"), "How many entries at most, the newest.")],
                 response: "History",
                 handle: { exchange in
-                    let limit = exchange.query["limit"].map { Int($0) ?? 0 } ?? 100
-                    guard Self.historyLimits.contains(limit) else {
-                        throw InvalidArgument("limit", "must be 1 to 1000")
-                    }
+                    let limit = try pageLimit(exchange.query)
                     let newest = try await GroupHistory.newest(limit, of: exchange["name"], client, most: 100_000)
                     return Reply(JSONWriter.describing(newest, of: exchange["name"]))
                 }),
@@ -92,8 +83,9 @@ struct ElectionRoutes: Sendable {
                 try await order.group.remove(actor: order.actor, reason: order.reason)
                 return nil
             },
-            order("failover", Self.failoverSchema, "Gives the role of primary to a member and accepts lost writes.") {
-                order in
+            order(
+                "failover", Self.failoverSchema, "Gives the role of primary to a member and accepts lost writes."
+            ) { order in
                 guard let to = try order.body?.text("to") else {
                     throw InvalidArgument("to", "is missing: who shall be primary")
                 }
@@ -134,8 +126,7 @@ struct ElectionRoutes: Sendable {
             },
             order(
                 "breaker", Self.breakerSchema,
-                "Forces the group's circuit breaker open or closed for all clients, or returns it to automatic.",
-                needsBody: true
+                "Forces the group's circuit breaker open or closed for all clients, or returns it to automatic."
             ) { order in
                 guard let text = try order.body?.text("state") else {
                     throw InvalidArgument("state", "is missing: open, closed or automatic")
@@ -162,40 +153,38 @@ struct ElectionRoutes: Sendable {
 
     private func order(
         _ name: String, _ schema: Route.Schema, _ summary: String, method: HTTPRequest.Method = .post,
-        operation: String? = nil, needsBody: Bool = false,
+        operation: String? = nil,
         _ give: @Sendable @escaping (Order) async throws -> PrimaryStatus?
     ) -> Route {
         Route(
             method: method, path: "/v1/groups/{name}" + (name.isEmpty ? "" : "/" + name),
             operation: operation ?? name + "Group", summary: summary,
-            query: method == .delete
-                ? [
-                    ("actor", #"{"type":"string","minLength":1,"maxLength":128}"#, "Who does it, for the event."),
-                    ("reason", #"{"type":"string","maxLength":512}"#, "Why, for the event."),
-                ] : [],
-            request: schema,
-            requestIsOptional: !needsBody, response: "Ordered",
+            query: method == .delete ? Route.orderQuery : [], request: schema, requestIsOptional: true,
+            response: "Ordered",
             problems: [.orderRefused, .switchoverAborted, .failoverAborted],
             handle: { exchange in
                 let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, schema) : nil
-                let query = exchange.query
                 let order = Order(
                     group: client.operations(on: exchange["name"]), body: body,
-                    actor: try exchange.actor(says: try body?.text("actor") ?? query["actor"]),
-                    reason: try body?.text("reason") ?? query["reason"] ?? "")
-                try Limits.check(reason: order.reason)
+                    actor: try exchange.readActor(body), reason: try exchange.reason(body))
                 let primary = try await give(order)
                 return Reply(JSONWriter.describing("done", of: exchange["name"], primary))
             })
     }
 
+    /// The settings that are words; the others are numbers.
+    private static let words: Set<String> = ["rank", "zone", "failback", "minStandbysAction", "onCoordinatorLoss"]
+
     private static func settings(_ body: JSONObject) throws -> ElectionSettings {
         var stored: [String: String] = [:]
         for field in body.fields where field.name != "actor" && field.name != "reason" {
+            let isWord = words.contains(field.name)
             switch field.value {
-            case .string(let text): stored[field.name] = text
-            case .integer(let number): stored[field.name] = "\(number)"
-            case let value: throw InvalidArgument(field.name, "must be a string or an integer, not \(value.kind)")
+            case .string(let text) where isWord: stored[field.name] = text
+            case .integer(let number) where !isWord: stored[field.name] = "\(number)"
+            case let value:
+                let kind = isWord ? "a string" : "an integer"
+                throw InvalidArgument(field.name, "must be \(kind), not \(value.kind)")
             }
         }
         return try ElectionSettings(stored: stored)

@@ -26,29 +26,25 @@ struct EventRoutes: Sendable {
 
     /// Events that one page looks through for those its filter wants.
     static let scanMaximum = 10_000
-    static let waitMaximum: Int64 = 60_000
+    static let waitMaximum = 60_000
     /// How long a stream's last words may take.
     static let byeLimit: TimeAmount = .seconds(1)
 
     var routes: [Route] {
-        let cursor = ##"{"$ref":"#/components/schemas/Cursor"}"##
-        return [
+        [
             Route(
                 method: .get, path: "/v1/events", operation: "listEvents",
                 summary:
                     "Reads the event log: a page, a long poll with wait, or a stream with Accept: text/event-stream.",
                 query: [
                     (
-                        "after", cursor,
+                        "after", OpenAPI.reference("Cursor"),
                         "Events behind this cursor; 0:0 for all that are kept. Without it: the newest, or for a stream "
                             + "the state and all that follows. A stream prefers the header Last-Event-ID."
                     ),
-                    (
-                        "limit", #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#,
-                        "How many at most; not for a stream."
-                    ),
-                    ("group", ##"{"$ref":"#/components/schemas/Name"}"##, "Only of this group."),
-                    ("type", #"{"type":"string"}"#, "Only of this type."),
+                    ("limit", OpenAPI.reference("PageLimit"), "How many at most; not for a stream."),
+                    ("group", OpenAPI.reference("Name"), "Only of this group."),
+                    ("type", #"{"type":"string","minLength":1,"maxLength":64}"#, "Only of this type."),
                     (
                         "wait", #"{"type":"integer","minimum":0,"maximum":60000,"default":0}"#,
                         "How many milliseconds to wait for the first event."
@@ -85,18 +81,8 @@ struct EventRoutes: Sendable {
             guard (1...64).contains(type.utf8.count) else { throw InvalidArgument("type", "must be 1 to 64 bytes") }
             wish.type = type
         }
-        if let text = query["limit"] {
-            guard let limit = Int(text), Limits.page.contains(limit) else {
-                throw InvalidArgument("limit", "must be \(Limits.page.lowerBound) to \(Limits.page.upperBound)")
-            }
-            wish.limit = limit
-        }
-        if let text = query["wait"] {
-            guard let wait = Int64(text), (0...Self.waitMaximum).contains(wait) else {
-                throw InvalidArgument("wait", "must be 0 to \(Self.waitMaximum) milliseconds")
-            }
-            wish.wait = .milliseconds(wait)
-        }
+        wish.limit = try pageLimit(query)
+        if let wait = try number(query, "wait", 0...Self.waitMaximum) { wish.wait = .milliseconds(wait) }
         guard Self.wantsStream(exchange.headers[.accept]) else { return try await page(wish, exchange) }
         for name in ["limit", "wait"] where query[name] != nil {
             throw InvalidArgument(name, "is not for a stream (Accept: text/event-stream)")

@@ -93,3 +93,27 @@ extension JSONObject {
         return token
     }
 }
+
+/// The parameter `limit` of a list.
+func pageLimit(_ query: [String: String]) throws -> Int {
+    try number(query, "limit", Limits.page) ?? 100
+}
+
+/// A parameter that is a number, in digits alone.
+func number(_ query: [String: String], _ name: String, _ range: ClosedRange<Int>) throws -> Int? {
+    guard let text = query[name] else { return nil }
+    guard let number = UInt64(digits: text).flatMap({ Int(exactly: $0) }), range.contains(number) else {
+        throw InvalidArgument(name, "must be \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
+}
+
+extension UInt64 {
+    /// From up to 20 digits, without a sign.
+    init?(digits text: String) {
+        guard (1...20).contains(text.utf8.count), text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            return nil
+        }
+        self.init(text)
+    }
+}

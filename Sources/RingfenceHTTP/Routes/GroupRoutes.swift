@@ -74,15 +74,10 @@ struct GroupRoutes: Sendable {
                 method: .delete, path: "/v1/groups/{name}/members/{member}", operation: "removeMember",
                 summary: "Leaves a group, or without a session, takes a member out and records who did it.",
                 query: [
-                    (
-                        "session", ##"{"$ref":"#/components/schemas/Session"}"##,
-                        "Only if it is a member under this one."
-                    ),
-                    ("actor", #"{"type":"string","minLength":1,"maxLength":128}"#, "Who does it, for the event."),
-                    ("reason", #"{"type":"string","maxLength":512}"#, "Why, for the event."),
-                ],
+                    ("session", OpenAPI.reference("Session"), "Only if it is a member under this one.")
+                ] + Route.orderQuery,
                 request: Self.leaveSchema, requestIsOptional: true, response: "Removed",
-                handle: { exchange in try await remove(exchange) }),
+                handle: { exchange in try await remove(&exchange) }),
         ]
     }
 
@@ -198,14 +193,11 @@ struct GroupRoutes: Sendable {
         return status
     }
 
-    private func remove(_ exchange: Exchange) async throws -> Reply {
-        let query = exchange.query
+    private func remove(_ exchange: inout Exchange) async throws -> Reply {
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.leaveSchema) : nil
-        let session = try body?.text("session") ?? query["session"]
-        let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
-        let reason = try body?.text("reason") ?? query["reason"] ?? ""
-        if let session { try Limits.check(session: session) }
-        try Limits.check(reason: reason)
+        let session = try exchange.text("session", body) { try Limits.check(session: $0) }
+        let actor = try exchange.readActor(body)
+        let reason = try exchange.reason(body)
         let removed = try await client.operations(on: exchange["name"]).removeMember(
             exchange["member"], session: session, actor: actor, reason: reason)
         var json = JSONWriter(capacity: 24)

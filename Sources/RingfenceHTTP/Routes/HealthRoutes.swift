@@ -44,13 +44,14 @@ struct HealthRoutes: Sendable {
     }
 
     /// The description of `routes` and of itself.
-    static func openAPI(of routes: [Route]) -> Route {
+    static func openAPI(of routes: [Route], hasTokens: Bool) -> Route {
         func route(_ handle: @Sendable @escaping (inout Exchange) async throws -> Reply) -> Route {
             Route(
                 method: .get, path: "/openapi.json", operation: "openAPI", summary: "Describes this service.",
                 response: "Document", isOpen: true, handle: handle)
         }
-        let document = Reply(OpenAPI.document(of: routes + [route { _ in throw ConnectionEnded() }]))
+        let all = routes + [route { _ in throw ConnectionEnded() }]
+        let document = Reply(OpenAPI.document(of: all, hasTokens: hasTokens))
         return route { _ in document }
     }
 }

@@ -109,44 +109,40 @@ struct LockRoutes: Sendable {
     }
 
     private var ofOperators: [Route] {
-        let limit = (name: "limit", schema: #"{"type":"integer","minimum":1,"maximum":1000,"default":100}"#)
-        return [
+        [
             Route(
                 method: .get, path: "/v1/locks", operation: "listLocks",
                 summary: "Lists held locks by the start of their name, a page at a time.",
                 query: [
-                    ("prefix", #"{"type":"string"}"#, "Only names that start with this."),
-                    ("cursor", #"{"type":"string"}"#, "Where the page before ended: its `next`."),
-                    (limit.name, limit.schema, "About how many at most."),
+                    ("prefix", OpenAPI.reference("Prefix"), "Only names that start with this."),
+                    ("cursor", OpenAPI.reference("Unsigned64"), "Where the page before ended: its `next`."),
+                    ("limit", OpenAPI.reference("PageLimit"), "About how many at most."),
                 ],
                 response: "LockPage",
                 handle: { exchange in
                     let query = exchange.query
                     try Limits.check(reason: query["prefix"] ?? "", field: "prefix")
                     // Whether Redis gave it is not to be known; what it cannot have given is refused by its name.
-                    if let cursor = query["cursor"], cursor.utf8.count > 20 || UInt64(cursor) == nil {
+                    if let cursor = query["cursor"], UInt64(digits: cursor) == nil {
                         throw InvalidArgument("cursor", "is not one that a page gave as next")
                     }
                     let page = try await client.locks(
-                        prefix: query["prefix"] ?? "", cursor: query["cursor"], limit: try Self.limit(query))
+                        prefix: query["prefix"] ?? "", cursor: query["cursor"], limit: try pageLimit(query))
                     return Reply(JSONWriter.describing(page))
                 }),
             Route(
                 method: .delete, path: "/v1/locks/{name}", operation: "forceReleaseLock",
                 summary: "Takes a lock away from its holder, raises its fence and records who did it.",
-                query: [
-                    ("actor", #"{"type":"string","minLength":1,"maxLength":128}"#, "Who does it, for the audit."),
-                    ("reason", #"{"type":"string","maxLength":512}"#, "Why, for the audit."),
-                ],
-                request: Self.forceSchema, requestIsOptional: true, response: "ForcedRelease", problems: [.notHeld],
-                handle: { exchange in try await force(exchange) }),
+                query: Route.orderQuery, request: Self.forceSchema, requestIsOptional: true, response: "ForcedRelease",
+                problems: [.notHeld],
+                handle: { exchange in try await force(&exchange) }),
             Route(
                 method: .get, path: "/v1/audit", operation: "listAudit",
                 summary: "Shows the newest grants and releases, newest first.",
-                query: [(limit.name, limit.schema, "How many at most.")],
+                query: [("limit", OpenAPI.reference("PageLimit"), "How many at most.")],
                 response: "Audit",
                 handle: { exchange in
-                    return Reply(JSONWriter.describing(try await client.audit(limit: try Self.limit(exchange.query))))
+                    Reply(JSONWriter.describing(try await client.audit(limit: try pageLimit(exchange.query))))
                 }),
         ]
     }
@@ -155,14 +151,6 @@ struct LockRoutes: Sendable {
         var json = JSONWriter(capacity: 24)
         json.object { $0.field("released", true) }
         return Reply(json)
-    }
-
-    private static func limit(_ query: [String: String]) throws -> Int {
-        guard let text = query["limit"] else { return 100 }
-        guard let limit = Int(text), Limits.page.contains(limit) else {
-            throw InvalidArgument("limit", "must be \(Limits.page.lowerBound) to \(Limits.page.upperBound)")
-        }
-        return limit
     }
 
     private func hold(
@@ -186,7 +174,7 @@ struct LockRoutes: Sendable {
     ) async throws -> Reply {
         let ttl = try body.ttl()
         let wait = try body.wait()
-        let owner = try body.owner() ?? "http/\(exchange.channel.remoteAddress?.ipAddress ?? "unknown")"
+        let owner = try body.owner() ?? peer(of: exchange.channel)
         let id = try body.requestId()
         let acquisition = Acquisition(names: names, owner: owner, ttl: ttl, wait: wait)
         do {
@@ -206,7 +194,7 @@ struct LockRoutes: Sendable {
             }
             return reply
         } catch let error as RingfenceError where error.code == .lockBusy {
-            throw await busy(names, error)
+            throw await busy(acquisition, error)
         }
     }
 
@@ -282,12 +270,14 @@ struct LockRoutes: Sendable {
     }
 
     /// Says who holds, with a second look. What is seen may be newer than the refusal: then there is no holder to name.
-    private func busy(_ names: [String], _ error: RingfenceError) async -> Problem {
+    private func busy(_ asked: Acquisition, _ error: RingfenceError) async -> Problem {
         var problem = Problem(error as any Error)
-        for name in names {
+        for name in asked.names {
             guard let status = try? await client.inspect(name) else { break }
             guard let holder = status.holder else { continue }
             let remaining = holder.remaining.wholeMilliseconds
+            let reason = BusyReason.held(by: holder.owner, milliseconds: remaining)
+            problem.detail = RingfenceError.busy([name], reason, waited: asked.wait).message
             problem.holder = .init(name: name, owner: holder.owner, fence: holder.fence, remainingMs: remaining)
             // The holder may release at any time, and a queue is better than polling: hence at most a second.
             problem.retryAfterMs = min(max(remaining, 50), 1_000)
@@ -297,12 +287,10 @@ struct LockRoutes: Sendable {
         return problem
     }
 
-    private func force(_ exchange: Exchange) async throws -> Reply {
-        let query = exchange.query
+    private func force(_ exchange: inout Exchange) async throws -> Reply {
         let body = exchange.body.readableBytes > 0 ? try JSONObject(exchange.body, Self.forceSchema) : nil
-        let actor = try exchange.actor(says: try body?.text("actor") ?? query["actor"])
-        let reason = try body?.text("reason") ?? query["reason"] ?? ""
-        try Limits.check(reason: reason)
+        let actor = try exchange.readActor(body)
+        let reason = try exchange.reason(body)
         guard let forced = try await client.forceRelease(exchange["name"], actor: actor, reason: reason) else {
             throw Problem(.notHeld, "nobody holds \(quoted(exchange["name"]))")
         }

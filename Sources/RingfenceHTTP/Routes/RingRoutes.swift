@@ -22,17 +22,18 @@ struct RingRoutes: Sendable {
                 summary: "Shows who owns how much of a group's ring, or with a key, who holds it.",
                 query: [
                     ("key", #"{"type":"string"}"#, "A key as text: its owner and preference list are answered."),
-                    ("number", #"{"type":"string","pattern":"^[0-9]{1,20}$"}"#, "A key as an unsigned 64-bit number."),
+                    ("number", OpenAPI.reference("Unsigned64"), "A key as an unsigned 64-bit number."),
                     (
                         "count", #"{"type":"integer","minimum":1,"maximum":1000,"default":3}"#,
-                        "How many members the preference list has at most."
+                        "How many members a key's preference list has at most."
                     ),
                 ],
                 response: "RingAnswer",
                 handle: { exchange in
                     let query = exchange.query
                     let key = try Self.key(query)
-                    let count = try Self.count(query, hasKey: key != nil)
+                    // Without a key too: some clients send each parameter with its default.
+                    let count = try number(query, "count", Self.counts) ?? 3
                     let view = RingView(of: try await groups.group(exchange["name"]))
                     guard let key else { return Reply(JSONWriter.describing(view)) }
                     return Reply(JSONWriter.describing(key, count: count, on: view))
@@ -40,12 +41,15 @@ struct RingRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/groups/{name}/ring/plan", operation: "planRing",
                 summary: "Says which keys would move if members joined, changed or left. Changes nothing.",
-                request: Self.planSchema, response: "RingPlan",
+                request: Self.planSchema, response: "RingPlan", problems: [.memberNotFound], isQuestion: true,
                 handle: { exchange in
                     let body = try Self.planBody(exchange.body)
                     let leaving = try body.strings("leaving")
                     let ranges = try body.bool("ranges") ?? false
                     let view = RingView(of: try await groups.group(exchange["name"]))
+                    for id in leaving where view.ring.member(id) == nil {
+                        throw Problem(.memberNotFound, "\(quoted(id)) is no member of the ring", field: "leaving")
+                    }
                     let joining = try Self.joining(body, on: view.ring)
                     let plan = try view.ring.plan(joining: joining, leaving: leaving)
                     let next = try view.ring.applying(joining: joining, leaving: leaving)
@@ -59,23 +63,12 @@ struct RingRoutes: Sendable {
         case (nil, nil): return nil
         case (let text?, nil): return .text(text)
         case (nil, let digits?):
-            guard let number = UInt64(digits), digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            guard let number = UInt64(digits: digits) else {
                 throw InvalidArgument("number", "must be an unsigned 64-bit number in decimal")
             }
             return .number(number)
         default: throw InvalidArgument("number", "must not be given beside key: a key is a text or a number")
         }
-    }
-
-    private static func count(_ query: [String: String], hasKey: Bool) throws -> Int {
-        guard let text = query["count"] else { return 3 }
-        guard hasKey else {
-            throw InvalidArgument("count", "is the length of a key's list: give key or number with it")
-        }
-        guard let count = Int(text), counts.contains(count) else {
-            throw InvalidArgument("count", "must be \(counts.lowerBound) to \(counts.upperBound)")
-        }
-        return count
     }
 
     private static func planBody(_ body: ByteBuffer) throws -> JSONObject {
@@ -94,12 +87,17 @@ struct RingRoutes: Sendable {
                 for inner in fields.fields where inner.name != "weight" && inner.name != "zone" {
                     throw InvalidArgument(inner.name, "is unknown; the fields of a joining member are weight, zone")
                 }
-                var member = ring.member(field.name) ?? HashRing.Member(id: field.name)
+                let known = ring.member(field.name)
+                if known == nil { try Limits.check(member: field.name, field: "joining") }
+                var member = known ?? HashRing.Member(id: field.name)
                 let weights = RingLimits.weights
                 if let weight = try fields.integer("weight", Int64(weights.lowerBound)...Int64(weights.upperBound)) {
                     member.weight = Int(weight)
                 }
-                if let zone = try fields.text("zone") { member.zone = zone }
+                if let zone = try fields.text("zone") {
+                    try Limits.check(zone: zone)
+                    member.zone = zone
+                }
                 return member
             }
         case let value?: throw InvalidArgument("joining", "must be an object with ids as names, not \(value.kind)")

@@ -22,6 +22,8 @@ import Testing
         Case(path: acquire, body: "{}", field: "ttlMs", mentions: "100 to 86400000"),
         Case(path: acquire, body: #"{"ttlMs":0}"#, field: "ttlMs", mentions: "100 to 86400000"),
         Case(path: acquire, body: #"{"ttlMs":86400001}"#, field: "ttlMs", mentions: "100 to 86400000"),
+        Case(path: acquire, body: #"{"ttlMs":1000.5}"#, field: "ttlMs", mentions: "integer"),
+        Case(path: acquire, body: #"{"ttlMs":1e4}"#, field: "ttlMs", mentions: "integer"),
         Case(path: acquire, body: #"{"ttlMs":-5}"#, field: "ttlMs", mentions: "100 to 86400000"),
         Case(path: acquire, body: #"{"ttlMs":1e4}"#, field: "ttlMs", mentions: "integer"),
         Case(path: acquire, body: #"{"ttlMs":1000.5}"#, field: "ttlMs", mentions: "integer"),
@@ -78,6 +80,17 @@ import Testing
         Case(path: "/v1/locks?cursor=zzz", field: "cursor", mentions: "cursor", method: "GET"),
         Case(path: "/v1/audit?limit=1001", field: "limit", mentions: "1 to 1000", method: "GET"),
         Case(path: "/v1/locks/x?actor=", field: "actor", mentions: "1 to 128", method: "DELETE"),
+        // Both are looked at, also the one that the other goes before.
+        Case(
+            path: "/v1/locks/x?reason=%00", body: #"{"reason":"good"}"#, field: "reason", mentions: "control",
+            method: "DELETE"),
+        Case(
+            path: "/v1/groups/g/members/m?session=%20", body: #"{"session":"good"}"#, field: "session", mentions: "A-Z",
+            method: "DELETE"),
+        Case(path: "/v1/locks?cursor=%2B5", field: "cursor", mentions: "cursor", method: "GET"),
+        Case(path: "/v1/locks?limit=%2B5", field: "limit", mentions: "1 to 1000", method: "GET"),
+        Case(path: "/v1/groups/g/settings", body: #"{"maxLag":"5"}"#, field: "maxLag", mentions: "integer"),
+        Case(path: "/v1/groups/g/settings", body: #"{"zone":5}"#, field: "zone", mentions: "string"),
         Case(path: "/v1/locks/x", body: #"{"why":"?"}"#, field: "why", mentions: "unknown field", method: "DELETE"),
     ]
 
@@ -100,6 +113,12 @@ import Testing
             #expect(try await redis.cli("DBSIZE") == "0")
             let commands = try await redis.cli("INFO", "commandstats")
             #expect(!commands.contains("evalsha") && !commands.contains("cmdstat_scan"))
+        }
+    }
+
+    @Test func `a whole number is an integer, with a fraction of zero too`() async throws {
+        try await withService { service, _ in
+            #expect(try await service.request("POST", Self.acquire, #"{"ttlMs":60000.0}"#).status == 200)
         }
     }
 

@@ -2,6 +2,7 @@
 import HTTPTypes
 import Logging
 import Ringfence
+import RingfenceCore
 import RingfenceOperations
 import TestSupport
 import Testing
@@ -19,6 +20,9 @@ import Testing
         struct Operation: Decodable {
             struct Parameter: Decodable { var name: String }
             struct Answer: Decodable { var description: String }
+            struct Body: Decodable { var required: Bool }
+            var requestBody: Body?
+            var security: [[String: [String]]]
             var operationId: String
             var parameters: [Parameter]
             var responses: [String: Answer]
@@ -45,7 +49,7 @@ import Testing
 
     @Test func `the document has exactly the server's routes, and every reference resolves`() throws {
         let routes = try server().routes
-        let text = OpenAPI.document(of: routes).text
+        let text = OpenAPI.document(of: routes, hasTokens: true).text
         let document = try JSONDecoder().decode(Document.self, from: Data(text.utf8))
         var described: Set<String> = []
         for (path, operations) in document.paths {
@@ -67,6 +71,52 @@ import Testing
             #expect(schema?.additionalProperties == false)
             #expect(schema?.properties.map { Set($0.keys) } == Set(request.fields))
         }
+    }
+
+    @Test func `the pattern of texts refuses the characters that the service refuses`() throws {
+        // The class as ranges: members stand for themselves or are \\uXXXX (twice escaped, for JSON).
+        var ranges: [ClosedRange<UInt32>] = []
+        var rest = OpenAPI.unseen.unicodeScalars[...]
+        func next() throws -> UInt32 {
+            let first = rest.removeFirst()
+            guard first == "\\" else { return first.value }
+            rest.removeFirst(2)
+            defer { rest.removeFirst(4) }
+            return try #require(UInt32(String(String.UnicodeScalarView(rest.prefix(4))), radix: 16))
+        }
+        while !rest.isEmpty {
+            let low = try next()
+            guard rest.first == "-" else {
+                ranges.append(low...low)
+                continue
+            }
+            rest.removeFirst()
+            ranges.append(low...(try next()))
+        }
+        var wrong: [UInt32] = []
+        for value: UInt32 in 0...0x10FFFF {
+            guard let scalar = Unicode.Scalar(value) else { continue }
+            if ranges.contains(where: { $0.contains(value) }) != scalar.isUnseen { wrong.append(value) }
+        }
+        #expect(wrong.isEmpty, "\(wrong.prefix(10))")
+    }
+
+    @Test func `a body is required where an order would be refused without one, and a token where there is one`() throws
+    {
+        func operation(_ path: String, _ method: String, hasTokens: Bool = true) throws -> Document.Operation {
+            let text = OpenAPI.document(of: try server().routes, hasTokens: hasTokens).text
+            let document = try JSONDecoder().decode(Document.self, from: Data(text.utf8))
+            return try #require(document.paths[path]?[method])
+        }
+        for order in ["failover", "pause", "maintenance", "breaker", "resume", "switchover"] {
+            #expect(try operation("/v1/groups/{name}/\(order)", "post").requestBody?.required == true, "\(order)")
+        }
+        #expect(try operation("/v1/groups/{name}/pick", "post").requestBody?.required == false)
+        #expect(try operation("/v1/locks/{name}", "delete").requestBody?.required == false)
+        let lock = "/v1/locks/{name}"
+        #expect(try operation(lock, "get").security.map(\.keys.first) == ["token"])
+        #expect(try operation(lock, "get", hasTokens: false).security.isEmpty)
+        #expect(try operation("/livez", "get").security.isEmpty)
     }
 
     @Test func `the served document is the one of the table`() async throws {

@@ -114,7 +114,9 @@ import Testing
                 #expect(answer.status == 400 && answer["code"] == "argument.invalid", "\(path) \(body ?? "")")
                 return answer["field"]
             }
-            #expect(try await field("GET", "?count=3") == "count")
+            #expect(try await service.request("GET", "/v1/groups/g/ring?count=3").status == 200, "as by default")
+            #expect(try await field("GET", "?count=0") == "count")
+            #expect(try await field("GET", "?key=a&count=%2B3") == "count")
             #expect(try await field("GET", "?key=a&count=0") == "count")
             #expect(try await field("GET", "?key=a&count=1001") == "count")
             #expect(try await field("GET", "?key=a&number=1") == "number")
@@ -131,7 +133,8 @@ import Testing
             #expect(try await field("POST", "/plan", #"{"ranges":"yes"}"#) == "ranges")
             #expect(try await field("POST", "/plan", #"{"join":{}}"#) == "join")
             let stranger = try await service.request("POST", "/v1/groups/g/ring/plan", #"{"leaving":["nobody"]}"#)
-            #expect(stranger.status == 400 && stranger.body.contains("nobody"))
+            #expect(stranger.status == 404 && stranger["code"] == "member.notFound" && stranger.body.contains("nobody"))
+            #expect(try await field("POST", "/plan", #"{"joining":{"a\u200b":{}}}"#) == "joining", "it could not join")
         }
     }
 

@@ -65,6 +65,17 @@ import Testing
             #expect(busy["code"] == "lock.busy" && busy["effect"] == "none" && busy["owner"] == "first")
             #expect(try #require(busy["remainingMs"].flatMap { Int($0) }) > 20_000)
             #expect(busy["retryAfterMs"] == "1000" && busy.headers["retry-after"] == "1")
+            #expect(busy["detail"]?.hasPrefix("'x' is not free: 'first' holds it for up to ") == true, "\(busy.body)")
+        }
+    }
+
+    @Test func `who waited in vain is told who holds the lock, and not that others wait for it`() async throws {
+        try await withService { service, _ in
+            _ = try await service.request("POST", "/v1/locks/x/acquire", #"{"owner":"first","ttlMs":60000}"#)
+            let busy = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":1000,"waitMs":100}"#)
+            #expect(busy.status == 409 && busy["owner"] == "first")
+            #expect(busy["detail"]?.contains("'first' holds it for up to ") == true, "\(busy.body)")
+            #expect(!busy.body.contains("others"), "\(busy.body)")
         }
     }
 
