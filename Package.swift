@@ -32,6 +32,16 @@ let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.c
 // have such flags.
 let thorough: [SwiftSetting] = isDependency ? [] : [.unsafeFlags(["-O"], .when(configuration: .debug))]
 
+/// A process for tests to start and to end.
+func testProgram(_ name: String) -> Target {
+    .executableTarget(
+        name: name,
+        dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
+        path: "Tests/\(name)",
+        swiftSettings: strict
+    )
+}
+
 let package = Package(
     name: "ringfence",
     platforms: [.macOS(.v15)],
@@ -262,40 +272,15 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict + thorough
         ),
         // A lock holder that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestHolder",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestHolder",
-            swiftSettings: strict
-        ),
+        testProgram("TestHolder"),
         // A subscriber of the event log, to be killed.
-        .executableTarget(
-            name: "TestSubscriber",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestSubscriber",
-            swiftSettings: strict
-        ),
+        testProgram("TestSubscriber"),
         // A member of a group that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestMember",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestMember",
-            swiftSettings: strict
-        ),
+        testProgram("TestMember"),
         // A process that wants to be primary, and writes down when it was.
-        .executableTarget(
-            name: "TestPrimary",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestPrimary",
-            swiftSettings: strict
-        ),
+        testProgram("TestPrimary"),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
-        .executableTarget(
-            name: "StoppedHolder",
-            dependencies: ["Ringfence"],
-            path: "Tests/StoppedHolder",
-            swiftSettings: strict
-        ),
+        testProgram("StoppedHolder"),
         // Counts what a ring and a balancer allocate.
         .target(name: "MallocCounter", path: "Tests/MallocCounter"),
         .executableTarget(

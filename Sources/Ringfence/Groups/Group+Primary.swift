@@ -13,7 +13,7 @@ import RingfenceCore
 import Synchronization
 
 /// One run of a body as primary, for those who must end it.
-final class Term: Sendable {
+final class PrimaryTerm: Sendable {
     private struct State {
         var cancel: (@Sendable () -> Void)?
         var isCancelled = false
@@ -23,7 +23,7 @@ final class Term: Sendable {
     }
 
     /// The term whose body the present task runs: that cannot wait for its own end.
-    @TaskLocal static var current: Term?
+    @TaskLocal static var current: PrimaryTerm?
 
     let epoch: Int64
     private let state = Mutex(State())
@@ -60,7 +60,7 @@ final class Term: Sendable {
     /// be what shuts the client down, and the body is at work all the same.
     func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
         cancel()
-        if Term.current === self { return }
+        if PrimaryTerm.current === self { return }
         await withCheckedContinuation { continuation in
             let number = state.withLock { state -> Int? in
                 guard !state.isOver else { return nil }
@@ -151,7 +151,7 @@ extension Membership {
     private func run<Result: Sendable>(
         _ body: @Sendable @escaping (Epoch) async throws -> Result, _ epoch: Epoch, _ candidacy: Candidacy
     ) async -> Swift.Result<Result, any Error>? {
-        let term = Term(epoch: epoch.value)
+        let term = PrimaryTerm(epoch: epoch.value)
         guard begin(term) else { return nil }
         defer {
             endTerm()
@@ -163,7 +163,7 @@ extension Membership {
             guard epoch.isHeld else { return (.failure(CancellationError()), false) }
             let result: Swift.Result<Result, any Error>
             do {
-                result = .success(try await Term.$current.withValue(term) { try await body(epoch) })
+                result = .success(try await PrimaryTerm.$current.withValue(term) { try await body(epoch) })
             } catch { result = .failure(error) }
             // Read here, where the body has just ended: later the deadline may pass, and nothing would be wrong.
             return (result, epoch.isHeld)

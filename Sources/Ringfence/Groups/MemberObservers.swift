@@ -41,7 +41,7 @@ struct MemberObservers {
     /// Nothing more is told.
     private(set) var isEnded = false
     /// What runs as long as it is primary, to be ended before it leaves.
-    var term: Term?
+    var term: PrimaryTerm?
     var states: [Int: AsyncStream<Membership.State>.Continuation] = [:]
     var roles: [Int: AsyncStream<Role>.Continuation] = [:]
     var updates: [Update] = []

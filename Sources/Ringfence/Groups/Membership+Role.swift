@@ -63,7 +63,7 @@ extension Membership {
     }
 
     /// False if one runs already.
-    func begin(_ term: Term) -> Bool {
+    func begin(_ term: PrimaryTerm) -> Bool {
         group.with(key) { machine, observers, _ in
             let state = machine.membership.state
             guard observers.term == nil, state == .member || state == .suspended else { return (false, []) }

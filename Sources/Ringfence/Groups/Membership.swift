@@ -177,22 +177,20 @@ public final class Membership: Sendable {
                 var record = machine.record
                 edit(&record)
                 try Limits.check(record)
-                let state = machine.membership.state
-                // Who rejoins by itself must not stand again with that.
-                let goesOn = state == .expired && withdraws && machine.rejoins
-                if !goesOn, state == .expired || state == .replaced || state == .left {
-                    throw Self.error(state, record.id, group.name)!
-                }
-                // It would be elected to a role that is over before it begins, again and again.
-                if let role = machine.role, role.stands, role.margin > record.lease / 2 {
-                    throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
-                }
+                let revision = try machine.update(record, withdraws: withdraws, now: now)
                 if withdraws { withdraw(&machine, &observers, &after) }
-                return ((observers.nextNumber(), machine.update(record, now: now)), [])
+                return ((observers.nextNumber(), revision), [])
             }
         } catch {
             if withdraws { endCandidacy() }
-            throw (error as? InvalidArgument).map { RingfenceError($0) } ?? error
+            switch error {
+            case MemberMachine.UpdateRefusal.isOver(let state): throw Self.error(state, id, group.name)!
+            case MemberMachine.UpdateRefusal.leaseBelowTwiceMargin:
+                throw RingfenceError(
+                    InvalidArgument("lease", "must be at least twice the margin that it stands with"))
+            case let error as InvalidArgument: throw RingfenceError(error)
+            default: throw error
+            }
         }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
             let isDone = group.with(key) { machine, observers, _ in
@@ -230,13 +228,13 @@ public final class Membership: Sendable {
     ///   time: it is told in the background as soon as it can be, and else the membership ends with its lease.
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
-        // Who hears that it left may take its role at once: what it does as primary is over before.
-        var waited: Term?
+        // As soon as others hear that it left, one may take its role: so its work as primary ends before.
+        var waited: PrimaryTerm?
         var isLeaving: Bool?
         while isLeaving == nil {
             let now = Moment.now
             let (leaving, term, deadline) = group.with(key) {
-                machine, observers, after -> ((Bool?, Term?, Nanos), tells: [MemberMachine.Tell]) in
+                machine, observers, after -> ((Bool?, PrimaryTerm?, Nanos), tells: [MemberMachine.Tell]) in
                 if let term = observers.term, term !== waited {
                     return ((nil, term, machine.membership.deadline), [])
                 }

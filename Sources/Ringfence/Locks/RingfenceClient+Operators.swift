@@ -135,9 +135,8 @@ extension RingfenceClient {
             }
             writer.argument(Int64(limit))
         }
-        guard case .array(let page) = scan, page.count == 2, let next = page[0].text, case .array(let found) = page[1]
-        else { throw RingfenceError.unexpected(scan) }
-        let lockKeys = found.compactMap { $0.text }
+        guard let page = ScannedPage(scan) else { throw RingfenceError.unexpected(scan) }
+        let lockKeys = page.items
         var locks: [LockHolder] = []
         if !lockKeys.isEmpty {
             let replies: [RedisReply]
@@ -160,7 +159,7 @@ extension RingfenceClient {
                 if let holder = LockHolder(name: name, value: value, milliseconds: ms) { locks.append(holder) }
             }
         }
-        return LockPage(locks: locks, next: next == "0" ? nil : next)
+        return LockPage(locks: locks, next: page.next == ScannedPage.first ? nil : page.next)
     }
 
     /// Takes the lock away from whoever holds it and hands it to who waits first.
@@ -218,7 +217,7 @@ extension RingfenceClient {
         do {
             try Limits.check(reason: prefix, field: "prefix")
             guard Limits.page.contains(limit) else { throw InvalidArgument("limit", "must be 1 to 1000, not \(limit)") }
-            guard let cursor else { return "0" }
+            guard let cursor else { return ScannedPage.first }
             guard UInt64(cursor) != nil, cursor.utf8.count <= 20 else {
                 throw InvalidArgument("cursor", "is not one that a page gave as next")
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A member of a group, as the process that it belongs to plays it: its membership, its part as a candidate, and what
-// other candidates promised it.
+// A member of a group, as its own process runs it: its membership, its part as a candidate, and what other candidates
+// promised it.
 //
 // MembershipMachine, RoleMachine and FailsafeMachine each know their own subject. Here stand the rules that join them:
 // when the role is judged, by which view the promises are counted, what a call says, what an answer changes and in
@@ -228,10 +228,26 @@ package struct MemberMachine: Sendable {
 
     // MARK: What its process wants
 
+    /// Why a member cannot become another record.
+    package enum UpdateRefusal: Error, Hashable {
+        case isOver(MembershipMachine.State)
+        /// It would be elected to a role that is over before it begins, again and again.
+        case leaseBelowTwiceMargin
+    }
+
     /// It is another record from now on, which is written at the next tick.
     ///
+    /// - Parameter withdraws: it stops standing, too. A member that rejoins by itself must not stand again by that.
     /// - Returns: the revision, which Redis has when `membership.written` has come so far.
-    package mutating func update(_ record: MemberRecord, now: Nanos) -> Int {
+    package mutating func update(
+        _ record: MemberRecord, withdraws: Bool = false, now: Nanos
+    ) throws(UpdateRefusal) -> Int {
+        switch membership.state {
+        case .replaced, .left: throw .isOver(membership.state)
+        case .expired where !(withdraws && rejoins): throw .isOver(.expired)
+        default: break
+        }
+        if let role, role.stands, role.margin > record.lease / 2 { throw .leaseBelowTwiceMargin }
         self.record = record
         membership.update(lease: record.lease, now: now)
         return membership.revision
