@@ -11,7 +11,7 @@ import NIOPosix
 import NIOSSL
 import RingfencePlatform
 
-/// Who uses a connection: told of everything on the event loop.
+/// The user of a connection, told of everything on the event loop.
 protocol ConnectionOwner: AnyObject, Sendable {
     /// Commands may be written from now.
     func connectionIsReady(_ info: ConnectionInfo)
@@ -42,6 +42,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private var heardSinceTick = false
     private var isProbing = false
     private var lastLogged: RedisError?
+    /// It was open once, so the files that it needs were right.
+    private var wasReady = false
 
     init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
         self.configuration = configuration
@@ -203,6 +205,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 
     private func becomeReady(_ info: ConnectionInfo, _ warnings: [String]) {
+        wasReady = true
         attemptTimer?.cancel()
         lastLogged = nil
         for warning in warnings { logger.warning("redis \(configuration): \(warning)") }
@@ -232,7 +235,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
                 let failure =
                     error as? RedisError
                     ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(Self.reason(error))")
-                if failure.code == .invalidConfiguration { self.owner?.connectionWasRefused(failure) }
+                // Files that were right once are being replaced, and are right again soon: commands wait for that.
+                if failure.code == .invalidConfiguration, !self.wasReady { self.owner?.connectionWasRefused(failure) }
                 self.lose(failure)
             }
     }

@@ -70,7 +70,7 @@ package struct LockMachine: Sendable {
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .releasing(let release) = state, release.ticket == ticket {
-                finish(release, answered: true, &step)
+                finish(release, .released, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -177,7 +177,7 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard let ask = release.ask else { return }
             let passes = release.successor?.yields == true ? 0 : release.passes + 1
             deliver(ask, fence: fence, sentAt: release.sentAt, passes: passes, &step, makeNonce)
@@ -223,7 +223,7 @@ extension LockMachine {
                 wait(ask, position, milliseconds, &step)
             }
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard var ask = release.ask else { return }
             ask.arrival = arrival
             if let pushed = release.pushed {
@@ -272,7 +272,7 @@ extension LockMachine {
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of
             // the successor is asked for itself.
             step.actions.append(.cleanUpValue(release.value))
-            finish(release, answered: true, &step)
+            finish(release, .notHeld, &step)
             if let ask = release.ask { self.ask(ask, &step) }
         default: break
         }
@@ -310,7 +310,7 @@ extension LockMachine {
         guard case .held(value, let passes) = state else {
             // Lost before, or used elsewhere: Redis compares, so this harms nobody.
             step.actions.append(.cleanUpValue(value))
-            step.actions.append(.releaseDone(value, answered: true))
+            step.actions.append(.releaseDone(value, .released))
             return
         }
         var successor: Successor?
@@ -331,9 +331,9 @@ extension LockMachine {
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
     /// loaded first may have run behind the first withdrawal.
-    private mutating func finish(_ release: Releasing, answered: Bool, _ step: inout Step) {
+    private mutating func finish(_ release: Releasing, _ outcome: ReleaseOutcome, _ step: inout Step) {
         state = .idle
-        step.actions.append(.releaseDone(release.value, answered: answered))
+        step.actions.append(.releaseDone(release.value, outcome))
         if release.isWithdrawn, let successor = release.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
@@ -357,7 +357,7 @@ extension LockMachine {
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
             step.actions.append(.cleanUpValue(release.value))
-            finish(release, answered: false, &step)
+            finish(release, .unanswered, &step)
             if var ask = release.ask {
                 ask.failures = 1
                 self.ask(ask, &step)
@@ -379,7 +379,7 @@ extension LockMachine {
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard let ask = release.ask else { return }
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break
