@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the worlds of all simulations have: one agenda in true time, one seeded generator that throws every die, the
-// first rule that was broken, and the story so far for those who want to read it. A seed is a whole story, so nothing in
-// a world may depend on anything else: no clock, no hash order, no other thread.
+// first rule that was broken, and the story so far. A seed is a whole story, so nothing in a world may depend on
+// anything else: no clock, no hash order, no other thread.
 import RingfenceCore
 import TestSupport
 
