@@ -73,9 +73,9 @@ public struct Lease: Sendable {
     /// held. Cancellation of the calling task does not stop a release. Releasing again does nothing; of a lost lease it
     /// throws again.
     ///
-    /// - Throws: ``RingfenceError`` with code `lease.lost` if the lease had been lost before: what was done under it
-    ///   may have overlapped with another holder's work (effect `unknown`). Nothing else: not if Redis did not answer,
-    ///   and not if only this release found that Redis did not hold the lock any more.
+    /// - Throws: ``RingfenceError`` with code `lease.lost` if the lease had been lost before, be it that Redis says so
+    ///   only to this release: what was done under it may have overlapped with another holder's work (effect
+    ///   `unknown`). Nothing else: not if Redis did not answer.
     public nonisolated(nonsending) func release() async throws {
         try await handle.release()
     }
