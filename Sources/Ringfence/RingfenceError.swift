@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One error for the whole library. Whoever moves money has one question after a failure: may I do it again? So every
-// error carries `effect`, what is known of the failed call's work at Redis, beside the open `code` to branch on. It is
-// a struct with open codes and not a public enum, so that a new kind of failure does not break anybody's `switch`. A
-// body's own errors pass through `withLock` unchanged and are never wrapped in this type.
+// One error for the whole library. A program that moves money has one question after a failure: may I do it again? So
+// every error carries `effect`, what is known of the failed call's work at Redis, beside the open `code` to branch on.
+// It is a struct with open codes and not a public enum, so that a new kind of failure does not break anybody's
+// `switch`. A body's own errors pass through `withLock` unchanged and are never wrapped in this type.
 
 /// A failed Ringfence call: what went wrong, and whether it is safe to do it again.
 public struct RingfenceError: Error, Sendable, CustomStringConvertible {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The file of `ringfence agent`: what stands in it, what is allowed, and what is wrong with it.
+// The configuration file of `ringfence agent`: its fields, their limits, and its errors.
 //
 // Every mistake is named with its place (`checks[1].interval`) and the limit, all at the start: an agent that ran on a
-// misread setting would be found out in the worst hour. Commands stand in this file alone, and it is refused when
+// misread setting would be found out in the worst hour. Commands can be set in this file alone, and it is refused when
 // somebody else could have written it (TrustedFile.swift).
 import Hiredis
 import Ringfence

@@ -9,7 +9,7 @@ package import RingfenceOperations
 import ServiceLifecycle
 
 package enum AgentRun {
-    /// Runs until SIGTERM, SIGINT or SIGQUIT, or until there is no going on.
+    /// Runs until SIGTERM, SIGINT or SIGQUIT, or until it cannot go on.
     /// - Throws: ``Settings/Failure``, `RingfenceError`.
     package static func run(
         _ configuration: AgentConfiguration, _ redis: RingfenceConfiguration, logger: Logger,

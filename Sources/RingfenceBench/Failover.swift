@@ -124,7 +124,7 @@ struct Failover: Sendable {
                 else { continue }
                 holder.ready(epoch)
                 try await until("it is ready") { group.snapshot.primary?.phase == .ready }
-                // Who gave up is barred for a lease; it may be its turn again.
+                // A member that gave up is barred for a lease; it may be its turn again.
                 try await Task.sleep(for: .milliseconds(310))
                 arrivals.forget("releases")
                 let start = ContinuousClock.now

@@ -143,7 +143,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         lose(failure(error))
     }
 
-    /// How the connection's end is told.
+    /// Tells of the connection's end.
     private func failure(_ error: (any Error)?) -> RedisError {
         if machine.isReady {
             let reason = error.map { "\($0)" } ?? "the server closed the connection"
@@ -157,7 +157,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         if let error = error as? RedisError { return error }
         let text = error.map { Self.reason($0) } ?? "the server closed the connection"
         if configuration.tls == nil, case .tcp = configuration.address, handler?.firstByte == nil {
-            // So does a TLS server that drops what is no TLS before it could be told so.
+            // So does a TLS server that drops a connection without TLS before saying so.
             return RedisError(
                 .connectFailed, effect: .none,
                 "\(text), before the server said anything; if this port speaks TLS, give rediss://")
@@ -243,7 +243,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     private func lose(_ error: RedisError) {
         stopTimers()
-        // Whatever still happens to that attempt is of no interest.
+        // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler
         self.handler = nil

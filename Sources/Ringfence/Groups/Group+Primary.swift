@@ -12,7 +12,7 @@ import NIOCore
 import RingfenceCore
 import Synchronization
 
-/// One run of a body as primary, for those who must end it.
+/// One run of a body as primary, for the code that must end it.
 final class PrimaryTerm: Sendable {
     private struct State {
         var cancel: (@Sendable () -> Void)?
@@ -57,7 +57,7 @@ final class PrimaryTerm: Sendable {
     }
 
     /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may
-    /// be what shuts the client down, and the body is at work all the same.
+    /// be the one that shuts the client down, and the body is still at work.
     func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
         cancel()
         if PrimaryTerm.current === self { return }
@@ -81,17 +81,17 @@ extension Group {
     ///
     /// When the role ends (no beat got through in time, the process slept, a switchover) the task that runs `body` is
     /// cancelled at once. Redis elects another only after that: when the body has ended, or else when the lease is
-    /// over. A body that does not heed cancellation runs on, and any process can be paused between a check and its next
-    /// act: so hand `epoch.value` to what the primary changes, and let it refuse older ones.
+    /// over. A body that ignores cancellation runs on, and any process can be paused between a check and its next act:
+    /// so hand `epoch.value` to what the primary changes, and let it refuse older ones.
     ///
-    /// A process that shall always be ready to take over repeats this call.
+    /// A process that is always to be ready to take over repeats this call.
     ///
     /// - Parameters:
-    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - address: where it can be reached, up to 512 bytes.
-    ///   - zone: what fails together with it, up to 64 bytes.
-    ///   - priority: who is preferred, -1000 to 1000.
-    ///   - lease: 200 ms to 1 hour: a primary that dies is replaced one round trip after this has passed.
+    ///   - id: the member's id in the group, 1 to 512 bytes of UTF-8 without control or format characters.
+    ///   - address: the address at which it can be reached, up to 512 bytes.
+    ///   - zone: the failure domain (a rack, a data centre), up to 64 bytes.
+    ///   - priority: its preference in elections. -1000 to 1000; higher is preferred.
+    ///   - lease: the lease, 200 ms to 1 hour: a primary that dies is replaced one round trip after it has passed.
     ///   - body: the work of the primary.
     /// - Returns: what `body` returned.
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost` (effect `unknown`: the body may
@@ -113,8 +113,9 @@ extension Group {
 }
 
 extension Membership {
-    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stands no
-    /// more, and stays a member. Everything else is as with ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
+    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stops
+    /// standing, and stays a member. Everything else is as with
+    /// ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
     ///
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost`, `candidacy.exists`,
     ///   `membership.…`, `coordinator.unavailable`, `cancelled`.

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A balancer's judgement: from the group's members, its own experience with them and the time, who can be picked now.
+// A balancer's judgement of which members can be picked now: from the group's members, its own experience with them and
+// the time.
 //
 // Three things come together, and each has a word of its own. A member *serves* if it has a weight and its check
 // passes; the group says so, and it is the same for everybody. It is *ejected* if this process' calls to it fail. It is
-// *open* if it serves and is not ejected; from among those one is picked. Who was not open and is now starts slowly.
+// *open* if it serves and is not ejected; one of those is picked. A member that was not open and is now starts slowly.
 //
-// When few are open the rest may drown: then the judgement is what is wrong, more likely than the members, and all that
+// When few are open they may drown: then it is more likely that the judgement is wrong than the members, and all that
 // have a weight and are not ejected are picked from (panic). Not in a pool of less than four, where one left of three
-// is no sign of a wrong judgement, and not by default of anything else: a pool in which nobody serves has nobody to
-// pick. An ejection is never the reason that nobody can be picked.
+// is no sign of a wrong judgement, and for no other reason: a pool in which nobody serves has nobody to pick. An
+// ejection is never the reason that nobody can be picked.
 //
 // The primary alone (`primaryOnly`) is picked because it is primary, whatever its weight and its check: there is no
-// other, and whether it should be another is the election's business. While it hands over it is not: what is begun then
-// it cannot end.
+// other, and the election decides whether there should be. While it hands over it is not picked: it could not end what
+// is begun then.
 
 package struct BalanceMachine: Sendable {
     /// Something to count, and, unless one like it was told just now, to write into the event log.
@@ -303,7 +304,8 @@ package struct BalanceMachine: Sendable {
 
     // MARK: Costs
 
-    /// Who is not measured is taken to cost what the slower members do: whoever seems to cost nothing is flooded.
+    /// A member without measurements is taken to cost what the slower members do: one that seems to cost nothing is
+    /// flooded.
     private func assumeCosts(now: Nanos) {
         guard lives.contains(where: { !$0.isMeasured }) else { return }
         let cost = usualCost(now: now)

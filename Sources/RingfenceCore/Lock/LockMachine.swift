@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One lock (a name, or a set of names taken together) as one process sees it: who waits here, and what was asked of
+// One lock (a name, or a set of names taken together) as one process sees it: its waiters here, and what was asked of
 // Redis.
 //
 // All waiters of a process share one place in Redis' queue and pass the lock on among themselves, so a hand-off within
-// the process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind
-// others.
+// the process costs one command and no push; after `maximumPasses` in a row the process releases the lock and queues up
+// behind others.
 //
 //     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> releasing ──> idle
 //                      │ ▲                                             ▲  └─(waiters here: pass on, or let go, queue)
@@ -13,13 +13,13 @@
 //                      ▼ │new (pushes may have been lost)              │
 //                     queued ──pushed──> claiming ──renewed────────────┘
 //
-// The machine decides, a shell performs its actions and reports what came of them. It has no clock, no dice and no I/O:
+// The machine decides, a shell performs its actions and reports their results. It has no clock, no dice and no I/O:
 // `now` and `makeNonce` are arguments. Two rules carry its safety.
 //
-//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine turns its
-//     back on (a place, a grant that may come, a value that may still stand) it hands to `cleanUp` in the same step:
-//     written behind the command it undoes on the same connection, and repeated until Redis answered, it leaves no
-//     ghost.
+//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine abandons (a
+//     place, a grant that may come, a value that may still be there) it hands to `cleanUp` in the same step: the
+//     clean-up is written behind the command it undoes on the same connection, and repeated until Redis answered, so
+//     nothing is left behind.
 //  2. A nonce is one logical acquire. It is repeated only to ask the same thing again: Redis finds its own work and
 //     repeats the answer. So asking again is always safe, and it is what the machine does whenever it does not know.
 
@@ -235,8 +235,8 @@ extension LockMachine {
         }
     }
 
-    /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
-    /// stands further back asks a little later, so that the first finds it done.
+    /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing.
+    /// Waiters further back ask a little later, so that the first finds it done.
     private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
         // Nobody sleeps for as long as it is held: the key may vanish, and those before may be granted, sleep, and lose
         // it after their short claim time.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A private redis-server for whoever has none: started with the service, ended with it, its data kept in one directory.
+// A private redis-server for users who have none: started and ended with the service, its data kept in one directory.
 //
 // It listens on a unix socket in that directory and on no TCP port, and all it writes is readable by this user only,
 // because the append-only file holds the tokens that renew and release. A directory that others may write to is
