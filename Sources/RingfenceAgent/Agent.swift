@@ -146,7 +146,7 @@ package struct Agent: Service {
                     health: Self.short(core.health), lease: configuration.lease, rejoins: true)
                 let candidacy =
                     configuration.isCandidate
-                    ? try await membership.campaign(margin: configuration.fenceBudget) : nil
+                    ? try await membership.campaign(margin: configuration.suspendBudget) : nil
                 let seat = AgentCore.Seat(group: group, membership: membership, candidacy: candidacy)
                 await core.take(seat)
                 return seat

@@ -70,12 +70,12 @@ extension AgentConfiguration {
         }
         lease = try fields.duration("lease", .milliseconds(200)...(.seconds(3_600))) ?? lease
         isCandidate = try fields.bool("candidate") ?? true
-        fenceBudget =
-            try fields.duration("fenceBudget", .milliseconds(1)...(.seconds(3_600)))
+        suspendBudget =
+            try fields.duration("suspendBudget", .milliseconds(1)...(.seconds(3_600)))
             ?? min(.seconds(1), lease / 3)
-        guard fenceBudget * 2 <= lease else {
+        guard suspendBudget * 2 <= lease else {
             throw fields.wrong(
-                "fenceBudget", "must be at most half of lease (\(lease.shortText)), not \(fenceBudget.shortText)")
+                "suspendBudget", "must be at most half of lease (\(lease.shortText)), not \(suspendBudget.shortText)")
         }
         listen = try fields.endpoint("listen", lowestPort: 0)
         advertise = try fields.endpoint("advertise")
@@ -105,7 +105,7 @@ extension AgentConfiguration {
         "redis", "redisPasswordFile", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace",
         "group", "member",
         "address",
-        "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "advertise",
+        "zone", "priority", "weight", "metadata", "lease", "candidate", "suspendBudget", "listen", "advertise",
         "onUnhealthy",
         "agreement", "checks", "hooks",
     ]
@@ -119,7 +119,7 @@ extension AgentConfiguration {
             let kind = HookKind(rawValue: name)
             let standard: Duration =
                 switch kind {
-                case .onSuspend: fenceBudget
+                case .onSuspend: suspendBudget
                 case .onDemote: .seconds(300)
                 case .onHandover: .seconds(10)
                 default: .seconds(30)

@@ -53,7 +53,7 @@ extension AgentConfiguration {
     /// What a file says, for `--check`.
     package var summary: String {
         var lines = [
-            "in order: \(member) of \(group), lease \(lease.shortText), role over \(fenceBudget.shortText) before its "
+            "in order: \(member) of \(group), lease \(lease.shortText), role over \(suspendBudget.shortText) before its "
                 + "end"
         ]
         if !isCandidate { lines.append("it does not stand for primary") }

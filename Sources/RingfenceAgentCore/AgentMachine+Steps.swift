@@ -241,7 +241,7 @@ extension AgentMachine {
             // Or the resource was down and stays so: its promotion failed.
             if !isReadyToHandOver { isDownByUs = isWell || isDownByUs }
             // Within the time between the role's end and the lease's.
-            if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.fenceBudget) }
+            if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.suspendBudget) }
         case .onDemote: isDownByUs = false
         case .prePromote: break
         }

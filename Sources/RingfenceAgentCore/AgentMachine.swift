@@ -8,13 +8,13 @@
 // be idempotent.
 //
 //   role        the resource should be      way there
-//   elected     promoted, checks agree      [onSuspend if an earlier role was not fenced] prePromote, onPromote,
+//   elected     promoted, checks agree      [onSuspend unless suspended before] prePromote, onPromote,
 //                                           look; ready
 //   primary     promoted                    nothing; after an aborted switchover onPromote
 //               (too few standbys, and so   onSuspend; onPromote when there are enough again
 //               it must not write)
 //   handingOver ready to hand over          onHandover, final position; ready to hand over
-//   ended       fenced                      onSuspend, unless it had handed over; it comes before anything else
+//   ended       suspended                   onSuspend, unless it had handed over; it comes before anything else
 //   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it
 //                                           is primary, or is down by itself (for a while also if there is nobody
 //                                           to follow)

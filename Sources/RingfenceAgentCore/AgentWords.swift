@@ -143,7 +143,7 @@ package struct AgentPolicy: Sendable {
     /// The hooks there are, and how long each may take.
     package var hooks: [HookKind: Nanos]
     /// How long before its lease ends a role is over, which is what `onSuspend` has.
-    package var fenceBudget: Nanos
+    package var suspendBudget: Nanos
     /// Whether an unhealthy primary gives its role up.
     package var releasesWhenUnhealthy: Bool
     package var checks: [(name: String, policy: CheckPolicy)]
@@ -153,13 +153,13 @@ package struct AgentPolicy: Sendable {
     package var vacancy: Nanos
 
     package init(
-        member: String, hooks: [HookKind: Nanos] = [:], fenceBudget: Nanos = .second,
+        member: String, hooks: [HookKind: Nanos] = [:], suspendBudget: Nanos = .second,
         releasesWhenUnhealthy: Bool = true, checks: [(name: String, policy: CheckPolicy)] = [],
         agreement: Nanos = 10 * .second, vacancy: Nanos = 3 * .second
     ) {
         self.member = member
         self.hooks = hooks
-        self.fenceBudget = fenceBudget
+        self.suspendBudget = suspendBudget
         self.releasesWhenUnhealthy = releasesWhenUnhealthy
         self.checks = checks
         self.agreement = agreement

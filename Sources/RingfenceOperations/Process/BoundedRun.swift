@@ -6,7 +6,7 @@
 // on to it (`pg_ctl start` without -l), and would otherwise last as long as the daemon. What such a daemon writes later
 // is read and thrown away as long as this process lives, lest a full pipe stop it. A moment before the limit the
 // process group gets SIGTERM, at the limit SIGKILL; a process that has left the group (setsid) is a daemon on purpose,
-// and lives on. The limit runs on an event loop's clock: the pool of tasks may be blocked just when a fence must be cut
+// and lives on. The limit runs on an event loop's clock: the pool of tasks may be blocked just when a hook must be cut
 // short.
 import NIOCore
 import NIOPosix
