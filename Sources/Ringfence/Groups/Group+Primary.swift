@@ -7,74 +7,7 @@
 // A switchover is the same cancellation, a little earlier: the role is still held while the body ends, and only when it
 // has ended the next one is elected. So there is no moment with two, and the gap is what the body takes to stop.
 
-import Hiredis
-import NIOCore
 import RingfenceCore
-import Synchronization
-
-/// One run of a body as primary, for the code that must end it.
-final class PrimaryTerm: Sendable {
-    private struct State {
-        var cancel: (@Sendable () -> Void)?
-        var isCancelled = false
-        var isOver = false
-        var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
-        var lastWaiter = 0
-    }
-
-    /// The term whose body the present task runs: that cannot wait for its own end.
-    @TaskLocal static var current: PrimaryTerm?
-
-    let epoch: Int64
-    private let state = Mutex(State())
-
-    init(epoch: Int64) { self.epoch = epoch }
-
-    func onCancel(_ cancel: @escaping @Sendable () -> Void) {
-        let isLate = state.withLock { state in
-            state.cancel = cancel
-            return state.isCancelled
-        }
-        if isLate { cancel() }
-    }
-
-    func cancel() {
-        let cancel = state.withLock { state in
-            state.isCancelled = true
-            return state.cancel
-        }
-        cancel?()
-    }
-
-    /// The body has ended, and Redis is being told.
-    func over() {
-        let waiters = state.withLock { state in
-            state.isOver = true
-            defer { state.waiters = [:] }
-            return state.waiters.values
-        }
-        for waiter in waiters { waiter.resume() }
-    }
-
-    /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may
-    /// be the one that shuts the client down, and the body is still at work.
-    func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
-        cancel()
-        if PrimaryTerm.current === self { return }
-        await withCheckedContinuation { continuation in
-            let number = state.withLock { state -> Int? in
-                guard !state.isOver else { return nil }
-                state.lastWaiter += 1
-                state.waiters[state.lastWaiter] = continuation
-                return state.lastWaiter
-            }
-            guard let number else { return continuation.resume() }
-            eventLoop.scheduleTask(in: .nanoseconds(max(0, deadline - Moment.now))) { [weak self] in
-                self?.state.withLock { $0.waiters.removeValue(forKey: number) }?.resume()
-            }
-        }
-    }
-}
 
 extension Group {
     /// Joins the group, waits until this process is elected primary, and runs `body` as long as it is. Then it leaves.

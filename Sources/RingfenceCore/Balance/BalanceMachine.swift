@@ -98,7 +98,7 @@ package struct BalanceMachine: Sendable {
     package private(set) var plan: PickPlan
     package private(set) var breaker: BreakerMachine
     package private(set) var isPanicking = false
-    private var outliers: EjectionMachine
+    private var ejections: EjectionMachine
     private let slowStart: SlowStart
     private var lives: [Life] = []
     private var placeOf: [Int: Int] = [:]
@@ -113,7 +113,7 @@ package struct BalanceMachine: Sendable {
         self.settings = settings
         plan = PickPlan(rule: rule)
         breaker = BreakerMachine(settings)
-        outliers = EjectionMachine(settings)
+        ejections = EjectionMachine(settings)
         slowStart = SlowStart(length: settings.slowStart)
     }
 
@@ -145,7 +145,7 @@ package struct BalanceMachine: Sendable {
         lives = next
         placeOf = Dictionary(uniqueKeysWithValues: lives.enumerated().map { ($1.number, $0) })
         if isOther { plan.membership += 1 }
-        outliers.set(
+        ejections.set(
             rule == .primaryOnly
                 ? [] : lives.filter(\.hasWeight).map { .init(number: $0.number, serves: $0.serves) })
         assumeCosts(now: now)
@@ -178,10 +178,10 @@ package struct BalanceMachine: Sendable {
             assumeCosts(now: now)
         }
         guard outcome != .cancelled else { return output }
-        let wasIdle = outliers.isIdle
-        let ejection = outliers.finished(
+        let wasIdle = ejections.isIdle
+        let ejection = ejections.finished(
             call.number, isFailure: outcome == .failure, beganAt: call.beganAt, now: now, dice: &dice)
-        output.wakes = wasIdle && !outliers.isIdle
+        output.wakes = wasIdle && !ejections.isIdle
         guard let ejection else { return output }
         tell(.ejected(ejection), lives[place].record.id, now: now, &output)
         output.add(judge(now: now))
@@ -193,7 +193,7 @@ package struct BalanceMachine: Sendable {
     package mutating func tick(now: Nanos, dice: inout Dice) -> Output {
         var output = Output()
         _ = breaker.tick(now: now)
-        let (returned, ejected) = outliers.tick(now: now, dice: &dice)
+        let (returned, ejected) = ejections.tick(now: now, dice: &dice)
         for number in returned {
             guard let place = placeOf[number] else { continue }
             // What it cost once has decayed meanwhile, and is not what it will cost.
@@ -214,7 +214,7 @@ package struct BalanceMachine: Sendable {
 
     /// When to be woken.
     package func wakeAt(now: Nanos) -> Nanos {
-        lives.reduce(min(outliers.wakeAt, breaker.wakeAt)) { at, life in
+        lives.reduce(min(ejections.wakeAt, breaker.wakeAt)) { at, life in
             life.rampingSince.map { min(at, slowStart.wakeAt(since: $0, now: now)) } ?? at
         }
     }
@@ -226,7 +226,7 @@ package struct BalanceMachine: Sendable {
         var output = Output(isNew: true)
         for place in lives.indices {
             let wasOpen = lives[place].isOpen
-            let isOpen = lives[place].serves && outliers.ejectedUntil(lives[place].number) == nil
+            let isOpen = lives[place].serves && ejections.ejectedUntil(lives[place].number) == nil
             lives[place].isOpen = isOpen
             if isOpen, !wasOpen, areNew, slowStart.length > 0 { lives[place].rampingSince = now }
             if let since = lives[place].rampingSince, !isOpen || slowStart.isOver(since: since, now: now) {
@@ -265,7 +265,7 @@ package struct BalanceMachine: Sendable {
     private func pickable() -> [Bool] {
         if rule == .primaryOnly { return lives.map { role.isReady($0.record) } }
         let open = lives.map { life in
-            isPanicking ? life.hasWeight && outliers.ejectedUntil(life.number) == nil : life.isOpen
+            isPanicking ? life.hasWeight && ejections.ejectedUntil(life.number) == nil : life.isOpen
         }
         if open.contains(true) { return open }
         // Those that are ejected are all there are.
@@ -347,7 +347,7 @@ package struct BalanceMachine: Sendable {
             Member(
                 record: life.record, outstanding: life.load.outstanding,
                 cost: life.load.cost(now: now, decay: settings.costDecay),
-                ejectedUntil: outliers.ejectedUntil(life.number),
+                ejectedUntil: ejections.ejectedUntil(life.number),
                 ramp: slowStart.ramp(since: life.rampingSince, now: now), canBePicked: seat.share > 0)
         }
     }
