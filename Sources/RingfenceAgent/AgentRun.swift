@@ -53,8 +53,8 @@ extension AgentConfiguration {
     /// What a file says, for `--check`.
     package var summary: String {
         var lines = [
-            "in order: \(member) of \(group), lease \(lease.shortText), role over \(suspendBudget.shortText) before its "
-                + "end"
+            "in order: \(member) of \(group), lease \(lease.shortText), role over \(suspendBudget.shortText) before "
+                + "its end"
         ]
         if !isCandidate { lines.append("it does not stand for primary") }
         if checks.isEmpty { lines.append("no checks: whatever state the resource is in, it may be elected") }
