@@ -14,6 +14,7 @@
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
 // what only the service needs is named only where Ringfence is the package at hand and not somebody's dependency.
+import Foundation
 import PackageDescription
 
 let strict: [SwiftSetting] = [
@@ -24,8 +25,14 @@ let strict: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
-// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
-let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
+// A dependency is read from its repository, at the root of nothing, or from where SwiftPM put it for its user: in the
+// folder `checkouts`, beside the file in which it notes what it put there. A folder of that name alone means nothing.
+let isDependency: Bool = {
+    let checkouts = URL(fileURLWithPath: Context.packageDirectory).deletingLastPathComponent()
+    let state = checkouts.deletingLastPathComponent().appendingPathComponent("workspace-state.json")
+    return Context.packageDirectory == "/"
+        || checkouts.lastPathComponent == "checkouts" && FileManager.default.fileExists(atPath: state.path)
+}()
 
 // The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in
 // the same time with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not
@@ -261,34 +268,6 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             exclude: ["ClockShim/clockshim.c"],
             swiftSettings: strict + thorough
         ),
-        // A lock holder that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestHolder",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestHolder",
-            swiftSettings: strict
-        ),
-        // A subscriber of the event log, to be killed.
-        .executableTarget(
-            name: "TestSubscriber",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestSubscriber",
-            swiftSettings: strict
-        ),
-        // A member of a group that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestMember",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestMember",
-            swiftSettings: strict
-        ),
-        // A process that wants to be primary, and writes down when it was.
-        .executableTarget(
-            name: "TestPrimary",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestPrimary",
-            swiftSettings: strict
-        ),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
         .executableTarget(
             name: "StoppedHolder",
@@ -390,6 +369,16 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict
         ),
     ]
+    // To be killed and frozen: a lock holder and a member of a group that do what they are told, a subscriber of the
+    // event log, and a process that wants to be primary and writes down when it was.
+    package.targets += ["TestHolder", "TestSubscriber", "TestMember", "TestPrimary"].map { name in
+        .executableTarget(
+            name: name,
+            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/\(name)",
+            swiftSettings: strict
+        )
+    }
 }
 
 // What is built for the thread sanitizer (.ci/run): to instrument all would take longer than most tests.
