@@ -14,6 +14,7 @@
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
 // what only the service needs is named only where Ringfence is the package at hand and not somebody's dependency.
+import Foundation
 import PackageDescription
 
 let strict: [SwiftSetting] = [
@@ -24,8 +25,14 @@ let strict: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
-// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
-let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
+// A dependency is read from its repository, at the root of nothing, or from where SwiftPM put it for its user: in the
+// folder `checkouts`, beside the file in which it notes what it put there. A folder of that name alone means nothing.
+let isDependency: Bool = {
+    let checkouts = URL(fileURLWithPath: Context.packageDirectory).deletingLastPathComponent()
+    let state = checkouts.deletingLastPathComponent().appendingPathComponent("workspace-state.json")
+    return Context.packageDirectory == "/"
+        || checkouts.lastPathComponent == "checkouts" && FileManager.default.fileExists(atPath: state.path)
+}()
 
 // The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in
 // the same time with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not

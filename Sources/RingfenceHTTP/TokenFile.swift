@@ -123,7 +123,11 @@ package final class TokenFile: Sendable {
 
     private func warn() {
         if state.withLock({ $0.tokens.isWorldReadable }) {
-            logger.warning("everyone on this host can read the token file: chmod 640 it")
+            logger.warning(
+                """
+                every user of this host can read the token file: give it to the user of the service, \
+                chown \(geteuid()), and chmod 400 it
+                """)
         }
     }
 }
