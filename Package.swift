@@ -14,6 +14,7 @@
 // Who links the library pays for SwiftNIO, NIOSSL, swift-log, swift-metrics and ServiceLifecycle only: Hummingbird and
 // ArgumentParser belong to the service and the executable. SwiftPM resolves all that a manifest names, used or not, so
 // what only the service needs is named only where Ringfence is the package at hand and not somebody's dependency.
+import Foundation
 import PackageDescription
 
 let strict: [SwiftSetting] = [
@@ -24,13 +25,29 @@ let strict: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
-// A dependency is read from its repository, at the root of nothing, or from a checkout of its user's.
-let isDependency = Context.packageDirectory == "/" || Context.packageDirectory.contains("/checkouts/")
+// A dependency is read from its repository, at the root of nothing, or from where SwiftPM put it for its user: in the
+// folder `checkouts`, beside the file in which it notes what it put there. A folder of that name alone means nothing.
+let isDependency: Bool = {
+    let checkouts = URL(fileURLWithPath: Context.packageDirectory).deletingLastPathComponent()
+    let state = checkouts.deletingLastPathComponent().appendingPathComponent("workspace-state.json")
+    return Context.packageDirectory == "/"
+        || checkouts.lastPathComponent == "checkouts" && FileManager.default.fileExists(atPath: state.path)
+}()
 
 // The simulations play hours of a group's life, and the explorations visit thousands of states: five times as many in
 // the same time with the optimizer. Overflows and broken preconditions trap all the same. A dependency by URL may not
 // have such flags.
 let thorough: [SwiftSetting] = isDependency ? [] : [.unsafeFlags(["-O"], .when(configuration: .debug))]
+
+/// A process for tests to start and to end.
+func testProgram(_ name: String) -> Target {
+    .executableTarget(
+        name: name,
+        dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
+        path: "Tests/\(name)",
+        swiftSettings: strict
+    )
+}
 
 let package = Package(
     name: "ringfence",
@@ -262,40 +279,15 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             swiftSettings: strict + thorough
         ),
         // A lock holder that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestHolder",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestHolder",
-            swiftSettings: strict
-        ),
+        testProgram("TestHolder"),
         // A subscriber of the event log, to be killed.
-        .executableTarget(
-            name: "TestSubscriber",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestSubscriber",
-            swiftSettings: strict
-        ),
+        testProgram("TestSubscriber"),
         // A member of a group that does what it is told, to be killed and frozen.
-        .executableTarget(
-            name: "TestMember",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestMember",
-            swiftSettings: strict
-        ),
+        testProgram("TestMember"),
         // A process that wants to be primary, and writes down when it was.
-        .executableTarget(
-            name: "TestPrimary",
-            dependencies: ["RingfencePlatform", "Ringfence", .product(name: "Logging", package: "swift-log")],
-            path: "Tests/TestPrimary",
-            swiftSettings: strict
-        ),
+        testProgram("TestPrimary"),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
-        .executableTarget(
-            name: "StoppedHolder",
-            dependencies: ["Ringfence"],
-            path: "Tests/StoppedHolder",
-            swiftSettings: strict
-        ),
+        testProgram("StoppedHolder"),
         // Counts what a ring and a balancer allocate.
         .target(name: "MallocCounter", path: "Tests/MallocCounter"),
         .executableTarget(

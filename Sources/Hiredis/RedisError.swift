@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What can go wrong, and what is then known of the command.
+// The errors of a command, and what is then known of its effect.
 //
 // A payment must know one thing of a failed call: did it happen? So every error carries an `effect`. It is `none` only
 // where that is certain: the bytes were never handed to the kernel, or the server refused the command before running

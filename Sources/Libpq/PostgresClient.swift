@@ -3,10 +3,10 @@
 // One kept session with PostgreSQL, over libpq: the protocol, SCRAM, TLS, the password file and the settings a DBA
 // knows are its own.
 //
-// A thread of its own, which lives as long as the session, because not all of libpq can be had without waiting: names
-// are resolved and certificates read by calls that wait, for how long nobody can say. Who asks waits on an event loop
-// instead, and no longer than it wants to. A question that is not answered in time stays with the server, which may
-// have stopped for a moment; those behind it wait.
+// The session has a thread of its own, for its whole life, because parts of libpq block: names are resolved and
+// certificates read by calls that wait, for how long nobody can say. The caller waits on an event loop instead, and no
+// longer than it wants to. A question that is not answered in time stays with the server, which may have stopped for a
+// moment; those behind it wait.
 //
 // The thread's function owns the connection (PostgresConnection), so ending it is closing that. A session that is
 // dropped ends too: the thread knows the desk only.

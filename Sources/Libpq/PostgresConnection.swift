@@ -6,7 +6,8 @@
 import CLibpq
 import RingfencePlatform
 
-/// Where a PostgreSQL is, and as whom to connect. What is not said here libpq takes from the environment and its files.
+/// The address of a PostgreSQL, and the user to connect as. libpq takes what is not given here from the environment and
+/// its files.
 package struct PostgresTarget: Sendable, Hashable {
     /// A host, or the absolute path of the directory of the socket.
     package var host: String
@@ -34,7 +35,7 @@ package struct PostgresTarget: Sendable, Hashable {
     }
 }
 
-/// An open connection. Whoever drops it closes it.
+/// An open connection. Dropping it closes it.
 struct PostgresConnection: ~Copyable {
     private let libpq: rf_libpq
     // SAFETY: libpq's, made in `open`, used by this value only and freed in `deinit`; a PGconn may be used by one

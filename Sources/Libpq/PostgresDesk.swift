@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where those who ask and the thread that has the connection meet: the questions, who waits for which answer, and a
-// pair of sockets that wakes the thread from whatever it waits for.
+// The desk between the callers and the thread that has the connection: the questions, which caller waits for which
+// answer, and a pair of sockets that wakes the thread from whatever it waits for.
 import NIOCore
 import RingfencePlatform
 import Synchronization

@@ -13,15 +13,19 @@ public struct Durability: Sendable, Hashable {
     /// The primary has it. A failover that loses the newest writes may lose it.
     public static let primary = Durability(confirmation: nil)
 
-    /// At least `replicas` replicas acknowledged it within that time, 1 ms to 5 s (of a lock: and a third of its ttl);
-    /// else the call throws. The acknowledgement is asked for in the same write (`WAIT`), on a connection of its own,
-    /// and counted.
+    /// At least `replicas` replicas acknowledged it in time; else the call throws. The acknowledgement is asked for in
+    /// the same write (`WAIT`), on a connection of its own, and counted.
     ///
-    /// A lock that is not confirmed is given back (`lock.notConfirmed`). A value of a `PrimaryCache` that is not
-    /// confirmed stands at the primary all the same (`cache.notConfirmed`).
+    /// A lock that is not confirmed is given back in the background (`lock.notConfirmed`). Only its grant is confirmed,
+    /// not its renewals. A value of a `PrimaryCache` that is not confirmed stands at the primary all the same
+    /// (`cache.notConfirmed`).
     ///
     /// It makes losing a write in a failover rarer, not impossible: Redis may promote a replica that did not
-    /// acknowledge. See <https://redis.io/docs/latest/commands/wait/>.
+    /// acknowledge. See <https://redis.io/docs/latest/commands/wait/>. The call that uses it checks both arguments.
+    ///
+    /// - Parameters:
+    ///   - replicas: 1 to 1000.
+    ///   - within: 1 ms to 5 s, in whole milliseconds, rounded down; of a lock at most a third of its ttl.
     public static func confirmed(replicas: Int, within: Duration) -> Durability {
         Durability(
             confirmation: Confirmation(

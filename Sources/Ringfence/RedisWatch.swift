@@ -188,7 +188,11 @@ final class RedisWatch: Sendable {
             saw(reply.text.map { ServerState(info: $0) })
         } catch  where error.code == .server {
             // It may not be asked.
-        } catch { return RingfenceError(error, "asking Redis for its state") }
+        } catch {
+            var failure = RingfenceError(error, "asking Redis for its state")
+            failure.effect = .none  // it only reads
+            return failure
+        }
         // A replica would end the connection for being written to.
         if let refusal = refusal([.sentinel, .replica, .evicts]) { return refusal }
         do {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Whether the user that Redis knows us as may do what Ringfence does, asked before it is needed. A missing right on the
-// channels is the one that hurts unseen: locks work, but whoever waits is told late. Redis 7 gives new users no
+// channels is the one that hurts unseen: locks work, but waiters are told late. Redis 7 gives new users no
 // channel.
 
 package import Hiredis

@@ -21,11 +21,14 @@ import Synchronization
 /// ```
 ///
 /// It connects at the first use and again whenever the connection breaks. It is a `Service`: add it to a
-/// `ServiceGroup`, and a graceful shutdown releases what it holds; or call ``shutdown()``.
+/// `ServiceGroup`, and a graceful shutdown releases what it holds; or call ``shutdown()``. Keep it as long as its
+/// leases: when its last reference goes without a shutdown, nothing is renewed any more, and each lease ends at its
+/// deadline.
 public final class RingfenceClient: Service, Sendable {
     let configuration: RingfenceConfiguration
     let keys: Keyspace
-    /// Runs tasks on the client's own event loop: about half the processor time for tasks that do little but lock.
+    /// An executor that runs tasks on the client's own event loop: about half the processor time for tasks that do
+    /// little but lock.
     ///
     /// ```swift
     /// try await withTaskExecutorPreference(ringfence.taskExecutor) {
@@ -52,10 +55,13 @@ public final class RingfenceClient: Service, Sendable {
     private let ticker: Ticker
     private let emptyGroups: EmptyGroups?
     private let isShutDown = Atomic<Bool>(false)
+    private let end = EndSignal()
 
-    /// A client as configured. Nothing is sent yet. Metrics are made from the metrics factory in force now.
+    /// A client as configured. Nothing is sent before its first use, unless ``NamespaceLimits/emptyGroups`` is set.
+    /// Metrics are made from the metrics factory in force now.
     ///
-    /// - Throws: ``RingfenceError`` with code `argument.invalid`, naming the field and the limit.
+    /// - Throws: ``RingfenceError`` with code `argument.invalid` and effect `none`, naming the field and the limit. The
+    ///   files of TLS and the password are not read here, but at each attempt to connect.
     public init(_ configuration: RingfenceConfiguration, logger: Logger = .current) throws {
         let redis = try Self.checked(configuration)
         var logger = logger
@@ -148,8 +154,9 @@ public final class RingfenceClient: Service, Sendable {
         keeper.onLoss { _ in }
     }
 
-    /// Stays until graceful shutdown or cancellation of the task, then releases what the client holds and closes it.
-    /// The client works before `run()` is called and without it; returning means that it is shut down.
+    /// Waits for a graceful shutdown or the cancellation of the task, calls ``shutdown()`` and returns. It throws
+    /// nothing. The client works before `run()` is called and without it. A call of ``shutdown()`` elsewhere does not
+    /// end it.
     public func run() async throws {
         let (stream, continuation) = AsyncStream<Void>.makeStream()
         await withTaskCancellationOrGracefulShutdownHandler {
@@ -162,11 +169,15 @@ public final class RingfenceClient: Service, Sendable {
 
     /// Ends every wait with `client.shutDown`, leaves the groups it joined, tells holders that their leases are lost
     /// (which cancels the bodies of `withLock`), releases those leases, and closes the connections. A body has one
-    /// command timeout to end before its lock goes to the next, and Redis another one to answer. Further calls do
-    /// nothing.
+    /// command timeout to end before its lock goes to the next, and Redis another one to answer. Cancellation of the
+    /// calling task does not cut it short.
+    ///
+    /// A ``LockGrant`` is not released: its holder is outside this process. A further call does nothing, and
+    /// returns when the first has ended.
     public func shutdown() async {
         guard isShutDown.compareExchange(expected: false, desired: true, ordering: .acquiringAndReleasing).exchanged
-        else { return }
+        else { return await end.reached() }
+        defer { end.reach() }
         table.shutDown()
         emptyGroups?.stop()
         async let left: Void = hub.shutDown()
@@ -190,11 +201,13 @@ public final class RingfenceClient: Service, Sendable {
     /// Starts to hear the inbox, before the first wait and with the first lease.
     func startInbox() { inbox.start() }
 
-    /// Asks whether locks can be had here now: whether Redis answers, is no replica, evicts nothing, and takes from
-    /// this user the commands that locks need. Tried at most once a second, however often it is asked.
+    /// Asks whether locks can be had here now: whether Redis answers, is neither a replica nor a Sentinel, evicts
+    /// nothing, and takes from this user the commands that locks need. These are tried on a key of their own, which is
+    /// removed again. Each call sends a `PING`; the rest is asked about once a second, however often this is called.
     ///
-    /// - Returns: the time one answer took.
-    /// - Throws: ``RingfenceError``, whose message says what is wrong; nothing is changed by asking.
+    /// - Returns: the time the `PING` took, connecting included.
+    /// - Throws: ``RingfenceError``, whose message says what is wrong: `coordinator.refused`, `coordinator.unavailable`
+    ///   and others. Nothing is changed by asking, whatever its effect.
     public func readiness() async throws -> Duration {
         let time = try await ping()
         try await watch.check()
@@ -203,8 +216,9 @@ public final class RingfenceClient: Service, Sendable {
 
     /// Asks Redis whether it is there, and nothing more: see ``readiness()``.
     ///
-    /// - Returns: the time the answer took.
-    /// - Throws: ``RingfenceError`` with code `coordinator.unavailable`, effect `none`: nothing is changed by asking.
+    /// - Returns: the time the answer took, connecting included.
+    /// - Throws: ``RingfenceError`` with effect `none`, since nothing is changed by asking: `coordinator.unavailable`;
+    ///   `coordinator.refused` if Redis refuses this user; `coordinator.overloaded`; `cancelled`; `client.shutDown`.
     public func ping() async throws -> Duration {
         let start = ContinuousClock.now
         do {

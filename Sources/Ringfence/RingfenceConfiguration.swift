@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfencePlatform
 
-/// Where Redis is and how a ``RingfenceClient`` behaves. Every field has a working default but the address.
+/// Where Redis is and how a ``RingfenceClient`` behaves. Every field has a default. The fields are checked when a
+/// client is made: ``RingfenceClient/init(_:logger:)``.
 public struct RingfenceConfiguration: Sendable {
-    /// TLS material for `rediss://`; the server's certificate and name are always verified.
+    /// TLS material for `rediss://`; the server's certificate and name are always verified. The files are read at each
+    /// attempt to connect, so new ones need no restart. While one cannot be used, calls fail with `argument.invalid`.
     public struct TLS: Sendable, Hashable {
-        /// A PEM file with the authorities to trust instead of the system's.
+        /// A PEM file with the authorities to trust instead of the system's; nil: the system's.
         public var authorityFile: String?
-        /// A PEM file with this client's certificate chain, where the server asks for one.
+        /// A PEM file with this client's certificate chain, where the server asks for one; it needs `privateKeyFile`.
         public var certificateFile: String?
         /// A PEM file with the private key of `certificateFile`.
         public var privateKeyFile: String?
@@ -27,28 +29,38 @@ public struct RingfenceConfiguration: Sendable {
         }
     }
 
-    /// `redis://[user:password@]host[:6379][/database]`, `rediss://…` for TLS, or `unix:///path/to.sock[?db=0]`.
+    /// The address of Redis: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `unix://[user:password@]/path/to.sock[?db=database]`. Default `redis://127.0.0.1:6379`.
+    ///
+    /// The port is 6379 and the database, 0 to 16383, is 0 unless given. An IPv6 address stands in brackets. User,
+    /// password and path may be percent-encoded. Without a user it is `:password@`; `user@` alone goes with
+    /// ``passwordFile``.
     public var url: String
-    /// TLS material; used with `rediss://` only.
+    /// The TLS material; used with `rediss://` only.
     public var tls: TLS
-    /// A file that holds the password and nothing else, instead of a password in the URL. It is read at each attempt to
-    /// connect, so a new password needs no restart.
+    /// A file that holds the password and nothing else, up to 4096 bytes, instead of a password in the URL; nil: none.
+    /// One line end behind it is ignored. It is read at each attempt to connect, so a new password needs no restart.
+    /// While it cannot be read, calls fail with `argument.invalid`. To give both passwords is refused.
     public var passwordFile: String?
-    /// All keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    /// The namespace: all keys live under `ringfence:{namespace}:`. 1 to 64 of `A-Z a-z 0-9 . _ -`; default `default`.
     public var namespace: String
-    /// Who holds, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes, no control or format
-    /// characters.
+    /// The name of the holder, for people: shown by `inspect`, in the audit and in plain `GET`. 1 to 128 bytes of UTF-8
+    /// without control or format characters; default `host/process-id`.
     public var owner: String
-    /// How long one command may take, connecting included, before it fails with effect `none` or `unknown`.
+    /// How long one command may take, connecting included, before it fails with effect `none` or `unknown`. 1 ms to one
+    /// hour; default 2 s. An acquire that waits is bounded by its `wait` instead, and repeats commands until then.
     public var commandTimeout: Duration
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take, with TLS and the first commands. 1 ms to one hour; default 1 s.
     public var connectTimeout: Duration
-    /// How many commands may wait for Redis at once before further ones are refused.
+    /// How many commands may wait for Redis at once on one connection before further ones are refused with
+    /// `coordinator.overloaded`. 1 to 10,000,000; default 65,536. Commands of more than 64 MiB together are refused
+    /// too.
     public var maximumCommandsInFlight: Int
-    /// How many of the newest grants and releases the audit stream keeps (about); 0 turns the audit off.
+    /// About how many of the newest entries the audit keeps: ``AuditRecord``. 0 to 100,000,000; 0 turns it off; default
+    /// 10,000. All clients of a namespace should agree.
     public var auditLength: Int
-    /// How many of the newest events the event log keeps (about), 100 to 10,000,000. All clients of a namespace should
-    /// agree.
+    /// About how many of the newest events the event log keeps. 100 to 10,000,000; default 10,000. All clients of a
+    /// namespace should agree.
     public var eventLength: Int
     /// How long Redis keeps the last fence of a lock behind its last grant, 1 minute to 365 days; 24 hours by default.
     /// It costs some 165 bytes for each name, as long.
@@ -69,7 +81,7 @@ public struct RingfenceConfiguration: Sendable {
     /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
     package var groupScript: String?
 
-    /// A configuration for the Redis at `url`. `owner` defaults to `host/process-id`.
+    /// A configuration for the Redis at `url`. Nothing is checked yet. `owner`: nil for `host/process-id`.
     public init(
         url: String = "redis://127.0.0.1:6379",
         tls: TLS = TLS(),
@@ -101,21 +113,26 @@ public struct RingfenceConfiguration: Sendable {
     }
 }
 
-/// How much a namespace may hold: what would make it larger is refused with `limit.reached`, naming the limit.
+/// The limits of what a namespace may hold. What would exceed one is refused with `limit.reached`, naming the limit.
+/// The client that adds something applies its own limits.
 public struct NamespaceLimits: Sendable, Hashable {
-    /// Members of one group, 1 to 20,000: the size up to which locks beside it were measured.
+    /// The number of members of one group, 1 to 20,000: the size up to which locks beside it were measured. Default
+    /// 20,000.
     public var members: Int
-    /// Groups, 1 to 1,000,000.
+    /// The number of groups, 1 to 1,000,000. Default 10,000.
     public var groups: Int
-    /// Places in the line of one lock, 1 to 1,000,000. A process has one for all that wait in it for the same names,
-    /// and one for each that waits over HTTP. Whoever has a place keeps it.
+    /// The number of places in the line of one lock, 1 to 1,000,000. Default 10,000. A client has one place for all its
+    /// waiters for the same names with the same durability, and one for each wait of
+    /// ``RingfenceClient/acquireGrant(_:owner:ttl:wait:)`` (so for each over HTTP). A waiter that has a place keeps it.
     public var waiters: Int
-    /// How long nobody must have been in a group until it is removed by itself, 1 s to 365 days; nil: it stays. By
-    /// itself goes what ``Group/remove(actor:reason:)`` would remove, if nothing is to be kept: no
-    /// pause, hold, maintenance, forced breaker or order. A client with this setting looks each minute, and Redis'
-    /// clock decides.
+    /// How long a group must have been empty before it is removed automatically, 1 s to 365 days. Default nil: it
+    /// stays.
     ///
-    /// It is nil by default, for what goes are settings that somebody chose, `onCoordinatorLoss` among them.
+    /// It is removed as by ``Group/remove(actor:reason:)``, unless something is to be kept: a pause, a brake, a
+    /// maintenance, a forced breaker or an order. A client with this setting looks at all groups at least once a
+    /// minute. The time begins with the look that finds the group empty, by Redis' clock, and again after each join.
+    ///
+    /// It is off by default because what goes are settings that somebody chose, `onCoordinatorLoss` among them.
     public var emptyGroups: Duration?
     /// What may be set.
     package static let memberRange = 1...20_000
@@ -123,7 +140,8 @@ public struct NamespaceLimits: Sendable, Hashable {
     package static let waiterRange = 1...1_000_000
     package static let emptyGroupRange = Duration.seconds(1)...(.seconds(365 * 86_400))
 
-    /// The defaults are 20,000 members in a group, 10,000 groups, 10,000 places in a line, and that empty groups stay.
+    /// Limits. The defaults are 20,000 members in a group, 10,000 groups and 10,000 places in a line; empty groups
+    /// stay.
     public init(members: Int = 20_000, groups: Int = 10_000, waiters: Int = 10_000, emptyGroups: Duration? = nil) {
         self.members = members
         self.groups = groups

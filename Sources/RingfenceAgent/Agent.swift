@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence agent`: stands beside a database, cache or service, joins a group for it, looks at it, and calls its
-// hooks.
+// `ringfence agent`: runs beside a database, cache or service, joins a group for it, checks it, and calls its hooks.
 //
-// The order of a start: listen, look, join. So a load balancer is answered from the first moment, though with no, and
-// nobody is elected, or called by a balancer, before it is known whether its resource is well. Redis need not be there
-// yet: joining is tried until it is.
+// The order of a start: listen, check, join. So a load balancer is answered from the first moment, though with 503, and
+// a member is not elected, or called by a balancer, before it is known whether its resource is healthy. Redis need not
+// be there yet: joining is tried until it is.
 //
-// The end by SIGTERM: a role that is held is given up, the resource fenced first; then the member leaves. A crash does
-// none of that and touches nothing: the resource runs on, only the lease is not renewed any more, and the endpoints
-// that sent clients here are gone with the agent. What keeps two from writing then is in Agent.md of the documentation.
+// On SIGTERM the resource is suspended, a role that is held is given up, and the member leaves. A crash does none of
+// that and touches nothing: the resource runs on, only the lease is no longer renewed, and the endpoints that sent
+// clients here are gone with the agent. Agent.md says what keeps two from writing then.
 package import Logging
 import NIOCore
 package import Ringfence
@@ -23,7 +22,7 @@ import Synchronization
 package struct Agent: Service {
     private static let joinPause: Duration = .milliseconds(500)
     private static let stopLimit: Duration = .seconds(30)
-    /// What was done last is told, if Redis can be reached.
+    /// How long the last notes may take at the end, if Redis can be reached.
     private static let noteLimit: Duration = .seconds(1)
 
     let configuration: AgentConfiguration
@@ -132,7 +131,7 @@ package struct Agent: Service {
         await isOver.wait()
     }
 
-    /// Joins, however long Redis takes to come; nil when it is to stop before.
+    /// Joins, however long Redis takes to come up; nil when the agent is told to stop before.
     private func join(_ core: AgentCore, _ port: Int?, _ stopping: OneShot) async throws -> AgentCore.Seat? {
         var metadata = configuration.metadata
         if let address = configuration.promiseAddress(port: port) { metadata[AgentFailsafe.key] = address }
@@ -147,7 +146,7 @@ package struct Agent: Service {
                     health: Self.short(core.health), lease: configuration.lease, rejoins: true)
                 let candidacy =
                     configuration.isCandidate
-                    ? try await membership.campaign(margin: configuration.fenceBudget) : nil
+                    ? try await membership.campaign(margin: configuration.suspendBudget) : nil
                 let seat = AgentCore.Seat(group: group, membership: membership, candidacy: candidacy)
                 await core.take(seat)
                 return seat
@@ -164,7 +163,7 @@ package struct Agent: Service {
         return nil
     }
 
-    /// Hands on what changes in the group, as its events tell.
+    /// Hands on the group's changes, as its events tell them.
     private func follow(_ core: AgentCore) async {
         while !Task.isCancelled {
             do {
@@ -230,7 +229,8 @@ package struct Agent: Service {
                     try await membership.update(health: Self.short(text))
                     break
                 } catch let error as RingfenceError where error.code == .membershipExpired {
-                    // It joins again, with the health of before: who was ill then would never be elected.
+                    // It rejoins with the old health, so this is tried again: else a member that was unhealthy would
+                    // never be elected.
                     try? await Task.sleep(for: .milliseconds(100))
                 } catch {
                     // Redis is told with the next beat.
@@ -321,10 +321,10 @@ extension Agent {
     }
 }
 
-/// How much a member lacks, as Redis knows it: asked when somebody asks, and at most twice a second.
+/// How much a member lacks, as Redis knows it: looked up on demand, at most twice a second.
 actor LagLookUp {
     private static let fresh: Duration = .milliseconds(500)
-    /// What was known is told for so long while Redis does not answer.
+    /// How long the last value is told while Redis does not answer.
     private static let stale: Duration = .seconds(10)
 
     private let client: RingfenceClient

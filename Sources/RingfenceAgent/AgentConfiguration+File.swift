@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The file of `ringfence agent`: what stands in it, what is allowed, and what is wrong with it.
+// The configuration file of `ringfence agent`: its fields, their limits, and its errors.
 //
 // Every mistake is named with its place (`checks[1].interval`) and the limit, all at the start: an agent that ran on a
-// misread setting would be found out in the worst hour. Commands stand in this file alone, and it is refused when
+// misread setting would be found out in the worst hour. Commands can be set in this file alone, and it is refused when
 // somebody else could have written it (TrustedFile.swift).
 import Hiredis
 import Ringfence
@@ -70,12 +70,12 @@ extension AgentConfiguration {
         }
         lease = try fields.duration("lease", .milliseconds(200)...(.seconds(3_600))) ?? lease
         isCandidate = try fields.bool("candidate") ?? true
-        fenceBudget =
-            try fields.duration("fenceBudget", .milliseconds(1)...(.seconds(3_600)))
+        suspendBudget =
+            try fields.duration("suspendBudget", .milliseconds(1)...(.seconds(3_600)))
             ?? min(.seconds(1), lease / 3)
-        guard fenceBudget * 2 <= lease else {
+        guard suspendBudget * 2 <= lease else {
             throw fields.wrong(
-                "fenceBudget", "must be at most half of lease (\(lease.shortText)), not \(fenceBudget.shortText)")
+                "suspendBudget", "must be at most half of lease (\(lease.shortText)), not \(suspendBudget.shortText)")
         }
         listen = try fields.endpoint("listen", lowestPort: 0)
         advertise = try fields.endpoint("advertise")
@@ -105,7 +105,7 @@ extension AgentConfiguration {
         "redis", "redisPasswordFile", "redisCA", "redisCertificate", "redisKey", "redisServerName", "namespace",
         "group", "member",
         "address",
-        "zone", "priority", "weight", "metadata", "lease", "candidate", "fenceBudget", "listen", "advertise",
+        "zone", "priority", "weight", "metadata", "lease", "candidate", "suspendBudget", "listen", "advertise",
         "onUnhealthy",
         "agreement", "checks", "hooks",
     ]
@@ -119,7 +119,7 @@ extension AgentConfiguration {
             let kind = HookKind(rawValue: name)
             let standard: Duration =
                 switch kind {
-                case .onSuspend: fenceBudget
+                case .onSuspend: suspendBudget
                 case .onDemote: .seconds(300)
                 case .onHandover: .seconds(10)
                 default: .seconds(30)

@@ -80,7 +80,7 @@ package struct AgentConfiguration: Sendable {
     package var metadata: [String: String] = [:]
     package var lease: Duration = .seconds(3)
     package var isCandidate = true
-    package var fenceBudget: Duration = .seconds(1)
+    package var suspendBudget: Duration = .seconds(1)
     /// nil: no health endpoints.
     package var listen: Endpoint?
     /// Where other agents reach `listen`; nil: at its host, if that is one.
@@ -98,7 +98,7 @@ package struct AgentConfiguration: Sendable {
     package var policy: AgentPolicy {
         AgentPolicy(
             member: member, hooks: hooks.mapValues { Nanos(saturating: $0.timeout) },
-            fenceBudget: Nanos(saturating: fenceBudget), releasesWhenUnhealthy: releasesWhenUnhealthy,
+            suspendBudget: Nanos(saturating: suspendBudget), releasesWhenUnhealthy: releasesWhenUnhealthy,
             checks: checks.map { ($0.name, $0.policy) }, agreement: Nanos(saturating: agreement),
             vacancy: Nanos(saturating: lease))
     }

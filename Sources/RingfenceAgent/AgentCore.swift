@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around the agent's machine: everything that happens is handed to it, one at a time, and what it asks for is
-// done.
+// The shell around the agent's machine: it hands the machine everything that happens, one input at a time, and does
+// what that asks for.
 //
 // An actor, so that inputs come one after the other; nothing in it waits. Hooks, notes and the member's record are
-// written by tasks of their own, so that a slow Redis keeps no fence waiting.
+// written by tasks of their own, so that a slow Redis does not delay a suspension.
 import Logging
 import NIOCore
 import NIOPosix
@@ -14,7 +14,7 @@ import RingfenceCore
 import RingfenceOperations
 import Synchronization
 
-/// The agent's machine, and its hands.
+/// The shell of the agent's machine.
 actor AgentCore {
     /// What it has in the group.
     struct Seat: Sendable {
@@ -43,8 +43,8 @@ actor AgentCore {
     private var seat: Seat?
     /// The epoch of the role that is held.
     private var epoch: Epoch?
-    /// The newest epoch of which Redis has confirmed that this member is ready: a write that is taken earlier could be
-    /// one of a reign that nobody remembers.
+    /// The newest epoch in which Redis has confirmed that this member is ready: a write taken earlier could belong to a
+    /// reign that nobody remembers.
     private var confirmed: Int64 = 0
     private var running: BoundedRun?
     private var alarm: Scheduled<Void>?
@@ -93,7 +93,7 @@ actor AgentCore {
     func look() {
         guard let seat else { return }
         let snapshot = seat.group.snapshot
-        // Of a group that cannot be seen it is not known that nobody is primary.
+        // If the group cannot be seen, it is not known that there is no primary.
         guard !snapshot.isStale, let status = snapshot.primary else { return }
         let isMine = status.member == configuration.member
         if isMine, status.phase == .ready || status.phase == .handingOver { confirmed = max(confirmed, status.epoch) }
@@ -158,18 +158,18 @@ actor AgentCore {
 
     private func tick() { perform(machine.tick(now: Self.now)) }
 
-    /// Gives up whatever role is held, fences the resource, and returns when that is done.
+    /// Suspends the resource, gives up a role that is held, and returns when that is done.
     func stop() async {
         perform(machine.stop(now: Self.now))
         if isFinished { return }
         await withCheckedContinuation { finishers.append($0) }
     }
 
-    /// What the member's record says of the resource, to begin with.
+    /// The health in the member's record at the start.
     var health: String { machine.health }
-    /// How things are.
+    /// The current state.
     var status: AgentStatus { machine.status(now: Self.now) }
-    /// Promoted, Redis knows, and the role's own deadline has not passed.
+    /// Whether it is promoted, Redis has confirmed it, and the role's own deadline has not passed.
     var isServingPrimary: Bool {
         guard let epoch, epoch.isHeld, epoch.value == confirmed else { return false }
         return machine.status(now: Self.now).isServingPrimary

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a load balancer asks: is the primary here, is a standby here? The answer is the status code, 200 or 503; the
-// body is for people. The words are those that users of Patroni's endpoints know, `OPTIONS` and `HEAD` included. What
-// is answered is said where it is known, in Agent and AgentExec; who serves it, the command line decides.
+// The endpoints for load balancers: is the primary here, is a standby here? The answer is the status code, 200 or 503;
+// the body is for people. Names and methods are those of Patroni's endpoints, `OPTIONS` and `HEAD` included. Agent and
+// AgentExec define the answers; the command line provides the server.
 import Logging
 import RingfenceOperations
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `ringfence agent exec`: a service whose life is known without asking, because it is our child.
+// `ringfence agent exec`: a service that needs no check to tell whether it lives, because it is our child.
 //
-// Its death is seen by the kernel's word, at once, and gives the role up in one round trip: no lease has to run out.
-// There are two ways to use it. By itself the child runs always, on every machine, and the membership beside it says
-// which of them is primary (a pool of servers, one of which takes the writes). With `--while-primary` the child is the
-// primary's work: it is started when this member is elected, and is dead before another one can be.
+// The kernel reports its death at once, and the role is given up in one round trip: no lease has to run out. There are
+// two ways to use it. By itself the child runs always, on every machine, and the membership beside it says which of
+// them is primary (a pool of servers, one of which takes the writes). With `--while-primary` the child is the primary's
+// work: it is started when this member is elected, and is dead before another one can be.
 //
 // If this process dies, a child that runs always lives on: a supervisor's crash must not take the service down. A child
 // that runs while primary dies with it, for nobody would end it in time.
@@ -61,7 +61,7 @@ package struct AgentExec: Sendable {
         case failed(any Error)
     }
 
-    /// The way the lease leaves for ending the child.
+    /// The time the lease leaves for ending the child.
     private var margin: Duration { whilePrimary ? min(.seconds(1), lease / 3) : .zero }
 
     /// What the endpoints show.
@@ -165,7 +165,7 @@ package struct AgentExec: Sendable {
         }
     }
 
-    /// The child, the role, and what each means for the other. One input after the other.
+    /// The child and the role, and what each means for the other. Inputs come one after the other.
     private struct Supervisor {
         let exec: AgentExec
         let board: Board
@@ -180,7 +180,7 @@ package struct AgentExec: Sendable {
         /// We end the child: its death is no failure.
         var isEnding = false
         var killing: Scheduled<Void>?
-        /// Somebody told us to end, and so the child.
+        /// We were told to end, and so the child.
         var isToEnd = false
 
         init(exec: AgentExec, board: Board, onEnd: @Sendable @escaping (ChildProcess.Exit) -> Void) {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Agents by themselves, while Redis is away: the primary's asks the others for the promise that lets its role go on,
+// Agents without Redis, while it is away: the primary's agent asks the others for the promise that lets its role go on,
 // and each answers for itself. What may be promised, and what follows from it, is decided in the membership
-// (FailsafeMachine, RoleMachine); here are only the wires: `POST /promise` at the address that each agent has in its
+// (FailsafeMachine, RoleMachine); here is only the transport: `POST /promise` at the address that each agent has in its
 // member's metadata.
 //
-// A question names the primary's session and the session that it is for. Both are known only to who can read the group,
-// and nothing can be done by asking but to keep one member from a role for one lease, while it cannot reach Redis. So
-// the endpoint needs no password of its own. An answer counts only if it repeats in its own words what was asked: that
-// something else has the port of an agent that is gone, and says 200 to everything, is no promise. Who can change what
-// is on the wire can forge one: see Failover.md.
+// A question names the primary's session and the session that it is for. Both are known only to processes that can read
+// the group, and a question can do no more than keep one member from a role for one lease, while it cannot reach Redis.
+// So the endpoint needs no password of its own. An answer counts only if it repeats in its own words what was asked:
+// another program on the port of an agent that is gone, which says 200 to everything, makes no promise. An attacker who
+// can change the traffic can forge one: see Failover.md.
 import Logging
 import Ringfence
 import RingfenceAgentCore
@@ -20,7 +20,7 @@ import Synchronization
 /// Asks for promises and gives them, for one membership.
 final class AgentFailsafe: Sendable {
     static let path = "/promise"
-    /// Under which a member's metadata says where it is asked.
+    /// The metadata key of the address at which a member is asked.
     static let key = "ringfence.agent"
 
     private let logger: Logger
@@ -29,7 +29,7 @@ final class AgentFailsafe: Sendable {
 
     init(logger: Logger) { self.logger = logger }
 
-    /// Whether the role goes on by the word of others now.
+    /// Whether the role goes on by the promises of others now.
     var isInFailsafe: Bool { membership.withLock { $0 }?.isInFailsafe == true }
 
     // MARK: Asking
@@ -66,7 +66,7 @@ final class AgentFailsafe: Sendable {
         }
     }
 
-    /// The setting says failsafe, and nobody could.
+    /// The setting says failsafe, and no candidate can be asked.
     private func warn(of silent: [String], in group: String) {
         guard !silent.isEmpty, !hasWarned.exchange(true, ordering: .relaxed) else { return }
         logger.warning(

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a hook is given, and what is made of its end.
+// What a hook is given, and how its end is judged.
 //
 // It gets everything twice: as RINGFENCE_* in its environment, for shell scripts, and as one JSON object on standard
 // input. Of the agent's own environment it gets all but RINGFENCE_*: that is where the agent's Redis password may
 // stand.
 //
-// A promotion dies with the agent: who is not there to renew the lease must not make a primary. A suspension, a
+// A promotion dies with the agent: an agent that cannot renew the lease must not make a primary. A suspension, a
 // handover and a demotion go on: they make things safe.
 import RingfenceAgentCore
 import RingfenceCore
 import RingfenceOperations
 
-/// What all calls of one agent's hooks have in common.
+/// The context shared by all calls of one agent's hooks.
 struct HookContext: Sendable {
     var group: String
     var member: String
@@ -107,7 +107,7 @@ extension BoundedRun.Result {
         word("position", in: output).flatMap { Int64($0) }
     }
 
-    /// What stands behind `name=` in the last line that begins so.
+    /// The text after `name=` in the last line that begins so.
     static func word(_ name: String, in output: String) -> Substring? {
         output.split(whereSeparator: \.isNewline).last { $0.hasPrefix("\(name)=") }?
             .dropFirst(name.utf8.count + 1)

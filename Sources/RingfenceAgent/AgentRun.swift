@@ -9,7 +9,7 @@ package import RingfenceOperations
 import ServiceLifecycle
 
 package enum AgentRun {
-    /// Runs until SIGTERM, SIGINT or SIGQUIT, or until there is no going on.
+    /// Runs until SIGTERM, SIGINT or SIGQUIT, or until it cannot go on.
     /// - Throws: ``Settings/Failure``, `RingfenceError`.
     package static func run(
         _ configuration: AgentConfiguration, _ redis: RingfenceConfiguration, logger: Logger,
@@ -53,8 +53,8 @@ extension AgentConfiguration {
     /// What a file says, for `--check`.
     package var summary: String {
         var lines = [
-            "in order: \(member) of \(group), lease \(lease.shortText), role over \(fenceBudget.shortText) before its "
-                + "end"
+            "in order: \(member) of \(group), lease \(lease.shortText), role over \(suspendBudget.shortText) before "
+                + "its end"
         ]
         if !isCandidate { lines.append("it does not stand for primary") }
         if checks.isEmpty { lines.append("no checks: whatever state the resource is in, it may be elected") }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The fields of the agent's file, by type: each mistake says where it is and what may stand there.
+// The fields of the agent's file, by type: each error names its place and what is allowed there.
 import RingfenceCore
 import RingfenceOperations
 

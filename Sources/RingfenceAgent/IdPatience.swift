@@ -2,7 +2,7 @@
 package import Ringfence
 
 /// How long an agent waits for an id that another has. A machine that comes back at another address finds its own old
-/// lease, which ends; whoever still has the id after that lives, and the agent must not fight for it.
+/// lease, which ends; a member that still has the id after that lives, and the agent must not fight for it.
 package struct IdPatience {
     private static let longestPause: Duration = .seconds(8)
     private var pause: Duration = .milliseconds(250)

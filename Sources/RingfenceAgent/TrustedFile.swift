@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// May this file tell the agent what to run?
+// Whether a file may tell the agent what to run.
 //
-// An agent often runs as root or as the database's own account, so whoever can write its configuration or one of its
-// hooks owns that account. Looking at the file alone is not enough: who may write a directory on the way can put
+// An agent often runs as root or as the database's own account, so a user who can write its configuration or one of its
+// hooks owns that account. Looking at the file alone is not enough: a user who may write a directory on the way can put
 // another file in its place, and a symbolic link moves the question elsewhere. So the path is walked one component at a
 // time, links resolved by hand, and every directory, link and the file itself must belong to root or to the agent's
 // user and be writable by nobody else. A directory with the sticky bit (/tmp) may be writable by all: there nobody can
-// replace what is another's.
+// replace another user's file.
 import RingfencePlatform
 
 enum TrustedFile {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How the machine finds its next step: what should be, what runs, what follows from how a hook ended.
+// The machine's next step: what should be, what runs, and what follows from the end of a hook.
 import RingfenceCore
 
 extension AgentMachine {
@@ -33,7 +33,7 @@ extension AgentMachine {
         retryAt[.onSuspend] = nil
     }
 
-    /// Gives the role up: at once if nothing was done to the resource under it, else behind the fence.
+    /// Gives the role up: at once if nothing was done to the resource under it, else after onSuspend.
     mutating func release(_ epoch: Int64, _ reason: String, _ outputs: inout [AgentOutput], _ now: Nanos) {
         verifying = nil
         if case .writable = resource {
@@ -48,7 +48,7 @@ extension AgentMachine {
         releasing = nil
         gaveUp = epoch
         (prePassed, promoted, handover) = (0, 0, nil)
-        // First what it is worth now: the beat that gives the role up may elect.
+        // First the current health: the beat that gives the role up may cause an election.
         report(&outputs, now)
         outputs.append(.giveUp(epoch, reason: reason))
     }
@@ -58,7 +58,7 @@ extension AgentMachine {
         var outputs: [AgentOutput] = []
         for (kind, time) in retryAt where time <= now { retryAt[kind] = nil }
         if unfitUntil <= now { unfitUntil = .min }
-        // Bounded, because a hook that is not there ends at once: a way of five steps at most.
+        // Bounded, because a hook that is not configured ends at once: five steps at most.
         for _ in 0..<16 where step(now, &outputs) {}
         report(&outputs, now)
         return outputs
@@ -85,7 +85,7 @@ extension AgentMachine {
         return begin(wanted, now, &outputs)
     }
 
-    /// What follows from looking, without a hook.
+    /// Decides what follows from the checks, without a hook.
     mutating func judge(_ now: Nanos, _ outputs: inout [AgentOutput]) -> Bool {
         guard let epoch = held, releasing == nil else { return false }
         if isStopping {
@@ -103,7 +103,7 @@ extension AgentMachine {
                 if agrees(since: verifying.since) {
                     self.verifying = nil
                     isDownByUs = false
-                    // Else it were ill at once by what was seen while it was fenced.
+                    // Otherwise it would be unhealthy at once, by looks while it was suspended.
                     for check in checks.indices where checks[check].believe() {
                         outputs.append(.verdict(check: check, isPassing: true, why: ""))
                     }
@@ -129,7 +129,7 @@ extension AgentMachine {
         }
     }
 
-    /// A fence of an earlier role that fails, or a rebuild under way: somebody else should be elected.
+    /// Whether an earlier role's onSuspend fails, or a rebuild is under way: another member should be elected.
     var cannotBePromoted: Bool {
         if mustSuspend != nil, failures[.onSuspend, default: 0] > 1 { return true }
         return running?.kind == .onDemote && !isKilling && isNewestFailed
@@ -154,7 +154,7 @@ extension AgentMachine {
     /// The hook that should run now.
     func wanted(_ now: Nanos) -> HookCall? {
         if let reason = mustSuspend {
-            // A fence that fails is tried again and again, but a demotion may do it too.
+            // An onSuspend that fails is tried again and again, but a demotion may do its work too.
             let mayDemoteInstead = failures[.onSuspend] != nil && held == nil && policy.hooks[.onDemote] != nil
             if mayDemoteInstead, retryAt[.onSuspend] != nil, let call = following(now) { return call }
             guard retryAt[.onSuspend] == nil else { return nil }
@@ -183,7 +183,7 @@ extension AgentMachine {
     /// The demotion that should run now.
     func following(_ now: Nanos) -> HookCall? {
         guard let primary else {
-            // Nobody else would bring it up, and what is down may not be elected.
+            // Nothing else would start it, and an instance that is down cannot be elected.
             guard let vacantSince, vacantSince + policy.vacancy <= now, failsSince, !isDownByUs, mustSuspend == nil,
                 retryAt[.onDemote] == nil
             else { return nil }
@@ -195,7 +195,7 @@ extension AgentMachine {
             guard retryAt[.onDemote] == nil, !isFollowing || saysPrimary || failsSince else { return nil }
             return call(.onDemote, primary.epoch, primary.reason)
         }
-        // Another is elected, and this one believes it is primary still: no writes until there is somebody to follow.
+        // Another is elected, and this one still believes it is primary: no writes until there is a primary to follow.
         switch resource {
         case .untouched, .following:
             return saysPrimary && mustSuspend == nil ? call(.onSuspend, primary.epoch, "notPrimary") : nil
@@ -220,7 +220,7 @@ extension AgentMachine {
         if wanted?.kind == running.kind, wanted?.epoch == running.epoch { return false }
         switch running.kind {
         case .onSuspend: return false
-        // A fence that failed and is due again does not end what may do its work.
+        // An onSuspend that failed and is due again does not end a hook that may do its work.
         case .onDemote: return wanted?.kind == .prePromote || wanted?.kind == .onPromote
         case .prePromote, .onPromote, .onHandover: return true
         }
@@ -238,10 +238,10 @@ extension AgentMachine {
             promoted = 0
             if case .handingOver(_, let until) = role { call.limit = min(call.limit, max(1, until - now)) }
         case .onSuspend:
-            // Or what was down stays so: its promotion failed.
+            // Or the resource was down and stays so: its promotion failed.
             if !isReadyToHandOver { isDownByUs = isWell || isDownByUs }
-            // In the time between the role's end and the lease's.
-            if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.fenceBudget) }
+            // Within the time between the role's end and the lease's.
+            if releasing == nil, failures[.onSuspend] == nil { call.limit = min(call.limit, policy.suspendBudget) }
         case .onDemote: isDownByUs = false
         case .prePromote: break
         }
@@ -300,7 +300,7 @@ extension AgentMachine {
                 let isSuspension = mustSuspend != nil
                 mustSuspend = nil
                 if !isReadyToHandOver { (resource, resourceSince) = (.suspended, now) }
-                // Without a fence nothing has stopped, if anything was begun.
+                // Without onSuspend nothing has stopped, if a promotion was begun.
                 let isSo = policy.hooks[.onSuspend] != nil || policy.hooks[.onPromote] == nil
                 if isSuspension, isSo, role.held != suspendedEpoch { outputs.append(.stopped(suspendedEpoch)) }
             }
@@ -311,7 +311,7 @@ extension AgentMachine {
             case .some(let primary) where primary.isReady && primary.epoch == epoch: member = primary.member
             default: return
             }
-            // Should it say that it is primary still, or stay down: not in a tight loop.
+            // If it still says that it is primary, or stays down, it is not tried in a tight loop.
             if resource == .following(epoch, member) || failing != nil {
                 strikes += 1
                 retry(.onDemote, strikes, now)

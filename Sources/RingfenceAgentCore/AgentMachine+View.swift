@@ -9,7 +9,7 @@ extension AgentMachine {
     var isWell: Bool { checks.allSatisfy { $0.verdict == .passing } }
     var isNewestFailed: Bool { seen.contains { $0?.observation.failure != nil } }
 
-    /// A look since the last thing that was done to the resource says that it is primary.
+    /// Whether a look since the last hook that changed the resource says that it is primary.
     var saysPrimary: Bool {
         seen.contains { seen in
             guard let seen, seen.begun >= resourceSince else { return false }
@@ -17,7 +17,7 @@ extension AgentMachine {
         }
     }
 
-    /// A check fails, and has failed since the last thing that was done to the resource.
+    /// Whether a check fails, and has failed since the last hook that changed the resource.
     var failsSince: Bool {
         zip(checks, seen).contains { check, seen in
             guard check.verdict == .failing, let seen, seen.begun >= resourceSince else { return false }
@@ -25,7 +25,7 @@ extension AgentMachine {
         }
     }
 
-    /// Every check has looked since, and none objects to this being the primary.
+    /// Whether every check has looked since, and none objects to this being the primary.
     func agrees(since: Nanos) -> Bool {
         seen.allSatisfy { seen in
             guard let seen, seen.begun >= since else { return false }
@@ -68,11 +68,11 @@ extension AgentMachine {
         return unchecked
     }
 
-    /// Why nobody knows yet how the resource is; empty: it is known.
+    /// Why the health of the resource is not known yet; empty: it is known.
     private var unchecked: String { checks.contains { $0.verdict == .unknown } ? "not checked yet" : "" }
 
-    /// Why nobody should use the resource; empty: it is well. What the agent itself stopped is not ill: it may be
-    /// elected again. And what was not looked at is not well: it may not even run yet.
+    /// Why the resource should not be used; empty: it is healthy. A resource that the agent itself stopped is not
+    /// unhealthy: it may be elected again. One that was not looked at yet is not healthy: it may not even run yet.
     package var health: String { isDownByUs ? "" : failing ?? unchecked }
 
     mutating func report(_ outputs: inout [AgentOutput], _ now: Nanos) {
@@ -88,7 +88,7 @@ extension AgentMachine {
         }
     }
 
-    /// How things are.
+    /// The current state.
     package func status(now: Nanos) -> AgentStatus {
         var status = AgentStatus()
         status.role = role

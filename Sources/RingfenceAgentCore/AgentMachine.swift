@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The agent's mind: a role, checks and a group's primary come in; calls of hooks and words to the library come out.
+// The agent's decisions: a role, checks and a group's primary come in; calls of hooks and of the library come out.
 //
-// It is level-triggered. Nothing is remembered of the way by which things came to be as they are: after every input the
-// machine compares what the resource was last brought to (`resource`) with what the role asks for, and takes one step
-// towards it. So a missed message, a hook that was killed half way and an agent that was started in the middle of it
-// all end in the same place. Hooks must be idempotent, and that is all that is asked of them.
+// It is level-triggered. It keeps no history: after every input the machine compares the state the resource was last
+// brought to (`resource`) with what the role asks for, and takes one step towards that. So after a missed message, a
+// hook that was killed half way or a restart of the agent it ends in the same place. All that is asked of hooks is to
+// be idempotent.
 //
 //   role        the resource should be      way there
-//   elected     promoted, checks agree      [onSuspend if an earlier role was not fenced] prePromote, onPromote,
+//   elected     promoted, checks agree      [onSuspend unless suspended before] prePromote, onPromote,
 //                                           look; ready
 //   primary     promoted                    nothing; after an aborted switchover onPromote
 //               (too few standbys, and so   onSuspend; onPromote when there are enough again
 //               it must not write)
 //   handingOver ready to hand over          onHandover, final position; ready to hand over
-//   ended       fenced                      onSuspend, unless it had handed over; it comes before anything else
+//   ended       suspended                   onSuspend, unless it had handed over; it comes before anything else
 //   standby     following the primary       onDemote, whenever the ready primary changes, or the resource says it
 //                                           is primary, or is down by itself (for a while also if there is nobody
 //                                           to follow)
 //
-// Two rules carry the safety. From the begin of onPromote the resource counts as writable, whatever the hook says; and
-// a resource that was writable under a role that is over is fenced before anything else happens to it, above all before
-// another promotion and before a role is given up by will. What the machine may not do is wait for a fence that fails
-// to give the role up: the lease would end then anyway, only later.
+// Safety rests on two rules. From the start of onPromote the resource counts as writable, whatever the hook says; and a
+// resource that was writable under a role that is over is suspended before anything else happens to it, above all
+// before another promotion and before a role is given up voluntarily. But if onSuspend fails, the machine gives the
+// role up all the same: the lease would end anyway, only later.
 //
-// One hook runs at a time. A fence ends any other at once; a promotion or handover nobody wants any more is ended; a
-// demotion is left to end by itself (a rewind cut short may leave no usable data), except for a promotion of a resource
-// that is well.
+// One hook runs at a time. onSuspend ends any other at once; a promotion or handover that is no longer wanted is ended;
+// a demotion is allowed to finish (a rewind cut short may leave no usable data), unless a healthy resource is to be
+// promoted.
 package import RingfenceCore
 
 /// Decides for an agent. Pure: time is an argument.
 package struct AgentMachine: Sendable {
-    /// What the resource was last brought to.
+    /// The state that the resource was last brought to.
     enum ResourceState: Sendable, Hashable {
         /// As it was found.
         case untouched
@@ -63,20 +63,20 @@ package struct AgentMachine: Sendable {
 
     var role = AgentRole.standby
     var primary: AgentPrimary?
-    /// The last one known, also to a Redis that has lost its data since.
+    /// The last one known, even if Redis has lost its data since.
     var lastReign = AgentReign()
-    /// A switchover to this member is under way: its position is waited for.
+    /// Whether a switchover to this member is under way: the old primary waits for its position.
     var isTarget = false
-    /// Since when nobody is primary; nil: somebody is, or it is not known.
+    /// Since when there is no primary; nil: there is one, or it is not known.
     var vacantSince: Nanos?
 
     var resource = ResourceState.untouched
     var resourceSince: Nanos = .min
-    /// Why the resource must be fenced before anything else.
+    /// Why the resource must be suspended before anything else.
     var mustSuspend: String?
     /// Under which epoch it was writable.
     var suspendedEpoch: Int64 = 0
-    /// Why the role that is held is given up as soon as the fence has been tried.
+    /// Why the role that is held is given up as soon as onSuspend has been tried.
     var releasing: String?
     /// Epochs under which this was done; 0: none.
     var prePassed: Int64 = 0
@@ -96,7 +96,7 @@ package struct AgentMachine: Sendable {
     var retryAt: [HookKind: Nanos] = [:]
     /// Demotions that passed and have not helped yet.
     var strikes = 0
-    /// It was well when it was suspended or handed over, so that it does not answer is our own doing.
+    /// It was healthy when it was suspended or handed over: if it does not answer, that is our own doing.
     var isDownByUs = false
     /// After a failed or refused promotion: not elected again so soon.
     var unfitUntil: Nanos = .min
@@ -135,13 +135,13 @@ package struct AgentMachine: Sendable {
     /// The group's primary, whenever it may have changed.
     /// - Parameters:
     ///   - new: nil: there is none.
-    ///   - reign: who was ready last.
+    ///   - reign: the last primary that was ready.
     ///   - isTarget: whether a switchover to this member is under way.
     package mutating func took(
         primary new: AgentPrimary?, lastReady reign: AgentReign = .init(), isTarget: Bool = false, now: Nanos
     ) -> [AgentOutput] {
         if let new, new.isReady, new.epoch != primary?.epoch || primary?.isReady != true {
-            // Whatever failed with the one before.
+            // Failures with the primary before no longer count.
             failures[.onDemote] = nil
             retryAt[.onDemote] = nil
             strikes = 0
@@ -176,8 +176,7 @@ package struct AgentMachine: Sendable {
         running = nil
         let wasKilled = isKilling
         isKilling = false
-        // Of a hook that was ended because nobody wanted it any more only its traces count, and those are in
-        // `resource`.
+        // Of a hook that was ended because it was no longer wanted only the effects count, and those are in `resource`.
         if wasKilled, case .failed = outcome { return settle(now) }
         let outputs = ended(call.kind, call.epoch, call.reason, outcome, now: now)
         return outputs + settle(now)
@@ -186,7 +185,7 @@ package struct AgentMachine: Sendable {
     /// Time has passed.
     package mutating func tick(now: Nanos) -> [AgentOutput] { settle(now) }
 
-    /// The agent shall end: whatever role is held is given up, and the resource fenced before that.
+    /// The agent is to end: a role that is held is given up, and the resource suspended before that.
     package mutating func stop(now: Nanos) -> [AgentOutput] {
         isStopping = true
         return settle(now)

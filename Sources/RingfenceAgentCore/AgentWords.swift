@@ -3,7 +3,7 @@
 // What goes into the agent's machine and what comes out of it.
 package import RingfenceCore
 
-/// The moments at which an agent calls a program of its resource's. (`onEvent` is not among them: it decides nothing.)
+/// The hooks that an agent calls to change its resource. (`onEvent` is not among them: it decides nothing.)
 package enum HookKind: String, Sendable, Hashable, CaseIterable {
     /// May this resource be made primary? Failing refuses.
     case prePromote
@@ -19,7 +19,7 @@ package enum HookKind: String, Sendable, Hashable, CaseIterable {
 
 /// One call of a hook.
 package struct HookCall: Sendable, Hashable {
-    /// Its number, by which its end is told.
+    /// Its number, which identifies it when its end is reported.
     package var id: Int
     package var kind: HookKind
     /// The epoch it is called under, or, for `onDemote`, that of the primary to follow.
@@ -28,13 +28,13 @@ package struct HookCall: Sendable, Hashable {
     /// The primary as this agent sees it: this member itself when it is to be promoted; empty: none.
     package var primary: String
     package var primaryAddress: String
-    /// Who was ready as primary last, and under which epoch; empty and 0: nobody is known.
+    /// The last primary that was ready, and under which epoch; empty and 0: none is known.
     package var previous: String
     package var previousEpoch: Int64
     /// How long it may take.
     package var limit: Nanos
 
-    /// What the resource is being made.
+    /// The role the resource is being brought to.
     package var role: ResourceRole {
         switch kind {
         case .prePromote, .onPromote: .primary
@@ -55,7 +55,7 @@ package enum AgentRole: Sendable, Hashable {
     case standby
     case elected(Int64)
     case primary(Int64)
-    /// Until when it must be ready to hand over.
+    /// The deadline for being ready to hand over.
     case handingOver(Int64, until: Nanos)
     case ended(Int64, reason: String)
 
@@ -103,7 +103,7 @@ package struct AgentPrimary: Sendable, Hashable {
     }
 }
 
-/// Who was ready as primary last.
+/// The last primary that was ready.
 package struct AgentReign: Sendable, Hashable {
     package var member: String
     package var epoch: Int64
@@ -114,7 +114,7 @@ package struct AgentReign: Sendable, Hashable {
     }
 }
 
-/// What is to be done for the machine, in order.
+/// The machine's outputs, to be performed in order.
 package enum AgentOutput: Sendable, Hashable {
     case run(HookCall)
     /// End the hook that runs, with all it started, at once.
@@ -122,7 +122,7 @@ package enum AgentOutput: Sendable, Hashable {
     case ready(Int64)
     case readyToHandOver(Int64, position: Int64?)
     case giveUp(Int64, reason: String)
-    /// Nothing is done any more under an epoch that ended by an operator's word.
+    /// Report that nothing is done any more under an epoch that an operator's order ended.
     case stopped(Int64)
     /// What goes with the member's beats.
     case report(position: Int64?, unfit: String)
@@ -136,30 +136,30 @@ package enum AgentOutput: Sendable, Hashable {
     case finished
 }
 
-/// How an agent behaves.
+/// The policy of an agent.
 package struct AgentPolicy: Sendable {
     /// This member's id.
     package var member: String
     /// The hooks there are, and how long each may take.
     package var hooks: [HookKind: Nanos]
     /// How long before its lease ends a role is over, which is what `onSuspend` has.
-    package var fenceBudget: Nanos
+    package var suspendBudget: Nanos
     /// Whether an unhealthy primary gives its role up.
     package var releasesWhenUnhealthy: Bool
     package var checks: [(name: String, policy: CheckPolicy)]
     /// How long after `onPromote` the checks may take to agree.
     package var agreement: Nanos
-    /// How long nobody must have been primary before an instance that is down is brought up to follow nobody.
+    /// How long there must have been no primary before an instance that is down is started without one to follow.
     package var vacancy: Nanos
 
     package init(
-        member: String, hooks: [HookKind: Nanos] = [:], fenceBudget: Nanos = .second,
+        member: String, hooks: [HookKind: Nanos] = [:], suspendBudget: Nanos = .second,
         releasesWhenUnhealthy: Bool = true, checks: [(name: String, policy: CheckPolicy)] = [],
         agreement: Nanos = 10 * .second, vacancy: Nanos = 3 * .second
     ) {
         self.member = member
         self.hooks = hooks
-        self.fenceBudget = fenceBudget
+        self.suspendBudget = suspendBudget
         self.releasesWhenUnhealthy = releasesWhenUnhealthy
         self.checks = checks
         self.agreement = agreement
@@ -167,13 +167,13 @@ package struct AgentPolicy: Sendable {
     }
 }
 
-/// One look at an agent, for its health endpoints.
+/// The state of an agent, for its health endpoints.
 package struct AgentStatus: Sendable, Hashable {
     /// The role held, and its epoch.
     package var role = AgentRole.standby
     /// Promoted, verified, and nothing is being undone: what `GET /primary` asks, beside the role's own deadline.
     package var isServingPrimary = false
-    /// No role, and not fenced either: it may serve as a standby if it is well.
+    /// No role, and not suspended: it may serve as a standby if it is healthy.
     package var isStandby = false
     package var verdict = CheckMachine.Verdict.unknown
     /// Why it does not pass.

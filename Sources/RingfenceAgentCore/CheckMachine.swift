@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// When to look at a resource, and when to believe what was seen.
+// The schedule of a check's looks at a resource, and when to believe them.
 //
 // One answer proves little: a probe is lost, a server is busy for a moment. So it takes `fall` failures in a row to
-// call a resource failing and `rise` successes to call it passing. While what is seen and what is believed differ it is
-// looked at every `fastInterval`, so belief follows within fall x (fastInterval + timeout) of the first failure. Looks
-// are spread by +-10 %, lest a hundred agents that were started by one command ask one database at the same instant for
-// ever after.
+// call a resource failing and `rise` successes to call it passing. While results and verdict differ the check looks
+// every `fastInterval`, so the verdict follows within fall x (fastInterval + timeout) of the first failure. Intervals
+// vary by +-10 %, so that a hundred agents started by one command do not query one database at the same instant for
+// ever.
 package import RingfenceCore
 
-/// How often a check looks and what it takes to change its mind.
+/// How often a check looks, and how many results it takes to change its verdict.
 package struct CheckPolicy: Sendable, Hashable {
     package var interval: Nanos
     /// A look that takes longer has failed.
     package var timeout: Nanos
-    /// Between looks while what is seen differs from what is believed, and until anything is believed.
+    /// The interval while results differ from the verdict, and until there is a verdict.
     package var fastInterval: Nanos
     /// Failures in a row that make it failing.
     package var fall: Int
@@ -44,7 +44,7 @@ package struct Observation: Sendable, Hashable {
     package var failure: String?
     /// nil: it did not say.
     package var role: ResourceRole?
-    /// How far its data goes, in whatever the resource counts; nil: it did not say.
+    /// The position of its data, in the resource's own unit; nil: not told.
     package var position: Int64?
     /// What else it said, for people: the health endpoint shows it.
     package var detail: [String: String]
@@ -59,7 +59,7 @@ package struct Observation: Sendable, Hashable {
     }
 }
 
-/// One check's mind. Pure: observations and dice are arguments.
+/// One check. Pure: observations and dice are arguments.
 package struct CheckMachine: Sendable {
     /// What is believed.
     package enum Verdict: String, Sendable, Hashable {
@@ -72,7 +72,8 @@ package struct CheckMachine: Sendable {
     package private(set) var verdict = Verdict.unknown
     /// Why the newest failed look failed; empty once the check passes.
     package private(set) var why = ""
-    /// Looks in a row that saw the opposite of the verdict, or, while that is unknown, the same as the newest.
+    /// The number of looks in a row that saw the opposite of the verdict, or, while that is unknown, the same as the
+    /// newest.
     private var count = 0
     private var isNewestPassed = false
 
@@ -88,7 +89,7 @@ package struct CheckMachine: Sendable {
             count = 0
             if passed { why = "" }
         } else {
-            // Before the first verdict a change of mind starts the count anew.
+            // Before the first verdict a different result starts the count anew.
             count = verdict == .unknown && isNewestPassed != passed ? 1 : count + 1
         }
         isNewestPassed = passed
@@ -106,7 +107,7 @@ package struct CheckMachine: Sendable {
         return verdict != .passing
     }
 
-    /// Whether what was seen last differs from what is believed, or nothing is believed yet.
+    /// Whether the last result differs from the verdict, or there is no verdict yet.
     package var isChanging: Bool { verdict == .unknown || count > 0 }
 
     /// From the begin of one look to the begin of the next.

@@ -36,14 +36,14 @@ struct Failover: Sendable {
     private static let crashesAtOnce = 10
 
     private func crashes(lease: Int) async throws -> Figure {
-        let late = try await Told.following("primary.elected", settings, Self.namespace) { told in
+        let late = try await EventArrivals.following("primary.elected", settings, Self.namespace) { arrivals in
             try await settings.withPlain(configuration) { plain in
                 var late: [Double] = []
                 for round in 0..<settings.rounds * 2 {
                     late += try await withThrowingTaskGroup(of: Double.self) { dying in
                         for number in 0..<Self.crashesAtOnce {
                             dying.addTask {
-                                try await crash(plain, told, "c\(lease)-\(round)-\(number)", lease: lease)
+                                try await crash(plain, arrivals, "c\(lease)-\(round)-\(number)", lease: lease)
                             }
                         }
                         return try await dying.reduce(into: []) { $0.append($1) }
@@ -56,23 +56,25 @@ struct Failover: Sendable {
     }
 
     /// Milliseconds beyond the lease until the subscriber was told of the next primary.
-    private func crash(_ plain: RedisClient, _ told: Told, _ name: String, lease: Int) async throws -> Double {
+    private func crash(_ plain: RedisClient, _ arrivals: EventArrivals, _ name: String, lease: Int) async throws
+        -> Double
+    {
         let process = try await start(
             OwnExecutable.path, ["bench-primary", "--group", name, "--lease-ms", String(lease)],
             redis: settings.redis.url)
         do {
-            let group = try await told.watcher.group(name)
+            let group = try await arrivals.watcher.group(name)
             try await until("a primary in a process") { group.snapshot.primary?.phase == .ready }
             let standby = try await group.join("standby", lease: .milliseconds(lease))
             let candidacy = try await standby.campaign()
             // So that they do not all die in the same phase of their beats.
             try await Task.sleep(for: .milliseconds(Int.random(in: 300..<300 + lease)))
-            told.forget(name)
+            arrivals.forget(name)
             process.signal(SIGKILL)
             _ = await process.wait()
             let left = try await leaseLeft(plain, name, "primary")
             let end = ContinuousClock.now + left
-            let late = (await told.arrival(of: name) - end).milliseconds
+            let late = (await arrivals.arrival(of: name) - end).milliseconds
             try await until("the standby is primary") { candidacy.role.epoch != nil }
             try await standby.leave()
             return late
@@ -108,8 +110,8 @@ struct Failover: Sendable {
     // MARK: Steps down, children, switchovers
 
     private func releases() async throws -> Figure {
-        let late = try await Told.following("primary.elected", settings, Self.namespace) { told in
-            let group = try await told.watcher.group("releases")
+        let late = try await EventArrivals.following("primary.elected", settings, Self.namespace) { arrivals in
+            let group = try await arrivals.watcher.group("releases")
             var late: [Double] = []
             let members = [
                 try await group.join("one", lease: .milliseconds(300)),
@@ -122,12 +124,12 @@ struct Failover: Sendable {
                 else { continue }
                 holder.ready(epoch)
                 try await until("it is ready") { group.snapshot.primary?.phase == .ready }
-                // Who gave up is barred for a lease; it may be its turn again.
+                // A member that gave up is barred for a lease; it may be its turn again.
                 try await Task.sleep(for: .milliseconds(310))
-                told.forget("releases")
+                arrivals.forget("releases")
                 let start = ContinuousClock.now
                 holder.giveUp(epoch)
-                late.append((await told.arrival(of: "releases") - start).milliseconds)
+                late.append((await arrivals.arrival(of: "releases") - start).milliseconds)
             }
             for member in members { try await member.leave() }
             return late
@@ -137,7 +139,7 @@ struct Failover: Sendable {
 
     /// A supervised child is killed; its supervisor sees the end.
     private func children() async throws -> Figure {
-        let late = try await Told.following("primary.elected", settings, Self.namespace) { told in
+        let late = try await EventArrivals.following("primary.elected", settings, Self.namespace) { arrivals in
             var late: [Double] = []
             for round in 0..<settings.rounds * 4 {
                 let name = "child-\(round)"
@@ -152,7 +154,7 @@ struct Failover: Sendable {
                         "echo $$ > \(pidFile); exec sleep 600",
                     ], redis: settings.redis.url)
                 do {
-                    let group = try await told.watcher.group(name)
+                    let group = try await arrivals.watcher.group(name)
                     // The lease is long, so that it is not its end that is seen; nobody is elected before it.
                     try await until("the supervised one is primary", within: .seconds(60)) {
                         group.snapshot.primary?.phase == .ready
@@ -162,10 +164,10 @@ struct Failover: Sendable {
                     guard let pid = try? String(contentsOfFile: pidFile, encoding: .utf8),
                         let child = Int32(pid.filter(\.isNumber))
                     else { throw CommandFailure("the child did not say its process id") }
-                    told.forget(name)
+                    arrivals.forget(name)
                     let start = ContinuousClock.now
                     kill(child, SIGKILL)
-                    late.append((await told.arrival(of: name) - start).milliseconds)
+                    late.append((await arrivals.arrival(of: name) - start).milliseconds)
                     withExtendedLifetime(candidacy) {}
                     try await standby.leave()
                 } catch {

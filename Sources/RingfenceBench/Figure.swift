@@ -111,8 +111,8 @@ struct Rounds: Sendable {
     /// Median over the rounds of ours to the reference beside it.
     var ratio: Double { Statistics.median(zip(values, references).map { $1 > 0 ? $0 / $1 : 0 }) }
 
-    /// Measures the two alternately, `count` times each. Who begins alternates too, so that neither always runs on a
-    /// machine the other has just warmed up.
+    /// Measures the two alternately, `count` times each. Which one begins alternates too, so that neither always runs
+    /// on a machine the other has just warmed up.
     static func alternate(
         _ count: Int, reference: () async throws -> Double, ours: () async throws -> Double
     ) async throws -> Rounds {

@@ -128,14 +128,14 @@ struct GroupLife: Sendable {
     private static let deathsAtOnce = 20
 
     private func deaths(lease: Int) async throws -> Figure {
-        let late = try await Told.following("member.expired", settings, Self.namespace) { told in
+        let late = try await EventArrivals.following("member.expired", settings, Self.namespace) { arrivals in
             try await settings.withPlain(configuration) { plain in
                 var late: [Double] = []
                 for round in 0..<settings.rounds {
                     late += try await withThrowingTaskGroup(of: Double.self) { dying in
                         for number in 0..<Self.deathsAtOnce {
                             dying.addTask {
-                                try await death(plain, told, group: "d\(lease)-\(round)-\(number)", lease: lease)
+                                try await death(plain, arrivals, group: "d\(lease)-\(round)-\(number)", lease: lease)
                             }
                         }
                         return try await dying.reduce(into: []) { $0.append($1) }
@@ -148,25 +148,27 @@ struct GroupLife: Sendable {
     }
 
     /// Milliseconds beyond the lease until the subscriber was told.
-    private func death(_ plain: RedisClient, _ told: Told, group name: String, lease: Int) async throws -> Double {
+    private func death(_ plain: RedisClient, _ arrivals: EventArrivals, group name: String, lease: Int) async throws
+        -> Double
+    {
         // So that they do not all die in the same millisecond.
         try await Task.sleep(for: .milliseconds(Int.random(in: 0..<lease)))
-        let group = try await told.watcher.group(name)
+        let group = try await arrivals.watcher.group(name)
         let start = ContinuousClock.now
         _ = try await join(plain, name, "m", lease: lease)
-        let arrived = await told.arrival(of: name)
+        let arrived = await arrivals.arrival(of: name)
         return withExtendedLifetime(group) { (arrived - start).milliseconds - Double(lease) }
     }
 
     private func leaves() async throws -> Figure {
-        let late = try await Told.following("member.left", settings, Self.namespace) { told in
-            let group = try await told.watcher.group("leaves")
+        let late = try await EventArrivals.following("member.left", settings, Self.namespace) { arrivals in
+            let group = try await arrivals.watcher.group("leaves")
             var late: [Double] = []
             for _ in 0..<settings.rounds * 40 {
                 let member = try await group.join("m")
                 let start = ContinuousClock.now
                 try await member.leave()
-                late.append((await told.arrival(of: "leaves") - start).milliseconds)
+                late.append((await arrivals.arrival(of: "leaves") - start).milliseconds)
             }
             return late
         }

@@ -173,7 +173,7 @@ final class CacheCore: Sendable {
         }
     }
 
-    /// Stores a layout if it is the next; tells what is in force then, nil if nobody says.
+    /// Stores a layout if it is the next; tells the layout then in force, nil if there is no answer.
     func publish(_ layout: CacheLayout, completion: @escaping @Sendable (CacheLayout?) -> Void) {
         layouts.exchange(layout) { [self] word in
             if let current = word?.layout { adopt(current) }
@@ -181,11 +181,11 @@ final class CacheCore: Sendable {
         }
     }
 
-    /// Says for whoever tends the cache that a member is gone for good.
+    /// Tells the process that repairs the cache that a member is gone for good.
     func forget(_ id: String) async throws { try await layouts.exchange(gone: id) }
 
     /// Looks whether there is a newer layout, and puts this one back if the coordinator has lost it.
-    /// - Returns: who was said to be gone for good.
+    /// - Returns: the members said to be gone for good.
     func refreshLayout() async throws -> [String] {
         let word = try await layouts.exchange(placement.map.layout)
         if let layout = word.layout { adopt(layout) }
@@ -213,7 +213,7 @@ final class CacheCore: Sendable {
 
     // MARK: Hints
 
-    /// `nodes` lack a key; somebody shall remember it.
+    /// `nodes` lack a key; other nodes must remember that.
     func hint(_ key: String, missing nodes: [Int], on placement: CachePlacement) {
         guard options.hintLimit > 0 else { return }
         let keepers = placement.map.hintKeepers(of: key).filter {
@@ -262,7 +262,7 @@ final class CacheCore: Sendable {
     }
 }
 
-/// Where the layout is kept, and who was said to be gone for good.
+/// The stored layout, and the members said to be gone for good.
 struct CacheLayouts: Sendable {
     /// What is there.
     struct Word: Sendable {
@@ -284,14 +284,14 @@ struct CacheLayouts: Sendable {
         goneKey = client.keyPrefix + "cachegone:" + name
     }
 
-    /// Tells what is there, nil if nobody says. Stores `layout` before, if it is the next.
+    /// Returns what is stored, nil if there is no answer. Stores `layout` before, if it is the next.
     func exchange(_ layout: CacheLayout? = nil, _ completion: @escaping @Sendable (Word?) -> Void) {
         client.run(call(layout, gone: "")) { result in
             completion((try? result.get()).flatMap { try? Self.word($0) })
         }
     }
 
-    /// The same for a task; `gone`: a member of whom it is to be said.
+    /// The same for a task; `gone`: a member to report as gone for good.
     /// - Throws: `RingfenceError` if Redis does not answer.
     @discardableResult
     func exchange(_ layout: CacheLayout? = nil, gone: String = "") async throws -> Word {

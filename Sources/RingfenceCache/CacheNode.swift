@@ -5,9 +5,8 @@
 // between two calls is not taken for the one that acknowledged the first.
 //
 // A write carries a moment of the node's own clock after which it must not be done any more: had this process been
-// stopped for an hour just before it was sent, it would bring back what was removed since, and all have forgotten that.
-// From each answer it is known what the node's clock says at most; an answer of long ago says too little, for clocks
-// drift.
+// stopped for an hour just before it was sent, the write would bring back a value whose removal all nodes have
+// forgotten. Each answer gives an upper bound of the node's clock; that of an old answer is too low, for clocks drift.
 //
 // What is sent may wait until the connection is back, and then meet a server that restarted meanwhile with a run id on
 // its disk that is not its own any more, but is the one that was sent. So an answer counts only while the connection is
@@ -39,13 +38,13 @@ final class CacheNode: Sendable {
 
     private struct Clock {
         var milliseconds: Int64
-        /// When the answer was asked for that told it.
+        /// When the call was sent whose answer told it.
         var at: Nanos
     }
 
-    /// So long it is believed to run as fast as ours.
+    /// How long it is believed to run as fast as ours.
     private static let clockLife = 60 * Nanos.second
-    /// By so much it may be stepped in that time, or the two differ, without harm. ms.
+    /// How far it may be stepped in that time, or the two may differ, without harm, in ms.
     private static let clockSlack: Int64 = 1_000
 
     init(
@@ -173,7 +172,8 @@ final class CacheNode: Sendable {
 }
 
 extension RedisConfiguration {
-    /// The way to a server that keeps a cache's data: a member's address, `host:port` or a URL, and who we are there.
+    /// The connection settings of a server that keeps a cache's data: a member's address, `host:port` or a URL, and our
+    /// user there.
     init(
         member address: String, timeout: Duration, username: String?, password: String?, tls: RingfenceConfiguration.TLS
     ) throws(RedisError) {

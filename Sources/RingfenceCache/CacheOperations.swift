@@ -7,7 +7,7 @@
 // of other writes to the same node in one message (CacheLate).
 //
 // The object lives on until every node has been heard of (each message has a deadline, and one that passes is an answer
-// too), because what the last one says shows who lacks something.
+// too), because what the last one says shows which nodes lack something.
 
 import CoreMetrics
 import Hiredis
@@ -52,7 +52,7 @@ struct CacheLate: Sendable {
     }
 
     private static func send(together batch: [CacheLate]) {
-        // One that is heard of after its own time is not counted by whoever sent it.
+        // A write that is heard of after its own deadline is not counted by its caller.
         let deadline = batch.map(\.deadline).max() ?? 0
         batch[0].node.put(batch.map(\.item), stamp: batch[0].stamp, deadline: deadline) { result in
             for (index, one) in batch.enumerated() {
@@ -155,7 +155,8 @@ final class CacheWrite: Sendable {
         }
     }
 
-    /// For whom it was not sent to at once. Who of the first has not answered yet is not waited for by the next ones.
+    /// The messages for the nodes that were not sent to at once. Later writes do not wait for those of the first nodes
+    /// that have not answered yet.
     func rest() -> [CacheLate] {
         let (rest, placement, entry) = state.withLock {
             ($0.call.rest(now: Moment.now), $0.placement, $0.call.entry)

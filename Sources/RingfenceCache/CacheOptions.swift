@@ -3,8 +3,8 @@
 public import Ringfence
 import RingfenceCore
 
-/// How a ``ReplicatedCache`` keeps its values. The first three are fixed when the cache is made; all who open it must
-/// ask for the same.
+/// The options of a ``ReplicatedCache``. The first three are fixed when the cache is made; all processes that open it
+/// must ask for the same.
 public struct CacheOptions: Sendable, Hashable {
     /// The number N of nodes that keep each key. 1 to 8; default 3.
     public var replicationFactor: Int
@@ -37,7 +37,7 @@ public struct CacheOptions: Sendable, Hashable {
     /// The largest value, in bytes.
     public static let maximumValueBytes = 1 << 20
 
-    /// The longest any call may take; part of what keeps quorums right, so nobody can change it for himself.
+    /// The longest time that any call may take. Quorums rest on it, so it cannot be configured.
     static let callLimit: Duration = .seconds(1)
 
     /// Three copies, of which two are written and two read.

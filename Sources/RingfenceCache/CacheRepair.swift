@@ -45,7 +45,7 @@ final class CacheRepair: Sendable {
 
     var progress: SweepMachine.Progress? { state.withLock { $0.machine.progress } }
 
-    /// Somebody else seems to tend the cache, too.
+    /// Another process seems to repair the cache, too.
     var isContested: Bool { state.withLock { $0.machine.isContested } }
 
     func start() { setAlarm() }
@@ -73,14 +73,14 @@ final class CacheRepair: Sendable {
         core.follow()
         let map = core.placement.map
         let members = snapshot.members.filter { member in
-            // Whose check fails, or has not ended yet, is given no keys; who has some keeps them.
+            // A member whose check fails, or has not ended yet, is given no keys; one that has some keeps them.
             let isNew = !map.layout.everybody.contains { $0.id.hasSameBytes(as: member.id) }
             return !member.address.isEmpty && (member.health.isEmpty || !isNew)
         }
         .map { CacheMember(id: $0.id, zone: $0.zone, weight: $0.weight, address: $0.address) }
         perform { machine in
             machine.adopt(map, now: now)
-            // Who is missing from a view that may be old is not missing.
+            // A member missing from a view that may be old is not taken to be missing.
             if !snapshot.isStale { machine.saw(members, now: now) }
             return machine.tick(now: now)
         }

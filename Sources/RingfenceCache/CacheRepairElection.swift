@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Stands in line to tend a cache. Every process that has it open does, and a lock lets one.
+// The election of the process that repairs a cache. Every process that has the cache open waits for one lock.
 //
 // The lock only keeps two from getting in each other's way: no promise rests on it (RepairMachine). So where the
-// coordinator is away, whoever tends the cache goes on, until it notices another one. Nobody else can get the lock
-// then; and nodes that nobody renews the word of would stop to count, just when the cache is needed most.
+// coordinator is away, the process that repairs the cache goes on, until it notices another one. Nobody else can get
+// the lock then; and nodes that are not completed anew would stop counting, just when the cache is needed most.
 
 import Ringfence
 import RingfenceCacheCore
@@ -12,7 +12,7 @@ import RingfenceCore
 import Synchronization
 
 final class CacheRepairElection: Sendable {
-    /// How often who tends the cache looks for a newer layout, and for whom it was told is gone.
+    /// How often the process that repairs the cache looks for a newer layout, and for members reported as gone.
     private static let lookEvery: Duration = .seconds(2)
 
     private let core: CacheCore
@@ -30,8 +30,7 @@ final class CacheRepairElection: Sendable {
         }
     }
 
-    /// A member is gone for good: the one that tends the cache looks at once if it is here, and hears of it soon
-    /// elsewhere.
+    /// A member is gone for good: the repair looks at once if it runs here, and hears of it soon if it runs elsewhere.
     func forget(_ id: String) async throws {
         try await core.forget(id)
         repair.withLock { $0 }?.forget(id)
@@ -61,7 +60,8 @@ final class CacheRepairElection: Sendable {
             "cache/\(core.name)", ttl: .seconds(5), options: .init(maximumHold: .seconds(30 * 86_400)))
     }
 
-    /// Until somebody else has the lock, or does it without. - Returns: the lease it had last.
+    /// Repairs until another process has the lock, or repairs without it.
+    /// - Returns: the lease it had last.
     private func tend(_ repair: CacheRepair, _ first: Lease) async -> Lease {
         var lease = first
         var nextLook = ContinuousClock.now

@@ -3,19 +3,19 @@
 // cache.lua as typed calls. Its header says what each argument means. Answers are decoded strictly: a shape that the
 // script cannot have made is no answer.
 //
-// A put is what callers wait for, and to say how a node stands takes as long as to store something. So the node says it
-// in one word with the answer to the first; who sends it back with the next is answered by a number.
+// Callers wait for a put, and telling the state of a node takes as long as storing something. So the node tells it as
+// one word with the answer to the first put; a put that sends the word back is answered by a number.
 //
-// Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, that one
-// rule holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands before
-// it: no key of one group can be one of another.
+// Nodes are Redis servers of their own, so their keys need no common slot; they have the braces all the same, so that
+// one rule holds for all keys. A group's name may hold any character, and so may a key, so the name's length stands
+// before it: no key of one group can be one of another.
 
 import Hiredis
 import Ringfence
 import RingfenceCacheCore
 import RingfenceCore
 
-/// How a node stands, as it was told in its own words: while it says the same, it need not say more.
+/// The state of a node, in the words in which it was told: while that is the same, the node need not say more.
 struct CacheWord: Sendable {
     let text: String
     let wholeEpoch: Int64

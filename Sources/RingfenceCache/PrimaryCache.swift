@@ -3,13 +3,13 @@
 // A cache where Redis itself replicates: values stand as plain strings at the primary of a group, and its replicas
 // follow.
 //
-// There is nothing here that runs on its own. Each call looks at the group's snapshot, which costs no round trip, and
-// goes to whoever is its ready primary there; a connection is made when that is somebody else, or somewhere else, than
-// the time before. The old one is not cut but let go of: calls that are under way on it hear what their server says,
-// and the last one closes it.
+// Nothing here runs on its own. Each call looks at the group's snapshot, which costs no round trip, and goes to its
+// ready primary there; a new connection is made when that is another member, or at another address, than the time
+// before. The old one is not cut but released: calls that are under way on it get their server's answer, and the last
+// one closes it.
 //
-// Who is not primary any more says so itself: it is a replica then, and Redis refuses writes to it. What no client can
-// find out is that its primary is isolated and another was elected meanwhile. So the primary must notice that alone
+// A Redis that is no longer primary says so itself: it is a replica then, and refuses writes. What no client can find
+// out is that its primary is isolated and another was elected meanwhile. So the primary must notice that alone
 // (`min-replicas-to-write`), or the caller asks for a confirmation, which an isolated primary does not get.
 
 import CoreMetrics
@@ -32,9 +32,9 @@ import Synchronization
 ///
 /// What you get is what Redis' replication gives. A read sees the latest write that the primary has. **A write that was
 /// acknowledged may be lost in a failover**: replicas get it a moment later. With
-/// `Durability.confirmed(replicas:within:)` the call waits until so many have it, and counts. That makes it rarer,
-/// and is no consensus: a replica that does not have the write may be elected. Where that must not be, take a
-/// ``ReplicatedCache``.
+/// `Durability.confirmed(replicas:within:)` the call waits until that many have it, and checks the count. That makes a
+/// loss rarer, but is no consensus: a replica that does not have the write may be elected. Where that must not be, use
+/// a ``ReplicatedCache``.
 public final class PrimaryCache: Sendable {
     private struct State {
         var node: PrimaryNode?
@@ -66,8 +66,8 @@ public final class PrimaryCache: Sendable {
 
     /// The value of a key; nil if there is none, it was removed, or its time is over.
     ///
-    /// While the primary hands over it is read still. Around a failover the value may be older than the latest write:
-    /// from an old primary that nobody could tell yet, or from a new one that did not have it.
+    /// A primary that hands over is still read. Around a failover the value may be older than the latest write: it may
+    /// come from an old primary that was not recognized as such yet, or from a new one that did not have the write.
     /// - Parameter key: 1 to 512 bytes of UTF-8 without control characters.
     /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.primary` if there is no primary, or it
     ///   does not answer within ``PrimaryCacheOptions/timeout``; `cancelled`; `client.shutDown`.
@@ -86,14 +86,15 @@ public final class PrimaryCache: Sendable {
     /// - Parameters:
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
     ///   - value: up to 1 MiB.
-    ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
-    ///   - durability: how far it must have got; nil: as the cache was opened. `within` is 1 ms to 5 s.
+    ///   - ttl: the time to live, 1 ms to 365 days; nil: for ever.
+    ///   - durability: the durability to wait for; nil: the cache's own. `within` is 1 ms to 5 s.
     /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`; `cache.primary`, with effect `none` if there is
     ///   no primary, it is not reached, or refuses, and `unknown` if no answer came; `cache.notConfirmed`, effect
     ///   `unknown`: the primary has it, and fewer replicas than asked for, so a failover may lose it; `cancelled`;
-    ///   `client.shutDown`. To write the same value again does no harm, unless somebody else wrote another meanwhile.
+    ///   `client.shutDown`. Writing the same value again does no harm, unless another client wrote another value
+    ///   meanwhile.
     ///
-    /// A confirmed write heeds no cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` and `within`, its
+    /// A confirmed write ignores cancellation: it ends within twice ``PrimaryCacheOptions/timeout`` plus `within`, its
     /// own or, where it comes behind others that ask for longer, theirs.
     public func set(
         _ key: String, _ value: [UInt8], for ttl: Duration? = nil, durability: Durability? = nil
@@ -136,7 +137,7 @@ public final class PrimaryCache: Sendable {
         }
     }
 
-    /// Closes the connections. Further calls throw `client.shutDown`. Letting go of the cache does the same.
+    /// Closes the connections. Further calls throw `client.shutDown`. Dropping the cache does the same.
     public func close() async {
         let node = state.withLock { state in
             state.isClosed = true
@@ -153,7 +154,7 @@ public final class PrimaryCache: Sendable {
         guard !client.isClosed, !state.withLock({ $0.isClosed }) else { throw RingfenceError.shutDown }
     }
 
-    /// Who is primary, as this process last heard, and the way there. One that hands over takes no writes, but is read.
+    /// The primary, as this process last heard, and the way there. One that hands over takes no writes, but is read.
     private func primary(isReading: Bool) throws -> (PrimaryNode, member: String) {
         let snapshot = group.snapshot
         guard let role = snapshot.primary?.role, let member = snapshot.member(role.primary),
@@ -203,9 +204,9 @@ public final class PrimaryCache: Sendable {
     }
 }
 
-/// How a ``PrimaryCache`` writes, and who it is to the servers.
+/// How a ``PrimaryCache`` writes, and as which user.
 public struct PrimaryCacheOptions: Sendable, Hashable {
-    /// How far a write must have got that does not say so itself.
+    /// The durability of a write that does not name its own.
     public var durability: Durability
     /// How long the primary may take to answer before a call fails, beside what replicas take to confirm. 10 ms to 1
     /// minute.
@@ -220,7 +221,7 @@ public struct PrimaryCacheOptions: Sendable, Hashable {
     /// ms.
     static let longestConfirmation: Int64 = 5000
 
-    /// The primary's word is enough, unless told otherwise.
+    /// Creates options; by default the primary's acknowledgement is enough.
     public init(
         durability: Durability = .primary, timeout: Duration = .seconds(1), username: String? = nil,
         password: String? = nil, tls: RingfenceConfiguration.TLS = .init()

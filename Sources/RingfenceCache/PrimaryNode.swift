@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The way to the Redis that is primary: one connection for what it answers at once, and one for the writes that
-// replicas shall confirm, which go in turns (WriteTurns).
+// replicas must confirm, which go in turns (WriteTurns).
 //
-// A call that fails here has one more thing to tell than whether it was sent: WAIT fails behind a write that was done.
-// So each reply of a turn is read for itself.
+// A call that fails here must tell more than whether it was sent: WAIT can fail after a write that was done. So each
+// reply of a turn is read on its own.
 
 import Hiredis
 import NIOCore
@@ -42,7 +42,7 @@ struct PrimaryWrite: Sendable {
 /// How a write ended that Redis was asked to confirm.
 enum PrimaryOutcome: Sendable {
     case confirmed
-    /// It was done, and so many replicas have it; `reason`: why they could not be counted.
+    /// It was done, and this many replicas have it; `reason`: why they could not be counted.
     case done(replicas: Int, reason: RedisError?)
     case failed(RedisError)
 }

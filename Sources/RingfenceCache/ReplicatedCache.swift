@@ -7,7 +7,7 @@
 //  - A node says by itself that it lost data. Quorums are arithmetic on what nodes acknowledged, and a Redis that was
 //    flushed, or restarted without its last second, forgot what it acknowledged; here it does not count before it has
 //    been completed.
-//  - The layout is not the membership. Who is away for a minute comes back sooner than its data is copied.
+//  - The layout is not the membership. A node that is away for a minute comes back sooner than its data is copied.
 //  - A layout changes in joint steps under an epoch that every node knows, so a process that slept meanwhile is
 //    refused.
 //  - A hint is a key without a value, and does not count as a copy.
@@ -24,18 +24,18 @@ import RingfenceCore
 /// let bytes = try await cache.get("user/17")
 /// ```
 ///
-/// Each key has N copies on the nodes of its preference list on the ring, in different zones as far as there are some.
-/// A write waits for W of them, a read for R; the rest get a write a millisecond later.
+/// Each key has N copies on the nodes of its preference list on the ring, in different zones if there are any. A write
+/// waits for W of them, a read for R; the rest get a write a millisecond later.
 ///
 /// What you get with R + W > N, the default, and no sloppy writes: a read sees the latest write that had been
-/// acknowledged when it began, also while nodes die, freeze, restart empty, come, and go, as long as no more of them
-/// lose data at one time than W - 1. **The last writer wins**, one key at a time: there is no compare-and-set, and no
-/// two keys change together. A write that failed may have an effect, now or later. Of two writes at the same moment one
-/// may be seen, overwritten, and seen again before its call returns. It is a cache and no ledger: keep balances in a
+/// acknowledged when it began, even while nodes die, freeze, restart empty, join, and leave, as long as at most W - 1
+/// of them lose data at one time. **The last writer wins**, one key at a time: there is no compare-and-set, and no two
+/// keys change together. A write that failed may still take effect, now or later. Of two writes at the same moment one
+/// may be seen, overwritten, and seen again before its call returns. It is a cache, not a ledger: keep balances in a
 /// database.
 ///
-/// Nodes must not evict: with another `maxmemory-policy` than `noeviction` what was acknowledged may be gone, and a
-/// read may find something older. Give values a time to live, and memory enough.
+/// Nodes must not evict: with a `maxmemory-policy` other than `noeviction` an acknowledged value may be gone, and a
+/// read may find an older one. Give values a time to live, and nodes enough memory.
 public final class ReplicatedCache: Sendable {
     let core: CacheCore
     private let worker: Task<Void, Never>
@@ -60,12 +60,12 @@ public final class ReplicatedCache: Sendable {
 
     /// The value of a key; nil if there is none, it was removed, or its time is over.
     ///
-    /// A node that answers and is behind is handed the value, in the background. The call ends within
+    /// A node that answers with an older value is sent the newest, in the background. The call ends within
     /// ``CacheOptions/timeout`` whether its task is cancelled or not.
     /// - Parameters:
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
-    ///   - reads: how many nodes must answer; nil: as the cache was made. Fewer than N - W + 1 may miss the latest
-    ///     write.
+    ///   - reads: how many nodes must answer; nil: the cache's read quorum. With fewer than N - W + 1 a read may miss
+    ///     the latest write.
     /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.quorum` if too few nodes answer or have
     ///   their data; `client.shutDown`.
     public func get(_ key: String, reads: Int? = nil) async throws -> [UInt8]? {
@@ -84,9 +84,9 @@ public final class ReplicatedCache: Sendable {
     /// - Parameters:
     ///   - key: 1 to 512 bytes of UTF-8 without control characters.
     ///   - value: up to 1 MiB.
-    ///   - ttl: after which it is gone, 1 ms to 365 days; nil: never.
-    ///   - writes: how many nodes must have it; nil: as the cache was made. Fewer than N - R + 1 may be missed by
-    ///     reads.
+    ///   - ttl: the time to live, 1 ms to 365 days; nil: for ever.
+    ///   - writes: how many nodes must have it; nil: the cache's write quorum. With fewer than N - R + 1 reads may miss
+    ///     the write.
     ///   - sloppy: other nodes may keep it for those that are not reached, and count. The write succeeds more often,
     ///     and a read may miss it until they are back.
     /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`; `cache.quorum` if too few nodes have it in
@@ -125,7 +125,7 @@ public final class ReplicatedCache: Sendable {
 
     // MARK: Operating
 
-    /// How the nodes are, asked of each now. A node that does not answer within the timeout is `away`.
+    /// Returns the state of the cache, asking each node now. A node that does not answer within the timeout is `away`.
     public func status() async -> CacheStatus {
         let placement = core.placement
         let layout = placement.map.layout
@@ -163,13 +163,13 @@ public final class ReplicatedCache: Sendable {
             progress: repair.progress)
     }
 
-    /// A node is gone for good: its copies are made anew on the others now, not only after
-    /// ``CacheOptions/replaceAfter``. Whoever can, sets the node's weight to 0 instead and waits: then its data moves
-    /// away while it is still there.
+    /// Gives up a node that is gone for good: its copies are made anew on the others now, not only after
+    /// ``CacheOptions/replaceAfter``. If you can, set the node's weight to 0 instead and wait: then its data moves away
+    /// while it is still there.
     ///
-    /// The process that tends the cache hears of it within seconds, whichever it is.
+    /// The process that repairs the cache hears of it within seconds, whichever it is.
     /// - Throws: `RingfenceError`: `argument.invalid`, effect `none`, if it is no node of the cache, or is a member
-    ///   of the group and so would come again at once; `coordinator.unavailable`. To say it twice does no harm.
+    ///   of the group and so would come again at once; `coordinator.unavailable`. It is safe to repeat.
     public func forget(_ node: String) async throws {
         let layout = core.placement.map.layout
         guard layout.members.contains(where: { $0.id.hasSameBytes(as: node) }) else {
@@ -183,8 +183,7 @@ public final class ReplicatedCache: Sendable {
         try await repair.forget(node)
     }
 
-    /// Closes the connections to the nodes. Further calls throw `client.shutDown`. Letting go of the cache does the
-    /// same.
+    /// Closes the connections to the nodes. Further calls throw `client.shutDown`. Dropping the cache does the same.
     public func close() async {
         worker.cancel()
         await worker.value
@@ -192,50 +191,50 @@ public final class ReplicatedCache: Sendable {
     }
 }
 
-/// How a cache and its nodes are.
+/// The state of a cache and its nodes.
 public struct CacheStatus: Sendable, Hashable {
     /// A node.
     public struct Node: Sendable, Hashable {
         /// Whether it is read.
         public enum State: String, Sendable, Hashable {
-            /// It has its data.
+            /// The node has its data.
             case up
-            /// It lost data, missed some or is new, and is being brought it: reads avoid it, writes reach it.
+            /// The node lost data, missed some or is new, and is being completed: reads avoid it, writes reach it.
             case catchingUp
-            /// It does not answer.
+            /// The node does not answer.
             case away
         }
 
-        /// Its member id.
+        /// The node's member id.
         public var id: String
-        /// Where it is.
+        /// The node's address.
         public var address: String
         /// Whether it is read.
         public var state: State
-        /// How many keys the others have noted for it.
+        /// The number of keys that the others have noted for it.
         public var hints: Int
     }
 
-    /// The cache.
+    /// The cache's name.
     public var name: String
-    /// Of its layout: grows with each step of a change.
+    /// The epoch of its layout, which grows with each step of a change.
     public var epoch: Int64
-    /// Data moves, because a node came or went.
+    /// Whether data moves, because a node came or went.
     public var isMoving: Bool
-    /// In the order of their ids' bytes.
+    /// The nodes, in the order of their ids' bytes.
     public var nodes: [Node]
-    /// Keys gone through and handed over so far, if this process is completing nodes just now.
+    /// The progress of a completion, if this process is completing nodes now.
     public var progress: Progress?
 
-    /// How far a completion is.
+    /// The progress of a completion.
     public struct Progress: Sendable, Hashable {
-        /// Nodes whose keys were all gone through, of ``sources``.
+        /// The number of nodes, of ``sources``, whose keys were all gone through.
         public var sourcesDone: Int
-        /// Nodes whose keys are gone through.
+        /// The number of nodes whose keys are gone through.
         public var sources: Int
-        /// Keys gone through.
+        /// The number of keys gone through so far.
         public var seen: Int64
-        /// Keys handed over.
+        /// The number of keys handed over so far.
         public var copied: Int64
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The way to a cache: find its layout or make the first one, connect to its nodes, and stand in line to tend it.
+// Opening a cache: find its layout or make the first one, connect to its nodes, and wait in line to repair it.
 
 import Hiredis
 public import Ringfence
@@ -12,8 +12,8 @@ extension RingfenceClient {
     /// address of a member is `host:port`, or a `redis://`, `rediss://` or `unix://` URL. Let `ringfence agent` join
     /// them.
     ///
-    /// Whoever opens it first makes it, as soon as the group has as many members as there are copies. Returns when
-    /// enough nodes answer, and after 5 s in any case.
+    /// The first call for a name makes the cache, as soon as the group has as many members as there are copies. Returns
+    /// when enough nodes answer, and after 5 s in any case.
     ///
     /// - Throws: `RingfenceError`, effect `none`: `argument.invalid`; `cache.nodes` if it was never made and the
     ///   group has too few members with an address; `group.policyMismatch` if it was made with other numbers of copies;
@@ -96,7 +96,7 @@ extension RingfenceClient {
         if let newest = known.max(by: { $0.epoch < $1.epoch }) {
             return (try await layouts.exchange(newest).layout, false)
         }
-        // Who knows a layout may be among those that do not answer.
+        // A node that knows a layout may be among those that do not answer.
         guard answered >= members.count - fresh.tolerance else {
             throw RingfenceError(
                 .cacheNodes, effect: .none, isRetriable: true,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What can be asked of one node of a cache, and what it answers: cache.lua as values. The machines speak these; the
-// shell puts them into a script's arguments, the simulation into a model of a node.
+// The calls to one node of a cache, and its answers: cache.lua as values. The machines use these; the shell turns them
+// into a script's arguments, the simulation hands them to a model of a node.
 
 /// One key's value as a node keeps it, or as it is handed to a node.
 package struct CacheEntry: Sendable, Hashable {
@@ -63,7 +63,7 @@ package enum CacheCall: Sendable, Equatable {
     case hinted(target: String)
     /// Forgets those that have not been hinted again since.
     case unhint(target: String, [CacheHint])
-    /// Reads shall prefer others, until it has got what it missed.
+    /// Reads should prefer others, until the node has got what it missed.
     case behind(Bool)
     /// Takes out keys that have these versions still.
     case drop([CacheHead])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who keeps which key, and how that changes without a read that misses a write.
+// The layout of a cache: which nodes keep which key, and how that changes without a read that misses a write.
 //
 // A layout is a ring of members under an epoch. It is not the group's ring: a member that is away for a minute is no
 // reason to copy a third of all data, so the layout changes only when a member came, was drained (weight 0), or has
@@ -12,15 +12,16 @@
 //     switching  read new         write old and new
 //     settled    read new         write new
 //
-// A step must not begin while somebody may still act by the step before the last. Nodes see to it: each remembers the
-// highest epoch it was told, and answers nobody who knows less. So after nearly all nodes were told ("nearly": so few
-// are missing that no quorum can be made of them) the step before is history, whoever sleeps with it in memory.
+// A step must not begin while a process may still act by the step before the last. Nodes see to it: each remembers the
+// highest epoch it was told, and answers no caller that knows less. So once nearly all nodes were told ("nearly": so
+// few are missing that no quorum can be made of them) the step before is history, even for a process that sleeps with
+// it in memory.
 //
-// The coordinator keeps the layout, and a coordinator may lose its last second. Then somebody may begin another change
-// under an epoch that was used already. So each change has a name of its own, thrown by dice, and a node that was told
-// of one does not hear of another of the same epoch: only one of them can be told to nearly all nodes, and only that
-// one goes on. (They do no harm to each other before: both read the old copies, and write those and some more.) If none
-// can be any more, what was before is put in force again, under the next epoch.
+// The coordinator keeps the layout, and a coordinator may lose its last second. Then a process may begin another change
+// under an epoch that was used already. So each change has a random name of its own, and a node that was told of one
+// does not accept another of the same epoch: only one of them can be told to nearly all nodes, and only that one goes
+// on. (They do no harm to each other before: both read the old copies, and write those and some more.) If none can be
+// any more, the layout before is put in force again, under the next epoch.
 
 package import RingfenceCore
 
@@ -61,7 +62,7 @@ package struct CacheLayout: Sendable, Equatable {
     package enum Step: String, Sendable { case settled, copying, switching }
 
     package var epoch: Int64
-    /// A name by dice for the change that this is a step of, and the epoch that it began with.
+    /// A random name of the change that this is a step of, and the epoch that it began with.
     package var change: UInt64
     package var began: Int64
     package var step: Step
@@ -142,10 +143,10 @@ package struct CacheLayout: Sendable, Equatable {
         return next
     }
 
-    /// So many nodes may not have been told of a step and it holds all the same: no quorum can be made of them, and
-    /// they are the smaller part, so nearly all were never told of two different ones.
+    /// How many nodes may miss a step that holds all the same: no quorum can be made of them, and they are the smaller
+    /// part, so two different steps were never both told to nearly all.
     package var tolerance: Int { max(0, min(min(writes, reads) - 1, (members.count - 1) / 2)) }
-    /// So many nodes may be away or have lost data: of the rest each key has one that has its last write.
+    /// How many nodes may be away or have lost data: of the rest, one has the last write of each key.
     package var uncovered: Int { max(0, writes - 1) }
 
     /// All that have something to do with it, by id.
@@ -282,7 +283,7 @@ package struct CacheMap: Sendable {
         return before.nodes == nodes ? [after] : [before, after]
     }
 
-    /// All that shall have a key, in no order that matters.
+    /// All nodes that are to have a key, in no particular order.
     package func keepers(of key: String) -> [Int] {
         var all = nodes(of: key, on: old)
         if let new { for node in nodes(of: key, on: new) where !all.contains(node) { all.append(node) } }
@@ -298,8 +299,8 @@ package struct CacheMap: Sendable {
     /// Whether a node was to have a key before the layout began to change.
     package func hadBefore(_ node: Int, _ key: String) -> Bool { nodes(of: key, on: old).contains(node) }
 
-    /// Who remembers that one of a key's nodes lacks it: the next one on the ring that has nothing to do with it, or
-    /// else those that have it.
+    /// The nodes that remember that one of a key's nodes lacks it: the next one on the ring that is not among the key's
+    /// nodes, or else those that have it.
     package func hintKeepers(of key: String) -> [Int] {
         let keepers = keepers(of: key)
         let side = new ?? old

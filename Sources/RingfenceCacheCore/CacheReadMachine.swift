@@ -2,10 +2,10 @@
 //
 // One read of one key: from all its nodes at once, answered by the newest of enough of them.
 //
-// Only a node whose data is complete counts, and only such a one is listened to: another may have lost what it
-// acknowledged, or kept what all others have forgotten that it was removed. A node that is still being sent what it
-// missed counts if there are not enough others. What the rest says is heard after the answer, so that whoever is behind
-// is repaired.
+// Only a node whose data is complete counts, and only such a node is listened to: another may have lost what it
+// acknowledged, or kept a value whose removal all others have forgotten. A node that is still being sent what it missed
+// counts if there are not enough others. The rest are heard after the answer, so that nodes that are behind are
+// repaired.
 
 package struct CacheReadMachine: Sendable {
     package enum Action: Sendable, Equatable {
@@ -42,7 +42,7 @@ package struct CacheReadMachine: Sendable {
     private var heard: [Int: Heard?] = [:]
     private var isOver = false
 
-    /// To whom it is sent.
+    /// The nodes it is sent to.
     package var nodes: [Int] { copies.nodes }
 
     package init(_ map: CacheMap, key: String, reads: Int) {
@@ -110,7 +110,7 @@ package struct CacheReadMachine: Sendable {
         return .failed
     }
 
-    /// Who answered and lacks the newest, once all are settled.
+    /// The nodes that answered and lack the newest entry, once all are settled.
     package var repairs: [Repair] {
         guard let newest else { return [] }
         return copies.nodes.compactMap { node in

@@ -4,8 +4,8 @@
 // until enough nodes have it or the time is over.
 //
 // An attempt ends early where a node knows something newer: then the same is written above that, or in another layout.
-// What an attempt that was given up has sent may be stored yet. It is not heard of any more, so from there on nobody is
-// told that nothing was done.
+// What an abandoned attempt has sent may still be stored. Its answers are not heard any more, so from there on the
+// caller is never told that nothing was done.
 //
 // Time counts from before the first message. An answer that comes when the time is over must not make the call a
 // success, even where nobody looked at the clock in between: what keeps quorums right (SweepMachine) rests on it.
@@ -71,7 +71,7 @@ package struct CacheWriteCall: Sendable {
     package var hasRest: Bool { !isOver && machine.first.count < machine.nodes.count }
 
     /// A moment has passed.
-    /// - Returns: the other nodes that it is to be sent to, and who of the first is slow.
+    /// - Returns: the other nodes that it is to be sent to, and which of the first are slow.
     package mutating func rest(now: Nanos) -> (nodes: [Int], attempt: Int, slow: [Int]) {
         // One that joined the others late has hardly been sent yet.
         let slow = now - began >= Self.patience ? machine.awaited : []

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One write of one key: to so many of its nodes as are needed at once, to the others a moment later, done when enough
+// One write of one key: to as many of its nodes as are needed at once, to the others a moment later, done when enough
 // have it.
 //
-// Why not to all at once: the others' share of the work would be done while the caller waits, and is the smaller the
-// more writes go to a node in one message. They are sent to as soon as one of the first fails, or after a moment in any
-// case, answered or not; so a node that hangs costs a write that moment and no more, and the next writes begin with the
-// others. While the layout moves there are two quorums to be had, and all are first.
+// Why not to all at once: the others' share of the work would be done while the caller waits, and it shrinks the more
+// writes go to a node in one message. The others are sent the write as soon as one of the first fails, or after a
+// moment in any case, answered or not; so a node that hangs costs a write that moment and no more, and the next writes
+// begin with the others. While the layout moves two quorums are needed, and all nodes are among the first.
 //
 // A node stores what is newer than what it has, so a write that comes twice or late does no harm. A writer whose clock
 // is behind is told "there is something newer". Was that written at the same moment, or long ago by a clock that is
-// ahead? Nobody can say; to call it done would lose the write in the second case, while the writer believes it. So it
-// is written again, above what was met. (2W > N: then a write that was acknowledged is always met.) The price: of two
-// writers at the same moment one may be seen, overwritten, and seen again before its call returns.
+// ahead? Nobody can say; calling it done would lose the write in the second case, while the writer believes in it. So
+// it is written again, with a version above the one met. (2W > N: then a write that was acknowledged is always met.)
+// The price: of two writers at the same moment one may be seen, overwritten, and seen again before its call returns.
 //
-// After the call is done the machine hears the rest, to know who lacks it: those are hinted.
+// After the call is done the machine hears the rest, to know which nodes lack it: those are hinted.
 
 package struct CacheWriteMachine: Sendable {
     package enum Action: Sendable, Equatable {
@@ -46,7 +46,7 @@ package struct CacheWriteMachine: Sendable {
     private var isRepeated = false
     private var mayBeApplied = false
 
-    /// All that shall have it, and of those whom it is sent to at once.
+    /// All nodes that are to have it, and those of them that it is sent to at once.
     package let nodes: [Int]
     package let first: [Int]
 
@@ -82,7 +82,7 @@ package struct CacheWriteMachine: Sendable {
         }
     }
 
-    /// Of those it was sent to, who has not answered.
+    /// The nodes it was sent to that have not answered.
     package var awaited: [Int] { nodes.filter { if case .waiting = states[$0] { true } else { false } } }
 
     /// Time has come to send to those that it was not sent to yet: these.
@@ -119,7 +119,7 @@ package struct CacheWriteMachine: Sendable {
             states[node] = .lacks
             if let json, CacheLayout(json: json)?.epoch == epoch {
                 // It was told of another change under this epoch, and nearly all of this one, or it is the other way
-                // round: so the rest is asked before anybody changes his mind.
+                // round: so the rest is asked first.
                 otherChange = json
                 return judge()
             }
@@ -172,7 +172,7 @@ package struct CacheWriteMachine: Sendable {
             for node in handedOver { states[node] = .waiting }
             return .send(handedOver)
         }
-        // Whoever has not been heard of may have it yet: nobody is told "none" before that is known.
+        // A node that has not been heard of may have it yet: the caller is not told "none" before that is known.
         guard mayBeApplied || isSettled else { return .none }
         if let otherChange { return repeated(.outdated(otherChange)) }
         return over(.failed(mayBeApplied: mayBeApplied))

@@ -2,9 +2,9 @@
 //
 // Brings one node what it missed while it was away: the keys that others noted for it (hints).
 //
-// A hint is a key and no value: those that have the value keep it anyway, and what is handed over is what is newest by
-// then. So a key that was written a thousand times meanwhile is one hint. That a node lacks something does no harm
-// while quorums are kept, so hints may be lost; they make it sooner.
+// A hint is a key and no value: those that have the value keep it anyway, and the newest value by then is handed over.
+// So a key that was written a thousand times meanwhile is one hint. A node that lacks something does no harm while
+// quorums are kept, so hints may be lost; with them it catches up sooner.
 
 package import RingfenceCore
 
@@ -17,9 +17,9 @@ package struct HintReplayMachine: Sendable {
 
     private let map: CacheMap
     package let target: Int
-    /// Who keeps hints for it.
+    /// The nodes that keep hints for it.
     private var hintKeepers: [Int]
-    /// Whose data is complete.
+    /// The nodes whose data is complete.
     private let sources: [Int]
     private let pace: Int
     private var phase = Phase.marking
@@ -116,7 +116,7 @@ package struct HintReplayMachine: Sendable {
         phase = .fetching
         (asked, newest) = ([:], [:])
         for hint in page {
-            // Who keeps the hint may have the value in the target's place.
+            // The node that keeps the hint may have the value in the target's place.
             var nodes = map.keepers(of: hint.key)
             if !nodes.contains(hintKeepers[0]) { nodes.append(hintKeepers[0]) }
             for node in nodes where node != target && sources.contains(node) {

@@ -17,7 +17,7 @@ extension RepairMachine {
             return call(untold.map { ($0, .raise(layout: layout.json, began: layout.began)) })
         }
         if let actions = judgeOthers(now: now) { return actions }
-        // Who was told of another change is not heard and does not hear; the next step takes it along.
+        // A node that was told of another change is not heard and does not hear; the next step takes it along.
         looks = looks.filter { $0.value.layout?.stamp == map.stamp }
         let away = map.ids.indices.filter { looks[$0] == nil && !isForgotten($0) }
         guard away.count <= layout.tolerance else { return wait(for: away, now: now) }
@@ -111,9 +111,9 @@ extension RepairMachine {
             old.contains(node) && (looks[node].map { $0.wholeEpoch >= layout.membersSince } ?? false)
         }
         let sources = map.ids.indices.filter(isWhole)
-        // What was written was counted on W nodes that were whole. Who is away has it still, who lost data has not; of
-        // the rest one must have it. (No more is asked for a node that is new, or is only due: else one that is away
-        // for long, or for ever, would take the word of all others with it.)
+        // A write was counted on W nodes that were whole. A node that is away still has it, one that lost data does
+        // not; of the rest one must have it. (No more is asked for a node that is new, or is only due: else one that is
+        // away for long, or for ever, would take the word of all others with it.)
         let holders = places(layout.members.filter { $0.weight > 0 })
         let away = holders.filter { looks[$0] == nil && !isForgotten($0) }
         let broken = holders.filter { !away.contains($0) && !isWhole($0) }
@@ -143,7 +143,7 @@ extension RepairMachine {
         return [.tell(.completed(nodes.map { map.ids[$0] }, copied: sweep.progress.copied))]
     }
 
-    /// For whoever is complete and has hints, or is marked and has none any more.
+    /// For a node that is complete and has hints, or is marked and has none any more.
     private mutating func replayHints() -> [Action]? {
         for target in map.ids.indices {
             guard let look = looks[target] else { continue }
@@ -183,7 +183,8 @@ extension RepairMachine {
             let since = absentSince[id] ?? now
             if !forgotten.contains(id), now - since < settings.replaceAfter { wanted.append(member) }
         }
-        // Who is drained and gone has nothing any more; without a member that takes keys there is nowhere to move them.
+        // A member that is drained and gone has no keys any more; without one that takes keys there is nowhere to move
+        // them.
         guard wanted.contains(where: { $0.weight > 0 }) else { return nil }
         wanted.sort { $0.id.isBefore($1.id) }
         return wanted == layout.members ? nil : wanted

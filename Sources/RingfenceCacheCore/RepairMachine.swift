@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The repair of a cache: what its nodes lost, missed or are to have from now on, it brings them.
+// The repair of a cache: it brings nodes what they lost, what they missed, and what they are to have from now on.
 //
-// One process does it for all, whoever has the lock; but nothing here rests on that. Two of them at once get in each
+// One process does it for all, the holder of the lock; but nothing here rests on that. Two of them at once get in each
 // other's way and do no harm: layouts are exchanged by comparing epochs, a sweep that another one began over is not
 // ended, and what is copied is only ever newer than what is there.
 //
-// It goes round and round: look at all nodes, then do the first of these that is to be done, then look again.
+// It goes round and round: look at all nodes, then do the first of these that is due, then look again.
 //
 //     1  a newer layout is known to some node         take it
 //     2  a node was not told of the layout            tell it
@@ -20,7 +20,7 @@
 //    10  a node was completed long ago                sweep
 //
 // A node that is away is waited for: its copies are on the others, and it comes back sooner than they could be copied.
-// Only whoever has been no member for `replaceAfter` is given up.
+// Only a node that has been no member for `replaceAfter` is given up.
 
 package import RingfenceCore
 

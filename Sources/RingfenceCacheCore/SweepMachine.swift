@@ -3,17 +3,17 @@
 // Completes the data of one or more nodes from the others: of a node that lost some, of one that is new, of all of them
 // from time to time.
 //
-// Begin on each; wipe it, if what it has may be older than what the others remember of removals; wait; then go through
-// all keys of every other node that has its data, and hand over what is newer there; end on each. What is written
+// Begin on each; wipe it, if its data may be older than the removals that the others remember; wait; then go through
+// all keys of every other node whose data is complete, and hand over what is newer there; end on each. What is written
 // meanwhile reaches the nodes by itself. If one loses data before the end, the nonce of its begin is lost with it, and
 // the end does not count.
 //
-// Why the wait: a write is acknowledged by nodes one after the other. Had it reached a node that then lost it, and this
-// sweep gone past the other's keys before it came there, nobody would bring it back, and its writer could count both. A
-// call lasts no longer than `callLimit`; so whatever was counted before the begin has reached all that were counted
-// before the scan.
+// Why the wait: a write is acknowledged by nodes one after the other. Had it reached a node that then lost it, and had
+// this sweep passed the other's keys before the write came there, nobody would bring it back, and its writer could
+// count both. A call lasts no longer than `callLimit`; so whatever was counted before the begin has reached all that
+// were counted before the scan.
 //
-// A node that is complete, and only gets keys it did not have to have before (the layout changes), is told those only.
+// A node that is complete, and only gets keys that were not its own before (the layout changes), is sent those only.
 
 package import RingfenceCore
 
@@ -72,7 +72,7 @@ package struct SweepMachine: Sendable {
     private var cursor = "0"
     private var isLastPage = false
     private var pageBeganAt: Nanos = 0
-    /// Of the page: key by key, who shall have it.
+    /// Of the page: key by key, the nodes that are to have it.
     private var wanted: [(key: String, nodes: [Int])] = []
     /// By node and the bytes of a key: two strings may be equal and two keys.
     private var heads: [Int: [[UInt8]: CacheVersion]] = [:]
@@ -241,7 +241,7 @@ package struct SweepMachine: Sendable {
         heads = [:]
         wanted = keys.compactMap { key in
             let keepers = map.keepers(of: key)
-            // What this node has no business with: everybody who has shall have it, and then it goes.
+            // A key that is not this node's: all nodes that are to have it get it, and then it goes.
             let isForeign = map.layout.step == .settled && !keepers.contains(source)
             let nodes = isForeign ? keepers : jobs.filter { takes($0, key, keepers) }.map(\.node)
             let others = nodes.filter { $0 != source }

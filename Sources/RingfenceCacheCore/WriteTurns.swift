@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writes that replicas shall confirm go in turns: those that come while one WAIT is out leave together when it is
-// answered, with one WAIT behind them all. That is the group commit of databases, and for the same reason. WAIT stops
-// its connection, so with one behind each write a single write would get through in each round trip to the replicas;
-// and with a replica frozen everybody would wait for the sum of all that stand before him, and be told "no answer" of a
-// write that comes about later.
+// Writes that replicas must confirm go in batches (turns): those that come while one WAIT is out leave together when it
+// is answered, with one WAIT behind them all. That is the group commit of databases, and for the same reason. WAIT
+// blocks its connection, so with one behind each write only a single write would get through in each round trip to the
+// replicas; and with a frozen replica each caller would wait for the sum of all before it, and be told "no answer" of a
+// write that is done later.
 //
 // Not a connection for each write: the primary has a limit of them, and thousands of blocked clients are what it copes
 // with worst.
 
 package import RingfenceCore
 
-/// The writes that wait for their turn at one server. `Ask`: what replicas shall confirm; one WAIT can only ask for one
+/// The writes that wait for their turn at one server. `Ask`: what replicas must confirm; one WAIT can only ask for one
 /// thing.
 package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable {
     private struct Waiting {
@@ -42,7 +42,7 @@ package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable 
 
     /// - Parameter latest: what has not left by then never does: nothing is written late, also when the process was
     ///   stopped.
-    /// - Returns: false if so many wait already that it is not kept.
+    /// - Returns: false if too many wait already: it is not kept.
     package mutating func add(_ write: Write, _ ask: Ask, bytes: Int, latest: Nanos) -> Bool {
         let bytes = bytes + Self.overhead
         guard bytesWaiting + bytes <= Self.waitingBytes else { return false }
@@ -51,7 +51,8 @@ package struct WriteTurns<Write: Sendable, Ask: Equatable & Sendable>: Sendable 
         return true
     }
 
-    /// The turn that leaves now, if none is out; and who came too late for one. In the order in which they came.
+    /// The turn that leaves now, if none is out; and the writes that came too late for one. In the order in which they
+    /// came.
     package mutating func next(now: Nanos) -> (turn: Turn?, late: [Write]) {
         guard !isOut else { return (nil, []) }
         var (turn, late): (Turn?, [Write]) = (nil, [])

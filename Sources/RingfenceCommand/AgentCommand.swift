@@ -26,7 +26,7 @@ struct AgentCommand: AsyncParsableCommand {
                 "redis": "redis://127.0.0.1:6379",
                 "group": "ledger-db", "member": "db-1", "zone": "a",
                 "address": "10.0.0.1:5432", "listen": "0.0.0.0:8008",
-                "lease": "3s", "fenceBudget": "1s", "onUnhealthy": "release",
+                "lease": "3s", "suspendBudget": "1s", "onUnhealthy": "release",
                 "checks": [
                   { "type": "postgres", "address": "127.0.0.1:5432" }
                 ],
@@ -46,7 +46,7 @@ struct AgentCommand: AsyncParsableCommand {
               onPromote   be primary; after it the checks must agree before the group hears of it
               onHandover  take no more writes, for a planned handover; may print position=N
               onDemote    be a standby of $RINGFENCE_PRIMARY_ADDRESS
-              onSuspend   take no more writes, within fenceBudget: the role is over
+              onSuspend   take no more writes, within suspendBudget: the role is over
               onEvent     something happened in the group; decides nothing
             The file and the programs must belong to root or to the agent's user, and nobody else may write them.
 

@@ -38,7 +38,7 @@ struct Main: AsyncParsableCommand {
                 name: "Operating",
                 subcommands: [
                     LocksCommand.self, UnlockCommand.self, AuditCommand.self, GroupsCommand.self, GroupCommand.self,
-                    RingCommand.self, PickCommand.self, EventsCommand.self, DoctorCommand.self,
+                    RingCommand.self, PickCommand.self, EventsCommand.self, DoctorCommand.self, HealthCommand.self,
                 ]),
             CommandGroup(name: "Trying out", subcommands: [DemoCommand.self]),
         ])

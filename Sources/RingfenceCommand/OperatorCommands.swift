@@ -95,7 +95,7 @@ struct LocksCommand: AsyncParsableCommand {
 struct UnlockCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "unlock",
-        abstract: "Take a lock away from whoever holds it.",
+        abstract: "Take a lock away from its holder.",
         discussion: """
             The holder is told at once and its work is cancelled, the next in line gets the lock, and the audit keeps \
             who did this and why. The former holder's work may still be running: the printed fence is dead, and so is \

@@ -14,7 +14,7 @@ struct PickCommand: AsyncParsableCommand {
             the address, or the id of one that has none. Nothing is called and nothing is changed.
 
             POLICY         PICKS
-            leastLoaded    of two drawn by weight the one with fewer calls; the default
+            leastLoaded    one drawn by weight, or any other with fewer calls; the default
             peakEWMA       the same, by what a call is expected to cost
             roundRobin     one after the other
             weighted       each as often as its weight says, evenly spread

@@ -67,14 +67,19 @@ struct ServeCommand: AsyncParsableCommand {
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
-    func run() async throws {
-        let settings = try redis.settings([
+    /// What the flags, the variables and the file say together.
+    func settings() throws -> Settings {
+        try redis.settings([
             .host: host, .port: port, .tokenFile: tokenFile,
             .allowedHost: allowedHost.isEmpty ? nil : allowedHost.joined(separator: ","), .connections: connections,
             .deliveryTime: deliveryTime, .eventHeartbeat: eventHeartbeat, .eventLength: eventLength,
             .maxMembers: maxMembers, .maxGroups: maxGroups,
             .maxWaiters: maxWaiters, .fenceRetention: fenceRetention, .emptyGroups: emptyGroups,
         ])
+    }
+
+    func run() async throws {
+        let settings = try settings()
         let logger = makeLogger(settings, default: .info)
         try await Serve.run(settings, logger: logger) { lines in
             // That nobody reads it is no reason not to serve.

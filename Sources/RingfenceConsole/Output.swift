@@ -3,12 +3,12 @@
 // Standard output, with every write looked at.
 //
 // What a command prints is its answer, and a script acts on the exit code: 0 must mean that all of it was written.
-// print() tells nobody when the disk is full, or that nobody reads any more. So no command prints with it; put() throws
-// instead, and the program looks once more at its end. A failure is kept: after it nothing is written, lest a hole be
-// followed by more. Who cannot throw where it prints may drop the error, for it comes up again at the end, and ends
-// what waits (untilInterrupted).
+// print() does not tell when the disk is full, or when nobody reads any more. So no command prints with it; put()
+// throws instead, and the program looks once more at its end. A failure is kept: after it nothing is written, lest a
+// hole be followed by more. Code that cannot throw where it prints may drop the error, for it comes up again at the
+// end, and ends what waits (untilInterrupted).
 //
-// Who closes a pipe (`| head`) has seen enough: then the command ends without a word, with the code of SIGPIPE.
+// A reader that closes the pipe (`| head`) has seen enough: then the command ends silently, with the code of SIGPIPE.
 import RingfencePlatform
 import Synchronization
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who gave an order. What a client says of itself is no identity: any client with a token may say anything. So the
-// record begins with what the service saw, and what was said stands behind it, marked as said.
+// The actor of an order. What a client says of itself is not an identity: any client with a token may say anything. So
+// the record begins with what the service saw, and the client's own claim follows, marked as such.
 import NIOCore
 import RingfenceCore
 

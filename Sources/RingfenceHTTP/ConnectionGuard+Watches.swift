@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the guard of a connection has to know and cannot see where it sits, behind the decoder: the bytes before it, and
+// What the guard of a connection must know and cannot see from its place behind the decoder: the bytes before it, and
 // the version and the headers that the decoder's neighbour loses.
 import NIOCore
 import NIOHTTP1
 
-/// Sees what is lost behind it: how many Host headers there were, and the version. Whoever says that a request is the
-/// last, in any of the ways there are, is closed behind its answer; HTTP/1.0 always is, and never gets chunks.
+/// Sees what is lost behind it: how many Host headers there were, and the version. A connection whose client says, in
+/// any of the ways there are, that a request is its last is closed after the answer; HTTP/1.0 always is, and never gets
+/// chunks.
 final class VersionWatch: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = HTTPServerRequestPart

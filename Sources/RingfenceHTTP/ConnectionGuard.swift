@@ -217,9 +217,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         case .head(let head):
             isReceiving = true
             deadline = limited(.now() + Self.requestTimeout)
-            // A second Host could make a proxy before us and us see two different targets.
-            // Who asks again has its answer.
+            // A client that asks again has its answer.
             if !given.isEmpty { given.removeAll { $0.answeredAt != nil } }
+            // A second Host could make a proxy before us and us see two different targets.
             guard head.authority != nil || isOld, !hasTwoHosts else {
                 return refuse(Problem(.badRequest, "exactly one Host header is needed", field: "Host"), context)
             }
@@ -260,7 +260,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             isAnswering = head.status.kind != .informational
             if isAnswering, !isStreaming, isWaiting {
                 isWaiting = false
-                // Who is in the middle of a request may not have been read from meanwhile.
+                // A client in the middle of a request may not have been read from meanwhile.
                 if isReceiving { deadline = limited(.now() + Self.requestTimeout) }
             }
         case .body: break
@@ -313,8 +313,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         context.fireUserInboundEventTriggered(event)
     }
 
-    /// Who does not read its answers keeps its place, and would for ever: the kernel goes on asking whether it reads by
-    /// now.
+    /// Closes a client that does not read its answers. It would keep its place for ever: the kernel goes on probing it.
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         unread?.cancel()
         unread = nil

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How many connections there may be, and who has them when they are too few. Whoever reaches the port can open as many
-// as it likes and say nothing, and a limit that is simply counted shuts out everybody else with the first who comes.
+// The limit of connections, and which clients get them when there are too few. A client that reaches the port can open
+// as many as it likes and say nothing, so under a plain limit the first such client shuts out everybody else.
 //
 // So when all places are taken, a newcomer gets the place of one that is silent, or else of one that is idle and
 // never showed a good token. Where there is none, it gets one of the places kept back, on which only health checks and
 // clients with a token are answered. What is in use is never cut.
 //
-// Whom to send away is found as page caches find a page: a hand goes round the places and looks at a bounded number
-// each time. An order by age would have to be kept with every request, and a search through all would make each
-// connection of an attack dear.
+// The connection to close is found as page caches find a page: a hand goes round the places and looks at a bounded
+// number each time. An order by age would have to be kept with every request, and a search through all would make each
+// connection of an attack expensive.
 import CoreMetrics
 import HTTPTypes
 import Logging
 import NIOCore
 import Synchronization
 
-/// One connection's place. Its state is written on the connection's loop and read by whoever needs a place.
+/// One connection's place. Its state is written on the connection's loop and read by newcomers that need a place.
 final class Seat: Sendable {
     let channel: any Channel
     /// One of the places kept back.
@@ -54,7 +54,7 @@ final class Seat: Sendable {
     func endsInSilence() { connections.silent.increment() }
 }
 
-/// Who may have one of the places kept back.
+/// The rules for the places kept back.
 struct Admission: Sendable {
     let tokens: TokenFile?
 
@@ -75,7 +75,7 @@ struct Admission: Sendable {
 final class Connections: Sendable {
     /// Places that a newcomer looks at.
     private static let looks = 64
-    /// So long a new connection may be silent: its first request is on its way.
+    /// How long a new connection may be silent: its first request is on its way.
     private static let grace: TimeAmount = .milliseconds(100)
     /// Places kept back come free again by it, when those who took the others have fallen silent.
     private static let leavesAtOnce = 8
@@ -126,7 +126,7 @@ final class Connections: Sendable {
                 leaving.append(seat)
             }
             if state.count >= maximum + keptBack, let seat = displace(&state, olderThan: .zero) { leaving.append(seat) }
-            // Who leaves has left when its channel has closed; until then one more may be open.
+            // A connection that leaves has left when its channel has closed; until then one more may be open.
             let isKeptBack = state.count >= maximum
             let index: Int
             if let free = state.free.popLast() {

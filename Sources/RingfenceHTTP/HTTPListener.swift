@@ -10,8 +10,8 @@ import HummingbirdCore
 import Logging
 import NIOCore
 import NIOPosix
+import Ringfence
 import ServiceLifecycle
-import Synchronization
 
 /// Accepts connections and has their requests answered.
 struct HTTPListener: Sendable {
@@ -77,30 +77,8 @@ private struct LoopBoundChannel<Base: ServerChildChannel>: ServerChildChannel {
     }
 
     func handle(value: Base.Value, logger: Logger) async {
-        await withTaskExecutorPreference(LoopExecutor.of(value.channel.eventLoop)) {
+        await withTaskExecutorPreference(LoopExecutor(value.channel.eventLoop)) {
             await base.handle(value: value, logger: logger)
         }
-    }
-}
-
-/// An event loop as a task executor.
-private final class LoopExecutor: TaskExecutor {
-    private static let all = Mutex<[ObjectIdentifier: LoopExecutor]>([:])
-    private let loop: any EventLoop
-
-    private init(_ loop: any EventLoop) { self.loop = loop }
-
-    static func of(_ loop: any EventLoop) -> LoopExecutor {
-        all.withLock { all in
-            if let known = all[ObjectIdentifier(loop)] { return known }
-            let made = LoopExecutor(loop)
-            all[ObjectIdentifier(loop)] = made
-            return made
-        }
-    }
-
-    func enqueue(_ job: consuming ExecutorJob) {
-        let job = UnownedJob(job)
-        loop.execute { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
     }
 }

@@ -32,7 +32,7 @@ package struct LockServer: Service {
 
     /// - Parameters:
     ///   - port: 0 takes a free one; `onRunning` is told which.
-    ///   - tokens: nil lets everyone in who reaches the port.
+    ///   - tokens: nil lets in every client that reaches the port.
     ///   - allowedHosts: names of the service beside `localhost` and `host`.
     ///   - connections: how many may be open.
     ///   - onRunning: called once connections are accepted.

@@ -53,7 +53,7 @@ struct Problem: Error {
         static let shuttingDown = Code(name: "service.shuttingDown", status: 503, title: "The service is shutting down")
     }
 
-    /// Who holds the lock asked for.
+    /// The holder of the lock asked for.
     struct Holder {
         var name: String
         var owner: String

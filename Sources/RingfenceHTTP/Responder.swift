@@ -2,12 +2,13 @@
 //
 // From a request to its answer: find the route, check the token, read the body, call the handler, write.
 //
-// What may attack this service, and what stands in the way:
-//   - whoever reaches the port: it is loopback unless a token file is given; tokens are compared in constant time;
+// Threats to this service, and what stands in their way:
+//   - any client that reaches the port: it is loopback unless a token file is given; tokens are compared in constant
+//     time;
 //   - a web page of another origin, which a browser on this host or with a way to it lets send requests: Origins.swift;
 //   - a client with a token against another client: a hold's own token, 128 random bits, is needed to renew or release
 //     it; it is taken from and given in bodies only, so it is in no access log, and it is never logged here. Taking a
-//     lock away by force needs no such token and is recorded: give bearer tokens to those only who may do that;
+//     lock away by force needs no such token and is recorded: give bearer tokens only to clients that may do that;
 //   - oversized, slow, malformed or endless input: ConnectionGuard and the limits below. Nothing is read twice, nothing
 //     recurses, no pattern is compiled from input;
 //   - names that mean something to Redis: they travel as arguments, never as part of a command's text;
@@ -27,7 +28,7 @@ struct Responder: Sendable {
     private let table: RouteTable
     private let tokens: TokenFile?
     private let origins: Origins
-    /// Told to who asks for what there is not.
+    /// Told to a client that asks for an unknown path.
     private let hint: String
     private let logger: Logger
     private let log: AccessLog

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The routes as one table: method, path, what is read, what is answered, who answers. The server looks requests up in
-// it and the OpenAPI document is made from it, so neither can know a route the other does not.
+// The routes as one table: method, path, request, answers, handler. The server looks requests up in it and the OpenAPI
+// document is made from it, so neither can know a route the other does not.
 //
 // A lock's or group's name is one path segment, percent-encoded: `payout/2026-11` is `payout%2F2026-11`. It is split
 // before it is decoded, so a name can hold anything such a name may hold and never reach another route. (The plural
-// routes take names in the body, for whom a proxy in between rewrites %2F.)
+// routes take names in the body, for clients behind a proxy that rewrites %2F.)
 import HTTPTypes
 import HummingbirdCore
 import NIOCore
@@ -43,9 +43,9 @@ struct Reply: Sendable {
 struct Exchange: Sendable {
     /// When its head was read: at or after the client sent it.
     let arrived: ContinuousClock.Instant
-    /// What stands in the path for what is in braces in its route's, decoded.
+    /// The values of the path's parameters, decoded.
     var parameters: [(name: String, value: String)] = []
-    /// What stands behind the question mark.
+    /// The query, after the question mark.
     var queryText = ""
     /// The parameters of it, all of them the route's own; empty unless it is a route of `/v1/`.
     var query: [String: String] = [:]
@@ -59,7 +59,7 @@ struct Exchange: Sendable {
     /// The body was not read to its end, so there can be no other request behind it.
     var leavesBody = false
 
-    /// What stands in the path for `{name}`. The route's path must have that parameter.
+    /// The value of the path's parameter `{name}`. The route's path must have it.
     subscript(name: String) -> String {
         guard let parameter = parameters.first(where: { $0.name == name }) else {
             preconditionFailure("the route's path has no {\(name)}")
@@ -107,12 +107,12 @@ struct Route: Sendable {
     /// It is refused without a Content-Type, with a body or without: see Responder.
     var needsType: Bool { (method == .post || method == .put) && !isQuestion }
 
-    /// What stands in braces, in order.
+    /// The names of the parameters, in order.
     var parameters: [String] {
         path.split(separator: "{").dropFirst().map { String($0.prefix { $0 != "}" }) }
     }
 
-    /// Around what stands in braces: one more than there are parameters.
+    /// The texts around the parameters: one more than there are parameters.
     fileprivate var parts: [[UInt8]] {
         var parts: [[UInt8]] = [[]]
         var isInside = false

@@ -62,7 +62,6 @@ package enum Serve {
         let client = try RingfenceClient(configuration, logger: logger)
         if embedded == nil { try await RedisCheck.run(configuration, logger: logger) }
         let shown = Settings.redacted(url) + (embedded == nil ? "" : " (embedded)")
-        let host = settings.host.contains(":") ? "[\(settings.host)]" : settings.host
         let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
         let server = LockServer(
             client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry,
@@ -71,8 +70,8 @@ package enum Serve {
         ) { port in
             announce(
                 """
-                ringfence serves http://\(host):\(port) on Redis \(shown)
-                try: curl -s http://\(host):\(port)/v1/locks/demo/acquire\(header) \
+                ringfence serves http://\(authority(settings.host, port)) on Redis \(shown)
+                try: curl -s http://\(authority(reachableHost(settings.host), port))/v1/locks/demo/acquire\(header) \
                 -H 'Content-Type: application/json' -d '{"ttlMs":10000}'
 
                 """)
@@ -134,6 +133,20 @@ package enum Serve {
         if host == "localhost" || host == "::1" { return true }
         let parts = host.split(separator: ".", omittingEmptySubsequences: false)
         return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
+    }
+
+    /// Where this host reaches what listens at `host`: there is nobody at the address that means all of them.
+    package static func reachableHost(_ host: String) -> String {
+        switch host {
+        case "0.0.0.0": "127.0.0.1"
+        case "::": "::1"
+        default: host
+        }
+    }
+
+    /// Host and port as they stand in a URL.
+    package static func authority(_ host: String, _ port: Int) -> String {
+        host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     }
 
     /// Descriptors that are not connections of clients: Redis, files, event loops, and some to spare.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The token file is changed for one reason that cannot wait: a token has leaked. So it is read again when it changes,
-// looked at once a second, and at once on SIGHUP. A bad new file changes nothing: who mistypes a line must not shut
-// everybody out, nor let everybody in. It says so in the log and in a metric until it is mended.
+// looked at once a second, and at once on SIGHUP. A bad new file changes nothing: a mistyped line must not shut
+// everybody out, nor let everybody in. It says so in the log and in a metric until the file is fixed.
 //
-// Whoever asks is looked at when it asks. A stream of events or a wait in line goes on for long after that, so each
-// is watched: when its token has left the file, it is ended.
+// A client's token is checked when a request comes. A stream of events or a wait in line goes on for long after that,
+// so each is watched: when its token has left the file, it is ended.
 import CoreMetrics
 import Logging
 import RingfenceOperations
@@ -123,7 +123,11 @@ package final class TokenFile: Sendable {
 
     private func warn() {
         if state.withLock({ $0.tokens.isWorldReadable }) {
-            logger.warning("everyone on this host can read the token file: chmod 640 it")
+            logger.warning(
+                """
+                every user of this host can read the token file: give it to the user of the service, \
+                chown \(geteuid()), and chmod 400 it
+                """)
         }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Endpoints, as one says what they answer and another serves them. The agent has some and knows nothing of HTTP
-// servers; the command line hands it the server of the HTTP service.
+// Endpoints that one module defines and another serves. The agent defines some and knows nothing of HTTP servers; the
+// command line hands it the server of the HTTP service.
 package import Logging
 
 /// What an endpoint answers: a status code of HTTP, and JSON.
@@ -31,7 +31,7 @@ package struct HTTPEndpoint: Sendable {
     }
 }
 
-/// Who serves endpoints.
+/// A server of endpoints.
 package protocol EndpointServer: Sendable {
     /// Returns once connections are accepted.
     /// - Parameter port: 0 takes a free one.

@@ -8,14 +8,14 @@
 // the fence protects that second.
 //
 // The command has a process group of its own, to which the signals that this process gets are passed on, Ctrl-C among
-// them (Signals). A group can be left, and is by what is started through setsid, GNU timeout or a shell's job control;
-// so this process is also the one to which whatever the command leaves behind is handed (Orphans), and the lock is
-// released only when none of it is left. Nothing can do this for it if it is killed itself (SIGKILL): the kernel kills
-// the command then, and only that.
+// them (Signals). Processes can leave a group, and those started through setsid, GNU timeout or a shell's job control
+// do; so this process also adopts whatever the command leaves behind (Orphans), and the lock is released only when none
+// of it is left. If this process itself is killed (SIGKILL), nothing can do that for it: the kernel kills the command
+// then, and only that.
 //
 // A command that wants the terminal (an editor, a password prompt) is stopped
-// by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither of
-// them can be suspended: a suspended holder would lose its lock, and a suspended ringfence could not enforce that.
+// by the kernel for being in the background; it is then given the terminal, and Ctrl-C goes straight to it. Neither
+// process can be suspended: a suspended holder would lose its lock, and a suspended ringfence could not enforce that.
 package import Ringfence
 import RingfencePlatform
 import Synchronization

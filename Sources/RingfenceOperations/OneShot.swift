@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Synchronization
 
-/// Something that happens once, such as "the client hung up" or "the service is shutting down", and who wants to know.
+/// Something that happens once, such as "the client hung up" or "the service is shutting down", and its listeners.
 package final class OneShot: Sendable {
     private struct State {
         var hasHappened = false

@@ -75,6 +75,15 @@ import Testing
                 try await server.cli("-a", "second", "--no-auth-warning", "CLIENT", "KILL", "ID", id)
                 try await eventually { client.connection?.generation == 2 }
                 #expect(try await client.call("GET", "k").text == "v")
+                // Who writes a file anew makes it empty first.
+                try write("")
+                let next = "\(client.connection?.clientID ?? 0)"
+                try await server.cli("-a", "second", "--no-auth-warning", "CLIENT", "KILL", "ID", next)
+                try await eventually { client.connection == nil }
+                async let waiting = client.call("GET", "k")
+                try await eventually { client.absence?.code == .invalidConfiguration }
+                try write("second\n")
+                #expect(try await waiting.text == "v")
             }
             for (text, mentions) in [
                 ("", "is empty"), ("a\nb\n", "one line"), (String(repeating: "x", count: 5000), "4096"),

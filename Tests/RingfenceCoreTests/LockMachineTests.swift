@@ -42,7 +42,7 @@ import Testing
             bench.take(.granted(1, fence: 7))
                 == [.deliver(1, .init(value: value(7, "n1"), terms: Self.one, sentAt: 0))])
         #expect(bench.take(.release(value(7, "n1"))) == [.release(2, value(7, "n1"), nil)])
-        #expect(bench.take(.released(2)) == [.releaseDone(value(7, "n1"), answered: true)])
+        #expect(bench.take(.released(2)) == [.releaseDone(value(7, "n1"), .released)])
         #expect(bench.machine.isIdle)
     }
 
@@ -139,7 +139,7 @@ import Testing
                 == [.release(2, value(7, "n1"), .init(nonce: "n2", terms: Self.two, yields: false))])
         #expect(
             bench.take(.granted(2, fence: 8)) == [
-                .releaseDone(value(7, "n1"), answered: true),
+                .releaseDone(value(7, "n1"), .released),
                 .deliver(2, .init(value: value(8, "n2", Self.two), terms: Self.two, sentAt: 0)),
             ])
     }
@@ -202,7 +202,7 @@ import Testing
         _ = bench.take(.release(value(7, "n1")))
         #expect(
             bench.take(.failed(2, retriable: true)) == [
-                .cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), answered: false),
+                .cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), .unanswered),
                 .ask(3, nonce: "n2", Self.one, queue: .last),
             ])
     }
@@ -215,7 +215,7 @@ import Testing
         #expect(bench.take(.forget(value(7, "n1"))) == [.ask(2, nonce: "n2", Self.one, queue: .last)])
         #expect(
             bench.take(.release(value(7, "n1")))
-                == [.cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), answered: true)])
+                == [.cleanUpValue(value(7, "n1")), .releaseDone(value(7, "n1"), .released)])
     }
 
     @Test func `a failure that repeating does not mend refuses everybody`() {

@@ -103,6 +103,53 @@ import Testing
         }
     }
 
+    @Test func `after its release a lease is checked in vain`() async throws {
+        try await withRedis { server in
+            try await withClient(server.unixURL) { client in
+                let lease = try await client.acquire("a", ttl: .seconds(60))
+                try lease.check()
+                try await lease.release()
+                let error = await failure { try lease.check() }
+                #expect(error?.code == .notHeld && error?.effect == RingfenceError.Effect.none)
+            }
+        }
+    }
+
+    @Test func `a loss that nobody had noticed is told by the release`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                // As by a Redis that restarts empty, and whose lock another process has got meanwhile.
+                let lease = try await client.acquire("a", ttl: .seconds(600))
+                try await observer.send("SET", "ringfence:{default}:lock:a", "1:other-1:other")
+                let error = await failure { try await lease.release() }
+                #expect(error?.code == .leaseLost && error?.effect == .unknown)
+                #expect(try await observer.send("EXISTS", "ringfence:{default}:lock:a") == .integer(1))
+                #expect(await failure { try await lease.release() } == nil)
+
+                let scoped = await failure {
+                    try await client.withLock("b", ttl: .seconds(600)) { _ in
+                        try await observer.send("DEL", "ringfence:{default}:lock:b")
+                    }
+                }
+                #expect(scoped?.code == .leaseLost && scoped?.effect == .unknown)
+            }
+        }
+    }
+
+    @Test func `a lost lease that is dropped lets go of the rest of its names`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClients(server.unixURL, 2) { clients in
+                do {
+                    let lease = try await clients[0].acquire("a", "b", ttl: .seconds(600))
+                    _ = try await clients[1].forceRelease("a", actor: "ops")
+                    #expect(try await observer.send("EXISTS", "ringfence:{default}:lock:b") == .integer(1))
+                    try await eventually("it is told") { !lease.isHeld }
+                }
+                try await eventually("the rest is free") { try await observer.isClean("b") }
+            }
+        }
+    }
+
     @Test func `a lock stays held while any copy of its lease lives`() async throws {
         try await withObservedRedis { server, observer in
             try await withClient(server.unixURL) { client in

@@ -93,6 +93,20 @@ import Testing
         }
     }
 
+    @Test func `a second shutdown returns when the first has ended`() async throws {
+        try await withRedis { server in
+            for _ in 0..<20 {
+                let client = try RingfenceClient(.init(url: server.unixURL), logger: testLogger)
+                let lease = try await client.acquire("a", ttl: .seconds(600))
+                let first = Task { await client.shutdown() }
+                try await eventually { client.isClosed }
+                await client.shutdown()
+                #expect(try await server.remains() == [] && !lease.isHeld)
+                await first.value
+            }
+        }
+    }
+
     @Test func `a client that is dropped without shutdown lets go of its connections`() async throws {
         try await withObservedRedis { server, observer in
             do {

@@ -101,7 +101,7 @@ final class PostgresPair: Sendable {
                     "redis://127.0.0.1:6379": stage.redis.url, "/etc/ringfence/database": stage.files,
                     "\(host):5432": "127.0.0.1:\(member.port)", "\(host):8008": "127.0.0.1:\(member.agentPort)",
                     #""lease": "3s""#: #""lease": "\#(lease)""#,
-                    #""fenceBudget": "1s""#: #""fenceBudget": "\#(lease == "1s" ? "400ms" : "1s")""#,
+                    #""suspendBudget": "1s""#: #""suspendBudget": "\#(lease == "1s" ? "400ms" : "1s")""#,
                 ])
         }
     }

@@ -5,8 +5,8 @@
 // FENCE and HOLDER in its environment and writes without looking again.
 //
 //   StoppedHolder REDIS-URL LOCK TTL-MS COMMAND…
-import Glibc
 import Ringfence
+import RingfencePlatform
 
 @main struct StoppedHolder {
     static func main() async throws {

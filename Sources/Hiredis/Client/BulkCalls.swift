@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Calls with large answers: pages, lists, looks at everything. An answer that nobody waits for any more is on its way
-// all the same, and lies in Redis' memory until it is read here. If whoever gave up asks again, and the next one too,
-// while answers come slower than they are asked for, Redis' memory is what fills.
+// all the same, and lies in Redis' memory until it is read here. If callers that gave up ask again, while answers come
+// slower than they are asked for, Redis' memory fills.
 //
-// So each says how large its answer may be, and only so many bytes are under way on a connection at a time. The others
-// wait in line, first come, first served, no longer than they would have waited for the answer. And the room that an
-// answer was given comes free when the answer is here, or can come no more: not when its caller gives up.
+// So each call says how large its answer may be, and only a limited number of bytes is under way on a connection at a
+// time. The other calls wait in line, first come, first served, no longer than they would have waited for the answer.
+// The room that an answer was given comes free when the answer is here, or can no longer come: not when its caller
+// gives up.
 
 import NIOCore
 import Synchronization
 
-/// The room for large answers on one connection, and who waits for it.
+/// The room for large answers on one connection, and the calls that wait for it.
 final class BulkRoom: Sendable {
     private struct State {
         var free: Int
@@ -95,7 +96,7 @@ final class BulkCall: Sendable {
     let number = Atomic<UInt64>(0)
     private let client: RedisClient
     private let room: BulkRoom
-    /// Writes it; whoever is told then is told exactly once.
+    /// Writes the call; its completion is called exactly once.
     private let submit: @Sendable (@escaping @Sendable (Answer) -> Void) -> RedisClient.Submission
     private let state = Mutex(State())
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the client's tasks and its event loop share: the queue behind one lock, and the rules of who is told what.
+// What the client's tasks and its event loop share: the queue behind one lock, and the rules by which callers are told.
 //
 // Nothing is resumed, logged or called back under the lock.
 import Logging
@@ -22,7 +22,7 @@ struct TaskReference: Sendable {
     var isCancelled: Bool { unsafeBitCast(bits, to: UnsafeCurrentTask.self).isCancelled }
 }
 
-/// Who waits for a reply.
+/// The receiver of a reply.
 enum Waiter: Sendable {
     case task(TrustedContinuation<Result<RedisReply, RedisError>, Never>, TaskReference?)
     /// Called on the event loop.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The commands of one connection from submission to answer: bytes that wait to be written, and who waits for which
-// reply. Pure memory: no I/O, no clock, no task. Another driver than SwiftNIO could be put under it.
+// The commands of one connection from submission to answer: bytes that wait to be written, and which caller waits for
+// which reply. Pure memory: no I/O, no clock, no task. Another driver than SwiftNIO could be put under it.
 //
 //      slots   [ written, in the order of their replies | unwritten, in the order of their bytes ]
 //      bytes                                              [ one slab, back to back              ]
@@ -140,8 +140,8 @@ struct CommandQueue<Waiter: Sendable>: ~Copyable, @unchecked Sendable {
 
     // MARK: the way back
 
-    /// Matches `replies`, in order, with the slots at the head and appends whoever is answered to `answered`: a group
-    /// is answered by an array. False when there is a reply nobody asked for.
+    /// Matches `replies`, in order, with the slots at the head and appends each waiter that is answered to `answered`:
+    /// a group is answered by an array. False when there is a reply nobody asked for.
     mutating func complete(_ replies: [RedisReply], _ answered: inout [(waiter: Waiter, reply: RedisReply)]) -> Bool {
         for reply in replies {
             guard written > 0 else { return false }

@@ -3,10 +3,10 @@
 // Publish and subscribe, on a connection of its own: what comes there is pushed, not answered, so it has its own small
 // machine instead of the command queue.
 //
-// Redis forgets a subscription with its connection and keeps no message for the absent. So the two moments that matter
-// are said as events, in order with the messages: all channels are live (`subscribed`), and from here messages may be
-// missing (`disconnected`, or `subscribed(first: false)` after it). Who must not miss anything reads the state anew
-// after each `subscribed`.
+// Redis forgets a subscription with its connection and keeps no messages for absent subscribers. So the two moments
+// that matter are told as events, in order with the messages: all channels are live (`subscribed`), and from here
+// messages may be missing (`disconnected`, or `subscribed(first: false)` after it). A subscriber that must not miss
+// anything reads the state anew after each `subscribed`.
 package import Logging
 package import NIOCore
 import NIOPosix

@@ -11,7 +11,7 @@ package struct ScriptCall: Sendable {
     package let arguments: Int
     /// Writes the keys and arguments.
     package let encode: @Sendable (inout CommandWriter) -> Void
-    /// How large the answer may be, about, if it may be large: only so much is asked for at a time.
+    /// About how large the answer may be, if it may be large: the total asked for at a time is limited.
     package var answerBytes: Int?
 
     package init(
@@ -26,7 +26,7 @@ package struct ScriptCall: Sendable {
     }
 }
 
-/// A script to be run, and who is told.
+/// A script to be run, and the receiver of its reply.
 package protocol ScriptRequest: AnyObject, Sendable {
     var script: RedisScript { get }
     var keys: Int { get }

@@ -11,7 +11,7 @@ import NIOPosix
 import NIOSSL
 import RingfencePlatform
 
-/// Who uses a connection: told of everything on the event loop.
+/// The user of a connection, told of everything on the event loop.
 protocol ConnectionOwner: AnyObject, Sendable {
     /// Commands may be written from now.
     func connectionIsReady(_ info: ConnectionInfo)
@@ -42,6 +42,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private var heardSinceTick = false
     private var isProbing = false
     private var lastLogged: RedisError?
+    /// It was open once, so the files that it needs were right.
+    private var wasReady = false
 
     init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
         self.configuration = configuration
@@ -141,7 +143,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         lose(failure(error))
     }
 
-    /// How the connection's end is told.
+    /// Tells of the connection's end.
     private func failure(_ error: (any Error)?) -> RedisError {
         if machine.isReady {
             let reason = error.map { "\($0)" } ?? "the server closed the connection"
@@ -155,7 +157,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         if let error = error as? RedisError { return error }
         let text = error.map { Self.reason($0) } ?? "the server closed the connection"
         if configuration.tls == nil, case .tcp = configuration.address, handler?.firstByte == nil {
-            // So does a TLS server that drops what is no TLS before it could be told so.
+            // So does a TLS server that drops a connection without TLS before saying so.
             return RedisError(
                 .connectFailed, effect: .none,
                 "\(text), before the server said anything; if this port speaks TLS, give rediss://")
@@ -203,6 +205,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 
     private func becomeReady(_ info: ConnectionInfo, _ warnings: [String]) {
+        wasReady = true
         attemptTimer?.cancel()
         lastLogged = nil
         for warning in warnings { logger.warning("redis \(configuration): \(warning)") }
@@ -232,14 +235,15 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
                 let failure =
                     error as? RedisError
                     ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(Self.reason(error))")
-                if failure.code == .invalidConfiguration { self.owner?.connectionWasRefused(failure) }
+                // Files that were right once are being replaced, and are right again soon: commands wait for that.
+                if failure.code == .invalidConfiguration, !self.wasReady { self.owner?.connectionWasRefused(failure) }
                 self.lose(failure)
             }
     }
 
     private func lose(_ error: RedisError) {
         stopTimers()
-        // Whatever still happens to that attempt is of no interest.
+        // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler
         self.handler = nil

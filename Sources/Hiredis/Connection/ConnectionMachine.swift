@@ -8,11 +8,11 @@
 //
 // The handshake is one write: AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, PING. PING is there because the others are
 // answered even by a server that is loading, has lost its primary, or hangs in a script. INFO, because a server that
-// comes back may be another one, or with other settings: who must know that knows it before the first command is
-// written.
+// comes back may be another one, or have other settings: callers that must know that know it before the first command
+// is written.
 //
-// A server that takes nobody in says so in one line and closes. That line comes as the answer to whatever we wrote
-// first, so it is judged by its text and not by its place; and the first complaint is kept as the reason when the
+// A server that refuses connections says so in one line and closes. That line comes as the answer to whatever we wrote
+// first, so it is judged by its text and not by its place; and the first error is kept as the reason when the
 // connection ends.
 //
 // Killing is what makes "the connection broke" mean something. Bytes of the old connection may still be on their way to

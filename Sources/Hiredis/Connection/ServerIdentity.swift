@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whose certificate it must be.
+// The names that a server's certificate must have.
 //
-// NIOSSL verifies the chain. Of the names it is content with less than we are: it takes a certificate for any name at
-// all if that holds the address of the peer, and in a cloud the peer's address may be anybody's tomorrow. So each kind
-// of expectation is held against its own kind of entry, as RFC 9525 and `openssl -verify_hostname` or `-verify_ip` do:
-// a name against the names, an address against the addresses. What we check comes on top of NIOSSL's own check of a
-// name, so nothing is accepted that it refuses. (Of an address it knows the peer's only, which is another one behind a
-// tunnel.)
+// NIOSSL verifies the chain. Its check of names is weaker than ours: it accepts a certificate for any name at all if
+// that also holds the peer's address, and in a cloud that address may be anybody's tomorrow. So each kind of
+// expectation is compared with its own kind of entry, as RFC 9525 and `openssl -verify_hostname` or `-verify_ip` do: a
+// name with the names, an address with the addresses. Our check comes on top of NIOSSL's own check of a name, so
+// nothing is accepted that it refuses. (As an address it knows only the peer's, which behind a tunnel is another one.)
 import NIOSSL
 import RingfencePlatform
 

@@ -8,19 +8,19 @@
 import RingfenceCore
 import Synchronization
 
-/// A call to a member that a ``Balancer`` picked: outstanding until it is ended, or let go of.
+/// A call to a member that a ``Balancer`` picked: outstanding until it is ended, or dropped.
 public final class BalancedCall: Sendable {
-    /// What became of a call.
+    /// The outcome of a call.
     public enum Outcome: String, Sendable, Hashable, CaseIterable {
         /// The member answered.
         case success
         /// The call failed, and that speaks against the member.
         case failure
-        /// It was given up, or nobody knows: nothing is learned.
+        /// The call was given up, or its outcome is not known: nothing is learned.
         case cancelled
     }
 
-    /// Whom to call.
+    /// The member to call.
     public let member: BalancedMember
     private let core: BalancerCore
     private let begun: BalancerCore.Begun
@@ -34,7 +34,7 @@ public final class BalancedCall: Sendable {
 
     deinit { end(.cancelled) }
 
-    /// The call is over, and the balancer learns what came of it and how long it took. Only the first end counts.
+    /// Ends the call: the balancer learns its outcome and how long it took. Only the first end counts.
     ///
     /// - Returns: whether this was it.
     @discardableResult
@@ -50,15 +50,15 @@ public final class BalancedCall: Sendable {
 }
 
 extension Balancer {
-    /// Picks a member and begins a call to it, for whoever cannot have beginning and end in one scope; else use
+    /// Picks a member and begins a call to it, where beginning and end cannot be in one scope; else use
     /// ``withMember(isolation:isFailure:_:)``.
     ///
-    /// - Returns: the call: end it. One that is let go of without ends as ``BalancedCall/Outcome/cancelled``.
+    /// - Returns: the call: end it. One that is dropped without that ends as ``BalancedCall/Outcome/cancelled``.
     /// - Throws: ``RingfenceError`` with effect `none`: `balancer.noMember`; `breaker.open`; `argument.invalid` if the
     ///   policy needs a key.
     public func begin() throws -> BalancedCall { BalancedCall(try core.begin(nil), core) }
 
-    /// The same for a key. Policies that need none pass it over. See ``begin()``.
+    /// The same for a key. Policies that need none ignore it. See ``begin()``.
     public func begin(key: some HashRing.Key) throws -> BalancedCall {
         BalancedCall(try key.withRingBytes { bytes in Result { try core.begin(bytes) } }.get(), core)
     }

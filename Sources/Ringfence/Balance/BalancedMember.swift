@@ -15,22 +15,22 @@ public struct BalancedMember: Sendable, Identifiable {
 
     /// Its name in the group.
     public var id: String { handle.record.id }
-    /// One life of the member. A process that comes back has another one.
+    /// The session: one life of the member. A process that comes back has another one.
     public var session: String { handle.record.session }
-    /// Where it can be reached; empty if it did not say.
+    /// The address at which it can be reached; empty: not given.
     public var address: String { handle.record.address }
-    /// What fails together with it; empty if it did not say.
+    /// The zone: its failure domain; empty: not given.
     public var zone: String { handle.record.zone }
     /// Its share, 0 to 1000.
     public var weight: Int { handle.record.weight }
-    /// What it can do.
+    /// The capabilities it announced.
     public var capabilities: [String] { handle.record.capabilities }
-    /// Whatever else it says of itself.
+    /// Any other data it announced.
     public var metadata: [String: String] { handle.record.metadata }
 }
 
-/// A member for one shard: its reference count and its strings are touched by whoever picks there, and on no cache line
-/// of others.
+/// A member for one shard: its reference count and its strings are touched only by picks in that shard, and share no
+/// cache line with others.
 final class MemberHandle: Sendable {
     private typealias Line = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
     private let before: Line = (0, 0, 0, 0, 0, 0, 0, 0)

@@ -9,7 +9,7 @@ import NIOCore
 import NIOPosix
 import RingfenceCore
 
-/// Picks a member of a group for each call, and learns from what comes of it.
+/// A balancer: picks a member of a group for each call, and learns from the outcome.
 ///
 /// ```swift
 /// let balancer = try group.balancer(.leastLoaded)
@@ -18,15 +18,14 @@ import RingfenceCore
 /// }
 /// ```
 ///
-/// It picks among the members that are in the group's last snapshot, have a weight, whose check passes, and whose calls
-/// do not fail from here. Picking is local: no round trip, no wait, no allocation, and no other thread in the way.
-/// While Redis is away it goes on from what was seen last.
+/// It picks among the members of the group's last snapshot that have a weight, whose check passes, and that are not
+/// ejected because calls to them failed. Picking is local: no round trip, no wait, no allocation, no contention with
+/// other threads. While Redis is away it goes on with the last snapshot.
 ///
-/// It never repeats a call and never makes two of one: whether a payment may be made again is not for a balancer to
-/// say.
+/// It never repeats a call and never makes two of one: a balancer cannot know whether a payment may be made again.
 ///
-/// A balancer is a cheap value. All that a process asks of one group for the same policy and options are one, and learn
-/// from each other's calls; other processes count for themselves.
+/// A balancer is a cheap value. Within a process, balancers of one group with the same policy and options share what
+/// they learn; other processes count for themselves.
 public struct Balancer: Sendable {
     private let group: Group?
     let core: BalancerCore
@@ -39,22 +38,22 @@ public struct Balancer: Sendable {
     /// The policy it picks by.
     public var policy: BalancePolicy { BalancePolicy(core.rule) }
 
-    /// What it knows and has decided.
+    /// The balancer's current knowledge and decisions.
     public var state: BalancerState { core.state }
 
     // MARK: Picking
 
-    /// Who would be called now. A look: the call is not counted, nothing is learned, and no probe of the breaker is
-    /// used up.
+    /// Returns the member that would be called now. The call is not counted, nothing is learned, and no probe of the
+    /// breaker is used up.
     ///
-    /// The member may be gone by the time it is called; and as nobody knows of the call, all threads may be shown the
-    /// same one.
+    /// The member may be gone by the time it is called; and since the call is not counted, all threads may get the same
+    /// member.
     ///
     /// - Throws: ``RingfenceError`` with effect `none`: `balancer.noMember`; `breaker.open`; `argument.invalid` if the
     ///   policy needs a key.
     public func pick() throws -> BalancedMember { BalancedMember(try core.pick(nil)) }
 
-    /// Who would be called now for a key. See ``pick()``. Policies that need no key pass it over.
+    /// Returns the member that would be called now for a key. See ``pick()``. Policies that need no key ignore it.
     @inlinable
     public func pick(key: some HashRing.Key) throws -> BalancedMember {
         try key.withRingBytes { bytes in Result { try pick(keyBytes: bytes) } }.get()
@@ -68,12 +67,12 @@ public struct Balancer: Sendable {
     /// Picks a member, calls `body` with it once, and learns how that went and how long it took.
     ///
     /// A body that throws is a failed call, with two exceptions: `CancellationError` (and ``RingfenceError`` with
-    /// `cancelled`), which tells nothing of the member, and errors of which `isFailure` says that they are none,
-    /// because the member was well and its answer was no. A call that hangs counts as outstanding until it ends: give
-    /// it a deadline.
+    /// `cancelled`), which says nothing about the member, and errors that are not failures by `isFailure`, because the
+    /// member was healthy and its answer was no. A call that hangs counts as outstanding until it ends: give it a
+    /// deadline.
     ///
     /// - Parameters:
-    ///   - isolation: where `body` runs: where the caller does, unless you say otherwise.
+    ///   - isolation: the actor on which `body` runs; default: the caller's.
     ///   - isFailure: whether an error of `body` speaks against the member.
     ///   - body: the call. It is run in the caller's task: if that is cancelled, so is the call.
     /// - Returns: what `body` returned.
@@ -86,7 +85,7 @@ public struct Balancer: Sendable {
         try await run(try core.begin(nil), isolation: isolation, isFailure: isFailure, body)
     }
 
-    /// The same for a key. Policies that need none pass it over. See ``withMember(isolation:isFailure:_:)``.
+    /// The same for a key. Policies that need none ignore it. See ``withMember(isolation:isFailure:_:)``.
     public func withMember<Success>(
         key: some HashRing.Key, isolation: isolated (any Actor)? = #isolation,
         isFailure: (any Error) -> Bool = { _ in true }, _ body: (BalancedMember) async throws -> Success
@@ -112,7 +111,7 @@ public struct Balancer: Sendable {
 
     // MARK: Without a group
 
-    /// Of members that never change and belong to no group: what picking costs can be measured without Redis.
+    /// Creates a balancer of fixed members without a group, so that the cost of picking can be measured without Redis.
     package init(
         _ policy: BalancePolicy, options: BalancerOptions = BalancerOptions(),
         members: [(id: String, weight: Int, zone: String)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shell around `BalanceMachine`: one for each policy and options of a group, kept by the group, so that all who ask
-// for the same balancer learn from each other's calls.
+// The shell around `BalanceMachine`: one for each policy and options of a group, kept by the group, so that all callers
+// with the same balancer learn from each other's calls.
 //
 // The machine is behind one lock, taken when a call ends, when the group changes, and by the alarm; never by a pick.
 // What it decides is a plan with a version, and each shard makes its own table of it when it sees that the version is
@@ -104,7 +104,7 @@ final class BalancerCore: Sendable {
 
     // MARK: Picking
 
-    /// Who would be called now.
+    /// The member that would be called now.
     func pick(_ key: UnsafeRawBufferPointer?) throws -> MemberHandle {
         if needsKey, key == nil { throw noKey }
         switch find(key, begins: false, isAdmitted: false) {

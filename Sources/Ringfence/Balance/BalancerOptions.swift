@@ -2,8 +2,8 @@
 
 import RingfenceCore
 
-/// The numbers a ``Balancer`` goes by. The defaults are those of proxies that many run; the limits are checked when a
-/// balancer is asked for.
+/// The options of a ``Balancer``. The defaults are those of common proxies; the limits are checked when a balancer is
+/// created.
 public struct BalancerOptions: Sendable, Hashable {
     /// How long the share of a new or returning member ramps up. 0 (all of it at once) to 1 h; default 10 s.
     public var slowStart: Duration {

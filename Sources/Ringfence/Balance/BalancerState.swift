@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a ``Balancer`` knows and has decided, for dashboards and tests. A value: it does not change.
+/// The state of a ``Balancer``, for dashboards and tests. A value: it does not change.
 public struct BalancerState: Sendable {
     /// A member of the group as the balancer sees it.
     public struct Member: Sendable {
         /// The member.
         public var member: Ringfence.Member
-        /// It can be picked now.
+        /// Whether it can be picked now.
         public var canBePicked: Bool
         /// Calls through this balancer that have begun and not ended.
         public var outstanding: Int
-        /// What a call to it is expected to take; nil: nobody has called, so nobody knows.
+        /// The expected duration of a call to it; nil: not known, for nobody has called.
         public var cost: Duration?
-        /// It is ejected until then.
+        /// The end of its ejection; nil: it is not ejected.
         public var ejectedUntil: ContinuousClock.Instant?
-        /// The part of its share that it is given while it starts slowly, 0.1 to 1.
+        /// The part of its share that it gets while it starts slowly. Range: 0.1 to 1.
         public var ramp: Double
     }
 
@@ -24,19 +24,19 @@ public struct BalancerState: Sendable {
         case closed
         /// No calls are made, until then.
         case open(until: ContinuousClock.Instant)
-        /// A few calls are made, to see what comes of them.
+        /// A few calls are made as probes.
         case halfOpen
-        /// An operator forced it open: no calls are made until it is let go.
+        /// An operator forced it open: no calls are made until that order ends.
         case forcedOpen
         /// An operator forced it closed: calls are made, whatever fails.
         case forcedClosed
     }
 
-    /// In the order of their ids' bytes.
+    /// The members, in the order of their ids' bytes.
     public var members: [Member]
     /// Where the circuit breaker stands.
     public var breaker: Breaker
-    /// So few members can be picked that all with a weight are.
+    /// Whether so few members can be picked that all with a weight are.
     public var isPanicking: Bool
 
     /// The member with this id; nil if there is none.

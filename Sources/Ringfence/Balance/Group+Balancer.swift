@@ -9,11 +9,11 @@ import RingfenceCore
 import Synchronization
 
 extension Group {
-    /// A balancer that picks among this group's members by `policy`.
+    /// Returns a balancer that picks among this group's members by `policy`.
     ///
-    /// Nothing is asked of Redis. Asked again for the same policy and options it gives the same one, with what that has
-    /// learned, as long as the group is held. The members of the moment it is made are not new to it, and get all of
-    /// their share at once. Its metrics are made from the metrics factory in force then.
+    /// Makes no call to Redis. For the same policy and options it returns the same balancer, with what that has
+    /// learned, as long as the group is referenced. The members at the moment of its creation are not new to it, and
+    /// get all of their share at once. Its metrics are made from the metrics factory in force then.
     ///
     /// - Throws: ``RingfenceError`` with `argument.invalid`, naming the option and its limits.
     public func balancer(
@@ -40,7 +40,7 @@ extension Group {
                 hub?.note(type, group: name, member: member, reason: reason, detail: detail)
             }
             let core = BalancerCore(policy.rule, settings, group: name, outside)
-            // Who publishes meanwhile stores first and tells all balancers then, this one too.
+            // A publisher meanwhile stores first and then tells all balancers, this one too.
             tell(core, shown.load())
             balancers[key] = core
             return core

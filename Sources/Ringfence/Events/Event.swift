@@ -4,15 +4,16 @@ package import RingfenceCore
 
 /// A place in the event log of a namespace: behind one event.
 ///
-/// Its text, `generation:sequence`, is what to store to go on there later: in the same transaction as the effect of the
-/// event, and the effect happens exactly once. Cursors of different generations cannot be compared; only the log knows
-/// how they follow each other.
+/// Its text, `generation:sequence`, is what to store to go on there later. Store it in the same transaction as the
+/// effect of the event, and the effect happens exactly once. Cursors of different generations cannot be compared; only
+/// the log knows how they follow each other.
 public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
     package let position: LogPosition
 
     package init(_ position: LogPosition) { self.position = position }
 
-    /// Before the first event of the log; its text is `0:0`.
+    /// The place before the first event of the log; its text is `0:0`. Once the log has been trimmed, reading from here
+    /// is a reset: for all that is kept, read from ``EventPage/oldest``.
     public static let start = EventCursor(.start)
 
     /// Reads `generation:sequence` as ``description`` writes it; nil for anything else.
@@ -21,11 +22,11 @@ public struct EventCursor: Sendable, Hashable, LosslessStringConvertible {
         self.position = position
     }
 
-    /// The generation: one life of the log, a random name.
+    /// The generation: one life of the log, a random name; `0` for ``start``.
     public var generation: String { position.generation }
-    /// The number of the event before this place; numbers have no gaps.
+    /// The number of the event before this place; numbers have no gaps. 0 for ``start``.
     public var sequence: Int64 { position.sequence }
-    /// `generation:sequence`.
+    /// The text of the cursor, `generation:sequence`.
     public var description: String { position.text }
 }
 
@@ -56,45 +57,48 @@ public struct Event: Sendable {
         /// The kind with this text.
         public init(_ description: String) { self.description = description }
 
-        /// A member joined, or came back under a new session (``Event/reason`` is `replaced`).
+        /// A member joined (``Event/reason`` is `new`), or a new session took over its id (`replaced`; the session
+        /// before is in ``Event/previous``).
         public static let memberJoined = Kind("member.joined")
         /// A member changed what it says of itself.
         public static let memberUpdated = Kind("member.updated")
-        /// A member left by itself.
+        /// A member left, or an operator removed it (``Event/actor``).
         public static let memberLeft = Kind("member.left")
         /// A member's lease ran out.
         public static let memberExpired = Kind("member.expired")
-        /// Nobody could reach Redis for a while; nobody is expired for that.
+        /// Nobody could reach Redis for a while (``Event/reason`` is `silence`), or another server answers than before
+        /// (`server`). No member is expired for that.
         public static let coordinatorGap = Kind("coordinator.gap")
-        /// Redis had lost what members knew already; the version goes on above what they knew.
+        /// Redis had lost what callers knew already; the version goes on above what they knew.
         public static let stateRolledBack = Kind("state.rolledBack")
         /// A member was elected primary, under a new epoch.
         public static let primaryElected = Kind("primary.elected")
         /// The primary said that its promotion is done.
         public static let primaryReady = Kind("primary.ready")
-        /// The role is vacant.
+        /// The role of primary ended, and nobody was elected in the same step: it is vacant.
         public static let primaryLost = Kind("primary.lost")
         /// Redis had lost data, and the primary holds its epoch still.
         public static let primaryConfirmed = Kind("primary.confirmed")
-        /// The primary is asked to hand over.
+        /// The primary is asked to hand over, by an operator or by an automatic failback.
         public static let switchoverStarted = Kind("switchover.started")
-        /// The primary goes on.
+        /// The switchover came to nothing: the primary goes on.
         public static let switchoverAborted = Kind("switchover.aborted")
         /// An operator gives the role to another, whatever is lost.
         public static let failoverStarted = Kind("failover.started")
-        /// Whom the operator named was gone before it could be elected.
+        /// The member that an operator named for a failover was gone before it could be elected.
         public static let failoverAborted = Kind("failover.aborted")
-        /// Nothing is elected by itself for a while.
+        /// An operator paused the group: nobody is elected automatically for a while.
         public static let groupPaused = Kind("group.paused")
-        /// The pause is over.
+        /// The pause is over: an operator ended it, or its time is up (``Event/reason`` is `expired`).
         public static let groupResumed = Kind("group.resumed")
-        /// Too many failovers in a short time: nobody is elected for a while.
+        /// Too many failovers in a short time put on the brake: nobody is elected automatically for a while, unless
+        /// only one candidate is eligible.
         public static let groupBraked = Kind("group.braked")
-        /// The hold is over.
+        /// The brake is off: an operator released it, or its time is up (``Event/reason`` is `expired`).
         public static let groupUnbraked = Kind("group.unbraked")
-        /// Nobody was in it, and it was removed.
+        /// The group was empty, and was removed.
         public static let groupRemoved = Kind("group.removed")
-        /// How the group elects was changed.
+        /// The settings of the group's election were changed.
         public static let groupSettings = Kind("group.settings")
         /// An operator opened or closed the group's breaker for all who call its members, or let each decide again.
         public static let breakerForced = Kind("breaker.forced")
@@ -102,37 +106,38 @@ public struct Event: Sendable {
         public static let memberMaintenance = Kind("member.maintenance")
         /// Fewer members could take over than the settings ask for.
         public static let standbyShortfall = Kind("standby.shortfall")
-        /// There are enough again.
+        /// Enough members could take over again, or the settings ask for none any more.
         public static let standbyRestored = Kind("standby.restored")
         /// A node of a replicated cache lost data, is new, or is due: it is being completed from the others.
         public static let cacheCompleting = Kind("cache.completing")
-        /// It is complete, and counts.
+        /// A node of a replicated cache is complete, and counts.
         public static let cacheCompleted = Kind("cache.completed")
-        /// A node was brought what it missed while it was away.
+        /// A node of a replicated cache was brought what it missed while it was away.
         public static let cacheDrained = Kind("cache.drained")
         /// The layout of a replicated cache begins to change: a node came, went for good or was drained.
         public static let cacheMoving = Kind("cache.moving")
-        /// It has changed.
+        /// The layout of a replicated cache has changed.
         public static let cacheMoved = Kind("cache.moved")
         /// Nothing can be done for a replicated cache before these nodes are back.
         public static let cacheWaiting = Kind("cache.waiting")
-        /// More nodes lost data than copies make good: values may be missing, or older than they were.
+        /// More nodes of a replicated cache lost data than copies make good: values may be missing, or older than they
+        /// were.
         public static let cacheLost = Kind("cache.lost")
-        /// A balancer of one process picks a member no more for a while, because its calls fail.
+        /// A balancer of one process does not pick a member for a while, because its calls fail.
         public static let memberEjected = Kind("member.ejected")
-        /// It may be picked there again.
+        /// An ejected member may be picked there again.
         public static let memberReturned = Kind("member.returned")
         /// So few members can be picked by a balancer of one process that it picks among all.
         public static let balancerPanic = Kind("balancer.panic")
-        /// Enough can be picked there again.
+        /// Enough members can be picked there again.
         public static let balancerRecovered = Kind("balancer.recovered")
         /// So many calls of one process to the group failed that it makes none for a while.
         public static let breakerOpened = Kind("breaker.opened")
-        /// It calls again.
+        /// The process calls the group again.
         public static let breakerClosed = Kind("breaker.closed")
-        /// What a hook of an agent did.
+        /// An agent ran a hook; the result is in ``Event/detail``.
         public static let agentHook = Kind("agent.hook")
-        /// What a check of an agent found.
+        /// The check of an agent found something else than before; the result is in ``Event/detail``.
         public static let agentCheck = Kind("agent.check")
     }
 
@@ -144,34 +149,35 @@ public struct Event: Sendable {
     public var cursor: EventCursor { EventCursor(record.position) }
     /// The generation of the log.
     public var generation: String { record.position.generation }
-    /// The event's number; without gaps.
+    /// The event's number; numbers have no gaps.
     public var sequence: Int64 { record.position.sequence }
-    /// When it happened: milliseconds since 1970 by Redis' clock.
+    /// When it happened: milliseconds since 1970, by Redis' clock. It may step back where that clock does.
     public var at: Int64 { record.at }
     /// What happened.
     public var type: Kind { Kind(record.type) }
-    /// To which group.
+    /// The group it happened to.
     public var group: String? { record.group }
-    /// To which member.
+    /// The member it happened to; nil if it is about none, or several.
     public var member: String? { record.member }
-    /// The group's version after the change. All events of one change have the same.
+    /// The group's version after the change; nil if it changed nothing of the group. All events of one change have the
+    /// same.
     public var version: Int64? { record.version }
-    /// How many events belong to this change; they follow one another.
+    /// The number of events that belong to this change; they follow one another. 1 unless members expired together.
     public var changes: Int { record.changes }
-    /// The epoch of the group's primary, where the event is about that.
+    /// The epoch of the group's primary, where the event is about that; else nil.
     public var epoch: Int64? { record.epoch }
-    /// What was before: the session that was replaced, the former primary.
+    /// What was before: the session that was replaced, or the former primary; nil if there was none.
     public var previous: String? { record.previous }
-    /// Why.
+    /// The reason, a word or free text, depending on the type; nil if none was given.
     public var reason: String? { record.reason }
-    /// Who did it, where it was somebody.
+    /// The name of who ordered it or noted it; nil if nobody is named.
     public var actor: String? { record.actor }
-    /// What else there is to say, as JSON text; it depends on the type.
+    /// Further details as JSON text, depending on the type; nil if there are none.
     public var detail: String? { record.detail.map { String(decoding: $0, as: UTF8.self) } }
     /// The event as it stands in the log: one line of JSON.
     public var json: [UInt8] { record.json }
 
-    /// The member as it was after the event, for `member.joined` and `member.updated`.
+    /// The member as it was after the event, for `member.joined` and `member.updated`; else nil.
     public var joined: Member? {
         guard type == .memberJoined || type == .memberUpdated, let member = record.member, let detail = record.detail,
             let record = try? MemberRecord(id: member, json: detail)
@@ -181,7 +187,7 @@ public struct Event: Sendable {
 }
 
 extension Event: Hashable, CustomStringConvertible {
-    /// Whether both are the same event of the same log.
+    /// Whether both are the same event of the same log: their JSON is equal.
     public static func == (left: Event, right: Event) -> Bool { left.record.json == right.record.json }
     /// Feeds the event's place.
     public func hash(into hasher: inout Hasher) { hasher.combine(record.position) }
@@ -196,26 +202,28 @@ extension Event: Hashable, CustomStringConvertible {
 public struct EventState: Sendable {
     /// The moment: every later event comes after it.
     public var cursor: EventCursor
-    /// Before the oldest event that the log still keeps. Whoever needs the events that a reset stands for, for an audit
-    /// say, reads from here as far as ``cursor``.
+    /// The place before the oldest event that the log still keeps. To see the events that a reset stands for, for an
+    /// audit say, read from here as far as ``cursor``.
     public var oldest: EventCursor
-    /// By the bytes of their names.
+    /// The groups in the order of the bytes of their names. One group that is followed is here even if it does not
+    /// exist, with version 0.
     public var groups: [GroupSnapshot]
 }
 
 /// A piece of the event log.
 public struct EventPage: Sendable {
-    /// In order, without a gap; empty at the end of the log.
+    /// The events, in order and without a gap; empty at the end of the log.
     public var events: [Event]
-    /// Where the next page goes on.
+    /// The cursor after which the next page goes on.
     public var next: EventCursor
     /// The end of the log when the page was read.
     public var end: EventCursor
-    /// Before the oldest event that was kept then.
+    /// The place before the oldest event that was kept then.
     public var oldest: EventCursor
-    /// What was asked for is not in the log any more, or never was: nothing is given, and ``next`` is the end of the
-    /// log.
+    /// Whether the events that follow the cursor are not in the log any more, or the cursor never was in this log. Then
+    /// ``events`` is empty, and ``next`` is the end of the log.
     public var isReset: Bool
-    /// After a reset: how many events lie between the cursor that was asked for and ``next``; nil if nobody can know.
+    /// After a reset: how many events lie between the cursor that was asked for and ``next``; nil if nobody can know,
+    /// and without a reset.
     public var lost: Int?
 }

@@ -58,7 +58,7 @@ final class EventFeed: Sendable {
     private let eventLoop: any EventLoop
     private let metrics: RingfenceMetrics
     private let logger: Logger
-    /// How long the connections outlive the last subscriber: whoever asks again and again, a long poll, finds them
+    /// How long the connections outlive the last subscriber: one that asks again and again, a long poll, finds them
     /// there.
     private let linger: TimeAmount
     private let state = Mutex(State())

@@ -27,7 +27,10 @@ import RingfenceCore
 ///
 /// While Redis cannot be reached an iteration waits; it goes on where it was. It throws only what waiting does not
 /// mend: a refusal of Redis (``RingfenceError/Code/refused``), such as a missing permission. It ends when its task is
-/// cancelled and when the client is shut down.
+/// cancelled and when the client is shut down; one that begins after the shutdown throws `client.shutDown`.
+///
+/// A state of all groups, without a cursor or with a reset, has at most 50,000 members and 32 MiB; with more it is
+/// refused (``RingfenceError/Code/refused``): follow one group at a time.
 ///
 /// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long
 /// as that keeps it (``RingfenceConfiguration/eventLength``).
@@ -39,7 +42,7 @@ public struct Events: AsyncSequence, Sendable {
         /// The next event.
         case event(Event)
         /// The current state, and how many events before it are missing (nil if unknown), because Redis no longer keeps
-        /// them, or lost what the cursor had seen.
+        /// them, or lost what the cursor had seen. Every event after it follows.
         case reset(EventState, lost: Int?)
 
         /// The cursor behind the item: the one to store.
@@ -74,8 +77,9 @@ public struct Events: AsyncSequence, Sendable {
             machine = EventReaderMachine(after: events.cursor?.position)
         }
 
-        /// The cursor behind the last item, and behind the events of other groups that followed it, so that a group
-        /// that was quiet for long causes no reset. nil before the first item.
+        /// The cursor behind the last item, and behind the events of other groups that were passed over since, so that
+        /// a group that was quiet for long causes no reset. Before the first item: the cursor with which the iteration
+        /// began, or nil without one.
         public var cursor: EventCursor? {
             if next < batch.count, next > 0 { return EventCursor(batch[next - 1].position) }
             if next < batch.count { return before.map { EventCursor($0) } }
@@ -83,16 +87,18 @@ public struct Events: AsyncSequence, Sendable {
         }
         private var before: LogPosition?
 
-        /// The next item; nil when the task was cancelled or the client shut down.
+        /// The next item; nil when the task was cancelled or the client was shut down, and ever after.
         ///
-        /// - Throws: ``RingfenceError`` when Redis refuses to be read.
+        /// - Throws: ``RingfenceError`` when Redis refuses to be read, or if the client was shut down before the first
+        ///   call.
         public mutating func next() async throws -> Item? {
             try await advance(until: .never, isolation: #isolation).item
         }
 
-        /// The next item; nil when the task was cancelled or the client shut down.
+        /// The next item; nil when the task was cancelled or the client was shut down, and ever after.
         ///
-        /// - Throws: ``RingfenceError`` when Redis refuses to be read.
+        /// - Throws: ``RingfenceError`` when Redis refuses to be read, or if the client was shut down before the first
+        ///   call.
         public mutating func next(isolation: isolated (any Actor)?) async throws -> Item? {
             try await advance(until: .never, isolation: isolation).item
         }
@@ -290,8 +296,9 @@ extension Group {
 extension RingfenceClient {
     /// The events of all groups.
     ///
-    /// - Parameter cursor: where to go on, exclusively; ``EventCursor/start`` for everything that is kept; nil for the
-    ///   state now and all that follows.
+    /// - Parameter cursor: the place after which to go on; nil for the state now and all that follows. For everything
+    ///   that is kept: ``EventPage/oldest`` or ``EventState/oldest``; ``EventCursor/start`` gives a reset once the log
+    ///   has been trimmed.
     public func events(after cursor: EventCursor? = nil) -> Events {
         Events(feed: feed, metrics: metrics, group: nil, cursor: cursor)
     }
@@ -308,9 +315,9 @@ extension RingfenceClient {
     /// One piece of the event log, read from Redis.
     ///
     /// - Parameters:
-    ///   - cursor: the events behind it are read; nil for the newest `limit`.
-    ///   - limit: 1 to 1000 events at most.
-    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    ///   - cursor: the place after which to read; nil for the newest `limit`.
+    ///   - limit: how many events at most: 1 to 1000; default 100.
+    /// - Throws: ``RingfenceError``. Nothing is changed by asking, whatever its effect.
     public func eventPage(after cursor: EventCursor? = nil, limit: Int = 100) async throws -> EventPage {
         guard Limits.page.contains(limit) else {
             throw RingfenceError(InvalidArgument("limit", "must be 1 to 1000, not \(limit)"))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one thing about a breaker that processes share. What a process saw of members it keeps to itself: shared, it
-// would cost a round trip with each call, and one process with a bad line would stop all. But at night an operator must
-// be able to say "nobody calls this group now", once, for all of them; and that is an order to the group like any
-// other.
+// The one thing about a breaker that processes share. Each process keeps what it saw of members to itself: sharing it
+// would cost a round trip with each call, and one process with a bad line would stop all. But an operator must be able
+// to say "nobody calls this group now", once, for all of them; and that is an order to the group like any other.
 
 package import RingfenceCore
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Being primary, step by step: for whoever promotes something outside this process, a database say. Whoever does the
-// primary's work in this very process takes `withPrimary` (Group+Primary.swift), which is made of this.
+// Being primary, step by step: for a program that promotes something outside this process, a database say. To do the
+// primary's work in this very process, use `withPrimary` (Group+Primary.swift), which is made of this.
 
 import RingfenceCore
 

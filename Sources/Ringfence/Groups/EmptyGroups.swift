@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Groups that nobody has been in for a time of one's own setting, removed by themselves.
+// Groups that have been empty for a configured time, removed automatically.
 //
-// Who looks decides nothing. It finds the groups without members, and orders each removed on the condition that it was
-// empty for so long; group.lua notes since when it is, by Redis' clock, and refuses as long as the time is not over or
-// something is to be kept. So it does not matter how many look, how often, or by which clock, nor that one of them
-// sleeps between its look and its order. What a look costs is two small reads for each group a minute.
+// A client decides nothing here. It finds the groups without members, and orders each removed on the condition that it
+// was empty for that time; group.lua notes since when the group is empty, by Redis' clock, and refuses until the time
+// is over, or as long as something must be kept. So it does not matter how many clients look, how often, or by which
+// clock, nor that one of them sleeps between its look and its order. A look costs two small reads for each group a
+// minute.
 
 import Hiredis
 import Logging
@@ -63,23 +64,15 @@ final class EmptyGroups: Sendable {
 
     /// Once through all groups. Where Redis does not answer, the next time will do.
     private func look() async {
-        var cursor = "0"
+        var cursor = ScannedPage.first
         repeat {
             let reply = try? await runner.main.send { [cursor, scripts] writer in
-                writer.begin(5)
-                writer.argument("SSCAN")
-                writer.argument(scripts.keys.groups)
-                writer.argument(cursor)
-                writer.argument("COUNT")
-                writer.argument(Int64(Self.page))
+                ScannedPage.ofGroups(scripts.keys, from: cursor, count: Self.page, to: &writer)
             }
-            guard let items = reply?.array, items.count == 2, let next = items[0].text, let names = items[1].array
-            else {
-                return
-            }
-            cursor = next
-            for name in await due(names.compactMap(\.text)) { await order(name) }
-        } while cursor != "0"
+            guard let page = reply.flatMap({ ScannedPage($0) }) else { return }
+            cursor = page.next
+            for name in await due(page.items) { await order(name) }
+        } while cursor != ScannedPage.first
     }
 
     /// Those that may be over, as far as can be told without asking the script.

@@ -89,7 +89,7 @@ extension Group {
             let confirmed = confirmedAt.load(ordering: .acquiring)
             if confirmed != .min { hub.metrics.snapshotAge.recordNanoseconds(max(0, Moment.now - confirmed)) }
         case .success(let answer):
-            // Who follows the log learns here that it has gone on, should the message be lost.
+            // Followers of the log learn here that it has gone on, should the message be lost.
             hub.feed.heard(generation: answer.generation, sequence: answer.sequence)
             if let content = answer.content, !content.unreadable.isEmpty {
                 hub.logger.error(

@@ -4,10 +4,10 @@
 // session, as the holder of a lock outside has its token, and each of their calls is one script; which process of the
 // service takes it does not matter.
 //
-// A member outside comes in only by saying so. A renewal of a session that is no member any more is refused, for
-// whatever reason it is none: between its last call and this one others may have taken over its work, so it must first
-// learn that, and stop. (A member in this process that Redis lost comes back by itself: its own clock told it in time.
-// Nobody knows of a member outside whether it has such a clock.)
+// A member outside comes in only by a join. A renewal of a session that is no longer a member is refused, whatever the
+// reason: between its last call and this one others may have taken over its work, so it must first learn that, and
+// stop. (A member in this process that Redis lost comes back by itself: its own clock told it in time. Whether a member
+// outside has such a clock, nobody knows.)
 
 import Hiredis
 package import RingfenceCore
@@ -24,7 +24,7 @@ package struct MemberGrant: Sendable {
     package var deadline: ContinuousClock.Instant
     /// How often the group's members call.
     package var pace: Duration
-    /// Who is primary, as of this call or later.
+    /// The primary, as of this call or later.
     package var primary: PrimaryStatus
 
     /// Time left until `deadline`; never negative.
@@ -32,8 +32,8 @@ package struct MemberGrant: Sendable {
 }
 
 extension Group {
-    /// Joins the group for a member outside this process, under a new session, whoever had the id before, unless that
-    /// one lives at another address.
+    /// Joins the group for a member outside this process, under a new session. Takes the id from its holder, unless
+    /// that lives at another address.
     ///
     /// - Parameter member: what it says of itself. Its session does not matter.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `membership.taken`; `membership.replaced` when another joined
@@ -107,7 +107,7 @@ extension Group {
     /// The group as Redis has it now, each lease with what is left of it. (What this process knows of the group goes
     /// with it: if Redis lost it, the group heals by this.)
     ///
-    /// - Throws: ``RingfenceError``; nothing is changed by asking, but that who is dead by now is found out.
+    /// - Throws: ``RingfenceError``; asking changes nothing, except that members that are dead by now are taken out.
     package func inspect() async throws -> GroupStatus {
         do {
             let status = try await GroupStatus.gathered(name) { cursor in

@@ -5,26 +5,27 @@ import NIOCore
 import RingfenceCore
 
 extension Group {
-    /// Joins the group, and stays in it by beating until it leaves, the client is shut down, or the process dies: then
-    /// it is out of the group when its lease has run out.
+    /// Joins the group, and stays in it by beating until the membership leaves, the client is shut down, or the process
+    /// dies; a dead process is out of the group when its lease has run out.
     ///
-    /// Joining under an id that is in the group already replaces it, as a process that is started anew replaces the one
-    /// that crashed: the one before is told so at its next beat, and does not come back. But whoever lives at another
-    /// address keeps its id: two machines with one id are refused, not served in turn. A process that comes back with
-    /// another address waits for the lease of the one before, or until an operator takes that out. So give members an
-    /// address: without one a process that is started anew and one that has another's id look the same. Repeating a
-    /// join whose answer was lost is done here, and makes one event.
+    /// Joining under an id that is in the group already replaces that member, as a restarted process replaces the one
+    /// that crashed: the old session is told so at its next beat, and does not come back. But a member that lives at
+    /// another address keeps its id: two machines with one id are refused, not served in turn. A process that comes
+    /// back with another address waits for its old lease, or until an operator takes the old member out. So give
+    /// members an address: without one a restarted process and a process with another's id look the same. A join whose
+    /// answer was lost is repeated here, and makes one event.
     ///
     /// - Parameters:
-    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - address: where it can be reached, up to 512 bytes: `host:port`, `[IPv6]:port` or a host, the absolute path
-    ///     of a Unix socket, or a URL. Only characters that mean nothing where others paste it.
-    ///   - zone: what fails together with it, up to 64 bytes.
-    ///   - weight: its share, 0 to 1000; 0: it is a member, but gets nothing.
-    ///   - priority: who is preferred where one is to be chosen, -1000 to 1000.
-    ///   - capabilities: what it can do: up to 16 words of 1 to 64 bytes.
+    ///   - id: the member's id in the group, 1 to 512 bytes of UTF-8 without control or format characters.
+    ///   - address: the address at which it can be reached, up to 512 bytes: `host:port`, `[IPv6]:port` or a host, the
+    ///     absolute path of a Unix socket, or a URL. Quotes, blanks and other characters with a meaning to shells or
+    ///     SQL are refused.
+    ///   - zone: the failure domain (a rack, a data centre), up to 64 bytes.
+    ///   - weight: its share. 0 to 1000; 0: it is a member, but gets nothing.
+    ///   - priority: its preference where one member is chosen. -1000 to 1000; higher is preferred.
+    ///   - capabilities: its capabilities: up to 16 words of 1 to 64 bytes.
     ///   - metadata: up to 32 pairs; keys of 1 to 64 bytes, values of up to 1024. The whole record has at most 8 KiB.
-    ///   - health: why it should not be used yet, up to 512 bytes; empty: it is well.
+    ///   - health: the reason why it should not be used yet, up to 512 bytes; empty: it is healthy.
     ///   - lease: 200 ms to 1 hour: how long it stays in the group after it was last heard of. The shortest lease of a
     ///     group sets the pace of all its members and watchers, a fifth of it.
     ///   - rejoins: whether it joins again by itself, under a new session, after it has expired and was told so.
@@ -50,7 +51,7 @@ extension Group {
             try checkRing(with: record)
         } catch { throw RingfenceError(error) }
         guard !hub.isShutDown else { throw RingfenceError.shutDown }
-        // Before anything is sent, for a join takes the id from whoever has it.
+        // Before anything is sent, for a join takes the id from its current holder.
         if let mismatch = policyMismatch { throw mismatch }
         let (answer, sentAt) = try await join(record)
         if var mismatch = policyMismatch {
@@ -73,8 +74,8 @@ extension Group {
         return membership
     }
 
-    /// Asks until Redis answers or a command timeout has passed. Repeated by its session, a join is one join; repeated,
-    /// it takes the id from nobody but the one who had it before the first call.
+    /// Asks until Redis answers or a command timeout has passed. A join that is repeated with its session is one join;
+    /// a repeat takes the id only from the session that had it before the first call.
     func join(_ record: MemberRecord, status: CandidateStatus? = nil) async throws -> (
         answer: GroupAnswer, sentAt: Nanos
     ) {
@@ -132,8 +133,8 @@ extension Group {
         case .taken: return Self.taken(record, answer.holder, name)
         default: break
         }
-        // Who has the id may be a process that joined since the answer to the first call was lost, or one that died
-        // before it and was not known here.
+        // The holder of the id may be a process that joined since the answer to the first call was lost, or one that
+        // died before it and was not known here.
         if mode == .again {
             return RingfenceError(
                 .unavailable, effect: .unknown, isRetriable: true,
@@ -160,14 +161,14 @@ extension Group {
         return error
     }
 
-    /// Refuses a member with whom the group would have more points than a ring takes, as far as this process knows the
+    /// Refuses a member with which the group would have more points than a ring takes, as far as this process knows the
     /// group. (Two that join at once may both pass; then readers keep the ring they have, and say so in the log.)
     func checkRing(with record: MemberRecord) throws(InvalidArgument) {
         let (members, weight) = sizeAndWeight(with: record)
         try RingLimits.check(members: members, points: weight * (policy ?? requestedPolicy).pointsPerWeight)
     }
 
-    /// Leaves, in the background, what nobody wants any more.
+    /// Leaves in the background: the join is no longer wanted.
     func takeBack(_ record: MemberRecord) {
         let call = hub.scripts.leave(
             name, .notAsking, id: record.id, session: record.session, reason: "join given up", actor: "")

@@ -13,8 +13,8 @@ extension Group {
     /// - Throws: ``RingfenceError``. Asking changes nothing, except that members whose lease is over are expired.
     public func status() async throws -> GroupStatus { try await operations.status() }
 
-    /// Returns who would be primary if the current one died now, how soon, and why not each of the others, as Redis
-    /// has it now.
+    /// Returns which candidate would be primary if the current one died now, how soon, and why each of the others would
+    /// not, as Redis has it now.
     ///
     /// - Throws: ``RingfenceError``. Asking changes nothing, except that members whose lease is over are expired.
     public func plan() async throws -> GroupPlan { try await operations.plan() }
@@ -31,7 +31,7 @@ extension Group {
     ///   - member: the target; nil: the member that would be elected.
     ///   - timeout: the time limit for the election of the target; its promotion comes after that. 10 ms to 1 h;
     ///     default 30 s.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Returns: the new primary.
     /// - Throws: ``RingfenceError``: `order.refused` with all ``RingfenceError/reasons``; `switchover.aborted`;
@@ -46,7 +46,7 @@ extension Group {
     /// Takes the current switchover back: the primary goes on. Does nothing if there is none.
     ///
     /// - Parameters:
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Throws: ``RingfenceError``: `order.refused` for a failover by hand, which cannot be taken back.
     public func abortSwitchover(actor: String? = nil, reason: String = "") async throws {
@@ -63,7 +63,7 @@ extension Group {
     /// - Parameters:
     ///   - member: the new primary.
     ///   - acceptsDataLoss: must be true; it is recorded in the event.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Returns: the new primary, when it is ready.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused`; `failover.aborted` when the member was lost
@@ -82,7 +82,7 @@ extension Group {
     ///
     /// - Parameters:
     ///   - duration: the length of the pause, which then ends by itself. 1 s to 30 days.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     public func pause(for duration: Duration, actor: String? = nil, reason: String = "") async throws {
         try await operations.pause(for: duration, actor: actor, reason: reason)
@@ -91,7 +91,7 @@ extension Group {
     /// Ends a pause. Does nothing if there is none.
     ///
     /// - Parameters:
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     public func resume(actor: String? = nil, reason: String = "") async throws {
         try await operations.resume(actor: actor, reason: reason)
@@ -103,7 +103,7 @@ extension Group {
     /// - Parameters:
     ///   - isOn: whether the member is in maintenance.
     ///   - member: the member's id.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Throws: ``RingfenceError``: `order.refused` with `primary` for the primary: switch over first; with
     ///   `maintenanceFull`.
@@ -116,7 +116,7 @@ extension Group {
     /// Acknowledges repeated failovers: the brake is released, and automatic election resumes.
     ///
     /// - Parameters:
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     public func acknowledge(actor: String? = nil, reason: String = "") async throws {
         try await operations.acknowledge(actor: actor, reason: reason)
@@ -126,7 +126,7 @@ extension Group {
     ///
     /// - Parameters:
     ///   - settings: the settings to change.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Throws: ``RingfenceError``: `argument.invalid`, naming the setting; `order.refused` for a group that never had
     ///   a member.
@@ -145,7 +145,7 @@ extension Group {
     ///
     /// - Parameters:
     ///   - state: the override.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. 1 to 512 bytes.
     /// - Throws: ``RingfenceError``: `argument.invalid`; `order.refused` for a group that never had a member;
     ///   `coordinator.unavailable`.
@@ -161,7 +161,7 @@ extension Group {
     /// last epoch stays guarded. After that every new group begins above them.
     ///
     /// - Parameters:
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Throws: ``RingfenceError``: `order.refused` while the group has a member, or a former primary may still act
     ///   without Redis.
@@ -174,7 +174,7 @@ extension Group {
     /// - Parameters:
     ///   - member: the member's id.
     ///   - session: the session to remove; a member of another session stays. nil: any session.
-    ///   - actor: the name of who orders it, for the event. 1 to 128 bytes; nil: the client's owner.
+    ///   - actor: the operator's name, for the event. 1 to 128 bytes; nil: the client's owner.
     ///   - reason: the reason, for the event. Up to 512 bytes.
     /// - Returns: whether it was a member.
     /// - Throws: ``RingfenceError``. It is safe to repeat; it then returns false.

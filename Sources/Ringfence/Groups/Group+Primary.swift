@@ -7,91 +7,24 @@
 // A switchover is the same cancellation, a little earlier: the role is still held while the body ends, and only when it
 // has ended the next one is elected. So there is no moment with two, and the gap is what the body takes to stop.
 
-import Hiredis
-import NIOCore
 import RingfenceCore
-import Synchronization
-
-/// One run of a body as primary, for those who must end it.
-final class Term: Sendable {
-    private struct State {
-        var cancel: (@Sendable () -> Void)?
-        var isCancelled = false
-        var isOver = false
-        var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
-        var lastWaiter = 0
-    }
-
-    /// The term whose body the present task runs: that cannot wait for its own end.
-    @TaskLocal static var current: Term?
-
-    let epoch: Int64
-    private let state = Mutex(State())
-
-    init(epoch: Int64) { self.epoch = epoch }
-
-    func onCancel(_ cancel: @escaping @Sendable () -> Void) {
-        let isLate = state.withLock { state in
-            state.cancel = cancel
-            return state.isCancelled
-        }
-        if isLate { cancel() }
-    }
-
-    func cancel() {
-        let cancel = state.withLock { state in
-            state.isCancelled = true
-            return state.cancel
-        }
-        cancel?()
-    }
-
-    /// The body has ended, and Redis is being told.
-    func over() {
-        let waiters = state.withLock { state in
-            state.isOver = true
-            defer { state.waiters = [:] }
-            return state.waiters.values
-        }
-        for waiter in waiters { waiter.resume() }
-    }
-
-    /// Cancels it and waits for its end, but not longer than the role lasts anyway. A cancelled task waits too: it may
-    /// be what shuts the client down, and the body is at work all the same.
-    func end(before deadline: Nanos, on eventLoop: any EventLoop) async {
-        cancel()
-        if Term.current === self { return }
-        await withCheckedContinuation { continuation in
-            let number = state.withLock { state -> Int? in
-                guard !state.isOver else { return nil }
-                state.lastWaiter += 1
-                state.waiters[state.lastWaiter] = continuation
-                return state.lastWaiter
-            }
-            guard let number else { return continuation.resume() }
-            eventLoop.scheduleTask(in: .nanoseconds(max(0, deadline - Moment.now))) { [weak self] in
-                self?.state.withLock { $0.waiters.removeValue(forKey: number) }?.resume()
-            }
-        }
-    }
-}
 
 extension Group {
     /// Joins the group, waits until this process is elected primary, and runs `body` as long as it is. Then it leaves.
     ///
     /// When the role ends (no beat got through in time, the process slept, a switchover) the task that runs `body` is
     /// cancelled at once. Redis elects another only after that: when the body has ended, or else when the lease is
-    /// over. A body that does not heed cancellation runs on, and any process can be paused between a check and its next
-    /// act: so hand `epoch.value` to what the primary changes, and let it refuse older ones.
+    /// over. A body that ignores cancellation runs on, and any process can be paused between a check and its next act:
+    /// so hand `epoch.value` to what the primary changes, and let it refuse older ones.
     ///
-    /// A process that shall always be ready to take over repeats this call.
+    /// A process that is always to be ready to take over repeats this call.
     ///
     /// - Parameters:
-    ///   - id: its name in the group, 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - address: where it can be reached, up to 512 bytes.
-    ///   - zone: what fails together with it, up to 64 bytes.
-    ///   - priority: who is preferred, -1000 to 1000.
-    ///   - lease: 200 ms to 1 hour: a primary that dies is replaced one round trip after this has passed.
+    ///   - id: the member's id in the group, 1 to 512 bytes of UTF-8 without control or format characters.
+    ///   - address: the address at which it can be reached, up to 512 bytes.
+    ///   - zone: the failure domain (a rack, a data centre), up to 64 bytes.
+    ///   - priority: its preference in elections. -1000 to 1000; higher is preferred.
+    ///   - lease: the lease, 200 ms to 1 hour: a primary that dies is replaced one round trip after it has passed.
     ///   - body: the work of the primary.
     /// - Returns: what `body` returned.
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost` (effect `unknown`: the body may
@@ -113,8 +46,9 @@ extension Group {
 }
 
 extension Membership {
-    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stands no
-    /// more, and stays a member. Everything else is as with ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
+    /// Stands for election, waits until it is elected primary, and runs `body` as long as it is; then it stops
+    /// standing, and stays a member. Everything else is as with
+    /// ``Group/withPrimary(as:address:zone:priority:lease:_:)``.
     ///
     /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `primary.lost`, `candidacy.exists`,
     ///   `membership.…`, `coordinator.unavailable`, `cancelled`.
@@ -151,7 +85,7 @@ extension Membership {
     private func run<Result: Sendable>(
         _ body: @Sendable @escaping (Epoch) async throws -> Result, _ epoch: Epoch, _ candidacy: Candidacy
     ) async -> Swift.Result<Result, any Error>? {
-        let term = Term(epoch: epoch.value)
+        let term = PrimaryTerm(epoch: epoch.value)
         guard begin(term) else { return nil }
         defer {
             endTerm()
@@ -163,7 +97,7 @@ extension Membership {
             guard epoch.isHeld else { return (.failure(CancellationError()), false) }
             let result: Swift.Result<Result, any Error>
             do {
-                result = .success(try await Term.$current.withValue(term) { try await body(epoch) })
+                result = .success(try await PrimaryTerm.$current.withValue(term) { try await body(epoch) })
             } catch { result = .failure(error) }
             // Read here, where the body has just ended: later the deadline may pass, and nothing would be wrong.
             return (result, epoch.isHeld)

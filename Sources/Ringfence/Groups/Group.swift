@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group as this process sees it. All that is decided is decided by one value, LocalGroup: the view of the group and
-// the process' own members. It stands behind one lock, with those who wait for news of the members. Whatever happens
-// goes in by `handle`, whatever a membership's process wants by `with`; what the machine then asks for is performed.
+// A group as this process sees it. All decisions are made by one value, LocalGroup: the view of the group and the
+// process' own members. It stands behind one lock, with the waiters for news of the members. Whatever happens goes in
+// by `handle`, whatever a membership's process wants by `with`; what the machine then asks for is performed.
 //
-// Under the lock: what readers see is published and those who listen are told, in the order in which it happened, so
-// that whoever is told of something finds it in the snapshot. Behind it, when the lock is free: calls to Redis, waiters
-// that are resumed, streams that end, metrics. They may come back here.
+// Under the lock: what readers see is published and listeners are told, in the order in which it happened, so that a
+// listener finds what it is told in the snapshot. After it, when the lock is free: calls to Redis, waiters that are
+// resumed, streams that end, metrics. They may come back here.
 //
 // One alarm wakes the machine for the next look, the next beat, the end of a role. What is shown is one object,
 // snapshot and ring together, which readers load without waiting for anybody (Published.swift).
@@ -26,12 +26,12 @@ import Synchronization
 /// let owner = group.ring.owner(of: "account/4711")
 /// ```
 ///
-/// The object keeps its view of the group current as long as it is held: from the group's events as they are published,
-/// from the answers to its own calls, at least one a second, and by a look at the moment the next member would die, so
-/// a death is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no round trip and
-/// waits for nobody.
+/// The object keeps its view of the group current as long as it is referenced: from the group's events as they are
+/// published, from the answers to its own calls, at least one a second, and by a call at the moment the next lease
+/// would end, so a death is found one round trip after its lease ended. Reading ``snapshot`` and ``ring`` costs no
+/// round trip and never waits.
 public final class Group: Sendable {
-    /// All that changes, behind one lock.
+    /// All mutable state, behind one lock.
     private struct State {
         var local = LocalGroup()
         var observers: [LocalGroup.Key: MemberObservers] = [:]
@@ -50,8 +50,8 @@ public final class Group: Sendable {
     let balancers = Mutex<[BalancerKey: BalancerCore]>([:])
     private let alarm: Alarm
     private let chance: LocalGroup.Chance
-    /// As long as somebody looks at the group its events are heard, so that a change is seen at once and not at the
-    /// next look.
+    /// The subscription to the group's events: while the group is watched, changes are seen at once and not at the next
+    /// look.
     private let follower: EventFeed.Follower?
 
     init(name: String, hub: GroupHub) {
@@ -84,7 +84,7 @@ public final class Group: Sendable {
 
     // MARK: What readers see
 
-    /// The group as it was last seen. Local: no round trip, and no wait for whoever is just changing it.
+    /// The group as it was last seen. Local: no round trip, and no wait for a change under way.
     public var snapshot: GroupSnapshot {
         // Before what is shown, which is stored before them: so what is called fresh is.
         let (confirmed, staleAt) = (confirmedAt.load(ordering: .acquiring), staleAt.load(ordering: .acquiring))
@@ -97,7 +97,7 @@ public final class Group: Sendable {
             breaker: shown.view.breaker, hasCandidates: shown.hasCandidates)
     }
 
-    /// How many members there would be with this one, and what all of them would weigh, as far as is shown.
+    /// The number of members with this one, and the weight of all of them, by the current snapshot.
     func sizeAndWeight(with record: MemberRecord) -> (members: Int, weight: Int) {
         let shown = shown.load()
         let stored = shown.view.member(record.id)
@@ -106,8 +106,8 @@ public final class Group: Sendable {
         )
     }
 
-    /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for whoever is just
-    /// changing it. (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
+    /// The members of the newest snapshot on a hash ring. Local: one atomic load, and no wait for a change under way.
+    /// (The first caller of all makes the ring; from then on it is made before a snapshot is shown.)
     public var ring: HashRing {
         let shown = shown.load()
         if let made = shown.ring.made.load() { return made.ring }
@@ -115,7 +115,7 @@ public final class Group: Sendable {
         return shown.makeRing(after: nil, logger: hub.logger, on: hub.eventLoop)
     }
 
-    /// Under the group's lock, so that whoever is told something finds it here.
+    /// Called under the group's lock, so that a listener finds here what it is told.
     private func publish(_ group: GroupMachine) {
         let before = shown.load()
         let next = ShownGroup(group.shown, sequence: group.sequence)
@@ -128,7 +128,7 @@ public final class Group: Sendable {
 
     // MARK: What happens
 
-    /// What is to be done when the lock is free again.
+    /// The work to do when the lock is free again.
     private struct Afterwards: Sendable {
         var requests: [LocalGroup.Request] = []
         var isRoleNew = false
@@ -141,7 +141,7 @@ public final class Group: Sendable {
         change { state, _ in ((), state.local.handle(event, now: now, chance)) }
     }
 
-    /// What a membership's process wants of its machine, and of those who wait for it.
+    /// Gives a membership's process access to its machine and its observers.
     func with<Result>(
         _ key: LocalGroup.Key,
         _ body: (inout MemberMachine, inout MemberObservers, inout MemberObservers.Afterwards) throws -> (
@@ -159,7 +159,7 @@ public final class Group: Sendable {
         }
     }
 
-    /// What is so of a membership by now: the time is taken when nothing has to be waited for any more.
+    /// Reads a membership as of now: the time is taken after the lock.
     func read<Result>(_ key: LocalGroup.Key, _ body: (MemberMachine, _ now: Nanos) -> Result) -> Result {
         state.withLock { body($0.local.member(key)!, Moment.now) }
     }
@@ -187,7 +187,7 @@ public final class Group: Sendable {
         return result
     }
 
-    /// Under the lock, so that everybody is told in the order in which it happened.
+    /// Called under the lock, so that all are told in the order in which it happened.
     private func perform(_ action: LocalGroup.Action, _ state: inout State, _ after: inout Afterwards) {
         switch action {
         case .send(let request): after.requests.append(request)
@@ -210,14 +210,14 @@ public final class Group: Sendable {
         after.observers.run(hub)
     }
 
-    /// What is known of the group, for a call that is being written now.
+    /// The knowledge of the group to send with a call that is being written now.
     func knowledge(now: Nanos) -> GroupKnowledge { state.withLock { $0.local.knowledge(now: now) } }
 
-    /// Whether Redis has ever been heard of.
+    /// Whether Redis has ever answered.
     var isKnown: Bool { confirmedAt.load(ordering: .acquiring) != .min }
 
-    /// Of what the group is made with here, should a join make it. Once it is made nobody who came this far wants
-    /// another.
+    /// Notes the options that a join here would make the group with. Once the group is made, no caller that came this
+    /// far wants others.
     func want(_ options: GroupOptions) {
         state.withLock { state in
             guard state.local.group.known.policy == nil else { return state.wanted = GroupOptions() }
@@ -226,7 +226,7 @@ public final class Group: Sendable {
         }
     }
 
-    /// What the group is made with, if a join makes it.
+    /// The ring policy that the group is made with, if a join makes it.
     var requestedPolicy: RingPolicy {
         let wanted = state.withLock { $0.wanted }
         return RingPolicy(
@@ -234,7 +234,7 @@ public final class Group: Sendable {
             pointsPerWeight: wanted.pointsPerWeight ?? GroupScripts.defaultPolicy.pointsPerWeight)
     }
 
-    /// The error of who asks for another ring than the group was made with; nil also while it is not made yet.
+    /// The error for options with another ring than the group was made with; nil also while it is not made yet.
     func mismatch(with options: GroupOptions) -> RingfenceError? {
         guard let policy,
             options.seed ?? policy.seed != policy.seed
@@ -247,18 +247,18 @@ public final class Group: Sendable {
         )
     }
 
-    /// What was asked for when the group was not made yet: somebody else may have made it since.
+    /// The options asked for when the group was not made yet: another process may have made it since.
     var policyMismatch: RingfenceError? { mismatch(with: state.withLock { $0.wanted }) }
 
-    /// As Redis last said it is, shown already or not.
+    /// The group as Redis last told it, shown already or not.
     var known: GroupMachine.View { state.withLock { $0.local.group.known } }
-    /// As Redis last said it is, but only when Redis has not been heard of for longer than it should.
+    /// The group as Redis last told it, but only if Redis has been silent for too long.
     func viewWhileAway(now: Nanos) -> GroupMachine.View? {
         state.withLock { $0.local.group.viewWhileAway(now: now) }
     }
     var policy: RingPolicy? { state.withLock { $0.local.group.known.policy } }
 
-    /// Returns once Redis has been heard of since it was called, and all of the group is known.
+    /// Returns once Redis has answered a new call, and the whole group is known.
     package func refresh() async throws {
         repeat {
             let sentAt = Moment.now
@@ -291,7 +291,7 @@ public final class Group: Sendable {
         return membership
     }
 
-    /// Nobody has the membership's object any more.
+    /// Called when the membership's object is no longer referenced.
     func forget(_ key: LocalGroup.Key) {
         state.withLock { state in
             state.local.remove(key)

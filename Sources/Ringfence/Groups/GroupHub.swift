@@ -36,7 +36,7 @@ final class GroupHub: Sendable {
     let metrics: RingfenceMetrics
     let logger: Logger
     let commandTimeout: Nanos
-    /// Who is named in events as the one that acted.
+    /// The name that events give as the actor.
     let owner: String
     let joinGate: JoinGate
     private let state = Mutex(State())

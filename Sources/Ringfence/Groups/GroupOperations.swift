@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The orders to a group. Each is one script call with an id of its own: sent again because its answer was lost, it is
-// not carried out twice. What is refused changes nothing, and names all its reasons at once.
+// The orders to a group. Each is one script call with an id of its own: if it is sent again because its answer was
+// lost, it is not carried out twice. A refused order changes nothing, and the refusal names all reasons at once.
 //
 // They need the group's name and a connection, not a view of the group that is kept current: the command line and the
-// HTTP service give one order and go. `Group` offers the same to applications (Group+Operations.swift), with what each
-// does and takes. Only a switchover and a failover follow the group, until the new primary is ready.
+// HTTP service give one order and are done. `Group` offers the same to applications (Group+Operations.swift), with what
+// each does and takes. Only a switchover and a failover follow the group, until the new primary is ready.
 
 import Hiredis
 import NIOCore
@@ -257,7 +257,7 @@ struct Ordered {
 
     private let isForced: Bool
 
-    /// Whom it wanted; nil: not known any more.
+    /// The member it wanted; nil: no longer known.
     private let target: String?
     /// The epoch under which it was taken, which may be long ago: the answer that came is not the first one.
     private let epoch: Int64

@@ -11,7 +11,7 @@ package enum GroupScriptText {
             PackageResources.group_04_role_lua,
             PackageResources.group_05_changes_lua,
             PackageResources.group_06_ranking_lua,
-            PackageResources.group_07_end_lua,
+            PackageResources.group_07_role_end_lua,
             PackageResources.group_08_time_lua,
             PackageResources.group_09_versions_lua,
             PackageResources.group_10_dead_lua,

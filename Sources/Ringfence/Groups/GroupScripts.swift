@@ -3,8 +3,8 @@
 // The group script (Scripts/group, joined) as typed calls. Its first file says what each argument means. Answers are
 // decoded strictly: a shape that the script cannot have made is an error, never a guess. But for one thing: a member
 // whose record cannot be read, because somebody wrote it by hand or a later version has other limits, is left out,
-// loudly. Its ring is then another one than that of whoever can read it; as an error it would suspend every member of
-// the group for the sake of one.
+// loudly. The ring here then differs from that of a process that can read the record; as an error it would suspend
+// every member of the group for the sake of one.
 
 import Hiredis
 import RingfenceCore
@@ -128,7 +128,7 @@ struct GroupScripts: Sendable {
         }
     }
 
-    /// `session`: empty for whoever is there.
+    /// `session`: empty for any.
     func leave(
         _ group: String, _ known: GroupKnowledge, id: String, session: String, reason: String, actor: String
     ) -> ScriptCall {
@@ -264,7 +264,7 @@ struct GroupScripts: Sendable {
             }
             left[id] = milliseconds
         }
-        // Whose lease somebody took away by hand has none left.
+        // A member whose lease somebody deleted by hand has none left.
         let leases = left.isEmpty ? [] : members.map { left[Array($0.id.utf8)] ?? 0 }
         var policy: RingPolicy?
         if !seed.isEmpty {

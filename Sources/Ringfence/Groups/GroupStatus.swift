@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group as Redis has it at this moment: its members, what is left of each lease, how the role of primary stands, and
-// what would become of it if the primary died now. Asked page by page when the group is large; made of one answer, so
-// that all of it is of one version.
+// A group as Redis has it at this moment: its members, what is left of each lease, the state of the role of primary,
+// and what would become of that if the primary died now. Asked page by page when the group is large; made of one
+// answer, so that all of it is of one version.
 
 package import RingfenceCore
 
@@ -52,7 +52,7 @@ public struct GroupStatus: Sendable {
 }
 
 extension GroupStatus {
-    /// All of the group, page by page if it is a large one; nil if an answer is none to this question.
+    /// The whole group, page by page if it is a large one; nil if an answer does not fit the question.
     static func gathered(
         _ name: String, _ ask: (_ cursor: String) async throws -> GroupAnswer
     ) async throws -> GroupStatus? {
@@ -97,7 +97,7 @@ extension GroupStatus {
     }
 }
 
-/// Who would be primary if the current one died now, and why not each of the others.
+/// The next primary if the current one died now, and why each of the others would not be elected.
 public struct GroupPlan: Sendable {
     /// A candidate and whether it may be elected.
     public struct Candidate: Sendable, Hashable {
@@ -137,7 +137,7 @@ public struct GroupPlan: Sendable {
 }
 
 extension GroupStatus {
-    /// Who would be primary if the current one died now, and why not each of the others.
+    /// The next primary if the current one died now, and why each of the others would not be elected.
     public var plan: GroupPlan {
         let candidates = report.candidates.map { GroupPlan.Candidate(candidate: $0) }
         let winner = candidates.first { $0.isEligible }?.id

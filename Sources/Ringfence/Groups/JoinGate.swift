@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Joins of one client take turns. A join changes its group for everybody who looks at it, and a deployment joins by the
-// hundred at once; locks, beats and looks share the connection, the event loop and the processor with them, and wait
-// for whatever stands before them there. A member that comes in a few milliseconds later harms nobody, a lock does. So
-// a few joins are under way and the others wait here, first come, first served, no longer than a command may take.
+// Joins of one client take turns. A join changes its group for all its watchers, and a deployment makes hundreds of
+// joins at once; locks, beats and looks share the connection, the event loop and the processor with them, and have to
+// wait behind them. Nobody minds a join that takes a few milliseconds longer, but a lock must not. So a few joins are
+// under way and the others wait here, first come, first served, no longer than a command may take.
 
 import NIOCore
 import RingfenceCore
@@ -24,7 +24,7 @@ final class JoinGate: Sendable {
         state = Mutex(State(free: places))
     }
 
-    /// Waits for a place; false if there was none until then. Who got one gives it back by ``leave()``.
+    /// Waits for a place; false if there was none in time. A caller that got one gives it back by ``leave()``.
     func enter(until: Nanos) async -> Bool {
         await withCheckedContinuation { continuation in
             let isFree = state.withLock { state in

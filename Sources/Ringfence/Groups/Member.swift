@@ -11,51 +11,53 @@ public struct Member: Sendable, Hashable, Identifiable {
 
     package init(_ record: MemberRecord) { self.record = record }
 
-    /// Its name in the group: 1 to 512 bytes of UTF-8.
+    /// The member's id in the group: 1 to 512 bytes of UTF-8.
     public var id: String { record.id }
-    /// One life of the member. A process that comes back has another one. Public, no secret.
+    /// The session: one life of the member. A process that comes back has another one. It is not a secret.
     public var session: String { record.session }
-    /// Where it can be reached; empty if it did not say.
+    /// The address at which it can be reached; empty: not given.
     public var address: String { record.address }
-    /// What fails together with it (a rack, a data centre); empty if it did not say.
+    /// The zone: its failure domain (a rack, a data centre); empty: not given.
     public var zone: String { record.zone }
-    /// It can be primary.
+    /// Whether it can be elected primary.
     public var isCandidate: Bool { record.isCandidate }
-    /// Why its check fails; empty: it passes.
+    /// The reason why its check fails; empty: the check passes.
     public var health: String { record.health }
-    /// Its share, 0 to 1000; 0: it is draining.
+    /// The weight: its share. Range: 0 to 1000; 0: it is draining.
     public var weight: Int { record.weight }
-    /// Who is preferred where one is to be chosen, -1000 to 1000.
+    /// The priority where one member is chosen. Range: -1000 to 1000; higher is preferred.
     public var priority: Int { record.priority }
-    /// What it can do.
+    /// The capabilities it announced.
     public var capabilities: [String] { record.capabilities }
-    /// Whatever else it says of itself.
+    /// Any other data it announced.
     public var metadata: [String: String] { record.metadata }
-    /// How long it stays in the group after it was last heard of.
+    /// The lease: how long it stays in the group after it was last heard of.
     public var lease: Duration { .milliseconds(record.leaseMilliseconds) }
-    /// It is a member, but takes nothing new: its weight is 0.
+    /// Whether its weight is 0: it is a member, but takes nothing new.
     public var isDraining: Bool { record.weight == 0 }
 }
 
 /// All members of a group at one version. A value: it does not change.
 public struct GroupSnapshot: Sendable {
-    /// The group.
+    /// The group's name.
     public var group: String
     /// The generation of the event log that ``version`` was made in; empty for a group that never had a member.
     public var generation: String
-    /// Grows by one with every change set: joins, leaves and deaths. 0 for a group that never had a member.
+    /// The version, which grows by one with every change set: joins, leaves and deaths. 0 for a group that never had a
+    /// member.
     public var version: Int64
-    /// In the order of their ids' bytes.
+    /// The members, in the order of their ids' bytes.
     public var members: [Member]
-    /// Who is primary; nil for a group that never elected anybody and in which nobody stands.
+    /// The primary; nil for a group that never elected one and has no candidates.
     public var primary: PrimaryStatus?
-    /// What an operator ordered about calls to the group's members; ``BreakerOverride/automatic`` unless somebody did.
+    /// An operator's override of the circuit breaker; default: ``BreakerOverride/automatic``.
     public var breaker: BreakerOverride
-    /// The event log had come so far when this snapshot was current. Every later event has a higher number.
+    /// The position of the event log when this snapshot was current. Every later event has a higher number.
     package var sequence: Int64
-    /// When Redis last confirmed it, on this machine's clock.
+    /// The moment at which Redis last confirmed it, on this machine's clock.
     public var confirmedAt: ContinuousClock.Instant
-    /// Redis could not be asked of late, or is just being told anew what it lost: the group may have changed.
+    /// Whether the group may have changed: Redis could not be reached recently, or members that it lost are still
+    /// coming back.
     public var isStale: Bool
 
     package init(
@@ -74,7 +76,7 @@ public struct GroupSnapshot: Sendable {
         self.breaker = BreakerOverride(breaker)
     }
 
-    /// How long ago Redis last confirmed it.
+    /// The time since Redis last confirmed it.
     public var age: Duration { confirmedAt.duration(to: .now) }
 
     /// The member with this id; nil if there is none.

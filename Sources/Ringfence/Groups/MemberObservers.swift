@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Those who wait for news of one membership: who follows its states and roles, who waits for a change of its to be
+// The observers of one membership: followers of its states and roles, callers that wait for a change of it to be
 // written or for its leaving, and what runs as long as it is primary. A part of its group's state, behind the group's
-// lock. They are told under it, so that everybody is told in the order in which it happened; nothing of the user's
-// runs there.
+// lock. They are told under it, so that everybody is told in the order in which it happened; nothing of the user's runs
+// there.
 
 import Logging
 import NIOCore
@@ -41,7 +41,7 @@ struct MemberObservers {
     /// Nothing more is told.
     private(set) var isEnded = false
     /// What runs as long as it is primary, to be ended before it leaves.
-    var term: Term?
+    var term: PrimaryTerm?
     var states: [Int: AsyncStream<Membership.State>.Continuation] = [:]
     var roles: [Int: AsyncStream<Role>.Continuation] = [:]
     var updates: [Update] = []

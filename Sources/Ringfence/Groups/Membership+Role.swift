@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A membership's part as a candidate: what its process is told of the role, says of it, and promises while Redis is
-// away.
+// A membership's part as a candidate: the role as its process is told of it, its claims, and its promises while Redis
+// is away.
 
 import NIOCore
 package import RingfenceCore
 
 extension Membership {
-    /// Stands for election, or not any more: then a role that it has is given up with the same call.
+    /// Stands for election, or stops standing: then a role that it has is given up with the same call.
     func setCandidate(_ isCandidate: Bool) async throws {
         try await change(withdraws: !isCandidate) { $0.isCandidate = isCandidate }
     }
 
-    /// Begins to play a candidate. False if it plays one already.
+    /// Begins the candidacy. False if there is one already.
     func beginCandidacy(margin: Nanos) -> Bool {
         group.with(key) { machine, _, _ in (machine.campaign(margin: margin), []) }
     }
@@ -21,7 +21,7 @@ extension Membership {
         group.with(key) { machine, observers, after in (withdraw(&machine, &observers, &after), []) }
     }
 
-    /// Those who follow its roles are told, and then there are no more: a candidacy that comes after has its own.
+    /// Tells the followers of its roles, and ends their streams: a later candidacy has its own.
     func withdraw(
         _ machine: inout MemberMachine, _ observers: inout MemberObservers, _ after: inout MemberObservers.Afterwards
     ) {
@@ -43,17 +43,17 @@ extension Membership {
         }
     }
 
-    /// When the role of this epoch ends unless a beat gets through; nil if it is over.
+    /// The moment at which the role of this epoch ends unless a beat gets through; nil if it is over.
     func roleDeadline(_ epoch: Int64) -> Nanos? {
         group.read(key) { $0.roleDeadline(epoch, now: $1) }
     }
 
-    /// Something its holder says of its role; false if that epoch is over.
+    /// Records a report of the holder about its role; false if that epoch is over.
     func say(_ change: (inout RoleMachine) -> RoleMachine.Output?) -> Bool {
         group.with(key) { machine, _, _ in machine.say(now: Moment.now, change) }
     }
 
-    /// What it says of itself with each beat from now on.
+    /// Sets what it says of itself with each beat from now on.
     func report(position: Int64?, unfit: String) {
         let now = Moment.now
         let role = group.known.role
@@ -63,7 +63,7 @@ extension Membership {
     }
 
     /// False if one runs already.
-    func begin(_ term: Term) -> Bool {
+    func begin(_ term: PrimaryTerm) -> Bool {
         group.with(key) { machine, observers, _ in
             let state = machine.membership.state
             guard observers.term == nil, state == .member || state == .suspended else { return (false, []) }
@@ -92,8 +92,8 @@ extension Membership {
 
     // MARK: While Redis is away
 
-    /// What to ask whom, if it is primary, cannot reach Redis and the group's settings let it go on by the word of the
-    /// others.
+    /// The promises to ask for, and the members to ask, if it is primary, cannot reach Redis and the group's settings
+    /// let it go on by the promises of the others.
     package func promisesNeeded() -> (question: FailsafeMachine.Question, peers: [MemberRecord], askedAt: Nanos)? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return nil }
@@ -104,7 +104,8 @@ extension Membership {
         return asking.map { ($0.question, $0.peers, now) }
     }
 
-    /// These have promised what they were asked at `askedAt`. With all promises together the role goes on.
+    /// Records that these sessions promised what they were asked at `askedAt`. With all promises together the role goes
+    /// on.
     package func promised(_ question: FailsafeMachine.Question, by sessions: [String], askedAt: Nanos) {
         let now = Moment.now
         let view = group.known
@@ -116,9 +117,10 @@ extension Membership {
     /// Whether the role goes on though the membership's deadline has passed.
     package var isInFailsafe: Bool { group.read(key) { $0.isInFailsafe(now: $1) } }
 
-    /// Promises the primary that asks to begin no role for the time of its lease. Nil; or why it cannot be promised.
+    /// Promises the asking primary to begin no role for the time of its lease. Returns nil, or the reason why it cannot
+    /// promise.
     ///
-    /// - Parameter session: whom the question is for.
+    /// - Parameter session: the session that the question is for.
     package func promise(_ question: FailsafeMachine.Question, session: String) -> String? {
         let now = Moment.now
         guard let view = group.viewWhileAway(now: now) else { return "Redis is reached from here" }

@@ -8,27 +8,26 @@ import Logging
 import NIOCore
 import RingfenceCore
 
-/// This process' place in a group, from
+/// This process' membership in a group, from
 /// ``Group/join(_:address:zone:weight:priority:capabilities:metadata:health:lease:rejoins:)`` until it leaves, expires
 /// or is replaced.
 ///
-/// It beats by itself, on an event loop that blocked threads do not stop. Ask ``check()`` before each step that only a
-/// member may take: it is local, and it says no from the moment on at which others may have taken over, before Redis or
-/// anybody has said so. The client keeps a membership alive; letting go of this object does not end it,
-/// ``leave(reason:)`` does.
+/// It beats by itself, on an event loop that blocked threads do not stop. Call ``check()`` before each step that only a
+/// member may take: it is local, and it fails from the moment at which others may have taken over, before Redis has
+/// said so. The client keeps a membership alive; dropping this object does not end it, ``leave(reason:)`` does.
 public final class Membership: Sendable {
-    /// What has become of a membership.
+    /// The state of a membership.
     ///
     /// `member` → `suspended` → `member` again or `expired`; `member` → `expired`, `replaced` or `left`. `expired`,
-    /// `replaced` and `left` are the end, but for a membership that rejoins: for it `expired` → `member`, under a new
+    /// `replaced` and `left` are final, except for a membership that rejoins: for it `expired` → `member`, under a new
     /// session (or `expired` again, when the answer to that join came too late).
     public enum State: String, Sendable, Hashable {
-        /// In the group.
+        /// It is in the group.
         case member
         /// Its lease may have run out: its own deadline passed, because Redis was not reached in time or the process
-        /// was paused. It may not act. What Redis says next makes it a member again or tells that it has expired.
+        /// was paused. It must not act. The next answer of Redis makes it a member again or tells that it has expired.
         case suspended
-        /// Redis took it out of the group: its lease had run out, or somebody removed it. Others know.
+        /// Redis took it out of the group: its lease had run out, or an operator removed it. Others know that.
         case expired
         /// Another process joined under the same member id.
         case replaced
@@ -49,29 +48,30 @@ public final class Membership: Sendable {
 
     // MARK: What the member sees
 
-    /// The member as it is, with what ``update(address:zone:weight:priority:capabilities:metadata:health:lease:)``
-    /// changed last.
+    /// The member, including the last changes by
+    /// ``update(address:zone:weight:priority:capabilities:metadata:health:lease:)``.
     public var member: Member { Member(record) }
     private var record: MemberRecord { group.read(key) { machine, _ in machine.record } }
     /// The name of its group.
     public var groupName: String { group.name }
     /// Its id in the group.
     public var id: String { member.id }
-    /// The session it is a member under. It changes only when it rejoins.
+    /// The session of the membership. It changes only when the member rejoins.
     public var session: String { member.session }
-    /// What has become of it, by now. Local.
+    /// The current state. Local, no round trip.
     public var state: State { State(group.read(key) { $0.membership.state(at: $1) }) }
     /// Whether it may act as a member now. Local, no round trip.
     public var isMember: Bool { group.read(key) { $0.membership.isMember(at: $1) } }
-    /// When it must stop to act unless a beat gets through: counted on this machine's clock from before the last beat
-    /// was written, less 1 % for clocks that run apart.
+    /// The moment at which it must stop acting unless a beat gets through: counted on this machine's clock from before
+    /// the last beat was written, less 1 % for clocks that run apart.
     public var deadline: ContinuousClock.Instant {
         Moment.instant(group.read(key) { machine, _ in machine.membership.deadline })
     }
 
     /// Throws unless it may act as a member now. Local, no round trip.
     ///
-    /// A process can be paused between any check and its next act: what must not be done twice needs a fence as well.
+    /// A process can be paused between a check and its next act: work that must not be done twice needs a fence as
+    /// well.
     ///
     /// - Throws: ``RingfenceError`` with effect `none`: `membership.expired`, retriable as long as it is only
     ///   suspended; `membership.replaced`; `membership.left`.
@@ -102,7 +102,7 @@ public final class Membership: Sendable {
         }
     }
 
-    /// Its states from now on: the present one, then each change. It ends with the membership.
+    /// The states: the current one, then each change. The stream ends with the membership.
     public var states: AsyncStream<State> {
         stream(\.states) { State($0.membership.state) }
     }
@@ -134,9 +134,9 @@ public final class Membership: Sendable {
 
     // MARK: What the member does
 
-    /// Changes what the group knows of this member; what is nil stays. Returns once Redis has it.
+    /// Changes the member's record; nil leaves a field unchanged. Returns once Redis has stored the change.
     ///
-    /// A weight of 0 drains it: it stays a member, and gets nothing new.
+    /// A weight of 0 drains the member: it stays in the group, and gets nothing new.
     ///
     /// - Throws: ``RingfenceError``: `argument.invalid`, naming the field; `membership.expired`, `.replaced` or `.left`
     ///   if it is no member any more; `coordinator.unavailable` with effect `unknown` when Redis did not answer in
@@ -161,7 +161,7 @@ public final class Membership: Sendable {
         }
     }
 
-    /// - Parameter withdraws: it stands no more, either.
+    /// - Parameter withdraws: it also stops standing for election.
     func change(withdraws: Bool = false, _ edit: (inout MemberRecord) -> Void) async throws {
         let now = Moment.now
         let number: Int
@@ -177,22 +177,20 @@ public final class Membership: Sendable {
                 var record = machine.record
                 edit(&record)
                 try Limits.check(record)
-                let state = machine.membership.state
-                // Who rejoins by itself must not stand again with that.
-                let goesOn = state == .expired && withdraws && machine.rejoins
-                if !goesOn, state == .expired || state == .replaced || state == .left {
-                    throw Self.error(state, record.id, group.name)!
-                }
-                // It would be elected to a role that is over before it begins, again and again.
-                if let role = machine.role, role.stands, role.margin > record.lease / 2 {
-                    throw InvalidArgument("lease", "must be at least twice the margin that it stands with")
-                }
+                let revision = try machine.update(record, withdraws: withdraws, now: now)
                 if withdraws { withdraw(&machine, &observers, &after) }
-                return ((observers.nextNumber(), machine.update(record, now: now)), [])
+                return ((observers.nextNumber(), revision), [])
             }
         } catch {
             if withdraws { endCandidacy() }
-            throw (error as? InvalidArgument).map { RingfenceError($0) } ?? error
+            switch error {
+            case MemberMachine.UpdateRefusal.isOver(let state): throw Self.error(state, id, group.name)!
+            case MemberMachine.UpdateRefusal.leaseBelowTwiceMargin:
+                throw RingfenceError(
+                    InvalidArgument("lease", "must be at least twice the margin that it stands with"))
+            case let error as InvalidArgument: throw RingfenceError(error)
+            default: throw error
+            }
         }
         let failure: RingfenceError? = await withCheckedContinuation { continuation in
             let isDone = group.with(key) { machine, observers, _ in
@@ -223,20 +221,20 @@ public final class Membership: Sendable {
         if !isWaiting { timer.cancel() }
     }
 
-    /// Leaves the group. Others hear of it at once. Leaving again, or after it has expired, does nothing.
+    /// Leaves the group. Others learn of it at once. Leaving again, or after the membership has expired, does nothing.
     ///
     /// - Parameter reason: for the event, up to 512 bytes.
     /// - Throws: ``RingfenceError`` with `coordinator.unavailable`, effect `unknown`, when Redis did not answer in
-    ///   time: it is told in the background as soon as it can be, and else the membership ends with its lease.
+    ///   time: the leave is retried in the background, and otherwise the membership ends with its lease.
     public func leave(reason: String = "") async throws {
         do { try Limits.check(reason: reason) } catch { throw RingfenceError(error) }
-        // Who hears that it left may take its role at once: what it does as primary is over before.
-        var waited: Term?
+        // As soon as others hear that it left, one may take its role: so its work as primary ends before.
+        var waited: PrimaryTerm?
         var isLeaving: Bool?
         while isLeaving == nil {
             let now = Moment.now
             let (leaving, term, deadline) = group.with(key) {
-                machine, observers, after -> ((Bool?, Term?, Nanos), tells: [MemberMachine.Tell]) in
+                machine, observers, after -> ((Bool?, PrimaryTerm?, Nanos), tells: [MemberMachine.Tell]) in
                 if let term = observers.term, term !== waited {
                     return ((nil, term, machine.membership.deadline), [])
                 }

@@ -59,25 +59,16 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``; nothing is changed by asking.
     public func groupNames() async throws -> [String] {
         var names: [[UInt8]: String] = [:]
-        var cursor = "0"
+        var cursor = ScannedPage.first
         repeat {
-            let at = cursor
-            let reply = try await fetch("listing groups", answerBytes: 200_000) { [keys] writer in
-                writer.begin(5)
-                writer.argument("SSCAN")
-                writer.argument(keys.groups)
-                for word in [at, "COUNT", "1000"] { writer.argument(word) }
+            let reply = try await fetch("listing groups", answerBytes: 200_000) { [keys, cursor] writer in
+                ScannedPage.ofGroups(keys, from: cursor, count: 1000, to: &writer)
             }
-            guard case .array(let page) = reply, page.count == 2, let next = page[0].text,
-                case .array(let found) = page[1]
-            else { throw RingfenceError.unexpected(reply) }
-            for name in found {
-                guard let text = name.text else { throw RingfenceError.unexpected(reply) }
-                // One may come twice while others come and go.
-                names[Array(text.utf8)] = text
-            }
-            cursor = next
-        } while cursor != "0"
+            guard let page = ScannedPage(reply) else { throw RingfenceError.unexpected(reply) }
+            // One may come twice while others come and go.
+            for name in page.items { names[Array(name.utf8)] = name }
+            cursor = page.next
+        } while cursor != ScannedPage.first
         return Array(names.values).sortedByBytes
     }
 

@@ -9,7 +9,7 @@ import RingfenceCore
 import Synchronization
 
 struct ShownGroup: Sendable {
-    /// A class, so that the ring of a snapshot is made once, by whoever asks first.
+    /// A class, so that the ring of a snapshot is made once, by the first caller.
     final class LazyRing: Sendable {
         let made = AtomicLazyReference<Made>()
         final class Made: Sendable {

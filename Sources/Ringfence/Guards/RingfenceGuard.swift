@@ -17,9 +17,10 @@ public enum RingfenceGuard {
     /// A Lua function `ringfence_guard(key, fence, holder)` to put in front of your own Redis script.
     ///
     /// `key` is the guard's own Redis key, in the slot of the data it guards. `fence` is ``Lease/fence`` as a decimal
-    /// *string* (a Lua number is a double and too small for it), `holder` is ``Lease/id``. The function returns
-    /// `true` when the write may go on, and `false` when it must not; a malformed argument ends the script with an
-    /// error that names it. Call it before your first write: Redis does not roll a script back.
+    /// *string* (a Lua number is a double and too small for it), `holder` is ``Lease/id`` (1 to 256 bytes). The
+    /// function returns `true` when the write may go on, and `false` when it must not; a malformed argument, or a key
+    /// that holds something else, ends the script with an error that says so. Call it before your first write: Redis
+    /// does not roll a script back. The key does not expire.
     ///
     /// ```swift
     /// let debit = RingfenceGuard.lua + """
@@ -38,8 +39,9 @@ public enum RingfenceGuard {
     /// Run it once, from a migration or at start; running it again, also from two processes at once, changes nothing.
     /// Then call the function first in the transaction that writes, with the lock's name, ``Lease/fence`` and
     /// ``Lease/id``. A stale fence raises SQLSTATE ``staleFenceState``, which ends the transaction before it has
-    /// written; a malformed argument raises `22023`. Works at every isolation level; above READ COMMITTED a
-    /// transaction that met a concurrent one gets `40001` and is to be run again from its start, as with any row.
+    /// written; a malformed argument raises `22023`. It works at every isolation level. Above READ COMMITTED a
+    /// transaction that met a concurrent one gets `40001`: run it again from its start, as with any row. A holder that
+    /// is stopped between the call and its commit makes the next one wait: <doc:Fencing> has the timeouts to set.
     ///
     /// ```sql
     /// BEGIN;

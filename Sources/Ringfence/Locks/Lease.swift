@@ -10,41 +10,53 @@ import Synchronization
 /// A lock held by this process, until ``deadline`` or until it is released.
 ///
 /// While it renews itself the deadline moves ahead. A body under
-/// ``RingfenceClient/withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)`` is cancelled when the lease is lost; who holds
-/// a lease by hand asks ``check()`` before each step that matters, and in every case hands ``fence`` to the resource,
-/// which is the last line of defence: a process can be paused between any check and the next act.
+/// ``RingfenceClient/withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)`` is cancelled when the lease is lost. If you
+/// hold a lease by hand, call ``check()`` before each step that matters. In every case hand ``fence`` to the resource:
+/// a process can be paused between any check and the next act.
+///
+/// Copies share one lease. When the last copy goes away unreleased, the lock is released in the background, and the
+/// log warns of it, once for each place in the code.
 public struct Lease: Sendable {
     let handle: LeaseHandle
 
-    /// What is locked, in a fixed order.
+    /// The names that are locked, in the order of their bytes.
     public var names: [String] { handle.state.names }
-    /// A number that only grows from grant to grant of a lock. The resource refuses any older than the newest it saw.
+    /// The number of this grant: it only grows from grant to grant of a lock, within the limits of <doc:Fencing>. The
+    /// resource refuses any older than the newest it saw.
     public var fence: Int64 { handle.state.value.fence }
-    /// Who holds, for people.
+    /// The name of the holder, for people.
     public var owner: String { handle.state.value.owner }
     /// A unique, public id of this hold: the guards' holder argument. It is no secret and gives no rights.
     public var id: String { handle.state.value.id }
     /// The right to renew and release, for another process. A secret: never log it.
     public var token: String { handle.state.value.text }
-    /// When the holder must stop unless the lease is renewed: counted on this machine's clock from before the lock was
-    /// asked for, less 1 % for clocks that run apart.
+    /// When the holder must stop unless the lease is renewed: the ttl from before the lock was asked for or renewed, on
+    /// this machine's clock, less 1 % for clocks that run apart. It does not move beyond
+    /// ``LockOptions/maximumHold``, nor when the lease is over.
     public var deadline: ContinuousClock.Instant { Moment.instant(handle.state.deadline) }
     /// Time left until ``deadline``; zero when the lease is over.
     public var remaining: Duration { handle.state.remaining(at: Moment.now) }
-    /// Whether the lease is held now. Local, no round trip.
+    /// Whether the lease is held now: neither released nor lost. Local, no round trip.
     public var isHeld: Bool { handle.state.isHeld(at: Moment.now) }
 
-    /// Throws `lease.lost` if the lease is over. Local, no round trip.
+    /// Throws unless the lease is held. Local, no round trip.
     ///
-    /// - Throws: ``RingfenceError`` with code `lease.lost`, effect `none`: nothing was done by this call.
+    /// A lease is lost when its deadline has passed, or when this process has heard that it was taken away or is gone.
+    /// What happens at Redis is heard at the next renewal at the latest.
+    ///
+    /// - Throws: ``RingfenceError``: `lease.lost`, or `lock.notHeld` after ``release()``. Effect `none`: nothing was
+    ///   done by this call.
     public func check() throws {
         if let error = handle.state.lossError(at: Moment.now, effect: .none) { throw error }
+        if handle.state.isReleased { throw handle.state.releasedError }
     }
 
-    /// Renews now, for the lease's ttl from now, and returns when Redis has answered.
+    /// Renews the lease now, for its ttl from now but not beyond its ``LockOptions/maximumHold``, and returns when
+    /// Redis has answered. Cancellation of the calling task has no effect on it.
     ///
-    /// - Throws: ``RingfenceError``: `lease.lost` if it is over, `coordinator.unavailable` if Redis did not answer (the
-    ///   lease then stands until its deadline). Cancellation of the calling task has no effect on it.
+    /// - Throws: ``RingfenceError``: `lease.lost` if it was lost (effect `none`, or `applied` if the answer came after
+    ///   the deadline); `lock.notHeld` (effect `none`) if it was released; `coordinator.unavailable` and others if
+    ///   Redis did not answer or refused. The lease then stands until its deadline.
     public func renew() async throws {
         try await handle.keeper.renewNow(handle.state)
     }
@@ -54,12 +66,16 @@ public struct Lease: Sendable {
         handle.state.isUnreleased ? .milliseconds(handle.state.terms.holdMilliseconds) : nil
     }
 
-    /// Gives the lock back, and hands it to who waits first. Returns when Redis has answered; if it does not answer,
-    /// the release goes on in the background until it does, for up to a day, and the log says how long the lock may
-    /// stay held. Releasing again does nothing. Cancellation of the calling task does not stop a release.
+    /// Gives the lock back, and hands it to the first waiter. Returns when Redis has answered.
     ///
-    /// - Throws: ``RingfenceError`` with code `lease.lost` if it had been lost before: what was done under it may have
-    ///   overlapped with another holder's work (effect `unknown`).
+    /// If Redis does not answer within the command timeout, this returns too: the release is repeated in the background
+    /// for up to a day, or until Redis refuses it or the client is shut down. The log says how long the lock may stay
+    /// held. Cancellation of the calling task does not stop a release. Releasing again does nothing; of a lost lease it
+    /// throws again.
+    ///
+    /// - Throws: ``RingfenceError`` with code `lease.lost` if the lease had been lost before, be it that Redis says so
+    ///   only to this release: what was done under it may have overlapped with another holder's work (effect
+    ///   `unknown`). Nothing else: not if Redis did not answer.
     public nonisolated(nonsending) func release() async throws {
         try await handle.release()
     }
@@ -89,24 +105,40 @@ final class LeaseHandle: Sendable {
             keeper.remove(state)
             keeper.wasForgotten(state, site)
             table.releaseInBackground(state)
+        } else if state.claimLostRelease() {
+            // Of several names of which one was lost, the rest may still be held.
+            table.releaseInBackground(state)
         }
     }
 
     nonisolated(nonsending) func release() async throws {
-        let now = Moment.now
-        let loss = state.lossError(at: now, effect: .unknown)
-        let wasLive = state.end()
-        if wasLive {
-            keeper.remove(state)
-            if await !table.release(state, now: now) {
-                state.isUnreleased = true
-                keeper.wasNotReleased(state)
-            }
-        } else if loss != nil, state.claimLostRelease() {
+        let loss = state.lossError(at: Moment.now, effect: .unknown)
+        let missed = await giveBack()
+        if let loss = loss ?? missed { throw loss }
+    }
+
+    /// Lets go of whatever still stands.
+    ///
+    /// - Returns: a loss that nobody had noticed: Redis said before the deadline that the lock was not ours any more.
+    ///   Said after it, it says nothing: the lease may have ended while the release was on its way.
+    nonisolated(nonsending) func giveBack() async -> RingfenceError? {
+        guard state.end() else {
             // Lost, and the work is over now: let go of what may still stand, such as the rest of several names.
-            table.releaseInBackground(state)
+            if state.claimLostRelease() { table.releaseInBackground(state) }
+            return nil
         }
-        if let loss { throw loss }
+        keeper.remove(state)
+        switch await table.release(state, now: Moment.now) {
+        case .released: return nil
+        case .unanswered:
+            state.isUnreleased = true
+            keeper.wasNotReleased(state)
+            return nil
+        case .notHeld:
+            guard Moment.now < state.deadline else { return nil }
+            keeper.wasLostBeforeRelease(state)
+            return LeaseState.lossError(state.names, .notHeld, effect: .unknown)
+        }
     }
 }
 
@@ -224,6 +256,13 @@ final class LeaseState: Sendable {
             }
         }
         return reason.map { Self.lossError(names, $0, effect: effect) }
+    }
+
+    /// Given back by its holder, or let go of by its last copy.
+    var isReleased: Bool { guarded.withLock { $0.machine.state == .ended } }
+
+    var releasedError: RingfenceError {
+        RingfenceError(.notHeld, effect: .none, "the lease on \(describe(names)) was released")
     }
 
     static func lossError(

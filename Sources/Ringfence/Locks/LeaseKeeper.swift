@@ -85,6 +85,22 @@ final class LeaseKeeper: Sendable {
             ])
     }
 
+    /// Redis said to its release that it was not ours any more, before its deadline: it was lost, and nobody had
+    /// noticed.
+    func wasLostBeforeRelease(_ lease: LeaseState) {
+        metrics.lost.increment()
+        logLoss(lease, .notHeld)
+    }
+
+    private func logLoss(_ lease: LeaseState, _ reason: LeaseMachine.LossReason) {
+        logger.warning(
+            "lease lost",
+            metadata: [
+                LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
+                LoggingKeys.lease: "\(lease.value.id)", LoggingKeys.reason: "\(reason.rawValue)",
+            ])
+    }
+
     func remove(_ lease: LeaseState) {
         _ = state.withLock { $0.leases.removeValue(forKey: ObjectIdentifier(lease)) }
     }
@@ -204,10 +220,7 @@ final class LeaseKeeper: Sendable {
             mayRenew = machine.beginRenewal(now: sentAt)
             return .none
         }
-        guard mayRenew else {
-            throw lease.lossError(at: sentAt, effect: .none)
-                ?? RingfenceError(.notHeld, effect: .none, "the lease on \(describe(lease.names)) was released")
-        }
+        guard mayRenew else { throw lease.lossError(at: sentAt, effect: .none) ?? lease.releasedError }
         let call = call([lease])
         var wasRenewed = false
         let result: Result<RedisReply, RedisError> = await withCheckedContinuation { continuation in
@@ -215,9 +228,10 @@ final class LeaseKeeper: Sendable {
         }
         switch result {
         case .success(let reply):
-            guard let answer = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
+            let answer = LockScripts.renewed(reply, count: 1)
+            renewed(lease, answer?[0], sentAt: sentAt)
+            guard let answer else { throw RingfenceError.unexpected(reply) }
             wasRenewed = answer[0]
-            renewed(lease, answer[0], sentAt: sentAt)
         case .failure(let error):
             renewed(lease, nil, sentAt: sentAt)
             throw RingfenceError(error, "renewing the lease on \(describe(lease.names))")
@@ -234,12 +248,7 @@ final class LeaseKeeper: Sendable {
         guard case .lose(let reason) = action else { return action }
         remove(lease)
         metrics.lost.increment()
-        logger.warning(
-            "lease lost",
-            metadata: [
-                LoggingKeys.lock: "\(describe(lease.names))", LoggingKeys.fence: "\(lease.value.fence)",
-                LoggingKeys.lease: "\(lease.value.id)", LoggingKeys.reason: "\(reason.rawValue)",
-            ])
+        logLoss(lease, reason)
         listener.withLock { $0 }.lost(lease)
         tell?()
         return action

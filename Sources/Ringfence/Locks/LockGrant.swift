@@ -2,19 +2,21 @@
 
 import RingfenceCore
 
-/// A lock held for somebody outside this process.
+/// A lock held for somebody outside this process: nothing renews it here, and nothing releases it when this value goes
+/// away.
 public struct LockGrant: Sendable {
-    /// What is locked, in a fixed order.
+    /// The names that are locked, in the order of their bytes.
     public var names: [String]
-    /// A number that only grows from grant to grant of a lock.
+    /// The number of this grant: ``Lease/fence``.
     public var fence: Int64
-    /// Who holds, for people.
+    /// The name of the holder, for people.
     public var owner: String
     /// A unique, public id of this hold; no secret.
     public var id: String
     /// The right to renew and release. A secret: never log it.
     public var token: String
-    /// When the holder must stop, on this machine's clock.
+    /// When the holder must stop unless it renews: the ttl from before the lock was asked for or renewed, on this
+    /// machine's clock, less 1 %.
     public var deadline: ContinuousClock.Instant
 
     init(names: [String], _ value: LockValue, deadline: Nanos) {

@@ -33,12 +33,11 @@ extension LockTable {
         case .refuse(let id, let refusal):
             guard let waiting = entry.takeWaiting(id) else { return }
             deferred.append(resume(waiting.caller, refused: refusal, turn.failure, key, entry))
-        case .releaseDone(let value, let isAnswered):
+        case .releaseDone(let value, let outcome):
             if let index = entry.releasing.firstIndex(where: {
                 $0.value.fence == value.fence && $0.value.nonce == value.nonce
             }) {
-                deferred.append(
-                    .released(entry.releasing.remove(at: index).continuation, isAnswered: isAnswered))
+                deferred.append(.released(entry.releasing.remove(at: index).continuation, outcome))
             }
         case .cleanUp(let nonce, let terms):
             cleanUp.perform(

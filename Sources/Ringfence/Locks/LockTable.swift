@@ -71,7 +71,7 @@ final class LockTable: Sendable {
         /// The callers behind the machine's waiters, in their order; mostly one.
         var waiting = CircularBuffer<Waiting>()
         /// Releases under way whose callers wait; mostly one.
-        var releasing: [(value: LockValue, continuation: TrustedContinuation<Bool, Never>)] = []
+        var releasing: [(value: LockValue, continuation: TrustedContinuation<LockMachine.ReleaseOutcome, Never>)] = []
 
         /// Nearly always the first: that one is granted, and many are refused in their order.
         func takeWaiting(_ id: LockMachine.WaiterID) -> Waiting? {
@@ -111,7 +111,7 @@ final class LockTable: Sendable {
         case busy(Caller, BusyReason)
         // Not a RingfenceError, which would make each of these as large as itself.
         case failed(Caller, any Error)
-        case released(TrustedContinuation<Bool, Never>, isAnswered: Bool)
+        case released(TrustedContinuation<LockMachine.ReleaseOutcome, Never>, LockMachine.ReleaseOutcome)
 
         func perform() {
             switch self {
@@ -119,7 +119,7 @@ final class LockTable: Sendable {
             case .remote(let continuation, let grant): continuation.resume(returning: .granted(grant))
             case .busy(let caller, let reason): caller.busy(reason)
             case .failed(let caller, let error): caller.fail(error)
-            case .released(let continuation, let isAnswered): continuation.resume(returning: isAnswered)
+            case .released(let continuation, let outcome): continuation.resume(returning: outcome)
             }
         }
     }
@@ -231,8 +231,7 @@ final class LockTable: Sendable {
     }
 
     /// Releases and returns when Redis has answered, or did not in time.
-    /// - Returns: whether it answered.
-    nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async -> Bool {
+    nonisolated(nonsending) func release(_ lease: LeaseState, now: Nanos) async -> LockMachine.ReleaseOutcome {
         await withTrustedContinuation { continuation in
             handle(lease.key, .release(lease.value), making: true, now: now) {
                 $0.releasing.append((lease.value, continuation))

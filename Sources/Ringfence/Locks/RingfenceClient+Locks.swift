@@ -13,22 +13,29 @@ extension RingfenceClient {
     /// Runs `body` while holding the lock `name`, and releases it when the body ends, however it ends.
     ///
     /// The lease is renewed at every third of `ttl`. If it is lost (Redis could not be reached in time, the process
-    /// slept, somebody took the lock by force) the task that runs `body` is cancelled at once and this call throws
-    /// `lease.lost`. A body that does not heed cancellation runs on, and any process can be paused between a check and
-    /// its next act: so hand `lease.fence` to the resource that the body changes, and let it refuse older ones.
+    /// slept, somebody took the lock by force, ``LockOptions/maximumHold`` is over) the task that runs `body` is
+    /// cancelled at once, and when the body has ended this call throws `lease.lost`. A body that does not heed
+    /// cancellation runs on, and any process can be paused between a check and its next act: so hand `lease.fence` to
+    /// the resource that the body changes, and let it refuse older ones.
     ///
-    /// Waiters are served first come, first served. Waiting for a lock that the same task holds already is refused.
+    /// Waiters are served first come, first served. Waiting for a lock that the same task holds already by `withLock`
+    /// is refused with `lock.wouldDeadlock`.
+    ///
+    /// Cancelling the calling task ends the wait with `cancelled`, and what was asked of Redis is withdrawn. Once
+    /// `body` runs, it is cancelled instead, and this call ends as the body does. `body` runs in a task of its own,
+    /// with the caller's priority and task-local values.
     ///
     /// - Parameters:
     ///   - name: 1 to 512 bytes of UTF-8 without control or format characters.
-    ///   - ttl: 100 ms to one day: how long the lock outlives a holder that dies.
-    ///   - wait: 0 to one day: how long to wait for it.
+    ///   - ttl: about how long the lock outlives a holder that dies: 100 ms to one day; default 10 s.
+    ///   - wait: how long to wait for the lock: 0 to one day; default 10 s. With 0 it asks once.
     ///   - options: owner, renewal, maximum hold and durability.
     ///   - body: the work to do under the lock.
     /// - Returns: what `body` returned.
-    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`, `lease.lost` (effect `unknown`:
-    ///   the body may have done its work, or a part of it), `coordinator.unavailable`, `argument.invalid`, `cancelled`
-    ///   and others.
+    /// - Throws: the body's own error, unchanged; or ``RingfenceError``: `lock.busy`; `lease.lost` (effect `unknown`:
+    ///   the body may have done its work, or a part of it; `none`: the lease was over before the body began);
+    ///   `coordinator.unavailable`, `argument.invalid`, `cancelled` and others, with which `body` was not run. If the
+    ///   lease is lost, a `CancellationError`, `cancelled` or `lease.lost` of the body's becomes this `lease.lost`.
     public func withLock<Result: Sendable>(
         _ name: String, ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(),
@@ -40,14 +47,16 @@ extension RingfenceClient {
     /// Runs `body` while holding all of `names` at once, under one fence.
     ///
     /// They are granted all or nothing: nothing is held while waiting, so there is no deadlock in whatever order they
-    /// are named. Everything else is as with one name.
+    /// are named. If one of them is taken away, the whole lease is lost. Everything else, errors included, is as with
+    /// one name: ``withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)``.
     ///
     /// - Parameters:
-    ///   - names: 1 to 64 different names.
-    ///   - ttl: 100 ms to one day: how long the locks outlive a holder that dies.
-    ///   - wait: 0 to one day: how long to wait for them.
+    ///   - names: 1 to 64 different names, at most 16,384 bytes together.
+    ///   - ttl: about how long the locks outlive a holder that dies: 100 ms to one day; default 10 s.
+    ///   - wait: how long to wait for them: 0 to one day; default 10 s. With 0 it asks once.
     ///   - options: owner, renewal, maximum hold and durability.
     ///   - body: the work to do under the locks.
+    /// - Returns: what `body` returned.
     public func withLock<Result: Sendable>(
         _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(), _ body: @Sendable @escaping (Lease) async throws -> Result
@@ -65,9 +74,11 @@ extension RingfenceClient {
     /// if report == nil { print("another process is at it") }
     /// ```
     ///
-    /// Everything else is as with ``withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)``.
+    /// Everything else is as with ``withLock(_:ttl:wait:options:_:)-(String,_,_,_,_)``, but that it throws neither
+    /// `lock.busy` nor `lock.wouldDeadlock`.
     ///
-    /// - Returns: what `body` returned; nil if somebody holds the lock or waits for it, and `body` was not run.
+    /// - Returns: what `body` returned; nil if `body` was not run, because somebody holds the lock or waits for it, or
+    ///   another call in this process asks for it or releases it just now.
     public func withLockIfFree<Result: Sendable>(
         _ name: String, ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
         _ body: @Sendable @escaping (Lease) async throws -> Result
@@ -75,7 +86,9 @@ extension RingfenceClient {
         try await withLockIfFree([name], ttl: ttl, options: options, body)
     }
 
-    /// Runs `body` while holding all of `names` at once, under one fence, if all are free now; nil if any is not.
+    /// Runs `body` while holding all of `names` at once, under one fence, if all are free now; nil if any is not. As
+    /// ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``; `names` are 1 to 64 different ones, at most 16,384 bytes
+    /// together.
     public func withLockIfFree<Result: Sendable>(
         _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
         _ body: @Sendable @escaping (Lease) async throws -> Result
@@ -102,13 +115,13 @@ extension RingfenceClient {
             return (result, state.lossError(at: Moment.now, effect: .unknown))
         }
         state.onLoss { _ in task.cancel() }
-        let (result, loss) = await withTaskCancellationHandler {
+        let (result, noticed) = await withTaskCancellationHandler {
             await task.value
         } onCancel: {
             task.cancel()
         }
-        try? await lease.release()
-        guard let loss else {
+        let missed = await lease.handle.giveBack()
+        guard let loss = noticed ?? missed else {
             metrics.releases.increment()
             metrics.hold.recordNanoseconds(max(0, Moment.now - state.grantedAt))
             return try result.get()
@@ -124,15 +137,22 @@ extension RingfenceClient {
 
     // MARK: The handle
 
-    /// Takes the lock if it is free now. First choice is ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``: this is
-    /// for holds that fit no scope.
+    /// Takes the lock if it is free now; several names all or nothing. Prefer
+    /// ``withLockIfFree(_:ttl:options:_:)-(String,_,_,_)``: this is for holds that fit no scope.
     ///
     /// - Warning: Keep the lease in a variable that lives as long as the work. `if try await tryAcquire("x") != nil { …
     ///   }` compiles, and holds nothing inside the braces: the lease was let go with the comparison.
-    /// - Returns: the lease, or nil if somebody holds the lock or waits for it. Release it when done; when the last
-    ///   copy of it goes away unreleased, the lock is released, and the log warns of it, once for each place in the
-    ///   code.
-    /// - Throws: ``RingfenceError``; whatever its effect, nothing is held afterwards: a request in doubt is withdrawn.
+    /// - Parameters:
+    ///   - names: 1 to 64 different names, at most 16,384 bytes together.
+    ///   - ttl: about how long the lock outlives a holder that dies: 100 ms to one day; default 10 s.
+    ///   - options: owner, renewal, maximum hold and durability.
+    ///   - fileID: with `line` the place that the log names if the lease is forgotten.
+    ///   - line: see `fileID`.
+    /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released,
+    ///   and the log warns of it, once for each place in the code. nil if somebody holds the lock or waits for it, or
+    ///   another call in this process asks for it or releases it just now.
+    /// - Throws: ``RingfenceError``; whatever its effect, the caller holds nothing. A request in doubt is withdrawn in
+    ///   the background; until that reaches Redis it may keep the lock from others, at most for its ttl.
     public nonisolated(nonsending) func tryAcquire(
         _ names: String..., ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
         fileID: StaticString = #fileID, line: UInt = #line
@@ -140,9 +160,10 @@ extension RingfenceClient {
         try await tryAcquire(names, ttl: ttl, options: options, fileID: fileID, line: line)
     }
 
-    /// Takes all of `names` at once if all are free now; nil if any is not.
+    /// Takes all of `names` at once, under one fence, if all are free now; nil if any is not. Everything
+    /// else is as with the names one by one.
     ///
-    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    /// - Throws: ``RingfenceError``; the caller holds nothing.
     public nonisolated(nonsending) func tryAcquire(
         _ names: [String], ttl: Duration = .seconds(10), options: LockOptions = LockOptions(),
         fileID: StaticString = #fileID, line: UInt = #line
@@ -153,13 +174,23 @@ extension RingfenceClient {
             handle: LeaseHandle(state: state, keeper: keeper, table: table, site: .init(file: fileID, line: line)))
     }
 
-    /// Takes the lock, waiting for it up to `wait`, first come, first served.
+    /// Takes the lock, waiting for it up to `wait`, first come, first served; several names all or nothing.
     ///
-    /// Cancelling the task ends the wait at once, and what was asked of Redis is withdrawn.
+    /// Cancelling the task ends the wait at once with `cancelled`, and what was asked of Redis is withdrawn.
     ///
-    /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released.
-    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.wouldDeadlock` when the same task
-    ///   holds it, and others; nothing is held afterwards.
+    /// - Parameters:
+    ///   - names: 1 to 64 different names, at most 16,384 bytes together.
+    ///   - ttl: about how long the lock outlives a holder that dies: 100 ms to one day; default 10 s.
+    ///   - wait: how long to wait for the lock: 0 to one day; default 10 s. With 0 it asks once.
+    ///   - options: owner, renewal, maximum hold and durability.
+    ///   - fileID: with `line` the place that the log names if the lease is forgotten.
+    ///   - line: see `fileID`.
+    /// - Returns: the lease. Release it when done; when the last copy of it goes away unreleased, the lock is released,
+    ///   and the log warns of it, once for each place in the code.
+    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time; `lock.wouldDeadlock` when the same task
+    ///   holds it by `withLock`; `limit.reached` when its line is full; `lock.notConfirmed`; `coordinator.unavailable`
+    ///   and others. Whatever the effect, the caller holds nothing. A request in doubt is withdrawn in the background;
+    ///   until that reaches Redis it may keep the lock from others, at most for its ttl.
     public nonisolated(nonsending) func acquire(
         _ names: String..., ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(), fileID: StaticString = #fileID, line: UInt = #line
@@ -167,9 +198,10 @@ extension RingfenceClient {
         try await acquire(names, ttl: ttl, wait: wait, options: options, fileID: fileID, line: line)
     }
 
-    /// Takes all of `names` at once, under one fence, waiting for them up to `wait`.
+    /// Takes all of `names` at once, under one fence, waiting for them up to `wait`. Everything else is as with the
+    /// names one by one.
     ///
-    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    /// - Throws: ``RingfenceError``; the caller holds nothing.
     public nonisolated(nonsending) func acquire(
         _ names: [String], ttl: Duration = .seconds(10), wait: Duration = .seconds(10),
         options: LockOptions = LockOptions(), fileID: StaticString = #fileID, line: UInt = #line
@@ -193,14 +225,18 @@ extension RingfenceClient {
 
     // MARK: Grants for holders outside this process
 
-    /// Takes the lock for a holder outside this process: nothing renews it here. The holder has its token.
+    /// Takes the lock for a holder outside this process: nothing renews or releases it here. The holder has its token.
+    ///
+    /// Each call has a place of its own in the line. Cancelling the task ends the wait with `cancelled`, and what was
+    /// asked of Redis is withdrawn.
     ///
     /// - Parameters:
-    ///   - names: 1 to 64 different names.
-    ///   - owner: who holds, for people; nil for the configuration's.
-    ///   - ttl: 100 ms to one day.
-    ///   - wait: 0 to one day; with 0 it does not wait.
-    /// - Throws: ``RingfenceError``; nothing is held afterwards.
+    ///   - names: 1 to 64 different names, at most 16,384 bytes together.
+    ///   - owner: the name of the holder, for people: 1 to 128 bytes; nil for the configuration's.
+    ///   - ttl: about how long the lock stays held unless it is renewed: 100 ms to one day.
+    ///   - wait: how long to wait for the lock: 0 to one day; default 0: it asks once.
+    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, and others. Whatever the effect, the
+    ///   caller holds nothing; a request in doubt is withdrawn in the background.
     public func acquireGrant(
         _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
     ) async throws -> LockGrant {
@@ -217,14 +253,16 @@ extension RingfenceClient {
         }
     }
 
-    /// Renews a grant, or a lease held by another process, for `ttl` from now.
+    /// Renews a grant, or a lease held by another process, for `ttl` from now. Redis never shortens a hold by it.
     ///
     /// - Parameters:
-    ///   - names: what is locked.
+    ///   - names: what is locked, in any order.
     ///   - token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
     ///   - ttl: 100 ms to one day.
-    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or is of another
-    ///   lock.
+    /// - Returns: the grant with its new deadline.
+    /// - Throws: ``RingfenceError``: `lock.notHeld` (effect `none`) when it expired, was released or taken away, in
+    ///   part or as a whole, or is of another lock; `argument.invalid`; `coordinator.unavailable` and others. With
+    ///   effect `unknown` it may have been renewed; repeating it is harmless.
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
         let value = try value(of: token, request.names)
@@ -236,12 +274,16 @@ extension RingfenceClient {
         return LockGrant(names: request.names, value, deadline: request.terms.deadline(sentAt: sentAt))
     }
 
-    /// Releases a grant, or a lease held by another process, and hands the lock to who waits first.
+    /// Releases a grant, or a lease held by another process, and hands the lock to the first waiter. It is not repeated
+    /// in the background.
     ///
+    /// - Parameters:
+    ///   - names: what is locked, in any order.
+    ///   - token: from ``LockGrant/token`` or ``Lease/token``, of exactly these names.
     /// - Throws: ``RingfenceError``: `lock.notHeld` when it expired, was released or is of another lock. Its effect is
     ///   `none`, or `applied` where some of several names had been taken away: then the others were held, and are given
-    ///   back. After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means it
-    ///   was done.
+    ///   back. After `coordinator.unavailable` with effect `unknown` it may be repeated: `lock.notHeld` then means that
+    ///   the first call did it, or that the hold had expired.
     public func release(_ names: [String], token: String) async throws {
         let request = try request(names, ttl: .seconds(10), wait: nil, owner: nil)
         let value = try value(of: token, request.names)

@@ -7,49 +7,52 @@ import Hiredis
 import Logging
 import RingfenceCore
 
-/// Who holds a lock.
+/// The holder of a lock, as Redis has it.
+///
+/// Of a lock that something else than Ringfence wrote, `owner` says so, `id` is empty and `fence` 0.
 public struct LockHolder: Sendable, Hashable {
-    /// The lock.
+    /// The name of the lock.
     public var name: String
-    /// Who holds, for people.
+    /// The name of the holder, for people: what the holder called itself.
     public var owner: String
     /// The public id of the hold; no secret.
     public var id: String
     /// The fence it was granted under.
     public var fence: Int64
-    /// Until Redis lets it expire, unless it is renewed.
+    /// How long until Redis lets it expire, unless it is renewed. The holder's own deadline is earlier.
     public var remaining: Duration
 }
 
 /// One lock, seen in one atomic look.
 public struct LockStatus: Sendable {
-    /// One that waits.
+    /// A place in the lock's queue.
     public struct Waiter: Sendable, Hashable {
-        /// Who waits, for people. Waiters of one process share a place, so this is the first of them.
+        /// The name of the waiter, for people. Waiters of one process share a place; this is the one that took it.
         public var owner: String
-        /// The public id of its place.
+        /// The public id of the place; no secret.
         public var id: String
-        /// Since it came, by Redis' clock.
+        /// How long ago it came, by Redis' clock.
         public var waiting: Duration
-        /// All it waits for.
+        /// All names that it waits for.
         public var names: [String]
     }
 
-    /// The lock.
+    /// The name of the lock.
     public var name: String
-    /// Who holds it; nil if nobody does.
+    /// The holder; nil if nobody holds it.
     public var holder: LockHolder?
-    /// The last fence given for it; nil if none was within ``RingfenceConfiguration/fenceRetention``.
+    /// The last fence given for it, by a grant or a forced release; nil if none was within
+    /// ``RingfenceConfiguration/fenceRetention``.
     public var lastFence: Int64?
-    /// How many places its queue has.
+    /// The number of places in its queue.
     public var queueLength: Int
-    /// The first 100 of them, first come first.
+    /// The first 100 places, first come first.
     public var queue: [Waiter]
 }
 
 /// A page of held locks.
 public struct LockPage: Sendable {
-    /// In no particular order. May be empty although more follow.
+    /// The locks of this page, in no particular order. May be empty although more follow.
     public var locks: [LockHolder]
     /// The cursor of the next page; nil if this was the last.
     public var next: String?
@@ -57,43 +60,44 @@ public struct LockPage: Sendable {
 
 /// A lock that was taken away.
 public struct ForcedRelease: Sendable {
-    /// Who had it.
+    /// The former holder.
     public var previous: LockHolder
-    /// Every fence up to this one is dead. Raise the guards of the resource to it to refuse the former holder at once.
+    /// The highest fence that is dead: every later grant has a higher one. Raise the guards of the resource to it to
+    /// refuse the former holder at once.
     public var fence: Int64
 }
 
 /// One entry of the audit: something that happened to a lock.
 public struct AuditRecord: Sendable, Hashable {
-    /// What happened: `grant`, `release`, `force`, or `cancel`: a grant withdrawn because its wait was given up, or let
-    /// go because its release was in doubt.
+    /// What happened: `grant`, `release`, `force` (a forced release) or `cancel`. The last is a grant that was
+    /// withdrawn because its wait was given up, or let go because its release was in doubt.
     public var action: String
-    /// Milliseconds since 1970, by Redis' clock.
+    /// When it happened: milliseconds since 1970, by Redis' clock.
     public var at: Int64
-    /// Of which locks, taken together.
+    /// The names of the locks, taken together. If a part of several was given back, each has an entry of its own.
     public var names: [String]
-    /// Who held, for people: what the holder called itself, and no proof of who it was.
+    /// The name of the holder, for people: what the holder called itself, and no proof of who it was.
     public var owner: String
-    /// Under which fence.
+    /// The fence of the hold; 0 if something else than Ringfence wrote the lock.
     public var fence: Int64
-    /// How long it was held, to the millisecond; nil for a grant.
+    /// How long it was held since the grant, to the millisecond, by Redis' clock; nil for a grant.
     public var held: Duration?
-    /// How long it was waited for in Redis' queue; nil if it was not.
+    /// For a grant from Redis' queue: how long it was waited for; else nil.
     public var waited: Duration?
-    /// Who took it away and why.
+    /// For a forced release: who ordered it and why, as `actor: reason`; else nil.
     public var reason: String?
 }
 
 extension RingfenceClient {
-    /// How many acquires of this process wait for an answer or a grant now.
+    /// The number of acquires of this client that wait for an answer or a grant now.
     public var waiterCount: Int { table.waiterCount }
 
-    /// How many leases this process holds now.
+    /// The number of leases that this client holds now; a ``LockGrant`` is none.
     public var leaseCount: Int { keeper.count }
 
-    /// Who holds the lock and who waits for it.
+    /// The holder of a lock and its queue, by one atomic look.
     ///
-    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    /// - Throws: ``RingfenceError``. Nothing is changed by asking, whatever its effect.
     public func inspect(_ name: String) async throws -> LockStatus {
         do { try Limits.check(name: name) } catch { throw RingfenceError(error) }
         let reply = try await runner.run(scripts.inspect(name, waiters: 100), "inspecting '\(name)'")
@@ -118,14 +122,14 @@ extension RingfenceClient {
 
     /// A page of the locks that are held and whose names start with `prefix`.
     ///
-    /// Pages are a walk, not a snapshot: a lock that is held from the first page to the last is seen at least once; one
-    /// that comes or goes meanwhile may be.
+    /// Pages are a walk, not a snapshot: a lock that is held from the first page to the last is seen at least once,
+    /// perhaps twice; one that comes or goes meanwhile may be seen or not.
     ///
     /// - Parameters:
-    ///   - prefix: up to 512 bytes; empty for all.
+    ///   - prefix: up to 512 bytes; empty, the default, for all.
     ///   - cursor: ``LockPage/next`` of the page before; nil to begin.
-    ///   - limit: 1 to 1000, about how many keys Redis looks at for a page.
-    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    ///   - limit: about how many keys Redis looks at for a page, keys of other kinds included: 1 to 1000; default 100.
+    /// - Throws: ``RingfenceError``. Nothing is changed by asking, whatever its effect.
     public func locks(prefix: String = "", cursor: String? = nil, limit: Int = 100) async throws -> LockPage {
         let position = try checked(prefix: prefix, cursor: cursor, limit: limit)
         let scan = try await fetch("listing locks", answerBytes: limit * 600) { [keys] writer in
@@ -135,9 +139,8 @@ extension RingfenceClient {
             }
             writer.argument(Int64(limit))
         }
-        guard case .array(let page) = scan, page.count == 2, let next = page[0].text, case .array(let found) = page[1]
-        else { throw RingfenceError.unexpected(scan) }
-        let lockKeys = found.compactMap { $0.text }
+        guard let page = ScannedPage(scan) else { throw RingfenceError.unexpected(scan) }
+        let lockKeys = page.items
         var locks: [LockHolder] = []
         if !lockKeys.isEmpty {
             let replies: [RedisReply]
@@ -160,22 +163,26 @@ extension RingfenceClient {
                 if let holder = LockHolder(name: name, value: value, milliseconds: ms) { locks.append(holder) }
             }
         }
-        return LockPage(locks: locks, next: next == "0" ? nil : next)
+        return LockPage(locks: locks, next: page.next == ScannedPage.first ? nil : page.next)
     }
 
-    /// Takes the lock away from whoever holds it and hands it to who waits first.
+    /// Takes the lock away from its holder and hands it to the first waiter.
     ///
     /// The holder's process is told at once, or learns it at its next renewal if that push is missed; one that holds by
-    /// a ``LockGrant`` learns it when it renews. The next fence is larger than any before. The work may still be
-    /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who did it
-    /// and why.
+    /// a ``LockGrant`` learns it when it renews. The next fence is higher than any before. The work may still be
+    /// running: raise the resource's guard to ``ForcedRelease/fence`` to stop its writes. The audit keeps who ordered
+    /// it and why.
+    ///
+    /// Of several names taken together only this one is taken away. The whole hold is over by that. Its holder gives
+    /// the others back when it has heard of it and ended its work; else they end with the ttl.
     ///
     /// - Parameters:
-    ///   - name: the lock.
-    ///   - actor: who does this; 1 to 128 bytes.
-    ///   - reason: why; up to 512 bytes.
+    ///   - name: the name of the lock.
+    ///   - actor: the name of who orders it, for the audit. 1 to 128 bytes.
+    ///   - reason: the reason, for the audit. Up to 512 bytes.
     /// - Returns: what was taken away; nil if nobody held it.
-    /// - Throws: ``RingfenceError``; with effect `unknown` it may have been done.
+    /// - Throws: ``RingfenceError``. With effect `unknown` it may have been done; repeated, it then may take the lock
+    ///   from the next holder.
     public func forceRelease(_ name: String, actor: String, reason: String = "") async throws -> ForcedRelease? {
         do {
             try Limits.check(name: name)
@@ -202,8 +209,8 @@ extension RingfenceClient {
     /// The audit is bounded (``RingfenceConfiguration/auditLength``) and never stands in the way of a lock: with Redis
     /// out of memory an entry may be missing. A lock that expired has a grant and no release.
     ///
-    /// - Parameter limit: 1 to 1000.
-    /// - Throws: ``RingfenceError``; nothing is changed by asking.
+    /// - Parameter limit: how many at most: 1 to 1000; default 100.
+    /// - Throws: ``RingfenceError``. Nothing is changed by asking, whatever its effect.
     public func audit(limit: Int = 100) async throws -> [AuditRecord] {
         _ = try checked(prefix: "", cursor: nil, limit: limit)
         let reply = try await fetch("reading the audit", answerBytes: limit * 1024) { [keys] writer in
@@ -219,7 +226,7 @@ extension RingfenceClient {
         do {
             try Limits.check(reason: prefix, field: "prefix")
             guard Limits.page.contains(limit) else { throw InvalidArgument("limit", "must be 1 to 1000, not \(limit)") }
-            guard let cursor else { return "0" }
+            guard let cursor else { return ScannedPage.first }
             guard UInt64(cursor) != nil, cursor.utf8.count <= 20 else {
                 throw InvalidArgument("cursor", "is not one that a page gave as next")
             }
@@ -270,7 +277,8 @@ extension AuditRecord {
             let fence = values["fence"].flatMap({ Int64($0) })
         else { return nil }
         // A fence is the server's µs at the grant.
-        let held = action == "grant" ? nil : Duration.milliseconds(max(0, at - fence / 1000))
+        let isKnown = action != "grant" && fence > 0
+        let held = isKnown ? Duration.milliseconds(max(0, at - fence / 1000)) : nil
         self.init(
             action: action, at: at, names: names.split(separator: "\n").map { String($0) }, owner: owner, fence: fence,
             held: held, waited: values["waitedUs"].flatMap { Int64($0) }.map { .microseconds($0) },

@@ -15,7 +15,8 @@ extension HashRing {
     /// }
     /// ```
     public protocol Key {
-        /// Calls `body` once with the key's bytes, which may be none.
+        /// Calls `body` once with the key's bytes, which may be none, and returns its result. The bytes need to be
+        /// valid during the call only.
         func withRingBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result
     }
 }

@@ -5,13 +5,13 @@ import RingfenceCore
 extension HashRing {
     /// Positions of a ring: those behind ``after``, clockwise, through ``through``.
     public struct KeyRange: Hashable, Sendable, CustomStringConvertible {
-        /// The position in front of the first.
+        /// The position in front of the first; not in the range.
         public let after: UInt64
         /// The last position. Less than ``after`` if the range passes 2^64 - 1, and equal to it if it is the whole
         /// circle.
         public let through: UInt64
 
-        /// A range.
+        /// The range behind `after`, clockwise, through `through`; the whole circle if they are equal.
         public init(after: UInt64, through: UInt64) {
             self.after = after
             self.through = through
@@ -22,7 +22,7 @@ extension HashRing {
             after == through || position &- after &- 1 < through &- after
         }
 
-        /// How many positions there are, 1 to 2^64.
+        /// The number of positions in it, 1 to 2^64.
         public var count: UInt128 { after == through ? 1 << 64 : UInt128(through &- after) }
         /// The part of all keys that is in it, 0 to 1.
         public var share: Double { Double(count) / 0x1p64 }
@@ -31,15 +31,15 @@ extension HashRing {
         public var description: String { "(\(hexadecimal(after)), \(hexadecimal(through))]" }
     }
 
-    /// What moves between two rings: who hands which positions to whom.
+    /// The moves between two rings: which member hands which positions to which other.
     public struct Plan: Sendable, CustomStringConvertible {
         /// A range that changes hands.
         public struct Move: Hashable, Sendable {
-            /// The positions.
+            /// The positions that move.
             public let range: KeyRange
-            /// Whose they were; nil: nobody's, since no member had points.
+            /// The id of the member that owned them; nil: nobody did, since no member had points.
             public let giver: String?
-            /// Whose they will be; nil: nobody's.
+            /// The id of the member that will own them; nil: nobody will.
             public let taker: String?
 
             /// A move.
@@ -52,13 +52,13 @@ extension HashRing {
 
         /// All that one member hands to another.
         public struct Flow: Hashable, Sendable {
-            /// Who gives; nil: nobody had it.
+            /// The id of the member that gives; nil: nobody owned it.
             public let giver: String?
-            /// Who takes; nil: nobody will have it.
+            /// The id of the member that takes; nil: nobody will own it.
             public let taker: String?
-            /// In how many ranges.
+            /// The number of ranges.
             public let ranges: Int
-            /// How many positions, 1 to 2^64.
+            /// The number of positions, 1 to 2^64.
             public let positions: UInt128
             /// The part of all keys, 0 to 1.
             public var share: Double { Double(positions) / 0x1p64 }
@@ -77,7 +77,7 @@ extension HashRing {
 
         /// Whether nothing moves.
         public var isEmpty: Bool { moves.isEmpty }
-        /// How many positions move, 0 to 2^64.
+        /// The number of positions that move, 0 to 2^64.
         public var positions: UInt128 { moves.reduce(0) { $0 + $1.range.count } }
         /// The part of all keys that moves, 0 to 1.
         public var share: Double { Double(positions) / 0x1p64 }
@@ -102,7 +102,7 @@ extension HashRing {
             return moves.first.flatMap { $0.range.contains(position) ? $0 : nil }
         }
 
-        /// Who hands how much to whom, the largest first.
+        /// The moves added up for each pair of members, the largest first.
         public var flows: [Flow] {
             struct Pair: Hashable {
                 let giver: Text?

@@ -27,10 +27,11 @@ import RingfenceCore
 /// print(plan.share)  // the part of all keys that moves
 /// ```
 ///
-/// Looking up takes the same time whatever the size of the ring, allocates nothing and takes no lock. A ring never
-/// changes: ``applying(joining:leaving:)`` makes a new one.
+/// Looking up an owner takes the same time whatever the size of the ring. It allocates nothing and takes no lock;
+/// neither does a preference list of up to eight members. A ring never changes: ``applying(joining:leaving:)`` makes a
+/// new one.
 public struct HashRing: Sendable {
-    /// The points of a member of weight 1, where nothing else is said.
+    /// The number of points of a member of weight 1, unless another is given: 256.
     public static let defaultPointsPerWeight = 256
 
     let core: Ring
@@ -40,11 +41,11 @@ public struct HashRing: Sendable {
     /// A ring of these members.
     /// - Parameters:
     ///   - members: in any order, each id once; at most 65,535.
-    ///   - seed: separates rings from each other: two rings with different seeds place keys independently.
-    ///   - pointsPerWeight: points for each pointsPerWeight of weight, 1 to 4096. More points even out the shares, and
-    ///     take 18 bytes each. It must be the same for everybody who builds this ring.
-    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice,
-    ///   or a ring of more than 16,777,216 points.
+    ///   - seed: separates rings from each other: two rings with different seeds place keys independently. Default 0.
+    ///   - pointsPerWeight: the number of points for each unit of weight, 1 to 4096; default 256. More points even out
+    ///     the shares, and take about 20 bytes each. It must be the same for everybody who builds this ring.
+    /// - Throws: ``RingfenceError`` with `argument.invalid`, effect `none`, for an argument or a member outside its
+    ///   limits, an id that is there twice, or a ring of more than 16,777,216 points.
     public init(_ members: [Member] = [], seed: UInt64 = 0, pointsPerWeight: Int = HashRing.defaultPointsPerWeight)
         throws
     {
@@ -56,20 +57,21 @@ public struct HashRing: Sendable {
 
     /// The seed all hashes of this ring are taken under.
     public var seed: UInt64 { core.seed }
-    /// Points for each pointsPerWeight of weight.
+    /// The number of points for each unit of weight.
     public var pointsPerWeight: Int { core.pointsPerWeight }
     /// The members in the order of the bytes of their ids, drained ones included.
     public var members: [Member] { core.members.map(Member.init(core:)) }
-    /// How many members there are, drained ones included.
+    /// The number of members, drained ones included.
     public var memberCount: Int { core.members.count }
-    /// How many points there are.
+    /// The number of points of all members together.
     public var pointCount: Int { core.pointCount }
     /// Whether no member owns anything: there is none, or all are drained.
     public var isEmpty: Bool { core.pointCount == 0 }
-    /// The same for two rings that place every key alike, and else different.
+    /// The same for two rings with the same seed, points per weight and members (ids, weights and zones, drained ones
+    /// included), and else different, as far as 128 bits can tell.
     public var digest: Digest { Digest(core: core.digest) }
 
-    /// The member with this id.
+    /// The member with this id; nil if there is none.
     public func member(_ id: String) -> Member? { core.index(of: id).map { Member(core: core.members[$0]) } }
 
     // MARK: Owners
@@ -86,8 +88,8 @@ public struct HashRing: Sendable {
     /// The members that hold the copies of a key, the owner first.
     ///
     /// All different, and as far as there are zones, from different ones: every zone has one copy before any has two.
-    /// Drained members are skipped, and the list is shorter than `count` when there are not so many others. A list of
-    /// three is the beginning of the list of five.
+    /// Drained members are skipped, and the list is shorter than `count` when there are not so many others. It is empty
+    /// for a `count` below 1. A list of three is the beginning of the list of five.
     @inlinable
     public func preferenceList(for key: some Key, count: Int) -> PreferenceList {
         preferenceList(at: position(of: key), count: count)
@@ -119,7 +121,8 @@ public struct HashRing: Sendable {
 
     // MARK: Shares
 
-    /// How many of the 2^64 positions belong to a member, exactly: 0 for one that is drained or not there.
+    /// The exact number of the 2^64 positions that belong to a member: 0 for one that is drained or not there. This,
+    /// like the shares below, looks at every point of the ring.
     public func positions(of id: String) -> UInt128 { core.index(of: id).map { core.shares[$0] } ?? 0 }
 
     /// The part of all keys that a member owns, 0 to 1.
@@ -130,12 +133,13 @@ public struct HashRing: Sendable {
 
     // MARK: Change
 
-    /// The ring after some members left, and others joined or, if their id is there already, changed.
+    /// The ring after some members left, and others joined or, if their id is there already, changed. A member in both
+    /// lists has changed.
     /// - Parameters:
     ///   - joining: new members, and members with a new weight or zone.
     ///   - leaving: ids of members.
-    /// - Throws: ``RingfenceError`` with `argument.invalid` for a member outside its limits, an id that is there twice,
-    ///   one in `leaving` that is no member, or more points than a ring can have.
+    /// - Throws: ``RingfenceError`` with `argument.invalid`, effect `none`, for a member outside its limits, an id that
+    ///   is twice in one list, one in `leaving` that is no member, or more members or points than a ring can have.
     public func applying(joining: [Member] = [], leaving: [String] = []) throws -> HashRing {
         HashRing(
             core: try checked { () throws(InvalidArgument) in
@@ -187,38 +191,39 @@ extension HashRing {
 
         init(core: RingMember) { self.core = core }
 
-        /// A member.
+        /// A member. It is checked when a ring is made of it.
         /// - Parameters:
-        ///   - id: 1 to 512 bytes of UTF-8, no control or format characters. Compared by bytes.
+        ///   - id: its name: 1 to 512 bytes of UTF-8 without control characters. Compared by bytes. (A group takes no
+        ///     format characters either.)
         ///   - zone: what fails together with it: a rack, a data centre. At most 64 bytes, no control characters.
         ///     Members without one share a zone.
-        ///   - weight: 0 to 1000. Its share is that of a member of weight 1, times this. 0 drains it: it stays a
-        ///     member, and owns nothing.
+        ///   - weight: 0 to 1000; default 1. Its share is about that of a member of weight 1, times this. 0 drains it:
+        ///     it stays a member, and owns nothing.
         public init(id: String, zone: String = "", weight: Int = 1) {
             core = RingMember(id: id, weight: weight, zone: zone)
         }
 
-        /// Names it.
+        /// The name of the member.
         public var id: String {
             get { core.id }
             set { core.id = newValue }
         }
-        /// How much it owns, in proportion to the others; 0 while it is drained.
+        /// Its share in proportion to the others; 0 while it is drained.
         public var weight: Int {
             get { core.weight }
             set { core.weight = newValue }
         }
-        /// What fails together with it.
+        /// What fails together with it; empty for none.
         public var zone: String {
             get { core.zone }
             set { core.zone = newValue }
         }
-        /// Whether it owns nothing for now.
+        /// Whether it owns nothing for now: its weight is 0.
         public var isDrained: Bool { core.weight == 0 }
     }
 
-    /// 128 bits that tell two rings apart: compare them to be sure that two processes place keys alike. It is no
-    /// signature.
+    /// 128 bits that tell two rings apart: if two processes have the same, they place keys alike. It finds accidents;
+    /// it is no signature.
     public struct Digest: Hashable, Sendable, CustomStringConvertible {
         var core: RingDigest
 

@@ -18,8 +18,8 @@
 // passed it meanwhile; so while a group is not written, all others wait here. Without a connection a group is one call,
 // which makes taking back cheap where there is most of it, in an outage.
 //
-// A call that ends without having been sent is told so outside the lock, a moment later. Whoever takes it back in that
-// moment must not hear that Redis may know of it, so its number is kept until it was told.
+// A call that ends without having been sent is told so outside the lock, a moment later. A caller that takes it back in
+// that moment must not hear that Redis may know of it, so its number is kept until it was told.
 
 import Hiredis
 import NIOCore

@@ -6,10 +6,10 @@
 // one after another, and what they ask next leaves in one write: half the processor time for a command when measured.
 // Not the default, because the tasks of others then wait whenever one does not let go of the loop.
 
-import NIOCore
+package import NIOCore
 import Synchronization
 
-final class LoopExecutor: TaskExecutor {
+package final class LoopExecutor: TaskExecutor {
     private struct Queue {
         var jobs: [UnownedJob] = []
         var isScheduled = false
@@ -18,9 +18,9 @@ final class LoopExecutor: TaskExecutor {
     private let eventLoop: any EventLoop
     private let queue = Mutex(Queue())
 
-    init(_ eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+    package init(_ eventLoop: any EventLoop) { self.eventLoop = eventLoop }
 
-    func enqueue(_ job: consuming ExecutorJob) {
+    package func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
         let isFirst = queue.withLock { queue in
             queue.jobs.append(job)

@@ -11,8 +11,8 @@
 --   state  {group, version, mark of the version, {member, record, member, record, …},
 --          {epoch, primary, its session, phase, target, what is ordered of the breaker or ''}, group, …}
 --
--- `log` holds the generation, the last number and the forks: `<generation>@<last number kept> …`, newest first. Whether
--- a position is still in the log is for the caller to judge from that.
+-- `log` holds the generation, the last number and the forks: `<generation>@<last number kept> …`, newest first. From
+-- these the caller judges whether a position is still in the log.
 --
 -- The keys of a group are derived from the prefix of KEYS[1]: they share its hash tag, hence the slot.
 local MEMBERS_MAXIMUM, BYTES_MAXIMUM = 50000, 32 * 1024 * 1024

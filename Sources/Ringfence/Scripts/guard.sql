@@ -21,13 +21,13 @@
 -- It also makes them wait for one that was stopped (paused, cut off) between the guard and its COMMIT: until the server ends
 -- that transaction, nobody writes under the resource. Let the server end it, and keep the waiting short:
 --
---   ALTER ROLE payments SET idle_in_transaction_session_timeout = '5s';  -- ends who says nothing inside a transaction
+--   ALTER ROLE payments SET idle_in_transaction_session_timeout = '5s';  -- ends a session that is idle in a transaction
 --   ALTER ROLE payments SET lock_timeout = '10s';                        -- ends the wait (55P03): retry, or give up
---   ALTER ROLE payments SET transaction_timeout = '30s';                 -- PostgreSQL 17: ends all that take longer
+--   ALTER ROLE payments SET transaction_timeout = '30s';                 -- PostgreSQL 17: ends any that takes longer
 --
--- READ COMMITTED (the default): whoever queued up sees what the first committed and is judged by that. REPEATABLE
--- READ and SERIALIZABLE: whoever queued up, or began before the other's commit, gets 40001 instead, as with any row
--- two transactions change; run that transaction again from its start, and the guard then passes or raises RF001.
+-- READ COMMITTED (the default): a transaction that queued up sees what the first committed and is judged by that.
+-- REPEATABLE READ and SERIALIZABLE: one that queued up, or began before the other's commit, gets 40001 instead, as with
+-- any row two transactions change; run it again from its start, and the guard then passes or raises RF001.
 --
 -- Several resources under one fence (a transfer): guard all of them in one order everywhere, or two transfers deadlock:
 --   SELECT ringfence_guard(r, 7001234567890123, 'a1b2c3-17')
@@ -39,9 +39,9 @@
 -- (`fence <= $1` alone is enough where two holders can never be given one fence: see the documentation on failover.)
 --
 -- Why one DO statement: every driver can send it, and the advisory lock lets two installers run at once. Why $1 to
--- $3: in the function's body a parameter named like a column would be ambiguous. Whoever calls it needs SELECT,
--- INSERT and UPDATE on the table, and the table's schema on the search_path. Keep the rows: a guard that forgets lets
--- the oldest writer in.
+-- $3: in the function's body a parameter named like a column would be ambiguous. The caller needs SELECT, INSERT and
+-- UPDATE on the table, and the table's schema on the search_path. Keep the rows: a guard that forgets lets the oldest
+-- writer in.
 DO $install$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('ringfence_guard'));

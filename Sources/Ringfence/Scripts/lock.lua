@@ -21,9 +21,9 @@
 --                                  (nil: free)
 --
 -- A lock key holds <fence>:<nonce>:<owner>. A nonce is <process>-<counter>-<secret>; `inbox:<process>` is the channel
--- of its process. A place, the member of a queue, is nonce, owner, hold and first name, a line each; who wants several
--- names (its counter ends in x and their number) names them once, in `place:<nonce>`. So whoever lets go can hand on in
--- the same step.
+-- of its process. A place, the member of a queue, is nonce, owner, hold and first name, a line each; a waiter that
+-- wants several names (its counter ends in x and their number) lists them once, in `place:<nonce>`. So a release can
+-- hand on in the same step.
 --
 -- The queue. A waiter stands in the queue of every name it wants, with one arrival time (server µs, rising). It is
 -- granted when it is first in all of them and none is held, all at once: nothing is ever held while waiting, and
@@ -32,12 +32,12 @@
 -- same step. A push to an inbox is lines: `grant` or `revoked`, nonce, fence, names.
 -- A second call with the same nonce finds its own work and repeats the answer.
 --
--- Who is not there. A grant is pushed with a short claim time, whether its inbox is heard or not: a connection that
--- blinked is back within it. `unanswered:<process>` is when a process was first pushed a grant, or found not to listen,
--- since it was heard of (it claims or asks). Once that is longer ago than a claim may take, all its places are dropped
--- where they are met: a process that is gone, cut off or asleep holds each line up once and not once a place. Nothing
--- is lost by that: a waiter keeps the arrival it was told, asks again from time to time, and with it stands where it
--- stood before.
+-- Processes that are gone. A grant is pushed with a short claim time, whether its inbox is heard or not: a connection
+-- that blinked is back within it. `unanswered:<process>` is when a process was first pushed a grant, or found not to
+-- listen, since it was last heard of (it claims or asks). Once that is longer ago than a claim may take, all its places
+-- are dropped where they are met: a process that is gone, cut off or asleep holds each line up once and not once a
+-- place. Nothing is lost by that: a waiter keeps the arrival it was told, asks again from time to time, and then stands
+-- where it stood before.
 --
 -- A full Redis refuses the first write of a script if it may need memory, and none after a write that needs none. So
 -- what frees comes first, in every verb that lets go, and a place is left before its grant is written. What only
@@ -63,7 +63,7 @@ local function place_of(nonce, owner, hold_ms)
     return nonce .. '\n' .. owner .. '\n' .. hold_ms .. '\n' .. name_of(1)
 end
 
--- The audit tells of a change, it never fails one: hence pcall (full memory, a key of the wrong type).
+-- A failure of the audit must not fail a change: hence pcall (full memory, a key of the wrong type).
 local function audit(action, about, owner, fence, field, value)
     if audit_length == '0' then return end
     if field then
@@ -160,7 +160,7 @@ elseif verb == 'release' then
     end
 end
 
--- From here on somebody waits, or something is out of the ordinary.
+-- From here on there are waiters, or an unusual case.
 
 local function process_of(nonce) return string.match(nonce, '^[^-]*') end
 
@@ -168,12 +168,12 @@ local function process_of(nonce) return string.match(nonce, '^[^-]*') end
 local function heard_of(nonce) redis.call('DEL', prefix .. 'unanswered:' .. process_of(nonce)) end
 
 local CLAIM_US = claim_ms * 1000
--- About so many commands a call, a few ms: the next call goes on. `is_unfinished` then makes the caller ask again at
--- once.
+-- About how many commands a call may run, a few ms: the next call goes on. `is_unfinished` then makes the caller ask
+-- again at once.
 local MAXIMUM_WORK = 3000
 local work, is_unfinished = 0, false
 
--- MGET, for a key of another type is no lock: it is overwritten, here as on the fast path.
+-- MGET, for a key of another type is not a lock: it is overwritten, here as on the fast path.
 local function is_held(name) return redis.call('MGET', prefix .. 'lock:' .. name)[1] end
 
 local function split_place(place)
@@ -236,7 +236,7 @@ local function is_gone(process, begins)
     return gone[process]
 end
 
--- How many hear the inboxes; nil if the user may not ask.
+-- How many subscribers the inboxes have; nil if the user may not ask.
 local function listeners(...)
     work = work + 1
     local counts = redis.pcall('PUBSUB', 'NUMSUB', ...)
@@ -248,8 +248,8 @@ local function is_heard(waiter)
     return not counts or counts[2] > 0
 end
 
--- One that stood first does not listen. Others in that line may not either, as after a restart or with a machine: their
--- time runs from now as well, not one after the other.
+-- A waiter that stood first does not listen. Others in that line may not listen either, as after a restart or the loss
+-- of a machine: their time runs from now as well, not one after the other.
 local function look_for_silent(name)
     local places = redis.call('ZRANGE', prefix .. 'queue:' .. name, 0, 99)
     local inboxes, seen = {}, {}
@@ -269,7 +269,7 @@ end
 
 local STAYS, LEFT, GRANTED = 1, 2, 3
 
--- Does what can be done for who is first in the queue of `name`, which is free. `is_mine`: it is answered, not told.
+-- Serves the first waiter in the queue of `name`, which is free. `is_mine`: the caller's own; it is answered, not told.
 local function serve(waiter, arrival, name, is_mine)
     if waiter.is_broken or not is_mine and gone[waiter.process] then
         leave(waiter, name)
@@ -307,7 +307,7 @@ local function serve(waiter, arrival, name, is_mine)
     return GRANTED, fence
 end
 
--- Hands every free name on to who is first in its queue and can have all it wants. Returns the fence if the waiter at
+-- Hands every free name on to the first in its queue, if that can have all it wants. Returns the fence if the waiter at
 -- `my_place` was granted. `is_free`: the first name of this call was freed just now.
 local function settle(my_place, is_free)
     local todo, listed, mine = {}, {}, nil
@@ -374,7 +374,7 @@ local function enqueue(nonce, place, told)
     return arrival, is_missing
 end
 
--- The shortest time any of the names is still held; 1 s if none is (who stands before us lacks some other name).
+-- The shortest time any of the names is still held; 1 s if none is (the waiter before us lacks some other name).
 local function held_ms()
     if is_unfinished then return 1 end
     local shortest
@@ -394,7 +394,7 @@ local function wait_for_it(nonce, place, told, is_free, most)
         local rank = redis.call('ZRANK', KEYS[2 * n + i], place) or 0
         if rank > position then position, longest = rank, i end
     end
-    -- Judged at the end: what is dead in the line was dropped first, as far as one call goes.
+    -- Judged at the end: dead places in the line were dropped first, as far as one call goes.
     if is_new and most and position >= most and not is_unfinished then
         leave(split_place(place), name_of(1))
         return { 3, longest }

@@ -6,10 +6,10 @@
 -- RESULT for each lease 1 (renewed on every one of its keys) or 0 (not held any more: nothing of it was renewed)
 --
 -- Compare, then lengthen; never create, and never shorten what is held. So a late or repeated renewal is harmless: it
--- cannot bring a released lock back, and it cannot cut a newer, longer one. A key of another type is not held, and its
--- lease's alone (hence pcall). Of a lease on several names a part may have been taken away: it is over, and its holder,
--- once told, gives the rest back by a release. It is not cut short here: this answer may be lost, and then its holder
--- goes by the deadline it has.
+-- cannot bring a released lock back, and it cannot cut a newer, longer one. A key of another type counts as not held,
+-- for its own lease only (hence pcall). Of a lease on several names some may have been taken away: then the lease is
+-- over, and its holder, once told, gives the rest back by a release. It is not cut short here: this answer may be lost,
+-- and then the holder goes by the deadline it has.
 local results, first = {}, 1
 for i = 1, #ARGV, 3 do
     local last, value, hold_ms = first + ARGV[i] - 1, ARGV[i + 1], tonumber(ARGV[i + 2])

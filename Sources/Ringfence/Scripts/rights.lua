@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
--- rights.lua: what of all that Ringfence does may this user not do? Nothing of it is done.
+-- rights.lua: which of Ringfence's commands may this user not call? Nothing is changed.
 --
 -- KEYS   1 a lock key, 2 a queue key, 3 the audit key, 4 the state key of a group
 -- ARGV   1 the channel of an inbox that nobody has
 -- RESULT the commands that are refused, in the order below
 --
--- Redis 7 can be asked. Before, only pushing is tried, to the channel that nobody hears: the rights on keys come with
--- the user's pattern, those on channels are forgotten most.
+-- Redis 7 and later can be asked. On earlier versions only pushing is tried, to the channel that nobody hears: the
+-- rights on keys come with the user's pattern, those on channels are the ones most often forgotten.
 if not redis.acl_check_cmd then
     local told = redis.pcall('PUBLISH', ARGV[1], '')
     return type(told) == 'table' and { 'PUBLISH' } or {}

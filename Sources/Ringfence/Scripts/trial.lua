@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- trial.lua: does once what locks do, on a key of its own, to see whether this Redis lets us. Leaves nothing.
 --
--- To ask for each right, for the role, for memory and for the slot would be four questions, of which some may not be
--- asked and none is what counts: whether the commands are taken.
+-- Asking for each right, for the role, for memory and for the slot would be four questions. Some of them may not be
+-- asked, and none answers what counts: whether the commands are accepted.
 --
 -- KEYS   1 a key that nothing else uses
 -- ARGV   1 a channel that nobody listens to

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Looking at a resource, one file a kind. A probe may keep a connection from look to look; it never throws, because
-// that a resource cannot be looked at is what there is to be told.
+// The probes of a resource, one file for each kind. A probe may keep a connection from look to look; it never throws:
+// that a resource cannot be reached is a result.
 import NIOCore
 import NIOPosix
 import RingfenceAgentCore

@@ -11,7 +11,7 @@ import RingfenceCore
 import RingfenceOperations
 
 /// Passes when the answer has the status, the header and the text that were asked for.
-struct HTTPProbe: CheckProbe {
+package struct HTTPProbe: CheckProbe {
     static let bodyBytesMaximum = 65_536
 
     let plan: AgentConfiguration.HTTPRequestPlan
@@ -29,6 +29,22 @@ struct HTTPProbe: CheckProbe {
         do { context = try NIOSSLContext(configuration: settings) } catch {
             throw Settings.Failure(description: "ca: \(plan.authorityFile ?? "") cannot be used: \(error)")
         }
+    }
+
+    /// Asks a service for `path` once, without TLS.
+    /// - Returns: why it failed; nil: the answer's status is 200.
+    package static func failure(
+        ofGetting path: String, host: String, port: Int, timeout: Duration
+    ) async -> String? {
+        let plan = AgentConfiguration.HTTPRequestPlan(
+            isSecure: false, endpoint: .init(host: host, port: port), target: path,
+            authority: host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)", method: "GET", status: 200...200)
+        return await HTTPProbe(plan, context: nil).look(timeout: timeout).failure
+    }
+
+    private init(_ plan: AgentConfiguration.HTTPRequestPlan, context: NIOSSLContext?) {
+        self.plan = plan
+        self.context = context
     }
 
     func look(timeout: Duration) async -> Observation {

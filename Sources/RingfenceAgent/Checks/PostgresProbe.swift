@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// PostgreSQL asked over one session that is kept: an answer takes no longer than the query, and a new connection is
-// made only when the server was gone.
+// The PostgreSQL probe, over one session that is kept: an answer takes no longer than the query, and a new connection
+// is made only when the server was gone.
 //
 // A look that gets no answer in time leaves its question with the server: one that hangs for a moment answers later,
 // and is not met by a storm of new connections. When three questions are open the session is given up for a new one,
-// for its connection may be dead without a word. What libpq or the server complains of is the reason told.
+// for its connection may be silently dead. The reason told is libpq's or the server's own message.
 //
-// A kept session sees half: its process in the server goes on answering when the first process hangs, so that nobody
+// A kept session sees only half: its process in the server goes on answering when the postmaster hangs, so that nobody
 // else can connect, and when the disk is full, so that nothing can be written. So now and then a look also opens a new
-// session and writes as a client would (`WriteCheck`); after one that failed each look does, until it succeeds.
+// session and writes as a client would (`WriteCheck`); after one that failed every look does, until it succeeds.
 import Libpq
 import RingfenceAgentCore
 import RingfenceCore
@@ -93,7 +93,7 @@ actor PostgresProbe: CheckProbe {
 /// It leaves nothing behind and needs no right that a user could lack. A megabyte goes through a temporary file, which
 /// lies in the data directory: a log and tables grow no further either if that does not fit. On a primary a message
 /// that nobody reads goes through the log, and is on disk when it is answered; without waiting for a standby, for a
-/// primary that does is well.
+/// primary that waits for one is healthy.
 private enum WriteCheck {
     private static let options = "-c synchronous_commit=local -c work_mem=64kB -c temp_tablespaces="
     private static let rows = "generate_series(1, 40000)"
@@ -111,8 +111,8 @@ private enum WriteCheck {
         switch await session.ask(question, timeout: timeout) {
         case .row: return nil
         case .timedOut: return "a new connection and a write are not done in \(timeout.shortText)"
-        // It answers. That clients have taken all its connections is no better on another machine, where they would all
-        // go.
+        // It answers. If clients have taken all its connections, a failover does not help: they would all go to the
+        // other machine.
         case .failed(let why) where why.sqlState == PostgresError.tooManyConnections: return nil
         case .failed(let why): return why.message
         }

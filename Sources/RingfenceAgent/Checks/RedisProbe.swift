@@ -2,9 +2,9 @@
 //
 // A Redis that holds data (not the one that coordinates): PING and ROLE over one connection that is kept.
 //
-// A replica that has lost its primary is not ill: it is just what may be promoted. So neither the state of its link nor
-// MASTERDOWN (a replica told not to serve stale data) fails the check. The position is the replication offset; it
-// counts within one history, and a replica that was promoted goes on from there.
+// A replica that has lost its primary is not failing: it is exactly the one that may be promoted. So neither the state
+// of its link nor MASTERDOWN (a replica told not to serve stale data) fails the check. The position is the replication
+// offset; it counts within one history, and a replica that was promoted goes on from there.
 import Hiredis
 import Logging
 import RingfenceAgentCore

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- cache.lua: all that is asked of one node of a replicated cache. A node knows nothing of the others; it keeps what is
--- newest, says what it lost, and refuses to hear who knows an old layout.
+-- cache.lua: all calls to one node of a replicated cache. A node knows nothing of the others; it keeps what is newest,
+-- says what it lost, and refuses callers that know an old layout.
 --
 -- KEYS   1 node, a hash; then by verb
 -- ARGV   1 verb, 2 the layout that the caller knows: its epoch, '-', and its change, 3 the server's run id as the
@@ -36,28 +36,28 @@
 --
 -- An entry is one string: version (32 hex digits: stamp and writer), 'v' for a value or 'x' for a removal, when the
 -- value is over and when all of it may be forgotten (13 digits each, ms of this server's clock; 0: never), and the
--- value's bytes. What is over is not gone: whoever missed it has an older value yet, so it stands like a removal until
--- all others know of it. Times are told as ms left, never as a moment: every server has its own clock.
+-- value's bytes. What is over is not gone: a node that missed it still has an older value, so it stands like a removal
+-- until all others know of it. Times are told as ms left, never as a moment: every server has its own clock.
 --
--- Whole. A node counts in quorums only while it is whole: while its data was completed from the others, in this very
--- process (`run`: one that restarted may have lost its last second), not longer ago than others remember removals. A
--- server that was flushed cannot say so any more, and one whose clock went back before the completion does not trust
--- it. To complete: `begin`, wipe if told to, copy from the others, `end`. Whatever is lost between the two takes the
--- nonce with it. A node that was not wiped must end before the others forget what was removed just after it was
--- completed last: they remember for a third longer than it is whole.
+-- Whole. A node counts in quorums only while it is whole: its data was completed from the others, in this very process
+-- (`run`: one that restarted may have lost its last second), and not longer ago than others remember removals. A server
+-- that was flushed has lost the record of its completion, and one whose clock went back to before the completion does
+-- not trust it. To complete: `begin`, wipe if told to, copy from the others, `end`. A loss of data between the two
+-- takes the nonce with it. A node that was not wiped must end before the others forget what was removed just after it
+-- was completed last: they remember for a third longer than it is whole.
 --
--- Layouts. `raise` tells the node of one, and whoever knows an older one is not heard from then on; nor whoever knows
--- another of the same epoch, for of two that follow the same one only one can be told to nearly all nodes then.
+-- Layouts. `raise` tells the node of one, and from then on refuses callers that know an older one, or another of the
+-- same epoch: of two layouts that follow the same one only one can then be told to nearly all nodes.
 --
 -- Versions are compared in parts of 13 digits (52 bits), as numbers: Lua compares strings by the server's locale.
 --
 -- Word. The six fields that decide what a put is answered, in one: `stamp run wholeEpoch swept wholeUntil behind`. It
 -- is there while `stamp` and `swept` are, and made anew wherever one of the six changes. It is told while the node is
--- whole, to who knows its layout; a put that comes with it need not look at the six one by one.
+-- whole, to callers that know its layout; a put that comes with it need not look at the six one by one.
 --
--- Put comes first: it is what callers wait for, and whatever it does not need is made behind it. Lua makes functions
--- and tables anew in each call, and those of this file took as long as the calls of Redis; a number that is given to
--- Redis is printed and read again, so what can be text is text.
+-- Put comes first: callers wait for it, and whatever it does not need is made after it. Lua makes functions and tables
+-- anew in each call, and making those of this file took as long as the calls of Redis. A number that is given to Redis
+-- is printed and parsed again, so what can be text is text.
 local call, sub, number, format = redis.call, string.sub, tonumber, string.format
 local verb, stamp, run = ARGV[1], ARGV[2], ARGV[3]
 local HEAD, NEVER = 59, '0000000000000'

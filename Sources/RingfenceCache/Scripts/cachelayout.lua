@@ -1,14 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- cachelayout.lua: the layout of a cache, kept where its group is. Of two that would be the next, the first one is. And
--- who is said to be gone for good: for a minute, in which whoever tends the cache hears of it.
+-- the members that were said to be gone for good: for a minute, in which the process that repairs the cache hears of
+-- them.
 --
 -- KEYS   1 layout, 2 gone: a sorted set by when it was said
 -- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or
 --        ''
 -- RESULT { the layout that is there now, or '', those that are gone … }
 --
--- Whoever only asks writes nothing: it is answered also where this Redis takes no writes.
--- Nodes remember the layout too, so one that this Redis lost, or an older copy of it, is put back by whoever knows it.
+-- A call that only asks writes nothing: it is answered also where this Redis takes no writes.
+-- Nodes remember the layout too, so where this Redis lost it, or has an older copy, any process that knows it puts it
+-- back.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stored = redis.call('GET', KEYS[1]) or ''

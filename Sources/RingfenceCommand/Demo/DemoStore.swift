@@ -4,8 +4,8 @@
 // clients that compute in between, as with any store that knows no atomic "add": the very thing locks are for.
 //
 // Work is dealt by a queue that delivers at least once, as queues do: a worker moves a transfer from `todo` to a list
-// of its own (LMOVE, so it is never nowhere), and whoever finds a worker dead or silent moves its list back. So
-// transfers are delivered twice now and then, to two live workers even. That each is applied once is up to lock, guard
+// of its own (LMOVE, so it is never nowhere), and a process that finds a worker dead or silent moves its list back. So
+// transfers are delivered twice now and then, even to two live workers. That each is applied once is up to lock, guard
 // and mark.
 //
 // All keys of a run share a hash tag, which is new for each run: runs do not meet, and it works on a cluster.

@@ -55,7 +55,7 @@ struct DemoWorker: Sendable {
     /// How often it dawdles, and how long.
     static let dawdlesOneIn = 100
     static let dawdling = Duration.milliseconds(40)
-    /// A transfer that cannot be applied for so long is a bug or a dead Redis.
+    /// A transfer that cannot be applied for longer is a bug or a dead Redis.
     static let patience = Duration.seconds(60)
 
     let name: String

@@ -13,7 +13,7 @@ enum TransferGenerator {
     static let shippedCount = 20_000
     static let shippedSeed: UInt64 = 20_261_123
 
-    /// Who pays whom, and for what; weights are in percent.
+    /// The kinds of payment; weights are in percent.
     private enum Kind: CaseIterable {
         case purchase, fee, refund, payout, topUp, betweenCustomers
 

@@ -16,7 +16,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
               HANDOVER from the order until the former primary had stopped, for a switchover
               DECIDE   from the end of its role until somebody was elected
               PROMOTE  from then until the new primary was ready
-              TOTAL    all of it: so long nobody was primary, at most
+              TOTAL    all of it: the longest time without a primary
 
             EXAMPLES
               ringfence group history ledger

@@ -5,7 +5,7 @@ import Ringfence
 import RingfenceOperations
 
 enum GroupPicture {
-    /// How the group is, and the table of its members.
+    /// The state of the group, and the table of its members.
     static func lines(_ view: GroupView) -> [String] {
         var lines = headline(view)
         guard !view.members.isEmpty else { return lines }
@@ -61,7 +61,7 @@ enum GroupPicture {
             lines.append("primary: \(member), \(epoch), hands over to \(primary.target ?? "another")\(since)\(left)")
         case (_, let member?): lines.append("primary: \(member), \(epoch), ready\(since)")
         case (.recovering, nil):
-            lines.append("primary: unknown\(since): Redis lost data, and whoever holds \(epoch) may say so")
+            lines.append("primary: unknown\(since): Redis lost data; the holder of \(epoch) may say so")
         case (_, nil):
             let last = primary.last.map { ", the last was \($0)" } ?? ""
             lines.append(
@@ -81,7 +81,7 @@ enum GroupPicture {
         return lines
     }
 
-    /// Who would be next, in one line.
+    /// The next primary, in one line.
     static func forecast(_ plan: GroupPlan) -> String {
         let premise = plan.primary.member == nil ? "next" : "if it died now"
         guard let winner = plan.winner, let wait = plan.electionWithin else {
@@ -91,7 +91,7 @@ enum GroupPicture {
         return "\(premise): \(winner) in <= \(wait.shortText)"
     }
 
-    /// Who would be next, and why not each of the others.
+    /// The next primary, and why not each of the others.
     static func lines(_ plan: GroupPlan) -> [String] {
         guard plan.primary.epoch > 0 || !plan.candidates.isEmpty else {
             return ["\(plan.group): nobody stands for primary"]
@@ -112,7 +112,7 @@ enum GroupPicture {
         return lines
     }
 
-    /// A reason in the line of whom it is about.
+    /// A reason, in the line of its member.
     private static func words(_ reason: Refusal) -> String {
         let text = reason.description
         guard let member = reason.member, text.hasPrefix("'\(member)' ") else { return text }

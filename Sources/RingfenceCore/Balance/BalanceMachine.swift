@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A balancer's judgement: from the group's members, its own experience with them and the time, who can be picked now.
+// A balancer's judgement of which members can be picked now: from the group's members, its own experience with them and
+// the time.
 //
 // Three things come together, and each has a word of its own. A member *serves* if it has a weight and its check
 // passes; the group says so, and it is the same for everybody. It is *ejected* if this process' calls to it fail. It is
-// *open* if it serves and is not ejected; from among those one is picked. Who was not open and is now starts slowly.
+// *open* if it serves and is not ejected; one of those is picked. A member that was not open and is now starts slowly.
 //
-// When few are open the rest may drown: then the judgement is what is wrong, more likely than the members, and all that
+// When few are open they may drown: then it is more likely that the judgement is wrong than the members, and all that
 // have a weight and are not ejected are picked from (panic). Not in a pool of less than four, where one left of three
-// is no sign of a wrong judgement, and not by default of anything else: a pool in which nobody serves has nobody to
-// pick. An ejection is never the reason that nobody can be picked.
+// is no sign of a wrong judgement, and for no other reason: a pool in which nobody serves has nobody to pick. An
+// ejection is never the reason that nobody can be picked.
 //
 // The primary alone (`primaryOnly`) is picked because it is primary, whatever its weight and its check: there is no
-// other, and whether it should be another is the election's business. While it hands over it is not: what is begun then
-// it cannot end.
+// other, and the election decides whether there should be. While it hands over it is not picked: it could not end what
+// is begun then.
 
 package struct BalanceMachine: Sendable {
     /// Something to count, and, unless one like it was told just now, to write into the event log.
@@ -97,7 +98,7 @@ package struct BalanceMachine: Sendable {
     package private(set) var plan: PickPlan
     package private(set) var breaker: BreakerMachine
     package private(set) var isPanicking = false
-    private var outliers: EjectionMachine
+    private var ejections: EjectionMachine
     private let slowStart: SlowStart
     private var lives: [Life] = []
     private var placeOf: [Int: Int] = [:]
@@ -112,7 +113,7 @@ package struct BalanceMachine: Sendable {
         self.settings = settings
         plan = PickPlan(rule: rule)
         breaker = BreakerMachine(settings)
-        outliers = EjectionMachine(settings)
+        ejections = EjectionMachine(settings)
         slowStart = SlowStart(length: settings.slowStart)
     }
 
@@ -144,7 +145,7 @@ package struct BalanceMachine: Sendable {
         lives = next
         placeOf = Dictionary(uniqueKeysWithValues: lives.enumerated().map { ($1.number, $0) })
         if isOther { plan.membership += 1 }
-        outliers.set(
+        ejections.set(
             rule == .primaryOnly
                 ? [] : lives.filter(\.hasWeight).map { .init(number: $0.number, serves: $0.serves) })
         assumeCosts(now: now)
@@ -177,10 +178,10 @@ package struct BalanceMachine: Sendable {
             assumeCosts(now: now)
         }
         guard outcome != .cancelled else { return output }
-        let wasIdle = outliers.isIdle
-        let ejection = outliers.finished(
+        let wasIdle = ejections.isIdle
+        let ejection = ejections.finished(
             call.number, isFailure: outcome == .failure, beganAt: call.beganAt, now: now, dice: &dice)
-        output.wakes = wasIdle && !outliers.isIdle
+        output.wakes = wasIdle && !ejections.isIdle
         guard let ejection else { return output }
         tell(.ejected(ejection), lives[place].record.id, now: now, &output)
         output.add(judge(now: now))
@@ -192,7 +193,7 @@ package struct BalanceMachine: Sendable {
     package mutating func tick(now: Nanos, dice: inout Dice) -> Output {
         var output = Output()
         _ = breaker.tick(now: now)
-        let (returned, ejected) = outliers.tick(now: now, dice: &dice)
+        let (returned, ejected) = ejections.tick(now: now, dice: &dice)
         for number in returned {
             guard let place = placeOf[number] else { continue }
             // What it cost once has decayed meanwhile, and is not what it will cost.
@@ -213,7 +214,7 @@ package struct BalanceMachine: Sendable {
 
     /// When to be woken.
     package func wakeAt(now: Nanos) -> Nanos {
-        lives.reduce(min(outliers.wakeAt, breaker.wakeAt)) { at, life in
+        lives.reduce(min(ejections.wakeAt, breaker.wakeAt)) { at, life in
             life.rampingSince.map { min(at, slowStart.wakeAt(since: $0, now: now)) } ?? at
         }
     }
@@ -225,7 +226,7 @@ package struct BalanceMachine: Sendable {
         var output = Output(isNew: true)
         for place in lives.indices {
             let wasOpen = lives[place].isOpen
-            let isOpen = lives[place].serves && outliers.ejectedUntil(lives[place].number) == nil
+            let isOpen = lives[place].serves && ejections.ejectedUntil(lives[place].number) == nil
             lives[place].isOpen = isOpen
             if isOpen, !wasOpen, areNew, slowStart.length > 0 { lives[place].rampingSince = now }
             if let since = lives[place].rampingSince, !isOpen || slowStart.isOver(since: since, now: now) {
@@ -264,7 +265,7 @@ package struct BalanceMachine: Sendable {
     private func pickable() -> [Bool] {
         if rule == .primaryOnly { return lives.map { role.isReady($0.record) } }
         let open = lives.map { life in
-            isPanicking ? life.hasWeight && outliers.ejectedUntil(life.number) == nil : life.isOpen
+            isPanicking ? life.hasWeight && ejections.ejectedUntil(life.number) == nil : life.isOpen
         }
         if open.contains(true) { return open }
         // Those that are ejected are all there are.
@@ -303,7 +304,8 @@ package struct BalanceMachine: Sendable {
 
     // MARK: Costs
 
-    /// Who is not measured is taken to cost what the slower members do: whoever seems to cost nothing is flooded.
+    /// A member without measurements is taken to cost what the slower members do: one that seems to cost nothing is
+    /// flooded.
     private func assumeCosts(now: Nanos) {
         guard lives.contains(where: { !$0.isMeasured }) else { return }
         let cost = usualCost(now: now)
@@ -345,7 +347,7 @@ package struct BalanceMachine: Sendable {
             Member(
                 record: life.record, outstanding: life.load.outstanding,
                 cost: life.load.cost(now: now, decay: settings.costDecay),
-                ejectedUntil: outliers.ejectedUntil(life.number),
+                ejectedUntil: ejections.ejectedUntil(life.number),
                 ramp: slowStart.ramp(since: life.rampingSince, now: now), canBePicked: seat.share > 0)
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// By what rule a balancer picks, and the numbers it goes by. Each number has one default and one range, here.
+// The rule by which a balancer picks, and its settings. The default and the range of each setting are defined here,
+// once.
 
 /// How one member is picked of those that can be.
 package enum PickRule: Sendable, Hashable {
@@ -33,31 +34,31 @@ package enum PickRule: Sendable, Hashable {
 }
 
 package struct BalanceSettings: Sendable, Hashable {
-    /// So long a new member's share grows; 0: it has all of it at once.
+    /// How long a new member's share ramps up; 0: it has all of it at once.
     package var slowStart: Nanos = 10 * .second
-    /// In this time a cost decays to 37 %.
+    /// The time in which a cost decays to 37 %.
     package var costDecay: Nanos = 10 * .second
-    /// So many times its fair part of all outstanding calls a member may have.
+    /// How many times its fair part of all outstanding calls a member may have.
     package var maximumLoadFactor = 1.25
     /// Calls stay in the zone as long as this part of it can be picked.
     package var zoneSpilloverThreshold = 0.7
     /// Where less than this part of the members can be picked, all are; 0: never.
     package var panicThreshold = 0.5
 
-    /// So many failures one after the other eject a member; 0: none do.
+    /// How many failures one after the other eject a member; 0: none do.
     package var consecutiveFailures = 5
-    /// So many members must have had enough calls for their success rates to be compared; 0: they are not compared.
+    /// How many members must have had enough calls for success rates to be compared; 0: they are not compared.
     package var successRateMembers = 5
     package var successRateCalls = 100
-    /// A member is ejected whose success rate is so many standard deviations below the mean.
+    /// How many standard deviations below the mean a success rate must be for its member to be ejected.
     package var successRateDeviations = 1.9
     package var outlierInterval: Nanos = 10 * .second
     package var baseEjectionTime: Nanos = 30 * .second
     package var maximumEjectionTime: Nanos = 300 * .second
-    /// At most this part of the members is ejected at once, but one may be if there are two.
+    /// The largest part of the members that is ejected at once; of two, one may be.
     package var maximumEjectionFraction = 0.33
 
-    /// So many calls in a window must have ended for the breaker to judge; 0: there is no breaker.
+    /// How many calls must have ended in a window for the breaker to judge; 0: there is no breaker.
     package var breakerMinimumCalls = 100
     package var breakerFailureRate = 0.5
     package var breakerWindow: Nanos = 10 * .second
@@ -67,10 +68,10 @@ package struct BalanceSettings: Sendable, Hashable {
 
     package init() {}
 
-    /// How many members a pool must have for panic: of three, one that is left is no reason to call two that are ill.
+    /// How many members a pool must have for panic: one left of three is no reason to call two that fail.
     package static let panicMembers = 4
-    /// How much below the mean, at the least, a success rate must be: in a pool where next to nothing fails, the
-    /// standard deviation is next to nothing too.
+    /// How far below the mean a success rate must be at least: in a pool where next to nothing fails, the standard
+    /// deviation is next to nothing too.
     package static let successRateMargin = 0.05
     /// An event of one type about one member is written at most once in this time.
     package static let noteInterval: Nanos = 10 * .second

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A circuit breaker: while most calls fail, whoever they go to, no more are made for a while. Ejection deals with one
-// member that is ill; this deals with what is behind all of them, which gets better sooner when it is left alone, and
-// with callers that would wait for a failure that is certain.
+// A circuit breaker: when most calls fail, whichever member they go to, no more are made for a while. Ejection deals
+// with one failing member; the breaker deals with what is behind all of them, which recovers sooner when it is left
+// alone, and with callers that would wait for a certain failure.
 //
 //             enough calls, and enough of them failed
 //      closed ---------------------------------------> open <----------.
@@ -10,8 +10,8 @@
 //        |    the probes ended, and most were good       v              | it is open twice as long
 //        '------------------------------------------ half-open ---------'
 //
-// Each process counts for itself: a shared count would put Redis into the path of every call. What users of such
-// breakers ask for instead is a switch for all of them, and that is `force`.
+// Each process counts for itself: a shared count would put Redis into the path of every call. Users of such breakers
+// ask for a switch for all of them instead, and that is `force`.
 //
 // Probes are judged by the same rate as all calls: were a single failure enough, a service in which one call of ten
 // fails, as some do all the time, would hardly ever be let back. Probes that do not end must not hold it up: after as
@@ -73,7 +73,8 @@ package struct BreakerMachine: Sendable {
 
     package mutating func set(_ force: GroupBreaker) {
         guard force != self.force else { return }
-        // Who held it open says with this that it is over; and who held it closed had their reasons until now.
+        // The operator who held it open says with this that the trouble is over; and one who held it closed judged so
+        // until now.
         if self.force == .open || (force == .closed && state != .closed) { close() }
         self.force = force
     }
@@ -96,7 +97,7 @@ package struct BreakerMachine: Sendable {
         }
     }
 
-    /// Until when no call is made, for who only wants to know; `.never`: an operator forced it open.
+    /// Until when no call is made; only a look, nothing is admitted. `.never`: an operator forced it open.
     package func openUntil(now: Nanos) -> Nanos? {
         switch (force, state) {
         case (.open, _): .never
@@ -180,7 +181,7 @@ package struct BreakerMachine: Sendable {
     }
 
     package var wakeAt: Nanos {
-        // A new round of probes needs no alarm: whoever asks for one begins it.
+        // A new round of probes needs no alarm: the next call begins it.
         if force == .automatic, case .open(let until) = state { until } else { .never }
     }
 }

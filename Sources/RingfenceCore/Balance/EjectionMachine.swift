@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Which members are ejected: taken out of what can be picked for a while because their calls fail, as this process sees
-// it. The group does not see it so: the member beats, and its own health check passes. It may be that it cannot be
-// reached from here only.
+// it. The group does not see it so: the member beats, and its own health check passes. It may be unreachable from here
+// only.
 //
 // Two signs. Failures one after the other, which tell of a member that is broken; and a success rate far below that of
 // the others in the same stretch of time, which tells of one that is half broken. The second is a comparison on
 // purpose: when what all members depend on fails, all rates fall, nobody is an outlier, and ejecting would only take
 // the load to the rest.
 //
-// Who is ejected again soon stays out longer each time; each ejection's length in service takes one time back. And
-// there are always others: at most a part of the members is out, and never the last one that serves.
+// A member that is soon ejected again stays out longer each time; each ejection's length in service takes one time
+// back. And there are always others: at most a part of the members is out, and never the last one that serves.
 
 package struct EjectionMachine: Sendable {
     package enum Reason: Sendable, Hashable {
@@ -65,7 +65,7 @@ package struct EjectionMachine: Sendable {
 
     package init(_ settings: BalanceSettings) { self.settings = settings }
 
-    /// The members that have a weight. Who is not among them is forgotten.
+    /// Sets the members that have a weight. All others are forgotten.
     package mutating func set(_ members: [Member]) {
         var next: [Int: Record] = [:]
         for member in members {
@@ -82,7 +82,7 @@ package struct EjectionMachine: Sendable {
     package func ejectedUntil(_ number: Int) -> Nanos? { records[number]?.ejectedUntil }
     package var ejectedCount: Int { records.values.count { $0.ejectedUntil != nil } }
 
-    /// A call ended that tells whether the member is well.
+    /// Records a call that ended and tells whether the member is healthy.
     package mutating func finished(
         _ number: Int, isFailure: Bool, beganAt: Nanos, now: Nanos, dice: inout Dice
     ) -> Ejection? {
@@ -126,7 +126,7 @@ package struct EjectionMachine: Sendable {
         return (returned.sorted(), ejected)
     }
 
-    /// Whose success rate is too far below the others', the worst first.
+    /// The members whose success rate is too far below the others', the worst first.
     private func outliers() -> [(number: Int, rate: Double, mean: Double)] {
         let rates = records.compactMap { number, record -> (number: Int, rate: Double)? in
             let calls = record.good + record.bad

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What one process has going with one member: how many calls have not ended, and what a call costs.
+// The load of one member from one process: how many calls have not ended, and what a call costs.
 //
 // The cost is a peak-sensitive moving average: a slower call raises it at once, faster ones lower it as the old peak
 // decays. It decays while nobody calls, too, so a member that was slow once is tried again. A call that failed says
@@ -40,7 +40,7 @@ package final class MemberLoad: Sendable {
         return cost == 0 ? 0 : cost * Self.rest(now - costAt.load(ordering: .relaxed), decay)
     }
 
-    /// A call took so long. One caller at a time.
+    /// Records how long a call took. One caller at a time.
     package func learn(_ latency: Nanos, mayFall: Bool, now: Nanos, decay: Nanos) {
         let sample = max(1e-9, Double(latency) / 1e9)
         let cost = Double(bitPattern: costBits.load(ordering: .relaxed))

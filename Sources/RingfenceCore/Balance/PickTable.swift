@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How one member is found of those that can be picked: a table made for one state of the group, which never changes,
-// and a few steps for each pick. Chance comes in as dice, and of the members' loads it only reads.
+// The choice of one member among those that can be picked: a table made for one state of the group, which never
+// changes, and a few steps for each pick. Randomness comes in as dice; the members' loads are only read.
 //
-// Two choices. Whoever always takes the least loaded member sends everybody to it at once, as all look at the same
-// numbers; of two members taken by chance, the lesser loaded is nearly as good a choice, and the crowd is spread. The
-// first is drawn by weight, the second is any other, and the loads are compared by weight. Two plain things would go
+// Two choices. If callers always took the least loaded member, all would go to it at once, as all look at the same
+// numbers; of two members taken by chance, the less loaded is nearly as good a choice, and the crowd is spread. The
+// first is drawn by weight, the second is any other, and the loads are compared by weight. Two simpler ways would go
 // wrong here:
 //  - Were both drawn evenly and compared by (calls + 1) / weight, an idle pool would give everything to the largest
 //    weight. So a first choice that has nothing to do keeps the call, unless the other one costs less.
@@ -15,7 +15,7 @@
 // Each thread makes a table of its own of the same plan (see Shard.swift): the arrays here are fresh ones, and a pick
 // counts no reference.
 
-/// Who can be picked now. Made by `BalanceMachine`; the same for all threads.
+/// The members that can be picked now. Made by `BalanceMachine`; the same for all threads.
 package struct PickPlan: Sendable {
     /// A member of the group, whether it can be picked or not.
     package struct Seat: Sendable {
@@ -205,7 +205,7 @@ package struct PickTable {
 /// A ring, and which of its members can be picked.
 private struct RingPart {
     let ring: Ring
-    /// By the ring's own numbers of members: the seat, or -1 for who cannot be picked.
+    /// By the ring's own numbers of members: the seat, or -1 for one that cannot be picked.
     private let seatOf: [Int]
     private let loads: [MemberLoad]
     private let shares: [Double]
@@ -230,7 +230,7 @@ private struct RingPart {
         self.seatOf = seatOf
     }
 
-    /// The owner, or else whoever comes first in the key's preference list and can be picked.
+    /// The owner, or else the first in the key's preference list that can be picked.
     func owner(of position: UInt64) -> Int {
         let owner = ring.ownerIndex(at: position)
         guard owner >= 0 else { return -1 }
@@ -238,7 +238,7 @@ private struct RingPart {
         return seat >= 0 ? seat : first(at: position) { _ in true }
     }
 
-    /// The same, and whoever would have more than its bound is passed over.
+    /// The same, and members that would exceed their bound are passed over.
     func owner(of position: UInt64, total calls: Int) -> Int {
         let owner = ring.ownerIndex(at: position)
         guard owner >= 0 else { return -1 }

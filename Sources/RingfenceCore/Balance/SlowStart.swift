@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A member that has just come has cold caches and no calls, so to every rule that looks at loads it seems the best of
-// all: it would get everything at once and fall over. So its share grows from a tenth to all of it over a while. Who
-// comes back, having been ejected or ill or drained, comes as one that is new.
+// all: it would get everything at once and fall over. So its share grows from a tenth to all of it over a while. A
+// member that comes back after an ejection, a failed check or a drain is treated as new.
 
 package struct SlowStart: Sendable {
     /// How often the shares of those that grow are looked at again.

@@ -3,11 +3,11 @@
 // A wheel of 2^64 positions of which each member has a part as large as its share. Turned by dice it is a random choice
 // by weight. Turned each time by 2^64 divided by the golden ratio it is a *smooth* one: the positions of any number of
 // turns lie as evenly on the wheel as positions can (three gap lengths at most), so each member gets its share of any
-// stretch of turns but for a few calls (less than four in the first hundred thousand), and no run of calls goes to one
-// of many.
+// stretch of turns to within a few calls (less than four in the first hundred thousand), and no run of calls goes to
+// one of many.
 //
 // The usual way, adding every weight to every member's credit and taking the highest, looks at all members for each
-// pick. Here a table says for the upper bits of a position where to begin to look, and one step more is the rule
+// pick. Here a table says for the upper bits of a position where to begin to look, and usually one more step is enough,
 // however uneven the shares are.
 
 package struct Wheel: Sendable {
@@ -45,7 +45,7 @@ package struct Wheel: Sendable {
         self.guide = guide
     }
 
-    /// Whose part `position` is in.
+    /// The member whose part `position` is in.
     @inline(__always)
     package func part(at position: UInt64) -> Int {
         var part = Int(truncatingIfNeeded: guide[Int(truncatingIfNeeded: position &>> shift)])

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// By how much two clocks may run apart without harm, said once.
+// How far two clocks may run apart without harm, defined once.
 //
 // A lease is counted by two clocks: its holder's, which is monotonic, and Redis'. They need not agree on the time, but
 // on how long a second is. Quartz does that to 0.01 %. NTP does not: it corrects a clock by letting it run faster or
 // slower (slewing), chrony by up to 8.33 % unless told otherwise. So the holder takes this part off what it asked for,
-// and who must wait for its end adds it: where only one of the two is done, the clocks may run apart by this part in
-// all, the corrections of both machines together.
+// and a process that must wait for the end adds it: where only one of the two is done, the clocks may run apart by this
+// part in all, the corrections of both machines together.
 //
-// It is no setting of a client: each side counts on the other to allow for as much. To change it, change it here, in
+// It is not a setting of a client: each side relies on the other to allow for as much. To change it, change it here, in
 // all programs of a namespace at once. `ringfence doctor` measures by it.
 
 package enum ClockDrift {
@@ -22,6 +22,6 @@ package enum ClockDrift {
 
     /// `length` as its holder counts on it.
     package static func shortened(_ length: Nanos) -> Nanos { length - length / part }
-    /// `length` as who must wait for its end counts it.
+    /// `length` as counted by a process that must wait for its end.
     package static func lengthened(_ length: Nanos) -> Nanos { length.adding(length / part) }
 }

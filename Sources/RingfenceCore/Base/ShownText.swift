@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Characters that make people see something else than is there. A control character moves the cursor of a terminal; a
-// format character turns the text behind it round (U+202E), breaks a line (U+2028) or is not seen at all (U+200B), so
-// that two names look like one. New names, owners and reasons have none of them (Limits.swift). What is there already,
-// from an older version or another writer, is shown with such characters written out.
+// Characters that make people see something other than what is there. A control character moves the cursor of a
+// terminal; a format character reverses the text behind it (U+202E), breaks a line (U+2028) or is invisible (U+200B),
+// so that two names look like one. New names, owners and reasons have none of them (Limits.swift). What is there
+// already, from an older version or another writer, is shown with such characters written out.
 
 extension Unicode.Scalar {
     /// A control or format character, or a separator of lines or paragraphs.

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The log as one process hears it, put in order: any number of subscribers read from this one machine.
+// The event log as one process receives it, put in order: any number of subscribers read from this one machine.
 //
-// Events reach us in two ways. Published messages are quick and may be lost, late or doubled, and after a reconnection
-// they are missing altogether. Pages, read from the stream, are slow and sure. So a message that follows the last one
-// is taken as it is; everything else only says that there is something to read. Nothing is believed because it was
-// heard:
+// Events come in two ways. Published messages are fast, but may be lost, late or doubled, and those sent during a
+// reconnection are missing altogether. Pages, read from the stream, are slow and reliable. So a message that follows
+// the last one is taken as it is; everything else only says that there is something to read:
 //
 //   - a message beyond the next one waits, and the gap before it is read from the stream;
 //   - a message of another generation is not taken at all: only a page tells how generations follow each other;
@@ -22,7 +21,7 @@
 
 package struct EventLogMachine<Entry: LogEntry>: Sendable {
     package struct Settings: Sendable {
-        /// How many events the ring keeps, and at most so many bytes of them.
+        /// How many events the ring keeps, and how many bytes of them at most.
         package var capacity = 1024
         package var capacityBytes = 4 << 20
         /// How many messages that came too early are kept.

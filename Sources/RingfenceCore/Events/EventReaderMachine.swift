@@ -7,7 +7,7 @@
 //        └─ reset ─┘
 //
 // Its view is a chain: each event it gets is the one that follows the last in the log, or a reset stands between. It
-// reads from the machine of its process while that has what it needs, and from Redis when not; both ways end in the
+// reads from the machine of its process while that has what it needs, and otherwise from Redis; both ways end in the
 // same judgement of `LogHead`.
 package struct EventReaderMachine<Entry: LogEntry>: Sendable {
     package enum Step {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One event, read from the bytes that the scripts wrote. The bytes are kept: whoever passes an event on passes on
-// exactly what stands in the log. Fields known here are read strictly; fields and types that a later version adds are
-// passed over, so that an old subscriber lives through a rolling upgrade.
+// One event, read from the bytes that the scripts wrote. The bytes are kept: what is passed on is exactly what the log
+// holds. Fields known here are read strictly; fields and types that a later version adds are passed over, so that an
+// old subscriber lives through a rolling upgrade.
 
 /// A class, because one event is read once and handed to a thousand subscribers.
 package final class EventRecord: LogEntry {

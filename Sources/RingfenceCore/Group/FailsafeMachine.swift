@@ -3,26 +3,26 @@
 // How a primary goes on while it cannot reach Redis, where the group's settings say `failsafe`: by the promise of
 // everybody who could be elected in its place.
 //
-// Whom Redis may elect is told by two rules, one here and one in group.lua. The candidates that the primary knows are
-// asked directly, again and again, to begin no role before a lease from now; the role is good until the earliest of
-// these times. Candidates that it does not know, because they came later, Redis does not elect before `failsafeLimitMs`
-// is over; and so the role ends at the latest then. Nobody else can become primary, so two cannot be. A majority would
-// not do: whom Redis elects needs no majority.
+// Two rules limit whom Redis may elect, one here and one in group.lua. The candidates that the primary knows are asked
+// directly, again and again, to begin no role before a lease from now; the role is good until the earliest of these
+// times. Candidates that it does not know, because they came later, are not elected by Redis before `failsafeLimitMs`
+// is over; so the role ends at the latest then. Nobody else can become primary, so there cannot be two. A majority
+// would not do: Redis needs no majority to elect.
 //
-// Which candidates the primary knows is what it tells Redis with a beat. So all of this is judged again, by whom it
-// knows by then, before a beat is written.
+// With a beat the primary tells Redis which candidates it knows. So all of this is judged again before a beat is
+// written, by the candidates it knows at that moment.
 //
-// It is also the primary that asks, not the others that offer: so a primary that is dead or cut off from all is not
-// waited for. And whoever still reaches Redis refuses, for then the primary is the one that is cut off, and another
-// shall lead.
+// It is the primary that asks, not the others that offer: so nobody waits for a primary that is dead or cut off from
+// all. And a candidate that still reaches Redis refuses, for then the primary is the one that is cut off, and another
+// must lead.
 //
-// Both sides count on clocks that run apart by 1 %: the primary takes 1 % off, and whoever promises puts 1 % on.
+// Both sides allow for clocks that run apart by 1 %: the primary takes 1 % off, and a candidate that promises adds 1 %.
 
 package struct FailsafeMachine: Sendable, Hashable {
     /// What the primary asks for.
     package struct Question: Sendable, Hashable {
         package var epoch: Int64
-        /// The primary's. Only who can read the group knows it.
+        /// The primary's. Only a process that can read the group knows it.
         package var session: String
         package var leaseMilliseconds: Int64
 
@@ -46,12 +46,12 @@ package struct FailsafeMachine: Sendable, Hashable {
         now - confirmedAt > pace + pace / 2
     }
 
-    /// Everybody who could be elected in the primary's place, as far as it knows.
+    /// All members that could be elected in the primary's place, as far as it knows.
     package static func peers(_ view: GroupMachine.View, but id: String) -> [MemberRecord] {
         view.members.filter { $0.isCandidate && !$0.id.hasSameBytes(as: id) }
     }
 
-    /// Why whoever sees the group so must not promise; nil: it may, if it has no role of its own.
+    /// Why a candidate with this view of the group must not promise; nil: it may, if it has no role of its own.
     package static func objection(to question: Question, _ view: GroupMachine.View) -> String? {
         guard view.failsafeLimit != nil else { return "the group's settings do not say failsafe" }
         guard view.role.epoch == question.epoch, view.role.session == question.session else {
@@ -63,7 +63,7 @@ package struct FailsafeMachine: Sendable, Hashable {
         return nil
     }
 
-    /// Until when a promise is good for who was given it, to a question asked at `askedAt`.
+    /// Until when the asker may count on a promise, given to a question asked at `askedAt`.
     package static func end(_ question: Question, askedAt: Nanos) -> Nanos {
         askedAt + ClockDrift.shortened(question.lease) - .millisecond
     }
@@ -77,7 +77,8 @@ package struct FailsafeMachine: Sendable, Hashable {
         promises[session] = max(promises[session] ?? .min, until)
     }
 
-    /// Until when the role is good by the word of all that are known, if it is beyond the membership's deadline.
+    /// Until when the role is good by the promises of all known candidates, if that is beyond the membership's
+    /// deadline.
     package func until(_ view: GroupMachine.View, but id: String, deadline: Nanos) -> Nanos {
         guard let limit = view.failsafeLimit else { return .min }
         return Self.peers(view, but: id).reduce(deadline.adding(ClockDrift.shortened(limit))) { end, peer in

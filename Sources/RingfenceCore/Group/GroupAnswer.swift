@@ -34,7 +34,7 @@ package struct GroupAnswer: Sendable, Equatable {
         package var from: String
         /// What to go on from; empty: this was the last.
         package var next: String
-        /// Who came or changed.
+        /// The members that came or changed.
         package var members: [MemberRecord] = []
         package var gone: [String] = []
 
@@ -45,7 +45,7 @@ package struct GroupAnswer: Sendable, Equatable {
 
         var count: Int { members.count + gone.count }
 
-        /// Who was in the group before, changed by what this says; both in the order of ids' bytes.
+        /// The members the group had before, changed by what this says; both in the order of ids' bytes.
         package func applied(to before: [MemberRecord]) -> [MemberRecord] {
             var changes: [(id: String, record: MemberRecord?)] = members.map { ($0.id, $0) }
             changes += gone.map { ($0, nil) }
@@ -79,9 +79,9 @@ package struct GroupAnswer: Sendable, Equatable {
         package var sinceMilliseconds: Int64
         /// Settings of the election that were ever set, by name.
         package var settings: [String: String]
-        /// Only for an order, and for whoever asked for the leases.
+        /// Only for an order, and for a caller that asked for the leases.
         package var report: RoleReport?
-        /// Of a large group: some of who changed. Then `members` is nil.
+        /// Of a large group: some of the members that changed. Then `members` is nil.
         package var page: Page?
         /// More changed in a large group than fits in this answer. Then `members` is nil.
         package var isMore = false
@@ -102,9 +102,9 @@ package struct GroupAnswer: Sendable, Equatable {
         }
     }
 
-    /// Who lives under the id that a join wanted, and keeps it.
+    /// The member that lives under the id that a join wanted, and keeps it.
     package struct Holder: Sendable, Equatable {
-        /// So long, unless it is heard of again.
+        /// How long it keeps the id, unless it is heard of again.
         package var milliseconds: Int64
         package var address: String
 
@@ -191,9 +191,9 @@ package struct GroupKnowledge: Sendable, Equatable {
     package var policy: RingPolicy?
     /// The highest it has seen.
     package var epoch: Int64
-    /// What to go on from, of a page before; empty: there is none.
+    /// The place to go on from, given by the page before; empty: there is none.
     package var cursor = ""
-    /// Whether anything of the group is to be told. An answer to who does not ask has no content.
+    /// Whether anything of the group is to be told. The answer to a caller that does not ask has no content.
     package var asks = true
 
     package init(

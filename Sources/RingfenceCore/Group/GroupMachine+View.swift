@@ -9,7 +9,7 @@ extension GroupMachine {
         package var policy: RingPolicy?
         package var isRecovering: Bool
         package var role = GroupRole()
-        /// How long a primary that cannot reach Redis may go on by the word of the others; nil: not at all.
+        /// How long a primary that cannot reach Redis may go on by the promises of the others; nil: not at all.
         package var failsafeLimit: Nanos?
         /// What an operator ordered about calls to members.
         package var breaker = GroupBreaker.automatic

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One process' view of a group: what Redis said last, what came in events since, when to ask again, and what to show.
+// One process' view of a group: the last answer of Redis, the events since, when to ask again, and what to show.
 //
-// Two ways lead here. Answers of group.lua carry the whole group if it changed; they are the truth, at the latest one
-// pace old. Events carry one change set each, and are there at once; they are applied only if they follow upon what is
-// known without a gap and in the same generation of the log, else the group is asked. Both come over different
-// connections and so in any order, which is settled by the version: it never goes back, because whoever asks says which
-// he knows. An answer that is older than what is known was overtaken by an event, and is passed over.
+// News comes in two ways. Answers of group.lua carry the whole group if it changed; they are the truth, at most one
+// pace old. Events carry one change set each, and come at once; they are applied only if they follow what is known
+// without a gap and in the same generation of the log, else Redis is asked. The two come over different connections and
+// so in any order, which is settled by the version: it never goes back, because a caller says which one it knows. An
+// answer that is older than what is known was overtaken by an event, and is passed over.
 //
-// A large group comes by pages (group.lua). They are gathered in a draft, which becomes what is known with the last of
-// them: before, it is the group of no version. And to show a large group costs time in the order of its size, which
-// others of the same event loop wait for: while it changes again and again it is shown now and then, at once only if
-// the role changes.
+// A large group comes in pages (group.lua). They are gathered in a draft, which becomes what is known with the last
+// page: before that, it is the group of no version. And showing a large group takes time in proportion to its size,
+// during which others on the same event loop wait: while it changes again and again it is shown now and then, at once
+// only if the role changes.
 //
 // Shown is not always what is known. When Redis has lost members (it restarted empty, or an older copy was promoted),
-// they come back one by one within the longest lease. Whoever took the first view after the loss for the group would
-// for a moment have a ring of one. So as long as members shown are missing in such a recovery, and no longer than it
-// lasts, the members of before are shown, as stale.
+// they come back one by one within the longest lease. The first view after the loss would for a moment be a ring of
+// one. So while members that were shown are missing in such a recovery, and no longer than it lasts, the previous
+// members are shown, as stale.
 
 package struct GroupMachine: Sendable {
     package enum Action: Equatable {
@@ -34,14 +34,14 @@ package struct GroupMachine: Sendable {
     package static let smallSize = 256
     /// For each member, the least time between two changes that are shown.
     package static let showingCost: Nanos = 20_000
-    /// So many changes are made one by one; for more the members are put in order anew.
+    /// How many changes are made one by one; for more the members are sorted anew.
     private static let fewChanges = 32
 
     package private(set) var known = View(generation: "", version: 0, members: [], policy: nil, isRecovering: false)
     /// The pages that came so far, and what to go on from.
     private var draft: (members: [MemberRecord], hasUnreadable: Bool, cursor: String)?
     private var shownAt: Nanos?
-    /// When what is known shall be shown; `.never` if it is.
+    /// When to show what is known; `.never` if it is shown already.
     private var showAt = Nanos.never
     /// How many of those known have which lease.
     private var leases: [Int64: Int] = [:]
@@ -54,7 +54,7 @@ package struct GroupMachine: Sendable {
     package private(set) var confirmedAt: Nanos?
     package private(set) var pace = GroupMachine.firstPace
     package private(set) var isInGrace = false
-    /// When the next member would die, if it is not heard of; `.never` if there is none.
+    /// When the next lease ends, unless it is renewed; `.never` if there is none.
     package private(set) var deathAt = Nanos.never
     /// The highest epoch ever seen.
     package private(set) var epoch: Int64 = 0
@@ -65,11 +65,11 @@ package struct GroupMachine: Sendable {
     private var recoverUntil: Nanos = 0
     /// What was lost is known here: the members that came with an answer within the recovery.
     private var isLossKnown = false
-    /// All are back that were shown. Who is missing from here on has left or died.
+    /// All members that were shown are back. One that is missing from here on has left or died.
     private var hasRecovered = false
-    /// Nothing had been seen of the group before its recovery: nobody here knows who is missing.
+    /// Nothing had been seen of the group before its recovery: nobody here knows which members are missing.
     private var isNewcomer = false
-    /// Whoever left or died in events meanwhile, and is not waited for.
+    /// Members that left or died in events meanwhile, and are not waited for.
     private var gone: [String] = []
     /// The policy came with the members. The one who makes the group gives it one without an event for it.
     private var isPolicyKnown = false
@@ -112,7 +112,7 @@ package struct GroupMachine: Sendable {
         return known
     }
 
-    /// So long after the last confirmation a view is no longer called fresh.
+    /// How long after the last confirmation a view is no longer called fresh.
     package static func patience(_ pace: Nanos) -> Nanos { 3 * pace + 100 * .millisecond }
 
     // MARK: Asking

@@ -3,7 +3,7 @@
 // What group.lua tells of a group's primary, and what a candidate tells it. The script's header says what each part
 // means.
 
-/// Who is primary of a group, as of one version of it.
+/// The role of primary of a group, as of one version of the group.
 package struct GroupRole: Sendable, Hashable {
     package enum Phase: String, Sendable, Hashable {
         /// There is none.
@@ -14,7 +14,7 @@ package struct GroupRole: Sendable, Hashable {
         case ready
         /// It hands over to the target.
         case handingOver
-        /// Redis lost data: whoever holds the epoch may say so.
+        /// Redis lost data: the holder of the epoch may say so.
         case recovering
     }
 
@@ -24,18 +24,18 @@ package struct GroupRole: Sendable, Hashable {
     package var primary: String
     package var session: String
     package var phase: Phase
-    /// Who is to be primary next; empty unless `handingOver`.
+    /// The member to be primary next; empty unless `handingOver`.
     package var target: String
     /// The primary must stop at once: a failover by hand.
     package var isForced: Bool
-    /// Fewer could take over than the settings ask for.
+    /// Fewer members could take over than the settings ask for.
     package var isShort: Bool
-    /// And so the primary must not write.
+    /// The primary must not write, because standbys are missing.
     package var suspendsWrites: Bool
-    /// Who had the role before it was last given away or lost.
+    /// The primary before the role was last given away or lost.
     package var last: String
-    /// Who was ready last, and under which epoch: whoever was only elected may have done nothing. Empty and 0: not
-    /// known.
+    /// The primary that was ready last, and under which epoch: one that was only elected may have done nothing. Empty
+    /// and 0: not known.
     package var readyMember: String
     package var readyEpoch: Int64
 
@@ -95,7 +95,7 @@ package struct RoleReason: Sendable, Hashable {
     }
 }
 
-/// What is told of an election to whoever orders or inspects.
+/// The report of an election, for orders and inspections.
 package struct RoleReport: Sendable, Hashable {
     package struct Candidate: Sendable, Hashable {
         package var id: String
@@ -235,7 +235,7 @@ package enum RoleOrder: Sendable, Hashable {
     /// Names and values as they are stored.
     case settings([(name: String, value: String)])
     case breaker(GroupBreaker)
-    /// The whole group, if nobody is in it, and was for so long; 0: however long.
+    /// Remove the whole group, if it is empty, and has been for this long; 0: however long.
     case remove(emptyForMilliseconds: Int64)
 
     package var name: String {

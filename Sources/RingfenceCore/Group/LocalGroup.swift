@@ -3,9 +3,9 @@
 // A group as one process plays its part in it: what the process knows of the group, each of its own members, and which
 // calls are on their way.
 //
-// GroupMachine and MemberMachine each know their own subject. Here stand the rules that join them: what an answer
-// changes and in which order, who is told of a new primary, what a call says is known, which beats ask what is new, and
-// when all of this has something to do next. It is one value: whoever runs it keeps it behind one lock, hands it what
+// GroupMachine and MemberMachine each know their own subject. Here are the rules that join them: what an answer changes
+// and in which order, which members are told of a new primary, what a call says is known, which beats ask what is new,
+// and when all of this has something to do next. It is one value: its owner keeps it behind one lock, hands it what
 // happens, and performs what it asks for. The library, the simulation and the exploration run this one type.
 //
 // The order for "never two primaries": the group has an answer before the members see it, all members see a new role
@@ -72,14 +72,14 @@ package struct LocalGroup: Sendable {
         }
     }
 
-    /// So many beats in a pace ask what is new.
+    /// How many beats in a pace ask what is new.
     private static let askingBeats = 8
-    /// So many members take their steps in one event: nobody else gets at the group meanwhile. The others are due at
+    /// How many members take their steps in one event: nothing else reaches the group meanwhile. The others are due at
     /// once.
     private static let mostSteps = 256
-    /// So many beats are written together, at most.
+    /// How many beats are written together at most.
     private static let mostBeats = 64
-    /// For this part of a pace a beat waits for others.
+    /// The part of a pace that a beat waits for others: 1/20.
     private static let beatsWait: Nanos = 20
 
     package private(set) var group = GroupMachine()
@@ -289,7 +289,7 @@ package struct LocalGroup: Sendable {
         let (wasInGrace, role) = (group.isInGrace, group.known.role)
         let action = group.answered(answer, sentAt: sentAt, now: now)
         dice = chance.dice()
-        // Who is told something finds it in what readers see.
+        // A listener finds what it is told in what readers see.
         if action == .show { actions.append(.show) }
         if !wasInGrace, group.isInGrace { actions.append(.grace) }
         if group.known.role != role {

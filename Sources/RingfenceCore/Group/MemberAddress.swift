@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a member's address may be. Whoever may join a group says its address, and others paste it where it is not only
-// read: into the server list of a proxy, a connection string, a command line. So an address is made of characters that
-// mean nothing there, whatever the place: no quotes, blanks, semicolons, braces, dollars, and nothing that begins with
-// a minus.
+// The grammar of a member's address. A member says its own address, and others paste it where it is not only read: into
+// the server list of a proxy, a connection string, a command line. So an address is made of characters that mean
+// nothing in any such place: no quotes, blanks, semicolons, braces, dollars, and nothing that begins with a minus.
 //
 // It is checked when a member joins and not when a record is read: a member that an older version let in must stay on
-// everybody's ring, or two processes would have two rings. Who pastes an address checks it once more (docker/examples).
+// everybody's ring, or two processes would have two rings. A script that pastes an address checks it once more
+// (docker/examples).
 
 package enum MemberAddress {
     static let form =

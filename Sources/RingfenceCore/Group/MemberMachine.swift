@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A member of a group, as the process that it belongs to plays it: its membership, its part as a candidate, and what
-// other candidates promised it.
+// A member of a group, as its own process runs it: its membership, its part as a candidate, and what other candidates
+// promised it.
 //
-// MembershipMachine, RoleMachine and FailsafeMachine each know their own subject. Here stand the rules that join them:
+// MembershipMachine, RoleMachine and FailsafeMachine each know their own subject. Here are the rules that join them:
 // when the role is judged, by which view the promises are counted, what a call says, what an answer changes and in
-// which order, what does not outlive a session. The library, the simulation and the exploration run this one type; what
-// is around it only carries calls and tells what happened.
+// which order, what does not outlive a session. The library, the simulation and the exploration run this one type; the
+// code around it only carries calls and reports what happened.
 //
 // Two orders matter for "never two primaries":
 //  - An answer may say that somebody takes the role away. So the role is judged by the view that the answer made before
-//    the answer lengthens the membership, and once more after it: what a member again is elected to may begin now.
-//  - With a call Redis hears whom this process knows, and may elect whom it did not know before. So the promises are
-//    counted anew, by a view that is no older than what the call says is known, before the call is written (`write`).
+//    the answer extends the membership, and once more after it: a member that is one again may now begin what it was
+//    elected to.
+//  - A call tells Redis which candidates this process knows, and Redis may then elect those that it did not know
+//    before. So the promises are counted anew, by a view that is no older than what the call says is known, before the
+//    call is written (`write`).
 
 package struct MemberMachine: Sendable {
     /// The group as this process knows it.
@@ -165,7 +167,7 @@ package struct MemberMachine: Sendable {
         _ kind: MembershipMachine.Call, _ reply: Reply, _ sight: Sight, now: Nanos, newSession: () -> String
     ) -> Output {
         var output = Output()
-        // (Who has come meanwhile Redis hears of with the next call: till then what was promised is good.)
+        // (Redis hears of candidates that have come meanwhile with the next call: until then the promises are good.)
         sawRole(sight, now: now, &output)
         let step = took(reply, kind, now: now)
         saw(sight, now: now, &output)
@@ -228,10 +230,26 @@ package struct MemberMachine: Sendable {
 
     // MARK: What its process wants
 
+    /// Why a member cannot become another record.
+    package enum UpdateRefusal: Error, Hashable {
+        case isOver(MembershipMachine.State)
+        /// It would be elected to a role that is over before it begins, again and again.
+        case leaseBelowTwiceMargin
+    }
+
     /// It is another record from now on, which is written at the next tick.
     ///
+    /// - Parameter withdraws: it stops standing, too. A member that rejoins by itself must not stand again by that.
     /// - Returns: the revision, which Redis has when `membership.written` has come so far.
-    package mutating func update(_ record: MemberRecord, now: Nanos) -> Int {
+    package mutating func update(
+        _ record: MemberRecord, withdraws: Bool = false, now: Nanos
+    ) throws(UpdateRefusal) -> Int {
+        switch membership.state {
+        case .replaced, .left: throw .isOver(membership.state)
+        case .expired where !(withdraws && rejoins): throw .isOver(.expired)
+        default: break
+        }
+        if let role, role.stands, role.margin > record.lease / 2 { throw .leaseBelowTwiceMargin }
         self.record = record
         membership.update(lease: record.lease, now: now)
         return membership.revision
@@ -302,7 +320,8 @@ package struct MemberMachine: Sendable {
 
     // MARK: While Redis is away
 
-    /// What to ask whom, if it is primary and the settings let it go on by the word of the others.
+    /// The promises to ask for, and the members to ask, if it is primary and the settings let it go on by the promises
+    /// of the others.
     package struct Asking: Sendable {
         package var question: FailsafeMachine.Question
         package var peers: [MemberRecord]
@@ -332,7 +351,7 @@ package struct MemberMachine: Sendable {
         return tells
     }
 
-    /// How long the role may go on without Redis, by whom the view knows.
+    /// Extends the role by the promises of all candidates that the view knows.
     private mutating func countPromises(_ view: GroupMachine.View) {
         guard let failsafe, view.version >= failsafeVersion else { return }
         failsafeVersion = view.version

@@ -6,12 +6,12 @@
 // ends before Redis can take the member out, however long an answer was on its way and however long the process slept.
 // Past the deadline the member is *suspended*: it may not act, for others may have taken over. That is not yet the end.
 // If Redis was away, nobody could take over, and the next beat finds the member still in the group; it is a member
-// again. If Redis says that it was taken out, it is *expired*, for good under this session. Either way it was told
-// before.
+// again. If Redis says that it was taken out, it is *expired*, for good under this session. Either way its own clock
+// had suspended it before.
 //
 // One call is under way at a time: a beat; a write, which is a join of the same session with the record as it is now,
 // after an update or when Redis lost the member; or the leave. So no late answer of one can be taken for another's, and
-// a leave is never overtaken by a beat or a join of before.
+// a leave is never overtaken by an earlier beat or join.
 
 package struct MembershipMachine: Sendable {
     package enum State: String, Sendable {
@@ -124,7 +124,7 @@ package struct MembershipMachine: Sendable {
         return call
     }
 
-    /// How fast all shall call, as the group's view says.
+    /// The pace of all calls, by the group's view.
     package mutating func set(pace: Nanos) {
         self.pace = max(min(pace, lease / 5), .millisecond)
     }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of a primary, as the one who plays it sees it: from its election to the end of its role.
+// The role of primary, as its holder sees it: from its election to the end of its role.
 //
 // Redis decides who is primary, but it cannot reach into a process, so the process judges itself. It may act as primary
 // of an epoch while all of this is so: it saw itself elected; it is a member, by its own clock, with `margin` to spare;
 // and it has not been told otherwise. A role that ended here never goes on under the same epoch, whatever Redis says
-// later. For when the own deadline has passed, another may have been elected and the record of that lost again: what
-// Redis answers then is no proof. Who lives and is still the best is elected again, under a new epoch.
+// later. For when its own deadline has passed, another may have been elected and the record of that lost again: what
+// Redis answers then is no proof. A member that lives and is still the best is elected again, under a new epoch.
 //
 // Where the group's settings say `failsafe`, the role may outlive the membership's deadline while Redis is away: as
 // long as each of the other candidates has *promised* to begin no role before `failsafeUntil` (FailsafeMachine.swift
-// asks them). A promise is kept by this same machine, in the candidate that gave it: what it is elected to meanwhile
-// *waits*.
+// asks them). A promise is kept by this same machine, in the candidate that gave it: an epoch that it is elected to
+// meanwhile *waits*.
 //
-// What it does is claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Only urgency
-// is needed: `speaks` asks for a beat at once.
+// Its steps are claimed with each beat (`claim`) rather than sent once, so a lost answer needs no care. Where time
+// matters, `speaks` asks for a beat at once.
 
 package struct RoleMachine: Sendable, Hashable {
     /// The part it plays.
@@ -82,15 +82,15 @@ package struct RoleMachine: Sendable, Hashable {
     }
 
     package private(set) var state = State.standby
-    /// The role ends so long before the membership's deadline.
+    /// How long before the membership's deadline the role ends.
     package private(set) var margin: Nanos
     /// Whether it wants the role. One machine serves all candidacies of a membership, so that no epoch that is over
     /// begins anew.
     package private(set) var stands = true
     /// The newest epoch that was played and is over, and why: claimed until Redis has heard it.
     private var over: Ending?
-    /// It ended here without its holder's doing, who has yet to stop. Nobody else may be elected before it said so, or
-    /// the time that it was promised for that is over: at what was the membership's deadline then.
+    /// A role that ended here without its holder's doing; the holder has yet to stop. Nobody else may be elected before
+    /// it said so, or before the time it was promised for that is over: the membership's deadline at that moment.
     private var stopping: Ending?
     /// The highest epoch that has ended here, or that another has had since.
     private var closed: Int64 = 0
@@ -130,7 +130,8 @@ package struct RoleMachine: Sendable, Hashable {
 
     /// Whether it may act as primary of this epoch at `now`.
     package func holds(_ epoch: Int64, deadline: Nanos, isMember: Bool, now: Nanos) -> Bool {
-        // Who said that it stopped does not act, whether it is primary still or not: the target may have been elected.
+        // A holder that said that it stopped does not act, whether it is still primary or not: the target may have been
+        // elected.
         if case .readyToHandOver = state { return false }
         let (deadline, isMember) = judged(deadline, isMember, now)
         return state.epoch == epoch && isMember && now < deadline - margin

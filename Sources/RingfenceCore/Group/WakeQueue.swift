@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who is to be woken when: a binary heap. Who asks to be woken earlier is put in again, and what then lies in the heap
-// for later is passed over when it is its turn; so nothing is ever searched for, and thousands cost each of them
-// little. A member that beats asks for the end of its lease each time, and then for its next beat: what lies there in
-// vain is thrown out when it is most of the heap.
+// Keys by when they must be woken: a binary heap. A key that must be woken earlier is put in again, and its later entry
+// is passed over when its turn comes; so nothing is ever searched for, and thousands of keys cost little each. A member
+// that beats asks for the end of its lease each time, and then for its next beat: entries that are void are thrown out
+// when they are most of the heap.
 
 package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
     private struct Entry {
@@ -40,7 +40,7 @@ package struct WakeQueue<Key: Hashable & Sendable>: Sendable {
         }
     }
 
-    /// Whom the time has come to wake, `most` at most. Each has to be added again.
+    /// The keys that are due, `most` at most. Each has to be added again.
     package mutating func takeDue(now: Nanos, most: Int = .max) -> [Key] {
         var due: [Key] = []
         while due.count < most, let entry = heap.first, entry.at <= now {

@@ -2,11 +2,11 @@
 //
 // A lock machine, and what Redis may know of what it asked for.
 //
-// The machine withdraws whatever it turns its back on. What never left this process needs no withdrawal: in an outage
-// that would be a hundred thousand calls for nothing, all at once when Redis is back. And whoever waited in vain is to
-// be told whether anything may have been done. Both are one question: may Redis know of the newest acquire? It may from
-// the moment its bytes were written, or a release named it as its successor, until Redis said that nothing of it
-// stands.
+// The machine withdraws each acquire that it abandons. One that never left this process needs no withdrawal: in an
+// outage that would be a hundred thousand calls for nothing, all at once when Redis is back. And a caller that waited
+// in vain must be told whether anything may have been done. Both are one question: may Redis know of the newest
+// acquire? It may from the moment its bytes were written, or a release named it as its successor, until Redis said that
+// nothing of it is left.
 //
 // All of that is decided here, and so a simulation reaches it. Only whether the bytes of a command were written is
 // asked outside: `takeBack` takes a command out of the connection's queue, and is false if it is too late for that.

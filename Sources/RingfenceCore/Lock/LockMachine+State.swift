@@ -44,7 +44,7 @@ extension LockMachine {
         package var failures = 0
         /// Redis said that others hold it.
         package var foundBusy = false
-        /// Since when it stands in Redis' queue, in Redis' words.
+        /// Its arrival in Redis' queue, as Redis told it.
         package var arrival: Int64?
     }
 

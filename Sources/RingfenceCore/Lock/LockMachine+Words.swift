@@ -30,12 +30,12 @@ extension LockMachine {
         case none
         /// Behind everybody; where it stands, if it has a place already.
         case last
-        /// Where it stood before, by the arrival it was told: places are dropped of a process that seems gone, and lost
-        /// with Redis' data, but whoever comes back came when it came.
+        /// Where it stood before, by the arrival it was told: places of a process that seems gone are dropped, and
+        /// places are lost with Redis' data, but a waiter that comes back keeps its arrival.
         case since(Int64)
     }
 
-    /// Who takes over from the value that is let go.
+    /// The waiter that takes over from the value being released.
     package struct Successor: Sendable, Equatable {
         package var nonce: String
         package var terms: LockTerms
@@ -81,12 +81,20 @@ extension LockMachine {
         case release(Ticket, LockValue, Successor?)
         case deliver(WaiterID, Grant)
         case refuse(WaiterID, Refusal)
-        /// The holder's release is over; `answered` is false if it is not known to be done: the value is cleaned up.
-        case releaseDone(LockValue, answered: Bool)
+        case releaseDone(LockValue, ReleaseOutcome)
         /// Withdraw a nonce whatever became of it: queued, granted or never arrived.
         case cleanUp(nonce: String, LockTerms)
         /// Let go of a value that may still stand.
         case cleanUpValue(LockValue)
+    }
+
+    /// How the release of a holder ended.
+    package enum ReleaseOutcome: Sendable, Equatable {
+        case released
+        /// Redis did not hold it for us any more: it was lost before, and nobody here had noticed.
+        case notHeld
+        /// It is not known to be done. The value is cleaned up.
+        case unanswered
     }
 
     package enum Refusal: Sendable, Equatable {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One lock (a name, or a set of names taken together) as one process sees it: who waits here, and what was asked of
+// One lock (a name, or a set of names taken together) as one process sees it: its waiters here, and what was asked of
 // Redis.
 //
 // All waiters of a process share one place in Redis' queue and pass the lock on among themselves, so a hand-off within
-// the process costs one command and no push; after `maximumPasses` in a row the process lets go and queues up behind
-// others.
+// the process costs one command and no push; after `maximumPasses` in a row the process releases the lock and queues up
+// behind others.
 //
 //     idle ──wait──> asking ──granted──────────────────────────────> held ──release──> releasing ──> idle
 //                      │ ▲                                             ▲  └─(waiters here: pass on, or let go, queue)
@@ -13,13 +13,13 @@
 //                      ▼ │new (pushes may have been lost)              │
 //                     queued ──pushed──> claiming ──renewed────────────┘
 //
-// The machine decides, a shell performs its actions and reports what came of them. It has no clock, no dice and no I/O:
+// The machine decides, a shell performs its actions and reports their results. It has no clock, no dice and no I/O:
 // `now` and `makeNonce` are arguments. Two rules carry its safety.
 //
-//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine turns its
-//     back on (a place, a grant that may come, a value that may still stand) it hands to `cleanUp` in the same step:
-//     written behind the command it undoes on the same connection, and repeated until Redis answered, it leaves no
-//     ghost.
+//  1. Every command carries a ticket, and only the answer to the newest ticket counts. Whatever the machine abandons (a
+//     place, a grant that may come, a value that may still be there) it hands to `cleanUp` in the same step: the
+//     clean-up is written behind the command it undoes on the same connection, and repeated until Redis answered, so
+//     nothing is left behind.
 //  2. A nonce is one logical acquire. It is repeated only to ask the same thing again: Redis finds its own work and
 //     repeats the answer. So asking again is always safe, and it is what the machine does whenever it does not know.
 
@@ -70,7 +70,7 @@ package struct LockMachine: Sendable {
             if case .claiming(let ask, _, _) = state, ask.ticket == ticket { self.ask(ask, &step) }
         case .released(let ticket):
             if case .releasing(let release) = state, release.ticket == ticket {
-                finish(release, answered: true, &step)
+                finish(release, .released, &step)
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
@@ -177,7 +177,7 @@ extension LockMachine {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket:
             deliver(ask, fence: fence, sentAt: sentAt, passes: 0, &step, makeNonce)
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard let ask = release.ask else { return }
             let passes = release.successor?.yields == true ? 0 : release.passes + 1
             deliver(ask, fence: fence, sentAt: release.sentAt, passes: passes, &step, makeNonce)
@@ -223,7 +223,7 @@ extension LockMachine {
                 wait(ask, position, milliseconds, &step)
             }
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard var ask = release.ask else { return }
             ask.arrival = arrival
             if let pushed = release.pushed {
@@ -235,8 +235,8 @@ extension LockMachine {
         }
     }
 
-    /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing. Who
-    /// stands further back asks a little later, so that the first finds it done.
+    /// Waits for a push, but not longer than the holder has: a push may be lost, and a dead holder pushes nothing.
+    /// Waiters further back ask a little later, so that the first finds it done.
     private mutating func wait(_ ask: Ask, _ position: Int64, _ milliseconds: Int64, _ step: inout Step) {
         // Nobody sleeps for as long as it is held: the key may vanish, and those before may be granted, sleep, and lose
         // it after their short claim time.
@@ -272,7 +272,7 @@ extension LockMachine {
             // Not ours any more, so nothing was passed on either; of several names the rest may still be. The nonce of
             // the successor is asked for itself.
             step.actions.append(.cleanUpValue(release.value))
-            finish(release, answered: true, &step)
+            finish(release, .notHeld, &step)
             if let ask = release.ask { self.ask(ask, &step) }
         default: break
         }
@@ -310,7 +310,7 @@ extension LockMachine {
         guard case .held(value, let passes) = state else {
             // Lost before, or used elsewhere: Redis compares, so this harms nobody.
             step.actions.append(.cleanUpValue(value))
-            step.actions.append(.releaseDone(value, answered: true))
+            step.actions.append(.releaseDone(value, .released))
             return
         }
         var successor: Successor?
@@ -331,9 +331,9 @@ extension LockMachine {
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
     /// loaded first may have run behind the first withdrawal.
-    private mutating func finish(_ release: Releasing, answered: Bool, _ step: inout Step) {
+    private mutating func finish(_ release: Releasing, _ outcome: ReleaseOutcome, _ step: inout Step) {
         state = .idle
-        step.actions.append(.releaseDone(release.value, answered: answered))
+        step.actions.append(.releaseDone(release.value, outcome))
         if release.isWithdrawn, let successor = release.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
@@ -357,7 +357,7 @@ extension LockMachine {
             // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
             // grant if it was passed on.
             step.actions.append(.cleanUpValue(release.value))
-            finish(release, answered: false, &step)
+            finish(release, .unanswered, &step)
             if var ask = release.ask {
                 ask.failures = 1
                 self.ask(ask, &step)
@@ -379,7 +379,7 @@ extension LockMachine {
             .claiming(let ask, _, _) where ask.ticket == ticket:
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         case .releasing(let release) where release.ticket == ticket:
-            finish(release, answered: true, &step)
+            finish(release, .released, &step)
             guard let ask = release.ask else { return }
             refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
         default: break

@@ -12,7 +12,7 @@
 //    the order in which they are met clockwise by "how many of my zone were met before me", and take the first. A
 //    greedy fill that looks at loads or remembers choices would move copies between members that have nothing to do
 //    with the change.
-//  - A ring never changes. A join makes a new one from the old (`applying`), and whoever holds the old one goes on
+//  - A ring never changes. A join makes a new one from the old (`applying`), and readers that hold the old one go on
 //    reading it; so readers take no lock and see one membership, never half of two.
 //
 // Members are numbered by *slots*, which a member keeps as long as it stays, so that the points of the others need not

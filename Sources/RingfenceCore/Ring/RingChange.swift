@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From one ring to the next: who joins, who leaves, who changes, and which points that adds and removes.
+// From one ring to the next: the members that join, leave or change, and which points that adds and removes.
 // `Ring.applying` makes the new ring of it; `Ring.plan` says which ranges change hands without making the ring.
 //
 // A change of a few members touches their points only. When much changes at once everything is made afresh, which is
@@ -33,7 +33,7 @@ extension Ring {
             slots: slots, ids: members.map(\.id), ranks: slots, zones: zones)
     }
 
-    /// The ring after some members left, and others joined or, if their id is there already, changed. Who is in both
+    /// The ring after some members left, and others joined or, if their id is there already, changed. A member in both
     /// lists has changed.
     package func applying(joining: [RingMember], leaving: [String]) throws(InvalidArgument) -> Ring {
         switch try RingChange.of(self, joining: joining, leaving: leaving) {
@@ -57,7 +57,7 @@ extension Ring {
 struct RingChange {
     enum Outcome {
         case nothing
-        /// So much that a new ring should be made of these members, which are in order.
+        /// The change is so large that a new ring should be made of these members, which are in order.
         case all([RingMember])
         case some(RingChange)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the ring knows of a member, and the arithmetic that everybody who builds the same ring has to do alike: the hash
-// of a key, the points of a member, the digest. The specification for other languages is the article RingSpecification;
-// a change here is a change of the ring's version, and moves everybody's keys.
+// What the ring knows of a member, and the arithmetic that every implementation of the ring must share: the hash of a
+// key, the points of a member, the digest. The specification for other languages is the article RingSpecification; a
+// change here is a change of the ring's version, and moves everybody's keys.
 
 import CXXHash
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which positions change hands between two rings. Both ways below give the same ranges: those that are as long as they
-// can be, each with one giver and one taker, in the order of their ends.
+// The positions that change hands between two rings. Both ways below give the same ranges: the longest possible, each
+// with one giver and one taker, in the order of their ends.
 //
 // Cut the circle at every point of either ring. Within one such piece nobody's owner differs, so a piece is described
 // by the point at its end: the first point at or after it in the old ring owns it before, and in the new ring after. A
@@ -14,9 +14,9 @@ package struct RingMove: Hashable, Sendable {
     package var after: UInt64
     /// In the range.
     package var through: UInt64
-    /// Whose it was; nil: nobody's, the ring had no points.
+    /// Its owner before; nil: none, the ring had no points.
     package var giver: String?
-    /// Whose it will be.
+    /// Its owner after.
     package var taker: String?
 
     package init(after: UInt64, through: UInt64, giver: String?, taker: String?) {
@@ -49,7 +49,7 @@ package struct RingMove: Hashable, Sendable {
 
 /// Puts pieces together.
 private struct Moves {
-    /// Whose a piece is when a ring has no points.
+    /// The owner of a piece when a ring has no points.
     static let nobody = UInt32.max
 
     private struct Piece {
@@ -115,8 +115,8 @@ extension RingChange {
         func meet(_ here: Changed, _ next: Changed) -> Bool { next.index == here.next }
         let meetRoundTheEnd = last.next == values.count && first.index == 0
 
-        // Who owns the piece that ends at a changed point afterwards: of an added point its owner, of a removed one
-        // whoever owns the piece behind. Hence backwards, from the first that can be told without another.
+        // The owner afterwards of the piece that ends at a changed point: of an added point its owner, of a removed one
+        // the owner of the piece behind. Hence backwards, from the first that can be told without another.
         var takers = [UInt32](repeating: Moves.nobody, count: changed.count)
         var behind: UInt32 =
             meetRoundTheEnd

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The points of a ring and who owns them, laid out for one question: which point comes first at or after a position?
+// The points of a ring and their owners, laid out for one question: which point comes first at or after a position?
 //
 // The exact answer is in `points`, sorted, with `owners` beside it. Searching it by bisection costs a dozen cache
 // misses and mispredicted branches, which is what the usual rings cost. So the circle is also cut into 2^bits equal
@@ -63,7 +63,7 @@ struct RingPoints: Sendable {
 
     // MARK: Lookup
 
-    /// The slot of whom `position` belongs to; `undecided` where its block cannot tell.
+    /// The slot of the owner of `position`; `undecided` where its block cannot tell.
     @inline(__always)
     func ownerInBlock(at position: UInt64) -> UInt16 {
         blocks.withUnsafeBytes { words in

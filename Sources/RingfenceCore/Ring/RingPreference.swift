@@ -84,7 +84,7 @@ extension Ring {
     @inline(never)
     private func indexByBisection(at position: UInt64) -> Int { points.index(at: position) }
 
-    /// All in one zone: whoever is met.
+    /// All in one zone: every member that is met.
     private func walk(from start: Int, _ wanted: Int, _ taken: UnsafeMutablePointer<UInt16>) {
         points.owners.withUnsafeBufferPointer { owners in
             var count = 0

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's primary over HTTP: who it is, who would be next, what became of it, and what operators order. The orders
-// are those of the command line, with the same refusals: 409 with all reasons, and nothing changed.
+// A group's primary over HTTP: which member it is, which would be next, its history, and the orders of operators. The
+// orders are those of the command line, with the same refusals: 409 with all reasons, and nothing changed.
 //
-// A switchover and a failover answer when the new primary is ready. Who hangs up before has ordered them all the same;
-// DELETE takes a switchover back.
+// A switchover and a failover answer when the new primary is ready. If the client hangs up before that, the order
+// stands all the same; DELETE takes a switchover back.
 import HTTPTypes
 import NIOCore
 import Ringfence
 import RingfenceCore
 import RingfenceOperations
 
-/// Who is primary, and what is to become of that.
+/// The routes of a group's primary and its elections.
 struct ElectionRoutes: Sendable {
     let client: RingfenceClient
     let groups: GroupCache

@@ -65,7 +65,7 @@ extension JSONObject {
         return owner
     }
 
-    /// `requestId`: as good as the token for who knows it, hence its least length.
+    /// `requestId`: a client that knows it needs no token, hence its minimum length.
     func requestId() throws -> String? {
         guard let id = try text("requestId") else { return nil }
         guard (16...128).contains(id.utf8.count), id.utf8.allSatisfy({ (0x21...0x7E).contains($0) }) else {

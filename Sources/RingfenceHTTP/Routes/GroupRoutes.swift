@@ -5,8 +5,8 @@
 // dies of it.
 //
 // PUT writes the whole member each time, so a beat and a change of the member are the same call, and repeating one
-// whose answer was lost does no harm. A join without a session takes the id from whoever has it, as a process that
-// comes up must; a beat takes nothing from anybody and never joins: a member that was taken out is told (409), for
+// whose answer was lost does no harm. A join without a session takes the id from its current holder, as a restarted
+// process must; a beat takes nothing from anybody and never joins: a member that was taken out is told so (409), for
 // others may have taken over its work since. `deadlineMs` counts as that of a lock does (LockRoutes.swift).
 //
 // A group is looked at here for a while after each call, so that a death is found at once though no member runs the
@@ -17,7 +17,7 @@ import Ringfence
 import RingfenceCore
 import RingfenceOperations
 
-/// Who is in a group.
+/// The routes of a group's members.
 struct GroupRoutes: Sendable {
     let client: RingfenceClient
     let groups: GroupCache
@@ -99,7 +99,7 @@ struct GroupRoutes: Sendable {
     private func put(_ exchange: Exchange) async throws -> Reply {
         let (record, status, isBeat) = try Self.record(exchange)
         let group = try await groups.group(exchange["name"])
-        // Whoever asked again elsewhere is not replaced by one that has gone.
+        // A client that asked again elsewhere is not replaced by a call of its own that has hung up.
         if !isBeat, exchange.hangUp?.hasHappened == true { throw ConnectionEnded() }
         let grant =
             isBeat ? try await group.renew(record, status: status) : try await group.admit(record, status: status)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What orchestrators, scrapers and tools ask. /livez says that the process answers and never looks at Redis: restarting
-// the service does not mend Redis. /readyz says whether locks can be had: Redis answers, is
-// no replica, evicts nothing and takes our commands. It says no once the service drains, so that a load balancer stops
-// sending before the port closes.
+// the service does not repair Redis. /readyz says whether locks can be had: Redis answers, is no replica, evicts
+// nothing and takes our commands. It says no once the service drains, so that a load balancer stops sending before the
+// port closes.
 import HTTPTypes
 import Ringfence
 import RingfenceOperations

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group's members as a list: JSON, or one line each for whoever writes the server list of a proxy from it.
+// A group's members as a list: JSON, or one line each, for scripts that write the server list of a proxy.
 //
-// The lines are asked for by `?format=text` and not by an Accept header: the form stands in the address that people
+// The lines are asked for by `?format=text` and not by an Accept header: the format is part of the address that people
 // paste, configure and find in logs, and curl's `*/*` says nothing. A line is `id address weight zone`, to be split at
 // the blanks: an empty field is `-`, and what would break the split is percent-encoded, as it is in paths. What JSON
 // says beside the members is in headers, so that a script that only reads lines is not misled by one of another kind.

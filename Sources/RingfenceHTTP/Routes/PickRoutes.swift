@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Balancing over HTTP: whom to call now, and what came of it. Answered from the snapshot this process holds, as the
-// ring is: no round trip to Redis, and when Redis is away the last one serves.
+// Balancing over HTTP: which member to call now, and reports of how the calls ended. Answered from the snapshot this
+// process holds, as the ring is: no round trip to Redis, and when Redis is away the last one serves.
 //
-// A pick alone tells nothing of load. Whoever wants `leastLoaded` and `peakEWMA` to mean something, and bad members to
-// be left out, gives `trackMs` and reports how the call ended (OutstandingCalls.swift). A balancer belongs to its group
-// here and lives as long as that is held (GroupCache.swift): all that ask this instance for one policy share one, and
-// other instances count for themselves.
+// A pick alone tells nothing of load. For `leastLoaded` and `peakEWMA` to mean something, and for bad members to be
+// left out, a caller gives `trackMs` and reports how the call ended (OutstandingCalls.swift). A balancer belongs to its
+// group here and lives as long as that is held (GroupCache.swift): all that ask this instance for one policy share one,
+// and other instances count for themselves.
 import HTTPTypes
 import NIOCore
 import Ringfence
 import RingfenceCore
 import RingfenceOperations
 
-/// Whom to call.
+/// The routes of picks and their calls.
 struct PickRoutes: Sendable {
     let groups: GroupCache
     let calls = OutstandingCalls()

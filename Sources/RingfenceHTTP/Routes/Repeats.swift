@@ -76,8 +76,8 @@ final class Repeats: Sendable {
         }
     }
 
-    /// Forgets what is over, or else a tenth, those first that are over first. Who is forgotten and asks again waits in
-    /// line or is told that the lock is held: nothing is released by it.
+    /// Forgets acquisitions that are over, or else the tenth that ends first. A caller that is forgotten and asks again
+    /// waits in line or is told that the lock is held: nothing is released by it.
     private static func makeRoom(_ state: inout State, _ now: ContinuousClock.Instant) {
         state.entries = state.entries.filter { $0.value.until > now }
         guard state.entries.count >= countMaximum else { return }

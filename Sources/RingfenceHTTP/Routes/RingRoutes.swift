@@ -8,7 +8,7 @@ import Ringfence
 import RingfenceCore
 import RingfenceOperations
 
-/// Who owns what, and what would move.
+/// The routes of a group's ring: owners, and what would move.
 struct RingRoutes: Sendable {
     let groups: GroupCache
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Many who ask the same at the same time are asked for together. A whole look at a large group is 80 questions to Redis
-// and megabytes to write; if sixteen dashboards make it at once, locks wait behind all of them.
+// One run for many callers that ask the same at the same time. A look at a whole large group is 80 calls to Redis and
+// megabytes to write; if sixteen dashboards ask for it at once, locks wait behind all of them.
 //
-// One run of a question is under way at a time. Who comes meanwhile waits for the next one, with all others who came:
-// so what it gets was asked for after it came, and is no older than an answer of its own would be. A run goes on when
-// whoever asked for it has gone: others may wait for it.
+// One run of a question is under way at a time. Callers that come meanwhile share the next one: so what a caller gets
+// was asked for after it came, and is no older than an answer of its own would be. A run goes on when its first caller
+// has gone: others may wait for it.
 import Synchronization
 
 final class SharedRuns<Value: Sendable>: Sendable {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Asks a Redis how it is, and writes nothing to it. What its user may not ask is left out of the readings, for a
-// missing permission must not hide the rest.
+// Examines a Redis, and writes nothing to it. What its user may not ask is left out of the readings, for a missing
+// permission must not hide the rest.
 import Hiredis
 package import Logging
 package import Ringfence

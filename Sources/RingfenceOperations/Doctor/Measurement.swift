@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What some seconds of asking Redis for the time show: how long an answer takes, how long there was none, and how the
-// two clocks go. Pure: the questions are asked elsewhere (Examination.swift).
+// The result of asking Redis for the time for some seconds: how long an answer takes, how long there was none, and how
+// fast the two clocks run. Pure: the questions are asked elsewhere (Examination.swift).
 //
 // One probe is under way at a time and the next follows 2 ms later, so whenever Redis, the network or this machine
 // stops for longer than that, a probe is late by it: the longest wait for an answer is the worst stall there was.
 //
-// The server read its clock somewhere between sending and receiving, so half a round trip is how wrong a reading can
-// be. Offsets are taken from the fastest probes, and a change counts as a step only beyond what both readings can be
-// wrong.
+// The server read its clock at some moment between sending and receiving, so a reading can be wrong by half a round
+// trip. Offsets are taken from the fastest probes, and a change counts as a step only if it is larger than the errors
+// of both readings.
 
 /// One question for the time. All in nanoseconds.
 package struct Probe: Sendable, Hashable {

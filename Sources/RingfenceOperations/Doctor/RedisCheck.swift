@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Looks at somebody else's Redis for settings that silently break the promises, before the first lock is given. What
-// such settings are says Diagnosis.swift, as it does for `doctor`.
+// Checks a Redis that we do not run for settings that silently break the promises, before the first lock is given.
+// Diagnosis.swift says what such settings are, as it does for `doctor`.
 //
 // An eviction policy makes Redis delete held locks and members of groups when memory runs short: with allkeys-lru most
-// of 50 held locks were given away in an experiment. That is refused. All else is said loudly and served all the same:
-// some run Redis without a file on purpose and restart it by hand, and a Redis that refuses writes now may take them in
-// a minute.
+// of 50 held locks were given away in an experiment. That is refused. Everything else is logged as a warning, and the
+// service starts: some operators run Redis without a file on purpose and restart it by hand, and a Redis that refuses
+// writes now may take them in a minute.
 import Hiredis
 package import Logging
 package import Ringfence

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a Redis says of itself, as plain values, so that what to think of it is a pure function (Diagnosis.swift). Where
-// INFO and CONFIG both know a thing, INFO's word is taken: an operator's ACL allows INFO far more often.
+// What a Redis says of itself, as plain values, so that judging it is a pure function (Diagnosis.swift). Where INFO and
+// CONFIG both know a thing, INFO is used: an operator's ACL allows INFO far more often.
 
 package import Ringfence
 

@@ -2,7 +2,7 @@
 package import Ringfence
 import RingfenceCore
 
-/// What is worth a word of an event beside its type and whom it is about.
+/// The details of an event that are worth showing beside its type and its member.
 package enum EventNotes {
     /// In the order in which they are read.
     package static func notes(on event: Event) -> [String] {
@@ -22,7 +22,7 @@ package enum EventNotes {
         return notes + details(of: event)
     }
 
-    /// What is worth a word of an event's detail.
+    /// The parts of an event's detail that are worth showing.
     private static func details(of event: Event) -> [String] {
         guard let detail = event.detail, event.joined == nil else { return [] }
         let durations = [

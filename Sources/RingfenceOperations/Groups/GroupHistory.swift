@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What became of a group's primary, told from the event log: each election as one line, with who had the role before,
-// why, by whose order, and how long each stage took. An election is two events or three (the start of a handover,
-// `primary.elected`, `primary.ready`), which are one thing to whoever asks what happened last night.
+// The history of a group's primary, from the event log: each election as one line, with the primary before it, why, by
+// whose order, and how long each stage took. An election is two events or three (the start of a handover,
+// `primary.elected`, `primary.ready`), which are one thing to an operator who asks what happened last night.
 //
 // Pure: events go in, in order; entries come out.
 package import Ringfence
@@ -19,7 +19,7 @@ package struct HistoryEntry: Sendable, Hashable {
         /// A failover that somebody ordered.
         case failoverByHand
         case switchover
-        /// Back to whom the settings prefer.
+        /// Back to the member that the settings prefer.
         case failback
         /// The role is vacant: nobody could be elected at once.
         case lost
@@ -44,9 +44,9 @@ package struct HistoryEntry: Sendable, Hashable {
     package var at: Int64
     package var kind: Kind
     package var epoch: Int64?
-    /// Who had the role before.
+    /// The primary before.
     package var from: String?
-    /// Who has it now, or should have had it; for maintenance: the member.
+    /// The primary now, or the one that was to be; for maintenance: the member.
     package var to: String?
     /// The event's reason: a code such as `expired`, or what somebody wrote.
     package var reason: String?

@@ -204,7 +204,7 @@ extension JSONWriter {
         return json
     }
 
-    /// Who is primary, and where: what a client asks that wants to talk to it.
+    /// The primary and its address: for a client that wants to talk to it.
     package static func primary(of view: GroupView) -> JSONWriter {
         var json = JSONWriter(capacity: 512)
         json.object { json in
@@ -219,7 +219,7 @@ extension JSONWriter {
         return json
     }
 
-    /// Who would be primary next.
+    /// The plan: which candidate would be primary next.
     package static func describing(_ plan: GroupPlan) -> JSONWriter {
         var json = JSONWriter(capacity: 512 + 256 * plan.candidates.count)
         json.object { json in

@@ -75,7 +75,7 @@ extension JSONWriter {
         }
     }
 
-    /// Who holds a lock; with the lock's name where it is not clear from around.
+    /// The holder of a lock; with the lock's name where the context does not tell it.
     package mutating func holder(_ holder: LockHolder, named: Bool) {
         object { json in
             if named { json.field("name", holder.name) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who is asked for and who is picked, in the words of the HTTP body and of the command line, which are the same.
+// A pick and its policy, in the words of the HTTP body and of the command line, which are the same.
 package import Ringfence
 package import RingfenceCore
 
@@ -67,7 +67,7 @@ package struct PickView: Sendable {
 }
 
 extension JSONWriter {
-    /// Who was picked.
+    /// The members picked.
     package static func describing(_ view: PickView) -> JSONWriter {
         var json = JSONWriter(capacity: 320)
         json.object { json in

@@ -66,7 +66,7 @@ package enum RingKey: Sendable {
 }
 
 extension JSONWriter {
-    /// Who owns how much.
+    /// Each member's part of the ring.
     package static func describing(_ view: RingView) -> JSONWriter {
         var json = JSONWriter(capacity: 512 + 128 * view.ring.memberCount)
         json.object { json in

@@ -4,7 +4,7 @@
 //
 // A metric is a few atomics: counting costs nanoseconds and takes no lock. Timers and recorders become histograms with
 // fixed buckets, because quantiles computed in one process cannot be added up over several. The number of series has a
-// limit: who puts a lock's name into a label fills neither this process nor the metrics server, but gets a no-op and
+// limit: code that puts lock names into a label fills neither this process nor the metrics server, but gets a no-op and
 // is counted in ringfence_metrics_dropped_series.
 package import CoreMetrics
 import Synchronization

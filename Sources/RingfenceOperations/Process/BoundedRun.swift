@@ -5,8 +5,8 @@
 // It is over when the process has exited, not when its output is closed: a hook that starts a daemon hands its output
 // on to it (`pg_ctl start` without -l), and would otherwise last as long as the daemon. What such a daemon writes later
 // is read and thrown away as long as this process lives, lest a full pipe stop it. A moment before the limit the
-// process group gets SIGTERM, at the limit SIGKILL; what has left the group (setsid) is a daemon by its own will, and
-// lives on. The limit runs on an event loop's clock: the pool of tasks may be blocked just when a fence must be cut
+// process group gets SIGTERM, at the limit SIGKILL; a process that has left the group (setsid) is a daemon on purpose,
+// and lives on. The limit runs on an event loop's clock: the pool of tasks may be blocked just when a hook must be cut
 // short.
 import NIOCore
 import NIOPosix

@@ -8,9 +8,9 @@
 // is reaped, so a late signal could hit a stranger: the end is first looked at (WNOWAIT) and reaped under the same lock
 // that guards every signal.
 //
-// What a program leaves behind when it ends is one of three: left alone (a hook that starts a daemon), ended with its
-// process group, or ended wherever it went, which takes a parent that adopts it (Orphans). Then the program has ended
-// when the last of it has: who waits for it is told no sooner.
+// What a program leaves behind when it ends is treated in one of three ways: left alone (a hook that starts a daemon),
+// ended with its process group, or ended wherever it went, which takes a parent that adopts it (Orphans). In the last
+// case the program has ended when all of its descendants have: its waiter is told no sooner.
 import CSpawn
 import NIOPosix
 import RingfencePlatform

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A private redis-server for whoever has none: started with the service, ended with it, its data kept in one directory.
+// A private redis-server for users who have none: started and ended with the service, its data kept in one directory.
 //
 // It listens on a unix socket in that directory and on no TCP port, and all it writes is readable by this user only,
 // because the append-only file holds the tokens that renew and release. A directory that others may write to is
@@ -57,6 +57,15 @@ package final class EmbeddedRedis: Service {
     package static func start(
         directory: String, patience: Duration = .seconds(6), logger: Logger
     ) async throws -> EmbeddedRedis {
+        // Before the directory: who has no redis-server needs none.
+        guard isInstalled() else {
+            throw Failure(
+                """
+                no Redis is named, and redis-server, to run one here, is not installed. Name a running one with \
+                --redis redis://host:6379 or RINGFENCE_REDIS, or install redis-server (Debian, Ubuntu: \
+                sudo apt-get install redis-server)
+                """)
+        }
         let directory = try prepare(directory)
         let lock = try await takeLock(directory, patience: patience)
         defer { close(lock) }
@@ -80,22 +89,19 @@ package final class EmbeddedRedis: Service {
         launch.fileMask = 0o077
         // A graceful end writes the last second of the append-only file, which a kill would lose.
         launch.parentDeathSignal = SIGTERM
-        let process: ChildProcess
-        do {
-            process = try await ChildProcess.start(launch)
-        } catch let failure as ChildProcess.StartFailure where failure.number == ENOENT {
-            throw Failure(
-                """
-                redis-server is not installed. Install it (Debian, Ubuntu: sudo apt-get install redis-server), \
-                or name a running Redis with --redis redis://host:6379
-                """)
-        }
+        let process = try await ChildProcess.start(launch)
         let redis = EmbeddedRedis(directory: directory, process: process, logger: logger)
         do { try await redis.waitUntilReady() } catch {
             await redis.stop()
             throw error
         }
         return redis
+    }
+
+    /// Whether there is a redis-server in PATH.
+    private static func isInstalled() -> Bool {
+        let path = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
+        return path.split(separator: ":").contains { access("\($0)/redis-server", X_OK) == 0 }
     }
 
     /// Stays until graceful shutdown or cancellation, then ends redis-server; throws when it ended by itself.

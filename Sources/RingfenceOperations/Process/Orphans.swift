@@ -2,14 +2,15 @@
 //
 // Children that this process has but did not start.
 //
-// A process whose parent ends is handed to the nearest ancestor that is a subreaper, or else to process 1. Two kinds of
-// ours are that: `lock` and `agent exec` ask for it, because then nothing a command has started can get away from under
-// them (setsid, GNU timeout and a shell's job control leave the command's process group, but not this), and any of our
-// commands as the first process of a container. Who is given children must reap them, or each stays a zombie for ever.
+// A process whose parent ends is handed to the nearest ancestor that is a subreaper, or else to process 1. This applies
+// to two kinds of our processes: `lock` and `agent exec`, which ask for it so that nothing a command has started can
+// escape them (setsid, GNU timeout and a shell's job control leave the command's process group, but not this), and any
+// of our commands as the first process of a container. A process that is given children must reap them, or each stays a
+// zombie for ever.
 //
-// Whose is an ended child? The ones we start are reaped by a thread of theirs (ChildProcess), which wants to know how
-// they ended, so they are on a list, and all others are reaped here. Between the fork and the list a child of ours
-// would look like a stranger: while one is being started nobody is reaped here, and afterwards it is looked again.
+// Children that we start are reaped by a thread of their own (ChildProcess), which wants to know how they ended, so
+// they are on a list, and all others are reaped here. Between the fork and the list a child of ours would look like a
+// stranger: while one is being started none is reaped here, and afterwards we look again.
 import CSpawn
 import RingfencePlatform
 import Synchronization

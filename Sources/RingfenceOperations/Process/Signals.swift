@@ -137,7 +137,7 @@ package enum Signals {
 
     /// The signals that ask this process for something, from now on; there is one listener at a time.
     package static func listen(as role: SignalRole) -> AsyncStream<Signal> {
-        // Who holds something for others is not suspended, and may give the terminal away and take it back.
+        // A process that holds something for others is not suspended, and may give the terminal away and take it back.
         if role == .supervisor || role == .agent {
             signal(SIGTSTP, SIG_IGN)
             signal(SIGTTOU, SIG_IGN)

@@ -232,7 +232,10 @@ package struct Settings: Sendable {
 package func readFile(_ path: String, limit: Int) throws -> [UInt8] {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else {
-        throw Settings.Failure(description: "cannot read \(path): \(String(cString: strerror(errno)))")
+        let number = errno
+        // In a container the user here is often not the one who owns the file.
+        let remedy = number == EACCES ? ". This process is user \(geteuid()): chown \(geteuid()) the file" : ""
+        throw Settings.Failure(description: "cannot read \(path): \(String(cString: strerror(number)))\(remedy)")
     }
     defer { close(descriptor) }
     var bytes: [UInt8] = []

@@ -27,7 +27,7 @@ struct AgentConfigurationTests {
             """
             { "redis": "redis://127.0.0.1:6379", "namespace": "pay",
               "group": "ledger-db", "member": "db-1", "address": "10.0.0.1:5432", "zone": "a", "priority": 3,
-              "lease": "3s", "candidate": true, "fenceBudget": "500ms", "listen": "127.0.0.1:8008",
+              "lease": "3s", "candidate": true, "suspendBudget": "500ms", "listen": "127.0.0.1:8008",
               "onUnhealthy": "ignore", "agreement": "4s",
               "checks": [
                 {"type": "postgres", "address": "10.0.0.1:5433", "user": "postgres", "interval": "1s",
@@ -75,11 +75,11 @@ struct AgentConfigurationTests {
     @Test func `little is needed`() throws {
         let read = try Self.read(#"{"group":"g","member":"m"}"#)
         #expect(read.lease == .seconds(3))
-        #expect(read.fenceBudget == .seconds(1))
+        #expect(read.suspendBudget == .seconds(1))
         #expect(read.isCandidate)
         #expect(read.checks.isEmpty)
         let short = try Self.with(#""lease":"600ms""#)
-        #expect(short.fenceBudget == .milliseconds(200))
+        #expect(short.suspendBudget == .milliseconds(200))
     }
 
     @Test(arguments: [
@@ -89,8 +89,8 @@ struct AgentConfigurationTests {
         (#"{"group":"g","member":"m","lease":"3"}"#, "lease must be a number with ms"),
         (#"{"group":"g","member":"m","lease":"100ms"}"#, "lease must be 200 ms to 1 h 0 m, not 100 ms"),
         (
-            #"{"group":"g","member":"m","lease":"1s","fenceBudget":"600ms"}"#,
-            "fenceBudget must be at most half of lease"
+            #"{"group":"g","member":"m","lease":"1s","suspendBudget":"600ms"}"#,
+            "suspendBudget must be at most half of lease"
         ),
         (#"{"group":"g","member":"m","listen":"8008"}"#, "listen must be HOST:PORT"),
         (#"{"group":"g","member":"m","advertise":"10.0.0.1:8008"}"#, "advertise needs listen"),

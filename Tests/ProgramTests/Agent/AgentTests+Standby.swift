@@ -204,7 +204,7 @@ extension AgentTests {
         }
     }
 
-    @Test func `a second agent under the same id ends the first, which fences its resource`() async throws {
+    @Test func `a second agent under the same id ends the first, which suspends its resource`() async throws {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()

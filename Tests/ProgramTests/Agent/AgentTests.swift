@@ -280,7 +280,8 @@ import Testing
         }
     }
 
-    @Test func `frozen while another took over, an agent that wakes fences its resource and demotes it`() async throws {
+    @Test func `frozen while another took over, an agent that wakes suspends its resource and demotes it`() async throws
+    {
         try await withRedis { redis in
             let one = try await TestAgent.start("one", redis)
             try await one.waitUntilPrimary()

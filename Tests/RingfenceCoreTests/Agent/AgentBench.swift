@@ -21,7 +21,7 @@ struct AgentBench {
     init(hooks: [HookKind: Nanos] = allHooks, checks: Int = 1, releases: Bool = true) {
         machine = AgentMachine(
             AgentPolicy(
-                member: "a", hooks: hooks, fenceBudget: .second, releasesWhenUnhealthy: releases,
+                member: "a", hooks: hooks, suspendBudget: .second, releasesWhenUnhealthy: releases,
                 checks: (0..<checks).map { ("check \($0)", CheckPolicy()) }))
     }
 

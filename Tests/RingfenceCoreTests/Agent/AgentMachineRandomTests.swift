@@ -127,7 +127,7 @@ struct AgentMachineRandomTests {
         func take(_ outputs: [AgentOutput]) { witness.check(outputs) }
         func setRole(_ role: AgentRole) {
             witness.roleIs(role)
-            // No onSuspend: nothing fences but a drain or a demotion, and nothing waits for it.
+            // No onSuspend: nothing suspends it but a drain or a demotion, and nothing waits for it.
             if !witness.hooks.contains(.onSuspend) { (witness.needsFence, witness.mayWrite) = (false, nil) }
             take(machine.took(role, now: witness.now))
         }

@@ -229,7 +229,7 @@ extension AgentMachineTests {
         #expect(bench.machine.status(now: bench.now).isServingPrimary)
     }
 
-    @Test func `stopped as primary, the agent fences, gives the role up and is finished`() {
+    @Test func `stopped as primary, the agent suspends its resource, gives the role up and is finished`() {
         var bench = AgentBench()
         bench.becomePrimary()
         bench.stop()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who calls the nodes of a simulated cache: clients that read and write, and stewards. Each is a shell around the real
+// Who calls the nodes of a simulated cache: clients that read and write, and repairers. Each is a shell around the real
 // machines: it sends what they say and tells them what came of it.
 import RingfenceCacheCore
 import RingfenceCore
@@ -234,14 +234,14 @@ final class CacheClient: CacheProcess {
     }
 }
 
-/// A process with a steward in it.
-final class CacheSteward: CacheProcess {
+/// A process with a repairer in it.
+final class CacheRepairer: CacheProcess {
     private(set) var machine: RepairMachine
     private var timer = 0
 
     init(_ world: CacheWorld, name: String, map: CacheMap, isNew: Bool) {
         machine = RepairMachine(
-            map, settings: world.settings.steward, nonce: name, change: world.random.next(), isNew: isNew,
+            map, settings: world.settings.repairer, nonce: name, change: world.random.next(), isNew: isNew,
             now: world.now)
         super.init(world, name: name)
     }
@@ -268,7 +268,7 @@ final class CacheSteward: CacheProcess {
         for action in change(&machine) + machine.tick(now: world.now) {
             switch action {
             case .call(let id, let node, let stamp, let call):
-                if world.mishap(.pauseSteward, 1) { pause(for: world.dice(200 * .millisecond...world.longestPause)) }
+                if world.mishap(.pauseRepairer, 1) { pause(for: world.dice(200 * .millisecond...world.longestPause)) }
                 act {
                     self.send(
                         call, to: node, stamp: stamp, deadline: self.world.now + self.world.settings.callLimit

@@ -17,7 +17,7 @@ extension CacheWorld {
         }
     }
 
-    private var allProcesses: [CacheProcess] { clients as [CacheProcess] + stewards as [CacheProcess] }
+    private var allProcesses: [CacheProcess] { clients as [CacheProcess] + repairers as [CacheProcess] }
 
     func strike(_ fault: Fault) {
         let node = nodes[random.pick(ids)]!
@@ -39,23 +39,23 @@ extension CacheWorld {
             after(dice(50 * .millisecond...4 * .second)) { self.thaw(node) }
         case .pauseClient:
             clients.randomElement(using: &random)?.pause(for: dice(50 * .millisecond...longestPause))
-        case .pauseSteward:
-            guard let steward = stewards.randomElement(using: &random) else { return }
+        case .pauseRepairer:
+            guard let repairer = repairers.randomElement(using: &random) else { return }
             let length = dice(50 * .millisecond...longestPause)
-            steward.pause(for: length)
+            repairer.pause(for: length)
             // It loses its lock, another has it; and it wakes, and goes on until it notices.
-            guard stewards.count == 1, random.chance(70) else { return }
-            after(dice(0...length)) { if !self.isCalm { self.startSteward(isNew: false) } }
-            after(length + dice(0...2 * .second)) { self.end(steward) }
+            guard repairers.count == 1, random.chance(70) else { return }
+            after(dice(0...length)) { if !self.isCalm { self.startRepairer(isNew: false) } }
+            after(length + dice(0...2 * .second)) { self.end(repairer) }
         case .killClient:
             guard let client = clients.randomElement(using: &random) else { return }
             client.kill()
             clients.removeAll { $0 === client }
             after(dice(0...2 * .second)) { self.startClient() }
-        case .killSteward:
-            guard let steward = stewards.randomElement(using: &random) else { return }
-            end(steward)
-            after(dice(0...2 * .second)) { if self.stewards.isEmpty { self.startSteward(isNew: false) } }
+        case .killRepairer:
+            guard let repairer = repairers.randomElement(using: &random) else { return }
+            end(repairer)
+            after(dice(0...2 * .second)) { if self.repairers.isEmpty { self.startRepairer(isNew: false) } }
         case .restart, .loseSecond, .loseData, .flush:
             guard node.isUp, mayLose(node) else { return }
             lose(node, fault)
@@ -81,11 +81,11 @@ extension CacheWorld {
         }
     }
 
-    func end(_ steward: CacheSteward) {
-        guard steward.isAlive else { return }
-        steward.kill()
-        stewards.removeAll { $0 === steward }
-        if stewards.isEmpty, isCalm { startSteward(isNew: false) }
+    func end(_ repairer: CacheRepairer) {
+        guard repairer.isAlive else { return }
+        repairer.kill()
+        repairers.removeAll { $0 === repairer }
+        if repairers.isEmpty, isCalm { startRepairer(isNew: false) }
     }
 
     private func thaw(_ node: CacheNode) {
@@ -198,8 +198,8 @@ extension CacheWorld {
             thaw(nodes[id]!)
             if !nodes[id]!.isGone { nodes[id]!.isUp = true }
         }
-        for steward in stewards.dropLast() { end(steward) }
-        if stewards.isEmpty { startSteward(isNew: false) }
+        for repairer in repairers.dropLast() { end(repairer) }
+        if repairers.isEmpty { startRepairer(isNew: false) }
         after(Self.grace) { self.mustSucceed = true }
         after(Self.grace + 4 * .second) { self.isOver = true }
         after(Self.grace + 17 * .second) { self.checkTheEnd() }

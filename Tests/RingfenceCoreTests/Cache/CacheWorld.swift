@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A replicated cache in one thread: nodes that are the reference model, clients and stewards that run the real
+// A replicated cache in one thread: nodes that are the reference model, clients and repairers that run the real
 // machines, a coordinator that keeps the layout, and a network between them. Everything is on one agenda in true time,
 // every die is thrown by one seeded generator, so a seed is a whole story and can be told again:
 //
@@ -9,15 +9,15 @@
 // A run has a storm, in which faults of the kinds this seed drew strike at random, and then a calm, at the end of which
 // calls must succeed, the layout must be at rest, and all nodes of a key must have the same. In the storm any number of
 // nodes may be out of reach, but the data of one at a time is lost, as is promised: until it is whole again, no other
-// is touched. Should two be without their data all the same (a word that ran out while no steward was there to renew
+// is touched. Should two be without their data all the same (a word that ran out while no repairer was there to renew
 // it), the promise is over, and so is the run.
 import RingfenceCacheCore
 import RingfenceCore
 import TestSupport
 
-final class CacheWorld {
+final class CacheWorld: SimulatedWorld {
     enum Fault: CaseIterable {
-        case lose, late, again, cut, partition, freeze, pauseClient, pauseSteward, killClient, killSteward
+        case lose, late, again, cut, partition, freeze, pauseClient, pauseRepairer, killClient, killRepairer
         case restart, loseSecond, loseData, flush
         case stepClientClock, stepNodeClock
         case coordinatorAway, coordinatorLoses, coordinatorStepsBack
@@ -46,7 +46,7 @@ final class CacheWorld {
         /// As in the options, freshness is three quarters of it.
         var life: Int64 = 40_000
         var freshness: Int64 = 30_000
-        var steward: RepairMachine.Settings {
+        var repairer: RepairMachine.Settings {
             RepairMachine.Settings(
                 callLimit: callLimit, pace: 2000, lookEvery: 300 * .millisecond, replaceAfter: 5 * .second,
                 freshness: freshness)
@@ -62,23 +62,15 @@ final class CacheWorld {
     /// True time 0, by a right clock, in ms.
     static let epochOfClocks: Int64 = 1_790_000_000_000
 
-    let seed: UInt64
     let faults: Set<Fault>
     let faultList: [Fault]
     let flaws: Flaws
     private let nodeFlaws: CacheNodeModel.Flaws
-    let isTracing: Bool
-    var random: SplitMix64
     var settings = Settings()
-    var now: Nanos = 0
-    private var agenda = Agenda()
     var isCalm = false
     var isOver = false
     var isFinished = false
     var mustSucceed = false
-    var violation: Violation?
-    private(set) var trace: [String] = []
-    private(set) var steps = 0
     /// Of steps; some ten times what a storm takes.
     var limit = 2_000_000
     /// More was lost than is promised to do no harm.
@@ -89,7 +81,7 @@ final class CacheWorld {
     var present: [CacheMember] = []
     var goneForGood: Set<String> = []
     var clients: [CacheClient] = []
-    var stewards: [CacheSteward] = []
+    var repairers: [CacheRepairer] = []
     var processes = 0
     var layout: CacheLayout
     var stored: CacheLayout?
@@ -117,8 +109,6 @@ final class CacheWorld {
         seed: UInt64, faults: [Fault]? = nil, nodeFlaws: CacheNodeModel.Flaws = .init(), flaws: Flaws = .init(),
         isTracing: Bool = false
     ) {
-        self.seed = seed
-        self.isTracing = isTracing
         self.flaws = flaws
         self.nodeFlaws = nodeFlaws
         var random = SplitMix64(seed: seed)
@@ -152,31 +142,25 @@ final class CacheWorld {
         layout = CacheLayout(
             copies: settings.copies, writes: settings.writes, reads: settings.reads, seed: seed, pointsPerWeight: 8,
             members: present, change: seed)
-        self.random = random
+        super.init(seed: seed, random: random, isTracing: isTracing)
         checker.world = self
         for member in present { addNode(member.id) }
     }
 
     func run() throws {
         defer {
-            agenda.removeAll()
-            (clients, stewards) = ([], [])
+            end()
+            (clients, repairers) = ([], [])
         }
         stored = layout
-        startSteward(isNew: true)
+        startRepairer(isNew: true)
         waitForTheBeginning()
-        while violation == nil, !isBeyondPromise, !isFinished, let (time, action) = agenda.popFirst() {
-            now = time
-            steps += 1
-            action()
-            if steps > limit { fail("\(steps) steps: it does not come to an end") }
-        }
-        if let violation { throw violation }
+        try play(
+            while: { !isBeyondPromise && !isFinished },
+            afterEach: { if steps > limit { fail("\(steps) steps: it does not come to an end") } })
     }
 
-    func after(_ delay: Nanos, _ action: @escaping () -> Void) { agenda.add(at: now + max(delay, 0), action) }
-    func dice(_ range: ClosedRange<Nanos>) -> Nanos { random.pick(range) }
-    func travelTime() -> Nanos {
+    override func travelTime() -> Nanos {
         guard mishap(.late, 3) else { return random.pick(Nanos.millisecond / 20...4 * .millisecond) }
         // Often about as late as a call may take.
         return random.pick(0...(random.chance(50) ? 2 * .second : Self.latest))
@@ -185,15 +169,6 @@ final class CacheWorld {
     /// Whether one of these happens to a message, or to who sends it.
     func mishap(_ fault: Fault, _ percent: UInt64) -> Bool {
         hasBegun && !isCalm && faults.contains(fault) && UInt64(random.pick(0...9999)) < percent * mishaps
-    }
-
-    func note(_ text: @autoclosure () -> String) {
-        if isTracing { trace.append("\(Double(now) / 1e9) \(text())") }
-    }
-
-    func fail(_ text: String) {
-        note("VIOLATION " + text)
-        if violation == nil { violation = Violation(description: "seed \(seed) at \(Double(now) / 1e9) s: \(text)") }
     }
 
     private func waitForTheBeginning() {
@@ -225,12 +200,12 @@ final class CacheWorld {
         client.begin()
     }
 
-    func startSteward(isNew: Bool) {
+    func startRepairer(isNew: Bool) {
         guard let map = map(of: stored ?? layout) else { return }
         processes += 1
-        let steward = CacheSteward(self, name: "s\(processes)", map: map, isNew: isNew)
-        stewards.append(steward)
-        steward.begin()
+        let repairer = CacheRepairer(self, name: "s\(processes)", map: map, isNew: isNew)
+        repairers.append(repairer)
+        repairer.begin()
     }
 
     /// Layouts of one epoch and one change are the same, or that is a fault.

@@ -11,7 +11,7 @@
 import RingfenceCore
 import TestSupport
 
-final class EventWorld {
+final class EventWorld: SimulatedWorld {
     enum Fault: CaseIterable {
         case lose, double, reorder, cutMessages, loseAnswers, slow, restart, restartLosing, restartEmpty, flush,
             promote,
@@ -29,20 +29,13 @@ final class EventWorld {
         var forgetsToLook = false
     }
 
-    let seed: UInt64
     let flaws: Flaws
-    var random: SplitMix64
-    private(set) var now: Nanos = 0
-    private var agenda = Agenda()
     private let faults: Set<Fault>
     private(set) var isCalm = false
-    private(set) var violation: String?
-    let isTracing: Bool
-    private(set) var trace: [String] = []
 
     private var log = SimulatedLog()
     private var replica = SimulatedLog()
-    private var run = "run-0"
+    private var runID = "run-0"
     private var runs = 0
     private var counter = 0
     private let retain: Int64
@@ -65,11 +58,9 @@ final class EventWorld {
     init(
         seed: UInt64, faults: [Fault]? = nil, flaws: Flaws = Flaws(), retain: Int64 = 60, isTracing: Bool = false
     ) {
-        self.seed = seed
         self.flaws = flaws
         self.retain = retain
-        self.isTracing = isTracing
-        random = SplitMix64(seed: seed)
+        var random = SplitMix64(seed: seed)
         var drawn: Set<Fault> = []
         for fault in Fault.allCases where random.chance(35) { drawn.insert(fault) }
         self.faults = faults.map { Set($0) } ?? drawn
@@ -77,28 +68,20 @@ final class EventWorld {
         settings.capacity = 16
         settings.pendingMaximum = 8
         machine = EventLogMachine(settings)
+        super.init(seed: seed, random: random, isTracing: isTracing)
     }
-
-    func note(_ text: @autoclosure () -> String) {
-        if isTracing { trace.append("\(Double(now) / 1e9) \(text())") }
-    }
-
-    func fail(_ text: String) {
-        note("VIOLATION " + text)
-        if violation == nil { violation = "seed \(seed) at \(Double(now) / 1e9) s: \(text)" }
-    }
-
-    private func after(_ delay: Nanos, _ action: @escaping () -> Void) { agenda.add(at: now + max(0, delay), action) }
 
     private func has(_ fault: Fault, _ percent: UInt64) -> Bool {
         !isCalm && faults.contains(fault) && random.chance(percent)
     }
 
-    private var latency: Nanos { random.pick(Nanos.millisecond / 20...(has(.slow, 10) ? 300 : 2) * .millisecond) }
+    override func travelTime() -> Nanos {
+        random.pick(Nanos.millisecond / 20...(has(.slow, 10) ? 300 : 2) * .millisecond)
+    }
 
     // MARK: The story
 
-    func play() {
+    func run() throws {
         for number in 0..<5 { add(SimulatedReader(number: number, cursor: number == 0 ? .start : nil)) }
         perform(machine.start())
         subscribe()
@@ -111,23 +94,19 @@ final class EventWorld {
             // Half of the worlds end in silence: what was lost must be told also if nothing is ever appended behind it.
             if self.random.chance(50) { self.append() }
         }
-        while violation == nil, let (time, action) = agenda.popFirst() {
-            now = time
-            // It may just be looking, as it does each second.
-            if now > 62 * .second || (now > 60 * .second && machine.isLive) { break }
-            action()
-        }
-        guard violation == nil else { return }
+        // It may just be looking, as it does each second.
+        try play(while: { now <= 62 * .second && (now <= 60 * .second || !machine.isLive) })
         for reader in readers where reader.isAlive && reader.anchor != log.lastID {
             fail("\(reader.name) is at \(reader.anchor) and not at the end, \(log.lastID): \(reader.machine)")
         }
         if !machine.isLive { fail("the machine is not live in the end") }
+        if let violation { throw violation }
     }
 
     /// Another life of a server, with a name that no other had.
     private func beginRun() {
         runs += 1
-        run = "run-\(runs)"
+        runID = "run-\(runs)"
     }
 
     private func appendAgain() {
@@ -138,7 +117,7 @@ final class EventWorld {
 
     private func append() {
         counter += 1
-        let run = flaws.hasNoGenerations ? "" : self.run
+        let run = flaws.hasNoGenerations ? "" : runID
         let event = log.append(id: counter, run: run, nonce: "g\(counter)", retain: retain)
         note("append \(event.position) id \(event.id)")
         publish(event)
@@ -165,8 +144,8 @@ final class EventWorld {
         let link = self.link
         for _ in 0..<(has(.double, 5) ? 2 : 1) {
             // One connection keeps the order, except where this world is worse than TCP.
-            arrivesAt = has(.reorder, 5) ? now + latency : max(arrivesAt, now + latency)
-            agenda.add(at: max(now, arrivesAt)) { self.hear(event, link) }
+            arrivesAt = has(.reorder, 5) ? now + travelTime() : max(arrivesAt, now + travelTime())
+            at(arrivesAt) { self.hear(event, link) }
         }
     }
 
@@ -178,7 +157,7 @@ final class EventWorld {
     private func subscribe() {
         link += 1
         let link = self.link
-        after(latency * 3) {
+        after(travelTime() * 3) {
             guard link == self.link else { return }
             self.isLinked = true
             self.zombie = nil
@@ -220,7 +199,7 @@ final class EventWorld {
             replica = log
         }
         if has(.promote, 5) {
-            let former = (log: log, run: run)
+            let former = (log: log, run: runID)
             log = replica
             note("promoted, back to \(log.head.position)")
             beginRun()
@@ -267,7 +246,7 @@ final class EventWorld {
         guard machine.wakeAt != .never, !flaws.neverChecksSilence else { return }
         // A timer of a busy process strikes late, and other things happen between.
         let lateness = has(.lateTimers, 10) ? random.pick(1...200) * .millisecond : 0
-        agenda.add(at: max(now, machine.wakeAt) + lateness) {
+        at(max(now, machine.wakeAt) + lateness) {
             guard timer == self.timer else { return }
             self.perform(self.machine.tick(now: self.now))
         }
@@ -279,9 +258,9 @@ final class EventWorld {
             // Whether the question or the answer was lost does not matter: it changes nothing.
             return after(500 * .millisecond) { completion(nil) }
         }
-        after(latency) {
+        after(travelTime()) {
             let answer = question()
-            self.after(self.latency) { completion(answer) }
+            self.after(self.travelTime()) { completion(answer) }
         }
     }
 

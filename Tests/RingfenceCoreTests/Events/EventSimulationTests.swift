@@ -18,8 +18,8 @@ import Testing
             guard part == 0 else { return }
             let (violation, trace) = try await onOwnThread {
                 let world = EventWorld(seed: seed, isTracing: true)
-                world.play()
-                return (world.violation, world.trace.joined(separator: "\n"))
+                try? world.run()
+                return (world.violation?.description, world.trace.joined(separator: "\n"))
             }
             if let violation { Issue.record("\(trace)\n\(violation)") }
             return
@@ -29,8 +29,8 @@ import Testing
             var (delivered, resets) = (0, 0)
             for seed in part * perPart + 1...(part + 1) * perPart {
                 let world = EventWorld(seed: seed)
-                world.play()
-                if world.violation != nil { return (world.violation, 0, 0) }
+                try? world.run()
+                if let violation = world.violation { return (violation.description, 0, 0) }
                 delivered += world.delivered
                 resets += world.resets
             }
@@ -51,8 +51,8 @@ import Testing
                 let world = EventWorld(
                     seed: seed, faults: [.lose, .double, .reorder, .cutMessages, .loseAnswers, .restart],
                     retain: 100_000)
-                world.play()
-                if let violation = world.violation { return (violation, 0, 0) }
+                try? world.run()
+                if let violation = world.violation { return (violation.description, 0, 0) }
                 resets += world.resets
                 gaps += world.counts.gaps
             }
@@ -70,8 +70,8 @@ import Testing
         let found = try await onOwnThread { [flaws] () -> String? in
             for seed in 1...200 as ClosedRange<UInt64> {
                 let world = EventWorld(seed: seed, faults: faults, flaws: flaws)
-                world.play()
-                if let violation = world.violation { return violation }
+                try? world.run()
+                if let violation = world.violation { return violation.description }
             }
             return nil
         }

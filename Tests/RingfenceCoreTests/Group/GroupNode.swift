@@ -250,7 +250,7 @@ final class GroupNode {
     func change(_ edit: (inout MemberRecord) -> Void) {
         guard var record = member?.record, [.member, .suspended].contains(member?.membership.state) else { return }
         edit(&record)
-        with { (_ = $0.update(record, now: clock), tells: []) }
+        with { (_ = try? $0.update(record, now: clock), tells: []) }
     }
 
     /// Asks something of its machine, and hears what comes of it.

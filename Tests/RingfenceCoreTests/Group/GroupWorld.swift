@@ -11,7 +11,7 @@
 import RingfenceCore
 import TestSupport
 
-final class GroupWorld {
+final class GroupWorld: SimulatedWorld {
     enum Fault: CaseIterable {
         case cutWire, pause, kill, loseData, stepBack, restart, pauseRedis, stepClock, slowWires, lostAnswers,
             lostEvents
@@ -40,9 +40,7 @@ final class GroupWorld {
     static let calmLength: Nanos = 12 * .second
     static let group = "g"
 
-    let seed: UInt64
     let faults: [Fault]
-    let isTracing: Bool
     let flaws: Flaws
     /// Members stand for election.
     let hasCandidates: Bool
@@ -55,13 +53,7 @@ final class GroupWorld {
     /// How often a role went on beyond its lease.
     var heldRoles = 0
     var furthest: Int64 = 0
-    var random: SplitMix64
-    private(set) var now: Nanos = 0
-    private var agenda = Agenda()
     private(set) var isCalm = false
-    private(set) var violation: Violation?
-    private(set) var trace: [String] = []
-    private(set) var steps = 0
 
     var nodes: [GroupNode] = []
     private(set) var model: GroupServerModel
@@ -75,15 +67,12 @@ final class GroupWorld {
     private var orders = 0
     let checker = GroupChecker()
     let roles = RoleChecker()
-    var latency: Nanos = 2 * .millisecond
 
     init(
         seed: UInt64, hasCandidates: Bool = false, holds: Bool? = nil, faults: [Fault]? = nil,
         serverFlaws: GroupServerModel.Flaws = .init(),
         flaws: Flaws = .init(), isTracing: Bool = false
     ) {
-        self.seed = seed
-        self.isTracing = isTracing
         self.hasCandidates = hasCandidates
         self.flaws = flaws
         var random = SplitMix64(seed: seed)
@@ -94,15 +83,15 @@ final class GroupWorld {
         hasPositions = random.chance(75)
         // With its data Redis would lose that setting.
         self.holds = holds ?? (hasCandidates && !self.faults.contains(.loseData) && seed % 2 == 0)
-        self.random = random
         model = GroupServerModel(clock: 0, flaws: serverFlaws)
+        super.init(seed: seed, random: random, isTracing: isTracing)
         checker.world = self
         roles.world = self
     }
 
     func run() throws {
         defer {
-            agenda.removeAll()
+            end()
             nodes = []
         }
         for number in 0..<Int(random.pick(2...5)) { start("n\(number)", isMember: true) }
@@ -128,26 +117,7 @@ final class GroupWorld {
             self.checker.checkTheEnd()
             if self.hasCandidates { self.roles.checkTheEnd() }
         }
-        while violation == nil, now <= Self.stormLength + Self.calmLength, let (time, action) = agenda.popFirst() {
-            now = time
-            steps += 1
-            action()
-        }
-        if let violation { throw violation }
-    }
-
-    func after(_ delay: Nanos, _ action: @escaping () -> Void) { agenda.add(at: now + max(delay, 0), action) }
-    func at(_ time: Nanos, _ action: @escaping () -> Void) { agenda.add(at: max(time, now), action) }
-    func dice(_ range: ClosedRange<Nanos>) -> Nanos { random.pick(range) }
-    func travelTime() -> Nanos { random.pick(Nanos.millisecond / 20...latency) }
-
-    func note(_ text: @autoclosure () -> String) {
-        if isTracing { trace.append("\(Double(now) / 1e9) \(text())") }
-    }
-
-    func fail(_ text: String) {
-        note("VIOLATION " + text)
-        if violation == nil { violation = Violation(description: "seed \(seed) at \(Double(now) / 1e9) s: \(text)") }
+        try play(while: { now <= Self.stormLength + Self.calmLength })
     }
 
     private func start(_ name: String, isMember: Bool) {

@@ -12,12 +12,7 @@
 import RingfenceCore
 import TestSupport
 
-/// A rule was broken.
-struct Violation: Error, CustomStringConvertible {
-    var description: String
-}
-
-final class World {
+final class World: SimulatedWorld {
     /// What is wrong on purpose, to show that the checker bites.
     struct Flaws {
         var reconnectsWithoutKillingThePredecessor = false
@@ -39,35 +34,23 @@ final class World {
     /// Nothing in this world lasts longer than this after the storm.
     static let patience: Nanos = 120 * .second
 
-    let seed: UInt64
     let flaws: Flaws
-    var random: SplitMix64
-    private(set) var now: Nanos = 0
-    private var agenda = Agenda()
     private(set) var isCalm = false
     private(set) var faults: [Fault] = []
-    /// The slowest a message may be now.
-    var latency: Nanos = 2 * .millisecond
 
     var processes: [SimulatedProcess] = []
     private(set) var server: SimulatedServer!
     private(set) var workload: Workload!
     let checker = Checker()
 
-    private(set) var steps = 0
-    private(set) var violation: Violation?
-    let isTracing: Bool
-    private(set) var trace: [String] = []
-
     init(seed: UInt64, faults: [Fault]? = nil, flaws: Flaws = Flaws(), isTracing: Bool = false) {
-        self.seed = seed
         self.flaws = flaws
-        self.isTracing = isTracing
-        random = SplitMix64(seed: seed)
+        var random = SplitMix64(seed: seed)
         // Each seed draws its own kinds of fault: rare meetings of two faults come up more often than if all always
         // struck.
         let drawn = Fault.allCases.filter { _ in random.chance(35) }
         self.faults = faults ?? drawn
+        super.init(seed: seed, random: random, isTracing: isTracing)
         server = SimulatedServer(self)
         workload = Workload(self)
         checker.world = self
@@ -76,7 +59,7 @@ final class World {
     /// Plays the story to its end; throws the first broken rule.
     func run() throws {
         defer {
-            agenda.removeAll()
+            end()
             processes = []
             server = nil
             workload = nil
@@ -84,32 +67,15 @@ final class World {
         workload.begin()
         inspectAgain()
         after(Self.stormLength) { self.becomeCalm() }
-        while violation == nil, let (time, action) = agenda.popFirst() {
-            now = time
-            steps += 1
-            action()
+        try play(afterEach: {
             if now > Self.stormLength + Self.patience {
                 fail(
                     "somebody is still busy \(Self.patience / .second) s after the storm: "
                         + processes.map(\.summary).joined())
             }
-        }
-        if violation == nil { checker.checkTheEnd() }
+        })
+        checker.checkTheEnd()
         if let violation { throw violation }
-    }
-
-    func after(_ delay: Nanos, _ action: @escaping () -> Void) { agenda.add(at: now + max(delay, 0), action) }
-    func at(_ time: Nanos, _ action: @escaping () -> Void) { agenda.add(at: max(time, now), action) }
-    func dice(_ range: ClosedRange<Nanos>) -> Nanos { random.pick(range) }
-    func travelTime() -> Nanos { random.pick(Nanos.millisecond / 20...latency) }
-
-    func note(_ text: @autoclosure () -> String) {
-        if isTracing { trace.append("\(Double(now) / 1e9) \(text())") }
-    }
-
-    func fail(_ text: String) {
-        note("VIOLATION " + text)
-        if violation == nil { violation = Violation(description: "seed \(seed) at \(Double(now) / 1e9) s: \(text)") }
     }
 
     private func becomeCalm() {
@@ -123,6 +89,6 @@ final class World {
     /// Looks for ghosts and stalls as long as anything goes on.
     private func inspectAgain() {
         checker.inspect()
-        if !agenda.isEmpty || !isCalm { after(100 * .millisecond) { self.inspectAgain() } }
+        if hasPlans || !isCalm { after(100 * .millisecond) { self.inspectAgain() } }
     }
 }

@@ -45,7 +45,7 @@ enum HouseRules {
         "CacheSteward": "CacheRepair", "HoldMachine": "FailsafeMachine", "OutlierMachine": "EjectionMachine",
         "LockWords": "LockTerms", "GroupShelf": "GroupCache", "OpenCalls": "OutstandingCalls",
         "Nap": "InterruptibleSleep", "Happening": "Notice", "wantedPolicy": "requestedPolicy",
-        "BreakerForce": "BreakerOverride", "WhenAway": "OnCoordinatorLoss",
+        "BreakerForce": "BreakerOverride", "WhenAway": "OnCoordinatorLoss", "fenceBudget": "suspendBudget",
     ]
 
     // MARK: Sizes

@@ -51,7 +51,7 @@ here() { ask "$RINGFENCE_ADDRESS" "$@"; }
 # One field of INFO replication.
 info() { here INFO replication | tr -d '\r' | sed -n "s/^$1://p"; }
 
-# Whoever is connected, subscribers too, shall look for the primary anew.
+# Connected clients, subscribers too, must look for the primary anew.
 cut_clients() {
     here CLIENT KILL TYPE normal SKIPME yes >/dev/null
     here CLIENT KILL TYPE pubsub >/dev/null

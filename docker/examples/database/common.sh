@@ -3,8 +3,8 @@
 #
 # What the hooks share; sourced by each. Two rules carry the whole recipe:
 #
-#  1. No server ever starts writable. Whoever starts one, for whatever reason, leaves standby.signal in its data
-#     directory; the only way out of recovery is on-promote.sh, and that is run for an elected member only.
+#  1. No server ever starts writable. Every start, for whatever reason, leaves standby.signal in the data directory; the
+#     only way out of recovery is on-promote.sh, and that is run for an elected member only.
 #  2. `holds` says of which reigns (epochs of a ready primary) this copy has every acknowledged commit. It is written
 #     before a server can acknowledge alone, and on a standby only once synchronous replication to it is proven.
 #     pre-promote.sh compares it with the last reign the group knows.
@@ -31,8 +31,9 @@ fi
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 fail() { say "$@" >&2; exit 1; }
 
-# What comes from Redis was written there by whoever may join the group. It is data, and ends up in SQL that a superuser runs:
-# so it must look like what it should be, is quoted all the same, and only members are followed of whom this one was told.
+# What comes from Redis was written there by any client that may join the group. It is untrusted data, and ends up in
+# SQL that a superuser runs: so its form is checked, it is quoted all the same, and only members named in PG_MEMBERS are
+# followed.
 
 # Splits HOST:PORT or [IPv6]:PORT into `host` and `port`.
 split() {

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # All hooks of the service: onPromote starts the job under the new epoch, the others stop it. Asking again does no harm.
-# If a service does not answer when it must stop, that is no reason to believe it stopped: it is killed, if SERVICE_PID names
-# a file with its process id, and whoever supervises it starts it again, without the job.
+# If a service does not answer when it must stop, that is no reason to believe it stopped: it is killed, if SERVICE_PID
+# names a file with its process id, and its supervisor starts it again, without the job.
 set -euo pipefail
 
 : "${RINGFENCE_HOOK:?}" "${RINGFENCE_ADDRESS:?}"

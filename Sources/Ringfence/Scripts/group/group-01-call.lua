@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- Everything that happens to a group. Every call, whatever its verb, is also a look at the clock: it takes out who is
--- dead, and answers with the group as it is now. And the event log, for every change is one.
+-- Everything that happens to a group. Every call, whatever its verb, also looks at the clock: it takes out dead
+-- members, and answers with the group as it is now. The event log is here too, for every change is an event.
 --
 -- The files of this folder are one script. The library joins them in the order of their names; in a shell:
 --    cat group-*.lua > group.lua; redis-cli --eval group.lua …
@@ -21,8 +21,8 @@
 --          change of a member that is there (without a mark, one that is not there has expired and was never lost);
 --          16 seed, 17 points per weight, for a group without policy; 18 how many members a group may have, 19 how
 --          many groups there may be; and of a candidate 20 claim, 21 position, 22 unfit
---   leave  11 member, 12 session ('' for whoever is there), 13 reason, 14 actor; it is the member's own word, so that
---          its role is over at once, only with its session and without an actor
+--   leave  11 member, 12 session ('' for any), 13 reason, 14 actor; it is the member's own word, so that its role is
+--          over at once, only with its session and without an actor
 --   order  11 what ('switchover', 'abort', 'failover', 'pause', 'resume', 'maintenance', 'acknowledge',
 --          'settings', 'breaker', 'remove'), 12 member (''), 13 a number (ms; maintenance: 1 on, 0 off; remove: for how
 --          long it must have been empty), 14 actor, 15 reason, 16 the order's own id, 17 and on: settings, name and
@@ -32,11 +32,11 @@
 --          recovery, members, leases, seed, points per weight, role, settings, report }
 --   status    watch: 'watching'; leave: 'left' or 'gone' (it was not there); order: 'ordered' or 'refused'; note:
 --             'noted'; join and beat: 'member', 'replaced' (another session has the id), 'expired' (it was taken out,
---             or left), 'unknown' (Redis lost it: it shall join again under the same session); beats: 'beats:' and a
+--             or left), 'unknown' (Redis lost it: it must join again under the same session); beats: 'beats:' and a
 --             letter for each, the first of its status; of a join 'full' (the group has as many members as it may),
 --             'tooManyGroups' (there are as many groups as there may be), or 'taken:<ms>:<address>' (another lives
 --             under the id and keeps it, for so many ms unless it is heard of again)
---   generation, sequence  of the event log: whoever saw less has missed a message
+--   generation, sequence  of the event log: a caller that saw less has missed a message
 --   mark      <generation>:<sequence> of the event that made this version. The caller that knows it is told nothing
 --             that follows.
 --   ms to the next death   or to whatever else time will decide; -1 if there are no members
@@ -53,11 +53,11 @@
 --             the order in which they would be elected: { id, lag (-1: not known), position, ms fit, penalty in
 --             thousandths, 1 if in maintenance, reasons (code, detail, …) }
 --
--- A full Redis refuses commands that may need memory, but only until a script has written: then it must be let end.
--- What keeps what is there or makes it less (a beat, a look, a leave, an order, a join of one that is there) must not
--- fail for want of memory, for a healthy primary would lose its role. So such a call begins with a write that needs
--- none (`HDEL` of nothing). Who is new and notes are refused, before anything is done. The log does not grow beyond
--- what it keeps.
+-- A full Redis refuses commands that may need memory, but only until a script has written: then the script may finish.
+-- Calls that keep data or free some (a beat, a look, a leave, an order, a join of a member that is there) must not fail
+-- for lack of memory, or a healthy primary would lose its role. So such a call begins with a write that needs none
+-- (`HDEL` of nothing). New members and notes are refused, before anything is done. The log does not grow beyond what it
+-- keeps.
 
 local verb, known_version, known_mark = ARGV[1], tonumber(ARGV[5]), ARGV[6]
 local known_epoch = tonumber(ARGV[10])
@@ -103,8 +103,8 @@ local away = now - last
 local is_gap = now - last > 2.5 * pace and first[1] and last > 0
 local is_behind = known_version > version or (known_version == version and known_mark ~= mark)
 local is_epoch_behind = known_epoch > epoch
--- Who is to be primary depends on time, which `checkAt` knows, on what candidates say, and on what is no quiet call
--- anyway.
+-- The choice of the primary depends on time, which `checkAt` knows, on what candidates say, and on calls that are not
+-- quiet anyway.
 local is_electing = (claim and candidates > 0 and (primary == '' or phase == 'handingOver'))
     or (check_at > 0 and now >= check_at)
 local is_due = first[1] and tonumber(first[2]) <= now and now >= grace_until
@@ -115,7 +115,7 @@ local is_mine = record and string.sub(record, 1, #prefix) == prefix
 -- The caller's new lease; `first` stays the one that ends next.
 local function renew(lease_ms)
     local ends = now + lease_ms
-    -- A full Redis cannot know that this needs no memory.
+    -- A full Redis may refuse this, though it needs no memory.
     if type(redis.pcall('ZADD', KEYS[1], int(ends), id)) ~= 'number' then
         redis.call('HDEL', KEYS[3], '')
         redis.call('ZADD', KEYS[1], int(ends), id)
@@ -142,7 +142,7 @@ local function view(status)
         math.max(0, recover_until - now) }
 end
 
--- Whether a claim says nothing that is not known.
+-- Whether a claim says nothing new.
 local function is_known(said)
     if said == '' then return true end
     local kind, of = string.match(said, '^(%a):(%d+)')
@@ -152,8 +152,8 @@ local function is_known(said)
     return (kind == 'r' and phase ~= 'elected') or (kind == 'e' and phase == 'elected')
 end
 
--- Whether the caller is the primary and says that it has begun. Then whoever had the role before has none any more: it
--- was known to that one, and had promised it to wait, or had not and so it had to stop.
+-- Whether the caller is the primary and says that it has begun. Then the primary before it has stopped: that one knew
+-- the caller as a candidate, and had its promise to wait, or did not have it and so had to stop.
 local function acts()
     return primary ~= '' and primary == id and primary_session == session
         and string.match(claim or '', '^[er]:(%d+)') == int(epoch)
@@ -170,8 +170,8 @@ local function note_status()
     if text ~= old then redis.call('HSET', KEYS[8], id, text) end
 end
 
--- Nothing happened but time: nearly every call. What follows is not even built then. And so it is for who does not ask
--- what happened, one of many members of a process that is told by others.
+-- Nothing happened but time: nearly every call. What follows is not even built then. Nor for a caller that does not ask
+-- what happened: one of many members of a process, which is told by the others.
 local is_quiet = now >= last
     and not (is_gap or is_behind or is_due or is_server_due or is_epoch_behind or is_electing)
 if verb == 'beat' then

@@ -1,20 +1,20 @@
 -- SPDX-License-Identifier: Apache-2.0
--- What the caller is told, and the short way for a call that is only told.
+-- The answer to the caller, and the short way for a call that changes nothing.
 --
--- Members unchanged. Most changes of a large group are of its role only, and all who look at it ask after each. The
--- version of the last change of members is kept (`memberVersion`). Whose version is no older, and was made in this
--- generation of the log, so that it is none that was lost, has them. (Where INFO is forbidden generations do not end,
--- so all are told all.)
+-- Members unchanged. Most changes of a large group are of its role only, and all its watchers ask after each. The
+-- version of the last change of members is kept (`memberVersion`). A caller has the members already if its version is
+-- no older, and was made in this generation of the log, so that it cannot be one that was lost. (Where INFO is
+-- forbidden generations do not end, so every caller is sent all members.)
 --
 -- Pages. An answer is never as large as a group may be: 64 joins at once into a group of 9,000, each answered with all
 -- of them, filled the memory of Redis faster than anybody read. A group of up to 64 members is told whole. Of a larger
 -- one it is kept in which version each member last changed (`changes`), and when the last 1,024 that are gone went
 -- (`gone`); a look is told up to 256 of what changed since the version that it knows, or else of all, in the order of
--- these versions, a record of '' for who is gone; and a `next` to go on from, '' with the last. Who changes meanwhile
--- comes again at the end, so that with the last page all is as it is now. `from` is '' from the beginning, 'known' from
--- what the caller said it knew, else the `next` that it gave: it says <generation>:<version when it began>:<how far>,
--- and is good as long as no one is forgotten that went since it began. Other calls are told up to 16 changes, or else
--- 'more'.
+-- these versions, with a record of '' for a member that is gone; and a `next` to go on from, '' with the last. A member
+-- that changes meanwhile comes again at the end, so that with the last page all is as it is now. `from` is '' from the
+-- beginning, 'known' from what the caller said it knew, else the `next` that it gave: it says <generation>:<version
+-- when it began>:<how far>, and is good as long as no one is forgotten that went since it began. Other calls are told
+-- up to 16 changes, or else 'more'.
 
 local wants_leases = verb == 'watch' and id == 'leases'
 
@@ -58,7 +58,7 @@ local function page(from, began, after, most)
     return list
 end
 
--- What the caller is told of the members. Versions of this generation are none that were lost.
+-- The members as the caller is told them. Versions of this generation were not lost.
 local function members_for(has_cursor)
     local floor, changed = tonumber(role.changesFloor) or math.huge, tonumber(role.memberVersion) or math.huge
     local cursor_generation, began, after = string.match(has_cursor and ARGV[12] or '', '^(%w+):(%d+):(-?%d+)$')
@@ -77,7 +77,7 @@ local function members_for(has_cursor)
     return page('', version, '-inf', PAGE)
 end
 
--- Behind the view: the members, the role and the settings.
+-- What follows the view: the members, the role and the settings.
 local function tell(answer)
     answer[10] = members_for(verb == 'watch')
     answer[11] = {}
@@ -114,7 +114,7 @@ local function read_role(names)
 end
 
 -- Nothing happened, and the caller only hears what others heard before it. Not if what it knows may have been lost, nor
--- while somebody waits to hear that its last word was heard.
+-- while a member waits to hear that its last claim was heard.
 local known_generation, known_sequence = string.match(known_mark, '^(%w+):(%d+)$')
 local is_of_this_log = known_mark == '' or (known_generation == generation and tonumber(known_sequence) <= sequence)
 if is_quiet and asks and is_of_this_log then

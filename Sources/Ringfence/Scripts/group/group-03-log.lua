@@ -2,12 +2,11 @@
 -- The event log.
 --
 -- The log. A sequence is given once within a generation. A generation ends when the log may have stepped back: when the
--- server that writes it is another process, or was promoted (`run`). What the old one wrote up to here is kept
--- (`forks`: a cursor of it is good up to there), and the numbers go on. With INFO forbidden by an ACL nothing of this
--- is noticed.
+-- server that writes it is another process, or was promoted (`run`). How far the old generation went is kept (`forks`:
+-- its cursors are good up to there), and the numbers go on. Where an ACL forbids INFO none of this is noticed.
 
--- Something may change. All that follows is one function, for the sake of speed: Lua finds a variable of an enclosing
--- function at once, but one of the same function by a search, for each of the functions that use it.
+-- Something may change. All that follows is one function, for speed: Lua finds a variable of an enclosing function at
+-- once, but searches for one of the same function, for each of the functions that use it.
 local function act()
 
 local group, fresh, retain, known_longest = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
@@ -22,12 +21,12 @@ local REMEMBERED = 30 * 86400000
 local MAX_LAG = 16777216
 local LONGEST_REST = 60000
 
--- A full Redis lets on whoever has written.
+-- A full Redis lets a script that has written go on.
 if verb ~= 'note' and (verb ~= 'join' or record) then redis.call('HDEL', KEYS[3], '') end
 
 
--- Its history, which gets a new name when it starts and when it is promoted; where it does not tell, its process; ''
--- if it may not be asked. (Found by a plain search: a pattern is tried at each character.)
+-- The server's history, which gets a new name when it starts and when it is promoted; its process, if it does not tell
+-- that; '' if it may not be asked. (Found by a plain search: a pattern is tried at each character.)
 local server_name
 local function server()
     if server_name then return server_name end
@@ -45,8 +44,8 @@ local function server()
     return server_name
 end
 
--- Writes events, behind generation, sequence, at, type and group; their other fields are JSON already. They are written
--- before what they tell of is done: if the log cannot take them, nothing has happened.
+-- Writes events: generation, sequence, at, type and group, and then their other fields, which are JSON already. They
+-- are written before what they tell of is done: if the log cannot take them, nothing has happened.
 local FIELDS = { 'member', 'version', 'of', 'epoch', 'previous', 'reason', 'actor', 'detail' }
 local is_log_checked = false
 local function append(events)
@@ -85,8 +84,8 @@ local function append(events)
         local text = table.concat(json)
         redis.call('XADD', KEYS[6], 'MAXLEN', '~', retain, int(sequence) .. '-0', 'e', text)
         redis.call('HSET', KEYS[7], 'sequence', int(sequence))
-        -- A user without rights to the channel must not stop here, half done. Who missed it looks, and reads the
-        -- stream.
+        -- A user without rights to the channel must not stop here, half done. A subscriber that missed it looks, and
+        -- reads the stream.
         redis.pcall('PUBLISH', KEYS[6], text)
     end
 end

@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Changes of the group.
 --
--- One change set, one version. Whoever died by now is taken out together, at most 64 a call: their events have one
+-- One change set, one version. Members that have died are taken out together, at most 64 a call: their events have one
 -- version and say how many they are (`of`). Each death is found by exactly one call, for the call that finds it takes
--- it out.
+-- the member out.
 
 local function lease_of(text) return tonumber(string.match(text or '', '^{"session":"[^"]*","leaseMs":(%d+)')) or 0 end
 local function session_of(text) return string.match(text or '', '^{"session":"([^"]*)"') or '' end
@@ -83,7 +83,7 @@ end
 
 local function change_members(events) change(events, true) end
 
--- Who came or changed in this call (true), and who went (false).
+-- The members that came or changed in this call (true), and those that went (false).
 local touched = {}
 local function take_out(member, text)
     touched[member] = false

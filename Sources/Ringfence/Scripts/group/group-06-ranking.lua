@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Who may lead, and in which order.
 --
--- Who may lead, and in which order, is in `rank`. Who gave an epoch up because it could not lead is barred for one
--- lease, and whoever lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind those
--- with less. More automatic failovers than `brakeCount` in `brakeWindowMs`, and the group is braked, unless one
--- candidate alone can lead. And who failed by itself while it had the role (`FAILED`) rests: after the second time in a
--- row 4 s, then twice as long each time, up to a minute. That is kept by id, not with the member, for a job that ends
--- leaves the group and comes back.
+-- Who may lead, and in which order, is in `rank`. A candidate that gave an epoch up because it could not lead is barred
+-- for one lease. One that lost the role against its will gets a penalty, which halves in 5 min; with 3 it ranks behind
+-- those with less. After `brakeCount` automatic failovers in `brakeWindowMs` the group is braked, unless one candidate
+-- alone can lead. And a primary that failed by itself (`FAILED`) rests: after the second time in a row 4 s, then twice
+-- as long each time, up to a minute. That is kept by id, not with the member, for a job that ends leaves the group and
+-- comes back.
 
 -- By bytes. (Lua's own comparison follows the server's locale.)
 local function is_before(one, other)
@@ -40,7 +40,7 @@ local function add_mark(name, member)
     put(name, member .. '\t' .. int(left + 1000) .. '\t' .. int(now) .. '\n' .. table.concat(texts))
 end
 
--- Until when whoever failed by itself rests.
+-- Until when a member that failed by itself rests.
 local function rests_until(one)
     if one.left < 2000 then return 0 end
     return one.since + math.min(LONGEST_REST, 1000 * 2 ^ math.min(10, math.floor(one.left / 1000)))
@@ -54,11 +54,11 @@ local function position_of(member)
     return tonumber(string.match(redis.call('HGET', KEYS[8], member) or '', '^%d+ %d+ %d+ (%d+) '))
 end
 
--- Whether a primary that cannot reach Redis may go on, by the word of those it knew; and how long one that is gone for
--- Redis may do so, if it is not known to have stopped.
+-- Whether a primary that cannot reach Redis may go on, by the promises of the candidates it knew; and how long one that
+-- Redis does not hear of may do so, if it is not known to have stopped.
 local function may_outlive_lease() return setting('onCoordinatorLoss', 'demote') == 'failsafe' end
--- Nobody whom the copy knows is missing, and its primary says that it has ended. (Leases that nobody renewed since are
--- over by now, so whoever is here has called.)
+-- All members that the copy knows are back, and its primary says that its role is over. (Leases that were not renewed
+-- since are over by now, so every member that is here has called.)
 local function are_all_back()
     local copy = tonumber(role.copyVersion)
     return copy and role.vouched ~= '' and num('missed') <= copy and now >= num('electAfter')
@@ -77,8 +77,8 @@ local function reference()
 end
 
 -- All candidates, those that may lead first, each part in the order in which they would be elected; with all reasons
--- why one may not. Data first: who lacks least, then who failed least, then who had the role and did not fail, then by
--- zone and priority.
+-- why one may not. Data first: the one that lacks least, then the one that failed least, then the one that had the role
+-- and did not fail, then by zone and priority.
 local function rank()
     local list, penalty, rest, furthest = {}, {}, {}, nil
     for _, one in ipairs(marks('penalties')) do penalty[one.id] = one.left end

@@ -8,20 +8,20 @@
 --  * It does not run while nobody can reach the group. All members and watchers call once a pace, a fifth of the
 --    shortest lease and at most 1 s; if no call came for two and a half paces, then Redis was away, or all the network,
 --    or its clock was set forward: no member is to blame. Time stands still over such a gap, and nobody is taken out
---    for 3 s after, or the shortest lease if that is more, and never longer than the longest (`graceUntil`): so long
---    everybody has to come back. (Not for the longest lease: one member with a lease of an hour would keep the dead of
---    all others.) A death is never taken for a gap while others live or watch, for they go on calling. Where every call
---    comes after a gap (one watcher with a bad line, one that looks in now and then), the dead would never be found: so
---    a grace comes only a grace's length after the last, and from the third gap in a row (`gaps`) on time goes on by
---    one pace with each call. No clock is set forward that often.
--- So a lease never ends early by this, but for one thing that no script can see: a clock set forward by less than two
--- and a half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
+--    for 3 s after, or the shortest lease if that is more, and never longer than the longest (`graceUntil`): that is
+--    the time for everybody to come back. (Not the longest lease: one member with a lease of an hour would keep all
+--    other dead members in the group.) A death is never taken for a gap while others live or watch, for they go on
+--    calling. Where every call comes after a gap (one watcher with a bad line, one that looks in now and then), the
+--    dead would never be found: so a grace comes only a grace's length after the last, and from the third gap in a row
+--    (`gaps`) on time goes on by one pace with each call. No clock is set forward that often.
+-- So a lease never ends early, except by one thing that no script can see: a clock set forward by less than two and a
+-- half paces. A live member has more than that left; one that is cut off may be taken out half a lease early.
 --
 -- Another server. One that was promoted, or restarted, may have lost the last beats it or its predecessor had answered,
 -- in less time than a gap takes: a member that cannot reach it yet would be taken out before its own clock tells it to
 -- stop. So before anybody is taken out, and every 10 s, the server is compared with the group's (`run`); if it is
--- another, every lease is lengthened once by four paces. Lost can be what came in two and a half of them, and the beat
--- that a member then goes without is the one after its last that was kept, a pace before. (Not a grace: that would end
+-- another, every lease is lengthened once by four paces. The beats of two and a half paces can be lost, and the first
+-- of a member's beats that is missing then comes a pace after the last that was kept. (Not a grace: that would end
 -- before longer leases do.)
 
 if now < last then
@@ -66,7 +66,7 @@ local function is_other_server()
         put('copyVersion', role.silentSince == '' and primary ~= '' and is_recent and role.runVersion or '')
         put('gaveUp', '')
         put('vouched', '')
-        -- A version: what was said to the server before, of what it knew, is no word about this one.
+        -- A version: what was claimed to the server before says nothing about this one.
         change({ { type = 'coordinator.gap', reason = '"server"',
             detail = '{"gapMs":0,"graceMs":' .. int(grace) .. '}' } })
         for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
@@ -74,7 +74,7 @@ local function is_other_server()
         end
         first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
         put('skip', SKIP)
-        -- Whoever led may have known others than this one's copy says.
+        -- The primary may have known other members than this server's copy says.
         put('pKnown', '')
         silent_from(now + longest + grace)
         put('lostAt', now)
@@ -85,7 +85,7 @@ local function is_other_server()
     return is_other
 end
 
--- Else also whenever it may be another one: before its primary's last word of a role is taken, too.
+-- Else whenever it may be another one, also before its primary's last word on a role is taken.
 local is_last_word = is_mine and primary == id and primary_session == session
     and string.match(claim or '', '^g:(%d+)') == int(epoch)
 local knows_lost = known_mark ~= '' and known_mark ~= mark and is_lost(known_mark)

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Versions never go back.
 --
--- Versions never go back. A caller that knows a higher version than is stored, or this version with another mark, knows
--- what Redis has lost (it restarted without its data, or an older copy was promoted): the group goes on with the
--- version after it and with the seed and points per weight that the caller knows, says so (`state.rolledBack`), and
--- nobody is taken out for the longest lease, the time for the others to come back. Until then (`ms of recovery`)
--- callers that knew more members may go on with those. A member that is missing is told 'unknown' if the mark of its
--- join is among what was lost, and 'expired' if not.
+-- A caller that knows a higher version than is stored, or this version with another mark, knows what Redis has lost (it
+-- restarted without its data, or an older copy was promoted). The group then goes on with the next version after the
+-- caller's, and with the seed and points per weight that the caller knows, and says so (`state.rolledBack`); nobody is
+-- taken out for the longest lease, the time for the others to come back. Until then (`ms of recovery`) callers that
+-- knew more members may go on with those. A member that is missing is told 'unknown' if the mark of its join is among
+-- what was lost, and 'expired' if not.
 
 if is_behind or is_epoch_behind then
     local was, note = version, ''
@@ -30,7 +30,7 @@ if is_behind or is_epoch_behind then
     for _, name in ipairs({ 'copyVersion', 'gaveUp', 'vouched' }) do put(name, '') end
     put('lostAt', now)
     if is_epoch_behind then
-        -- Whom the data names was primary of an epoch that is over.
+        -- The member that the data names was primary of an epoch that is over.
         if primary ~= '' then put('lastPrimary', primary) end
         put('epoch', math.max(epoch, known_epoch))
         put('primary', '')

@@ -26,7 +26,7 @@ local function hear(said)
             put('since', now)
             put('readyMember', id)
             put('readyEpoch', epoch)
-            -- What the one before it had is no measure for whom this one tells nothing.
+            -- The position of the primary before it is no measure where this one tells none.
             if not position_of(id) then put('lastPosition', '') end
         elseif kind == 'd' and phase == 'handingOver' and not tonumber(role.final) then
             local last, as_of = string.match(rest, '^(%d*):?(%d*)$')
@@ -40,7 +40,7 @@ local function hear(said)
         put('phase', kind == 'e' and 'elected' or 'ready')
         put('since', now)
         if role.forced == '1' and role.target ~= id then
-            -- Ordered while nobody knew of a primary: it is to stop, like any other.
+            -- The order was given while nobody knew of a primary: it must stop, like any other.
             put('phase', 'handingOver')
             put('handoverUntil', tonumber(redis.call('ZSCORE', KEYS[1], id)))
         elseif role.forced == '1' then

@@ -11,7 +11,7 @@ end
 
 local function quoted(text) return text ~= '' and cjson.encode(text) or nil end
 
--- How many could take over.
+-- How many members could take over.
 local function standbys(ranking)
     local count = 0
     for _, c in ipairs(ranking) do
@@ -42,7 +42,7 @@ local function abort_handover(why, actor)
     change({ { type = 'switchover.aborted', member = cjson.encode(role.target), epoch = int(epoch),
         reason = quoted(why), actor = quoted(actor or '') } })
     if role.orderBy == '' then
-        -- The primary stopped for nothing. It shall not do so again and again for one that never comes as far.
+        -- The primary stopped for nothing. It must not do so again and again for a target that never catches up.
         local wait = math.min(FAILBACK_WAIT, math.max(1000, 2 * num('failbackWait')))
         wait = math.max(setting('failbackAfterMs', 300000), wait)
         put('failbackWait', wait)

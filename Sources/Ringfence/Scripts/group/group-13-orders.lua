@@ -1,25 +1,25 @@
 -- SPDX-License-Identifier: Apache-2.0
--- What operators order.
+-- Orders of operators.
 --
 -- Removal. A group that nobody is in may be removed: its name, its ring and its settings go. Its state stays for 30
--- days, and whoever joins meanwhile goes on from there. It is refused as long as somebody may act as primary of whom
--- nobody knows when it stops. Versions and epochs never go back for a name, for somebody may still look at it, or guard
--- a resource by its last epoch. When the state is gone nobody knows any more which names there were. So the highest
--- version and epoch of all that were ever removed are kept with the log (`versionFloor`, `epochFloor`), and a new group
--- begins above them, whatever its name. An order may say how long the group must have been empty, with nothing that is
--- to be kept (a pause, a brake, a maintenance, a forced breaker, an order that is under way). That time begins with the
--- first such order (`emptySince`), is group time, so the server's clock, and begins anew after each join: whoever gives
--- such orders only asks.
+-- days, and a group that is joined meanwhile goes on from there. Removal is refused as long as some member may act as
+-- primary and nobody knows when it stops. Versions and epochs never go back for a name, for somebody may still look at
+-- it, or guard a resource by its last epoch. When the state is gone nobody knows any more which names there were. So
+-- the highest version and epoch of all groups ever removed are kept with the log (`versionFloor`, `epochFloor`), and a
+-- new group begins above them, whatever its name. An order may say how long the group must have been empty, with
+-- nothing that must be kept (a pause, a brake, a maintenance, a forced breaker, an order that is under way). That time
+-- begins with the first such order (`emptySince`), is measured in group time, so by the server's clock, and begins anew
+-- after each join: the caller only asks.
 --
--- The breaker. Whether members are called at all each process decides for itself, by what it sees. But an operator may
--- order it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
--- decides again. It is stored with the settings, so it comes with every answer that has them, and makes a version, so
--- that all look at once.
+-- The breaker. Each process decides for itself, by what it sees, whether members are called at all. But an operator may
+-- decide it for all of them: 'open', nobody is called; 'closed', calls are made, however many fail; 'automatic', each
+-- process decides again. The order is stored with the settings, so it comes with every answer that has them, and makes
+-- a version, so that all look at once.
 
--- A function costs whoever builds it, so only orders build these.
+-- Building a function costs time in every call, so only orders build these.
 local order_epoch, order = 0, nil
 if verb == 'order' then
-    -- Who is in maintenance stays so over its restarts, and many never come back: where there are too many names, the
+    -- A member in maintenance stays so over its restarts, and many never come back: where there are too many names, the
     -- oldest that is no member is dropped.
     local function make_room()
         local names = {}
@@ -58,7 +58,7 @@ if verb == 'order' then
                 end
             else
                 if primary == '' then refuse('noPrimary') elseif phase == 'elected' then refuse('notReady', primary) end
-                -- The primary would stop, and then wait with everybody for whom nobody may elect yet.
+                -- The primary would stop, and everybody would wait for a target that may not be elected yet.
                 if now < num('electAfter') then refuse('waiting', '', int(num('electAfter') - now) .. ' ms') end
                 if c then refuse_because(c) end
                 if member == '' then
@@ -171,8 +171,8 @@ if verb == 'order' then
         end
     end
 
-    -- An order that is repeated, because its answer was lost, has been carried out already and is not again: the last
-    -- ones are remembered, each with the epoch under which it was.
+    -- An order that is repeated, because its answer was lost, is not carried out again: the last ones are remembered,
+    -- each with the epoch under which it was carried out.
     order = function(order_id, ...)
         if version == 0 then return refuse('noGroup') end
         local kept = { order_id .. '@' .. int(epoch) }

@@ -1,15 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
--- What members say.
+-- The verbs of members.
 --
 -- Sessions. A member id belongs to the session that joined last: a process that comes up takes the id from the one that
 -- died. But a join whose answer was lost is repeated, and by then somebody may have joined after it, who must not lose
--- the id to it. So a repeated call says whom it meant ('over:'); and, for callers that just repeat, sessions that were
--- replaced are remembered (the last four, as long as the member is there) and do not win it back. A member that joins
--- 'again', because it was lost or has expired, takes the id from nobody. And who renews for a member elsewhere, knowing
--- nothing of it but its session, says 'stay': whether it was lost or has expired, the member is told, and decides.
+-- the id to it. So a repeated call says which session it meant to replace ('over:'); and, for callers that just repeat,
+-- sessions that were replaced are remembered (the last four, as long as the member is there) and do not win the id
+-- back. A member that joins 'again', because it was lost or has expired, takes the id from nobody. A caller that renews
+-- for a member elsewhere, knowing nothing of it but its session, says 'stay': the member is told whether it was lost or
+-- has expired, and decides.
 --
--- Two machines with one id would take it from each other for ever, and the role with it. So whoever lives, as its lease
--- says, is not replaced by one that is somewhere else: a restarted process has the address of before, and one that
+-- Two machines with one id would take it from each other for ever, and the role with it. So a member that lives, by its
+-- lease, is not replaced by one at another address: a restarted process has the same address as before, and one that
 -- moved waits for the lease. Where addresses tell nothing, a primary that failed again and again of late is replaced
 -- after a rest only (below).
 
@@ -61,8 +62,8 @@ elseif verb == 'join' then
                 local kept = old and is_mine and string.match(old, '^%d+ (%d+ %d+)') or ('0 ' .. int(version))
                 redis.call('HSET', KEYS[8], id, int(now) .. ' ' .. kept .. ' - ')
             end
-            -- Redis may have lost a group that had a primary, or one that who came first did not know any more. Whoever
-            -- held that role has given it up by then.
+            -- Redis may have lost a group that had a primary, and the first to join may not know of it. That primary
+            -- has given its role up by then.
             if epoch == 0 and role.lostAt == '' then put('lostAt', now) end
             if role.lostAt ~= '' then
                 elect_not_before(num('lostAt') + lease_ms)
@@ -83,7 +84,7 @@ elseif verb == 'join' then
         return type(address) == 'string' and address or ''
     end
 
-    -- How long another keeps the id, unless it is heard of again; 0: it is to be had now.
+    -- How long another keeps the id, unless it is heard of again; 0: the id is free now.
     local function kept_for(text)
         local left = math.max(0, tonumber(redis.call('ZSCORE', KEYS[1], id) or 0) - now)
         local its, own = address_of(record), address_of(text)
@@ -131,7 +132,7 @@ elseif verb == 'join' then
                 redis.call('HSET', KEYS[4], 'pointsPerWeight', ARGV[17])
             end
             if record and is_primary(id, session_of(record)) then
-                -- Its holder hears of it later than we.
+                -- The holder hears of it later than this call.
                 elect_not_before(tonumber(redis.call('ZSCORE', KEYS[1], id) or 0))
                 end_role('replaced', true)
             end
@@ -153,7 +154,7 @@ elseif verb == 'join' then
                 look_at_leases()
             end
         end
-        -- With nobody in it the server was not looked at: it may have lost somebody who leads.
+        -- While the group was empty the server was not compared: it may have lost a primary that still acts.
         if was_empty then is_other_server() end
         renew(lease_ms)
         record, is_mine = text, true

@@ -64,19 +64,19 @@ if is_about_role and version > 0 then
         put('target', '')
     end
 
-    -- Whom to elect now; nil: nobody.
+    -- The member to elect now; nil: nobody.
     local function choose()
         local is_forced = role.forced == '1'
         local wanted = is_forced and role.target or favoured
         local c = wanted ~= '' and find(ranked(), wanted)
         if is_forced and not c then
-            -- It is gone. Whoever ordered it waits to be told, also where nobody else can be elected.
+            -- The target is gone. The operator waits to be told so, even where nobody else can be elected.
             drop_failover()
             is_forced = false
         end
         if candidates == 0 or now < num('electAfter') then return end
         if is_forced then
-            -- Only whoever lives; what else speaks against it was accepted. If it does not, the order is over.
+            -- The target must live; all other reasons against it were accepted. If it does not live, the order is over.
             if c then
                 for _, reason in ipairs(c.reasons) do
                     if reason[1] == 'lease' or reason[1] == 'unknownToPrimary' then c = nil break end
@@ -95,7 +95,7 @@ if is_about_role and version > 0 then
         for _, other in ipairs(ranked()) do
             if #other.reasons == 0 then count = count + 1 end
         end
-        -- Whom an order wanted that came to nothing, unless another lacks less: then data would be lost for a wish.
+        -- The target of a handover that failed, unless another lacks less: then data would be lost for a wish.
         if c and #c.reasons == 0 and c.bucket <= best.bucket then best = c end
         if count > 1 then
             if num('brakedUntil') > now then return end
@@ -115,7 +115,7 @@ if is_about_role and version > 0 then
         return best
     end
 
-    -- Whether the role shall go back to whom zone and priority prefer, and when that may be.
+    -- Whether the role should go back to the member that zone and priority prefer, and when.
     local function fall_back(wake)
         if setting('failback', 'never') ~= 'automatic' or phase ~= 'ready' then return end
         if num('pausedUntil') > now or num('brakedUntil') > now then return end
@@ -135,8 +135,8 @@ if is_about_role and version > 0 then
         start_handover(best.id, now + setting('handoverTimeoutMs', 30000), false, '', '')
     end
 
-    -- Whether the target has all that the primary had when it stopped. Who stops and does not say how far it came is
-    -- only believed where nobody tells positions: else the target might lack anything.
+    -- Whether the target has all that the primary had when it stopped. A primary that stops without saying how far it
+    -- came is only believed where nobody tells positions: else the target might lack anything.
     local function has_come(c)
         if tonumber(role.final) then return c.position and c.position >= tonumber(role.final) end
         for _, other in ipairs(ranked()) do
@@ -181,7 +181,7 @@ if is_about_role and version > 0 then
         end
         if primary == '' then
             local c = choose()
-            -- The look at the server may lengthen leases and forbid elections, and then there is another time for this.
+            -- Comparing the server may lengthen leases and forbid elections, and that changes when this is due.
             if c and is_other_server() then c, ranking = nil, nil end
             if c then
                 elect(c)

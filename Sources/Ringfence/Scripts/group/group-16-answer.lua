@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The end of the call.
 
--- Which version each member of a large group last changed in. What somebody else changed, a version of this script that
--- keeps no such list or one with fewer members, is not in it: then it begins anew, with places of their own for all,
--- before any version.
+-- Which version each member of a large group last changed in. What was changed by a version of this script that keeps
+-- no such list, or while the group was small, is not in it: then the list begins anew, with a place of its own for each
+-- member, before any version.
 local function note_changes()
     if not member_version then return end
     size = redis.call('HLEN', KEYS[2])
@@ -36,7 +36,7 @@ local function note_changes()
             role.changesFloor = forgotten[#forgotten]
         end
     end
-    -- By itself, behind what was decided: if this fails, the list lacks a change, and begins anew.
+    -- A step of its own, after what was decided: if this fails, the list lacks a change, and begins anew.
     redis.call('HSET', KEYS[3], 'changesVersion', member_version, 'changesFloor', role.changesFloor)
 end
 

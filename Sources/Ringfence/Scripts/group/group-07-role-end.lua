@@ -4,7 +4,7 @@
 -- Nobody wanted it. (An operator who takes a member out did.)
 local AGAINST_ITS_WILL = { expired = true, replaced = true, suspended = true,
     promotionFailed = true, unhealthy = true, exited = true }
--- It failed by itself, or ended its work so soon that it is no use to give it back at once.
+-- It failed by itself, or ended its work so soon that there is no use in giving the role back at once.
 local FAILED = { replaced = true, promotionFailed = true, unhealthy = true, exited = true, finished = true }
 -- Why a role ended in this call, how long after its holder was last heard of, and whom an order wants in its place.
 local ended, detect_ms, favoured = nil, 0, ''
@@ -33,7 +33,7 @@ local function end_role(why, is_silent, silence)
     if not is_forced then put('target', '') end
 end
 
--- It is not heard before it knows that: by the version that its end makes, the next.
+-- It has not heard that it was heard before it knows the next version, which this end makes.
 local function give_up(why)
     end_role(why)
     if role.silentSince == '' then

@@ -4,10 +4,10 @@
 // the library: that it is under way, how long it took, how it ended.
 //
 // They are in the memory of this instance and nowhere else: in Redis each would cost two round trips, more than what
-// balancing by load is worth. So the end has to be told to the instance that picked; and a call ends by itself when the
-// time is over that its caller gave it. That teaches nothing: a report that never came says as little of the member as
-// of whoever did not send it. There can be so many and no more; beyond that picks go on, uncounted, for a payment is
-// worth more than knowing of it.
+// balancing by load is worth. So the end must be reported to the instance that picked; and a call ends by itself when
+// the time that its caller gave it is over. That teaches nothing: a report that never came says as little of the member
+// as of the caller that did not send it. Their number is limited; beyond the limit picks go on, uncounted, for a
+// payment is worth more than knowing of it.
 import NIOCore
 import Ringfence
 import Synchronization

@@ -8,7 +8,7 @@ import RingfenceConsole
 import Synchronization
 
 /// Which groups' events have arrived, and when.
-final class Told: Sendable {
+final class EventArrivals: Sendable {
     private struct State {
         var arrived: [String: ContinuousClock.Instant] = [:]
         var waiting: [String: CheckedContinuation<ContinuousClock.Instant, Never>] = [:]
@@ -22,25 +22,26 @@ final class Told: Sendable {
 
     /// Runs `body` beside a subscriber that notes when it is told of events of this type.
     static func following<Result: Sendable>(
-        _ type: String, _ settings: BenchSettings, _ namespace: String, _ body: @Sendable (Told) async throws -> Result
+        _ type: String, _ settings: BenchSettings, _ namespace: String,
+        _ body: @Sendable (EventArrivals) async throws -> Result
     ) async throws -> Result {
         let configuration = RingfenceConfiguration(url: settings.redis.url, namespace: namespace)
         return try await withRingfenceClient(configuration, settings.logger) { watcher in
             try await withRingfenceClient(configuration, settings.logger) { subscriber in
-                let told = Told(watcher: watcher)
+                let arrivals = EventArrivals(watcher: watcher)
                 let following = Task {
                     for try await item in subscriber.events() {
                         switch item {
                         case .state: break
                         case .event(let event):
-                            if event.type.description == type, let group = event.group { told.tell(group) }
+                            if event.type.description == type, let group = event.group { arrivals.tell(group) }
                         case .reset: throw CommandFailure("the subscriber was reset")
                         }
                     }
                 }
                 defer { following.cancel() }
                 while !subscriber.eventStatus.isLive { try await Task.sleep(for: .milliseconds(1)) }
-                return try await body(told)
+                return try await body(arrivals)
             }
         }
     }
