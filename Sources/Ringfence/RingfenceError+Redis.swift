@@ -38,7 +38,7 @@ extension RingfenceError {
         let holder = owner.isEmpty ? "others wait for it" : "'\(owner)' holds it for up to \(milliseconds) ms more"
         return RingfenceError(
             .lockBusy, effect: .none, isRetriable: true,
-            "\(describe(names)) was not free within \(waited): \(holder)")
+            "\(describe(names)) \(waited == .zero ? "is not free" : "was not free within \(waited)"): \(holder)")
     }
 
     static func lineIsFull(_ name: String, _ most: Int) -> RingfenceError {
@@ -93,6 +93,7 @@ extension RedisError {
     /// for them that holds where the effect is unknown too.
     var isTransient: Bool {
         switch code {
+        case _ where isFinal: false
         case .connectFailed, .notConnected, .timedOut, .connectionLost, .overloaded: true
         case .server: isRetriable
         default: false

@@ -156,8 +156,11 @@ package struct Agent: Service {
                 logger.warning("another has this member's id", metadata: ["why": "\(error.message)"])
                 try await Task.sleep(for: pause)
             } catch let error as RingfenceError where error.code == .unavailable {
-                if !isTold { logger.warning("Redis is not there yet", metadata: ["why": "\(error.message)"]) }
-                isTold = true
+                // Without a connection the client says so itself.
+                if !isTold, client.isConnected {
+                    logger.warning("Redis does not let us join yet", metadata: ["why": "\(error.message)"])
+                    isTold = true
+                }
                 try await Task.sleep(for: Self.joinPause)
             }
         }

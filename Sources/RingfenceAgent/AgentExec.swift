@@ -131,8 +131,11 @@ package struct AgentExec: Sendable {
                 say(error.message)
                 try await Task.sleep(for: pause)
             } catch let error as RingfenceError where error.code == .unavailable {
-                if !isTold { say("Redis is not there yet: \(error.message)") }
-                isTold = true
+                // Without a connection the client says so itself.
+                if !isTold, client.isConnected {
+                    say("Redis does not let us join yet: \(error.message)")
+                    isTold = true
+                }
                 try await Task.sleep(for: .milliseconds(500))
             }
         }
