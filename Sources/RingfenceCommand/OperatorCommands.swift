@@ -127,8 +127,8 @@ struct AuditCommand: AsyncParsableCommand {
         discussion: """
             Newest first, by Redis' clock. The audit is bounded (about 10,000 records a namespace). A hold that ran \
             out has a grant and no release: the next grant of the lock, or a look at it now, tells so, as END. (With \
-            Redis out of memory a release may be missing too.) A holder is called what it calls itself, unproven; who took \
-            a lock away is shown with where the order came from.
+            Redis out of memory a release may be missing too.) A holder is called what it calls itself, unproven; who \
+            took a lock away is shown with where the order came from.
 
             EXAMPLES
               ringfence audit
