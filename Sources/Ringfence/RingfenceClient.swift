@@ -133,7 +133,7 @@ public final class RingfenceClient: Service, Sendable {
             redis.maximumCommandsInFlight = configuration.maximumCommandsInFlight
             return redis
         } catch {
-            throw RingfenceError(.invalidArgument, effect: .none, underlying: error, "url: \(error.message)")
+            throw RingfenceError(.argumentInvalid, effect: .none, underlying: error, "url: \(error.message)")
         }
     }
 

@@ -7,7 +7,8 @@
 
 /// What went wrong in a Ringfence call, and whether it is safe to do it again.
 public struct RingfenceError: Error, Sendable, CustomStringConvertible {
-    /// A stable, open name of the kind of failure. Compare with the static members; new ones may appear.
+    /// A stable, open name of the kind of failure. Compare with the static members; new ones may appear. The name in
+    /// Swift is the text in camel case: `lock.busy` is `.lockBusy`.
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         /// The code's stable text, e.g. `lock.busy`; the same word the HTTP service uses.
         public let description: String
@@ -15,17 +16,17 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         init(_ description: String) { self.description = description }
 
         /// An argument is outside its limits. Nothing was sent. The message names the field and the limit.
-        public static let invalidArgument = Code("argument.invalid")
+        public static let argumentInvalid = Code("argument.invalid")
         /// The lock was not free within the time the caller was ready to wait.
         public static let lockBusy = Code("lock.busy")
         /// The lease ended before the work did: its deadline passed, it was taken away, or Redis lost it.
         public static let leaseLost = Code("lease.lost")
         /// The token does not hold the lock: it was released, has expired, or belongs to another lock.
-        public static let notHeld = Code("lock.notHeld")
+        public static let lockNotHeld = Code("lock.notHeld")
         /// The same task already holds the lock, so waiting for it would never end.
-        public static let wouldDeadlock = Code("lock.wouldDeadlock")
+        public static let lockWouldDeadlock = Code("lock.wouldDeadlock")
         /// Too few replicas acknowledged the grant in time; the lock was given back.
-        public static let notConfirmed = Code("lock.notConfirmed")
+        public static let lockNotConfirmed = Code("lock.notConfirmed")
         /// This process is not, or not for sure, a member of the group any more: its lease ran out on its own clock, or
         /// Redis took it out of the group.
         public static let membershipExpired = Code("membership.expired")
@@ -38,7 +39,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         /// The role of primary under this epoch is over: its own clock ended it, or another has it.
         public static let primaryLost = Code("primary.lost")
         /// The primary must not write: fewer could take over than the group's settings ask for. It is primary still.
-        public static let writesSuspended = Code("primary.writesSuspended")
+        public static let primaryWritesSuspended = Code("primary.writesSuspended")
         /// This membership stands for primary already.
         public static let candidacyExists = Code("candidacy.exists")
         /// An order about a group's primary was refused; ``RingfenceError/reasons`` has all reasons. Nothing was
@@ -51,7 +52,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         /// A setting of ``NamespaceLimits`` refuses what would make the namespace larger; nothing was done.
         public static let limitReached = Code("limit.reached")
         /// The group was made with another seed or points per weight of its ring than was asked for.
-        public static let policyMismatch = Code("group.policyMismatch")
+        public static let groupPolicyMismatch = Code("group.policyMismatch")
         /// Too few of a cache's nodes could be reached, or have their data.
         public static let cacheQuorum = Code("cache.quorum")
         /// A cache cannot be made yet: its group has too few members that answer.
@@ -61,20 +62,20 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         /// Too few replicas acknowledged a write to a cache in time; it stands at the primary.
         public static let cacheNotConfirmed = Code("cache.notConfirmed")
         /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
-        public static let noMember = Code("balancer.noMember")
+        public static let balancerNoMember = Code("balancer.noMember")
         /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was
         /// called.
         public static let breakerOpen = Code("breaker.open")
         /// Redis cannot be reached, or did not answer in time.
-        public static let unavailable = Code("coordinator.unavailable")
+        public static let coordinatorUnavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, read only, no permission, …); see the message.
-        public static let refused = Code("coordinator.refused")
+        public static let coordinatorRefused = Code("coordinator.refused")
         /// Too many commands wait for Redis already; nothing was sent.
-        public static let overloaded = Code("coordinator.overloaded")
+        public static let coordinatorOverloaded = Code("coordinator.overloaded")
         /// The calling task was cancelled.
         public static let cancelled = Code("cancelled")
         /// The client was shut down.
-        public static let shutDown = Code("client.shutDown")
+        public static let clientShutDown = Code("client.shutDown")
     }
 
     /// What is known of the failed call's work at Redis.

@@ -108,7 +108,7 @@ struct RedisOptions: ParsableArguments {
 func waitingForRedis<Result: Sendable>(_ look: @Sendable () async throws -> Result) async throws -> Result {
     while true {
         do { return try await look() } catch let error as RingfenceError
-            where error.code == .unavailable && !Task.isCancelled
+            where error.code == .coordinatorUnavailable && !Task.isCancelled
         {
             try await Task.sleep(for: .milliseconds(500))
         }

@@ -17,12 +17,12 @@ package struct Failure {
             switch error.code {
             case .lockBusy: code = .busy
             case .leaseLost: code = .leaseLost
-            case .invalidArgument, .wouldDeadlock: code = .usage
+            case .argumentInvalid, .lockWouldDeadlock: code = .usage
             case .orderRefused:
                 code = .refused
                 message = "refused:" + error.reasons.map { "\n  - \($0)" }.joined()
-            case .switchoverAborted, .failoverAborted, .noMember, .breakerOpen, .limitReached: code = .busy
-            case .unavailable, .refused, .overloaded:
+            case .switchoverAborted, .failoverAborted, .balancerNoMember, .breakerOpen, .limitReached: code = .busy
+            case .coordinatorUnavailable, .coordinatorRefused, .coordinatorOverloaded:
                 code = .unavailable
                 if error.effect == .unknown { message += ". It may have been done: look before you do it again" }
             default: code = .failure

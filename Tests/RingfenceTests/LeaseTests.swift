@@ -49,7 +49,7 @@ import Testing
                 }
                 try await lease.release()
                 let error = await failure { try await lease.renew() }
-                #expect(error?.code == .notHeld)
+                #expect(error?.code == .lockNotHeld)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(try await observer.isClean("a"))
             }

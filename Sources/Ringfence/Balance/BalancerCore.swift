@@ -293,7 +293,7 @@ final class BalancerCore: Sendable {
     private var nobody: RingfenceError {
         let why = guarded.withLock { $0.machine.nobody }
         return RingfenceError(
-            .noMember, effect: .none, isRetriable: true, "the group '\(group)' has nobody to call: \(why)")
+            .balancerNoMember, effect: .none, isRetriable: true, "the group '\(group)' has nobody to call: \(why)")
     }
 
     /// `until`: `.never` for who was told so by an operator.

@@ -206,7 +206,7 @@ final class LeaseKeeper: Sendable {
         }
         guard mayRenew else {
             throw lease.lossError(at: sentAt, effect: .none)
-                ?? RingfenceError(.notHeld, effect: .none, "the lease on \(describe(lease.names)) was released")
+                ?? RingfenceError(.lockNotHeld, effect: .none, "the lease on \(describe(lease.names)) was released")
         }
         let call = call([lease])
         var wasRenewed = false

@@ -68,7 +68,7 @@ struct LiveGroup: Sendable {
                 let status = try await client.operations(on: name).status()
                 let now = timeText(wallClockNanoseconds() / 1_000_000, isLocal: lines.isLocal)
                 try board.show(status: ["\(now)  (Ctrl-C ends it)"] + GroupPicture.lines(GroupView(status)))
-            } catch let error as RingfenceError where Task.isCancelled || error.code == .unavailable {
+            } catch let error as RingfenceError where Task.isCancelled || error.code == .coordinatorUnavailable {
                 if Task.isCancelled { return }
                 try board.show(status: ["\(name): not known now: \(error.message)"])
             }
