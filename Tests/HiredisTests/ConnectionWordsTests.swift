@@ -130,6 +130,7 @@ import Testing
     private final class Lines: LogHandler, Sendable {
         private let lines = Mutex<[String]>([])
         var all: [String] { lines.withLock { $0 } }
+        func forget() { lines.withLock { $0 = [] } }
         var metadata: Logger.Metadata {
             get { [:] }
             set {}
@@ -158,8 +159,10 @@ import Testing
                 connection, wasReady: ready, RedisError(.connectFailed, effect: .none, text), of: name,
                 now: second * 1_000_000_000, logger)
         }
-        log.ready(main, of: name, now: 0, logger)
-        log.ready(inbox, of: name, now: 0, logger)
+        for connection in [main, inbox] { lose(connection, "refused", at: 0) }
+        for connection in [main, inbox] { log.ready(connection, of: name, now: 500_000_000, logger) }
+        #expect(lines.all.last == "notice connected to redis redis://h:6379/0 after 0.5 seconds")
+        lines.forget()
         lose(main, "closed", ready: true, at: 1)
         lose(inbox, "closed", ready: true, at: 1)
         for second in 2..<40 {

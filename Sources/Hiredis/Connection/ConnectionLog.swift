@@ -16,6 +16,8 @@ package final class ConnectionLog: Sendable {
         var since: Int64 = 0
         var reasons: Set<String> = []
         var wasConnected = false
+        /// There was no connection before this outage.
+        var isFirst = false
 
         /// Whether that was the last that was down.
         mutating func end(_ connection: ObjectIdentifier) -> Bool {
@@ -36,7 +38,7 @@ package final class ConnectionLog: Sendable {
         _ logger: Logger
     ) {
         let isNew = state.withLock { state in
-            if state.down.isEmpty { state.since = now }
+            if state.down.isEmpty { (state.since, state.isFirst) = (now, !state.wasConnected) }
             state.down.insert(ObjectIdentifier(connection))
             guard state.reasons.count < Self.maximumReasons else { return false }
             return state.reasons.insert(error.message).inserted
@@ -50,7 +52,7 @@ package final class ConnectionLog: Sendable {
         let outage: (length: Int64, isFirst: Bool)? = state.withLock { state in
             defer { state.wasConnected = true }
             guard state.end(ObjectIdentifier(connection)) else { return nil }
-            return (now - state.since, !state.wasConnected)
+            return (now - state.since, state.isFirst)
         }
         guard let outage else { return logger.debug("connected to redis \(name)") }
         let length = Duration.milliseconds(outage.length / 1_000_000)
