@@ -54,12 +54,19 @@ package struct RedisError: Error, Sendable, Equatable {
     package var message: String
     /// The error reply, when `code` is `.server` or the server refused the connection.
     package var server: RedisServerError?
+    /// What keeps a connection from being made, when that is what failed.
+    package var fault: ConnectionFault?
+    /// It came of a client that fails fast: to try again is not wanted.
+    package var isFinal = false
 
-    package init(_ code: Code, effect: Effect, _ message: String, server: RedisServerError? = nil) {
+    package init(
+        _ code: Code, effect: Effect, _ message: String, server: RedisServerError? = nil, fault: ConnectionFault? = nil
+    ) {
         self.code = code
         self.effect = effect
         self.message = message
         self.server = server
+        self.fault = fault
     }
 
     /// The error reply of a single command.
@@ -69,13 +76,18 @@ package struct RedisError: Error, Sendable, Equatable {
 
     /// Nothing happened, and the same command may well succeed a little later.
     package var isRetriable: Bool {
-        guard effect == .none else { return false }
+        guard effect == .none, !isFinal else { return false }
         switch code {
         case .connectFailed, .notConnected, .timedOut, .connectionLost, .overloaded: return true
         case .server: return server.map { RedisServerError.Prefix.passing.contains($0.prefix) } ?? false
         default: return false
         }
     }
+}
+
+extension RedisError {
+    /// The server is there and will take commands soon.
+    var isNotReady: Bool { server.map { $0.isFull || RedisServerError.Prefix.notReady.contains($0.prefix) } ?? false }
 }
 
 extension RedisError: CustomStringConvertible {

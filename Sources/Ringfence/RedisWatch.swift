@@ -148,7 +148,7 @@ final class RedisWatch: Sendable {
         let known = state.withLock { $0.faults }
         for fault in faults {
             guard let message = known[fault], !message.isEmpty else { continue }
-            return RingfenceError(.refused, effect: .none, message)
+            return RingfenceError(.coordinatorRefused, effect: .none, message)
         }
         return nil
     }

@@ -137,12 +137,13 @@ public final class RingfenceClient: Service, Sendable {
         do {
             var redis = try configuration.redisConfiguration()
             redis.clientName = "ringfence"
+            redis.log = ConnectionLog()
             // A dead connection must be noticed while the leases on it can still be renewed on another.
             redis.probeInterval = min(.seconds(5), max(.milliseconds(500), configuration.commandTimeout))
             redis.maximumCommandsInFlight = configuration.maximumCommandsInFlight
             return redis
         } catch {
-            throw RingfenceError(.invalidArgument, effect: .none, underlying: error, "url: \(error.message)")
+            throw RingfenceError(.argumentInvalid, effect: .none, underlying: error, "url: \(error.message)")
         }
     }
 
@@ -197,6 +198,15 @@ public final class RingfenceClient: Service, Sendable {
         ticker.stop()
         watch.stop()
     }
+
+    /// What holds of this client are called, unless their options say otherwise.
+    package var owner: String { configuration.owner }
+
+    /// Connects now rather than at the first call.
+    package func connect() { runner.main.connect() }
+
+    /// Whether there is a connection to Redis now.
+    package var isConnected: Bool { runner.main.isConnected }
 
     /// Starts to hear the inbox, before the first wait and with the first lease.
     func startInbox() { inbox.start() }

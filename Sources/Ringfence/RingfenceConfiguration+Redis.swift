@@ -13,6 +13,7 @@ extension RingfenceConfiguration {
                 privateKeyFile: tls.privateKeyFile, serverName: tls.serverName), passwordFile: passwordFile)
         redis.commandTimeout = commandTimeout
         redis.connectTimeout = connectTimeout
+        redis.failsFast = failsFast
         return redis
     }
 }

@@ -78,6 +78,8 @@ public struct RingfenceConfiguration: Sendable {
     /// Whether a Redis that may delete held locks (its eviction policy) gets no locks from this client. The service and
     /// the command line refuse; else it is an error in the log and a metric.
     package var refusesEviction = false
+    /// Until there was a connection, calls fail with the first attempt that fails: for whoever has a person waiting.
+    package var failsFast = false
     /// Another text of group.lua than the product's: for tests that prove that a part of it is needed.
     package var groupScript: String?
 

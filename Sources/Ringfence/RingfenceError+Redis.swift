@@ -8,12 +8,12 @@ extension RingfenceError {
     package init(_ error: RedisError, _ doing: String) {
         let code: Code =
             switch error.code {
-            case .invalidConfiguration: .invalidArgument
-            case .overloaded: .overloaded
+            case .invalidConfiguration: .argumentInvalid
+            case .overloaded: .coordinatorOverloaded
             case .cancelled: .cancelled
-            case .closed: .shutDown
-            case .server: error.isTransient ? .unavailable : .refused
-            default: .unavailable
+            case .closed: .clientShutDown
+            case .server: error.isTransient ? .coordinatorUnavailable : .coordinatorRefused
+            default: .coordinatorUnavailable
             }
         let effect: Effect =
             switch error.effect {
@@ -27,7 +27,7 @@ extension RingfenceError {
     }
 
     package init(_ invalid: InvalidArgument) {
-        self.init(.invalidArgument, effect: .none, "\(invalid)")
+        self.init(.argumentInvalid, effect: .none, "\(invalid)")
     }
 
     package static func unexpected(_ reply: RedisReply) -> RingfenceError {
@@ -48,13 +48,13 @@ extension RingfenceError {
 
     static func noAnswer(_ names: [String]) -> RingfenceError {
         RingfenceError(
-            .unavailable, effect: .unknown, isRetriable: true,
+            .coordinatorUnavailable, effect: .unknown, isRetriable: true,
             "acquiring \(describe(names)): Redis did not answer in the time to wait; the request is being withdrawn")
     }
 
     static func notConfirmed(_ names: [String], _ confirmation: ScriptRunner.Confirmation?) -> RingfenceError {
         RingfenceError(
-            .notConfirmed, effect: .none, isRetriable: true,
+            .lockNotConfirmed, effect: .none, isRetriable: true,
             "\(describe(names)): fewer than \(confirmation?.replicas ?? 0) replicas acknowledged the grant within "
                 + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
     }
@@ -64,24 +64,24 @@ extension RingfenceError {
     static func notHeld(_ names: [String], owner: String?, freed: Int64 = 0) -> RingfenceError {
         if freed > 0 {
             return RingfenceError(
-                .notHeld, effect: .applied,
+                .lockNotHeld, effect: .applied,
                 "the token held only \(freed) of \(names.count) names any more, which were given back: "
                     + describe(names))
         }
         guard let owner else {
             return RingfenceError(
-                .notHeld, effect: .none,
+                .lockNotHeld, effect: .none,
                 "the token does not hold \(describe(names)): it was released, has expired, or is of another lock")
         }
         let state = owner.isEmpty ? "nobody holds it now: it was released or has expired" : "'\(owner)' holds it now"
         let part = names.count > 1 ? "; if a part was taken away the whole is over, and the rest is given back" : ""
         return RingfenceError(
-            .notHeld, effect: .none,
+            .lockNotHeld, effect: .none,
             "the token does not hold \(describe(names)): \(state), or the token is of another lock\(part)")
     }
 
     package static let shutDown = RingfenceError(
-        .shutDown, effect: .none, "the client was shut down; make a new one")
+        .clientShutDown, effect: .none, "the client was shut down; make a new one")
 
     static let cancelledWait = RingfenceError(
         .cancelled, effect: .none, "the task was cancelled; nothing is held, and what was asked for is withdrawn")
@@ -110,6 +110,7 @@ extension RedisError {
     /// for them that holds where the effect is unknown too.
     var isTransient: Bool {
         switch code {
+        case _ where isFinal: false
         case .connectFailed, .notConnected, .timedOut, .connectionLost, .overloaded: true
         case .server: isRetriable
         default: false

@@ -7,7 +7,8 @@
 
 /// A failed Ringfence call: what went wrong, and whether it is safe to do it again.
 public struct RingfenceError: Error, Sendable, CustomStringConvertible {
-    /// The kind of a failure, by a stable name. Compare with the static members; new ones may appear.
+    /// The kind of a failure, by a stable name. Compare with the static members; new ones may appear. The name in
+    /// Swift is the text in camel case: `lock.busy` is `.lockBusy`.
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         /// The code's stable text, e.g. `lock.busy`; the same word the HTTP service uses.
         public let description: String
@@ -16,7 +17,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
 
         /// An argument is outside its limits, or a file that the configuration names cannot be used. Nothing was sent.
         /// The message names the field and the limit, or the file.
-        public static let invalidArgument = Code("argument.invalid")
+        public static let argumentInvalid = Code("argument.invalid")
         /// The lock was not free within the time the caller was ready to wait.
         public static let lockBusy = Code("lock.busy")
         /// The lease ended before the work did: its deadline passed, it was held for its `maximumHold`, it was taken
@@ -24,11 +25,11 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let leaseLost = Code("lease.lost")
         /// The token or lease does not hold the lock: it was released or taken away, has expired, or belongs to another
         /// lock.
-        public static let notHeld = Code("lock.notHeld")
+        public static let lockNotHeld = Code("lock.notHeld")
         /// The same task already holds the lock by `withLock`, so waiting for it would never end.
-        public static let wouldDeadlock = Code("lock.wouldDeadlock")
+        public static let lockWouldDeadlock = Code("lock.wouldDeadlock")
         /// Too few replicas acknowledged the grant in time; the lock is given back in the background.
-        public static let notConfirmed = Code("lock.notConfirmed")
+        public static let lockNotConfirmed = Code("lock.notConfirmed")
         /// This process is not, or not for sure, a member of the group any more: its lease ran out on its own clock, or
         /// it was taken out of the group, by Redis or by an operator.
         public static let membershipExpired = Code("membership.expired")
@@ -43,7 +44,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         /// has it.
         public static let primaryLost = Code("primary.lost")
         /// The primary must not write: fewer could take over than the group's settings ask for. It is primary still.
-        public static let writesSuspended = Code("primary.writesSuspended")
+        public static let primaryWritesSuspended = Code("primary.writesSuspended")
         /// This membership stands for primary already.
         public static let candidacyExists = Code("candidacy.exists")
         /// An order about a group's primary was refused; ``RingfenceError/reasons`` has all reasons. Nothing was
@@ -57,7 +58,7 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         public static let limitReached = Code("limit.reached")
         /// The group was made with another seed or points per weight of its ring than was asked for, or a cache with
         /// other numbers of copies, writes or reads.
-        public static let policyMismatch = Code("group.policyMismatch")
+        public static let groupPolicyMismatch = Code("group.policyMismatch")
         /// Too few of a cache's nodes could be reached, or have their data.
         public static let cacheQuorum = Code("cache.quorum")
         /// A cache cannot be made yet: its group has too few members with an address, or too few of them answer.
@@ -67,22 +68,22 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
         /// Too few replicas acknowledged a write to a cache in time; it stands at the primary.
         public static let cacheNotConfirmed = Code("cache.notConfirmed")
         /// No member of the group can be picked now; the message says how many there are and why. Nobody was called.
-        public static let noMember = Code("balancer.noMember")
+        public static let balancerNoMember = Code("balancer.noMember")
         /// So many calls to the group failed that for a while none is made, or an operator wants none. Nobody was
         /// called.
         public static let breakerOpen = Code("breaker.open")
         /// Redis cannot be reached, did not answer in time or not as expected, or is in a state that passes: it loads
         /// its data, is read-only after a failover, or lacks replicas.
-        public static let unavailable = Code("coordinator.unavailable")
+        public static let coordinatorUnavailable = Code("coordinator.unavailable")
         /// Redis answered with a refusal (out of memory, wrong password, no permission, …), or it is one that must not
         /// be used, such as one that evicts; see the message.
-        public static let refused = Code("coordinator.refused")
+        public static let coordinatorRefused = Code("coordinator.refused")
         /// Too many commands, or large answers, are on their way already; nothing was sent.
-        public static let overloaded = Code("coordinator.overloaded")
+        public static let coordinatorOverloaded = Code("coordinator.overloaded")
         /// The calling task was cancelled.
         public static let cancelled = Code("cancelled")
         /// The client was shut down.
-        public static let shutDown = Code("client.shutDown")
+        public static let clientShutDown = Code("client.shutDown")
     }
 
     /// What is known of the failed call's work at Redis.

@@ -154,9 +154,12 @@ package struct Agent: Service {
                 guard let pause = patience.pause(error) else { throw error }
                 logger.warning("another has this member's id", metadata: ["why": "\(error.message)"])
                 try await Task.sleep(for: pause)
-            } catch let error as RingfenceError where error.code == .unavailable {
-                if !isTold { logger.warning("Redis is not there yet", metadata: ["why": "\(error.message)"]) }
-                isTold = true
+            } catch let error as RingfenceError where error.code == .coordinatorUnavailable {
+                // Without a connection the client says so itself.
+                if !isTold, client.isConnected {
+                    logger.warning("Redis does not let us join yet", metadata: ["why": "\(error.message)"])
+                    isTold = true
+                }
                 try await Task.sleep(for: Self.joinPause)
             }
         }
@@ -212,7 +215,7 @@ package struct Agent: Service {
                     try await client.operations(on: configuration.group).note(
                         note.type, member: configuration.member, detail: Array(note.json.utf8))
                     break
-                } catch let error as RingfenceError where error.code == .unavailable {
+                } catch let error as RingfenceError where error.code == .coordinatorUnavailable {
                     try? await Task.sleep(for: .seconds(1))
                 } catch {
                     logger.warning("an event was refused", metadata: ["type": "\(note.type)", "why": "\(error)"])

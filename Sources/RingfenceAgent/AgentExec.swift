@@ -130,9 +130,12 @@ package struct AgentExec: Sendable {
                 guard let pause = patience.pause(error) else { throw error }
                 say(error.message)
                 try await Task.sleep(for: pause)
-            } catch let error as RingfenceError where error.code == .unavailable {
-                if !isTold { say("Redis is not there yet: \(error.message)") }
-                isTold = true
+            } catch let error as RingfenceError where error.code == .coordinatorUnavailable {
+                // Without a connection the client says so itself.
+                if !isTold, client.isConnected {
+                    say("Redis does not let us join yet: \(error.message)")
+                    isTold = true
+                }
                 try await Task.sleep(for: .milliseconds(500))
             }
         }

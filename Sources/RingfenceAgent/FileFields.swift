@@ -40,7 +40,8 @@ struct FileFields {
     }
 
     func path(_ name: String) throws -> String? {
-        guard let text = try text(name) else { return nil }
+        guard var text = try text(name) else { return nil }
+        if text.hasPrefix("~") { text = try Settings.absolute(text, name) }
         guard text.hasPrefix("/") else { throw wrong(name, "must be an absolute path, not \(quoted(text))") }
         return text
     }

@@ -318,7 +318,8 @@ struct CacheLayouts: Sendable {
         guard !bytes.isEmpty else { return Word(layout: nil, gone: gone) }
         guard let layout = CacheLayout(json: bytes) else {
             throw RingfenceError(
-                .refused, effect: .none, "the layout of the cache cannot be read: a newer version wrote it, or a hand")
+                .coordinatorRefused, effect: .none,
+                "the layout of the cache cannot be read: a newer version wrote it, or a hand")
         }
         return Word(layout: layout, gone: gone)
     }

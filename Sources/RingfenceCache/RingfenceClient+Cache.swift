@@ -28,14 +28,16 @@ extension RingfenceClient {
             try await group.refresh()
             (layout, isNew) = try await first(group, options, layouts)
         }
-        guard let layout else { throw RingfenceError(.refused, effect: .none, "the cache's layout was not stored") }
+        guard let layout else {
+            throw RingfenceError(.coordinatorRefused, effect: .none, "the cache's layout was not stored")
+        }
         guard
             (layout.copies, layout.writes, layout.reads) == (
                 options.replicationFactor, options.writeQuorum, options.readQuorum
             )
         else {
             throw RingfenceError(
-                .policyMismatch, effect: .none,
+                .groupPolicyMismatch, effect: .none,
                 "the cache '\(name)' was made with N \(layout.copies), W \(layout.writes), R \(layout.reads): "
                     + "ask for those")
         }

@@ -159,14 +159,18 @@ struct AgentExecCommand: AsyncParsableCommand {
     var priority = 0
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("How long a machine that died stays primary. 200ms to 1h.", valueName: "duration"))
+        help: ArgumentHelp(
+            "How long a machine that died stays primary. 200ms to 1h. (default: 3s)", valueName: "duration"),
+        transform: DurationArgument.parse)
     var lease = DurationArgument(.seconds(3))
     @Flag(help: "Run the command only while this member is primary.")
     var whilePrimary = false
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
-            "From SIGTERM to SIGKILL at a planned handover and at the end. At most 1h.", valueName: "duration"))
+            "From SIGTERM to SIGKILL at a planned handover and at the end. At most 1h. (default: 10s)",
+            valueName: "duration"),
+        transform: DurationArgument.parse)
     var grace = DurationArgument(.seconds(10))
     @Option(help: ArgumentHelp("Address for health endpoints; port 0 takes a free one.", valueName: "host:port"))
     var listen: String?
@@ -197,9 +201,11 @@ struct AgentExecCommand: AsyncParsableCommand {
         exec.grace = grace.duration
         exec.listen = listen.flatMap { AgentConfiguration.Endpoint($0, lowestPort: 0) }
         let plan = exec
-        switch try await redis.withClient({ try await plan.run(with: $0, server: HTTPEndpointServer()) }) {
+        switch try await redis.withClient(
+            isLasting: true, waits: true, { try await plan.run(with: $0, server: HTTPEndpointServer()) })
+        {
         case .ended(let exit): throw ExitCode(exit.shellCode)
-        case .interrupted(let signal): throw ExitCode(128 + signal)
+        case .interrupted(let signal): throw ExitCode(signal: signal)
         case .replaced:
             say("ringfence: another process joined the group \(group) as \(member)")
             throw ExitCode.leaseLost

@@ -7,7 +7,6 @@ import Logging
 import Ringfence
 import RingfenceConsole
 import RingfenceOperations
-import RingfencePlatform
 
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -37,7 +36,8 @@ struct DoctorCommand: AsyncParsableCommand {
 
     @Option(help: "How long to measure, 1 to 3600 seconds.")
     var seconds = 5
-    @Option(help: "A lease that is to be used, 200ms to 1h: too short is a warning.")
+    @Option(
+        help: "A lease that is to be used, 200ms to 1h: too short is a warning.", transform: DurationArgument.parse)
     var lease: DurationArgument?
     @Flag(help: "Print JSON.")
     var json = false
@@ -56,16 +56,17 @@ struct DoctorCommand: AsyncParsableCommand {
     func run() async throws {
         let settings = try redis.settings()
         let place = try settings.place()
-        let configuration = settings.configuration(url: place.url)
+        var configuration = settings.configuration(url: place.url)
+        configuration.failsFast = true
         let shown = place.shown
         let duration = Duration.seconds(seconds)
-        let progress = Progress(isShown: !json && isatty(2) == 1)
+        let progress = Progress(isShown: !json)
         let (readings, measurement) = try await Examination.with(
             configuration, logger: makeLogger(settings, default: .error)
         ) { examination in
             let readings = try await examination.readings()
-            if !json { progress.begin("measuring \(shown) for \(seconds) s") }
-            let measurement = try await examination.measure(for: duration) { progress.show($0) }
+            if !json { say("measuring \(shown) for \(seconds) s …") }
+            let measurement = try await examination.measure(for: duration) { progress.show("\(Int($0 * 100)) %") }
             progress.end()
             return (readings, measurement)
         }
@@ -82,28 +83,11 @@ struct DoctorCommand: AsyncParsableCommand {
             for line in DoctorReport.lines(readings, measurement, advice, findings, redis: shown) { try put(line) }
         }
         switch findings.first?.severity {
-        case .problem?: throw ExitCode(2)
-        case .warning?: throw ExitCode(1)
+        case .problem?: throw ExitCode.refused
+        case .warning?: throw ExitCode.failure
         case .note?, nil: break
         }
     }
-}
-
-/// How far the measuring is, on standard error, for a person who waits.
-private struct Progress: Sendable {
-    /// Whether standard error is a terminal: a file gets only the first line.
-    let isShown: Bool
-
-    func begin(_ line: String) { say(line + " …") }
-
-    func show(_ part: Double) {
-        guard isShown else { return }
-        write("\r\(Int(part * 100)) %\u{1B}[K")
-    }
-
-    func end() { if isShown { write("\r\u{1B}[K") } }
-
-    private func write(_ text: String) { _ = Output.write(Array(text.utf8), to: 2) }
 }
 
 /// An examination as text for people. Pure.

@@ -28,6 +28,7 @@ final class Written: Sendable {
 /// Prints events as they come.
 struct EventLines: Sendable {
     var json: Bool
+    var isLocal = false
     /// Only of this group.
     var group: String?
     /// Only of this type.
@@ -64,10 +65,14 @@ struct EventLines: Sendable {
         if json {
             try put(#"{"reset":true,"lost":\#(lost.map { "\($0)" } ?? "null"),"cursor":"\#(cursor)"}"#)
         } else {
-            let count = lost.map { "\($0) events were" } ?? "an unknown number of events was"
-            try put("-- \(count) lost here; it goes on after \(cursor)")
+            try put(Self.text(lost: lost, cursor))
         }
         try Output.flush()
+    }
+
+    static func text(lost: Int?, _ cursor: EventCursor) -> String {
+        let count = lost.map { "\($0) events were" } ?? "an unknown number of events was"
+        return "-- \(count) lost here; it goes on after \(cursor)"
     }
 
     func show(_ event: Event) throws {
@@ -82,7 +87,8 @@ struct EventLines: Sendable {
         let notes = EventNotes.notes(on: event)
         let type = event.type.description
         let line =
-            "\(utcText(event.at))  \(type)\(String(repeating: " ", count: max(1, 19 - type.count)))\(about)"
+            "\(timeText(event.at, isLocal: isLocal))  \(type)"
+            + "\(String(repeating: " ", count: max(1, 19 - type.count)))\(about)"
             + (notes.isEmpty ? "" : "  (\(notes.joined(separator: ", ")))")
         // Names come from callers of the library, which lets no control character in; a foreign writer might.
         return line.shown

@@ -18,7 +18,7 @@ struct EventsCommand: AsyncParsableCommand {
             lost. At its end it says on standard error with which cursor to go on.
 
             A cursor is GENERATION:NUMBER, the place behind an event; 0:0 is before the first. The log keeps about the \
-            newest 10,000 events. Times are Redis' clock, in UTC. --json prints each event as it stands in the log; \
+            newest 10,000 events. Times are Redis' clock. --json prints each event as it stands in the log; \
             its cursor is its "generation":"sequence". A loss is {"reset":true,"lost":N,"cursor":"…"}, with null for \
             an N that nobody can know.
 
@@ -48,6 +48,7 @@ struct EventsCommand: AsyncParsableCommand {
     var limit: Int?
     @Flag(help: "Print JSON, one object a line.")
     var json = false
+    @OptionGroup var times: TimeOptions
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
@@ -64,12 +65,16 @@ struct EventsCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let lines = EventLines(json: json, group: group, type: type)
+        let lines = EventLines(json: json, isLocal: times.isLocal, group: group, type: type)
         let goOn: (EventCursor) -> String = { "ringfence: go on with --after \($0)" }
         let cursor = try await lines.written.telling(goOn) {
             let cursor = try await untilInterrupted(endsUnread: true) {
-                try await redis.withClient { client in
-                    var cursor = try await waitingForRedis { try await showPages(client, lines) }
+                try await redis.withClient(isLasting: follow, waits: follow) { client in
+                    var cursor =
+                        follow
+                        ? try await waitingForRedis { try await showPages(client, lines) }
+                        : try await showPages(client, lines)
+                    if follow, !json { note("waits for what happens; Ctrl-C ends it") }
                     if follow, !Task.isCancelled { cursor = try await lines.follow(client, cursor) }
                     return cursor
                 }
@@ -80,22 +85,6 @@ struct EventsCommand: AsyncParsableCommand {
         }
         guard say(cursor.map(goOn) ?? "ringfence: interrupted before anything was read") else {
             throw ExitCode.inputOutput
-        }
-    }
-
-    /// What `look` gives; to follow, Redis need not be there yet.
-    private func waitingForRedis<Result: Sendable>(
-        _ look: @Sendable () async throws -> Result
-    ) async throws -> Result {
-        var isTold = false
-        while true {
-            do { return try await look() } catch let error as RingfenceError
-                where error.code == .unavailable && follow && !Task.isCancelled
-            {
-                if !isTold { say("ringfence: Redis is not there yet: \(error.message)") }
-                isTold = true
-                try await Task.sleep(for: .milliseconds(500))
-            }
         }
     }
 

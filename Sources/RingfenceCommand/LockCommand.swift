@@ -2,6 +2,7 @@
 import ArgumentParser
 import RingfenceConsole
 import RingfenceOperations
+import RingfencePlatform
 
 struct LockCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -50,17 +51,22 @@ struct LockCommand: AsyncParsableCommand {
     var words: [String]
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("How long the lock outlives a machine that dies. 100ms to 1d.", valueName: "duration"))
+        help: ArgumentHelp(
+            "How long the lock outlives a machine that dies. 100ms to 1d. (default: 10s)", valueName: "duration"),
+        transform: DurationArgument.parse)
     var ttl = DurationArgument(.seconds(10))
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("How long to wait for the lock; 0s does not wait. At most 1d.", valueName: "duration"))
+        help: ArgumentHelp(
+            "How long to wait for the lock; 0s does not wait. At most 1d. (default: 30s)", valueName: "duration"),
+        transform: DurationArgument.parse)
     var wait = DurationArgument(.seconds(30))
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
-            "The longest the command may run: then its lock is not renewed any more. At most 30d.",
-            valueName: "duration"))
+            "The longest the command may run: then its lock is not renewed any more. At most 30d. (default: 1d)",
+            valueName: "duration"),
+        transform: DurationArgument.parse)
     var maximumHold = DurationArgument(.seconds(86_400))
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
@@ -80,12 +86,14 @@ struct LockCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let runner = LockRunner(
+        var runner = LockRunner(
             names: names, command: command, ttl: ttl.duration, wait: wait.duration, owner: redis.owner,
             maximumHold: maximumHold.duration, say: { say("ringfence: " + $0) })
-        switch try await redis.withClient({ try await runner.run(with: $0) }) {
+        if isatty(2) == 1 { runner.note = { note($0) } }
+        let plan = runner
+        switch try await redis.withClient(isLasting: true, { try await plan.run(with: $0) }) {
         case .ended(let exit): throw ExitCode(exit.shellCode)
-        case .interrupted(let signal): throw ExitCode(128 + signal)
+        case .interrupted(let signal): throw ExitCode(signal: signal)
         case .leaseLost(let reason):
             say("ringfence: \(reason). What the command did may be incomplete; the fence keeps late writes out")
             throw ExitCode.leaseLost

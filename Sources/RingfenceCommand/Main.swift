@@ -44,6 +44,8 @@ struct Main: AsyncParsableCommand {
         ])
 
     static func main() async {
-        await Program.run(Main.self, Array(CommandLine.arguments.dropFirst()))
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        do { try refuseUnknownCommand(arguments) } catch { Program.end(Main.self, by: error) }
+        await Program.run(Main.self, arguments)
     }
 }

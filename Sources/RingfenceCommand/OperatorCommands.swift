@@ -15,6 +15,8 @@ struct LocksCommand: AsyncParsableCommand {
             Without a name: all held locks, or those whose name starts with --prefix. With a name: its holder, last \
             fence and queue, in one atomic look.
 
+            A short list is sorted by name. More than 1000 locks are printed as they are found, in no order.
+
             EXAMPLES
               ringfence locks
               ringfence locks --prefix account/
@@ -26,6 +28,8 @@ struct LocksCommand: AsyncParsableCommand {
     var name: String?
     @Option(help: "Only names that start with this.")
     var prefix = ""
+    @Option(help: "How many at most, 1 to 100000000. (default: all)")
+    var limit: Int?
     @Flag(help: "Print JSON, one object a line.")
     var json = false
     @OptionGroup(title: "Redis and general options")
@@ -33,6 +37,10 @@ struct LocksCommand: AsyncParsableCommand {
 
     func validate() throws {
         if name != nil, !prefix.isEmpty { throw ValidationError("give a name or --prefix, not both") }
+        if name != nil, limit != nil { throw ValidationError("--limit is for a list, not for one lock") }
+        if let limit, !(1...100_000_000).contains(limit) {
+            throw ValidationError("--limit must be 1 to 100000000, not \(limit)")
+        }
     }
 
     func run() async throws {
@@ -40,7 +48,7 @@ struct LocksCommand: AsyncParsableCommand {
             if let name {
                 try show(try await client.inspect(name))
             } else {
-                try await list(client)
+                try await LockList(prefix: prefix, limit: limit, json: json).show(client)
             }
         }
     }
@@ -63,32 +71,6 @@ struct LocksCommand: AsyncParsableCommand {
             let also = others.isEmpty ? "" : "  also for \(others.joined(separator: ", "))"
             try put("  \(place + 1). \(waiter.owner), for \(waiter.waiting.shortText)\(also)")
         }
-    }
-
-    private func list(_ client: RingfenceClient) async throws {
-        // A walk may see a lock twice; the set is as large as what is held.
-        var seen: Set<String> = []
-        var rows: [[String]] = []
-        var cursor: String?
-        repeat {
-            let page = try await client.locks(prefix: prefix, cursor: cursor, limit: 500)
-            for lock in page.locks where seen.insert(lock.name).inserted {
-                if json {
-                    var line = JSONWriter()
-                    line.holder(lock, named: true)
-                    try put(namingRedis(line.text))
-                } else {
-                    rows.append([lock.name, lock.owner, String(lock.fence), lock.remaining.shortText])
-                }
-            }
-            cursor = page.next
-        } while cursor != nil
-        guard !json else { return }
-        if rows.isEmpty {
-            return try put("no lock is held" + (prefix.isEmpty ? "" : " whose name starts with \(prefix)"))
-        }
-        rows.sort { $0[0] < $1[0] }
-        try printTable(["NAME", "HOLDER", "FENCE", "TIME LEFT"], rows)
     }
 }
 
@@ -143,9 +125,10 @@ struct AuditCommand: AsyncParsableCommand {
         commandName: "audit",
         abstract: "Show the newest grants and releases.",
         discussion: """
-            Newest first, by Redis' clock, in UTC. The audit is bounded (about 10,000 records a namespace). A lock \
-            that expired has a grant and no release. A holder is called what it calls itself, unproven; who took a \
-            lock away is shown with where the order came from.
+            Newest first, by Redis' clock. The audit is bounded (about 10,000 records a namespace). A hold that ran \
+            out has a grant and no release: the next grant of the lock, or a look at it now, tells so, as END. (With \
+            Redis out of memory a release may be missing too.) A holder is called what it calls itself, unproven; who \
+            took a lock away is shown with where the order came from.
 
             EXAMPLES
               ringfence audit
@@ -156,11 +139,19 @@ struct AuditCommand: AsyncParsableCommand {
     var limit = 50
     @Flag(help: "Print JSON, one object a line.")
     var json = false
+    @OptionGroup var times: TimeOptions
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
     func run() async throws {
-        let records = try await redis.withClient { try await $0.audit(limit: limit) }
+        let (records, outcomes) = try await redis.withClient { client -> ([AuditRecord], [Int: GrantOutcome]) in
+            let records = try await client.audit(limit: limit)
+            if json { return (records, [:]) }
+            return (
+                records,
+                try await GrantOutcomes.find(records) { try await client.inspect($0).holder?.fence == $1 }
+            )
+        }
         guard !json else {
             for record in records {
                 var line = JSONWriter()
@@ -171,13 +162,22 @@ struct AuditCommand: AsyncParsableCommand {
         }
         if records.isEmpty { return try put("the audit is empty") }
         try printTable(
-            ["AT", "ACTION", "LOCK", "HOLDER (AS IT SAYS)", "FENCE", "HELD", "WAITED", "REASON"],
-            records.map { record in
+            ["AT", "ACTION", "LOCK", "HOLDER (AS IT SAYS)", "FENCE", "HELD", "WAITED", "END", "REASON"],
+            records.enumerated().map { place, record in
                 [
-                    utcText(record.at), record.action, record.names.joined(separator: " "), record.owner,
+                    times.text(record.at), record.action, record.names.joined(separator: " "), record.owner,
                     String(record.fence), record.held?.shortText ?? "", record.waited?.shortText ?? "",
-                    record.reason ?? "",
+                    text(outcomes[place]), record.reason ?? "",
                 ]
             })
+    }
+
+    private func text(_ outcome: GrantOutcome?) -> String {
+        switch outcome {
+        case nil: ""
+        case .held: "held now"
+        case .ranOut(nil): "ran out"
+        case .ranOut(let time?): "ran out before \(times.text(time))"
+        }
     }
 }

@@ -9,22 +9,19 @@ import RingfenceOperations
 import RingfencePlatform
 import Synchronization
 
-/// A duration on the command line: 500ms, 10s, 5m, 2h, 1d.
-struct DurationArgument: ExpressibleByArgument {
+/// A duration on the command line: 500ms, 10s, 5m, 2h, 1d. Read by a closure and not as an argument's type, whose
+/// failures say nothing of their reason.
+struct DurationArgument: Sendable {
     var duration: Duration
 
     init(_ duration: Duration) { self.duration = duration }
 
-    init?(argument: String) {
-        guard let duration = Duration(text: argument) else { return nil }
-        self.duration = duration
-    }
-
-    var defaultValueDescription: String {
-        let milliseconds = duration.wholeMilliseconds
-        // Minutes and hours are seldom clearer than seconds; a day is.
-        if milliseconds > 0, milliseconds % 86_400_000 == 0 { return "\(milliseconds / 86_400_000)d" }
-        return milliseconds % 1_000 == 0 ? "\(milliseconds / 1_000)s" : "\(milliseconds)ms"
+    @Sendable static func parse(_ text: String) throws -> DurationArgument {
+        guard let duration = Duration(text: text) else {
+            let example = "a duration is written like 500ms, 10s, 5m, 2h or 1d"
+            throw ValidationError(example + Duration.missingUnit(text))
+        }
+        return DurationArgument(duration)
     }
 }
 
@@ -33,6 +30,14 @@ extension ArgumentHelp {
     static func setting(_ key: SettingKey, _ placeholder: String) -> ArgumentHelp {
         ArgumentHelp("\(key.help) (default: \(key.fallback))", valueName: placeholder)
     }
+}
+
+/// How times are shown to people.
+struct TimeOptions: ParsableArguments {
+    @Flag(name: .customLong("local"), help: "Times in the time zone of this machine, not in UTC.")
+    var isLocal = false
+
+    func text(_ milliseconds: Int64) -> String { timeText(milliseconds, isLocal: isLocal) }
 }
 
 /// Where Redis is and who we are there.
@@ -77,14 +82,36 @@ struct RedisOptions: ParsableArguments {
     }
 
     /// Runs `body` with a client, and closes it.
+    /// - Parameters:
+    ///   - isLasting: it goes on for long, so the log says when Redis comes and goes.
+    ///   - waits: a Redis that is away at the start is waited for; else that is an error at once.
     func withClient<Result: Sendable>(
-        _ body: @Sendable (RingfenceClient) async throws -> Result
+        isLasting: Bool = false, waits: Bool = false, _ body: @Sendable (RingfenceClient) async throws -> Result
     ) async throws -> Result {
         let settings = try settings()
         let place = try settings.place()
         place.announce()
+        var configuration = settings.configuration(url: place.url)
+        configuration.failsFast = !waits
         return try await withRingfenceClient(
-            settings.configuration(url: place.url), makeLogger(settings, default: .warning), body)
+            configuration, makeLogger(settings, default: isLasting ? .notice : .warning)
+        ) { client in
+            do { return try await body(client) } catch let error as NoSuchGroup {
+                try await error.tell(client)
+                throw ExitCode.failure
+            }
+        }
+    }
+}
+
+/// What `look` gives, once Redis is there: for what goes on for long, and is told by the log what it waits for.
+func waitingForRedis<Result: Sendable>(_ look: @Sendable () async throws -> Result) async throws -> Result {
+    while true {
+        do { return try await look() } catch let error as RingfenceError
+            where error.code == .coordinatorUnavailable && !Task.isCancelled
+        {
+            try await Task.sleep(for: .milliseconds(500))
+        }
     }
 }
 

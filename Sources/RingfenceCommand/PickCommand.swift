@@ -73,7 +73,7 @@ struct PickCommand: AsyncParsableCommand {
         try await redis.withClient { client in
             let group = try await client.group(name)
             let snapshot = group.snapshot
-            guard snapshot.version > 0 else { throw ExitCode.noGroup(name) }
+            guard snapshot.version > 0 else { throw NoSuchGroup(name: name) }
             let balancer = try group.balancer(policy)
             for _ in 0..<count {
                 let member = try key.map { try balancer.pick(key: $0) } ?? balancer.pick()

@@ -1,23 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfenceConsole
-import RingfenceCore
 import RingfenceOperations
 import Synchronization
 
 /// Rows under a heading, each column as wide as its widest cell.
 func tableLines(_ heading: [String], _ rows: [[String]]) -> [String] {
-    // What was let in before such characters were refused, or written by others, must not move the cursor.
-    let rows = rows.map { $0.map(\.shown) }
-    let widths = heading.indices.map { column in ([heading] + rows).map { $0[column].count }.max() ?? 0 }
-    return ([heading] + rows).map { row in
-        var line = ""
-        for (column, cell) in row.enumerated() {
-            line +=
-                column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 2)
-        }
-        while line.last == " " { line.removeLast() }
-        return line
-    }
+    let table = Table(heading, sample: rows)
+    return [table.headingLine] + rows.map { table.line($0) }
 }
 
 /// Prints rows under a heading.

@@ -4,6 +4,29 @@
 // action is therefore read as a name by the command that shows, and what stands behind it is too much. It is refused
 // here, in words that say what was meant.
 import ArgumentParser
+import RingfenceConsole
+import RingfenceOperations
+
+/// Refuses a word that is no command, which the parser would call an unexpected argument.
+func refuseUnknownCommand(_ arguments: [String]) throws {
+    var command: any ParsableCommand.Type = Main.self
+    var path = "ringfence"
+    for word in arguments.first == "help" ? arguments.dropFirst() : arguments[...] {
+        let configuration = command.configuration
+        let all = configuration.subcommands
+        if all.isEmpty || word.hasPrefix("-") { return }
+        if let next = all.first(where: { $0.configuration.commandName == word }) {
+            command = next
+            path += " " + word
+            continue
+        }
+        // Of these it is a name.
+        if command == GroupCommand.self || command == RingCommand.self { return }
+        let names = all.filter { $0.configuration.shouldDisplay }.compactMap { $0.configuration.commandName }
+        let hint = nearest(to: word, among: names).map { "; did you mean \($0)?" } ?? "."
+        throw ValidationError("no command \(path) \(word)\(hint) The commands are: \(names.joined(separator: ", "))")
+    }
+}
 
 /// Refuses what stands behind the name of a command that takes nothing else.
 ///
@@ -20,22 +43,6 @@ func refuse(_ rest: [String], behind name: String, of parent: any ParsableComman
     if actions.contains(first) {
         throw ValidationError("the action stands before the name: \(command) \(first) \(name)")
     }
-    let nearest = actions.map { (action: $0, distance: distance(name, $0)) }.min { $0.distance < $1.distance }
-    let hint = nearest.map { $0.distance <= 3 ? "; did you mean \($0.action)?" : "." } ?? "."
+    let hint = nearest(to: name, among: actions).map { "; did you mean \($0)?" } ?? "."
     throw ValidationError("no action \(name)\(hint) The actions are: \(actions.joined(separator: ", "))")
-}
-
-/// How many characters are to be added, removed or replaced to make `other` of `text`.
-func distance(_ text: String, _ other: String) -> Int {
-    var row = Array(0...other.count)
-    for (line, character) in text.enumerated() {
-        var diagonal = row[0]
-        row[0] = line + 1
-        for (column, its) in other.enumerated() {
-            let above = row[column + 1]
-            row[column + 1] = min(above + 1, row[column] + 1, diagonal + (character == its ? 0 : 1))
-            diagonal = above
-        }
-    }
-    return row[other.count]
 }

@@ -4,7 +4,7 @@
 // directory that is gone with the command. Private is the default, because both write a lot, and a benchmark on a
 // server that others use too measures the others.
 
-import ArgumentParser
+package import ArgumentParser
 import FoundationEssentials
 import Hiredis
 package import Logging
@@ -77,5 +77,10 @@ extension Logger {
 /// A command cannot go on; the text is for the user.
 package struct CommandFailure: Error, CustomStringConvertible {
     package let description: String
-    package init(_ description: String) { self.description = description }
+    package let code: ExitCode
+
+    package init(_ description: String, code: ExitCode = .failure) {
+        self.description = description
+        self.code = code
+    }
 }

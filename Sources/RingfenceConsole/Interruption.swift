@@ -12,7 +12,12 @@ package func untilInterrupted<Result: Sendable>(
 ) async throws -> Result? {
     let signals = Signals.listen(as: .lasting)
     let work = Task { try await body() }
-    let ending = Task { for await _ in signals { work.cancel() } }
+    let ending = Task {
+        for await signal in signals {
+            Interruption.note(signal.number)
+            work.cancel()
+        }
+    }
     let unwritten = Mutex<Output.Failure?>(nil)
     let watching = Task {
         while endsUnread, !Task.isCancelled {

@@ -19,8 +19,6 @@ package enum Output {
         package var number: Int32
         /// Nobody reads it any more.
         package var isClosed: Bool { number == EPIPE }
-        /// The exit code of a program that SIGPIPE ends.
-        package static let closedCode: Int32 = 128 + SIGPIPE
     }
 
     private struct State {
@@ -82,9 +80,27 @@ package enum Output {
         RingfencePlatform.write(descriptor, bytes, count)
     }
 
+    /// The width of the terminal that standard output is; nil if it is none, or does not say.
+    package static var columns: Int? { size.flatMap { $0.ws_col > 0 ? Int($0.ws_col) : nil } }
+
+    /// The height of the terminal that standard output is; nil if it is none, or does not say.
+    package static var rows: Int? { size.flatMap { $0.ws_row > 0 ? Int($0.ws_row) : nil } }
+
+    private static var size: winsize? {
+        var size = winsize()
+        guard isProgram.load(ordering: .relaxed), isatty(1) == 1, ioctl(1, UInt(TIOCGWINSZ), &size) == 0 else {
+            return nil
+        }
+        return size
+    }
+
+    /// Else it is a test, whose terminal is nobody's matter.
+    fileprivate static let isProgram = Atomic<Bool>(false)
+
     /// Takes the places of standard descriptors that are closed: the next file or socket would get them, and then what
     /// is printed. What takes them cannot be written.
     package static func guardDescriptors() {
+        isProgram.store(true, ordering: .relaxed)
         for descriptor: Int32 in 0...2 where fcntl(descriptor, F_GETFD) < 0 {
             _ = open("/dev/null", O_RDONLY)
         }
@@ -97,6 +113,11 @@ package func put(_ text: String, terminator: String = "\n") throws { try Output.
 
 @available(*, unavailable, message: "does not say when it could not write: use put()")
 package func print(_ items: Any..., separator: String = " ", terminator: String = "\n") {}
+
+/// Tells the person at the terminal what is waited for; in a file or a log it would be noise.
+package func note(_ line: String) {
+    if isatty(2) == 1 { say("ringfence: " + line) }
+}
 
 /// Writes a line to standard error.
 /// - Returns: whether it was written.

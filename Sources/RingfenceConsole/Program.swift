@@ -45,7 +45,7 @@ package enum Program {
         var code = root.exitCode(for: error)
         if let failure = error as? Output.Failure {
             if !failure.isClosed, let told = Failure(failure) { say("\(name): " + told.message) }
-            code = failure.isClosed ? ExitCode(Output.Failure.closedCode) : .inputOutput
+            code = failure.isClosed ? .outputClosed : .inputOutput
         } else {
             let own = Failure(error)
             code = own?.code ?? code

@@ -103,9 +103,9 @@ struct Problem: Error {
 
     private init(_ error: RingfenceError) {
         switch error.code {
-        case .invalidArgument: self.init(.invalidArgument, error.message)
+        case .argumentInvalid: self.init(.invalidArgument, error.message)
         case .lockBusy: self.init(.busy, error.message)
-        case .notHeld, .leaseLost: self.init(.notHeld, error.message)
+        case .lockNotHeld, .leaseLost: self.init(.notHeld, error.message)
         case .membershipReplaced: self.init(.replaced, error.message)
         case .membershipTaken: self.init(.taken, error.message, retryAfterMs: error.retryAfterMilliseconds)
         case .membershipExpired: self.init(.expired, error.message)
@@ -118,11 +118,11 @@ struct Problem: Error {
             self.init(
                 .breakerOpen, error.message,
                 retryAfterMs: error.retryAfter.map { max(1, $0.wholeMilliseconds) } ?? 1_000)
-        case .noMember: self.init(.noMember, error.message, retryAfterMs: 1_000)
-        case .overloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
-        case .unavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
-        case .refused: self.init(.refused, error.message, retryAfterMs: 1_000)
-        case .cancelled, .shutDown: self.init(.shuttingDown, error.message, retryAfterMs: 1_000)
+        case .balancerNoMember: self.init(.noMember, error.message, retryAfterMs: 1_000)
+        case .coordinatorOverloaded: self.init(.overloaded, error.message, retryAfterMs: 100)
+        case .coordinatorUnavailable: self.init(.unavailable, error.message, retryAfterMs: 1_000)
+        case .coordinatorRefused: self.init(.refused, error.message, retryAfterMs: 1_000)
+        case .cancelled, .clientShutDown: self.init(.shuttingDown, error.message, retryAfterMs: 1_000)
         default: self.init(.internal, error.message)
         }
         effect = error.effect.rawValue

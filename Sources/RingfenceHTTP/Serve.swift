@@ -60,7 +60,10 @@ package enum Serve {
         let url = embedded?.url ?? settings.redis ?? ""
         let configuration = settings.configuration(url: url)
         let client = try RingfenceClient(configuration, logger: logger)
-        if embedded == nil { try await RedisCheck.run(configuration, logger: logger) }
+        client.connect()
+        let missing = embedded == nil ? try await RedisCheck.run(configuration, logger: logger) : nil
+        let checking = Task { if missing != nil { await checkLater(client, configuration, logger) } }
+        defer { checking.cancel() }
         let shown = Settings.redacted(url) + (embedded == nil ? "" : " (embedded)")
         let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
         let server = LockServer(
@@ -68,9 +71,12 @@ package enum Serve {
             logger: logger, allowedHosts: settings.allowedHosts, connections: settings.connections,
             deliveryTime: settings.deliveryTime, heartbeat: settings.eventHeartbeat
         ) { port in
+            let state =
+                missing.map { "listens on http://\(authority(settings.host, port)) and waits for Redis \(shown): \($0)" }
+                ?? "serves http://\(authority(settings.host, port)) on Redis \(shown)"
             announce(
                 """
-                ringfence serves http://\(authority(settings.host, port)) on Redis \(shown)
+                ringfence \(state)
                 try: curl -s http://\(authority(reachableHost(settings.host), port))/v1/locks/demo/acquire\(header) \
                 -H 'Content-Type: application/json' -d '{"ttlMs":10000}'
 
@@ -105,6 +111,20 @@ package enum Serve {
         }
         await client.shutdown()
         logger.info("ended")
+    }
+
+    /// Looks at the settings of a Redis that was not there at the start, once it is. The client says when that is.
+    private static func checkLater(
+        _ client: RingfenceClient, _ configuration: RingfenceConfiguration, _ logger: Logger
+    ) async {
+        while !Task.isCancelled {
+            do {
+                if client.isConnected, try await RedisCheck.run(configuration, logger: logger) == nil { return }
+                try await Task.sleep(for: .milliseconds(500))
+            } catch is CancellationError {
+                return
+            } catch { return logger.error("\(error)") }
+        }
     }
 
     /// What SIGHUP asks for. One call after the other.

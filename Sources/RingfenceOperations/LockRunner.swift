@@ -40,6 +40,8 @@ package struct LockRunner: Sendable {
     package var maximumHold: Duration
     /// Tells the person at the terminal.
     package var say: @Sendable (String) -> Void
+    /// Tells what a wait waits for; nil: nobody looks.
+    package var note: (@Sendable (String) -> Void)?
 
     package init(
         names: [String], command: [String], ttl: Duration, wait: Duration, owner: String?, maximumHold: Duration,
@@ -118,10 +120,12 @@ package struct LockRunner: Sendable {
         let held = Mutex<Lease?>(nil)
         let signals = Signals.listen(as: .supervisor)
         Orphans.adopt()
+        let telling = Task { if let note { await tellWait(client, note) } }
         let work = Task {
             try await client.withLock(
                 names, ttl: ttl, wait: wait, options: .init(owner: owner, maximumHold: maximumHold)
             ) { lease in
+                telling.cancel()
                 held.withLock { $0 = lease }
                 let result = try await self.run(under: lease, stage)
                 outcome.withLock { $0 = result }
@@ -132,6 +136,7 @@ package struct LockRunner: Sendable {
         }
         defer {
             forwarding.cancel()
+            telling.cancel()
             if let left = held.withLock({ $0?.unreleasedFor }) { sayUnreleased(left) }
         }
         do {
@@ -150,12 +155,28 @@ package struct LockRunner: Sendable {
         return outcome.withLock { $0 } ?? .leaseLost("the lock was lost before the command started")
     }
 
+    /// Says who holds the lock and how many come before us, when the wait has lasted a moment, and when that changes.
+    private func tellWait(_ client: RingfenceClient, _ note: @Sendable (String) -> Void) async {
+        let end = ContinuousClock.now + wait
+        var told: WaitView?
+        var pause: Duration = .milliseconds(300)
+        while (try? await Task.sleep(for: pause)) != nil {
+            if let view = try? await WaitView(names, owner: owner ?? client.owner, client), !Task.isCancelled,
+                !view.says(theSameAs: told)
+            {
+                note("waits for \(view.text), at most \(max(.zero, end - .now).shortText) more")
+                told = view
+            }
+            pause = .seconds(1)
+        }
+    }
+
     /// The command's code is passed on all the same: its work is done.
     private func sayUnreleased(_ left: Duration) {
         let end = wallClockNanoseconds() / 1_000_000 + left.wholeMilliseconds
         say(
             "Redis did not answer the release of \(names.joined(separator: ", ")): unless it is done after all, it "
-                + "stays held until \(utcText(end)) UTC (\(left.shortText) at most)")
+                + "stays held until \(timeText(end)) (\(left.shortText) at most)")
     }
 
     private func run(under lease: Lease, _ stage: Stage) async throws -> Outcome {

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 import RingfencePlatform
 
-/// Milliseconds since 1970 as `2026-11-23 01:02:03.456`, UTC.
-package func utcText(_ milliseconds: Int64) -> String {
+/// Milliseconds since 1970 as RFC 3339 has it: `2026-11-23T01:02:03.456Z`.
+/// - Parameter isLocal: in the time zone of this machine: `2026-11-23T02:02:03.456+01:00`.
+package func timeText(_ milliseconds: Int64, isLocal: Bool = false) -> String {
     var seconds = time_t(milliseconds / 1_000)
     var parts = tm()
-    gmtime_r(&seconds, &parts)
+    if isLocal { localtime_r(&seconds, &parts) } else { gmtime_r(&seconds, &parts) }
     var text = [CChar](repeating: 0, count: 32)
-    let length = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &parts)
+    let length = strftime(&text, text.count, "%Y-%m-%dT%H:%M:%S", &parts)
     let digits = String(1_000 + milliseconds % 1_000).dropFirst()
-    return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits
+    var zone = "Z"
+    if isLocal {
+        let minutes = abs(Int(parts.tm_gmtoff)) / 60
+        let clock = [minutes / 60, minutes % 60].map { String(String(100 + $0).dropFirst()) }
+        zone = (parts.tm_gmtoff < 0 ? "-" : "+") + clock.joined(separator: ":")
+    }
+    return String(decoding: text[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self) + "." + digits + zone
 }
 
 /// Nanoseconds since 1970.

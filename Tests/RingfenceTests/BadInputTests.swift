@@ -112,7 +112,7 @@ import Testing
             let proxy = try await TCPProxy.start(to: server)
             try await withClient(proxy.url) { client in
                 let error = await failure { try await bad.call(client) }
-                #expect(error?.code == .invalidArgument)
+                #expect(error?.code == .argumentInvalid)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(error?.isRetriable == false)
                 let message = error?.message ?? ""
@@ -174,7 +174,7 @@ import Testing
         var configuration = RingfenceConfiguration()
         bad.spoil(&configuration)
         let error = #expect(throws: RingfenceError.self) { try RingfenceClient(configuration, logger: testLogger) }
-        #expect(error?.code == .invalidArgument)
+        #expect(error?.code == .argumentInvalid)
         #expect(error?.message.hasPrefix(bad.field) == true, "\(error?.message ?? "")")
         #expect(error?.message.contains(bad.limit) == true, "\(error?.message ?? "")")
         #expect(error?.message.contains("secret-word") == false)
@@ -196,7 +196,7 @@ import Testing
                 ]
                 for call in calls {
                     let error = await failure(call)
-                    #expect(error?.code == .notHeld)
+                    #expect(error?.code == .lockNotHeld)
                     #expect(error?.effect == RingfenceError.Effect.none)
                     #expect(error?.message.contains(a.token) == false)
                     #expect(error?.message.contains(b.token) == false)
@@ -219,7 +219,7 @@ import Testing
                     ]
                     for call in calls {
                         let error = await failure(call)
-                        #expect(error?.code == .notHeld && error?.effect == RingfenceError.Effect.none)
+                        #expect(error?.code == .lockNotHeld && error?.effect == RingfenceError.Effect.none)
                         #expect(error?.message.contains("of other names") == true, "\(error?.message ?? "")")
                     }
                 }
@@ -240,11 +240,11 @@ import Testing
                 let hold = try await client.acquireGrant(["a", "b", "c"], ttl: .seconds(60))
                 _ = try await client.forceRelease("b", actor: "ops", reason: "test")
                 let error = await failure { try await client.release(["a", "b", "c"], token: hold.token) }
-                #expect(error?.code == .notHeld && error?.effect == .applied)
+                #expect(error?.code == .lockNotHeld && error?.effect == .applied)
                 #expect(error?.message.contains("only 2 of 3 names") == true, "\(error?.message ?? "")")
                 #expect(try await server.remains() == [])
                 let again = await failure { try await client.release(["a", "b", "c"], token: hold.token) }
-                #expect(again?.code == .notHeld && again?.effect == RingfenceError.Effect.none)
+                #expect(again?.code == .lockNotHeld && again?.effect == RingfenceError.Effect.none)
             }
         }
     }

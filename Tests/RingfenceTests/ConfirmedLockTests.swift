@@ -92,7 +92,7 @@ import Testing
             try await withClient(server.unixURL) { client in
                 for wait in [Duration.zero, .seconds(60)] {
                     let error = await failure { try await client.acquire("a", wait: wait, options: oneSoon) }
-                    #expect(error?.code == .notConfirmed)
+                    #expect(error?.code == .lockNotConfirmed)
                     #expect(error?.effect == RingfenceError.Effect.none)
                     try await eventually { try await observer.isClean("a") }
                 }
@@ -108,7 +108,7 @@ import Testing
                 try await client.withLock("a", options: one) { _ in }
                 await replica.kill(SIGSTOP)
                 let error = await failure { try await client.acquire("a", wait: .seconds(60), options: oneSoon) }
-                #expect(error?.code == .notConfirmed)
+                #expect(error?.code == .lockNotConfirmed)
                 try await eventually { try await observer.isClean("a") }
                 // Others' locks go on meanwhile: WAIT stops only what stands behind it on its own connection.
                 try await client.withLock("b") { _ in }
@@ -132,8 +132,8 @@ import Testing
                 try await eventually { try await observer.send("ZCARD", "ringfence:{default}:queue:a") == .integer(1) }
                 await replica.kill(SIGSTOP)
                 try await first.release()
-                #expect(await passed?.code == .notConfirmed)
-                #expect(await handed?.code == .notConfirmed)
+                #expect(await passed?.code == .lockNotConfirmed)
+                #expect(await handed?.code == .lockNotConfirmed)
                 try await eventually { try await observer.isClean("a") }
                 let last = try await clients[1].acquire("a", wait: .seconds(60), options: plain)
                 try await last.release()

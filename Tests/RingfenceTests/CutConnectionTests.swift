@@ -119,7 +119,7 @@ import Testing
                 lane.heal()
                 try? await held.release()
             } catch let error as RingfenceError {
-                #expect(error.code == .unavailable)
+                #expect(error.code == .coordinatorUnavailable)
                 #expect(error.isRetriable)
             }
         }

@@ -23,8 +23,10 @@ import Testing
                 try await eventually { try await clients[0].inspect("a").queueLength == 1 }
                 let other = try await clients[1].acquire("b", ttl: .seconds(600))
                 try await observer.send("CONFIG", "SET", "maxmemory", "100000")
-                #expect(await failure { try await clients[0].tryAcquire("c") }?.code == .refused)
-                #expect(await failure { try await clients[0].acquire("b", wait: .seconds(60)) }?.code == .refused)
+                #expect(await failure { try await clients[0].tryAcquire("c") }?.code == .coordinatorRefused)
+                #expect(
+                    await failure { try await clients[0].acquire("b", wait: .seconds(60)) }?.code == .coordinatorRefused
+                )
                 try await lease.renew()
                 try await lease.release()
                 let second = try await here
@@ -118,7 +120,7 @@ import Testing
                 let grant = try await client.acquireGrant(["a", "b", "c"], ttl: .seconds(3600))
                 _ = try #require(try await client.forceRelease("b", actor: "ops"))
                 let error = await failure { try await client.release(grant.names, token: grant.token) }
-                #expect(error?.code == .notHeld && error?.message.contains("given back") == true)
+                #expect(error?.code == .lockNotHeld && error?.message.contains("given back") == true)
                 #expect(try await observer.isClean("a"))
                 #expect(try await observer.isClean("c"))
             }
@@ -131,7 +133,7 @@ import Testing
                 let grant = try await client.acquireGrant(["a", "b"], ttl: .seconds(3600))
                 _ = try #require(try await client.forceRelease("b", actor: "ops"))
                 let error = await failure { try await client.renew(grant.names, token: grant.token, ttl: .seconds(60)) }
-                #expect(error?.code == .notHeld)
+                #expect(error?.code == .lockNotHeld)
                 // Its holder may not hear of it, and goes by its deadline then.
                 let left = try await observer.send("PTTL", "ringfence:{default}:lock:a").int ?? 0
                 #expect(left > 3_000_000)

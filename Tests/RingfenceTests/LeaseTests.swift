@@ -49,7 +49,7 @@ import Testing
                 }
                 try await lease.release()
                 let error = await failure { try await lease.renew() }
-                #expect(error?.code == .notHeld)
+                #expect(error?.code == .lockNotHeld)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(try await observer.isClean("a"))
             }
@@ -110,7 +110,7 @@ import Testing
                 try lease.check()
                 try await lease.release()
                 let error = await failure { try lease.check() }
-                #expect(error?.code == .notHeld && error?.effect == RingfenceError.Effect.none)
+                #expect(error?.code == .lockNotHeld && error?.effect == RingfenceError.Effect.none)
             }
         }
     }

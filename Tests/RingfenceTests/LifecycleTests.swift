@@ -29,14 +29,14 @@ import Testing
             try await eventually { client.waiterCount == 1 }
 
             await group.triggerGracefulShutdown()
-            #expect(await waiting?.code == .shutDown)
+            #expect(await waiting?.code == .clientShutDown)
             #expect(await body?.code == .leaseLost)
             try await running
             #expect(try await server.remains() == [])
             #expect(!lease.isHeld && !other.isHeld)
-            #expect(await failure { try await client.tryAcquire("a") }?.code == .shutDown)
-            #expect(await failure { try await client.acquire("a") }?.code == .shutDown)
-            #expect(await failure { try await client.inspect("a") }?.code == .shutDown)
+            #expect(await failure { try await client.tryAcquire("a") }?.code == .clientShutDown)
+            #expect(await failure { try await client.acquire("a") }?.code == .clientShutDown)
+            #expect(await failure { try await client.inspect("a") }?.code == .clientShutDown)
             // Its connections are closed.
             try await eventually { try await observer.send("CLIENT", "LIST").text?.split(separator: "\n").count == 1 }
         }
@@ -68,7 +68,7 @@ import Testing
             await client.shutdown()
             // Promised: about two command timeouts. Far more is allowed here, for a machine full of tests.
             #expect(start.duration(to: .now) < .seconds(15))
-            #expect(await waiting?.code == .shutDown)
+            #expect(await waiting?.code == .clientShutDown)
             #expect(!lease.isHeld)
             await server.kill(SIGCONT)
         }

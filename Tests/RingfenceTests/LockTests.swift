@@ -180,7 +180,7 @@ import Testing
                     try await client.withLock("b", wait: .seconds(60)) { _ in }
                 }
             }
-            #expect(error?.code == .wouldDeadlock)
+            #expect(error?.code == .lockWouldDeadlock)
         }
     }
 

@@ -40,7 +40,7 @@ import Testing
                             let error = await failure {
                                 try await client.tryAcquire("lock \(number)", ttl: .seconds(60))
                             }
-                            #expect(error?.code == .unavailable)
+                            #expect(error?.code == .coordinatorUnavailable)
                             #expect(error?.effect == .unknown)
                         }
                     }
@@ -83,7 +83,7 @@ import Testing
                 async let waiting = client.acquire("a", ttl: .seconds(30), wait: .seconds(60))
                 try await eventually { client.waiterCount == 1 }
                 let error = await failure { try await client.ping() }
-                #expect(error?.code == .unavailable)
+                #expect(error?.code == .coordinatorUnavailable)
                 await server.kill(SIGCONT)
                 try await waiting.release()
                 #expect(try await observer.isClean("a"))
@@ -100,7 +100,7 @@ import Testing
                 await server.kill(SIGSTOP)
                 let error = await failure { try await client.acquire("a", wait: .milliseconds(150)) }
                 await server.kill(SIGCONT)
-                #expect(error?.code == .unavailable)
+                #expect(error?.code == .coordinatorUnavailable)
                 #expect(error?.effect == .unknown)
                 try await eventually { try await observer.isClean("a") }
                 #expect(try await client.tryAcquire("a") != nil)

@@ -62,7 +62,7 @@ import Testing
         try await withClient("redis://127.0.0.1:\(port)", { $0.commandTimeout = .seconds(2) }) { client in
             for wait in [Duration.zero, .milliseconds(300), .seconds(3)] {
                 let error = await failure { try await client.acquire("k", wait: wait, options: options) }
-                #expect(error?.code == .unavailable && error?.isRetriable == true)
+                #expect(error?.code == .coordinatorUnavailable && error?.isRetriable == true)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(error?.message.contains("refused") == true, "\(error?.message ?? "")")
             }
@@ -124,7 +124,9 @@ import Testing
                 try await eventually("the connection is lost") { !client.runner.main.isConnected }
                 _ = await failure { try await lease.release() }
                 let error = await next
-                #expect(error?.code == .unavailable && error?.effect == RingfenceError.Effect.none, "\(error as Any)")
+                #expect(
+                    error?.code == .coordinatorUnavailable && error?.effect == RingfenceError.Effect.none,
+                    "\(error as Any)")
                 #expect(error?.message.contains("refused") == true, "\(error?.message ?? "")")
             }
         }
@@ -140,7 +142,7 @@ import Testing
                 let error = await failure {
                     try await client.acquire("k", ttl: .seconds(60), wait: .milliseconds(300), options: options)
                 }
-                #expect(error?.code == .unavailable && error?.effect == .unknown)
+                #expect(error?.code == .coordinatorUnavailable && error?.effect == .unknown)
                 #expect(!client.cleanUp.isSettled)
                 await server.kill(SIGCONT)
                 try await eventually("it is withdrawn") { client.cleanUp.isSettled }

@@ -27,7 +27,7 @@ import Testing
                 // The first one too: what Redis is like is known before anything is written to it.
                 for wait in [Duration.zero, .seconds(5)] {
                     let error = await failure { try await client.acquire("k", ttl: .seconds(600), wait: wait) }
-                    #expect(error?.code == .refused && error?.effect == RingfenceError.Effect.none)
+                    #expect(error?.code == .coordinatorRefused && error?.effect == RingfenceError.Effect.none)
                     #expect(error?.message.contains("allkeys-lru") == true)
                 }
                 #expect(await failure { try await client.readiness() }?.message.contains("allkeys-lru") == true)
@@ -41,7 +41,7 @@ import Testing
             try await server.cli("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
             try await withClient(url) { client in
                 try await client.withLock("k") { _ in }
-                #expect(await failure { try await client.readiness() }?.code == .refused)
+                #expect(await failure { try await client.readiness() }?.code == .coordinatorRefused)
             }
         }
     }
@@ -61,7 +61,7 @@ import Testing
             try await primary.cli("ACL", "SETUSER", "weak", "on", ">pw", "~*", "&*", "+@all", "-evalsha", "-eval")
             try await withClient("redis://weak:pw@127.0.0.1:\(primary.port)") { client in
                 let error = await failure { try await client.readiness() }
-                #expect(error?.code == .refused && error?.message.contains("evalsha") == true)
+                #expect(error?.code == .coordinatorRefused && error?.message.contains("evalsha") == true)
             }
             try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { replica in
                 try await eventually { try await replica.cli("INFO", "replication").contains("master_link_status:up") }

@@ -17,7 +17,7 @@ import Testing
                 try await observer.send("CONFIG", "SET", "maxmemory", "1")
                 for wait in [Duration.zero, .seconds(60)] {
                     let error = await failure { try await client.acquire("new", wait: wait) }
-                    #expect(error?.code == .refused)
+                    #expect(error?.code == .coordinatorRefused)
                     #expect(error?.effect == RingfenceError.Effect.none)
                     #expect(error?.message.contains("OOM") == true)
                 }
@@ -56,7 +56,7 @@ import Testing
                 try await withClient(server.unixURL, { $0.commandTimeout = .seconds(2) }) { client in
                     for wait in [Duration.zero, .milliseconds(150)] {
                         let error = await failure { try await client.acquire("a", wait: wait) }
-                        #expect(error?.code == .unavailable)
+                        #expect(error?.code == .coordinatorUnavailable)
                         // A wait may end while the next try is under way, and then nobody knows of that one.
                         if wait == .zero { #expect(error?.effect == RingfenceError.Effect.none) }
                         #expect(
@@ -91,7 +91,7 @@ import Testing
             try await withClient("redis://nobody:secret-password@127.0.0.1:\(server.port)") { client in
                 for wait in [Duration.zero, .seconds(60)] {
                     let error = await failure { try await client.acquire("a", wait: wait) }
-                    #expect(error?.code == .refused)
+                    #expect(error?.code == .coordinatorRefused)
                     #expect(error?.effect == RingfenceError.Effect.none)
                     #expect(error?.isRetriable == false)
                     #expect(error?.message.contains("NOPERM") == true)
@@ -106,7 +106,7 @@ import Testing
             try await observer.send("ACL", "SETUSER", "other", "on", ">secret-password", "~elsewhere:*", "&*", "+@all")
             try await withClient("redis://other:secret-password@127.0.0.1:\(server.port)") { client in
                 let error = await failure { try await client.acquire("a", wait: .seconds(60)) }
-                #expect(error?.code == .refused)
+                #expect(error?.code == .coordinatorRefused)
                 #expect(error?.message.contains("NOPERM") == true)
                 let keys = try await observer.send("DBSIZE")
                 #expect(keys == .integer(0))
@@ -120,7 +120,7 @@ import Testing
                 try await withClient("redis://\(user):wrong-password@127.0.0.1:\(server.port)") { client in
                     let start = ContinuousClock.now
                     let error = await failure { try await client.acquire("a", wait: .seconds(60)) }
-                    #expect(error?.code == .refused)
+                    #expect(error?.code == .coordinatorRefused)
                     #expect(error?.effect == RingfenceError.Effect.none)
                     #expect(error?.message.contains("WRONGPASS") == true)
                     #expect("\(String(describing: error))".contains("wrong-password") == false)
@@ -135,7 +135,7 @@ import Testing
             try await observer.send("CONFIG", "SET", "requirepass", "right-password")
             try await withClient(server.unixURL) { client in
                 let error = await failure { try await client.acquire("a", wait: .seconds(60)) }
-                #expect(error?.code == .refused)
+                #expect(error?.code == .coordinatorRefused)
                 #expect(error?.message.contains("NOAUTH") == true)
             }
         }
@@ -159,7 +159,7 @@ import Testing
                     try await observer.send("INFO", "persistence").text?.contains("rdb_last_bgsave_status:err") == true
                 }
                 let error = await failure { try await client.tryAcquire("a") }
-                #expect(error?.code == .unavailable)
+                #expect(error?.code == .coordinatorUnavailable)
                 #expect(error?.effect == RingfenceError.Effect.none)
                 #expect(error?.isRetriable == true)
                 #expect(error?.message.contains("MISCONF") == true)

@@ -11,9 +11,10 @@ package struct TestCertificates: Sendable {
     package var clientCertificate: String { directory.path + "/client.crt" }
     package var clientKey: String { directory.path + "/client.key" }
 
-    /// Makes the files. `serverNames` is the subject alternative name of the server's certificate.
+    /// Makes the files. `serverNames` is the subject alternative name of the server's certificate, `days` how long it
+    /// is valid: less than 0 for one that has expired.
     package static func make(
-        serverNames: String = "DNS:localhost,IP:127.0.0.1"
+        serverNames: String = "DNS:localhost,IP:127.0.0.1", days: Int = 30
     ) async throws -> TestCertificates {
         let certificates = TestCertificates(directory: try TemporaryDirectory())
         for name in ["ca", "stranger"] {
@@ -26,7 +27,7 @@ package struct TestCertificates: Sendable {
                 "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=\(name)"
                     + " -addext subjectAltName=\(names) -keyout \(name).key -out \(name).csr")
             try await certificates.openssl(
-                "x509 -req -in \(name).csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -copy_extensions copy"
+                "x509 -req -in \(name).csr -CA ca.crt -CAkey ca.key -CAcreateserial -days \(days) -copy_extensions copy"
                     + " -out \(name).crt")
         }
         return certificates

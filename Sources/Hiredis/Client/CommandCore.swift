@@ -210,7 +210,7 @@ final class CommandCore: ConnectionOwner, @unchecked Sendable {
                 } else if !slot.wasWritten, let absence {
                     RedisError(
                         .notConnected, effect: .none, "no connection within the deadline; last: \(absence.message)",
-                        server: absence.server)
+                        server: absence.server, fault: absence.fault)
                 } else {
                     RedisError(.timedOut, effect: effect, "no answer within the deadline")
                 }

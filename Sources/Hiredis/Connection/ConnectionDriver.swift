@@ -30,6 +30,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private let configuration: RedisConfiguration
     private let eventLoop: any EventLoop
     private let logger: Logger
+    private let log: ConnectionLog
+    private let words: ConnectionWords
     /// Broken by `close()`: owner and driver hold each other until then.
     private var owner: Owner?
     private var machine: ConnectionMachine
@@ -41,14 +43,15 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private var probeTimer: Scheduled<Void>?
     private var heardSinceTick = false
     private var isProbing = false
-    private var lastLogged: RedisError?
     /// It was open once, so the files that it needs were right.
-    private var wasReady = false
+    private var hasBeenReady = false
 
     init(_ configuration: RedisConfiguration, eventLoop: any EventLoop, logger: Logger) {
         self.configuration = configuration
         self.eventLoop = eventLoop
         self.logger = logger
+        log = configuration.log ?? ConnectionLog()
+        words = ConnectionWords(address: configuration.address)
         machine = ConnectionMachine(configuration)
     }
 
@@ -75,6 +78,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     func close() -> EventLoopFuture<Void> {
         eventLoop.assertInEventLoop()
         machine.close()
+        log.closed(self)
         let handler = self.handler
         stopTimers()
         self.handler = nil
@@ -100,10 +104,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         guard handler === self.handler else { return }
         if let failure = reader.failure {
             if !machine.isReady, configuration.tls == nil, handler.firstByte == Self.tlsAlert {
-                return lose(
-                    RedisError(
-                        .connectFailed, effect: .none,
-                        "what answers at this address speaks TLS: give rediss:// and not redis://"))
+                return lose(words.speaksTLS())
             }
             lose(RedisError(.protocolViolation, effect: .unknown, "not a RESP2 reply within our limits: \(failure)"))
         } else if reader.sawReadOnly {
@@ -140,42 +141,20 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     fileprivate func closed(_ handler: ConnectionHandler<Owner>, _ error: (any Error)?) {
         guard handler === self.handler else { return }
-        lose(failure(error))
+        lose(failure(error, handler))
     }
 
-    /// Tells of the connection's end.
-    private func failure(_ error: (any Error)?) -> RedisError {
-        if machine.isReady {
-            let reason = error.map { "\($0)" } ?? "the server closed the connection"
-            return RedisError(.connectionLost, effect: .unknown, reason)
-        }
+    /// How the connection's end is told.
+    private func failure(_ error: (any Error)?, _ handler: ConnectionHandler<Owner>) -> RedisError {
+        if machine.isReady { return words.loss(error) }
         // What it said first is why; that it then closed, or reset because we had written, is only what came of it.
-        if let complaint = machine.complaint {
-            let reason = "Redis refused the connection: \(complaint)"
-            return RedisError(.connectFailed, effect: .none, reason, server: complaint)
-        }
-        if let error = error as? RedisError { return error }
-        let text = error.map { Self.reason($0) } ?? "the server closed the connection"
-        if configuration.tls == nil, case .tcp = configuration.address, handler?.firstByte == nil {
+        if let complaint = machine.complaint { return ConnectionMachine.refusal(complaint) }
+        if configuration.tls == nil, case .tcp = configuration.address, handler.firstByte == nil, !(error is RedisError)
+        {
             // So does a TLS server that drops a connection without TLS before saying so.
-            return RedisError(
-                .connectFailed, effect: .none,
-                "\(text), before the server said anything; if this port speaks TLS, give rediss://")
+            return words.endedInSilence()
         }
-        let isPlain = configuration.tls != nil && text.contains("WRONG_VERSION_NUMBER")
-        let hint = isPlain ? "what answers at this address speaks no TLS: give its TLS port, or redis://; " : ""
-        return RedisError(.connectFailed, effect: .none, hint + text)
-    }
-
-    /// SwiftNIO's errors show how they are made; this is what the person at the terminal needs of them.
-    private static func reason(_ error: any Error) -> String {
-        switch error {
-        case let error as NIOConnectionError:
-            if let failure = error.connectionErrors.last { return reason(failure.error) }
-            return "the name \(error.host) is not found"
-        case let error as IOError: return "\(strerror(error.errnoCode).map { String(cString: $0) } ?? "\(error)")"
-        default: return "\(error)"
-        }
+        return words.failure(error ?? ChannelError.eof, certificate: handler.certificate)
     }
 
     /// The first byte of a record with which a TLS server answers what is no TLS.
@@ -205,11 +184,10 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 
     private func becomeReady(_ info: ConnectionInfo, _ warnings: [String]) {
-        wasReady = true
+        hasBeenReady = true
         attemptTimer?.cancel()
-        lastLogged = nil
         for warning in warnings { logger.warning("redis \(configuration): \(warning)") }
-        logger.debug("connected to redis \(configuration)", metadata: ["redis.generation": "\(info.generation)"])
+        log.ready(self, of: configuration, now: monotonicNow(), logger)
         (heardSinceTick, isProbing) = (true, false)
         tickLater()
         owner?.connectionIsReady(info)
@@ -221,42 +199,43 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         let limit = configuration.connectTimeout
         attemptTimer = eventLoop.scheduleTask(in: TimeAmount(limit)) { [weak self] in
             guard let self, self.attempt == number, !self.machine.isReady else { return }
-            let isOpen = self.handler != nil
-            let place =
-                !isOpen
-                ? ""
-                : self.configuration.tls == nil ? ": it does not answer" : ": it does not answer; does it speak TLS?"
-            self.lose(RedisError(.connectFailed, effect: .none, "no connection within \(limit)\(place)"))
+            self.lose(self.words.silent(limit, isSecure: self.handler != nil && self.configuration.tls != nil))
         }
         ConnectionOpening(configuration: configuration, eventLoop: eventLoop)
             .open { ConnectionHandler(driver: self, attempt: number, password: $0) }
             .whenFailure { error in
                 guard self.attempt == number, self.handler == nil, self.machine.state == .connecting else { return }
-                let failure =
-                    error as? RedisError
-                    ?? RedisError(.connectFailed, effect: .none, "cannot connect: \(Self.reason(error))")
+                let failure = self.words.failure(error)
                 // Files that were right once are being replaced, and are right again soon: commands wait for that.
-                if failure.code == .invalidConfiguration, !self.wasReady { self.owner?.connectionWasRefused(failure) }
+                if failure.code == .invalidConfiguration, !self.hasBeenReady {
+                    self.owner?.connectionWasRefused(failure)
+                }
                 self.lose(failure)
             }
     }
 
     private func lose(_ error: RedisError) {
         stopTimers()
+        let wasReady = machine.isReady
         // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler
         self.handler = nil
         _ = handler?.close()
         let hadUnanswered = owner?.connectionWasLost(error) ?? false
+        let isToldByFailing = configuration.failsFast && !hasBeenReady && !error.isNotReady
+        if isToldByFailing {
+            var last = error
+            last.isFinal = true
+            owner?.connectionWasRefused(last)
+        }
         guard
             let wait = machine.lost(
                 hadUnanswered: hadUnanswered, now: monotonicNow(), dice: Double.random(in: 0..<1))
         else { return }
-        // The same failure again and again is said once.
-        if lastLogged != error {
-            logger.warning("redis \(configuration) is not connected: \(error.message)")
-            lastLogged = error
+        // Who is told by the error that fails fast need not read it in the log too.
+        if !isToldByFailing {
+            log.lost(self, wasReady: wasReady, error, of: configuration, now: monotonicNow(), logger)
         }
         backoffTimer = eventLoop.scheduleTask(in: TimeAmount(wait)) { [weak self] in
             guard let self else { return }
@@ -300,6 +279,8 @@ final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
     /// As it was when this attempt began.
     let password: String?
     private(set) var firstByte: UInt8?
+    /// Of the server, whether it was accepted or not.
+    private(set) var certificate: NIOSSLCertificate?
     private let driver: ConnectionDriver<Owner>
     private let reader = ReplyReader()
     private var context: ChannelHandlerContext?
@@ -338,7 +319,10 @@ final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
     func channelReadComplete(context: ChannelHandlerContext) { driver.received(self, reader) }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        if failure == nil { failure = error }
+        if failure == nil {
+            failure = error
+            certificate = try? context.pipeline.syncOperations.handler(type: NIOSSLClientHandler.self).peerCertificate
+        }
         context.close(promise: nil)
     }
 

@@ -140,13 +140,12 @@ struct ConnectionMachine {
     }
 
     private mutating func refused(_ step: Step, _ error: RedisServerError) -> Action? {
-        let failure = RedisError(.connectFailed, effect: .none, "Redis refused the connection: \(error)", server: error)
-        if RedisServerError.Prefix.notReady.contains(error.prefix) || error.isFull {
-            return .drop(failure, isRefusal: false)
-        }
+        let failure = Self.refusal(error)
+        if failure.isNotReady { return .drop(failure, isRefusal: false) }
         if error.prefix == .noAuthentication || error.prefix == .denied || step == .authenticate || step == .select {
             return .drop(
-                RedisError(.server, effect: .none, failure.message, server: error), isRefusal: true)
+                RedisError(.server, effect: .none, failure.message, server: error, fault: failure.fault ?? .broken),
+                isRefusal: true)
         }
         let loss: String? =
             switch step {
@@ -157,6 +156,15 @@ struct ConnectionMachine {
             }
         if let loss, warned.insert(step).inserted { warnings.append("\(error): \(loss)") }
         return nil
+    }
+
+    /// The server takes nobody in, or not us.
+    static func refusal(_ error: RedisServerError) -> RedisError {
+        let isPassword = [.noAuthentication, .wrongPassword].contains(error.prefix) || error.message.contains("AUTH")
+        let hint = error.prefix == .noAuthentication ? " Give the password in the URL, or name a password file" : ""
+        return RedisError(
+            .connectFailed, effect: .none, "Redis refused the connection: \(error)\(hint)", server: error,
+            fault: isPassword ? .password : nil)
     }
 
     private mutating func shaken(_ now: Int64) -> Action {

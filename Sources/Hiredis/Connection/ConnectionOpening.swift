@@ -31,20 +31,19 @@ struct ConnectionOpening {
 
     private func secured(_ context: NIOSSLContext) throws -> NIOSSLClientHandler {
         guard let identity else { throw RedisError(.invalidConfiguration, effect: .none, "TLS needs a host to verify") }
+        let words = ConnectionWords(address: configuration.address)
         let name: String? = if case .name(let name) = identity { name } else { nil }
         do {
             return try NIOSSLClientHandler._makeSSLClientHandler(context: context, serverHostname: name) {
                 certificate, channel in
                 guard identity.isIdentified(by: certificate) else {
-                    let error = RedisError(
-                        .connectFailed, effect: .none, "the server's certificate is not for \(identity)")
-                    return channel.eventLoop.makeFailedFuture(error)
+                    return channel.eventLoop.makeFailedFuture(words.wrongCertificate(identity))
                 }
                 return channel.eventLoop.makeSucceededVoidFuture()
             }
         } catch {
             throw RedisError(
-                .invalidConfiguration, effect: .none, "\(name ?? "") is no name that TLS can verify: \(error)")
+                .invalidConfiguration, effect: .none, "\(name ?? "") is no name that TLS can verify")
         }
     }
 
@@ -77,12 +76,7 @@ struct ConnectionOpening {
         return NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop) { [configuration, identity] in
             var files = Files(password: configuration.password)
             if let tls = configuration.tls {
-                do {
-                    files.context = try Self.context(tls, identity)
-                } catch {
-                    throw RedisError(
-                        .invalidConfiguration, effect: .none, "the TLS files cannot be used (\(tls)): \(error)")
-                }
+                files.context = try Self.context(tls, identity)
             }
             if let path = configuration.passwordFile { files.password = try PasswordFile.read(path) }
             return files
@@ -100,12 +94,31 @@ struct ConnectionOpening {
         }
         if let file = tls.authorityFile { settings.trustRoots = .file(file) }
         if let file = tls.certificateFile {
-            settings.certificateChain = try NIOSSLCertificate.fromPEMFile(file).map { .certificate($0) }
+            settings.certificateChain = try using(file, "a certificate") {
+                try NIOSSLCertificate.fromPEMFile(file).map { .certificate($0) }
+            }
         }
         if let file = tls.privateKeyFile {
-            settings.privateKey = .privateKey(try NIOSSLPrivateKey(file: file, format: .pem))
+            settings.privateKey = .privateKey(
+                try using(file, "a private key") { try NIOSSLPrivateKey(file: file, format: .pem) })
         }
-        return try NIOSSLContext(configuration: settings)
+        do { return try NIOSSLContext(configuration: settings) } catch {
+            if let file = tls.authorityFile {
+                _ = try using(file, "certificates of authorities") { try NIOSSLCertificate.fromPEMFile(file) }
+            }
+            let (key, certificate) = (tls.privateKeyFile ?? "", tls.certificateFile ?? "")
+            throw RedisError(
+                .invalidConfiguration, effect: .none, "\(key) is not the private key of the certificate \(certificate)")
+        }
+    }
+
+    /// - Throws: `invalidConfiguration`, which names the file and what it should hold.
+    private static func using<Result>(_ file: String, _ what: String, _ load: () throws -> Result) throws -> Result {
+        do { return try load() } catch {
+            let reason =
+                access(file, R_OK) == 0 ? "it does not hold \(what) in PEM" : String(cString: strerror(errno))
+            throw RedisError(.invalidConfiguration, effect: .none, "the TLS file \(file) cannot be used: \(reason)")
+        }
     }
 
     /// nil for a unix socket.

@@ -62,6 +62,10 @@ package struct RedisConfiguration: Sendable {
     /// Of large answers that are on their way (BulkCalls.swift).
     package var maximumAnswerBytesInFlight = 1 << 20
     package var backoff = Backoff()
+    /// Until there was a connection, commands fail with the first attempt that fails, and do not wait for another.
+    package var failsFast = false
+    /// Shared by the connections that are to be told of as one; nil: each tells of itself.
+    package var log: ConnectionLog?
     /// A connection from which nothing came for this long is probed by PING, and closed if that is not answered in the
     /// same time again. A command that blocks the connection for longer than twice this is taken for a dead connection.
     package var probeInterval: Duration = .seconds(5)
@@ -93,9 +97,7 @@ extension RedisConfiguration: CustomStringConvertible, CustomDebugStringConverti
     /// The URL without user and password.
     package var description: String {
         switch address {
-        case .tcp(let host, let port):
-            let shown = host.contains(":") ? "[\(host)]" : host
-            return "\(tls == nil ? "redis" : "rediss")://\(shown):\(port)/\(database)"
+        case .tcp: return "\(tls == nil ? "redis" : "rediss")://\(address)/\(database)"
         case .unix(let path): return "unix://\(path)?db=\(database)"
         }
     }

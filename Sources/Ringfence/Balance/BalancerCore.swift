@@ -298,7 +298,7 @@ final class BalancerCore: Sendable {
     private var nobody: RingfenceError {
         let why = guarded.withLock { $0.machine.nobody }
         return RingfenceError(
-            .noMember, effect: .none, isRetriable: true, "the group '\(group)' has nobody to call: \(why)")
+            .balancerNoMember, effect: .none, isRetriable: true, "the group '\(group)' has nobody to call: \(why)")
     }
 
     private var forbidden: RingfenceError { isOpen("an operator forced it open, until it is let go") }

@@ -255,7 +255,8 @@ final class EventFeed: Sendable {
                 return state.machine.answered(page, now: now)
             case .failure(let error):
                 state.machine.failed(now: now)
-                if !error.isTransient, state.lastWarning != error.message {
+                // Without a connection the connections say so.
+                if !error.isTransient, error.fault == nil, state.lastWarning != error.message {
                     state.lastWarning = error.message
                     logger.warning("the event log cannot be read", metadata: [LoggingKeys.error: "\(error.message)"])
                 }

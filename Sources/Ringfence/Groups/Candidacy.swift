@@ -33,7 +33,7 @@ public struct Epoch: Sendable, CustomStringConvertible {
         guard isHeld else { throw RingfenceError.primaryLost(self, effect: .none) }
         guard !membership.group.known.role.suspendsWrites else {
             throw RingfenceError(
-                .writesSuspended, effect: .none, isRetriable: true,
+                .primaryWritesSuspended, effect: .none, isRetriable: true,
                 "the primary of the group '\(membership.groupName)' must not write: fewer members could take over than "
                     + "its settings ask for")
         }

@@ -121,7 +121,7 @@ extension Group {
             throw error
         }
         throw RingfenceError(
-            .refused, effect: .none, "inspecting the group '\(name)': leases were asked for, and none came")
+            .coordinatorRefused, effect: .none, "inspecting the group '\(name)': leases were asked for, and none came")
     }
 
     private func ask(

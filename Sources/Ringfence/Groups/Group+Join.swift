@@ -82,7 +82,7 @@ extension Group {
         let end = Moment.now.adding(hub.commandTimeout)
         guard await hub.joinGate.enter(until: end) else {
             throw RingfenceError(
-                .overloaded, effect: .none, isRetriable: true,
+                .coordinatorOverloaded, effect: .none, isRetriable: true,
                 "joining the group '\(name)' as '\(record.id)': others joined by this client, and its turn did not "
                     + "come within the command timeout")
         }
@@ -137,7 +137,7 @@ extension Group {
         // died before it and was not known here.
         if mode == .again {
             return RingfenceError(
-                .unavailable, effect: .unknown, isRetriable: true,
+                .coordinatorUnavailable, effect: .unknown, isRetriable: true,
                 "\(doing): the first answer was lost, and another has the id now; repeat it to take the id over")
         }
         return RingfenceError(

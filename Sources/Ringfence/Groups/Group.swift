@@ -241,7 +241,7 @@ public final class Group: Sendable {
                 || options.pointsPerWeight ?? policy.pointsPerWeight != policy.pointsPerWeight
         else { return nil }
         return RingfenceError(
-            .policyMismatch, effect: .none,
+            .groupPolicyMismatch, effect: .none,
             "the group '\(name)' was made with seed \(policy.seed) and pointsPerWeight \(policy.pointsPerWeight): ask "
                 + "for those, or for none"
         )

@@ -160,7 +160,7 @@ extension GroupOperations {
         guard
             GroupScripts.answer(try await hub.runner.run(call, "noting '\(type)' of the group '\(name)'"))?.status
                 == .noted
-        else { throw RingfenceError(.refused, effect: .unknown, "Redis did not note the event") }
+        else { throw RingfenceError(.coordinatorRefused, effect: .unknown, "Redis did not note the event") }
     }
 
     // MARK: Giving an order
@@ -195,7 +195,7 @@ extension GroupOperations {
                 throw error
             } catch var error as RingfenceError {
                 if error.effect == .unknown { mayBeDone = true }
-                if error.code == .unavailable, !Task.isCancelled, Moment.now < end {
+                if error.code == .coordinatorUnavailable, !Task.isCancelled, Moment.now < end {
                     try? await hub.eventLoop.scheduleTask(in: .milliseconds(20)) {}.futureResult.get()
                     continue
                 }
@@ -237,7 +237,7 @@ extension GroupOperations {
             }
             guard ContinuousClock.now < end else {
                 throw RingfenceError(
-                    .unavailable, effect: .unknown, isRetriable: true,
+                    .coordinatorUnavailable, effect: .unknown, isRetriable: true,
                     "the order to the group '\(name)' was taken, and its outcome is not known yet: see its status"
                 )
             }

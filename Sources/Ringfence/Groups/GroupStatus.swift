@@ -171,7 +171,8 @@ extension GroupOperations {
         }
         guard let status else {
             throw RingfenceError(
-                .refused, effect: .none, "inspecting the group '\(name)': leases were asked for, and none came")
+                .coordinatorRefused, effect: .none,
+                "inspecting the group '\(name)': leases were asked for, and none came")
         }
         return status
     }

@@ -273,7 +273,7 @@ public final class Membership: Sendable {
 
     private static func noAnswer(_ doing: String) -> RingfenceError {
         RingfenceError(
-            .unavailable, effect: .unknown, isRetriable: true,
+            .coordinatorUnavailable, effect: .unknown, isRetriable: true,
             "\(doing): Redis did not answer in time; retrying in the background")
     }
 

@@ -262,7 +262,7 @@ final class LeaseState: Sendable {
     var isReleased: Bool { guarded.withLock { $0.machine.state == .ended } }
 
     var releasedError: RingfenceError {
-        RingfenceError(.notHeld, effect: .none, "the lease on \(describe(names)) was released")
+        RingfenceError(.lockNotHeld, effect: .none, "the lease on \(describe(names)) was released")
     }
 
     static func lossError(

@@ -79,7 +79,7 @@ extension LockTable {
                 entry.asking?.submission.absence
                 ?? RedisError(.notConnected, effect: .none, "the command was not sent in time")
             var error = RingfenceError(absence, doing)
-            (error.code, error.isRetriable) = (.unavailable, true)
+            (error.code, error.isRetriable) = (.coordinatorUnavailable, true)
             error.message = "\(doing): no connection in the time to wait; last: \(absence.message)"
             error.effect = isUnknown ? .unknown : .none
             if isUnknown { error.message += "; an earlier try had no answer and is being withdrawn" }

@@ -209,7 +209,7 @@ extension RingfenceClient {
         let request = try request(names, ttl: ttl, wait: wait, owner: options.owner)
         if let held = CurrentHolds.heldByThisTask(names) {
             throw RingfenceError(
-                .wouldDeadlock, effect: .none,
+                .lockWouldDeadlock, effect: .none,
                 "this task holds '\(held)' already, so waiting for it would never end; pass the lease down instead")
         }
         switch try await outcome(of: request, options) {
@@ -346,17 +346,17 @@ extension RingfenceClient {
     private func value(of token: String, _ names: [String]) throws -> LockValue {
         guard token.utf8.count <= 512, let value = LockValue(parsing: token) else {
             throw RingfenceError(
-                .invalidArgument, effect: .none,
+                .argumentInvalid, effect: .none,
                 "token is not one that an acquire returned (fence:nonce:owner, up to 512 bytes)")
         }
         guard value.nameCount == names.count else {
             throw RingfenceError(
-                .notHeld, effect: .none,
+                .lockNotHeld, effect: .none,
                 "the token is of \(value.nameCount) names taken together, not of \(names.count): name exactly those")
         }
         guard value.isOf(names) else {
             throw RingfenceError(
-                .notHeld, effect: .none,
+                .lockNotHeld, effect: .none,
                 "the token is of other names taken together than \(describe(names)): name exactly those")
         }
         return value

@@ -79,10 +79,10 @@ struct DemoCommand: AsyncParsableCommand {
             throw failure
         } catch {
             say("ringfence: the demo could not be finished: \(Failure(error)?.message ?? "\(error)")")
-            throw ExitCode(70)
+            throw ExitCode.unfinished
         }
         if json { try put(report.json) } else { printer.line(report.text) }
-        if !report.books.isBalanced { throw ExitCode(1) }
+        if !report.books.isBalanced { throw ExitCode.failure }
     }
 
     /// The user's file, or the demo's own transfers, which are written anew and read as any other (see
@@ -98,7 +98,7 @@ struct DemoCommand: AsyncParsableCommand {
         } catch {
             say("cannot read \(path): no such file, or no permission to read it")
         }
-        throw ExitCode(65)
+        throw ExitCode.data
     }
 
     private func introduction(_ file: TransferFile, _ redis: CommandRedis) -> String {
@@ -119,7 +119,7 @@ struct DemoCommand: AsyncParsableCommand {
     private static func write(_ text: String, to path: String) throws {
         do { try Data(text.utf8).write(to: URL(filePath: path)) } catch {
             say("cannot write \(path)")
-            throw ExitCode(70)
+            throw ExitCode.unfinished
         }
     }
 }

@@ -22,7 +22,9 @@ struct FailoverCommand: AsyncParsableCommand {
     var to: String
     @Flag(help: "Required: confirms that writes the member has not received will be lost.")
     var acceptDataLoss = false
-    @Option(help: "How long to wait until it is ready, 1s to 1h; the failover goes on after that.")
+    @Option(
+        help: "How long to wait until it is ready, 1s to 1h; the failover goes on after that. (default: 60s)",
+        transform: DurationArgument.parse)
     var wait = DurationArgument(.seconds(60))
     @OptionGroup var order: OrderArguments
 
@@ -39,6 +41,7 @@ struct FailoverCommand: AsyncParsableCommand {
 
     func run() async throws {
         let (name, who, why, to, limit) = (order.name, order.who, order.reason, to, wait.duration)
+        note("waits until \(to) is primary and ready, at most \(limit.shortText)")
         try await order.run("ready", "") { group in
             let outcome = try await withinTime(limit) {
                 try await group.failover(to: to, acceptsDataLoss: true, actor: who, reason: why)

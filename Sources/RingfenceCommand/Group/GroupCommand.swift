@@ -50,6 +50,6 @@ struct GroupArguments: ParsableArguments {
         _ body: @Sendable @escaping (GroupOperations) async throws -> Result
     ) async throws -> Result {
         let name = name
-        return try await redis.withClient { try await body($0.operations(on: name)) }
+        return try await redis.withClient { client in try await body(client.operations(on: name)) }
     }
 }

@@ -10,7 +10,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
         abstract: "Show what became of the primary: when, from, to, why, by whom, and how long it took.",
         usage: "ringfence group history NAME [--limit COUNT] [--json]",
         discussion: """
-            The newest last, by Redis' clock, in UTC, as far as the event log is kept (about the newest 10,000 events \
+            The newest last, by Redis' clock, as far as the event log is kept (about the newest 10,000 events \
             of all groups). Of each election:
               DETECT   from when the former primary was last heard of: its lease, for one that died
               HANDOVER from the order until the former primary had stopped, for a switchover
@@ -25,6 +25,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
 
     @Option(help: "How many entries at most, 1 to 1000.")
     var limit = 20
+    @OptionGroup var times: TimeOptions
     @OptionGroup var group: GroupArguments
 
     func validate() throws {
@@ -34,7 +35,8 @@ struct GroupHistoryCommand: AsyncParsableCommand {
     func run() async throws {
         let name = group.name
         let newest = try await group.redis.withClient { client in
-            try await GroupHistory.newest(limit, of: name, client)
+            _ = try await client.operations(on: name).status().known()
+            return try await GroupHistory.newest(limit, of: name, client)
         }
         if group.json {
             for entry in newest.entries {
@@ -45,11 +47,11 @@ struct GroupHistoryCommand: AsyncParsableCommand {
             return
         }
         if newest.entries.isEmpty { return try put("nothing is known of a primary of \(name)") }
-        for line in Self.lines(newest.entries) { try put(line) }
+        for line in Self.lines(newest.entries, times) { try put(line) }
     }
 
     /// The table.
-    static func lines(_ entries: [HistoryEntry]) -> [String] {
+    static func lines(_ entries: [HistoryEntry], _ times: TimeOptions) -> [String] {
         func text(_ duration: Duration?) -> String { duration.map(\.shortText) ?? "" }
         return tableLines(
             ["AT", "WHAT", "EPOCH", "FROM", "TO", "WHY", "WHO", "DETECT", "HANDOVER", "DECIDE", "PROMOTE", "TOTAL"],
@@ -60,7 +62,7 @@ struct GroupHistoryCommand: AsyncParsableCommand {
                         !$0.isEmpty && $0 != entry.kind.rawValue && !(entry.kind == .failoverByHand && $0 == "failover")
                     }
                 return [
-                    utcText(entry.at), entry.kind.rawValue, entry.epoch.map { "\($0)" } ?? "", entry.from ?? "",
+                    times.text(entry.at), entry.kind.rawValue, entry.epoch.map { "\($0)" } ?? "", entry.from ?? "",
                     entry.to ?? "", reasons.joined(separator: ": "), entry.actor ?? "", text(entry.detection),
                     text(entry.handover), text(entry.decision), text(entry.promotion), text(entry.total),
                 ]

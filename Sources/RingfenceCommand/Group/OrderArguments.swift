@@ -28,7 +28,9 @@ struct OrderArguments: ParsableArguments {
     ) async throws {
         let group = group
         let primary = try await untilInterrupted { try await group.withOperations(give) }
-        guard let primary else { throw CommandFailure("interrupted; `ringfence group \(name)` shows how it is now") }
+        guard let primary else {
+            throw CommandFailure("interrupted; `ringfence group \(name)` shows how it is now", code: .interrupted)
+        }
         if group.json { return try put(namingRedis(JSONWriter.describing(outcome, of: name, primary).text)) }
         try put(said + (primary.map { "\($0.member ?? "nobody") is primary, epoch \($0.epoch)" } ?? ""))
     }

@@ -17,7 +17,7 @@ struct PauseCommand: AsyncParsableCommand {
               ringfence group pause ledger --for 10m --reason 'network work'
             """)
 
-    @Option(name: .customLong("for"), help: "How long, 1s to 30d.")
+    @Option(name: .customLong("for"), help: "How long, 1s to 30d.", transform: DurationArgument.parse)
     var length: DurationArgument
     @OptionGroup var order: OrderArguments
 

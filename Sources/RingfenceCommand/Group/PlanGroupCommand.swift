@@ -21,8 +21,7 @@ struct PlanGroupCommand: AsyncParsableCommand {
     @OptionGroup var group: GroupArguments
 
     func run() async throws {
-        let status = try await group.withOperations { try await $0.status() }
-        guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
+        let status = try await group.withOperations { try await $0.status().known() }
         if group.json { return try put(namingRedis(JSONWriter.describing(status.plan).text)) }
         for line in GroupPicture.lines(status.plan) { try put(line) }
     }

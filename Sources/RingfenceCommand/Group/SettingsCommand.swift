@@ -55,9 +55,8 @@ struct SettingsCommand: AsyncParsableCommand {
         let isChange = !changes.isEmpty
         let status = try await order.group.withOperations { group in
             if isChange { try await group.update(settings, actor: who, reason: why) }
-            return try await group.status()
+            return try await group.status().known()
         }
-        guard status.version > 0 else { throw ExitCode.noGroup(order.name) }
         if order.group.json {
             var json = JSONWriter()
             json.settings(status.settings)

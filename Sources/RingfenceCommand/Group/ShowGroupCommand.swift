@@ -2,6 +2,7 @@
 import ArgumentParser
 import Ringfence
 import RingfenceConsole
+import RingfenceCore
 import RingfenceOperations
 
 struct ShowGroupCommand: AsyncParsableCommand {
@@ -27,17 +28,34 @@ struct ShowGroupCommand: AsyncParsableCommand {
     func validate() throws { try refuse(rest, behind: group.name, of: GroupCommand.self) }
 
     func run() async throws {
-        let status = try await group.withOperations { try await $0.status() }
-        guard status.version > 0 else { throw ExitCode.noGroup(group.name) }
+        let status = try await group.withOperations { try await $0.status().known() }
         if group.json { return try put(namingRedis(JSONWriter.describing(GroupView(status)).text)) }
         for line in GroupPicture.lines(GroupView(status)) { try put(line) }
     }
 }
 
-extension ExitCode {
-    /// Says that there is no such group.
-    static func noGroup(_ name: String) -> ExitCode {
-        say("ringfence: no group \(name): nobody ever joined it; `ringfence groups` shows those there are")
-        return .failure
+/// Nobody ever joined a group of this name.
+struct NoSuchGroup: Error {
+    var name: String
+
+    /// Says so, and which groups there are.
+    func tell(_ client: RingfenceClient) async throws {
+        let names = try await client.groupSummaries().map(\.name)
+        let more = names.count > Self.shown ? " and \(names.count - Self.shown) more (ringfence groups)" : ""
+        let shown = names.prefix(Self.shown).joined(separator: ", ") + more
+        let there =
+            nearest(to: name, among: names).map { "did you mean \($0)? The groups are \(shown)" }
+            ?? (names.isEmpty ? "there are no groups" : "the groups are \(shown)")
+        say("ringfence: no group \(name.shown): nobody ever joined it; " + there)
+    }
+
+    private static let shown = 10
+}
+
+extension GroupStatus {
+    /// - Throws: ``NoSuchGroup``: a mistyped name is no group without members.
+    func known() throws -> GroupStatus {
+        guard version > 0 else { throw NoSuchGroup(name: name) }
+        return self
     }
 }

@@ -23,7 +23,7 @@ struct SwitchoverCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("The new primary. (default: the member that would be elected)", valueName: "member"))
     var to: String?
-    @Option(help: "The time limit for its election, 10ms to 1h.")
+    @Option(help: "The time limit for its election, 10ms to 1h. (default: 30s)", transform: DurationArgument.parse)
     var timeout = DurationArgument(.seconds(30))
     @Flag(help: "Take the current switchover back.")
     var abort = false
@@ -43,6 +43,7 @@ struct SwitchoverCommand: AsyncParsableCommand {
                 try await $0.abortSwitchover(actor: $1.who, reason: $1.reason)
             }
         }
+        note("waits until the new primary is ready; its election may take \(limit.shortText). Ctrl-C takes it back")
         try await order.run("ready", "") {
             try await $0.switchover(to: to, timeout: limit, actor: who, reason: why)
         }

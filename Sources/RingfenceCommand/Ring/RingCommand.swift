@@ -29,7 +29,7 @@ extension GroupArguments {
         return try await redis.withClient { client in
             let group = try await client.group(name)
             // A mistyped name is no group without members, whose keys nobody owns.
-            guard group.snapshot.version > 0 else { throw ExitCode.noGroup(group.name) }
+            guard group.snapshot.version > 0 else { throw NoSuchGroup(name: name) }
             return RingView(of: group)
         }
     }

@@ -56,7 +56,7 @@ final class GroupCache: Sendable {
                 if last.map({ $0.asked < asked }) ?? true { last = list }
             }
             return list
-        } catch let error as RingfenceError where error.code == .unavailable {
+        } catch let error as RingfenceError where error.code == .coordinatorUnavailable {
             guard var list = lastList.withLock({ $0 }) else { throw error }
             list.isStale = true
             return list

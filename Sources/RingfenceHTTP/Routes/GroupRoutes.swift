@@ -92,7 +92,7 @@ struct GroupRoutes: Sendable {
         do {
             let status = try await group.inspect()
             if !group.snapshot.isStale { return GroupView(status) }
-        } catch let error as RingfenceError where error.code == .unavailable {}
+        } catch let error as RingfenceError where error.code == .coordinatorUnavailable {}
         return GroupView(lastSeen: group.snapshot)
     }
 

@@ -233,7 +233,7 @@ struct LockRoutes: Sendable {
                 do {
                     let renewed = try await client.renew(grant.names, token: grant.token, ttl: acquisition.ttl)
                     return (renewed, claim)
-                } catch let error as RingfenceError where error.code == .notHeld {
+                } catch let error as RingfenceError where error.code == .lockNotHeld {
                     // Its time is over, or it was released: this is a request like any other.
                     repeats.forget(claim)
                 } catch {

@@ -107,7 +107,7 @@ package struct Examination: Sendable {
         for (what, words) in questions {
             do { _ = try await send(client, words) } catch let error as RedisError where error.isNoPermission {
                 return (what, elsewhere)
-            } catch let error as RedisError where error.code == .server {
+            } catch let error as RedisError where error.isAnswer {
                 // NOSCRIPT: it may.
                 if let server = error.server, [.moved, .ask, .clusterDown].contains(server.prefix) {
                     elsewhere = elsewhere ?? server.message
@@ -124,7 +124,7 @@ package struct Examination: Sendable {
             let channels = missing.contains("PUBLISH") || missing.contains("SUBSCRIBE")
             return "give \(missing.joined(separator: ", ")) on the keys\(channels ? " and channels" : "") "
                 + "ringfence:{\(namespace)}:*\(channels ? " (Redis 7 gives a new user no channel)" : "")"
-        } catch let error as RedisError where error.code == .server {
+        } catch let error as RedisError where error.isAnswer {
             return nil
         }
     }
@@ -295,7 +295,7 @@ package struct Examination: Sendable {
 
     /// nil when it is not permitted, or not known to this Redis.
     private func ask(_ client: RedisClient, _ words: String...) async throws -> RedisReply? {
-        do { return try await send(client, words) } catch let error as RedisError where error.code == .server {
+        do { return try await send(client, words) } catch let error as RedisError where error.isAnswer {
             return nil
         }
     }
@@ -309,5 +309,7 @@ package struct Examination: Sendable {
 }
 
 extension RedisError {
-    fileprivate var isNoPermission: Bool { code == .server && server?.prefix == .noPermission }
+    /// The command was answered, and not the connection refused.
+    fileprivate var isAnswer: Bool { code == .server && fault == nil }
+    fileprivate var isNoPermission: Bool { isAnswer && server?.prefix == .noPermission }
 }

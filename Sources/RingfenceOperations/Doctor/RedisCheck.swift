@@ -12,10 +12,15 @@ package import Logging
 package import Ringfence
 
 package enum RedisCheck {
-    /// - Throws: ``Settings/Failure`` if this Redis may evict locks. An unreachable Redis only delays its check.
-    package static func run(_ configuration: RingfenceConfiguration, logger: Logger) async throws {
+    /// - Returns: why it could not be looked at; nil if it was.
+    /// - Throws: ``Settings/Failure`` if this Redis may evict locks.
+    package static func run(_ configuration: RingfenceConfiguration, logger: Logger) async throws -> String? {
+        var configuration = configuration
+        configuration.failsFast = true
+        // The client that is going to work with it says whether it is there.
+        let quiet = Logger(label: "ringfence.check") { _ in SwiftLogNoOpLogHandler() }
         do {
-            let readings = try await Examination.with(configuration, logger: logger) { try await $0.settings() }
+            let readings = try await Examination.with(configuration, logger: quiet) { try await $0.settings() }
             for finding in Diagnosis.findings(readings) {
                 if finding.code == "redis.evicts" {
                     throw Settings.Failure(description: "\(finding.detail). Do: \(finding.remedy)")
@@ -30,8 +35,9 @@ package enum RedisCheck {
                     level: level, "\(finding.detail)",
                     metadata: finding.remedy.isEmpty ? [:] : ["do": "\(finding.remedy)"])
             }
+            return nil
         } catch let error as RedisError {
-            logger.warning("the settings of this Redis are not checked", metadata: ["reason": "\(error.message)"])
+            return error.message
         }
     }
 }

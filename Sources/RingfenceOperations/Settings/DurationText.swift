@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension Duration {
-    /// Reads `500ms`, `10s`, `5m`, `2h` or `1d`; nil for anything else. A number without a pointsPerWeight is refused:
+    /// Reads `500ms`, `10s`, `5m`, `2h` or `1d`; nil for anything else. A number without a unit is refused:
     /// nobody should have to guess whether 10 is seconds or milliseconds.
     package init?(text: String) {
         let digits = text.prefix { $0.isASCII && $0.isNumber }
@@ -14,6 +14,12 @@ extension Duration {
         case "d": self = .seconds(count * 86_400)
         default: return nil
         }
+    }
+
+    /// What to add to a complaint about `text`, if only its unit is missing.
+    package static func missingUnit(_ text: String) -> String {
+        guard !text.isEmpty, text.allSatisfy({ $0.isASCII && $0.isNumber }) else { return "" }
+        return "; the unit is missing, such as \(text)s"
     }
 
     /// Whole milliseconds, rounded down; 0 when negative.

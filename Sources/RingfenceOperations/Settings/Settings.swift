@@ -50,8 +50,9 @@ package struct Settings: Sendable {
     ///   - file: the path given with `--config`, which wins over `RINGFENCE_CONFIG`.
     /// - Throws: ``Failure``.
     package init(flags: [String: String], environment: [String: String], file: String?) throws {
+        try Self.checkVariables(environment)
         let path = file ?? environment["RINGFENCE_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
-        let object = try path.map { try Self.read($0) }
+        let object = try path.map { try Self.read(try Self.absolute($0, "the file of settings")) }
         stateDirectory = EmbeddedRedis.defaultDirectory(environment)
         for key in SettingKey.all {
             if let text = flags[key.name] {
@@ -70,6 +71,17 @@ package struct Settings: Sendable {
                     throw Failure(description: "\(place) must be a string (\(key.kind.rawValue)), not \(value.kind)")
                 }
             }
+        }
+        try checkCertificate()
+    }
+
+    /// A client certificate is two files.
+    /// - Throws: ``Failure`` if one of them is missing.
+    package func checkCertificate() throws {
+        switch (tls.certificateFile, tls.privateKeyFile) {
+        case (nil, _?): throw Failure(description: "redis-key is given without redis-cert, the certificate of that key")
+        case (_?, nil): throw Failure(description: "redis-cert is given without redis-key, its private key")
+        default: break
         }
     }
 
@@ -126,7 +138,7 @@ package struct Settings: Sendable {
         _ text: String, _ place: String, _ range: ClosedRange<Duration>, _ words: String
     ) throws -> Duration {
         guard let duration = Duration(text: text), range.contains(duration) else {
-            throw Failure(description: "\(place) must be \(words), not \(quoted(text))")
+            throw Failure(description: "\(place) must be \(words), not \(quoted(text))" + Duration.missingUnit(text))
         }
         return duration
     }
@@ -152,8 +164,15 @@ package struct Settings: Sendable {
         return number
     }
 
+    /// `~` is the home folder: in a file, or behind `--flag=`, no shell has replaced it.
     package static func absolute(_ path: String, _ place: String) throws -> String {
         if path.hasPrefix("/") { return path }
+        if path == "~" || path.hasPrefix("~/") {
+            guard let home = Environment.values["HOME"], home.hasPrefix("/") else {
+                throw Failure(description: "\(place) begins with ~, and HOME is not set")
+            }
+            return home + path.dropFirst()
+        }
         guard let directory = getcwd(nil, 0) else {
             throw Failure(description: "\(place) is relative, and there is no working directory")
         }

@@ -37,10 +37,13 @@ import Testing
                 case .logLevel: "debug"
                 case .text, .path: "value"
                 }
-            _ = try Settings(flags: [key.name: text], environment: [:], file: nil)
-            _ = try Settings(flags: [:], environment: [key.variable: text], file: nil)
+            // A certificate is two files.
+            let pair =
+                [SettingKey.redisCertificate, .redisKey].contains(key) ? ["redis-cert": "c", "redis-key": "k"] : [:]
+            _ = try Settings(flags: pair.merging([key.name: text]) { $1 }, environment: [:], file: nil)
+            _ = try Settings(flags: pair.filter { $0.key != key.name }, environment: [key.variable: text], file: nil)
             try writeFile(file, "{\"\(key.name)\": \(key.kind == .port || key.kind == .number ? text : "\"\(text)\"")}")
-            _ = try Settings(flags: [:], environment: [:], file: file)
+            _ = try Settings(flags: pair.filter { $0.key != key.name }, environment: [:], file: file)
         }
     }
 

@@ -49,7 +49,7 @@ extension Balancer {
                 let group = try await client.group("g")
                 let balancer = try group.balancer(.roundRobin, options: .plain())
                 let empty = await failure { try await balancer.withMember { _ in } }
-                #expect(empty?.code == .noMember && empty?.effect == RingfenceError.Effect.none)
+                #expect(empty?.code == .balancerNoMember && empty?.effect == RingfenceError.Effect.none)
                 #expect(empty?.isRetriable == true && empty?.message.contains("it has no members") == true)
 
                 let made = try await other.group("g")
@@ -70,7 +70,7 @@ extension Balancer {
                 try await members[2].leave()
                 try await eventually { (try? balancer.picked()) == ["d"] }
                 try await members[3].update(weight: 0)
-                try await eventually { await failure { try balancer.pick() }?.code == .noMember }
+                try await eventually { await failure { try balancer.pick() }?.code == .balancerNoMember }
                 let none = await failure { try balancer.pick() }
                 #expect(none?.message.contains("of its 3 members none can be picked") == true, "\(none?.message ?? "")")
                 try await members[1].update(health: "")
@@ -217,7 +217,7 @@ extension Balancer {
                 for error in [
                     await failure { try balancer.pick() }, await failure { try await balancer.withMember { _ in } },
                 ] {
-                    #expect(error?.code == .invalidArgument && error?.message.contains("key") == true)
+                    #expect(error?.code == .argumentInvalid && error?.message.contains("key") == true)
                 }
                 for number in 0..<200 {
                     let key = "account/\(number)"
@@ -250,7 +250,7 @@ extension Balancer {
             _ = try await group.join("bystander", lease: .seconds(5))
             let balancer = try group.balancer(.primaryOnly)
             let none = await failure { try balancer.pick() }
-            #expect(none?.code == .noMember && none?.message.contains("no primary") == true)
+            #expect(none?.code == .balancerNoMember && none?.message.contains("no primary") == true)
             let id = try await group.withPrimary(as: "leader", lease: .seconds(5)) { _ in
                 try await eventually { (try? balancer.pick()) != nil }
                 return try await balancer.withMember { $0.id }
@@ -379,7 +379,7 @@ extension Balancer {
         try await withRingfence { _, client in
             let group = try await client.group("g")
             let error = await failure { try group.balancer(options: .plain { $0.maximumEjectionFraction = 2 }) }
-            #expect(error?.code == .invalidArgument && error?.message.hasPrefix("maximumEjectionFraction") == true)
+            #expect(error?.code == .argumentInvalid && error?.message.hasPrefix("maximumEjectionFraction") == true)
         }
     }
 }

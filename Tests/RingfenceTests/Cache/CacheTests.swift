@@ -37,7 +37,7 @@ import Testing
             let cache = try await stage.client.cache(CacheStage.name)
             func message(_ body: () async throws -> Void) async -> String {
                 let error = await failure { try await body() }
-                return error?.code == .invalidArgument ? error?.message ?? "" : "\(String(describing: error))"
+                return error?.code == .argumentInvalid ? error?.message ?? "" : "\(String(describing: error))"
             }
             #expect(await message { _ = try await cache.get("") }.hasPrefix("key must be 1 to 512 bytes"))
             #expect(await message { try await cache.set("a\n", []) } == "key must not hold control characters")
@@ -58,7 +58,7 @@ import Testing
             let mismatch = await failure {
                 _ = try await stage.client.cache(CacheStage.name, options: .init(writeQuorum: 3, readQuorum: 1))
             }
-            #expect(mismatch?.code == .policyMismatch)
+            #expect(mismatch?.code == .groupPolicyMismatch)
             let nodes = await failure { _ = try await stage.client.cache("nobody") }
             #expect(nodes?.code == .cacheNodes && nodes?.isRetriable == true)
         }

@@ -291,7 +291,7 @@ import Testing
             let cache = try await client.primaryCache("cache")
             func message(_ body: () async throws -> Void) async -> String {
                 let error = await failure { try await body() }
-                return error?.code == .invalidArgument ? error?.message ?? "" : "\(String(describing: error))"
+                return error?.code == .argumentInvalid ? error?.message ?? "" : "\(String(describing: error))"
             }
             let within = Durability.confirmed(replicas: 1, within: .milliseconds(5001))
             #expect(await message { _ = try await cache.get("") }.hasPrefix("key must be 1 to 512 bytes"))
@@ -315,16 +315,16 @@ import Testing
                 PrimaryCacheOptions(durability: within), .init(timeout: .seconds(61)), .init(timeout: .zero),
             ] {
                 #expect(
-                    await failure { try await client.primaryCache("cache", options: options) }?.code == .invalidArgument
+                    await failure { try await client.primaryCache("cache", options: options) }?.code == .argumentInvalid
                 )
             }
-            #expect(await failure { try await client.primaryCache("") }?.code == .invalidArgument)
+            #expect(await failure { try await client.primaryCache("") }?.code == .argumentInvalid)
             #expect(!"\(PrimaryCacheOptions(password: "secret"))".contains("secret"))
 
             let error = try #require(await failure { try await cache.get("a") })
             #expect(error.code == .cachePrimary && error.isRetriable && error.message.hasSuffix("it has no primary"))
             await cache.close()
-            #expect(await failure { try await cache.get("a") }?.code == .shutDown)
+            #expect(await failure { try await cache.get("a") }?.code == .clientShutDown)
         }
     }
 

@@ -148,7 +148,7 @@ import Testing
             #expect(ended.error == nil && ended.count == 2)
             let late = Listener(client.events())
             await late.ended()
-            #expect(late.error?.code == .shutDown)
+            #expect(late.error?.code == .clientShutDown)
         }
     }
 
@@ -203,7 +203,7 @@ import Testing
             try await withClient(url) { client in
                 let listener = Listener(client.events(after: .start))
                 await listener.ended()
-                #expect(listener.error?.code == .refused, "\(listener.error.map { "\($0)" } ?? "no error")")
+                #expect(listener.error?.code == .coordinatorRefused, "\(listener.error.map { "\($0)" } ?? "no error")")
             }
         }
     }
@@ -256,7 +256,7 @@ import Testing
             let gone = try await client.eventPage(after: EventCursor("other:3"))
             #expect(gone.isReset && gone.lost == nil && gone.next == end && gone.events.isEmpty)
             for limit in [0, 1001, -1] {
-                #expect(await failure { try await client.eventPage(limit: limit) }?.code == .invalidArgument)
+                #expect(await failure { try await client.eventPage(limit: limit) }?.code == .argumentInvalid)
             }
             #expect(throws: RingfenceError.self) { try client.events(ofGroup: "") }
         }

@@ -48,7 +48,7 @@ import Testing
             #expect(try balancer.pick(key: "account/4711").id != owner)
             #expect(balancer.state.member(owner)?.ejectedUntil != nil)
             let keyless = await failure { try balancer.begin() }
-            #expect(keyless?.code == .invalidArgument)
+            #expect(keyless?.code == .argumentInvalid)
         }
     }
 

@@ -60,18 +60,18 @@ import Testing
     @Test func `a bad order is refused by its field, and one for no group with its reason`() async throws {
         try await withRingfence { _, client in
             let silent = await failure { try await client.operations(on: "g").overrideBreaker(.open, reason: "") }
-            #expect(silent?.code == .invalidArgument)
+            #expect(silent?.code == .argumentInvalid)
             #expect(silent?.message.contains("reason must be 1 to 512 bytes") == true)
             let long = await failure {
                 try await client.operations(on: "g").overrideBreaker(.open, reason: String(repeating: "x", count: 513))
             }
-            #expect(long?.code == .invalidArgument && long?.message.contains("reason") == true)
+            #expect(long?.code == .argumentInvalid && long?.message.contains("reason") == true)
             let nobody = await failure {
                 try await client.operations(on: "g").overrideBreaker(.open, actor: "", reason: "x")
             }
-            #expect(nobody?.code == .invalidArgument && nobody?.message.contains("actor") == true)
+            #expect(nobody?.code == .argumentInvalid && nobody?.message.contains("actor") == true)
             let nowhere = await failure { try await client.operations(on: "").overrideBreaker(.open, reason: "x") }
-            #expect(nowhere?.code == .invalidArgument && nowhere?.message.contains("group") == true)
+            #expect(nowhere?.code == .argumentInvalid && nowhere?.message.contains("group") == true)
             let none = await failure { try await client.operations(on: "g").overrideBreaker(.open, reason: "x") }
             #expect(none?.code == .orderRefused && none?.reasons.map(\.code) == ["noGroup"])
         }

@@ -164,10 +164,10 @@ import Testing
                 let seen = try await other.group("g")
                 #expect(seen.ring.seed == 7 && seen.ring.pointsPerWeight == 64)
                 let wrong = await failure { try await other.group("g", options: .init(seed: 8)) }
-                #expect(wrong?.code == .policyMismatch && wrong?.effect == RingfenceError.Effect.none)
+                #expect(wrong?.code == .groupPolicyMismatch && wrong?.effect == RingfenceError.Effect.none)
                 #expect(
                     await failure { try await other.group("g", options: .init(pointsPerWeight: 65)) }?.code
-                        == .policyMismatch)
+                        == .groupPolicyMismatch)
                 _ = try await other.group("g", options: .init(seed: 7, pointsPerWeight: 64))
             }
         }
@@ -179,15 +179,17 @@ import Testing
                 let group = try await client.group("g", options: .init(pointsPerWeight: 100))
                 let made = try await other.group("g")
                 let first = try await made.join("first", lease: .seconds(60))
-                #expect(await failure { try await group.join("second", lease: .seconds(60)) }?.code == .policyMismatch)
+                #expect(
+                    await failure { try await group.join("second", lease: .seconds(60)) }?.code == .groupPolicyMismatch)
                 // It knows by now, and takes the id from nobody.
-                #expect(await failure { try await group.join("first", lease: .seconds(60)) }?.code == .policyMismatch)
+                #expect(
+                    await failure { try await group.join("first", lease: .seconds(60)) }?.code == .groupPolicyMismatch)
                 try await eventually("whatever came in is out again", within: .seconds(60)) {
                     try await other.operations(on: "g").status().members.map(\.member.session) == [first.session]
                 }
                 #expect(
                     await failure { try await client.group("g", options: .init(pointsPerWeight: 100)) }?.code
-                        == .policyMismatch)
+                        == .groupPolicyMismatch)
                 #expect(first.isMember)
                 // Who then asks for nothing gets what there is.
                 _ = try await client.group("g").join("third")
@@ -203,11 +205,11 @@ import Testing
             var members: [Membership] = []
             for number in 0..<4 { members.append(try await group.join("n\(number)", weight: 1000)) }
             let full = await failure { try await group.join("n4", weight: 97) }
-            #expect(full?.code == .invalidArgument && full?.effect == RingfenceError.Effect.none)
+            #expect(full?.code == .argumentInvalid && full?.effect == RingfenceError.Effect.none)
             #expect(full?.message.contains("16777216") == true, "\(full?.message ?? "")")
             members.append(try await group.join("n4", weight: 96))
             let more = await failure { try await members[4].update(weight: 97) }
-            #expect(more?.code == .invalidArgument)
+            #expect(more?.code == .argumentInvalid)
             try await members[0].update(weight: 1)
             try await members[4].update(weight: 97)
             #expect(group.snapshot.member("n4")?.weight == 97)

@@ -269,7 +269,7 @@ import Testing
                 try epoch.check()
                 try await client.group("ledger").update(.init(minStandbys: 1, shortfallAction: .suspendWrites))
                 try await eventually("it must not write") {
-                    await failure { try epoch.check() }?.code == .writesSuspended
+                    await failure { try epoch.check() }?.code == .primaryWritesSuspended
                 }
                 #expect(epoch.isHeld)
                 _ = try await group.join("second").campaign()

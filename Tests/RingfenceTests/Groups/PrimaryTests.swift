@@ -82,7 +82,7 @@ import Testing
                 try await eventually("three leases have passed") { one.deadline > until && two.deadline > until }
                 #expect(group.snapshot.primary?.epoch == 1 && one.isMember && two.isMember)
                 let error = await failure { try await clients[1].group("ledger").join("three") }
-                #expect(error?.code == .refused, "\(String(describing: error))")
+                #expect(error?.code == .coordinatorRefused, "\(String(describing: error))")
                 try await clients[1].group("ledger").pause(for: .seconds(60))
                 try await clients[1].group("ledger").resume()
                 try await (old == "one" ? one : two).leave()
@@ -166,7 +166,7 @@ import Testing
             try await other.update(health: "disk full")
             // No reason is no silent "eligible".
             let silent = await failure { try second.report(position: nil, ineligibleBecause: "") }
-            #expect(silent?.code == .invalidArgument && silent?.message.contains("ineligibleBecause") == true)
+            #expect(silent?.code == .argumentInvalid && silent?.message.contains("ineligibleBecause") == true)
             try second.report(position: nil, ineligibleBecause: "restoring")
             try await client.group("ledger").setMaintenance(true, for: "two", actor: "ann")
             let all = await failure { try await client.group("ledger").switchover(to: "two") }
@@ -177,7 +177,7 @@ import Testing
             let lossy = await failure {
                 try await client.group("ledger").failover(to: "two", acceptsDataLoss: false)
             }
-            #expect(lossy?.code == .invalidArgument && lossy?.message.contains("acceptsDataLoss") == true)
+            #expect(lossy?.code == .argumentInvalid && lossy?.message.contains("acceptsDataLoss") == true)
             let plan = try await client.group("ledger").plan()
             #expect(plan.winner == nil && plan.blocked.map(\.code) == ["noCandidate"])
             #expect(group.snapshot.primary?.member == "one" && epoch.isHeld)

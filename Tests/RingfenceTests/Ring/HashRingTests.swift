@@ -132,7 +132,7 @@ import Testing
     @Test func `what is outside its limits is refused with the field's name, and says what to do`() throws {
         func message(_ body: () throws -> Void) -> String {
             do { try body() } catch let error as RingfenceError {
-                #expect(error.code == .invalidArgument)
+                #expect(error.code == .argumentInvalid)
                 #expect(error.effect == .none)
                 return error.message
             } catch { return "\(error)" }
