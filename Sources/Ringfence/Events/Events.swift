@@ -26,11 +26,12 @@ import RingfenceCore
 /// stored after it.
 ///
 /// While Redis cannot be reached an iteration waits; it goes on where it was. It throws only what waiting does not
-/// mend: a refusal of Redis (``RingfenceError/Code/refused``), such as a missing permission. It ends when its task is
-/// cancelled and when the client is shut down; one that begins after the shutdown throws `client.shutDown`.
+/// mend: a refusal of Redis (``RingfenceError/Code/coordinatorRefused``), such as a missing permission. It ends when
+/// its task is cancelled and when the client is shut down; one that begins after the shutdown throws
+/// `client.shutDown`.
 ///
 /// A state of all groups, without a cursor or with a reset, has at most 50,000 members and 32 MiB; with more it is
-/// refused (``RingfenceError/Code/refused``): follow one group at a time.
+/// refused (``RingfenceError/Code/coordinatorRefused``): follow one group at a time.
 ///
 /// An iteration may take its time: nothing is kept for it in memory. What it has not taken is read from Redis, as long
 /// as that keeps it (``RingfenceConfiguration/eventLength``).
