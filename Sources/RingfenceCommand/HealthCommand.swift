@@ -38,11 +38,11 @@ struct HealthCommand: AsyncParsableCommand {
 
     @Flag(help: "Ask whether locks can be had, too.")
     var ready = false
-    @Option(help: .setting(.host, "address"))
+    @Option(help: ArgumentHelp("The address on which it listens. (default: 127.0.0.1)", valueName: "address"))
     var host: String?
-    @Option(help: .setting(.port, "number"))
+    @Option(help: ArgumentHelp("The port on which it listens. (default: 7420)", valueName: "number"))
     var port: String?
-    @Option(name: .customLong("config"), help: "A JSON file of settings; flags and RINGFENCE_* variables win over it.")
+    @Option(help: ArgumentHelp("Its file of settings.", valueName: "file"))
     var config: String?
 
     /// How long an answer may take.
