@@ -118,7 +118,8 @@ import Testing
 
     @Test func `a whole number is an integer, with a fraction of zero too`() async throws {
         try await withService { service, _ in
-            #expect(try await service.request("POST", Self.acquire, #"{"ttlMs":60000.0}"#).status == 200)
+            let answer = try await service.request("POST", Self.acquire, #"{"ttlMs":60000.0}"#)
+            #expect(answer.status == 200, "\(answer.body)")
         }
     }
 
