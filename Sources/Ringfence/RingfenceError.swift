@@ -111,8 +111,8 @@ public struct RingfenceError: Error, Sendable, CustomStringConvertible {
     /// The failure beneath this one, where there was one.
     public var underlying: (any Error)?
     /// How long after the failure it is worth trying again; nil: not known. Set with `breaker.open`, unless an operator
-    /// forced the breaker open: the time until calls are let through again. While the first of those are under way it is
-    /// at most a second, for their results decide.
+    /// forced the breaker open: the time until calls are let through again. While the first of those are under way it
+    /// is at most a second, for their results decide.
     public var retryAfter: Duration?
 
     package init(
