@@ -51,13 +51,13 @@ package struct RedisError: Error, Sendable, Equatable {
 
     package var code: Code
     package var effect: Effect
-    package var message: String
-    /// The error reply, when `code` is `.server` or the server refused the connection.
-    package var server: RedisServerError?
     /// What keeps a connection from being made, when that is what failed.
     package var fault: ConnectionFault?
     /// It came of a client that fails fast: to try again is not wanted.
     package var isFinal = false
+    package var message: String
+    /// The error reply, when `code` is `.server` or the server refused the connection.
+    package var server: RedisServerError?
 
     package init(
         _ code: Code, effect: Effect, _ message: String, server: RedisServerError? = nil, fault: ConnectionFault? = nil

@@ -200,6 +200,7 @@ struct AgentExecCommand: AsyncParsableCommand {
         exec.whilePrimary = whilePrimary
         exec.grace = grace.duration
         exec.listen = listen.flatMap { AgentConfiguration.Endpoint($0, lowestPort: 0) }
+        if whilePrimary { note("the command runs once \(member) is primary of \(group)") }
         let plan = exec
         switch try await redis.withClient(
             isLasting: true, waits: true, { try await plan.run(with: $0, server: HTTPEndpointServer()) })

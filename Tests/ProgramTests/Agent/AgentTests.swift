@@ -336,9 +336,14 @@ import Testing
             waiting.process.signal(SIGTERM)
             #expect(await waiting.process.wait() == .code(0))
             let program = try await Program.start(arguments)
-            try await eventually("it says that Redis is not there") { program.error.contains("Redis is not there yet") }
+            try await eventually("it says what it waits for") {
+                program.error.contains("waiting for redis \(redis.unixURL)")
+            }
             try await redis.restart()
             try await eventually("it has joined") { program.output.contains("m is in g") }
+            try await eventually("it says that Redis is there") {
+                program.error.contains("connected to redis \(redis.unixURL)")
+            }
             program.process.signal(SIGTERM)
             #expect(await program.process.wait() == .code(0))
         }

@@ -8,13 +8,20 @@ import Testing
 
 /// What a new user meets in the first hours: the wrong address, the wrong word, a terminal.
 @Suite struct FirstDayTests {
-    /// Runs a shell line in which `$RF` is the program, with the Redis in RINGFENCE_REDIS.
+    /// Starts a shell line in which `$RF` is the program, with the Redis in RINGFENCE_REDIS.
+    private static func start(
+        _ script: String, _ redis: RedisServer, _ environment: [String] = []
+    ) async throws -> Program {
+        try await Program.start(
+            program: "/bin/bash", ["-c", script],
+            environment: environment + ["RF=\(try programPath())", "RINGFENCE_REDIS=\(redis.unixURL)", "TERM=xterm"])
+    }
+
+    /// Runs it to its end.
     private static func shell(
         _ script: String, _ redis: RedisServer, _ environment: [String] = []
     ) async throws -> (code: Int32, output: String, error: String) {
-        let program = try await Program.start(
-            program: "/bin/bash", ["-c", script],
-            environment: environment + ["RF=\(try programPath())", "RINGFENCE_REDIS=\(redis.unixURL)", "TERM=xterm"])
+        let program = try await start(script, redis, environment)
         return (await program.process.wait().shellCode, program.output, program.error)
     }
 
@@ -136,15 +143,17 @@ import Testing
             let holder = try await Self.shell("$RF lock job --owner batch-1 -- sleep 600 & echo $!", redis)
             let pid = try #require(Int32(holder.output.split(separator: "\n").first ?? ""))
             try await eventually("it holds") { try await redis.cli("EXISTS", "ringfence:{default}:lock:job") == "1" }
-            let waiting = try await Self.terminal("$RF lock job --wait 2s -- true", redis)
-            #expect(waiting.code == 75, "\(waiting)")
-            #expect(waiting.output.contains("waits for 'job': 'batch-1' holds it, "), "\(waiting)")
-            #expect(waiting.output.contains("next in the queue, at most 1."), "\(waiting)")
+            let waiting = try await Self.start("script -qec '$RF lock job --wait 10m -- true' /dev/null", redis)
+            try await eventually("it says for whom") {
+                waiting.output.contains("waits for 'job': 'batch-1' holds it, ")
+                    && waiting.output.contains("; next in the queue, at most 9 m ")
+            }
             let piped = try await Self.shell("$RF lock job --wait 1s -- true", redis)
             #expect(piped.code == 75 && !piped.error.contains("waits for"), "\(piped)")
             let tried = try await Self.shell("$RF lock job --wait 0s -- true", redis)
             #expect(tried.error.contains("'job' is not free: 'batch-1' holds it"), "\(tried)")
             kill(pid, SIGTERM)
+            #expect(await waiting.process.wait() == .code(0), "\(waiting.output)")
         }
     }
 
@@ -173,10 +182,11 @@ import Testing
                 .init(url: redis.unixURL, commandTimeout: .seconds(30)),
                 logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
             _ = try await client.group("g").join("m", lease: .seconds(600))
-            let drawn = try await Self.terminal("timeout -s INT 3 $RF group watch g", redis)
+            async let onTerminal = Self.terminal("timeout -s INT 10 $RF group watch g", redis)
+            async let inPipe = Self.shell("timeout -s INT 10 $RF group watch g | cat", redis)
+            let (drawn, piped) = try await (onTerminal, inPipe)
             #expect(drawn.output.contains("\u{1B}[J") && drawn.output.contains("MEMBER"), "\(drawn)")
-            #expect(drawn.output.contains("go on with ringfence events"), "\(drawn)")
-            let piped = try await Self.shell("timeout -s INT 3 $RF group watch g | cat", redis)
+            #expect(drawn.output.contains("\nringfence: go on with ringfence events"), "\(drawn)")
             #expect(!piped.output.contains("\u{1B}") && piped.output.hasPrefix("g: 1 member"), "\(piped)")
             await client.shutdown()
         }
