@@ -72,10 +72,13 @@ import Testing
     @Test func `who waited in vain is told who holds the lock, and not that others wait for it`() async throws {
         try await withService { service, _ in
             _ = try await service.request("POST", "/v1/locks/x/acquire", #"{"owner":"first","ttlMs":60000}"#)
-            let busy = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":1000,"waitMs":100}"#)
-            #expect(busy.status == 409 && busy["owner"] == "first")
-            #expect(busy["detail"]?.contains("'first' holds it for up to ") == true, "\(busy.body)")
-            #expect(!busy.body.contains("others"), "\(busy.body)")
+            // The first that waits asks before it stands in line; those after it stand in line at once.
+            for _ in 1...2 {
+                let busy = try await service.request("POST", "/v1/locks/x/acquire", #"{"ttlMs":1000,"waitMs":100}"#)
+                #expect(busy.status == 409 && busy["owner"] == "first")
+                #expect(busy["detail"]?.contains("'first' holds it for up to ") == true, "\(busy.body)")
+                #expect(!busy.body.contains("others"), "\(busy.body)")
+            }
         }
     }
 
