@@ -6,21 +6,47 @@
 //
 // Everything is said at debug. At info, where a service runs, is what went wrong with an order: with what takes,
 // changes or ends something. That a lock is busy is no fault but the answer to a question, and clients may ask it all
-// the time.
+// the time. In an outage every order fails, and a stranger may try tokens without end: beyond so many lines a second
+// the rest is counted, and said with the next line.
 import HTTPTypes
 import Logging
 import NIOCore
 import Ringfence
+import Synchronization
 
-struct AccessLog: Sendable {
+final class AccessLog: Sendable {
+    /// How many lines a second may be at info.
+    struct Budget {
+        static let perSecond = 50
+        private var second = Int64.min
+        private var written = 0
+        private var withheld = 0
+
+        /// - Returns: how many lines were withheld before this one; nil: this one is, too.
+        mutating func take(second now: Int64) -> Int? {
+            if now != second { (second, written) = (now, 0) }
+            guard written < Self.perSecond else {
+                withheld += 1
+                return nil
+            }
+            written += 1
+            defer { withheld = 0 }
+            return withheld
+        }
+    }
+
+    private static let start = ContinuousClock.now
     private let logger: Logger
+    private let budget = Mutex(Budget())
 
     init(_ logger: Logger) { self.logger = logger }
 
     /// The request has its answer; of a stream, its head.
     func answered(_ method: HTTPRequest.Method, _ route: Route?, _ exchange: Exchange, _ reply: Reply) {
         let isFault = reply.status.code >= 400 && route?.isOrder == true && reply.code != Problem.Code.busy
-        write(isFault ? .info : .debug, "request", method, route, exchange) { metadata in
+        let withheld = isFault ? budget.withLock { $0.take(second: (.now - Self.start).components.seconds) } : nil
+        write(withheld == nil ? .debug : .info, "request", method, route, exchange) { metadata in
+            if let withheld, withheld > 0 { metadata["withheld"] = "\(withheld)" }
             metadata["status"] = "\(reply.status.code)"
             if let code = reply.code { metadata["code"] = "\(code.name)" }
         }

@@ -29,6 +29,7 @@ struct HTTPListener: Sendable {
     /// Until graceful shutdown, and then until the last request is answered; or until the task is cancelled.
     /// - Parameter onRunning: called with the port once connections are accepted.
     func run(onRunning: @Sendable @escaping (_ port: Int) -> Void) async throws {
+        let log = AccessLog(logger)
         let server = HTTPServerBuilder { [self] responder in
             LoopBoundChannel(
                 connections: connections,
@@ -36,8 +37,7 @@ struct HTTPListener: Sendable {
                     responder: responder,
                     configuration: .init(
                         additionalChannelHandlers: [
-                            ConnectionGuard(
-                                admission: admission, deliveryTime: deliveryTime, log: AccessLog(logger))
+                            ConnectionGuard(admission: admission, deliveryTime: deliveryTime, log: log)
                         ],
                         idleTimeout: Self.idleTimeout,
                         httpDecoderConfiguration: .init(

@@ -2,6 +2,8 @@
 import TestSupport
 import Testing
 
+@testable import RingfenceHTTP
+
 @Suite struct AccessLogTests {
     static let bearer = "planted-bearer-0123456789"
 
@@ -23,6 +25,15 @@ import Testing
 
     private func lines(_ service: Service) -> [Substring] {
         service.program.error.split(separator: "\n").filter { $0.contains("method=") }
+    }
+
+    @Test func `beyond fifty lines a second faults are counted, and the next second says how many`() {
+        var budget = AccessLog.Budget()
+        #expect(
+            (0..<60).map { _ in budget.take(second: 7) } == Array(repeating: 0, count: 50)
+                + Array(repeating: nil, count: 10))
+        #expect(budget.take(second: 8) == 10)
+        #expect(budget.take(second: 8) == 0)
     }
 
     @Test func `at debug each request is a line, with who asked, and no token that was sent or given`() async throws {
