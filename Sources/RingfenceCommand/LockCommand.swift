@@ -58,9 +58,12 @@ struct LockCommand: AsyncParsableCommand {
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
-            "How long to wait for the lock; 0s does not wait. At most 1d. (default: 30s)", valueName: "duration"),
+            """
+            How long to wait for the lock, and for a Redis that is away; 0s does not wait. At most 1d. (default: 30s for \
+            the lock; a Redis that is away is an error at once)
+            """, valueName: "duration"),
         transform: DurationArgument.parse)
-    var wait = DurationArgument(.seconds(30))
+    var wait: DurationArgument?
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
@@ -87,11 +90,13 @@ struct LockCommand: AsyncParsableCommand {
 
     func run() async throws {
         var runner = LockRunner(
-            names: names, command: command, ttl: ttl.duration, wait: wait.duration, owner: redis.owner,
+            names: names, command: command, ttl: ttl.duration, wait: wait?.duration ?? .seconds(30), owner: redis.owner,
             maximumHold: maximumHold.duration, say: { say("ringfence: " + $0) })
         if isatty(2) == 1 { runner.note = { note($0) } }
         let plan = runner
-        switch try await redis.withClient(isLasting: true, { try await plan.run(with: $0) }) {
+        // A job that names a time, at boot say, wants to be run when Redis comes within it.
+        let waits = wait.map { $0.duration > .zero } ?? false
+        switch try await redis.withClient(isLasting: true, waits: waits, { try await plan.run(with: $0) }) {
         case .ended(let exit): throw ExitCode(exit.shellCode)
         case .interrupted(let signal): throw ExitCode(signal: signal)
         case .leaseLost(let reason):

@@ -99,6 +99,18 @@ import Testing
                 + "--redis\n", "\(run)")
     }
 
+    @Test func `lock waits for a Redis that is away where a wait is named`() async throws {
+        try await withRedis { redis in
+            await redis.kill(SIGKILL)
+            let url = "redis://127.0.0.1:\(redis.port)"
+            let program = try await Program.start(["lock", "k", "--wait", "10m", "--redis", url, "--", "echo", "done"])
+            try await eventually("it says what it waits for") { program.error.contains("waiting for redis") }
+            try await redis.restart()
+            #expect(await program.process.wait() == .code(0))
+            #expect(program.output == "done\n")
+        }
+    }
+
     @Test(arguments: [
         (["lokcs"], "no command ringfence lokcs; did you mean locks?"),
         (["agent", "exce", "--group", "g"], "no command ringfence agent exce; did you mean exec?"),
