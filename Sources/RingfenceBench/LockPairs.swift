@@ -64,10 +64,12 @@ struct LockPairs: Sendable {
         return CReference.Pair(
             acquire: .init(
                 arguments: call
-                    + ["acquire", "10000", "1000", nonce, owner, "10110", "queue 10000"],
+                    + ["acquire", "10000", "1000", "86400000", nonce, owner, "10110", "queue 10000"],
                 expected: nil),
             release: .init(
-                arguments: call + ["release", "10000", "1000", "{fence}:\(nonce):\(owner)", "", "", "", ""],
+                arguments: call + [
+                    "release", "10000", "1000", "86400000", "{fence}:\(nonce):\(owner)", "", "", "", "",
+                ],
                 expected: "1"))
     }
 

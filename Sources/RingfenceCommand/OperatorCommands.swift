@@ -147,10 +147,11 @@ struct AuditCommand: AsyncParsableCommand {
         let (records, outcomes) = try await redis.withClient { client -> ([AuditRecord], [Int: GrantOutcome]) in
             let records = try await client.audit(limit: limit)
             if json { return (records, [:]) }
-            return (
-                records,
-                try await GrantOutcomes.find(records) { try await client.inspect($0).holder?.fence == $1 }
-            )
+            let outcomes = try await GrantOutcomes.find(records) { try await client.inspect($0).holder?.fence == $1 }
+            guard outcomes.values.contains(.ranOut(before: nil)) else { return (records, outcomes) }
+            // What was released between the two looks did not run out.
+            let later = try await client.audit(limit: 1000)
+            return (records, GrantOutcomes.withoutEnded(outcomes, of: records, after: later))
         }
         guard !json else {
             for record in records {

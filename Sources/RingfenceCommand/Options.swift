@@ -84,9 +84,11 @@ struct RedisOptions: ParsableArguments {
     /// Runs `body` with a client, and closes it.
     /// - Parameters:
     ///   - isLasting: it goes on for long, so the log says when Redis comes and goes.
+    ///   - isQuiet: the log says nothing unless a level is set.
     ///   - waits: a Redis that is away at the start is waited for; else that is an error at once.
     func withClient<Result: Sendable>(
-        isLasting: Bool = false, waits: Bool = false, _ body: @Sendable (RingfenceClient) async throws -> Result
+        isLasting: Bool = false, isQuiet: Bool = false, waits: Bool = false,
+        _ body: @Sendable (RingfenceClient) async throws -> Result
     ) async throws -> Result {
         let settings = try settings()
         let place = try settings.place()
@@ -94,7 +96,7 @@ struct RedisOptions: ParsableArguments {
         var configuration = settings.configuration(url: place.url)
         configuration.failsFast = !waits
         return try await withRingfenceClient(
-            configuration, makeLogger(settings, default: isLasting ? .notice : .warning)
+            configuration, makeLogger(settings, default: isQuiet ? .critical : isLasting ? .notice : .warning)
         ) { client in
             do { return try await body(client) } catch let error as NoSuchGroup {
                 try await error.tell(client)

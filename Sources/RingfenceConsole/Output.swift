@@ -83,6 +83,12 @@ package enum Output {
     /// The width of the terminal that standard output is; nil if it is none, or does not say.
     package static var columns: Int? { size.flatMap { $0.ws_col > 0 ? Int($0.ws_col) : nil } }
 
+    /// Whether standard output is a terminal on which the cursor can be moved.
+    package static var isDrawable: Bool {
+        guard columns != nil, let terminal = Environment.values["TERM"] else { return false }
+        return !terminal.isEmpty && terminal != "dumb"
+    }
+
     /// The height of the terminal that standard output is; nil if it is none, or does not say.
     package static var rows: Int? { size.flatMap { $0.ws_row > 0 ? Int($0.ws_row) : nil } }
 

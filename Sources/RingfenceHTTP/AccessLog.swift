@@ -17,15 +17,17 @@ import Synchronization
 final class AccessLog: Sendable {
     /// How many lines a second may be at info.
     struct Budget {
-        static let perSecond = 50
+        let perSecond: Int
         private var second = Int64.min
         private var written = 0
         private var withheld = 0
 
+        init(perSecond: Int) { self.perSecond = perSecond }
+
         /// - Returns: how many lines were withheld before this one; nil: this one is, too.
         mutating func take(second now: Int64) -> Int? {
             if now != second { (second, written) = (now, 0) }
-            guard written < Self.perSecond else {
+            guard written < perSecond else {
                 withheld += 1
                 return nil
             }
@@ -37,19 +39,27 @@ final class AccessLog: Sendable {
 
     private static let start = ContinuousClock.now
     private let logger: Logger
-    private let budget = Mutex(Budget())
+    private let faults = Mutex(Budget(perSecond: 50))
+    /// Apart, so that a stranger's tries do not keep the faults of others out of the log.
+    private let strangers = Mutex(Budget(perSecond: 5))
 
     init(_ logger: Logger) { self.logger = logger }
 
     /// The request has its answer; of a stream, its head.
     func answered(_ method: HTTPRequest.Method, _ route: Route?, _ exchange: Exchange, _ reply: Reply) {
         let isFault = reply.status.code >= 400 && route?.isOrder == true && reply.code != Problem.Code.busy
-        let withheld = isFault ? budget.withLock { $0.take(second: (.now - Self.start).components.seconds) } : nil
+        let withheld = isFault ? take(isStranger: reply.code == Problem.Code.unauthorized) : nil
         write(withheld == nil ? .debug : .info, "request", method, route, exchange) { metadata in
             if let withheld, withheld > 0 { metadata["withheld"] = "\(withheld)" }
             metadata["status"] = "\(reply.status.code)"
             if let code = reply.code { metadata["code"] = "\(code.name)" }
         }
+    }
+
+    private func take(isStranger: Bool) -> Int? {
+        let second = (ContinuousClock.now - Self.start).components.seconds
+        return isStranger
+            ? strangers.withLock { $0.take(second: second) } : faults.withLock { $0.take(second: second) }
     }
 
     /// There is nobody to answer any more.

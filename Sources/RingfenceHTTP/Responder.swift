@@ -123,11 +123,11 @@ struct Responder: Sendable {
     ) async throws -> Reply {
         guard route.isOpen || isAuthorized || self.isAuthorized(request) else { throw Self.unauthorized }
         exchange.parameters = try zip(names, segments).map { ($0, try Self.decoded($1, $0)) }
-        // What asks for health may carry whatever it likes.
         if !exchange.queryText.isEmpty, route.path.hasPrefix("/v1/") {
             exchange.query = try queryParameters(exchange.queryText, allowed: route.query.map(\.name))
         }
-        try Self.checkEncoding(request.headers)
+        // What asks for health may carry whatever it likes.
+        if route.path.hasPrefix("/v1/") { try Self.checkEncoding(request.headers) }
         // Of what a web page may send to another origin unasked, this type is never a part. (A browser asks before it
         // sends DELETE, and is never answered yes.)
         if route.needsType { try Self.checkType(request.headers) }

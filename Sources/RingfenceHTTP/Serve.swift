@@ -61,7 +61,13 @@ package enum Serve {
         let configuration = settings.configuration(url: url)
         let client = try RingfenceClient(configuration, logger: logger)
         client.connect()
-        let missing = embedded == nil ? try await RedisCheck.run(configuration, logger: logger) : nil
+        let missing: String?
+        do {
+            missing = embedded == nil ? try await RedisCheck.run(configuration, logger: logger) : nil
+        } catch {
+            await client.shutdown()
+            throw error
+        }
         let checking = Task { if missing != nil { await checkLater(client, configuration, logger) } }
         defer { checking.cancel() }
         let shown = Settings.redacted(url) + (embedded == nil ? "" : " (embedded)")
@@ -71,9 +77,10 @@ package enum Serve {
             logger: logger, allowedHosts: settings.allowedHosts, connections: settings.connections,
             deliveryTime: settings.deliveryTime, heartbeat: settings.eventHeartbeat
         ) { port in
+            let address = authority(settings.host, port)
             let state =
-                missing.map { "listens on http://\(authority(settings.host, port)) and waits for Redis \(shown): \($0)" }
-                ?? "serves http://\(authority(settings.host, port)) on Redis \(shown)"
+                missing.map { "listens on http://\(address) and waits for Redis \(shown): \($0)" }
+                ?? "serves http://\(address) on Redis \(shown)"
             announce(
                 """
                 ringfence \(state)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What became of each grant in the audit. A hold that runs out leaves no record: its key is gone, and nobody was there
-// to write one. To note it with the next grant would cost every grant a look at what was before it. So it is told by
-// whoever reads: a grant without an end of its own ran out if its name was granted again, or is not held by it now.
+// to write one. To note it with the next grant would cost every grant a look at what was before it. So the reader tells:
+// a grant without an end of its own ran out if its name was granted again, or is not held by it now.
 package import Ringfence
 
 /// How a grant ended, as far as the audit does not say itself.
@@ -42,5 +42,17 @@ package enum GrantOutcomes {
             for name in record.names { next[name] = record.at }
         }
         return outcomes
+    }
+
+    /// The outcomes without the holds that were ended while one looked at them, as a later reading of the audit says.
+    package static func withoutEnded(
+        _ outcomes: [Int: GrantOutcome], of records: [AuditRecord], after later: [AuditRecord]
+    ) -> [Int: GrantOutcome] {
+        let ends = later.filter { $0.action != "grant" }
+        return outcomes.filter { place, outcome in
+            guard outcome == .ranOut(before: nil) else { return true }
+            let grant = records[place]
+            return !ends.contains { $0.fence == grant.fence && !Set($0.names).isDisjoint(with: grant.names) }
+        }
     }
 }

@@ -169,7 +169,9 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         case .write(let commands): write(Self.encode(commands))
         case .ready(let info, let warnings): becomeReady(info, warnings)
         case .drop(let error, let isRefusal):
-            if isRefusal { owner?.connectionWasRefused(error) }
+            // Redis may have a new password a moment before the file has it, too.
+            let isRotation = hasBeenReady && configuration.passwordFile != nil
+            if isRefusal, !isRotation { owner?.connectionWasRefused(error) }
             lose(error)
         }
     }

@@ -106,7 +106,9 @@ struct ConnectionOpening {
             if let file = tls.authorityFile {
                 _ = try using(file, "certificates of authorities") { try NIOSSLCertificate.fromPEMFile(file) }
             }
-            let (key, certificate) = (tls.privateKeyFile ?? "", tls.certificateFile ?? "")
+            guard let key = tls.privateKeyFile, let certificate = tls.certificateFile else {
+                throw RedisError(.invalidConfiguration, effect: .none, "TLS cannot be set up: \(error)")
+            }
             throw RedisError(
                 .invalidConfiguration, effect: .none, "\(key) is not the private key of the certificate \(certificate)")
         }

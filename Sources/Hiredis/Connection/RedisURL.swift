@@ -17,7 +17,7 @@ struct RedisURL {
         var rest = url[separator.upperBound...]
         var credentials: Substring?
         // In a path it would be part of a name.
-        if !rest.hasPrefix("/"), rest.drop(while: { $0 != "/" && $0 != "?" }).contains("@") {
+        if scheme != "unix", !rest.hasPrefix("/"), rest.drop(while: { $0 != "/" && $0 != "?" }).contains("@") {
             throw Self.wrong("before its \"@\" is a raw \"/\" or \"?\": in a user or password write %2F and %3F")
         }
         let authority = rest.prefix { $0 != "/" && $0 != "?" }

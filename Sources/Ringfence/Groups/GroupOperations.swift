@@ -195,7 +195,7 @@ extension GroupOperations {
                 throw error
             } catch var error as RingfenceError {
                 if error.effect == .unknown { mayBeDone = true }
-                if error.code == .coordinatorUnavailable, !Task.isCancelled, Moment.now < end {
+                if error.code == .coordinatorUnavailable, error.isRetriable, !Task.isCancelled, Moment.now < end {
                     try? await hub.eventLoop.scheduleTask(in: .milliseconds(20)) {}.futureResult.get()
                     continue
                 }

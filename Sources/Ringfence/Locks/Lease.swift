@@ -113,21 +113,24 @@ final class LeaseHandle: Sendable {
 
     nonisolated(nonsending) func release() async throws {
         let loss = state.lossError(at: Moment.now, effect: .unknown)
-        let missed = await giveBack()
+        let missed = await giveBack(isLost: loss != nil)
         if let loss = loss ?? missed { throw loss }
     }
 
     /// Lets go of whatever still stands.
     ///
-    /// - Returns: a loss that nobody had noticed: Redis said before the deadline that the lock was not ours any more.
-    ///   Said after it, it says nothing: the lease may have ended while the release was on its way.
-    nonisolated(nonsending) func giveBack() async -> RingfenceError? {
+    /// - Parameter isLost: its holder knows already that it was lost.
+    /// - Returns: a loss that its holder had not noticed: Redis said, to a renewal or to this release, before the
+    ///   deadline, that the lock was not ours any more. Said after it, that says nothing: the lease may have ended while
+    ///   the release was on its way.
+    nonisolated(nonsending) func giveBack(isLost: Bool) async -> RingfenceError? {
         guard state.end() else {
             // Lost, and the work is over now: let go of what may still stand, such as the rest of several names.
             if state.claimLostRelease() { table.releaseInBackground(state) }
-            return nil
+            return state.isNotHeld ? LeaseState.lossError(state.names, .notHeld, effect: .unknown) : nil
         }
         keeper.remove(state)
+        if isLost { keeper.wasLostBeforeRelease(state, .expired) }
         switch await table.release(state, now: Moment.now) {
         case .released: return nil
         case .unanswered:
@@ -135,8 +138,8 @@ final class LeaseHandle: Sendable {
             keeper.wasNotReleased(state)
             return nil
         case .notHeld:
-            guard Moment.now < state.deadline else { return nil }
-            keeper.wasLostBeforeRelease(state)
+            guard !isLost, Moment.now < state.deadline else { return nil }
+            keeper.wasLostBeforeRelease(state, .notHeld)
             return LeaseState.lossError(state.names, .notHeld, effect: .unknown)
         }
     }
@@ -257,6 +260,9 @@ final class LeaseState: Sendable {
         }
         return reason.map { Self.lossError(names, $0, effect: effect) }
     }
+
+    /// Redis said that it does not hold it for us.
+    var isNotHeld: Bool { guarded.withLock { $0.machine.state == .lost(.notHeld) } }
 
     /// Given back by its holder, or let go of by its last copy.
     var isReleased: Bool { guarded.withLock { $0.machine.state == .ended } }

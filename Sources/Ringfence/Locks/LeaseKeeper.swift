@@ -87,9 +87,9 @@ final class LeaseKeeper: Sendable {
 
     /// Redis said to its release that it was not ours any more, before its deadline: it was lost, and nobody had
     /// noticed.
-    func wasLostBeforeRelease(_ lease: LeaseState) {
+    func wasLostBeforeRelease(_ lease: LeaseState, _ reason: LeaseMachine.LossReason) {
         metrics.lost.increment()
-        logLoss(lease, .notHeld)
+        logLoss(lease, reason)
     }
 
     private func logLoss(_ lease: LeaseState, _ reason: LeaseMachine.LossReason) {

@@ -120,7 +120,7 @@ extension RingfenceClient {
         } onCancel: {
             task.cancel()
         }
-        let missed = await lease.handle.giveBack()
+        let missed = await lease.handle.giveBack(isLost: noticed != nil)
         guard let loss = noticed ?? missed else {
             metrics.releases.increment()
             metrics.hold.recordNanoseconds(max(0, Moment.now - state.grantedAt))

@@ -34,10 +34,17 @@ struct LiveGroup: Sendable {
         private func draw(_ change: (inout State) -> Void) throws {
             let text = state.withLock { state in
                 change(&state)
+                // Higher than the screen, its first line could not be found again. The head says the most.
+                let room = max(2, (Output.rows ?? 24) - 1)
                 var lines = state.status
-                if !state.events.isEmpty { lines += [""] + state.events }
-                // Higher than the screen, its first line could not be found again.
-                lines = lines.suffix(max(1, (Output.rows ?? 24) - 1)).map { $0.cut(to: Output.columns ?? 80) }
+                if lines.count > room {
+                    let hidden = lines.count - room + 1
+                    lines = lines.prefix(room - 1) + ["… \(hidden) more lines: ringfence group show NAME"]
+                }
+                if !state.events.isEmpty, lines.count + 2 <= room {
+                    lines += [""] + state.events.suffix(room - lines.count - 1)
+                }
+                lines = lines.map { $0.cut(to: Output.columns ?? 80) }
                 let back = state.depth > 0 ? "\u{1B}[\(state.depth)A" : ""
                 state.depth = lines.count - 1
                 return "\r" + back + "\u{1B}[J" + lines.joined(separator: "\n")
@@ -68,7 +75,9 @@ struct LiveGroup: Sendable {
                 let status = try await client.operations(on: name).status()
                 let now = timeText(wallClockNanoseconds() / 1_000_000, isLocal: lines.isLocal)
                 try board.show(status: ["\(now)  (Ctrl-C ends it)"] + GroupPicture.lines(GroupView(status)))
-            } catch let error as RingfenceError where Task.isCancelled || error.code == .coordinatorUnavailable {
+            } catch let error as RingfenceError
+                where Task.isCancelled || [.coordinatorUnavailable, .coordinatorRefused].contains(error.code)
+            {
                 if Task.isCancelled { return }
                 try board.show(status: ["\(name): not known now: \(error.message)"])
             }

@@ -26,6 +26,7 @@ struct WatchGroupCommand: AsyncParsableCommand {
 
     func run() async throws {
         let group = group
+        let isDrawn = !group.json && Output.isDrawable
         let lines = EventLines(
             json: group.json, isLocal: times.isLocal, group: group.name, isGroupKnown: true)
         let goOn: (EventCursor) -> String = {
@@ -33,11 +34,12 @@ struct WatchGroupCommand: AsyncParsableCommand {
         }
         let cursor = try await lines.written.telling(goOn) {
             try await untilInterrupted(endsUnread: true) {
-                try await group.redis.withClient(isLasting: true, waits: true) { client in
+                // What is drawn says itself what it waits for; a line of the log would be drawn over.
+                try await group.redis.withClient(isLasting: !isDrawn, isQuiet: isDrawn, waits: true) { client in
                     // Before the look: nothing between the two is missed.
                     let cursor = try await waitingForRedis { try await client.eventPage(limit: 1).end }
                     lines.written.set(cursor)
-                    if !group.json, Output.columns != nil {
+                    if isDrawn {
                         return try await LiveGroup(client: client, name: group.name, lines: lines).run(cursor)
                     }
                     if !group.json {

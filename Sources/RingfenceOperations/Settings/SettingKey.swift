@@ -63,7 +63,7 @@ package struct SettingKey: Sendable, Hashable {
     package static let stateDirectory = SettingKey(
         "state-dir", .path, "~/.local/state/ringfence", "Where the embedded Redis keeps its data and socket.")
     package static let logLevel = SettingKey(
-        "log-level", .logLevel, "info for serve, else warning",
+        "log-level", .logLevel, "info for serve and agent, notice for what runs for long, else warning",
         "trace, debug, info, notice, warning, error or critical.")
     package static let host = SettingKey(
         "host", .text, "127.0.0.1", "Address to listen on. Beyond loopback a token file is required.")

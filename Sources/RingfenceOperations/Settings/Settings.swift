@@ -50,6 +50,7 @@ package struct Settings: Sendable {
     ///   - file: the path given with `--config`, which wins over `RINGFENCE_CONFIG`.
     /// - Throws: ``Failure``.
     package init(flags: [String: String], environment: [String: String], file: String?) throws {
+        let environment = Self.withoutServiceLinks(environment)
         try Self.checkVariables(environment)
         let path = file ?? environment["RINGFENCE_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let object = try path.map { try Self.read(try Self.absolute($0, "the file of settings")) }

@@ -17,11 +17,24 @@ extension Settings {
         "ROLE", "REASON", "EVENT", "DEADLINE_MS",
         // workers of `demo` and `ringfence-bench`
         "DEMO_REDIS", "BENCH_REDIS",
+        // the examples of docker/, and the gates
+        "TOKEN",
         // build and tests
         "SERVICE", "PURE", "SIMULATION_SEED", "SIMULATION_SEEDS", "NEMESIS_SEED", "SOAK_SECONDS", "JSON_SEED",
         "JSON_DOCUMENTS", "EXPLORATION_WINDOW",
     ]
     static let prefix = "RINGFENCE_"
+
+    /// The variables without those that Kubernetes sets in every pod of a namespace that has a Service whose name
+    /// begins with `ringfence`: addresses, `RINGFENCE_PORT=tcp://…` among them, and no settings.
+    static func withoutServiceLinks(_ environment: [String: String]) -> [String: String] {
+        environment.filter { name, value in
+            guard name.hasPrefix(prefix) else { return true }
+            if name.hasSuffix("_SERVICE_HOST") || name.contains("_SERVICE_PORT") { return false }
+            if name.contains(/_PORT_[0-9]+_(TCP|UDP|SCTP)/) { return false }
+            return !(name.hasSuffix("_PORT") && value.contains("://"))
+        }
+    }
 
     /// - Throws: ``Failure`` for a variable with our prefix that means nothing; an empty one counts as not set.
     static func checkVariables(_ environment: [String: String]) throws {

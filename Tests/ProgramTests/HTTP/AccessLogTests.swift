@@ -28,7 +28,7 @@ import Testing
     }
 
     @Test func `beyond fifty lines a second faults are counted, and the next second says how many`() {
-        var budget = AccessLog.Budget()
+        var budget = AccessLog.Budget(perSecond: 50)
         #expect(
             (0..<60).map { _ in budget.take(second: 7) } == Array(repeating: 0, count: 50)
                 + Array(repeating: nil, count: 10))

@@ -20,6 +20,19 @@ import Testing
         #expect(throws: Never.self) { try Settings(flags: [:], environment: [name: ""], file: nil) }
     }
 
+    @Test func `the addresses that Kubernetes gives every pod are no settings`() throws {
+        let links = [
+            "RINGFENCE_PORT": "tcp://10.0.0.1:7420", "RINGFENCE_SERVICE_HOST": "10.0.0.1",
+            "RINGFENCE_SERVICE_PORT": "7420", "RINGFENCE_SERVICE_PORT_HTTP": "7420",
+            "RINGFENCE_PORT_7420_TCP": "tcp://10.0.0.1:7420", "RINGFENCE_PORT_7420_TCP_ADDR": "10.0.0.1",
+            "RINGFENCE_REDIS_SERVICE_HOST": "10.0.0.2", "RINGFENCE_REDIS_PORT": "tcp://10.0.0.2:6379",
+            "RINGFENCE_REDIS_PORT_6379_TCP_PROTO": "tcp",
+        ]
+        let settings = try Settings(flags: [:], environment: links, file: nil)
+        #expect(settings.port == 7420 && settings.redis == nil)
+        #expect(try Settings(flags: [:], environment: ["RINGFENCE_PORT": "7500"], file: nil).port == 7500)
+    }
+
     @Test func `what children of ours find in their environment is no error when they run ringfence`() async throws {
         try await withRedis { redis in
             let line = [
@@ -41,7 +54,10 @@ import Testing
     @Test func `every variable that the sources, the tests and the build name is known`() async throws {
         let listed = try await output(
             of: "sh",
-            ["-c", "cd '\(repositoryRoot)' && grep -rl RINGFENCE_ Sources Tests Package.swift .ci --include='[!.]*'"])
+            [
+                "-c",
+                "cd '\(repositoryRoot)' && grep -rl RINGFENCE_ Sources Tests Package.swift .ci docker --include='[!.]*'",
+            ])
         var named: Set<String> = []
         for file in listed.split(separator: "\n")
         where !file.hasSuffix("/VariablesTests.swift") && !file.hasSuffix("/FirstDayTests.swift") {
