@@ -9,6 +9,7 @@
 // end, and ends what waits (untilInterrupted).
 //
 // A reader that closes the pipe (`| head`) has seen enough: then the command ends silently, with the code of SIGPIPE.
+import RingfenceOperations
 import RingfencePlatform
 import Synchronization
 
