@@ -59,8 +59,8 @@ struct LockCommand: AsyncParsableCommand {
         parsing: .unconditional,
         help: ArgumentHelp(
             """
-            How long to wait for the lock, and for a Redis that is away; 0s does not wait. At most 1d. (default: 30s for \
-            the lock; a Redis that is away is an error at once)
+            How long to wait for the lock, and for a Redis that is away; 0s does not wait. At most 1d. (default: 30s \
+            for the lock; a Redis that is away is an error at once)
             """, valueName: "duration"),
         transform: DurationArgument.parse)
     var wait: DurationArgument?

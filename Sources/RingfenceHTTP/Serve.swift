@@ -71,23 +71,12 @@ package enum Serve {
         let checking = Task { if missing != nil { await checkLater(client, configuration, logger) } }
         defer { checking.cancel() }
         let shown = Settings.redacted(url) + (embedded == nil ? "" : " (embedded)")
-        let header = tokens == nil ? "" : " -H 'Authorization: Bearer TOKEN'"
         let server = LockServer(
             client: client, host: settings.host, port: settings.port, tokens: tokens, registry: registry,
             logger: logger, allowedHosts: settings.allowedHosts, connections: settings.connections,
             deliveryTime: settings.deliveryTime, heartbeat: settings.eventHeartbeat
         ) { port in
-            let address = authority(settings.host, port)
-            let state =
-                missing.map { "listens on http://\(address) and waits for Redis \(shown): \($0)" }
-                ?? "serves http://\(address) on Redis \(shown)"
-            announce(
-                """
-                ringfence \(state)
-                try: curl -s http://\(authority(reachableHost(settings.host), port))/v1/locks/demo/acquire\(header) \
-                -H 'Content-Type: application/json' -d '{"ttlMs":10000}'
-
-                """)
+            announce(announcement(settings.host, port, redis: shown, missing: missing, hasTokens: tokens != nil))
         }
         let isEnding = Atomic<Bool>(false)
         let mark = EndMark { isGraceful in
@@ -118,6 +107,22 @@ package enum Serve {
         }
         await client.shutdown()
         logger.info("ended")
+    }
+
+    private static func announcement(
+        _ host: String, _ port: Int, redis: String, missing: String?, hasTokens: Bool
+    ) -> String {
+        let address = authority(host, port)
+        let header = hasTokens ? " -H 'Authorization: Bearer TOKEN'" : ""
+        let state =
+            missing.map { "listens on http://\(address) and waits for Redis \(redis): \($0)" }
+            ?? "serves http://\(address) on Redis \(redis)"
+        return """
+            ringfence \(state)
+            try: curl -s http://\(authority(reachableHost(host), port))/v1/locks/demo/acquire\(header) \
+            -H 'Content-Type: application/json' -d '{"ttlMs":10000}'
+
+            """
     }
 
     /// Looks at the settings of a Redis that was not there at the start, once it is. The client says when that is.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What became of each grant in the audit. A hold that runs out leaves no record: its key is gone, and nobody was there
-// to write one. To note it with the next grant would cost every grant a look at what was before it. So the reader tells:
-// a grant without an end of its own ran out if its name was granted again, or is not held by it now.
+// to write one. To note it with the next grant would cost every grant a look at what was before it. So the reader
+// tells: a grant without an end of its own ran out if its name was granted again, or is not held by it now.
 package import Ringfence
 
 /// How a grant ended, as far as the audit does not say itself.

@@ -121,8 +121,8 @@ final class LeaseHandle: Sendable {
     ///
     /// - Parameter isLost: its holder knows already that it was lost.
     /// - Returns: a loss that its holder had not noticed: Redis said, to a renewal or to this release, before the
-    ///   deadline, that the lock was not ours any more. Said after it, that says nothing: the lease may have ended while
-    ///   the release was on its way.
+    ///   deadline, that the lock was not ours any more. Said after it, that says nothing: the lease may have ended
+    ///   while the release was on its way.
     nonisolated(nonsending) func giveBack(isLost: Bool) async -> RingfenceError? {
         guard state.end() else {
             // Lost, and the work is over now: let go of what may still stand, such as the rest of several names.

@@ -56,7 +56,8 @@ import Testing
             of: "sh",
             [
                 "-c",
-                "cd '\(repositoryRoot)' && grep -rl RINGFENCE_ Sources Tests Package.swift .ci docker --include='[!.]*'",
+                "cd '\(repositoryRoot)' && "
+                    + "grep -rl RINGFENCE_ Sources Tests Package.swift .ci docker --include='[!.]*'",
             ])
         var named: Set<String> = []
         for file in listed.split(separator: "\n")
@@ -64,6 +65,7 @@ import Testing
             named.formUnion(Self.names(in: contents(of: repositoryRoot + file)))
         }
         #expect(named.count > 30)
+        named = named.filter { !$0.hasSuffix("_SERVICE_HOST") }
         let settings = SettingKey.all.map { String($0.variable.dropFirst(Settings.prefix.count)) } + ["CONFIG"]
         #expect(named.subtracting(settings).subtracting(Settings.otherVariables) == [])
         #expect(Settings.otherVariables.subtracting(named) == [])
