@@ -41,6 +41,25 @@ package struct RedisConfiguration: Sendable {
         }
     }
 
+    /// Whether connections to Sentinels use TLS.
+    package enum SentinelTLS: String, Sendable, Hashable, CaseIterable {
+        /// As those to Redis do.
+        case same
+        case on
+        case off
+    }
+
+    /// What is done while fewer than a majority of the Sentinels that are known answer.
+    package enum SentinelMajority: String, Sendable, Hashable, CaseIterable {
+        /// Go on with what those say that answer.
+        case preferred
+        /// Acquire and elect nothing.
+        case required
+    }
+
+    /// What was configured.
+    package var place: RedisPlace
+    /// Where connections go: the one server, or the first host of the place until one was found.
     package var address: Address
     /// nil: no TLS.
     package var tls: TLS?
@@ -70,11 +89,31 @@ package struct RedisConfiguration: Sendable {
     /// same time again. A command that blocks the connection for longer than twice this is taken for a dead connection.
     package var probeInterval: Duration = .seconds(5)
 
-    package init(address: Address) { self.address = address }
+    /// How often a place that was found is looked at again; nil: as often as its kind needs.
+    package var watchInterval: Duration?
+    /// What the addresses that Sentinels and nodes of a Cluster announce are called here.
+    package var addressMap = AddressMap()
+    /// Who we are to the Sentinels, apart from who we are to Redis. Without a password they get no AUTH.
+    package var sentinelUsername: String?
+    package var sentinelPassword: String?
+    /// A file with that password, read anew at each attempt to connect.
+    package var sentinelPasswordFile: String?
+    package var sentinelTLS = SentinelTLS.same
+    package var sentinelMajority = SentinelMajority.preferred
+    /// The files of TLS as given, also where Redis itself is reached without.
+    private var files = TLS()
 
-    /// Reads `redis://[user:password@]host[:6379][/database]`, `rediss://…` for TLS, or
-    /// `unix://[user:password@]/path/to.sock[?db=database]`. User and password may be percent-encoded. The password may
-    /// be left out (`user@`) where a file holds it.
+    package init(address: Address) {
+        self.address = address
+        place = .server(address)
+    }
+
+    /// Reads `redis://[user:password@]host[:6379][/database]` or `unix://[user:password@]/path/to.sock[?db=database]`,
+    /// or of several hosts `redis+sentinel://[user:password@]host[:26379],…/NAME[/database]`,
+    /// `redis+cluster://[user:password@]host[:6379],…` or
+    /// `redis+replicated://[user:password@]host[:6379],…[/database]`. `rediss` instead of `redis` is with TLS; `valkey`
+    /// and `valkeys` are other names of `redis` and `rediss`. User and password may be percent-encoded. The password
+    /// may be left out (`user@`) where a file holds it.
     ///
     /// Throws `invalidConfiguration`, naming what is wrong but never the password.
     package init(url: String, tls: TLS = TLS(), passwordFile: String? = nil) throws(RedisError) {
@@ -85,7 +124,9 @@ package struct RedisConfiguration: Sendable {
                 "there is a password in the Redis URL and a password file: give one")
         }
         self.passwordFile = passwordFile
-        address = parts.address
+        place = parts.place
+        address = place.hosts[0]
+        files = tls
         self.tls = parts.isSecure ? tls : nil
         username = parts.username
         password = parts.password
@@ -93,12 +134,39 @@ package struct RedisConfiguration: Sendable {
     }
 }
 
+extension RedisConfiguration {
+    /// The connection to the Sentinel at `host`: its own credentials and its own choice of TLS, whose name is the
+    /// host's. Everything else is Redis'.
+    package func sentinel(at host: Address) -> RedisConfiguration {
+        var sentinel = self
+        sentinel.place = .server(host)
+        sentinel.address = host
+        sentinel.database = 0
+        sentinel.username = sentinelUsername
+        sentinel.password = sentinelPassword
+        sentinel.passwordFile = sentinelPasswordFile
+        switch sentinelTLS {
+        case .same: break
+        case .on: sentinel.tls = tls ?? files
+        case .off: sentinel.tls = nil
+        }
+        sentinel.tls?.serverName = nil
+        return sentinel
+    }
+}
+
 extension RedisConfiguration: CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
     /// The URL without user and password.
     package var description: String {
-        switch address {
-        case .tcp: return "\(tls == nil ? "redis" : "rediss")://\(address)/\(database)"
-        case .unix(let path): return "unix://\(path)?db=\(database)"
+        let scheme = tls == nil ? "redis" : "rediss"
+        let hosts = place.hosts.map(\.description).joined(separator: ",")
+        switch place {
+        case .server:
+            if case .unix(let path) = address { return "unix://\(path)?db=\(database)" }
+            return "\(scheme)://\(address)/\(database)"
+        case .sentinels(_, let name): return "\(scheme)+sentinel://\(hosts)/\(name)/\(database)"
+        case .cluster: return "\(scheme)+cluster://\(hosts)"
+        case .replicated: return "\(scheme)+replicated://\(hosts)/\(database)"
         }
     }
 

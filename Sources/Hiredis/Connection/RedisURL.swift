@@ -3,11 +3,22 @@
 /// The parts of a Redis URL. Own parser, because Foundation's would cost every user of the library ten megabytes, and
 /// because an error must say which part is wrong without repeating the password.
 struct RedisURL {
-    var address: RedisConfiguration.Address
+    var place: RedisPlace
     var isSecure: Bool
     var username: String?
     var password: String?
     var database = 0
+
+    /// What a scheme says of the place, without what it says of TLS.
+    private enum Kind: String {
+        case server = ""
+        case sentinel = "+sentinel"
+        case cluster = "+cluster"
+        case replicated = "+replicated"
+    }
+
+    /// How many hosts a URL may name.
+    private static let hostLimit = 32
 
     init(_ url: String, mayLackPassword: Bool = false) throws(RedisError) {
         guard let separator = url.firstRange(of: "://") else {
@@ -25,14 +36,18 @@ struct RedisURL {
             credentials = rest[..<at]
             rest = rest[rest.index(after: at)...]
         }
-        switch scheme {
-        case "redis", "rediss":
-            isSecure = scheme == "rediss"
-            (address, database) = try Self.network(rest)
-        case "unix":
+        let plus = scheme.firstIndex(of: "+") ?? scheme.endIndex
+        switch (String(scheme[..<plus]), Kind(rawValue: String(scheme[plus...]))) {
+        case ("unix", .server?):
             isSecure = false
-            (address, database) = try Self.local(rest)
-        default: throw Self.wrong("its scheme is \"\(scheme)\"; expected redis, rediss or unix")
+            (place, database) = try Self.local(rest)
+        case ("redis", let kind?), ("rediss", let kind?):
+            isSecure = scheme[..<plus] == "rediss"
+            (place, database) = try Self.network(kind, rest)
+        case ("valkey", .server?), ("valkeys", .server?):
+            isSecure = scheme == "valkeys"
+            (place, database) = try Self.network(.server, rest)
+        default: throw Self.unknown(scheme)
         }
         if let credentials {
             let halves = credentials.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
@@ -46,32 +61,79 @@ struct RedisURL {
         }
     }
 
-    private static func network(_ text: Substring) throws(RedisError) -> (RedisConfiguration.Address, Int) {
-        guard !text.contains("?") else { throw wrong("options after \"?\" are for unix:// only") }
-        let halves = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        var place = halves[0]
-        let host: Substring
-        if place.first == "[" {
-            guard let end = place.firstIndex(of: "]") else { throw wrong("its host lacks the closing \"]\"") }
-            host = place[place.index(after: place.startIndex)..<end]
-            place = place[place.index(after: end)...]
-        } else {
-            host = place.prefix { $0 != ":" }
-            place = place[host.endIndex...]
-        }
-        guard !host.isEmpty else { throw wrong("it has no host") }
-        guard host.utf8.count <= 253 else { throw wrong("its host is longer than 253 bytes") }
-        var port = 6379
-        if !place.isEmpty {
-            guard place.first == ":", let number = Int(place.dropFirst()), (1...65_535).contains(number) else {
-                throw wrong("its port must be a number from 1 to 65535")
+    /// The right form beside the scheme that somebody thought of.
+    private static func unknown(_ scheme: Substring) -> RedisError {
+        let secure = scheme.hasPrefix("rediss") || scheme.hasPrefix("valkeys") ? "s" : ""
+        let form: String? =
+            if scheme.contains("sentinel") {
+                "redis\(secure)+sentinel://HOST:26379/NAME"
+            } else if scheme.contains("cluster") {
+                "redis\(secure)+cluster://HOST:6379"
+            } else if scheme.contains("replicat") {
+                "redis\(secure)+replicated://HOST:6379,HOST:6379"
+            } else if scheme.contains("unix") || scheme.contains("socket") {
+                "unix:///PATH"
+            } else {
+                nil
             }
-            port = number
-        }
-        return (.tcp(host: String(host), port: port), halves.count == 2 ? try database(halves[1]) : 0)
+        if let form { return wrong("its scheme is \"\(scheme)\"; write \(form)") }
+        return wrong(
+            """
+            its scheme is "\(scheme)"; expected redis, rediss or unix, or redis+sentinel, redis+cluster or \
+            redis+replicated (with TLS rediss+…)
+            """)
     }
 
-    private static func local(_ text: Substring) throws(RedisError) -> (RedisConfiguration.Address, Int) {
+    private static func network(_ kind: Kind, _ text: Substring) throws(RedisError) -> (RedisPlace, Int) {
+        guard !text.contains("?") else { throw wrong("options after \"?\" are for unix:// only") }
+        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+        let hosts = try Self.hosts(parts[0], port: kind == .sentinel ? 26_379 : 6379)
+        let path = parts.count == 2 ? parts[1] : ""
+        switch kind {
+        case .server:
+            guard hosts.count == 1 else {
+                throw wrong("several servers need redis+sentinel://, redis+cluster:// or redis+replicated://")
+            }
+            return (.server(hosts[0]), try database(path))
+        case .sentinel:
+            let names = path.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+            let name = try decode(names.first ?? "", "name of the primary")
+            guard !name.isEmpty else {
+                throw wrong(
+                    "it lacks the name of the primary: write redis+sentinel://HOST:26379/NAME, as the Sentinels call it"
+                )
+            }
+            guard name.utf8.count <= 255, !name.unicodeScalars.contains(where: { $0.value <= 0x20 }) else {
+                throw wrong("its name of the primary must be 1 to 255 bytes without spaces")
+            }
+            return (.sentinels(hosts, name: name), names.count == 2 ? try database(names[1]) : 0)
+        case .cluster:
+            guard try database(path) == 0 else { throw wrong("a Cluster has database 0 only: leave the database out") }
+            return (.cluster(hosts), 0)
+        case .replicated: return (.replicated(hosts), try database(path))
+        }
+    }
+
+    private static func hosts(
+        _ text: Substring, port: Int
+    ) throws(RedisError) -> [RedisConfiguration.Address] {
+        let texts = text.split(separator: ",", omittingEmptySubsequences: false)
+        guard texts.count <= hostLimit else {
+            throw wrong("it names \(texts.count) hosts, and may name \(hostLimit)")
+        }
+        var hosts: [RedisConfiguration.Address] = []
+        for text in texts {
+            if text.isEmpty, texts.count > 1 { throw wrong("it has a comma without a host beside it") }
+            let parts: HostText
+            do { parts = try HostText(text) } catch { throw wrong(error.reason) }
+            let host = RedisConfiguration.Address.tcp(host: parts.host, port: parts.port ?? port)
+            guard !hosts.contains(host) else { throw wrong("it names the host \(host) twice") }
+            hosts.append(host)
+        }
+        return hosts
+    }
+
+    private static func local(_ text: Substring) throws(RedisError) -> (RedisPlace, Int) {
         let halves = text.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
         let path = try decode(halves[0], "path")
         guard path.first == "/" else { throw wrong("unix:// needs an absolute path") }
@@ -81,7 +143,7 @@ struct RedisURL {
             guard halves[1].hasPrefix("db=") else { throw wrong("the one option after \"?\" is db=<database>") }
             number = try database(halves[1].dropFirst(3))
         }
-        return (.unix(path: path), number)
+        return (.server(.unix(path: path)), number)
     }
 
     private static func database(_ text: Substring) throws(RedisError) -> Int {
