@@ -12,7 +12,7 @@ package struct RedisError: Error, Sendable, Equatable {
     package struct Code: Sendable, Hashable, CustomStringConvertible {
         private enum Value: String {
             case invalidConfiguration, connectFailed, notConnected, timedOut, cancelled, connectionLost, overloaded
-            case protocolViolation, server, closed
+            case protocolViolation, server, wrongServer, closed
         }
         private let value: Value
         package var description: String { value.rawValue }
@@ -35,6 +35,8 @@ package struct RedisError: Error, Sendable, Equatable {
         package static let protocolViolation = Code(value: .protocolViolation)
         /// The server answered with an error: see `server`.
         package static let server = Code(value: .server)
+        /// What answers is no server for this: a Sentinel, say, or a node of a Cluster.
+        package static let wrongServer = Code(value: .wrongServer)
         /// The client was closed.
         package static let closed = Code(value: .closed)
     }

@@ -2,10 +2,10 @@
 //
 // What must hold of a Redis for as long as it is used, and not only at a start.
 //
-// An eviction policy gives held locks away in silence, a replica takes no locks, and either may come with a Redis that
-// is started anew, with a failover, or with one CONFIG SET. So the state of the server is part of each handshake (it is
-// known before the first command is written), and is asked for again every minute. What is wrong is logged when it
-// begins and when it ends, is a metric, and fails `readiness()`.
+// An eviction policy gives held locks away in silence, and may come with a Redis that is started anew, with a failover,
+// or with one CONFIG SET. So the state of the server is part of each handshake (it is known before the first command is
+// written), and is asked for again every minute. What is wrong is logged when it begins and when it ends, is a metric,
+// and fails `readiness()`. That the server is a primary is for the handshake to see.
 //
 // Whether this client may do what locks need (role, rights, memory, slot, the state of the disk) is not asked but
 // tried, by trial.lua, whenever somebody wants to know whether we are ready.
@@ -22,8 +22,6 @@ final class RedisWatch: Sendable {
     enum Fault: String, CaseIterable, Sendable {
         /// It deletes held locks when its memory runs short.
         case evicts
-        case replica
-        case sentinel
         /// It refuses what locks need.
         case refuses
         /// It refuses what tells holders and waiters: grants by hand-off come late.
@@ -109,13 +107,6 @@ final class RedisWatch: Sendable {
         state.withLock { $0.lookedAt = now }
         if let server {
             report(.evicts, Self.eviction(server))
-            report(
-                .replica,
-                server.role == "slave" ? "this Redis is a replica: nothing can be locked here; give its primary" : nil)
-            report(
-                .sentinel,
-                server.mode == "sentinel"
-                    ? "this is a Sentinel and holds no data: give the primary that it watches" : nil)
         }
         state.withLock { $0.alarm }?.set(now + Self.interval, now: now)
     }
@@ -130,8 +121,7 @@ final class RedisWatch: Sendable {
     private func report(_ fault: Fault, _ message: String?) {
         let before = state.withLock { state in
             let before = state.faults.updateValue(message ?? "", forKey: fault)
-            gate.set(
-                state.faults[.sentinel]?.isEmpty == false || refusesEviction && state.faults[.evicts]?.isEmpty == false)
+            gate.set(refusesEviction && state.faults[.evicts]?.isEmpty == false)
             return before
         }
         guard before != message ?? "" else { return }
@@ -144,13 +134,9 @@ final class RedisWatch: Sendable {
     }
 
     /// What is wrong now, and forbids that anything is locked here.
-    private func refusal(_ faults: [Fault]) -> RingfenceError? {
-        let known = state.withLock { $0.faults }
-        for fault in faults {
-            guard let message = known[fault], !message.isEmpty else { continue }
-            return RingfenceError(.coordinatorRefused, effect: .none, message)
-        }
-        return nil
+    private func refusal() -> RingfenceError? {
+        guard let message = state.withLock({ $0.faults[.evicts] }), !message.isEmpty else { return nil }
+        return RingfenceError(.coordinatorRefused, effect: .none, message)
     }
 
     /// Why the gate is shut; nil if it has been opened meanwhile. It is looked again soon: the fault may be mended by
@@ -158,7 +144,7 @@ final class RedisWatch: Sendable {
     var gateRefusal: RingfenceError? {
         let isOld = state.withLock { $0.lookedAt < Moment.now - Self.freshness }
         if isOld { look() }
-        return gate.isShut ? refusal([.sentinel, .evicts]) : nil
+        return gate.isShut ? refusal() : nil
     }
 
     // MARK: Whether we are able
@@ -193,8 +179,7 @@ final class RedisWatch: Sendable {
             failure.effect = .none  // it only reads
             return failure
         }
-        // A replica would end the connection for being written to.
-        if let refusal = refusal([.sentinel, .replica, .evicts]) { return refusal }
+        if let refusal = refusal() { return refusal }
         do {
             let (key, channel) = (keys.prefix + "trial", keys.prefix + "trial")
             let reply = try await client.run(Self.script, keys: 1, arguments: 1) { writer in

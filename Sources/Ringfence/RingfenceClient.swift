@@ -4,7 +4,7 @@
 // machines that run on them; any number of tasks use it at once. Everything that must go on in time runs on the event
 // loop, so the client works as soon as it is made; `run()` only ties its end to that of the application.
 
-import Hiredis
+package import Hiredis
 public import Logging
 import NIOCore
 import RingfenceCore
@@ -39,6 +39,8 @@ public final class RingfenceClient: Service, Sendable {
     /// Renewals and deadlines run on that loop too, so what runs there must never block nor compute for long: a task
     /// that keeps the loop for longer than a lease costs the client its leases. When in doubt leave it be.
     public let taskExecutor: any TaskExecutor
+    /// Where all connections of the client go.
+    package let locator: Locator
     let runner: ScriptRunner
     let watch: RedisWatch
     let scripts: LockScripts
@@ -63,11 +65,14 @@ public final class RingfenceClient: Service, Sendable {
     /// - Throws: ``RingfenceError`` with code `argument.invalid` and effect `none`, naming the field and the limit. The
     ///   files of TLS and the password are not read here, but at each attempt to connect.
     public init(_ configuration: RingfenceConfiguration, logger: Logger = .current) throws {
-        let redis = try Self.checked(configuration)
+        var redis = try Self.checked(configuration)
         var logger = logger
         logger[metadataKey: LoggingKeys.process] = "\(nonces.process)"
         logger[metadataKey: LoggingKeys.namespace] = "\(configuration.namespace)"
+        let locator = Locator(redis, logger: logger)
+        redis.locator = locator
         self.configuration = configuration
+        self.locator = locator
         self.logger = logger
         keys = Keyspace(namespace: configuration.namespace)
         scripts = LockScripts(
@@ -137,6 +142,7 @@ public final class RingfenceClient: Service, Sendable {
         do {
             var redis = try configuration.redisConfiguration()
             redis.clientName = "ringfence"
+            redis.requiresPrimary = true
             redis.log = ConnectionLog()
             // A dead connection must be noticed while the leases on it can still be renewed on another.
             redis.probeInterval = min(.seconds(5), max(.milliseconds(500), configuration.commandTimeout))

@@ -12,6 +12,7 @@ extension RingfenceError {
             case .overloaded: .coordinatorOverloaded
             case .cancelled: .cancelled
             case .closed: .clientShutDown
+            case .wrongServer: .coordinatorRefused
             case .server: error.isTransient ? .coordinatorUnavailable : .coordinatorRefused
             default: .coordinatorUnavailable
             }

@@ -20,7 +20,7 @@ import Testing
                         #expect(connection?.generation == generation)
                         #expect(info.contains("id=\(connection?.clientID ?? -1) "))
                         #expect(connection?.runID?.utf8.count == 40)
-                        #expect(connection?.redisVersion?.isEmpty == false)
+                        #expect(connection?.server?.version?.isEmpty == false)
                         #expect((connection?.serverTimeMicroseconds ?? 0) > 1_600_000_000_000_000)
                         if generation == 2 { break }
                         let id = "\(connection?.clientID ?? 0)"

@@ -5,6 +5,9 @@
 //
 // A channel may outlive our interest in it (an attempt that timed out, a connection dropped for READONLY), so each has
 // a handler of its own, and only the current handler is listened to: a late event of an old channel has no effect.
+//
+// With a locator the driver dials only where that says, and waits for a place without a timer: the locator says when
+// there is none, and why. It paces its attempts at one place itself; a new place it tries at once.
 import Logging
 import NIOCore
 import NIOPosix
@@ -28,13 +31,20 @@ protocol ConnectionOwner: AnyObject, Sendable {
 // SAFETY: all mutable state is touched on `eventLoop` only, which every entry asserts.
 final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private let configuration: RedisConfiguration
-    private let eventLoop: any EventLoop
+    let eventLoop: any EventLoop
+    private let locator: Locator?
     private let logger: Logger
     private let log: ConnectionLog
-    private let words: ConnectionWords
+    private var words: ConnectionWords
     /// Broken by `close()`: owner and driver hold each other until then.
     private var owner: Owner?
     private var machine: ConnectionMachine
+    /// Where the current attempt, or the last, went.
+    private var route: Route
+    /// Of the locator's place there; 0 without a locator.
+    private var generation = 0
+    /// It has nowhere to go.
+    private var isUnplaced = false
     private var handler: ConnectionHandler<Owner>?
     /// Counts attempts to connect; an older one that ends is ignored.
     private var attempt = 0
@@ -51,6 +61,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         self.eventLoop = eventLoop
         self.logger = logger
         log = configuration.log ?? ConnectionLog()
+        locator = configuration.locator
+        route = Route(configuration.address)
         words = ConnectionWords(address: configuration.address)
         machine = ConnectionMachine(configuration)
     }
@@ -77,6 +89,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     /// Ends everything, for good; the future is done when the socket is closed.
     func close() -> EventLoopFuture<Void> {
         eventLoop.assertInEventLoop()
+        locator?.detach(self, generation: generation, wasReady: machine.isReady)
         machine.close()
         log.closed(self)
         let handler = self.handler
@@ -88,15 +101,15 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     // MARK: events of the channel
 
-    fileprivate func opened(_ handler: ConnectionHandler<Owner>) {
+    func opened(_ handler: ConnectionHandler<Owner>) {
         guard handler.attempt == attempt, self.handler == nil, machine.state == .connecting else {
             return _ = handler.close()
         }
         self.handler = handler
-        perform(machine.opened(password: handler.password))
+        perform(machine.opened(password: handler.password, at: route.address))
     }
 
-    fileprivate func received(_ handler: ConnectionHandler<Owner>, _ reader: ReplyReader) {
+    func received(_ handler: ConnectionHandler<Owner>, _ reader: ReplyReader) {
         guard handler === self.handler else { return }
         heardSinceTick = true
         isProbing = false
@@ -107,10 +120,21 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
                 return lose(words.speaksTLS())
             }
             lose(RedisError(.protocolViolation, effect: .unknown, "not a RESP2 reply within our limits: \(failure)"))
-        } else if reader.sawReadOnly {
-            reader.sawReadOnly = false
-            lose(RedisError(.connectionLost, effect: .unknown, "the server is read-only; connecting again"))
+        } else if let redirection = reader.redirection {
+            reader.redirection = nil
+            redirected(redirection)
         }
+    }
+
+    /// Commands are refused here, and taken elsewhere.
+    private func redirected(_ error: RedisServerError) {
+        if let locator {
+            locator.refused(self, generation: generation, error)
+        } else if error.prefix != .readOnly {
+            return
+        }
+        let why = error.prefix == .readOnly ? "the server is a replica by now" : "the slot is at another node"
+        lose(RedisError(.connectionLost, effect: .unknown, "\(why); connecting again", server: error), isTold: true)
     }
 
     private func deliver(_ reader: ReplyReader) {
@@ -139,7 +163,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         }
     }
 
-    fileprivate func closed(_ handler: ConnectionHandler<Owner>, _ error: (any Error)?) {
+    func closed(_ handler: ConnectionHandler<Owner>, _ error: (any Error)?) {
         guard handler === self.handler else { return }
         lose(failure(error, handler))
     }
@@ -149,8 +173,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         if machine.isReady { return words.loss(error) }
         // What it said first is why; that it then closed, or reset because we had written, is only what came of it.
         if let complaint = machine.complaint { return ConnectionMachine.refusal(complaint) }
-        if configuration.tls == nil, case .tcp = configuration.address, handler.firstByte == nil, !(error is RedisError)
-        {
+        if configuration.tls == nil, case .tcp = route.address, handler.firstByte == nil, !(error is RedisError) {
             // So does a TLS server that drops a connection without TLS before saying so.
             return words.endedInSilence()
         }
@@ -167,6 +190,9 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         case .none: break
         case .connect: connect()
         case .write(let commands): write(Self.encode(commands))
+        case .admit(let info):
+            guard let locator else { return perform(machine.admitted(now: monotonicNow())) }
+            locator.greeted(self, generation: generation, info)
         case .ready(let info, let warnings): becomeReady(info, warnings)
         case .drop(let error, let isRefusal):
             // Redis may have a new password a moment before the file has it, too.
@@ -196,6 +222,12 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 
     private func connect() {
+        guard let locator else { return dial() }
+        isUnplaced = true
+        locator.wants(self)
+    }
+
+    private func dial() {
         attempt += 1
         let number = attempt
         let limit = configuration.connectTimeout
@@ -203,7 +235,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             guard let self, self.attempt == number, !self.machine.isReady else { return }
             self.lose(self.words.silent(limit, isSecure: self.handler != nil && self.configuration.tls != nil))
         }
-        ConnectionOpening(configuration: configuration, eventLoop: eventLoop)
+        ConnectionOpening(configuration: configuration, route: route, eventLoop: eventLoop)
             .open { ConnectionHandler(driver: self, attempt: number, password: $0) }
             .whenFailure { error in
                 guard self.attempt == number, self.handler == nil, self.machine.state == .connecting else { return }
@@ -216,33 +248,39 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             }
     }
 
-    private func lose(_ error: RedisError) {
+    /// `isTold`: the locator knows it, or told it itself.
+    private func lose(_ error: RedisError, isTold: Bool = false) {
         stopTimers()
         let wasReady = machine.isReady
+        if !isTold { locator?.lost(self, generation: generation, error, wasReady: wasReady) }
         // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler
         self.handler = nil
         _ = handler?.close()
         let hadUnanswered = owner?.connectionWasLost(error) ?? false
-        let isToldByFailing = configuration.failsFast && !hasBeenReady && !error.isNotReady
-        if isToldByFailing {
-            var last = error
-            last.isFinal = true
-            owner?.connectionWasRefused(last)
-        }
+        let isToldByFailing = failsFast(error)
         guard
             let wait = machine.lost(
                 hadUnanswered: hadUnanswered, now: monotonicNow(), dice: Double.random(in: 0..<1))
         else { return }
         // Who is told by the error that fails fast need not read it in the log too.
-        if !isToldByFailing {
+        if !isToldByFailing, !isTold {
             log.lost(self, wasReady: wasReady, error, of: configuration, now: monotonicNow(), logger)
         }
         backoffTimer = eventLoop.scheduleTask(in: TimeAmount(wait)) { [weak self] in
             guard let self else { return }
             self.perform(self.machine.backoffElapsed())
         }
+    }
+
+    /// Whether the commands that wait were told: nobody wants another attempt.
+    private func failsFast(_ error: RedisError) -> Bool {
+        guard configuration.failsFast, !hasBeenReady, !error.isNotReady else { return false }
+        var last = error
+        last.isFinal = true
+        owner?.connectionWasRefused(last)
+        return true
     }
 
     private func stopTimers() {
@@ -272,65 +310,46 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     }
 }
 
-/// One channel's end of the pipeline.
-final class ConnectionHandler<Owner: ConnectionOwner>: ChannelInboundHandler {
-    typealias InboundIn = ByteBuffer
-    typealias OutboundOut = ByteBuffer
+// MARK: the locator
 
-    let attempt: Int
-    /// As it was when this attempt began.
-    let password: String?
-    private(set) var firstByte: UInt8?
-    /// Of the server, whether it was accepted or not.
-    private(set) var certificate: NIOSSLCertificate?
-    private let driver: ConnectionDriver<Owner>
-    private let reader = ReplyReader()
-    private var context: ChannelHandlerContext?
-    private var failure: (any Error)?
-
-    init(driver: ConnectionDriver<Owner>, attempt: Int, password: String?) {
-        self.password = password
-        self.driver = driver
-        self.attempt = attempt
+extension ConnectionDriver: LocatedConnection {
+    func placed(_ place: LocatorMachine.Place) {
+        eventLoop.assertInEventLoop()
+        if machine.state == .backingOff, place.generation != generation {
+            backoffTimer?.cancel()
+            guard machine.backoffElapsed() == .connect else { return }
+        } else if !isUnplaced || machine.state != .connecting {
+            return
+        }
+        isUnplaced = false
+        (route, generation) = (place.route, place.generation)
+        words = ConnectionWords(address: route.shown)
+        dial()
     }
 
-    func write(_ bytes: ByteBuffer) {
-        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
-    }
-
-    func close() -> EventLoopFuture<Void>? {
-        guard let channel = context?.channel else { return nil }
-        channel.close(promise: nil)
-        return channel.closeFuture
-    }
-
-    func handlerAdded(context: ChannelHandlerContext) { self.context = context }
-
-    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
-
-    func channelActive(context: ChannelHandlerContext) { driver.opened(self) }
-
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        // Once broken the reader takes nothing more; the driver hears of it at the end of this read.
-        unwrapInboundIn(data).withUnsafeReadableBytes { bytes in
-            if firstByte == nil { firstByte = bytes.first }
-            _ = reader.feed(bytes)
+    func leave(because error: RedisError) {
+        eventLoop.assertInEventLoop()
+        switch machine.state {
+        case .idle, .backingOff, .closed: break
+        case .connecting where isUnplaced: break
+        case .connecting, .handshaking, .admitting, .ready: lose(error, isTold: true)
         }
     }
 
-    func channelReadComplete(context: ChannelHandlerContext) { driver.received(self, reader) }
-
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        if failure == nil {
-            failure = error
-            certificate = try? context.pipeline.syncOperations.handler(type: NIOSSLClientHandler.self).peerCertificate
-        }
-        context.close(promise: nil)
+    func judged(generation: Int, isAdmitted: Bool) {
+        eventLoop.assertInEventLoop()
+        guard generation == self.generation, machine.state == .admitting else { return }
+        if isAdmitted { return perform(machine.admitted(now: monotonicNow())) }
+        lose(RedisError(.connectionLost, effect: .none, "\(words.address) is not the place any more"), isTold: true)
     }
 
-    func channelInactive(context: ChannelHandlerContext) {
-        driver.received(self, reader)
-        driver.closed(self, failure)
+    func unplaced(because error: RedisError) {
+        eventLoop.assertInEventLoop()
+        guard isUnplaced || machine.state == .backingOff else { return }
+        _ = owner?.connectionWasLost(error)
+        if error.code == .wrongServer { owner?.connectionWasRefused(error) }
+        guard !failsFast(error) else { return }
+        log.lost(self, wasReady: false, error, of: configuration, now: monotonicNow(), logger)
     }
 }
 

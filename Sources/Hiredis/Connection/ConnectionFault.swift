@@ -37,6 +37,16 @@ package enum ConnectionFault: Sendable, Hashable {
     case clientCertificate
     /// The password is wrong or missing.
     case password
+    /// It takes no writes, and was none of ours before.
+    case replica
+    /// It holds no data.
+    case sentinel
+    /// It is asked for one server, and has only some of the slots.
+    case clusterNode
+    /// It is asked for as a node of a Cluster.
+    case notCluster
+    /// There is no primary now, or it is not known which server it is.
+    case noPrimary
     /// It ended before it began, or something else.
     case broken
 }

@@ -2,9 +2,9 @@
 //
 // The life of one connection, as a value: events in, actions out, no I/O, no clock, no dice of its own.
 //
-//      idle -> connecting -> handshaking -> (killing) -> ready
-//                  ^  \___________\___________\___________|   any loss
-//                  |___ backing off <_____________________|            closed: from anywhere, for good
+//      idle -> connecting -> handshaking -> (killing) -> admitting -> ready
+//                  ^  \___________\___________\____________\___________|   any loss
+//                  |___ backing off <_________________________________|            closed: from anywhere, for good
 //
 // The handshake is one write: AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, PING. PING is there because the others are
 // answered even by a server that is loading, has lost its primary, or hangs in a script. INFO, because a server that
@@ -21,13 +21,16 @@
 // client id before any command of a caller. Only at the same server process (`run_id`): ids start anew with each, and
 // the same id there is a stranger.
 
+// Admitting is where the owner of several connections judges this one (Locator.swift): whether all of them are at the
+// same server. No command of a caller is written before. Whether the server is one on which anything may be locked is
+// known from its INFO, and judged here.
+
 /// What is known of the server at the other end of a connection.
 package struct ConnectionInfo: Sendable, Equatable {
     /// The id of this connection at the server; nil when CLIENT ID was refused.
     package internal(set) var clientID: Int64?
     /// Names the server process; nil when INFO was refused.
     package internal(set) var runID: String?
-    package internal(set) var redisVersion: String?
     /// The server's clock at the handshake, in µs since 1970.
     package internal(set) var serverTimeMicroseconds: Int64?
     /// nil when INFO was refused.
@@ -43,12 +46,16 @@ struct ConnectionMachine {
         case idle, connecting, ready(since: Int64), backingOff, closed
         /// Waits for the answers to these steps, in order.
         case handshaking([Step])
+        /// The server has answered all; the owner has not judged it yet.
+        case admitting
     }
 
     enum Action: Equatable {
         case none
         case connect
         case write([[String]])
+        /// Whether the connection may be used; `admitted` says yes.
+        case admit(ConnectionInfo)
         case ready(ConnectionInfo, warnings: [String])
         /// Close the connection and report `lost`. `isRefusal`: waiting would not help a command, so fail those.
         case drop(RedisError, isRefusal: Bool)
@@ -67,10 +74,17 @@ struct ConnectionMachine {
     private var warnings: [String] = []
     private var warned: Set<Step> = []
     private var attempt = 0
+    /// Where the transport leads.
+    private var address: RedisConfiguration.Address
     /// The first error of this attempt to connect.
     private(set) var complaint: RedisServerError?
+    /// Refuses us, unless the server turns out to be of a kind that explains it.
+    private var misfit: RedisError?
 
-    init(_ configuration: RedisConfiguration) { self.configuration = configuration }
+    init(_ configuration: RedisConfiguration) {
+        self.configuration = configuration
+        address = configuration.address
+    }
 
     var isReady: Bool { if case .ready = state { true } else { false } }
 
@@ -88,12 +102,15 @@ struct ConnectionMachine {
         return .connect
     }
 
-    /// The transport is there. `password`: one that was read for this attempt.
-    mutating func opened(password: String? = nil) -> Action {
+    /// The transport is there. `password`: one that was read for this attempt; `address`: where it leads, if that is not
+    /// the configured one.
+    mutating func opened(password: String? = nil, at address: RedisConfiguration.Address? = nil) -> Action {
         guard state == .connecting else { return .none }
+        self.address = address ?? configuration.address
         info = ConnectionInfo(generation: info.generation)
         warnings = []
         complaint = nil
+        misfit = nil
         var steps: [Step] = []
         var commands: [[String]] = []
         func add(_ step: Step, _ command: String...) {
@@ -136,16 +153,20 @@ struct ConnectionMachine {
         case .authenticate, .select, .setName, .ping, .kill: break
         }
         guard steps.isEmpty else { return .none }
-        return step == .kill ? ready(now) : shaken(now)
+        return step == .kill ? judged() : shaken()
     }
 
     private mutating func refused(_ step: Step, _ error: RedisServerError) -> Action? {
         let failure = Self.refusal(error)
         if failure.isNotReady { return .drop(failure, isRefusal: false) }
         if error.prefix == .noAuthentication || error.prefix == .denied || step == .authenticate || step == .select {
-            return .drop(
-                RedisError(.server, effect: .none, failure.message, server: error, fault: failure.fault ?? .broken),
-                isRefusal: true)
+            let refusal = RedisError(
+                .server, effect: .none, failure.message, server: error, fault: failure.fault ?? .broken)
+            // A Sentinel has no databases, and may want no password: say what it is rather than that.
+            let mayBeAnotherKind = (step == .select || step == .authenticate) && error.prefix == .err
+            guard mayBeAnotherKind else { return .drop(refusal, isRefusal: true) }
+            if misfit == nil { misfit = refusal }
+            return nil
         }
         let loss: String? =
             switch step {
@@ -167,13 +188,29 @@ struct ConnectionMachine {
             fault: isPassword ? .password : nil)
     }
 
-    private mutating func shaken(_ now: Int64) -> Action {
-        guard let suspect, suspect.runID == info.runID else { return ready(now) }
+    private mutating func shaken() -> Action {
+        guard let suspect, suspect.runID == info.runID else { return judged() }
         state = .handshaking([.kill])
         return .write([["CLIENT", "KILL", "ID", "\(suspect.clientID)"]])
     }
 
-    private mutating func ready(_ now: Int64) -> Action {
+    private mutating func judged() -> Action {
+        defer { misfit = nil }
+        if let refusal = ServerDemand.refusal(of: info.server, at: address, configuration) {
+            // A replica in the place of what was a primary may be one for a moment.
+            return .drop(refusal, isRefusal: refusal.code == .wrongServer || info.generation == 0 && isAlone)
+        }
+        if let misfit { return .drop(misfit, isRefusal: true) }
+        state = .admitting
+        return .admit(info)
+    }
+
+    /// There is no other server that it could be.
+    private var isAlone: Bool { if case .server = configuration.place { true } else { false } }
+
+    /// The owner takes the connection.
+    mutating func admitted(now: Int64) -> Action {
+        guard state == .admitting else { return .none }
         suspect = nil
         info.generation += 1
         state = .ready(since: now)
@@ -185,7 +222,6 @@ struct ConnectionMachine {
         ServerState.eachField(of: text) { name, value in
             switch name {
             case "run_id": info.runID = String(value)
-            case "redis_version": info.redisVersion = String(value)
             case "server_time_usec": info.serverTimeMicroseconds = Int64(value)
             default: server.take(name, value)
             }

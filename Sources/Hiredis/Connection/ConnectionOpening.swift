@@ -7,13 +7,14 @@ import RingfencePlatform
 /// Opens one channel: name resolution, TCP or unix socket, TLS.
 struct ConnectionOpening {
     let configuration: RedisConfiguration
+    let route: Route
     let eventLoop: any EventLoop
 
     /// The channel's last handler is made by `makeHandler`, on the event loop, with the password that is in force now.
     func open<Handler: ChannelInboundHandler>(
         _ makeHandler: @escaping @Sendable (_ password: String?) -> Handler
     ) -> EventLoopFuture<any Channel> {
-        read().flatMap { [configuration] files in
+        read().flatMap { [route] files in
             let bootstrap = self.bootstrap().channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     if let context = files.context {
@@ -22,7 +23,7 @@ struct ConnectionOpening {
                     try channel.pipeline.syncOperations.addHandler(makeHandler(files.password))
                 }
             }
-            return switch configuration.address {
+            return switch route.address {
             case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
             case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
             }
@@ -31,7 +32,7 @@ struct ConnectionOpening {
 
     private func secured(_ context: NIOSSLContext) throws -> NIOSSLClientHandler {
         guard let identity else { throw RedisError(.invalidConfiguration, effect: .none, "TLS needs a host to verify") }
-        let words = ConnectionWords(address: configuration.address)
+        let words = ConnectionWords(address: route.shown)
         let name: String? = if case .name(let name) = identity { name } else { nil }
         do {
             return try NIOSSLClientHandler._makeSSLClientHandler(context: context, serverHostname: name) {
@@ -49,7 +50,7 @@ struct ConnectionOpening {
 
     private func bootstrap() -> ClientBootstrap {
         var bootstrap = ClientBootstrap(group: eventLoop).connectTimeout(TimeAmount(configuration.connectTimeout))
-        guard case .tcp = configuration.address else { return bootstrap }
+        guard case .tcp = route.address else { return bootstrap }
         bootstrap = bootstrap.channelOption(.tcpOption(.tcp_nodelay), value: 1)
             .channelOption(.socketOption(.so_keepalive), value: 1)
         #if os(Linux)
@@ -126,7 +127,7 @@ struct ConnectionOpening {
     /// nil for a unix socket.
     private var identity: ServerIdentity? {
         if let name = configuration.tls?.serverName { return ServerIdentity(name) }
-        guard case .tcp(let host, _) = configuration.address else { return nil }
-        return ServerIdentity(host)
+        guard case .tcp(let host, _) = route.address else { return nil }
+        return ServerIdentity(route.name ?? host)
     }
 }

@@ -85,6 +85,10 @@ package struct RedisConfiguration: Sendable {
     package var failsFast = false
     /// Shared by the connections that are to be told of as one; nil: each tells of itself.
     package var log: ConnectionLog?
+    /// Says where to connect, to all connections of a client; nil: to `address`.
+    package var locator: Locator?
+    /// What is not a primary of the place's kind is refused by the handshake.
+    package var requiresPrimary = false
     /// A connection from which nothing came for this long is probed by PING, and closed if that is not answered in the
     /// same time again. A command that blocks the connection for longer than twice this is taken for a dead connection.
     package var probeInterval: Duration = .seconds(5)

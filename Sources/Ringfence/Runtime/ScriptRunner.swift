@@ -7,6 +7,7 @@
 import Hiredis
 import Logging
 import NIOCore
+import NIOPosix
 import RingfenceCore
 import Synchronization
 
@@ -25,7 +26,9 @@ final class ScriptRunner: Sendable {
     ) {
         self.configuration = configuration
         self.logger = logger
-        main = RedisClient(configuration, logger: logger, onConnection: onConnection)
+        // On the locator's own loop: the first connection is made without a detour.
+        let eventLoop = configuration.locator?.eventLoop ?? MultiThreadedEventLoopGroup.singleton.any()
+        main = RedisClient(configuration, eventLoop: eventLoop, logger: logger, onConnection: onConnection)
     }
 
     /// nil once closed.

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The shell of `LocatorMachine`: asks servers, resolves names, keeps the timer, and tells the connections of one client
+// where to go. It runs on one event loop; each connection is spoken to on its own.
+//
+// Connections attach before they dial and detach when they are closed for good. Without any it does nothing. A new
+// place is published only when every connection has left the old one: a loop that is late delays it, and never stays
+// behind.
+package import Logging
+package import NIOCore
+import NIOPosix
+import Synchronization
+
+/// A connection that goes where a locator says. Everything is called on its own event loop.
+protocol LocatedConnection: AnyObject, Sendable {
+    var eventLoop: any EventLoop { get }
+    /// There is a place: dial it.
+    func placed(_ place: LocatorMachine.Place)
+    /// The place is given up: nothing more is written there.
+    func leave(because error: RedisError)
+    /// The connection that was made to this place may be used, or not.
+    func judged(generation: Int, isAdmitted: Bool)
+    /// There is no place now.
+    func unplaced(because error: RedisError)
+}
+
+// SAFETY: all mutable state but `published` is touched on `eventLoop` only; `published` is behind a lock.
+/// Where all connections of one client go.
+package final class Locator: @unchecked Sendable {
+    /// What is known of the place, for people and metrics.
+    package struct Status: Sendable {
+        /// The host and port of the primary; nil while there is none.
+        package var address: RedisConfiguration.Address?
+        package var server: ServerState?
+        package var epoch: Int64?
+        /// Counts the places of this client; 0: none yet.
+        package var generation = 0
+        /// When it was settled, or lost, on the monotonic clock in nanoseconds.
+        package var since: Int64 = 0
+        /// Why there is no place; nil while there is one.
+        package var plight: RedisError?
+    }
+
+    private struct Member {
+        let connection: any LocatedConnection
+        var isReady = false
+        /// The place that it was told of last.
+        var offered = 0
+    }
+
+    package let eventLoop: any EventLoop
+    private let configuration: RedisConfiguration
+    private let logger: Logger
+    private let onChange: (@Sendable (Status) -> Void)?
+    private var machine: LocatorMachine
+    private var members: [Member] = []
+    /// The connection that tries an offered place.
+    private var scout: ObjectIdentifier?
+    private var leaving: EventLoopFuture<Void>?
+    private var timer: Scheduled<Void>?
+    private var timerAt = Int64.max
+    private var asker: PlaceAsker?
+    private let published = Mutex(Status())
+
+    /// `onChange` is told on the event loop when a place is settled or lost.
+    package init(
+        _ configuration: RedisConfiguration, eventLoop: any EventLoop = MultiThreadedEventLoopGroup.singleton.any(),
+        logger: Logger, onChange: (@Sendable (Status) -> Void)? = nil
+    ) {
+        var configuration = configuration
+        configuration.requiresPrimary = true
+        self.configuration = configuration
+        self.eventLoop = eventLoop
+        self.logger = logger
+        self.onChange = onChange
+        machine = LocatorMachine(configuration, search: Self.search(configuration))
+    }
+
+    private static func search(_ configuration: RedisConfiguration) -> any PlaceSearch {
+        let interval = configuration.watchInterval ?? configuration.place.watchInterval
+        return switch configuration.place {
+        case .server(let address): ServerSearch(address, watchInterval: interval)
+        case .replicated(let addresses), .sentinels(let addresses, _), .cluster(let addresses):
+            ListSearch(addresses, watchInterval: interval)
+        }
+    }
+
+    package var status: Status { published.withLock { $0 } }
+
+    // MARK: for the connections, from any event loop
+
+    /// The connection needs a place, first or again.
+    func wants(_ connection: any LocatedConnection) {
+        eventLoop.execute {
+            if self.index(of: connection) == nil { self.members.append(Member(connection: connection)) }
+            if let place = self.machine.place, self.leaving == nil {
+                self.present(place, to: connection)
+            } else {
+                self.handle(.wanted)
+                if let plight = self.machine.plight { self.tell(connection) { $0.unplaced(because: plight) } }
+            }
+        }
+    }
+
+    /// The connection was made, and its server is a primary.
+    func greeted(_ connection: any LocatedConnection, generation: Int, _ info: ConnectionInfo) {
+        eventLoop.execute {
+            let before = self.machine.place
+            for action in self.machine.handle(
+                .greeted(generation: generation, info), now: monotonicNow(), dice: .random(in: 0..<1))
+            {
+                switch action {
+                case .admit:
+                    if let index = self.index(of: connection) { self.members[index].isReady = true }
+                    self.tell(connection) { $0.judged(generation: generation, isAdmitted: true) }
+                case .reject: self.tell(connection) { $0.judged(generation: generation, isAdmitted: false) }
+                case .settle(let place):
+                    self.publish(place, info.server, before)
+                    self.perform(action)
+                default: self.perform(action)
+                }
+            }
+            self.setTimer()
+        }
+    }
+
+    /// The connection, or an attempt to make it, ended.
+    func lost(_ connection: any LocatedConnection, generation: Int, _ error: RedisError, wasReady: Bool) {
+        eventLoop.execute {
+            if let index = self.index(of: connection) { self.members[index].isReady = false }
+            if self.scout == ObjectIdentifier(connection) { self.scout = nil }
+            self.handle(.lost(generation: generation, error, wasReady: wasReady))
+        }
+    }
+
+    /// The server of the connection refuses commands in a way that means: not here.
+    func refused(_ connection: any LocatedConnection, generation: Int, _ error: RedisServerError) {
+        eventLoop.execute { self.handle(.refused(generation: generation, error)) }
+    }
+
+    /// The connection is closed for good.
+    func detach(_ connection: any LocatedConnection, generation: Int, wasReady: Bool) {
+        eventLoop.execute {
+            guard let index = self.index(of: connection) else { return }
+            self.members.remove(at: index)
+            if self.scout == ObjectIdentifier(connection) { self.scout = nil }
+            if self.members.isEmpty { return self.stop() }
+            let error = RedisError(.closed, effect: .none, "the client is closed")
+            self.handle(.lost(generation: generation, error, wasReady: wasReady))
+        }
+    }
+
+    // MARK: on the event loop
+
+    private func stop() {
+        timer?.cancel()
+        (timer, timerAt) = (nil, .max)
+        asker?.close()
+        asker = nil
+        machine = LocatorMachine(configuration, search: Self.search(configuration), after: machine)
+    }
+
+    private func index(of connection: any LocatedConnection) -> Int? {
+        members.firstIndex { $0.connection === connection }
+    }
+
+    private func tell(_ connection: any LocatedConnection, _ body: @escaping @Sendable (any LocatedConnection) -> Void)
+    {
+        connection.eventLoop.execute { body(connection) }
+    }
+
+    private func handle(_ event: LocatorMachine.Event) {
+        for action in machine.handle(event, now: monotonicNow(), dice: .random(in: 0..<1)) { perform(action) }
+        // Whoever lost a place wants one.
+        if machine.place == nil, members.contains(where: { !$0.isReady }) {
+            for action in machine.handle(.wanted, now: monotonicNow(), dice: .random(in: 0..<1)) { perform(action) }
+        }
+        setTimer()
+    }
+
+    private func perform(_ action: LocatorMachine.Action) {
+        switch action {
+        case .resolve(let look, let host, let port): resolve(look, host, port)
+        case .ask(let look, let questions): ask(look, questions)
+        case .leave(let error): leave(error)
+        case .offer(let place), .settle(let place): present(place)
+        case .plight(let error):
+            change { $0.plight = error }
+            for member in members where !member.isReady {
+                tell(member.connection) { $0.unplaced(because: error) }
+            }
+        // Answers to `greeted` only.
+        case .admit, .reject: break
+        }
+    }
+
+    private func leave(_ error: RedisError) {
+        change { ($0.address, $0.plight) = (nil, error) }
+        scout = nil
+        let left = members.map { member in
+            member.connection.eventLoop.submit { member.connection.leave(because: error) }
+        }
+        for index in members.indices { members[index].isReady = false }
+        let all = EventLoopFuture.andAllComplete(left, on: eventLoop)
+        let before = leaving
+        leaving = before.map { before in before.flatMap { all } } ?? all
+        let waited = leaving
+        leaving?.whenComplete { _ in
+            guard self.leaving === waited else { return }
+            self.leaving = nil
+            if let place = self.machine.place { self.present(place) }
+        }
+    }
+
+    /// Tells all connections without a place of one; before it was greeted, one of them.
+    private func present(_ place: LocatorMachine.Place) {
+        guard leaving == nil, machine.place?.generation == place.generation else { return }
+        for index in members.indices where !members[index].isReady && members[index].offered < place.generation {
+            if !place.isGreeted, scout != nil { return }
+            present(place, at: index)
+        }
+    }
+
+    private func present(_ place: LocatorMachine.Place, to connection: any LocatedConnection) {
+        guard let index = index(of: connection) else { return }
+        if !place.isGreeted, let scout, scout != ObjectIdentifier(connection) { return }
+        present(place, at: index)
+    }
+
+    private func present(_ place: LocatorMachine.Place, at index: Int) {
+        let connection = members[index].connection
+        members[index].offered = place.generation
+        if !place.isGreeted { scout = ObjectIdentifier(connection) }
+        tell(connection) { $0.placed(place) }
+    }
+
+    private func publish(
+        _ place: LocatorMachine.Place, _ server: ServerState?, _ before: LocatorMachine.Place?
+    ) {
+        scout = nil
+        change { status in
+            status.address = place.route.address
+            (status.server, status.epoch, status.generation) = (server, place.epoch, place.generation)
+            status.plight = nil
+        }
+    }
+
+    private func change(_ body: (inout Status) -> Void) {
+        let status = published.withLock { status in
+            body(&status)
+            status.since = monotonicNow()
+            return status
+        }
+        onChange?(status)
+    }
+
+    // MARK: questions
+
+    private func resolve(_ look: Int, _ host: String, _ port: Int) {
+        NameLookup.addresses(of: host, port: port, on: eventLoop).whenComplete { result in
+            self.handle(
+                .resolved(
+                    look: look, result.mapError { ConnectionWords(address: .tcp(host: host, port: port)).failure($0) }))
+        }
+    }
+
+    private func ask(_ look: Int, _ questions: [Question]) {
+        let asker = asker ?? PlaceAsker(configuration, eventLoop: eventLoop)
+        self.asker = asker
+        for question in questions {
+            asker.ask(question) { result in self.handle(.answered(look: look, question, result)) }
+        }
+    }
+
+    private func setTimer() {
+        let at = members.isEmpty ? .max : machine.wakeAt
+        guard at != timerAt else { return }
+        timer?.cancel()
+        timerAt = at
+        guard at != .max else { return timer = nil }
+        timer = eventLoop.scheduleTask(in: .nanoseconds(max(0, at - monotonicNow()))) { [weak self] in
+            guard let self else { return }
+            self.timerAt = .max
+            self.handle(.tick)
+        }
+    }
+}

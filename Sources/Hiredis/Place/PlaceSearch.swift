@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the place of a client is searched under one kind of URL. Pure: a search says what to ask and judges the answers;
+// `LocatorMachine` decides when to look, and what follows from what was found.
+
+/// What is asked of one server.
+enum Question: Sendable, Hashable {
+    /// Who are you? The handshake of a connection.
+    case greet(Route)
+    /// Where is the primary?
+    case sentinel(RedisConfiguration.Address)
+    /// Who has which slots?
+    case slots(RedisConfiguration.Address)
+}
+
+enum Answer: Sendable, Equatable {
+    case greeting(ConnectionInfo)
+    /// The replies to what a Sentinel or a node of a Cluster was asked.
+    case replies([RedisReply])
+}
+
+/// A server that may be the place.
+struct Sighting: Sendable, Equatable {
+    var route: Route
+    /// The server process, where it was greeted.
+    var process: String?
+    /// The config epoch under which it was named.
+    var epoch: Int64?
+    /// Who says so.
+    var why: String
+}
+
+/// What a search wants next.
+enum SearchStep: Sendable, Equatable {
+    /// More answers.
+    case wait
+    case resolve(host: String, port: Int)
+    case ask([Question])
+    case found(Sighting)
+    /// The place that is used is still the right one.
+    case unchanged
+    case nothing(RedisError)
+}
+
+protocol PlaceSearch: Sendable {
+    /// How often a settled place is looked at again; nil: it cannot change.
+    var watchInterval: Duration? { get }
+    /// How long a look may take.
+    func limit(_ configuration: RedisConfiguration) -> Duration
+    /// A look begins; what an older one asked is not answered any more. `current`: the place in use, if there is one.
+    mutating func begin(current: Route?) -> SearchStep
+    mutating func resolved(_ result: Result<[RedisConfiguration.Address], RedisError>) -> SearchStep
+    mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep
+    /// The look has taken too long: `found`, `unchanged` or `nothing`.
+    mutating func timedOut() -> SearchStep
+    /// Somebody announced a change.
+    mutating func announced(by source: RedisConfiguration.Address)
+    /// Where a refusal sends us; nil: nowhere.
+    func redirected(by error: RedisServerError, from route: Route) -> Sighting?
+}
+
+extension PlaceSearch {
+    func limit(_ configuration: RedisConfiguration) -> Duration { configuration.connectTimeout }
+    mutating func resolved(_ result: Result<[RedisConfiguration.Address], RedisError>) -> SearchStep { .wait }
+    mutating func announced(by source: RedisConfiguration.Address) {}
+    func redirected(by error: RedisServerError, from route: Route) -> Sighting? { nil }
+}
+
+/// One server: a socket, an address, or a name that may lead to another server tomorrow.
+struct ServerSearch: PlaceSearch {
+    private let address: RedisConfiguration.Address
+    let watchInterval: Duration?
+    private var current: Route?
+    private var pending: Set<Route> = []
+    private var failure: RedisError?
+
+    init(_ address: RedisConfiguration.Address, watchInterval: Duration) {
+        self.address = address
+        self.watchInterval = address.isName ? watchInterval : nil
+    }
+
+    mutating func begin(current: Route?) -> SearchStep {
+        self.current = current
+        (pending, failure) = ([], nil)
+        guard case .tcp(let host, let port) = address, address.isName else {
+            return .found(Sighting(route: Route(address), why: "it is the address given"))
+        }
+        return .resolve(host: host, port: port)
+    }
+
+    mutating func resolved(_ result: Result<[RedisConfiguration.Address], RedisError>) -> SearchStep {
+        guard case .tcp(let host, _) = address else { return .wait }
+        let routes: [Route]
+        switch result {
+        case .failure(let error): return current == nil ? .nothing(error) : .unchanged
+        case .success(let addresses): routes = addresses.map { Route($0, name: host) }
+        }
+        if let current, routes.contains(current) { return .unchanged }
+        // The connection that goes there finds out what it is.
+        if current == nil, routes.count == 1 { return .found(sighting(routes[0], process: nil)) }
+        pending = Set(routes)
+        return .ask(routes.map { .greet($0) })
+    }
+
+    mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep {
+        guard case .greet(let route) = question, pending.remove(route) != nil else { return .wait }
+        switch result {
+        case .success(.greeting(let info)): return .found(sighting(route, process: info.runID))
+        case .success: break
+        // A replica tells more than a port where nobody listens.
+        case .failure(let error): if failure == nil || error.fault == .replica { failure = error }
+        }
+        return pending.isEmpty ? timedOut() : .wait
+    }
+
+    mutating func timedOut() -> SearchStep {
+        if current != nil { return .unchanged }
+        let silent = RedisError(.connectFailed, effect: .none, "no answer from \(address)", fault: .silent)
+        return .nothing(failure ?? silent)
+    }
+
+    private func sighting(_ route: Route, process: String?) -> Sighting {
+        Sighting(route: route, process: process, why: "the name \(route.name ?? "") leads there")
+    }
+}
+
+/// A fixed list of servers of which one is the primary.
+struct ListSearch: PlaceSearch {
+    private let addresses: [RedisConfiguration.Address]
+    let watchInterval: Duration?
+    private var pending: Set<Route> = []
+    private var primaries: [(route: Route, info: ConnectionInfo)] = []
+    private var failures: [RedisError] = []
+
+    init(_ addresses: [RedisConfiguration.Address], watchInterval: Duration) {
+        self.addresses = addresses
+        self.watchInterval = watchInterval
+    }
+
+    /// A host that does not answer must not keep the others waiting for long.
+    func limit(_ configuration: RedisConfiguration) -> Duration {
+        min(configuration.connectTimeout, .milliseconds(500))
+    }
+
+    mutating func begin(current: Route?) -> SearchStep {
+        let routes = addresses.map { Route($0) }
+        (pending, primaries, failures) = (Set(routes), [], [])
+        return .ask(routes.map { .greet($0) })
+    }
+
+    mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep {
+        guard case .greet(let route) = question, pending.remove(route) != nil else { return .wait }
+        switch result {
+        case .success(.greeting(let info)): primaries.append((route, info))
+        case .success: break
+        case .failure(let error): failures.append(error)
+        }
+        return pending.isEmpty ? timedOut() : .wait
+    }
+
+    mutating func timedOut() -> SearchStep {
+        var candidates = primaries
+        // One that was cut off, or came back after its failover, has no replicas; the promoted one has them.
+        let withReplicas = candidates.filter { ($0.info.server?.connectedReplicas ?? 0) > 0 }
+        if candidates.count > 1, withReplicas.count == 1 { candidates = withReplicas }
+        switch candidates.count {
+        case 1:
+            let (route, info) = candidates[0]
+            return .found(Sighting(route: route, process: info.runID, why: "it is the primary of the list"))
+        case 0:
+            let known = failures.map(\.message).joined(separator: "; ")
+            let silent = pending.map { "no answer from \($0.address)" }.sorted().joined(separator: "; ")
+            let details = [known, silent].filter { !$0.isEmpty }.joined(separator: "; ")
+            return .nothing(plight("none of the \(addresses.count) servers is a primary: \(details)"))
+        default:
+            let names = candidates.map { "\($0.route.address)" }.sorted().joined(separator: " and ")
+            return .nothing(
+                plight(
+                    "\(names) are both primaries: make one a replica of the other (REPLICAOF) before locks are given"))
+        }
+    }
+
+    private func plight(_ message: String) -> RedisError {
+        RedisError(.connectFailed, effect: .none, message, fault: .noPrimary)
+    }
+}
