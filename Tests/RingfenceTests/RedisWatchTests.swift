@@ -74,11 +74,14 @@ import Testing
         }
     }
 
-    @Test func `a cluster's node without the slot is not ready, and a Sentinel gives no locks`() async throws {
+    @Test func `a Sentinel and a node of a Cluster are told at once, with the URL to use`() async throws {
         try await withRedis(["--cluster-enabled", "yes"]) { node in
-            try await withClient(node.unixURL) { client in
+            try await withClient(node.url) { client in
                 let error = await failure { try await client.readiness() }
-                #expect(error != nil && error?.message.contains("CLUSTERDOWN") == true, "\(error?.message ?? "")")
+                #expect(error?.code == .coordinatorRefused && error?.effect == RingfenceError.Effect.none)
+                #expect(error?.message.contains("redis+cluster://127.0.0.1:\(node.port)") == true)
+                let acquiring = await failure { try await client.acquire("k", wait: .seconds(600)) }
+                #expect(acquiring?.code == .coordinatorRefused)
             }
         }
     }

@@ -59,8 +59,7 @@ import Testing
                         #expect(error?.code == .coordinatorUnavailable)
                         // A wait may end while the next try is under way, and then nobody knows of that one.
                         if wait == .zero { #expect(error?.effect == RingfenceError.Effect.none) }
-                        #expect(
-                            error?.message.contains("READONLY") == true || error?.message.contains("read-only") == true)
+                        #expect(error?.message.contains("is a replica of 127.0.0.1:\(primary.port)") == true)
                     }
                     let remains = try await server.remains()
                     #expect(remains == [])

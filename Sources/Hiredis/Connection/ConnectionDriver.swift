@@ -83,7 +83,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     /// Ends the connection and connects again.
     func reconnect(because error: RedisError) {
         eventLoop.assertInEventLoop()
-        if machine.isReady { lose(error) }
+        if machine.isReady { lose(error, isOwn: true) }
     }
 
     /// Ends everything, for good; the future is done when the socket is closed.
@@ -248,11 +248,11 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             }
     }
 
-    /// `isTold`: the locator knows it, or told it itself.
-    private func lose(_ error: RedisError, isTold: Bool = false) {
+    /// `isTold`: the locator knows it, or told it itself. `isOwn`: it says nothing of the server.
+    private func lose(_ error: RedisError, isTold: Bool = false, isOwn: Bool = false) {
         stopTimers()
         let wasReady = machine.isReady
-        if !isTold { locator?.lost(self, generation: generation, error, wasReady: wasReady) }
+        if !isTold { locator?.lost(self, generation: generation, error, wasReady: wasReady, isOwn: isOwn) }
         // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler

@@ -76,7 +76,7 @@ package final class Locator: @unchecked Sendable {
         machine = LocatorMachine(configuration, search: Self.search(configuration))
     }
 
-    private static func search(_ configuration: RedisConfiguration) -> any PlaceSearch {
+    static func search(_ configuration: RedisConfiguration) -> any PlaceSearch {
         let interval = configuration.watchInterval ?? configuration.place.watchInterval
         return switch configuration.place {
         case .server(let address): ServerSearch(address, watchInterval: interval)
@@ -124,12 +124,16 @@ package final class Locator: @unchecked Sendable {
         }
     }
 
-    /// The connection, or an attempt to make it, ended.
-    func lost(_ connection: any LocatedConnection, generation: Int, _ error: RedisError, wasReady: Bool) {
+    /// The connection, or an attempt to make it, ended. `isOwn`: the owner ended it, for reasons of its own.
+    func lost(
+        _ connection: any LocatedConnection, generation: Int, _ error: RedisError, wasReady: Bool, isOwn: Bool = false
+    ) {
         eventLoop.execute {
             if let index = self.index(of: connection) { self.members[index].isReady = false }
             if self.scout == ObjectIdentifier(connection) { self.scout = nil }
-            self.handle(.lost(generation: generation, error, wasReady: wasReady))
+            let isEnded = isOwn && wasReady
+            self.handle(
+                isEnded ? .ended(generation: generation) : .lost(generation: generation, error, wasReady: wasReady))
         }
     }
 
@@ -145,8 +149,8 @@ package final class Locator: @unchecked Sendable {
             self.members.remove(at: index)
             if self.scout == ObjectIdentifier(connection) { self.scout = nil }
             if self.members.isEmpty { return self.stop() }
-            let error = RedisError(.closed, effect: .none, "the client is closed")
-            self.handle(.lost(generation: generation, error, wasReady: wasReady))
+            if wasReady { self.handle(.ended(generation: generation)) }
+            if let place = self.machine.place { self.present(place) }
         }
     }
 

@@ -66,6 +66,8 @@ struct LocatorMachine: Sendable {
         case greeted(generation: Int, ConnectionInfo)
         /// A connection, or an attempt, ended.
         case lost(generation: Int, RedisError, wasReady: Bool)
+        /// A ready connection was ended by its owner, which says nothing of the server.
+        case ended(generation: Int)
         /// The server refuses commands in a way that means: not here.
         case refused(generation: Int, RedisServerError)
         case tick
@@ -146,6 +148,7 @@ struct LocatorMachine: Sendable {
             }
         case .greeted(let number, let info): greeted(number, info, now, dice, &actions)
         case .lost(let number, let error, let wasReady): lost(number, error, wasReady, now, dice, &actions)
+        case .ended(let number): if place?.generation == number, ready > 0 { ready -= 1 }
         case .refused(let number, let error): refused(number, error, now, dice, &actions)
         case .tick: tick(now, dice, &actions)
         }
