@@ -131,7 +131,8 @@ package struct RedisServerError: Error, Sendable, Equatable {
         ]
         /// States of a server that end by themselves.
         fileprivate static let passing: Set<Prefix> = [
-            .readOnly, .loading, .busy, .masterDown, .misconfigured, .noReplicas, .tryAgain, .clusterDown,
+            .readOnly, .loading, .busy, .masterDown, .misconfigured, .noReplicas, .moved, .ask, .tryAgain,
+            .clusterDown,
         ]
         /// A server that is not ready yet; connecting goes on.
         static let notReady: Set<Prefix> = [.loading, .busy, .masterDown]

@@ -45,7 +45,6 @@ final class RedisWatch: Sendable {
         var isTrying = false
     }
 
-    static let script = RedisScript(String(decoding: PackageResources.trial_lua, as: UTF8.self))
     /// How often what must always hold is looked at, beside each new connection.
     private static let interval = 60 * Nanos.second
     /// For so long one answer is good for all who ask.
@@ -53,6 +52,7 @@ final class RedisWatch: Sendable {
 
     let gate = Gate()
     private let keys: Keyspace
+    private let trial: RedisScript
     private let logger: Logger
     /// Whether a Redis that evicts gets no locks from us, or only our complaints.
     private let refusesEviction: Bool
@@ -60,6 +60,7 @@ final class RedisWatch: Sendable {
 
     init(keys: Keyspace, refusesEviction: Bool, logger: Logger) {
         self.keys = keys
+        trial = RedisScript(keys.flavour.text(String(decoding: PackageResources.trial_lua, as: UTF8.self)))
         self.refusesEviction = refusesEviction
         self.logger = logger
     }
@@ -181,9 +182,10 @@ final class RedisWatch: Sendable {
         }
         if let refusal = refusal() { return refusal }
         do {
-            let (key, channel) = (keys.prefix + "trial", keys.prefix + "trial")
-            let reply = try await client.run(Self.script, keys: 1, arguments: 1) { writer in
+            let (key, absent, channel) = (keys.prefix + "trial", keys.absent, keys.prefix + "trial")
+            let reply = try await client.run(trial, keys: 2, arguments: 1) { writer in
                 writer.argument(key)
+                writer.argument(absent)
                 writer.argument(channel)
             }
             report(.refuses, nil)

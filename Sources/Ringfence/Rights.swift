@@ -7,16 +7,17 @@
 package import Hiredis
 
 package enum Rights {
-    private static let script = RedisScript(String(decoding: PackageResources.rights_lua, as: UTF8.self))
-
     /// The commands that this user may not give on the keys and channels of `namespace`; nothing is written.
     package static func missing(on client: RedisClient, namespace: String) async throws -> [String] {
         let keys = Keyspace(namespace: namespace)
-        let reply = try await client.run(script, keys: 4, arguments: 1) { writer in
+        let text = String(decoding: PackageResources.rights_lua, as: UTF8.self)
+        let script = RedisScript(ScriptFlavour(client.place).text(text))
+        let reply = try await client.run(script, keys: 5, arguments: 1) { writer in
             writer.argument(keys.lock)
             writer.argument(keys.queue)
             writer.argument(keys.audit)
             writer.argument(keys.state)
+            writer.argument(keys.absent)
             writer.argument(keys.inbox(""))
         }
         return reply.array?.compactMap(\.text) ?? []

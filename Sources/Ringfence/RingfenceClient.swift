@@ -74,7 +74,7 @@ public final class RingfenceClient: Service, Sendable {
         self.configuration = configuration
         self.locator = locator
         self.logger = logger
-        keys = Keyspace(namespace: configuration.namespace)
+        keys = Keyspace(namespace: configuration.namespace, flavour: ScriptFlavour(redis.place))
         scripts = LockScripts(
             keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters,
             fenceRetention: configuration.fenceRetention)
@@ -142,6 +142,7 @@ public final class RingfenceClient: Service, Sendable {
         do {
             var redis = try configuration.redisConfiguration()
             redis.clientName = "ringfence"
+            redis.hashTag = configuration.namespace
             redis.requiresPrimary = true
             redis.log = ConnectionLog()
             // A dead connection must be noticed while the leases on it can still be renewed on another.

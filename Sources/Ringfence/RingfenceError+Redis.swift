@@ -118,6 +118,12 @@ extension RedisError {
         }
     }
 
+    /// Whether it may be for one of the keys that the whole call was refused: one is of another type, or the slot is
+    /// being moved and some of the keys are there already.
+    var isOfOneKey: Bool {
+        !isTransient || server.map { [.tryAgain, .ask].contains($0.prefix) } == true
+    }
+
     package static func shape(_ reply: RedisReply) -> RedisError {
         RedisError(.protocolViolation, effect: .unknown, "an answer of a shape that the script does not give")
     }

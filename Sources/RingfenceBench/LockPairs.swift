@@ -57,10 +57,10 @@ struct LockPairs: Sendable {
         let sha = try await reference.load(LockScriptText.lock)
         let prefix = "ringfence:{\(namespace)}:"
         let name = "bench-{client}"
-        let keys = ["lock:", "fence:", "queue:"].map { prefix + $0 + name } + [prefix + "audit"]
+        let keys = ["lock:", "fence:", "queue:"].map { prefix + $0 + name } + [prefix + "absent", prefix + "audit"]
         // As long as the library's: process, counter, and 128 random bits.
         let nonce = "0123456789abcdef-12345-{nonce}{nonce}"
-        let call = ["EVALSHA", sha, "4"] + keys
+        let call = ["EVALSHA", sha, "5"] + keys
         return CReference.Pair(
             acquire: .init(
                 arguments: call

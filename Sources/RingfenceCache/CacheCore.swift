@@ -276,12 +276,14 @@ struct CacheLayouts: Sendable {
     let client: RingfenceClient
     let key: String
     let goneKey: String
+    private let absentKey: String
 
     init(client: RingfenceClient, group: String) {
         self.client = client
         let name = "\(group.utf8.count):\(group)"
         key = client.keyPrefix + "cachelayout:" + name
         goneKey = client.keyPrefix + "cachegone:" + name
+        absentKey = client.keyPrefix + "absent"
     }
 
     /// Returns what is stored, nil if there is no answer. Stores `layout` before, if it is the next.
@@ -303,9 +305,10 @@ struct CacheLayouts: Sendable {
     }
 
     private func call(_ layout: CacheLayout?, gone: String) -> ScriptCall {
-        ScriptCall(script: Self.script, keys: 2, arguments: 3) { [key, goneKey] writer in
+        ScriptCall(script: Self.script, keys: 3, arguments: 3) { [key, goneKey, absentKey] writer in
             writer.argument(key)
             writer.argument(goneKey)
+            writer.argument(absentKey)
             writer.argument(layout?.epoch ?? 0)
             writer.argument(layout?.json ?? [])
             writer.argument(gone)

@@ -122,6 +122,20 @@ import Testing
         #expect(machine.received(push("subscribe", "b", "1")) == .none)
         #expect(machine.received(push("subscribe", "a", "2")) == .emit(.subscribed(first: false)))
     }
+
+    @Test func `channels of a slot are subscribed to at its owner, and end with its service`() {
+        var machine = SubscriptionMachine(channels: ["{s}a", "{s}b"])
+        func push(_ parts: String...) -> RedisReply { .array(parts.map { .string(Array($0.utf8)) }) }
+        #expect(machine.connected(isSharded: true) == ["SSUBSCRIBE", "{s}a", "{s}b"])
+        #expect(machine.received(push("ssubscribe", "{s}a", "1")) == .none)
+        #expect(machine.received(push("ssubscribe", "{s}b", "2")) == .emit(.subscribed(first: true)))
+        #expect(
+            machine.received(push("smessage", "{s}b", "x")) == .emit(.message(channel: "{s}b", payload: [0x78])))
+        #expect(machine.received(push("sunsubscribe", "{s}a", "1")) == .ended)
+        // It may come before all are subscribed, and without a channel.
+        _ = machine.connected(isSharded: true)
+        #expect(machine.received(.array([.string(Array("sunsubscribe".utf8)), .null, .integer(0)])) == .ended)
+    }
 }
 
 extension RedisSubscriber.Event {

@@ -99,9 +99,9 @@ import Testing
         var calls: [String: [String]] = [:]
         for entry in log.array ?? [] {
             let words = (entry.array?[3].array ?? []).compactMap(\.text)
-            guard words.first == "EVALSHA", words.count > 8, calls[words[7]] == nil else { continue }
-            calls[words[7]] = words.enumerated().map { index, word in
-                index < 10 ? word : word.replacing(/-[0-9]+-/, with: "-n-").replacing(/[0-9a-f]{4,}/, with: "#")
+            guard words.first == "EVALSHA", words.count > 9, calls[words[8]] == nil else { continue }
+            calls[words[8]] = words.enumerated().map { index, word in
+                index < 11 ? word : word.replacing(/-[0-9]+-/, with: "-n-").replacing(/[0-9a-f]{4,}/, with: "#")
             }
         }
         return calls

@@ -101,7 +101,7 @@ final class LockScriptFuzz {
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
         locking = try await LoadedScript(
             "local time = table.remove(ARGV); ARGV[3] = '\(Self.claimMilliseconds)'\n" + Self.fedClock
-                + Self.replacing("claim_ms * 1000", "\(Self.patience)", in: LockScripts.lock.source), on: client)
+                + Self.replacing("claim_ms * 1000", "\(Self.patience)", in: LockScriptText.lock), on: client)
         renewing = try await LoadedScript(LockScripts.renew.source, on: client)
         dumping = try await LoadedScript(Self.dump, on: client)
     }

@@ -163,7 +163,7 @@ import Testing
     private func submit(
         _ client: RedisClient, _ told: @escaping @Sendable (RedisError?) -> Void = { _ in }
     ) -> RedisClient.Submission {
-        let call = ScriptCall(script: LockScripts.lock, keys: 0, arguments: 0) { _ in }
+        let call = ScriptCall(script: LockScripts.renew, keys: 0, arguments: 0) { _ in }
         return client.runAndWait([.init(call)], replicas: 1, within: .zero) { result in
             if case .failure(let error) = result { told(error) } else { told(nil) }
         }
@@ -189,7 +189,7 @@ import Testing
     }
 
     @Test func `what waits for its confirmation and ended unsent can be taken back before it is told`() async throws {
-        let call = ScriptCall(script: LockScripts.lock, keys: 0, arguments: 0, encode: { _ in })
+        let call = ScriptCall(script: LockScripts.renew, keys: 0, arguments: 0, encode: { _ in })
         try await withoutRedis(patience: .seconds(1)) { client in
             // On the loop, so that nobody is told meanwhile.
             try await client.eventLoop.submit {

@@ -41,7 +41,7 @@ package final class RedisServer: Sendable {
     package let port: Int
     /// 0 without TLS.
     package let tlsPort: Int
-    private let arguments: [String]
+    let arguments: [String]
     /// The command that starts the server, with its arguments; usually none.
     private let command: [String]
     /// 0 while no process runs.
@@ -54,7 +54,14 @@ package final class RedisServer: Sendable {
     package var unixURL: String { "unix://\(socketPath)" }
     package var log: String { (try? readFile(directory.path + "/redis.log")) ?? "" }
 
-    private init(directory: TemporaryDirectory, port: Int, tlsPort: Int, arguments: [String], command: [String]) {
+    /// The program that is tested with: the first path of RINGFENCE_TEST_SERVERS, which is a list like PATH, or the
+    /// packaged one.
+    package static var program: String {
+        let list = getenv("RINGFENCE_TEST_SERVERS").map { String(cString: $0) } ?? ""
+        return list.split(separator: ":").first.map { String($0) } ?? "redis-server"
+    }
+
+    init(directory: TemporaryDirectory, port: Int, tlsPort: Int, arguments: [String], command: [String] = []) {
         self.directory = directory
         self.port = port
         self.tlsPort = tlsPort
@@ -88,7 +95,7 @@ package final class RedisServer: Sendable {
         throw failure
     }
 
-    private static func arguments(of tls: TLS?) -> [String] {
+    static func arguments(of tls: TLS?) -> [String] {
         guard let tls else { return [] }
         return [
             "--tls-cert-file", tls.certificates.serverCertificate, "--tls-key-file", tls.certificates.serverKey,
@@ -148,13 +155,13 @@ package final class RedisServer: Sendable {
             "--repl-diskless-sync-delay", "0",
         ]
         if tlsPort != 0 { all += ["--tls-port", "\(tlsPort)"] }
-        let line = command + ["redis-server"] + all + arguments
+        let line = command + [Self.program] + all + arguments
         let pid = try Subprocess.spawn(line[0], Array(line.dropFirst()))
         Watchdog.add(pid)
         process.withLock { $0 = pid }
     }
 
-    private func launch() async throws {
+    func launch() async throws {
         try launchWithoutWaiting()
         try await eventually("redis-server on port \(port) answers", within: .seconds(20)) {
             if self.hasExited() { throw TestSupportError("redis-server ended at once:\n\(self.log)") }
@@ -234,12 +241,12 @@ package func redisCLI(_ arguments: [String]) async throws -> String {
 ///
 /// Not one of the ephemeral range: there any outgoing connection may take it away while a test has it closed on
 /// purpose, and a client that connects to it may meet itself.
-package func freePort() throws -> Int {
+package func freePort(in range: Range<UInt16> = 12_000..<32_000) throws -> Int {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { throw TestSupportError("socket failed") }
     defer { close(descriptor) }
     for _ in 0..<1000 {
-        let port = UInt16.random(in: 12_000..<32_000)
+        let port = UInt16.random(in: range)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian

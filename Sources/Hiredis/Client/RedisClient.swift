@@ -16,6 +16,8 @@ import NIOPosix
 /// several calls, SELECT).
 package final class RedisClient: Sendable {
     package let eventLoop: any EventLoop
+    /// What it was configured for.
+    package let place: RedisPlace
     let commandTimeout: Duration
     let bulkRoom: BulkRoom
     let core: CommandCore
@@ -28,6 +30,7 @@ package final class RedisClient: Sendable {
         logger: Logger, onConnection: (@Sendable (ConnectionInfo) -> Void)? = nil
     ) {
         self.eventLoop = eventLoop
+        place = configuration.place
         commandTimeout = configuration.commandTimeout
         bulkRoom = BulkRoom(size: configuration.maximumAnswerBytesInFlight)
         core = CommandCore(configuration, eventLoop: eventLoop, logger: logger, onConnection: onConnection)

@@ -50,6 +50,8 @@ struct SubscriptionMachine {
     enum Action: Equatable {
         case none
         case emit(RedisSubscriber.Event)
+        /// The server does not serve the slot of the channels any more.
+        case ended
         case violation
     }
 
@@ -59,23 +61,26 @@ struct SubscriptionMachine {
 
     init(channels: [String]) { self.channels = Set(channels) }
 
-    /// The connection is ready: the command to write.
-    mutating func connected() -> [String] {
+    /// The connection is ready: the command to write. `isSharded`: the channels belong to their slot, as those of a
+    /// Cluster do from 7.0.
+    mutating func connected(isSharded: Bool = false) -> [String] {
         pending = channels
-        return ["SUBSCRIBE"] + channels.sorted()
+        return [isSharded ? "SSUBSCRIBE" : "SUBSCRIBE"] + channels.sorted()
     }
 
     mutating func received(_ reply: RedisReply) -> Action {
         guard let parts = reply.array, let kind = parts.first?.text else { return .violation }
         switch kind {
-        case "message" where parts.count == 3:
+        case "message" where parts.count == 3, "smessage" where parts.count == 3:
             guard let channel = parts[1].text, let payload = parts[2].bytes else { return .violation }
             return .emit(.message(channel: channel, payload: payload))
-        case "subscribe" where parts.count == 3:
+        case "subscribe" where parts.count == 3, "ssubscribe" where parts.count == 3:
             guard let channel = parts[1].text, pending.remove(channel) != nil else { return .violation }
             guard pending.isEmpty else { return .none }
             defer { wasSubscribed = true }
             return .emit(.subscribed(first: !wasSubscribed))
+        // Unasked: when the slot goes elsewhere, and when its owner becomes a replica.
+        case "sunsubscribe": return .ended
         case "pong": return .none
         default: return .violation
         }
@@ -85,6 +90,7 @@ struct SubscriptionMachine {
 // SAFETY: mutable state is touched on the event loop only.
 final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
     private let eventLoop: any EventLoop
+    private let isOfCluster: Bool
     private let driver: ConnectionDriver<SubscriberCore>
     private let onEvent: @Sendable (RedisSubscriber.Event) -> Void
     private var machine: SubscriptionMachine
@@ -97,6 +103,7 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
     ) {
         self.eventLoop = eventLoop
         self.onEvent = onEvent
+        isOfCluster = configuration.place.isCluster
         machine = SubscriptionMachine(channels: channels)
         driver = ConnectionDriver(configuration, eventLoop: eventLoop, logger: logger)
     }
@@ -116,7 +123,7 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
 
     func connectionIsReady(_ info: ConnectionInfo) {
         isDown = false
-        write(machine.connected())
+        write(machine.connected(isSharded: isOfCluster && info.server?.hasShardedChannels ?? true))
     }
 
     func connectionReceived(_ replies: [RedisReply]) -> Bool {
@@ -129,6 +136,12 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
             switch machine.received(reply) {
             case .none: break
             case .emit(let event): onEvent(event)
+            case .ended:
+                driver.reconnect(
+                    because: RedisError(
+                        .connectionLost, effect: .unknown, "the server does not serve the slot of the channels any more"
+                    ))
+                return true
             case .violation: return false
             }
         }

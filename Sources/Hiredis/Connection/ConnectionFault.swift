@@ -47,6 +47,14 @@ package enum ConnectionFault: Sendable, Hashable {
     case notCluster
     /// There is no primary now, or it is not known which server it is.
     case noPrimary
+    /// Sentinels name two primaries under one epoch.
+    case sentinelsDisagree
+    /// Fewer than a majority of the Sentinels answer, and one is required.
+    case noMajority
+    /// The Sentinels know nothing by that name.
+    case unknownPrimary
+    /// It is asked as a Sentinel.
+    case notSentinel
     /// It ended before it began, or something else.
     case broken
 }

@@ -68,6 +68,8 @@ package struct RedisConfiguration: Sendable {
     /// A file with the password, read anew at each attempt to connect, so that a new password needs no restart.
     package var passwordFile: String?
     package var database = 0
+    /// Of all keys that are used: in a Cluster it says where they are.
+    package var hashTag = ""
     /// Shown by CLIENT LIST. No spaces.
     package var clientName: String?
     /// Limit for connecting, TLS and the first commands together.

@@ -80,7 +80,11 @@ package final class Locator: @unchecked Sendable {
         let interval = configuration.watchInterval ?? configuration.place.watchInterval
         return switch configuration.place {
         case .server(let address): ServerSearch(address, watchInterval: interval)
-        case .replicated(let addresses), .sentinels(let addresses, _), .cluster(let addresses):
+        case .cluster(let seeds):
+            ClusterSearch(
+                seeds, view: ClusterView(namespace: configuration.hashTag, map: configuration.addressMap),
+                watchInterval: interval)
+        case .replicated(let addresses), .sentinels(let addresses, _):
             ListSearch(addresses, watchInterval: interval)
         }
     }

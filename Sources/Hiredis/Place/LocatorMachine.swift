@@ -229,7 +229,8 @@ struct LocatorMachine: Sendable {
     }
 
     private mutating func pause(_ now: Int64, _ dice: Double) {
-        let wait = configuration.backoff.delay(attempt: failures, dice: dice)
+        let longest = search.longestPause(afterFailures: failures) ?? configuration.backoff.cap
+        let wait = min(configuration.backoff.delay(attempt: failures, dice: dice), longest * dice)
         failures += 1
         retryAt = now + Self.nanoseconds(wait)
     }

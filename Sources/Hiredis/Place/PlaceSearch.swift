@@ -56,14 +56,17 @@ protocol PlaceSearch: Sendable {
     /// Somebody announced a change.
     mutating func announced(by source: RedisConfiguration.Address)
     /// Where a refusal sends us; nil: nowhere.
-    func redirected(by error: RedisServerError, from route: Route) -> Sighting?
+    mutating func redirected(by error: RedisServerError, from route: Route) -> Sighting?
+    /// The longest pause between two looks that find nothing; nil: that of the backoff.
+    func longestPause(afterFailures failures: Int) -> Duration?
 }
 
 extension PlaceSearch {
     func limit(_ configuration: RedisConfiguration) -> Duration { configuration.connectTimeout }
     mutating func resolved(_ result: Result<[RedisConfiguration.Address], RedisError>) -> SearchStep { .wait }
     mutating func announced(by source: RedisConfiguration.Address) {}
-    func redirected(by error: RedisServerError, from route: Route) -> Sighting? { nil }
+    mutating func redirected(by error: RedisServerError, from route: Route) -> Sighting? { nil }
+    func longestPause(afterFailures failures: Int) -> Duration? { nil }
 }
 
 /// One server: a socket, an address, or a name that may lead to another server tomorrow.

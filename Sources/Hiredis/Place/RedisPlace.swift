@@ -22,6 +22,8 @@ package enum RedisPlace: Sendable, Hashable {
         }
     }
 
+    package var isCluster: Bool { if case .cluster = self { true } else { false } }
+
     /// How often a place that was found is looked at again, where no setting says it.
     package var watchInterval: Duration {
         switch self {

@@ -22,11 +22,10 @@ enum ServerDemand {
                 .sentinel,
                 "\(address) is a Sentinel and holds no data: use \(scheme)+sentinel://\(address)/\(name)\(hint)")
         }
-        let isClusterPlace: Bool = if case .cluster = configuration.place { true } else { false }
-        if server.isCluster, !isClusterPlace {
+        if server.isCluster, !configuration.place.isCluster {
             return wrong(.clusterNode, "\(address) is a node of a Cluster: use \(scheme)+cluster://\(address)")
         }
-        if server.mode != nil, !server.isCluster, isClusterPlace {
+        if server.mode != nil, !server.isCluster, configuration.place.isCluster {
             return wrong(.notCluster, "\(address) is not a node of a Cluster: use \(scheme)://\(address)")
         }
         guard server.isReplica else { return nil }

@@ -44,10 +44,11 @@ struct EventScripts: Sendable {
         arguments: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) -> ScriptCall {
         let keys = keys
-        var call = ScriptCall(script: Self.events, keys: 3, arguments: arguments) { writer in
+        var call = ScriptCall(script: Self.events, keys: 4, arguments: arguments) { writer in
             writer.argument(keys.log)
             writer.argument(keys.events)
             writer.argument(keys.groups)
+            writer.argument(keys.absent)
             encode(&writer)
         }
         call.answerBytes = answerBytes

@@ -10,7 +10,8 @@ import Hiredis
 import RingfenceCore
 
 struct GroupScripts: Sendable {
-    static let script = RedisScript(GroupScriptText.group)
+    private static let plain = RedisScript(GroupScriptText.group)
+    private static let sharded = RedisScript(ScriptFlavour.sharded.text(GroupScriptText.group))
 
     /// The seed and points per weight of a group made by somebody who asked for none.
     static let defaultPolicy = RingPolicy(seed: 0, pointsPerWeight: 256)
@@ -30,7 +31,7 @@ struct GroupScripts: Sendable {
         self.keys = keys
         self.eventLength = String(eventLength)
         self.nonces = nonces
-        script = text.map { RedisScript($0) } ?? Self.script
+        script = text.map { RedisScript($0) } ?? (keys.flavour == .sharded ? Self.sharded : Self.plain)
     }
 
     // MARK: Calls
@@ -147,7 +148,7 @@ struct GroupScripts: Sendable {
         let keys = keys
         let eventLength = eventLength
         let generation = nonces.generation()
-        return ScriptCall(script: script, keys: 10, arguments: 10 + arguments) { writer in
+        return ScriptCall(script: script, keys: 11, arguments: 10 + arguments) { writer in
             writer.argument(keys.leases, group)
             writer.argument(keys.members, group)
             writer.argument(keys.state, group)
@@ -158,6 +159,7 @@ struct GroupScripts: Sendable {
             writer.argument(keys.candidates, group)
             writer.argument(keys.changes, group)
             writer.argument(keys.gone, group)
+            writer.argument(keys.absent)
             writer.argument(verb)
             writer.argument(group)
             writer.argument(generation)

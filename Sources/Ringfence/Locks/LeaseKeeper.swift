@@ -178,7 +178,7 @@ final class LeaseKeeper: Sendable {
         // and lengthens, so its order does not matter.
         runner.run(call(leases), confirmation: nil) { [self] result in
             let answers = (try? result.get()).flatMap { LockScripts.renewed($0, count: leases.count) }
-            if case .failure(let error) = result, error.code == .server, !error.isTransient, leases.count > 1 {
+            if case .failure(let error) = result, error.code == .server, error.isOfOneKey, leases.count > 1 {
                 // Refused for the sake of one of them: each asks for itself. Its deadline counts from the new request.
                 for lease in leases { renew([lease], sentAt: Moment.now) }
                 return

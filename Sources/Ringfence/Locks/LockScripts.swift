@@ -18,7 +18,8 @@ struct LockScripts: Sendable {
         case full(Int)
     }
 
-    static let lock = RedisScript(String(decoding: PackageResources.lock_lua, as: UTF8.self))
+    private static let plainLock = RedisScript(LockScriptText.lock)
+    private static let shardedLock = RedisScript(ScriptFlavour.sharded.text(LockScriptText.lock))
     static let renew = RedisScript(String(decoding: PackageResources.renew_lua, as: UTF8.self))
     static let inspect = RedisScript(String(decoding: PackageResources.inspect_lua, as: UTF8.self))
 
@@ -26,6 +27,7 @@ struct LockScripts: Sendable {
     static let claimMilliseconds = "1000"
 
     let keys: Keyspace
+    let lock: RedisScript
     let auditLength: String
     /// How many places a line may have.
     let waiters: Int
@@ -39,6 +41,7 @@ struct LockScripts: Sendable {
         fenceRetention: Duration = RingfenceConfiguration.defaultFenceRetention
     ) {
         self.keys = keys
+        lock = keys.flavour == .sharded ? Self.shardedLock : Self.plainLock
         self.auditLength = String(auditLength)
         self.waiters = waiters
         fenceMilliseconds = String(Nanos(saturating: fenceRetention) / .millisecond)
@@ -92,7 +95,7 @@ struct LockScripts: Sendable {
     }
 
     /// Keys of lock.lua for so many names.
-    static func keys(of names: [String]) -> Int { names.count * 3 + 1 }
+    static func keys(of names: [String]) -> Int { names.count * 3 + 2 }
 
     func cancel(_ names: [String], nonce: String, _ terms: LockTerms) -> ScriptCall {
         call(names, arguments: 7) { writer in
@@ -134,10 +137,11 @@ struct LockScripts: Sendable {
 
     func inspect(_ name: String, waiters: Int) -> ScriptCall {
         let keys = keys
-        var call = ScriptCall(script: Self.inspect, keys: 3, arguments: 2) { writer in
+        var call = ScriptCall(script: Self.inspect, keys: 4, arguments: 2) { writer in
             writer.argument(keys.lock, name)
             writer.argument(keys.fence, name)
             writer.argument(keys.queue, name)
+            writer.argument(keys.absent)
             writer.argument(Int64(waiters))
             writer.argument(keys.place)
         }
@@ -149,13 +153,14 @@ struct LockScripts: Sendable {
     private func call(
         _ names: [String], arguments: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) -> ScriptCall {
-        ScriptCall(script: Self.lock, keys: Self.keys(of: names), arguments: arguments, encode: encode)
+        ScriptCall(script: lock, keys: Self.keys(of: names), arguments: arguments, encode: encode)
     }
 
     private func begin(_ writer: inout CommandWriter, _ verb: String, _ names: [String]) {
         for name in names { writer.argument(keys.lock, name) }
         for name in names { writer.argument(keys.fence, name) }
         for name in names { writer.argument(keys.queue, name) }
+        writer.argument(keys.absent)
         writer.argument(keys.audit)
         writer.argument(verb)
         writer.argument(auditLength)

@@ -20,7 +20,7 @@ extension LockTable {
             self.verb = verb
         }
 
-        var script: RedisScript { LockScripts.lock }
+        var script: RedisScript { table.scripts.lock }
         var keys: Int { LockScripts.keys(of: key.names) }
         var arguments: Int { verb.arguments }
         var deadline: Duration? { nil }

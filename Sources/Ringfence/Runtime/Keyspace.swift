@@ -3,11 +3,18 @@
 /// The keys of a namespace. A class, because every call carries it.
 final class Keyspace: Sendable {
     let namespace: String
+    let flavour: ScriptFlavour
     let prefix: String
     let lock: String
     let fence: String
     let queue: String
     let audit: String
+    /// A key that never exists, among the KEYS of every script but renew.lua. While a Cluster moves the slot key by
+    /// key, a node refuses a script before it runs only where one of its KEYS is not there: a script that finds them
+    /// all runs, and fails half done at the first key that it has deleted or is to make. With this one in its KEYS no
+    /// script runs before the move is over. renew.lua neither makes nor deletes what others need, so leases are renewed
+    /// meanwhile.
+    let absent: String
     /// The names of a waiter for several, by its nonce.
     let place: String
     /// Since when a process owes Redis an answer.
@@ -33,13 +40,15 @@ final class Keyspace: Sendable {
     /// Generation and last number of the event log.
     let log: String
 
-    init(namespace: String) {
+    init(namespace: String, flavour: ScriptFlavour = .plain) {
         self.namespace = namespace
+        self.flavour = flavour
         prefix = "ringfence:{\(namespace)}:"
         lock = prefix + "lock:"
         fence = prefix + "fence:"
         queue = prefix + "queue:"
         audit = prefix + "audit"
+        absent = prefix + "absent"
         place = prefix + "place:"
         unanswered = prefix + "unanswered:"
         leases = prefix + "leases:"

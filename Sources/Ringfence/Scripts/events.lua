@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- events.lua: a look at the event log in one atomic step; changes nothing.
 --
--- KEYS   1 log, 2 events, 3 groups
+-- KEYS   1 log, 2 events, 3 groups, 4 the absent key
 -- ARGV   1 verb
 --   page   2 the number of an event ('' for no events, the head alone), 3 how many at most
 --   state  2 a group's name, '' for all groups

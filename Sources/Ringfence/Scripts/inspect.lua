@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- inspect.lua: one lock in one atomic look; changes nothing.
 --
--- KEYS   1 lock key, 2 fence key, 3 queue key
+-- KEYS   1 lock key, 2 fence key, 3 queue key, 4 the absent key
 -- ARGV   1 how many waiters to list at most, 2 the prefix of `place:` keys
 -- RESULT {value or nil, ms left, last fence or nil, queue length, server µs, {place, arrival µs, place, arrival µs, …},
 --        {all names of the first place, a line each, or '' if the place says it, …}}

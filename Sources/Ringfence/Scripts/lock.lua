@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- lock.lua: every change to a lock, for one name or for several at once (all or nothing, one common fence).
 --
--- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the audit
---        key
+-- KEYS   for n names: n lock keys, the n fence keys, the n queue keys, all in the same order of names, then the absent
+--        key, which never exists, and the audit key
 -- ARGV   1 verb, 2 audit length (0: no audit), 3 claim time in ms, 4 how long a last fence is kept in ms, then by verb
 --   acquire  5 nonce, 6 owner, 7 hold in ms, 8 'queue <most>' to wait for it, where no line has so many places before
 --            it; or the arrival that an earlier answer told; '' to try
@@ -45,7 +45,7 @@
 --
 -- The names of a queued waiter are known only from its place, so `settle` derives their keys from the audit key's
 -- prefix. They share the hash tag, hence the slot, with the keys in KEYS.
-local n = (#KEYS - 1) / 3
+local n = (#KEYS - 2) / 3
 local verb, audit_length, claim_ms, fence_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local prefix = string.sub(KEYS[#KEYS], 1, -6) -- without 'audit'
 local QUEUE_MS = '600000'

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- rights.lua: which of Ringfence's commands may this user not call? Nothing is changed.
 --
--- KEYS   1 a lock key, 2 a queue key, 3 the audit key, 4 the state key of a group
+-- KEYS   1 a lock key, 2 a queue key, 3 the audit key, 4 the state key of a group, 5 the absent key
 -- ARGV   1 the channel of an inbox that nobody has
 -- RESULT the commands that are refused, in the order below
 --

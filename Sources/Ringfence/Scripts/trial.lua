@@ -4,7 +4,7 @@
 -- Asking for each right, for the role, for memory and for the slot would be four questions. Some of them may not be
 -- asked, and none answers what counts: whether the commands are accepted.
 --
--- KEYS   1 a key that nothing else uses
+-- KEYS   1 a key that nothing else uses, 2 the absent key
 -- ARGV   1 a channel that nobody listens to
 -- RESULT '' or what only informs was refused with; any other refusal is the script's error
 redis.call('TIME')

@@ -3,7 +3,7 @@
 -- the members that were said to be gone for good: for a minute, in which the process that repairs the cache hears of
 -- them.
 --
--- KEYS   1 layout, 2 gone: a sorted set by when it was said
+-- KEYS   1 layout, 2 gone: a sorted set by when it was said, 3 the absent key of the namespace
 -- ARGV   1 epoch, 2 layout: a JSON object that begins with its epoch; '' to be told only, 3 a member that is gone, or
 --        ''
 -- RESULT { the layout that is there now, or '', those that are gone … }

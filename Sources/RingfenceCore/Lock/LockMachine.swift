@@ -76,7 +76,11 @@ package struct LockMachine: Sendable {
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
         case .pushed(let nonce, let fence): pushed(nonce, fence, &step)
         case .inboxReady:
-            if case .queued(let ask, _) = state { self.ask(ask, &step) }
+            // Whoever waits after a failure too: the inbox is heard again where Redis is now.
+            switch state {
+            case .queued(let ask, _), .backingOff(let ask, _): self.ask(ask, &step)
+            default: break
+            }
         case .tick: tick(&step)
         }
         if isAtRest, let first = waiters.first {

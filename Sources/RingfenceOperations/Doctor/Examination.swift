@@ -121,7 +121,7 @@ package struct Examination: Sendable {
         do {
             let missing = try await Rights.missing(on: client, namespace: namespace)
             if missing.isEmpty { return nil }
-            let channels = missing.contains("PUBLISH") || missing.contains("SUBSCRIBE")
+            let channels = missing.contains { $0.hasSuffix("PUBLISH") || $0.hasSuffix("SUBSCRIBE") }
             return "give \(missing.joined(separator: ", ")) on the keys\(channels ? " and channels" : "") "
                 + "ringfence:{\(namespace)}:*\(channels ? " (Redis 7 gives a new user no channel)" : "")"
         } catch let error as RedisError where error.isAnswer {

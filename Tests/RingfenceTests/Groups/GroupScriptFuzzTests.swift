@@ -175,7 +175,7 @@ final class GroupScriptFuzz {
         model = GroupServerModel(clock: 1_790_000_000_000)
         saved = model
         client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: testLogger)
-        script = try await LoadedScript(Self.fed + GroupScripts.script.source, on: client)
+        script = try await LoadedScript(Self.fed + GroupScriptText.group, on: client)
         dumping = try await LoadedScript(Self.dump, on: client)
         copying = try await LoadedScript(LoadedScript.copy, on: client)
     }

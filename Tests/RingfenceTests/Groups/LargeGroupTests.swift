@@ -208,11 +208,11 @@ import Testing
                     let log = try await observer.send("SLOWLOG", "GET", "5000").array ?? []
                     var (asking, plain) = (0, 0)
                     for entry in log {
-                        guard let words = entry.array?.dropFirst(3).first?.array?.map(\.text), words.count > 23 else {
+                        guard let words = entry.array?.dropFirst(3).first?.array?.map(\.text), words.count > 24 else {
                             continue
                         }
-                        if words[13] == "beat" { asking += 1 }
-                        if words[13] == "beats", words[18] == "-" { plain += words[23].flatMap { Int($0) } ?? 0 }
+                        if words[14] == "beat" { asking += 1 }
+                        if words[14] == "beats", words[19] == "-" { plain += words[24].flatMap { Int($0) } ?? 0 }
                     }
                     return (asking, plain)
                 }

@@ -6,7 +6,7 @@
 --    cat group-*.lua > group.lua; redis-cli --eval group.lua …
 --
 -- KEYS   1 leases:<group>, 2 members:<group>, 3 state:<group>, 4 policy:<group>, 5 groups, 6 events, 7 log,
---        8 candidates:<group>, 9 changes:<group>, 10 gone:<group>
+--        8 candidates:<group>, 9 changes:<group>, 10 gone:<group>, 11 the absent key, which never exists
 -- ARGV   1 verb, 2 group, 3 a random text for a new generation of the log, 4 how many events are kept,
 --        5 the version of the group the caller knows (0: none), 6 its mark (''; '-': it does not ask),
 --        7 the longest lease it knows of in ms (0), 8 its seed and 9 its points per weight, if it knows them (''),

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What all Sentinels say together: one sighting of the primary, or why there is none.
+//
+// A client that believes the first Sentinel that answers follows the one that was cut off with the old primary, and
+// writes there for as long as that lasts. Sentinels themselves decide by config epochs: each failover has a higher
+// number, won by the votes of a majority, and every one of them follows the highest it hears of. So does this: all are
+// asked, the highest epoch wins, and an epoch that was seen once is not gone below. Two addresses under one epoch are
+// no failover but a mistake of configuration; there a majority decides, or nobody.
+//
+// How many Sentinels there are is their own word: a majority counts those that are down. A Sentinel may be known under
+// several addresses (a name in the URL, a number in another's list), so they are counted by their ids.
+
+struct SentinelView: Sendable {
+    /// Where they say the primary is.
+    struct Sighting: Sendable, Equatable {
+        /// What to dial: after the address map.
+        var address: RedisConfiguration.Address
+        var epoch: Int64
+        /// How many Sentinels name it.
+        var votes: Int
+        /// More than half of all.
+        var isAgreed: Bool
+    }
+
+    /// A majority that knows only a lower epoch is right after all when it has said so for this long: its Sentinels
+    /// were set up anew, or the one that led the failover was lost before it told anybody. Sentinels tell one another
+    /// every two seconds.
+    static let regressionPatience: Int64 = 10_000_000_000
+    /// How many are asked.
+    static let limit = 64
+
+    let name: String
+    private let configured: [RedisConfiguration.Address]
+    private let map: AddressMap
+    /// Of this round.
+    private var opinions: [RedisConfiguration.Address: Result<SentinelAnswer, RedisError>] = [:]
+    /// The last list that each has given.
+    private var lists: [RedisConfiguration.Address: [String: RedisConfiguration.Address]] = [:]
+    private var ids: [RedisConfiguration.Address: String] = [:]
+    /// Whose list is not trusted to be whole any more.
+    private var stale: Set<RedisConfiguration.Address> = []
+    /// The highest epoch that was seen.
+    private(set) var highestEpoch: Int64 = -1
+    /// Since when a majority has known only a lower one.
+    private var lowerSince: Int64?
+    /// How many Sentinels there are, by the last that said so.
+    private var total: Int
+
+    /// - Parameter configured: the Sentinels of the URL, which are always asked.
+    init(_ configured: [RedisConfiguration.Address], name: String, map: AddressMap = AddressMap()) {
+        self.configured = configured
+        self.name = name
+        self.map = map
+        total = configured.count
+    }
+
+    // MARK: Whom to ask
+
+    /// Those of the URL, and those that they know; each Sentinel once, as far as that is known.
+    var sources: [RedisConfiguration.Address] {
+        var sources = configured
+        // One that answers under its address of the URL needs no second connection.
+        var seen = Set(configured.filter { answer(of: $0) != nil }.compactMap { ids[$0] })
+        for list in lists.values {
+            for (id, address) in list where sources.count < Self.limit && seen.insert(id).inserted {
+                if !sources.contains(address) { sources.append(address) }
+            }
+        }
+        return sources
+    }
+
+    /// Whether `source` should also be asked who the others are.
+    func needsList(_ source: RedisConfiguration.Address) -> Bool {
+        guard let list = lists[source], ids[source] != nil, !stale.contains(source) else { return true }
+        return answer(of: source).map { $0.others != list.count } ?? false
+    }
+
+    /// `source` has told of a Sentinel that is new, or at another address.
+    mutating func listChanged(at source: RedisConfiguration.Address) { stale.insert(source) }
+
+    // MARK: What they say
+
+    /// All are asked again. `now`: monotonic, in ns.
+    mutating func begin(now: Int64) {
+        if let lower = best, lower.isAgreed, lower.epoch < highestEpoch {
+            let since = lowerSince ?? now
+            lowerSince = since
+            if now - since >= Self.regressionPatience { (highestEpoch, lowerSince) = (lower.epoch, nil) }
+        } else if best != nil {
+            lowerSince = nil
+        }
+        let asked = Set(sources)
+        lists = lists.filter { asked.contains($0.key) }
+        ids = ids.filter { asked.contains($0.key) }
+        opinions = [:]
+    }
+
+    mutating func answered(_ source: RedisConfiguration.Address, _ result: Result<SentinelAnswer, RedisError>) {
+        opinions[source] = result.mapError { SentinelWords(source: source, name: name).failure($0) }
+        guard case .success(let answer) = result else { return }
+        if let list = answer.list {
+            lists[source] = list.mapValues { map($0) }
+            stale.remove(source)
+        }
+        // Behind a name may be another one today.
+        if let id = answer.id { ids[source] = id }
+        highestEpoch = max(highestEpoch, answer.epoch)
+        total = answers.map { $0.value.others + 1 }.max() ?? total
+    }
+
+    private func answer(of source: RedisConfiguration.Address) -> SentinelAnswer? { try? opinions[source]?.get() }
+
+    private var answers: [(key: RedisConfiguration.Address, value: SentinelAnswer)] {
+        opinions.compactMap { source, opinion in (try? opinion.get()).map { (source, $0) } }
+    }
+
+    /// One Sentinel, under whichever address.
+    private func identity(_ source: RedisConfiguration.Address) -> String { ids[source] ?? "\(source)" }
+
+    // MARK: What follows
+
+    /// How many Sentinels there are, as far as they know.
+    var known: Int { max(total, answering) }
+
+    /// How many have answered in this round.
+    var answering: Int { Set(answers.map { identity($0.key) }).count }
+
+    /// More than half have answered.
+    var hasMajority: Bool { answering * 2 > known }
+
+    /// Who names which address, under the highest epoch of this round.
+    private var votes: (epoch: Int64, byAddress: [RedisConfiguration.Address: Set<String>])? {
+        guard let epoch = answers.map(\.value.epoch).max() else { return nil }
+        var votes: [RedisConfiguration.Address: Set<String>] = [:]
+        for (source, answer) in answers where answer.epoch == epoch {
+            votes[map(answer.address), default: []].insert(identity(source))
+        }
+        return (epoch, votes)
+    }
+
+    /// The sighting under the highest epoch of this round, which may be lower than one that was seen before.
+    private var best: Sighting? {
+        guard let votes else { return nil }
+        let sightings = votes.byAddress.map { address, names in
+            Sighting(
+                address: address, epoch: votes.epoch, votes: names.count, isAgreed: names.count * 2 > known)
+        }
+        return sightings.count == 1 ? sightings[0] : sightings.first(where: \.isAgreed)
+    }
+
+    /// Where the primary is; nil: see `whyNot`.
+    var sighting: Sighting? {
+        guard let best, best.epoch >= highestEpoch else { return nil }
+        return best
+    }
+
+    /// Why nothing is sighted.
+    var whyNot: RedisError {
+        guard let votes else { return nobody() }
+        if votes.epoch < highestEpoch {
+            let names = Self.list(answers.map { "\($0.key)" })
+            return error(
+                .noPrimary,
+                """
+                the Sentinels that answer (\(names)) know epoch \(votes.epoch) of "\(name)", and epoch \
+                \(highestEpoch) was seen: they are behind
+                """)
+        }
+        let sides = votes.byAddress.keys.map { address in
+            let names = answers.filter { $0.value.epoch == votes.epoch && map($0.value.address) == address }
+            return "\(address) by \(Self.list(names.map { "\($0.key)" }))"
+        }
+        return error(
+            .sentinelsDisagree,
+            """
+            the Sentinels disagree where "\(name)" is, under one epoch (\(votes.epoch)): it is named \
+            \(sides.sorted().joined(separator: ", ")); no address has more than half of \(known) Sentinels
+            """)
+    }
+
+    /// Fewer than a majority answer.
+    var noMajority: RedisError {
+        error(
+            .noMajority,
+            "\(answering) of \(known) Sentinels of \"\(name)\" answer, and a majority is required: \(failures())")
+    }
+
+    private func nobody() -> RedisError {
+        let errors = opinions.values.compactMap { opinion in
+            if case .failure(let error) = opinion { error } else { nil }
+        }
+        // What all have in common is the fault of the whole.
+        let faults = Set(errors.map(\.fault))
+        let fault = faults.count == 1 ? faults.first ?? nil : nil
+        return RedisError(
+            .connectFailed, effect: .none, "no Sentinel says where \"\(name)\" is: \(failures())",
+            server: errors.count == 1 ? errors[0].server : nil, fault: fault ?? .noPrimary)
+    }
+
+    /// What those say that do not answer well; three of them are enough to see what is wrong.
+    private func failures() -> String {
+        var texts = Set<String>()
+        for source in sources where answer(of: source) == nil {
+            if case .failure(let error)? = opinions[source] {
+                texts.insert(error.message)
+            } else {
+                texts.insert("no answer from \(source)")
+            }
+        }
+        let more = texts.count > 3 ? "; and \(texts.count - 3) more" : ""
+        return texts.sorted().prefix(3).joined(separator: "; ") + more
+    }
+
+    private static func list(_ names: [String]) -> String { names.sorted().joined(separator: ", ") }
+
+    private func error(_ fault: ConnectionFault, _ message: String) -> RedisError {
+        RedisError(.connectFailed, effect: .none, message, fault: fault)
+    }
+}
