@@ -50,6 +50,10 @@ check(call("inspectLock", name).holder is None)
 gone = call("renewLock", name, status=409, body=models.RenewRequest(token=hold.token, ttl_ms=60_000))
 check(gone.code == "lock.notHeld")
 
+alone = models.Confirm(replicas="all", within_ms=100)  # this Redis has no replica
+refused = call("acquireLock", name, status=409, body=models.AcquireRequest(ttl_ms=60_000, confirm=alone))
+check(refused.code == "lock.notConfirmed" and refused.effect == "none")
+
 names = [f"client {uuid.uuid4()}" for _ in range(2)]
 both = call("acquireLocks", body=models.AcquireAllRequest(names=names, ttl_ms=60_000))
 check(both.names == names)

@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import Hiredis
 package import RingfenceCore
 
 /// How far a write must have got before the caller is told of it.
 public struct Durability: Sendable, Hashable {
+    /// In place of a number of replicas.
+    public struct Replicas: Sendable, Hashable {
+        /// All replicas that are connected to the primary when it has written, at least one. One that is frozen, or
+        /// too slow, counts until the primary drops it (`repl-timeout`, 60 s); one that still gets its first copy of
+        /// the data does not. A primary without replicas confirms nothing.
+        public static let all = Replicas()
+        private init() {}
+    }
+
     package struct Confirmation: Sendable, Hashable {
-        package var replicas: Int
+        package var replicas: ReplicaCount
         package var milliseconds: Int64
     }
     package var confirmation: Confirmation?
@@ -27,6 +37,26 @@ public struct Durability: Sendable, Hashable {
     ///   - replicas: 1 to 1000.
     ///   - within: 1 ms to 5 s, in whole milliseconds, rounded down; of a lock at most a third of its ttl.
     public static func confirmed(replicas: Int, within: Duration) -> Durability {
+        confirmed(.atLeast(replicas), within)
+    }
+
+    /// All replicas acknowledged it in time; else the call throws. Everything else is as with a number:
+    /// ``confirmed(replicas:within:)-(Int,_)``.
+    ///
+    /// How many there are the primary says (`INFO replication`) right after the write, on the same connection, and only
+    /// then `WAIT` is asked for so many: one round trip more. With a replica lost, a number that was given once may
+    /// never be reached again; `.all` goes on with those that are left. And it does not notice that they became fewer:
+    /// where that matters, give a number, or let Redis refuse (`min-replicas-to-write`).
+    ///
+    /// - Parameters:
+    ///   - replicas: `.all`.
+    ///   - within: 1 ms to 5 s, in whole milliseconds, rounded down; of a lock at most a third of its ttl. It begins
+    ///     when the replicas are counted.
+    public static func confirmed(replicas: Replicas, within: Duration) -> Durability {
+        confirmed(.all, within)
+    }
+
+    private static func confirmed(_ replicas: ReplicaCount, _ within: Duration) -> Durability {
         Durability(
             confirmation: Confirmation(
                 replicas: replicas, milliseconds: max(0, Nanos(saturating: within)) / .millisecond))
@@ -35,7 +65,7 @@ public struct Durability: Sendable, Hashable {
     /// `limit`: the longest in words.
     package func check(longest: Int64, _ limit: String) throws(InvalidArgument) {
         guard let confirmation else { return }
-        guard (1...1000).contains(confirmation.replicas) else {
+        if case .atLeast(let number) = confirmation.replicas, !(1...1000).contains(number) {
             throw InvalidArgument("durability.replicas", "must be 1 to 1000")
         }
         guard (1...longest).contains(confirmation.milliseconds) else {

@@ -53,11 +53,12 @@ extension RingfenceError {
             "acquiring \(describe(names)): Redis did not answer in the time to wait; the request is being withdrawn")
     }
 
-    static func notConfirmed(_ names: [String], _ confirmation: ScriptRunner.Confirmation?) -> RingfenceError {
+    static func notConfirmed(
+        _ names: [String], _ acknowledgement: Acknowledgement, _ confirmation: ScriptRunner.Confirmation
+    ) -> RingfenceError {
         RingfenceError(
             .lockNotConfirmed, effect: .none, isRetriable: true,
-            "\(describe(names)): fewer than \(confirmation?.replicas ?? 0) replicas acknowledged the grant within "
-                + "\(confirmation?.milliseconds ?? 0) ms; the lock was given back")
+            "\(describe(names)): \(acknowledgement.words(confirmation)); the lock was given back")
     }
 
     /// `owner`: who holds it now, empty for nobody, nil if that is not known. `freed`: names that were held, and
@@ -86,6 +87,15 @@ extension RingfenceError {
 
     static let cancelledWait = RingfenceError(
         .cancelled, effect: .none, "the task was cancelled; nothing is held, and what was asked for is withdrawn")
+}
+
+extension Acknowledgement {
+    /// Why it is not enough.
+    package func words(_ confirmation: Durability.Confirmation) -> String {
+        if asked == 0 { return "the primary has no replica that could confirm it: connect one, or ask for none" }
+        let all = confirmation.replicas == .all ? "connected replicas" : "replicas"
+        return "\(replicas) of \(asked) \(all) acknowledged it within \(confirmation.milliseconds) ms"
+    }
 }
 
 /// What is known of who is in the way of an acquire.

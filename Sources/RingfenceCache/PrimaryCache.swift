@@ -125,16 +125,21 @@ public final class PrimaryCache: Sendable {
         switch await node.write(write, confirmation) {
         case .confirmed: break
         case .failed(let error): throw failure(error, doing, member)
-        case .done(let replicas, let reason):
-            metrics.notConfirmed.increment()
-            let why = reason.map { ", for WAIT failed: \($0.message)" } ?? ""
-            throw RingfenceError(
-                .cacheNotConfirmed, effect: .unknown, isRetriable: reason?.server?.prefix != .noPermission,
-                underlying: reason,
-                "\(doing) the cache '\(name)': it is done at its primary '\(member)', but \(replicas) of "
-                    + "\(confirmation.replicas) replicas acknowledged it within \(confirmation.milliseconds) ms\(why). "
-                    + "A failover may undo it; repeat it, or see to the replicas")
+        case .done(let acknowledgement):
+            throw notConfirmed(doing, member, acknowledgement.words(confirmation), nil)
+        case .uncounted(let error):
+            throw notConfirmed(doing, member, "how many replicas have it is not known: \(error.message)", error)
         }
+    }
+
+    private func notConfirmed(_ doing: String, _ member: String, _ why: String, _ error: RedisError?) -> RingfenceError
+    {
+        metrics.notConfirmed.increment()
+        return RingfenceError(
+            .cacheNotConfirmed, effect: .unknown, isRetriable: error?.server?.prefix != .noPermission,
+            underlying: error,
+            "\(doing) the cache '\(name)': it is done at its primary '\(member)', but \(why). "
+                + "A failover may undo it; repeat it, or see to the replicas")
     }
 
     /// Closes the connections. Further calls throw `client.shutDown`. Dropping the cache does the same.

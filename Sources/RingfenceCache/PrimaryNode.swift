@@ -42,8 +42,10 @@ struct PrimaryWrite: Sendable {
 /// How a write ended that Redis was asked to confirm.
 enum PrimaryOutcome: Sendable {
     case confirmed
-    /// It was done, and this many replicas have it; `reason`: why they could not be counted.
-    case done(replicas: Int, reason: RedisError?)
+    /// It was done, and fewer replicas have it than were asked for.
+    case done(Acknowledgement)
+    /// It was done, and the replicas could not be counted.
+    case uncounted(RedisError)
     case failed(RedisError)
 }
 
@@ -132,15 +134,17 @@ final class PrimaryNode: Sendable {
         // brings it about.
         let removes = turn.contains { $0.write.value == nil }
         let mark = PrimaryWrite(key: mark, value: [], ttl: 1000)
-        confirming.pipeline(count: turn.count + (removes ? 2 : 1), deadline: limit(confirmation)) { writer in
+        _ = confirming.pipeline(
+            count: turn.count + (removes ? 1 : 0), replicas: confirmation.replicas,
+            within: .milliseconds(confirmation.milliseconds), deadline: limit(confirmation)
+        ) { writer in
             for pending in turn { pending.write.encode(&writer) }
             if removes { mark.encode(&writer) }
-            writer.wait(replicas: confirmation.replicas, within: .milliseconds(confirmation.milliseconds))
         } completion: { [self] result in
             for (place, pending) in turn.enumerated() {
-                let outcome = result.map { replies in
-                    let mark = removes ? replies[turn.count] : .null
-                    return Self.outcome(replies[place], mark, replies.last ?? .null, confirmation)
+                let outcome = result.map { answers in
+                    let mark = removes ? answers.replies[turn.count] : .null
+                    return Self.outcome(answers.replies[place], mark, answers.acknowledgement)
                 }
                 switch outcome {
                 case .success(let outcome): pending.continuation.resume(returning: outcome)
@@ -153,13 +157,14 @@ final class PrimaryNode: Sendable {
     }
 
     private static func outcome(
-        _ reply: RedisReply, _ mark: RedisReply, _ wait: RedisReply, _ confirmation: Durability.Confirmation
+        _ reply: RedisReply, _ mark: RedisReply, _ acknowledgement: Result<Acknowledgement, RedisError>
     ) -> PrimaryOutcome {
         if let error = reply.error { return .failed(RedisError(error)) }
-        if let error = wait.error { return .done(replicas: 0, reason: RedisError(error)) }
-        guard let replicas = wait.int else { return .done(replicas: 0, reason: .shape(wait)) }
-        if reply == .integer(0), let error = mark.error { return .done(replicas: 0, reason: RedisError(error)) }
-        return replicas >= confirmation.replicas ? .confirmed : .done(replicas: Int(replicas), reason: nil)
+        if reply == .integer(0), let error = mark.error { return .uncounted(RedisError(error)) }
+        switch acknowledgement {
+        case .failure(let error): return .uncounted(error)
+        case .success(let acknowledgement): return acknowledgement.isEnough ? .confirmed : .done(acknowledgement)
+        }
     }
 
     func close() async {

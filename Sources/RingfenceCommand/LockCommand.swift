@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import Ringfence
 import RingfenceConsole
 import RingfenceOperations
 import RingfencePlatform
@@ -35,7 +36,8 @@ struct LockCommand: AsyncParsableCommand {
             EXIT CODES
               the command's own, or 128 + the signal that ended it
               64   bad usage              69   Redis cannot be reached, or refused
-              75   the lock was not free  79   the lock was lost while the command ran
+              75   the lock was not free, or not confirmed
+              79   the lock was lost while the command ran
               126  cannot run it          127  command not found
 
             EXAMPLES
@@ -71,6 +73,22 @@ struct LockCommand: AsyncParsableCommand {
             valueName: "duration"),
         transform: DurationArgument.parse)
     var maximumHold = DurationArgument(.seconds(86_400))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            """
+            Run the command only if so many replicas of Redis have the lock: 1 to 1000, or all that are connected. \
+            Else it is given back. (default: nobody is asked)
+            """, valueName: "number|all"),
+        transform: ConfirmArgument.parse)
+    var confirm: ConfirmArgument?
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "How long --confirm waits for them. At most a third of --ttl, and 5s. (default: 100ms)",
+            valueName: "duration"),
+        transform: DurationArgument.parse)
+    var confirmWithin: DurationArgument?
     @OptionGroup(title: "Redis and general options")
     var redis: RedisOptions
 
@@ -86,12 +104,17 @@ struct LockCommand: AsyncParsableCommand {
         if command.isEmpty {
             throw ValidationError("the command is missing: ringfence lock \(names.joined(separator: " ")) -- COMMAND …")
         }
+        if confirmWithin != nil, confirm == nil {
+            throw ValidationError("--confirm-within is for --confirm: say how many replicas must have the lock")
+        }
     }
 
     func run() async throws {
         var runner = LockRunner(
             names: names, command: command, ttl: ttl.duration, wait: wait?.duration ?? .seconds(30), owner: redis.owner,
-            maximumHold: maximumHold.duration, say: { say("ringfence: " + $0) })
+            maximumHold: maximumHold.duration,
+            durability: confirm?.durability(confirmWithin?.duration ?? .milliseconds(100)) ?? .primary,
+            say: { say("ringfence: " + $0) })
         if isatty(2) == 1 { runner.note = { note($0) } }
         let plan = runner
         // A job that names a time, at boot say, wants to be run when Redis comes within it.
@@ -103,5 +126,23 @@ struct LockCommand: AsyncParsableCommand {
             say("ringfence: \(reason). What the command did may be incomplete; the fence keeps late writes out")
             throw ExitCode.leaseLost
         }
+    }
+}
+
+/// `--confirm`: a number of replicas, or all.
+struct ConfirmArgument: Sendable {
+    /// nil: all.
+    private var number: Int?
+
+    @Sendable static func parse(_ text: String) throws -> ConfirmArgument {
+        if text == "all" { return ConfirmArgument() }
+        guard let number = Int(text), (1...1000).contains(number) else {
+            throw ValidationError("must be 1 to 1000, or all")
+        }
+        return ConfirmArgument(number: number)
+    }
+
+    func durability(_ within: Duration) -> Durability {
+        number.map { .confirmed(replicas: $0, within: within) } ?? .confirmed(replicas: .all, within: within)
     }
 }

@@ -15,7 +15,7 @@ package struct Failure {
         case let error as RingfenceError:
             message = (error.underlying as? RedisError).flatMap { Self.connecting($0) } ?? error.message
             switch error.code {
-            case .lockBusy: code = .busy
+            case .lockBusy, .lockNotConfirmed: code = .busy
             case .leaseLost: code = .leaseLost
             case .argumentInvalid, .lockWouldDeadlock: code = .usage
             case .orderRefused:

@@ -30,6 +30,8 @@ struct Problem: Error {
         static let timeout = Code(name: "request.timeout", status: 408, title: "The request came too slowly")
         static let busy = Code(name: "lock.busy", status: 409, title: "Somebody else holds the lock")
         static let notHeld = Code(name: "lock.notHeld", status: 409, title: "The lock is not held with this token")
+        static let notConfirmed = Code(
+            name: "lock.notConfirmed", status: 409, title: "Too few replicas have the grant")
         static let replaced = Code(name: "membership.replaced", status: 409, title: "Another session has this id")
         static let taken = Code(name: "membership.taken", status: 409, title: "Another member lives under this id")
         static let expired = Code(name: "membership.expired", status: 409, title: "This session is no member any more")
@@ -106,6 +108,7 @@ struct Problem: Error {
         case .argumentInvalid: self.init(.invalidArgument, error.message)
         case .lockBusy: self.init(.busy, error.message)
         case .lockNotHeld, .leaseLost: self.init(.notHeld, error.message)
+        case .lockNotConfirmed: self.init(.notConfirmed, error.message, retryAfterMs: 1_000)
         case .membershipReplaced: self.init(.replaced, error.message)
         case .membershipTaken: self.init(.taken, error.message, retryAfterMs: error.retryAfterMilliseconds)
         case .membershipExpired: self.init(.expired, error.message)

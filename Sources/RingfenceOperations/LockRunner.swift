@@ -38,6 +38,7 @@ package struct LockRunner: Sendable {
     package var wait: Duration
     package var owner: String?
     package var maximumHold: Duration
+    package var durability: Durability
     /// Tells the person at the terminal.
     package var say: @Sendable (String) -> Void
     /// Tells what a wait waits for; nil: nobody looks.
@@ -45,7 +46,7 @@ package struct LockRunner: Sendable {
 
     package init(
         names: [String], command: [String], ttl: Duration, wait: Duration, owner: String?, maximumHold: Duration,
-        say: @Sendable @escaping (String) -> Void
+        durability: Durability = .primary, say: @Sendable @escaping (String) -> Void
     ) {
         self.names = names
         self.command = command
@@ -53,6 +54,7 @@ package struct LockRunner: Sendable {
         self.wait = wait
         self.owner = owner
         self.maximumHold = maximumHold
+        self.durability = durability
         self.say = say
     }
 
@@ -123,7 +125,8 @@ package struct LockRunner: Sendable {
         let telling = Task { if let note { await tellWait(client, note) } }
         let work = Task {
             try await client.withLock(
-                names, ttl: ttl, wait: wait, options: .init(owner: owner, maximumHold: maximumHold)
+                names, ttl: ttl, wait: wait,
+                options: .init(owner: owner, maximumHold: maximumHold, durability: durability)
             ) { lease in
                 telling.cancel()
                 held.withLock { $0 = lease }

@@ -30,7 +30,7 @@ import Testing
         var part = RedisClient.ScriptPart(call)
         while true {
             let result = await withCheckedContinuation { continuation in
-                _ = client.runAndWait([part], replicas: replicas, within: within) {
+                _ = client.runAndWait([part], replicas: .atLeast(replicas), within: within) {
                     continuation.resume(returning: $0)
                 }
             }
@@ -104,7 +104,8 @@ import Testing
                             client, Self.adding("x", to: "count"), replicas: replicas,
                             within: replicas == 1 ? .seconds(20) : .milliseconds(300))
                         #expect(confirmed.reply == .string([120]))
-                        #expect(confirmed.acknowledged == 1)
+                        #expect(confirmed.acknowledgement?.replicas == 1)
+                        #expect(confirmed.acknowledgement?.isEnough == (replicas == 1))
                         try await eventually { try await replica.cli("GET", "count") == "\(replicas)" }
                     }
                     let error = await redisError {

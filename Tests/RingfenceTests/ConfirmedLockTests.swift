@@ -141,4 +141,99 @@ import Testing
             }
         }
     }
+
+    // MARK: All that are connected
+
+    private let all = LockOptions(durability: .confirmed(replicas: .all, within: .seconds(3)))
+    private let allSoon = LockOptions(durability: .confirmed(replicas: .all, within: .milliseconds(100)))
+
+    @Test func `all replicas have a lock before its holder hears of it, also one that came just now`() async throws {
+        try await withReplica { primary, replica, observer in
+            try await withClient(primary.unixURL) { client in
+                func holds(_ servers: [RedisServer]) async throws {
+                    let lease = try await client.acquire("a", options: all)
+                    for server in servers {
+                        #expect(try await server.cli("GET", "ringfence:{default}:lock:a") == lease.token)
+                    }
+                    try await lease.release()
+                }
+                try await holds([replica])
+                try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { second in
+                    try await eventually("both in step") {
+                        try await observer.send("WAIT", "2", "10") == .integer(2)
+                    }
+                    for _ in 0..<5 { try await holds([replica, second]) }
+                }
+                // It is gone again, and nobody waits for it.
+                try await eventually("the second is dropped") {
+                    try await observer.send("INFO", "replication").text?.contains("connected_slaves:1") == true
+                }
+                try await holds([replica])
+                #expect(try await observer.isClean("a"))
+            }
+        }
+    }
+
+    @Test func `one frozen replica of two refuses what all must confirm, and not what one must`() async throws {
+        try await withReplica { primary, _, observer in
+            try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { frozen in
+                try await eventually("both in step") { try await observer.send("WAIT", "2", "10") == .integer(2) }
+                try await withClient(primary.unixURL) { client in
+                    await frozen.kill(SIGSTOP)
+                    let error = await failure { try await client.acquire("a", wait: .seconds(60), options: allSoon) }
+                    #expect(error?.code == .lockNotConfirmed && error?.effect == RingfenceError.Effect.none)
+                    #expect(
+                        error?.message.contains("1 of 2 connected replicas acknowledged it within 100 ms") == true,
+                        "\(error?.message ?? "")")
+                    try await eventually { try await observer.isClean("a") }
+                    try await client.withLock("a", options: one) { _ in }
+                    await frozen.kill(SIGCONT)
+                    try await client.withLock("a", options: all) { _ in }
+                }
+            }
+        }
+    }
+
+    @Test func `a primary without replicas says that it has none, at once`() async throws {
+        try await withObservedRedis { server, observer in
+            try await withClient(server.unixURL) { client in
+                let error = await failure { try await client.acquire("a", wait: .seconds(60), options: all) }
+                #expect(error?.code == .lockNotConfirmed)
+                #expect(error?.message.contains("has no replica") == true, "\(error?.message ?? "")")
+                try await eventually { try await observer.isClean("a") }
+            }
+        }
+    }
+
+    @Test func `where the replicas may not be counted nothing is held`() async throws {
+        try await withReplica { primary, _, observer in
+            try await primary.cli("ACL", "SETUSER", "default", "-info")
+            try await withClient(primary.unixURL) { client in
+                let error = await failure { try await client.acquire("a", wait: .seconds(60), options: all) }
+                #expect(error?.code == .coordinatorRefused)
+                #expect(error?.message.contains("INFO") == true, "\(error?.message ?? "")")
+                try await eventually { try await observer.send("EXISTS", "ringfence:{default}:lock:a") == .integer(0) }
+            }
+        }
+    }
+
+    @Test func `a connection that breaks between the grant and the count confirms nothing`() async throws {
+        try await withReplica { primary, _, observer in
+            let proxy = try await TCPProxy.start(to: primary)
+            try await withClient(proxy.url) { client in
+                try await client.withLock("warm", options: all) { _ in }
+                // At every byte of the grant, the INFO behind it, and the WAIT; what is held is held by both.
+                for cut in stride(from: 40, through: 700, by: 60) {
+                    proxy.update { $0.clientToServer.cutAfter = cut }
+                    let lease = try? await client.acquire("a", wait: .seconds(20), options: all)
+                    proxy.update { $0.clientToServer.cutAfter = nil }
+                    if let lease {
+                        #expect(try await observer.send("GET", "ringfence:{default}:lock:a").text == lease.token)
+                        try await lease.release()
+                    }
+                }
+                try await eventually { try await observer.isClean("a") }
+            }
+        }
+    }
 }

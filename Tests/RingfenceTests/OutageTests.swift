@@ -164,7 +164,7 @@ import Testing
         _ client: RedisClient, _ told: @escaping @Sendable (RedisError?) -> Void = { _ in }
     ) -> RedisClient.Submission {
         let call = ScriptCall(script: LockScripts.renew, keys: 0, arguments: 0) { _ in }
-        return client.runAndWait([.init(call)], replicas: 1, within: .zero) { result in
+        return client.runAndWait([.init(call)], replicas: .atLeast(1), within: .zero) { result in
             if case .failure(let error) = result { told(error) } else { told(nil) }
         }
     }
@@ -194,7 +194,7 @@ import Testing
             // On the loop, so that nobody is told meanwhile.
             try await client.eventLoop.submit {
                 let lane = ConfirmingLane(client, commandTimeout: .zero, limit: 10)
-                let confirmation = Durability.Confirmation(replicas: 1, milliseconds: 1)
+                let confirmation = Durability.Confirmation(replicas: .atLeast(1), milliseconds: 1)
                 let first = lane.run(call, confirmation) { _ in }
                 let second = lane.run(call, confirmation) { _ in }
                 let end = Moment.now.adding(2 * .millisecond)

@@ -67,71 +67,6 @@ extension RedisClient {
     package func wasWritten(_ submission: Submission) -> Bool {
         submission.number != 0 && core.wasWritten(submission.number)
     }
-
-    /// What a script followed by WAIT gave.
-    package struct Confirmed: Sendable, Equatable {
-        package var reply: RedisReply
-        /// Replicas that acknowledged all writes of this connection so far.
-        package var acknowledged: Int
-
-        package init(reply: RedisReply, acknowledged: Int) {
-            self.reply = reply
-            self.acknowledged = acknowledged
-        }
-    }
-
-    /// A script of a group.
-    package struct ScriptPart: Sendable {
-        package var call: ScriptCall
-        /// It is sent by its text: the server does not know it.
-        package var isWhole = false
-
-        package init(_ call: ScriptCall) { self.call = call }
-    }
-
-    /// What a group of scripts and the WAIT behind them gave.
-    package struct ConfirmedParts: Sendable {
-        fileprivate var replies: [RedisReply]
-
-        /// Of one of the scripts. An unknown script is an error: it did not run, and is for the caller to send again,
-        /// whole.
-        package func part(_ index: Int) -> Result<Confirmed, RedisError> {
-            Result<RedisReply, RedisError>.success(.array([replies[index], replies[replies.count - 1]])).confirmed
-        }
-    }
-
-    /// Runs scripts and, in the same write on the same connection, one `WAIT replicas milliseconds` for all of them.
-    /// The callback comes on the event loop, exactly once, unless all of it was taken back.
-    ///
-    /// WAIT counts for its own connection only, so it is never split from them over a reconnect. All commands of the
-    /// client behind it wait too. Give it a `deadline` beyond `within`. An error of a script has its own effect; an
-    /// error of WAIT has effect `unknown`, since the scripts ran.
-    ///
-    /// - Returns: by what `withdraw` finds it.
-    package func runAndWait(
-        _ parts: [ScriptPart], replicas: Int, within: Duration, deadline: Duration? = nil,
-        completion: @escaping @Sendable (Result<ConfirmedParts, RedisError>) -> Void
-    ) -> Submission {
-        let waiter = Waiter.callback { result in
-            completion(
-                result.flatMap { reply in
-                    guard case .array(let replies) = reply, replies.count == parts.count + 1 else {
-                        return .failure(
-                            RedisError(.protocolViolation, effect: .unknown, "a group was not answered as one"))
-                    }
-                    return .success(ConfirmedParts(replies: replies))
-                })
-        }
-        let number = core.submit(waiter, replies: parts.count + 1, isSingle: false, deadline: deadline) { writer in
-            for part in parts {
-                let call = part.call
-                call.script.begin(&writer, keys: call.keys, arguments: call.arguments, whole: part.isWhole)
-                call.encode(&writer)
-            }
-            writer.wait(replicas: replicas, within: within)
-        }
-        return Submission(number: number)
-    }
 }
 
 extension CommandCore {
@@ -179,19 +114,5 @@ extension Result<RedisReply, RedisError> {
     /// The script was refused by NOSCRIPT: it did not run.
     fileprivate var isUnknownScript: Bool {
         if case .success(.error(let error)) = self { error.prefix == .noScript } else { false }
-    }
-
-    fileprivate var confirmed: Result<RedisClient.Confirmed, RedisError> {
-        flatMap { reply in
-            let replies = reply.array ?? []
-            if let error = replies.first?.error { return .failure(RedisError(error)) }
-            if let error = replies.last?.error {
-                return .failure(RedisError(.server, effect: .unknown, "WAIT failed: \(error)", server: error))
-            }
-            guard replies.count == 2, let acknowledged = replies[1].int else {
-                return .failure(RedisError(.protocolViolation, effect: .unknown, "WAIT did not answer a number"))
-            }
-            return .success(RedisClient.Confirmed(reply: replies[0], acknowledged: Int(acknowledged)))
-        }
     }
 }

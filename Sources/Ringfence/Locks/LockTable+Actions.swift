@@ -65,13 +65,13 @@ extension LockTable {
             return .failed(caller, error(of: failure ?? .ended(isUnknown: true), key, entry))
         case .unconfirmed:
             metrics.failures.increment()
-            return .failed(caller, RingfenceError.notConfirmed(key.names, key.confirmation))
+            return .failed(caller, entry.refusal ?? .noAnswer(key.names))
         }
     }
 
     /// Why a wait failed: always the last reason that is known. `unknown` only if bytes of it left.
     private func error(of failure: LockLine.Failure, _ key: LockKey, _ entry: Entry) -> RingfenceError {
-        if let limit = entry.limit { return limit }
+        if let refusal = entry.refusal { return refusal }
         let doing = "acquiring \(describe(key.names))"
         switch failure {
         case .notSent(let isUnknown):

@@ -28,7 +28,7 @@ extension LockTable {
 
         func finish(_ result: Result<RedisReply, RedisError>) {
             switch result {
-            case .success(let reply): table.answered(self, reply, acknowledged: .max)
+            case .success(let reply): table.answered(self, .init(reply: reply, acknowledgement: nil))
             case .failure(let error): table.failed(self, error)
             }
         }
@@ -49,8 +49,7 @@ extension LockTable {
         }
         return runner.runConfirmed(scripts.call(key.names, verb), confirmation) { [self] result in
             switch result {
-            case .success(let confirmed):
-                answered(command, confirmed.reply, acknowledged: confirmed.acknowledged)
+            case .success(let confirmed): answered(command, confirmed)
             case .failure(let error): failed(command, error)
             }
         }
@@ -69,8 +68,11 @@ extension LockTable {
                 }
                 if !renewed[0] {
                     handle(key, .claimRefused(ticket))
-                } else if confirmed.acknowledged < key.confirmation?.replicas ?? 0 {
-                    handle(key, .unconfirmed(ticket, fence: value.fence))
+                } else if let shortfall = shortfall(key, confirmed) {
+                    handle(key, .unconfirmed(ticket, fence: value.fence)) {
+                        $0.refusal = shortfall
+                        return true
+                    }
                 } else {
                     handle(key, .claimed(ticket))
                 }
@@ -79,17 +81,29 @@ extension LockTable {
         if let confirmation = key.confirmation {
             runner.runConfirmed(call, confirmation, completion: finish)
         } else {
-            runner.run(call, confirmation: nil) { result in finish(result.map { .init(reply: $0, acknowledged: .max) })
+            runner.run(call, confirmation: nil) { result in
+                finish(result.map { .init(reply: $0, acknowledgement: nil) })
             }
         }
     }
 
-    private func answered(_ command: Command, _ reply: RedisReply, acknowledged: Int) {
+    /// What is told of a grant that too few replicas have; nil if it is good.
+    private func shortfall(_ key: LockKey, _ confirmed: RedisClient.Confirmed) -> RingfenceError? {
+        guard let confirmation = key.confirmation, let acknowledgement = confirmed.acknowledgement,
+            !acknowledgement.isEnough
+        else { return nil }
+        return .notConfirmed(key.names, acknowledgement, confirmation)
+    }
+
+    private func answered(_ command: Command, _ confirmed: RedisClient.Confirmed) {
         let (key, ticket) = (command.key, command.ticket)
-        switch LockScripts.answer(reply) {
+        switch LockScripts.answer(confirmed.reply) {
         case .granted(let fence):
-            let isConfirmed = acknowledged >= key.confirmation?.replicas ?? 0
-            ended(command, isConfirmed ? .granted(ticket, fence: fence) : .unconfirmed(ticket, fence: fence))
+            if let shortfall = shortfall(key, confirmed) {
+                ended(command, .unconfirmed(ticket, fence: fence), refusal: shortfall)
+            } else {
+                ended(command, .granted(ticket, fence: fence))
+            }
         case .queued(let position, let milliseconds, let arrival):
             ended(command, .queued(ticket, position: position, milliseconds: milliseconds, arrival: arrival))
         case .busy(let milliseconds, let owner, _):
@@ -101,8 +115,8 @@ extension LockTable {
             ended(
                 command, .failed(ticket, retriable: false),
                 error: RedisError(.server, effect: .none, "there is no place left in the line"),
-                limit: .lineIsFull(name, scripts.waiters))
-        case nil: failed(command, .shape(reply))
+                refusal: .lineIsFull(name, scripts.waiters))
+        case nil: failed(command, .shape(confirmed.reply))
         }
     }
 
@@ -111,12 +125,12 @@ extension LockTable {
     }
 
     private func ended(
-        _ command: Command, _ event: LockMachine.Event, error: RedisError? = nil, limit: RingfenceError? = nil,
+        _ command: Command, _ event: LockMachine.Event, error: RedisError? = nil, refusal: RingfenceError? = nil,
         busy: BusyReason = .unknown
     ) {
         let (key, ticket) = (command.key, command.ticket)
         let ending = LockLine.Ending(event, isUndone: error?.effect == RedisError.Effect.none)
-        let isAwaited = handle(key, event, ended: (ticket, ending), error: error, limit: limit, busy: busy)
+        let isAwaited = handle(key, event, ended: (ticket, ending), error: error, refusal: refusal, busy: busy)
         guard !isAwaited, LockLine.withdrawsAgain(ending), let asked = command.asked else { return }
         cleanUp.perform(
             scripts.cancel(key.names, nonce: asked.nonce, asked.terms), confirmation: key.confirmation,

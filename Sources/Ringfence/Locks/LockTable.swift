@@ -51,8 +51,8 @@ final class LockTable: Sendable {
     final class Entry {
         var line: LockLine
         var lastError: RedisError?
-        /// A limit refuses what was asked for last.
-        var limit: RingfenceError?
+        /// What was asked for last is refused: by a limit, or for want of replicas.
+        var refusal: RingfenceError?
         /// The newest acquire under way.
         var asking: (ticket: LockMachine.Ticket, submission: ScriptRunner.Submission)?
 
@@ -188,10 +188,11 @@ final class LockTable: Sendable {
 
     /// The same for a holder outside this process, who renews and releases by the grant's value.
     nonisolated(nonsending) func acquireRemotely(
-        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?
+        _ names: [String], _ terms: LockTerms, giveUpAt: Nanos?, confirmation: ScriptRunner.Confirmation?
     ) async throws -> Outcome<LockMachine.Grant> {
         let id = nextID()
-        let outcome = try await wait(LockKey(names: names, solo: id), id, terms, giveUpAt: giveUpAt) { .remote($0) }
+        let key = LockKey(names: names, confirmation: confirmation, solo: id)
+        let outcome = try await wait(key, id, terms, giveUpAt: giveUpAt) { .remote($0) }
         guard let refusal = gateRefusal else { return outcome }
         if case .granted(let grant) = outcome {
             giveBack(names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
@@ -340,7 +341,7 @@ final class LockTable: Sendable {
     func handle(
         _ key: LockKey, _ event: LockMachine.Event, making: Bool = false,
         ended: (ticket: LockMachine.Ticket, ending: LockLine.Ending)? = nil,
-        error: RedisError? = nil, limit: RingfenceError? = nil, busy: BusyReason = .unknown,
+        error: RedisError? = nil, refusal: RingfenceError? = nil, busy: BusyReason = .unknown,
         now: Nanos = Moment.now,
         prepare: (Entry) -> Bool = { _ in true }
     ) -> Bool {
@@ -357,7 +358,7 @@ final class LockTable: Sendable {
                 event, ended: ended, now: now, inboxHeard: heard, makeNonce: { nonces.next(key.names) },
                 takeBack: { entry.takeBack($0) }, isUnsent: { entry.isUnsent($0) })
             guard let turn else { return nil }
-            if ended != nil { (entry.lastError, entry.limit, entry.busy) = (error, limit, busy) }
+            if ended != nil { (entry.lastError, entry.refusal, entry.busy) = (error, refusal, busy) }
             var deferred = DeferredResumes()
             for action in turn.actions { perform(action, key, entry, turn, now, &deferred) }
             if turn.isIdle {

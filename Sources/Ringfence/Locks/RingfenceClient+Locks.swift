@@ -235,14 +235,20 @@ extension RingfenceClient {
     ///   - owner: the name of the holder, for people: 1 to 128 bytes; nil for the configuration's.
     ///   - ttl: about how long the lock stays held unless it is renewed: 100 ms to one day.
     ///   - wait: how long to wait for the lock: 0 to one day; default 0: it asks once.
-    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, and others. Whatever the effect, the
-    ///   caller holds nothing; a request in doubt is withdrawn in the background.
+    ///   - durability: how far the grant must have got; default ``Durability/primary``. Renewals and the release are
+    ///     not confirmed.
+    /// - Throws: ``RingfenceError``: `lock.busy` when it was not free in time, `lock.notConfirmed`, and others.
+    ///   Whatever the effect, the caller holds nothing; a request in doubt is withdrawn in the background.
     public func acquireGrant(
-        _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero
+        _ names: [String], owner: String? = nil, ttl: Duration, wait: Duration = .zero,
+        durability: Durability = .primary
     ) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: wait == .zero ? nil : wait, owner: owner)
+        try check(durability, of: request)
         if request.giveUpAt != nil { startInbox() }
-        switch try await table.acquireRemotely(request.names, request.terms, giveUpAt: request.giveUpAt) {
+        let outcome = try await table.acquireRemotely(
+            request.names, request.terms, giveUpAt: request.giveUpAt, confirmation: durability.confirmation)
+        switch outcome {
         case .granted(let grant):
             guard !Task.isCancelled else {
                 table.giveBack(request.names, grant.value, holdMilliseconds: grant.terms.holdMilliseconds)
@@ -325,17 +331,21 @@ extension RingfenceClient {
         }
     }
 
-    private nonisolated(nonsending) func outcome(of request: Request, _ options: LockOptions) async throws
-        -> LockTable.Outcome<LeaseState>
-    {
-        let maximumHold = Nanos(saturating: options.maximumHold)
+    private func check(_ durability: Durability, of request: Request) throws {
         do {
-            try Limits.check(maximumHold, "maximumHold", Limits.maximumHold)
-            try options.durability.check(
+            try durability.check(
                 longest: min(5000, request.terms.ttl / 3 / .millisecond), "a third of the ttl, and at most 5 s")
         } catch {
             throw RingfenceError(error)
         }
+    }
+
+    private nonisolated(nonsending) func outcome(of request: Request, _ options: LockOptions) async throws
+        -> LockTable.Outcome<LeaseState>
+    {
+        let maximumHold = Nanos(saturating: options.maximumHold)
+        do { try Limits.check(maximumHold, "maximumHold", Limits.maximumHold) } catch { throw RingfenceError(error) }
+        try check(options.durability, of: request)
         // Not only before a wait: a holder that never waited is told at once too when its lock is taken away.
         startInbox()
         return try await table.acquire(

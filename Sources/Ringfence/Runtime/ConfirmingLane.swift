@@ -214,7 +214,7 @@ final class ConfirmingLane: Sendable {
         let number = state.lastNumber
         let within = Duration.milliseconds(confirmation?.milliseconds ?? 1)
         let submission = client.runAndWait(
-            entries.map(\.part), replicas: confirmation?.replicas ?? 0, within: within,
+            entries.map(\.part), replicas: confirmation?.replicas ?? .atLeast(0), within: within,
             deadline: commandTimeout + within
         ) { [self] result in ended(number, result) }
         state.underWay = Group(number: number, entries: entries, submission: submission)

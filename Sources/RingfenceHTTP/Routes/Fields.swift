@@ -3,7 +3,9 @@
 // From the fields of a request body to checked values. The limits are those of the library (`Limits`), checked here
 // already so that the problem can name the field as the client wrote it (`ttlMs`), before anything is sent to Redis.
 import NIOCore
+import Ringfence
 import RingfenceCore
+import RingfenceOperations
 
 /// The largest body that is read.
 let bodyBytesMaximum = 65_536
@@ -72,6 +74,28 @@ extension JSONObject {
             throw InvalidArgument("requestId", "must be 16 to 128 characters of ASCII without blanks, chosen at random")
         }
         return id
+    }
+
+    /// `confirm`: the replicas that must have the grant before it is told.
+    func durability(_ ttl: Duration) throws -> Durability {
+        guard let value = self["confirm"] else { return .primary }
+        guard case .object(let confirm) = value else {
+            throw InvalidArgument("confirm", "must be an object, not \(value.kind)")
+        }
+        for field in confirm.fields where field.name != "replicas" && field.name != "withinMs" {
+            throw InvalidArgument(field.name, "is unknown; the fields of confirm are replicas, withinMs")
+        }
+        let longest = min(5_000, ttl.wholeMilliseconds / 3)
+        guard let within = try confirm.integer("withinMs", 1...5_000), within <= longest else {
+            throw InvalidArgument(
+                "withinMs", "of confirm must be 1 to \(longest): a third of ttlMs, and at most 5000")
+        }
+        switch confirm["replicas"] {
+        case .string("all")?: return .confirmed(replicas: .all, within: .milliseconds(within))
+        case .integer(let number)? where (1...1_000).contains(number):
+            return .confirmed(replicas: Int(number), within: .milliseconds(within))
+        default: throw InvalidArgument("replicas", #"of confirm must be 1 to 1000, or "all""#)
+        }
     }
 
     func names() throws -> [String] {

@@ -26,11 +26,12 @@ struct LockRoutes: Sendable {
         self.shuttingDown = shuttingDown
     }
 
-    static let holdSchema = Route.Schema(name: "AcquireRequest", fields: ["owner", "ttlMs", "waitMs", "requestId"])
+    static let holdSchema = Route.Schema(
+        name: "AcquireRequest", fields: ["owner", "ttlMs", "waitMs", "requestId", "confirm"])
     static let renewSchema = Route.Schema(name: "RenewRequest", fields: ["token", "ttlMs"])
     static let releaseSchema = Route.Schema(name: "ReleaseRequest", fields: ["token"])
     static let holdAllSchema = Route.Schema(
-        name: "AcquireAllRequest", fields: ["names", "owner", "ttlMs", "waitMs", "requestId"])
+        name: "AcquireAllRequest", fields: ["names", "owner", "ttlMs", "waitMs", "requestId", "confirm"])
     static let renewAllSchema = Route.Schema(name: "RenewAllRequest", fields: ["names", "token", "ttlMs"])
     static let releaseAllSchema = Route.Schema(name: "ReleaseAllRequest", fields: ["names", "token"])
     static let forceSchema = Route.Schema(name: "ForceRequest", fields: ["actor", "reason"])
@@ -42,9 +43,10 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks/{name}/acquire", operation: "acquireLock",
                 summary: "Acquires a lock, waiting in line for at most waitMs.",
-                request: Self.holdSchema, response: "Hold", problems: [.busy, .limitReached], gives: true,
+                request: Self.holdSchema, response: "Hold", problems: [.busy, .notConfirmed, .limitReached],
+                gives: true,
                 handle: { exchange in
-                    let body = try JSONObject(exchange.body, Self.holdSchema)
+                    let body = try JSONObject(exchange.body, Self.holdSchema, depth: 1)
                     return try await acquire([exchange["name"]], body, exchange) { $0.field("name", exchange["name"]) }
                 }),
             Route(
@@ -80,9 +82,10 @@ struct LockRoutes: Sendable {
             Route(
                 method: .post, path: "/v1/locks:acquire", operation: "acquireLocks",
                 summary: "Acquires several locks at once, all or none, with one fence.",
-                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy, .limitReached], gives: true,
+                request: Self.holdAllSchema, response: "HoldAll", problems: [.busy, .notConfirmed, .limitReached],
+                gives: true,
                 handle: { exchange in
-                    let body = try JSONObject(exchange.body, Self.holdAllSchema)
+                    let body = try JSONObject(exchange.body, Self.holdAllSchema, depth: 1)
                     let names = try body.names()
                     return try await acquire(names, body, exchange) { $0.field("names", names) }
                 }),
@@ -176,7 +179,8 @@ struct LockRoutes: Sendable {
         let wait = try body.wait()
         let owner = try body.owner() ?? peer(of: exchange.channel)
         let id = try body.requestId()
-        let acquisition = Acquisition(names: names, owner: owner, ttl: ttl, wait: wait)
+        let acquisition = Acquisition(
+            names: names, owner: owner, ttl: ttl, wait: wait, durability: try body.durability(ttl))
         do {
             guard let id else {
                 let grant =
@@ -304,10 +308,12 @@ struct Acquisition: Sendable {
     var owner: String
     var ttl: Duration
     var wait: Duration
+    var durability: Durability
 }
 
 extension RingfenceClient {
     fileprivate func grant(_ asked: Acquisition) async throws -> LockGrant {
-        try await acquireGrant(asked.names, owner: asked.owner, ttl: asked.ttl, wait: asked.wait)
+        try await acquireGrant(
+            asked.names, owner: asked.owner, ttl: asked.ttl, wait: asked.wait, durability: asked.durability)
     }
 }
