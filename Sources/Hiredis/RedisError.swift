@@ -73,7 +73,7 @@ package struct RedisError: Error, Sendable, Equatable {
 
     /// The error reply of a single command.
     package init(_ reply: RedisServerError) {
-        self.init(.server, effect: reply.effect, reply.message, server: reply)
+        self.init(.server, effect: reply.effect, reply.words, server: reply)
     }
 
     /// Nothing happened, and the same command may well succeed a little later.
@@ -178,5 +178,5 @@ package struct RedisServerError: Error, Sendable, Equatable {
 }
 
 extension RedisServerError: CustomStringConvertible {
-    package var description: String { message }
+    package var description: String { words }
 }

@@ -39,6 +39,8 @@ final class RedisWatch: Sendable {
         var client: RedisClient?
         var alarm: Alarm?
         var faults: [Fault: String] = [:]
+        /// A majority of the Sentinels is required, and does not answer.
+        var majority: RedisError?
         /// When INFO was answered last, or asked for.
         var lookedAt = Nanos.min
         var verdict: (at: Nanos, error: RingfenceError?)?
@@ -122,7 +124,7 @@ final class RedisWatch: Sendable {
     private func report(_ fault: Fault, _ message: String?) {
         let before = state.withLock { state in
             let before = state.faults.updateValue(message ?? "", forKey: fault)
-            gate.set(refusesEviction && state.faults[.evicts]?.isEmpty == false)
+            setGate(state)
             return before
         }
         guard before != message ?? "" else { return }
@@ -134,9 +136,23 @@ final class RedisWatch: Sendable {
         }
     }
 
+    /// What the locator knows.
+    func located(_ status: Locator.Status) {
+        state.withLock { state in
+            state.majority = status.sentinels?.refusal
+            setGate(state)
+        }
+    }
+
+    private func setGate(_ state: State) {
+        gate.set(state.majority != nil || refusesEviction && state.faults[.evicts]?.isEmpty == false)
+    }
+
     /// What is wrong now, and forbids that anything is locked here.
     private func refusal() -> RingfenceError? {
-        guard let message = state.withLock({ $0.faults[.evicts] }), !message.isEmpty else { return nil }
+        let (majority, message) = state.withLock { ($0.majority, $0.faults[.evicts]) }
+        if let majority { return RingfenceError(.coordinatorUnavailable, effect: .none, majority.message) }
+        guard let message, !message.isEmpty else { return nil }
         return RingfenceError(.coordinatorRefused, effect: .none, message)
     }
 

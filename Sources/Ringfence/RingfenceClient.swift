@@ -69,16 +69,16 @@ public final class RingfenceClient: Service, Sendable {
         var logger = logger
         logger[metadataKey: LoggingKeys.process] = "\(nonces.process)"
         logger[metadataKey: LoggingKeys.namespace] = "\(configuration.namespace)"
-        let locator = Locator(redis, logger: logger)
+        keys = Keyspace(namespace: configuration.namespace, flavour: ScriptFlavour(redis.place))
+        watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
+        let locator = Locator(redis, logger: logger) { [weak watch] status in watch?.located(status) }
         redis.locator = locator
         self.configuration = configuration
         self.locator = locator
         self.logger = logger
-        keys = Keyspace(namespace: configuration.namespace, flavour: ScriptFlavour(redis.place))
         scripts = LockScripts(
             keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters,
             fenceRetention: configuration.fenceRetention)
-        watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
         runner = ScriptRunner(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
         watch.attach(runner.main)
         taskExecutor = LoopExecutor(runner.main.eventLoop)

@@ -4,6 +4,7 @@
 // the field at fault, what is known of the request's work at Redis (`effect`), and when it is worth asking again. One
 // code has one status, listed here and nowhere else; the OpenAPI document is made from the same list.
 import HTTPTypes
+import Hiredis
 import Ringfence
 import RingfenceCore
 import RingfenceOperations
@@ -64,6 +65,8 @@ struct Problem: Error {
     }
 
     var code: Code
+    /// In place of the code's own.
+    var title: String?
     var detail: String
     var field: String?
     /// `none`, `applied` or `unknown`.
@@ -130,6 +133,7 @@ struct Problem: Error {
         }
         effect = error.effect.rawValue
         reasons = error.reasons
+        if code == .unavailable || code == .refused { title = (error.underlying as? RedisError)?.title }
     }
 
     /// The answer that carries it.
@@ -137,7 +141,7 @@ struct Problem: Error {
         var json = JSONWriter(capacity: 320)
         json.object { json in
             json.field("type", "urn:ringfence:problem:" + code.name)
-            json.field("title", code.title)
+            json.field("title", title ?? code.title)
             json.field("status", code.status)
             json.field("code", code.name)
             json.field("detail", detail)

@@ -196,4 +196,49 @@ import Testing
             #expect(early.allSatisfy { $0 == nil || $0?.effect == RedisError.Effect.none })
         }
     }
+
+    @Test(arguments: [
+        (
+            "READONLY You can't write against a read only replica. script: a632c1, on @user_script:93.",
+            "this Redis is a replica and takes no writes"
+        ),
+        (
+            "ERR Error running script (call to f_a632): @user_script:93: @user_script: 93: -READONLY You can't write.",
+            "this Redis is a replica and takes no writes"
+        ),
+        ("MOVED 5718 127.0.0.1:15005", "slot 5718 is at another node of the Cluster, 127.0.0.1:15005: give"),
+        ("MOVED 5718 :15005", "slot 5718 is at another node of the Cluster: give"),
+        ("ASK 5718 b:1", "slot 5718 is being moved to another node of the Cluster, b:1: calls"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "the slot is being moved to another node"),
+        ("CLUSTERDOWN Hash slot not served", "the Redis Cluster is down"),
+        ("LOADING Redis is loading the dataset in memory", "Redis is loading its data"),
+        ("MASTERDOWN Link with MASTER is down", "this Redis is a replica that has lost its primary"),
+        ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
+        ("BUSY Redis is busy running a script.", "Redis is busy with a script"),
+    ])
+    func `a state that ends by itself has words of ours, effect none, and is for now`(raw: String, words: String) {
+        let error = RedisError(RedisServerError(message: raw))
+        #expect(error.message.contains(words), "\(error.message)")
+        #expect(!error.message.contains("script:") && !error.message.contains("@user_script"))
+        #expect(error.effect == .none && error.isRetriable && error.isForNow)
+        #expect(error.server?.message == raw && error.title != nil)
+    }
+
+    @Test(arguments: [
+        (
+            "ERR The user executing the script can't run this command or subcommand script: a632, on @user_script:93.",
+            "ERR The user executing the script can't run this command or subcommand"
+        ),
+        ("ERR Error running script (call to f_a632): @user_script:3: wrong", "wrong"),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "OOM command not allowed when used memory > 'maxmemory'."
+        ),
+        ("MINE no script: said so", "MINE no script: said so"),
+    ])
+    func `of any other refusal only what it says of a script is cut`(raw: String, words: String) {
+        let error = RedisError(RedisServerError(message: raw))
+        #expect(error.message == words)
+        #expect(!error.isForNow && error.title == nil)
+    }
 }

@@ -190,21 +190,24 @@ extension RedisClient {
     private static let untilAnswered = Duration.seconds(3600)
 
     /// Runs a script whose answer may be large: about `answerBytes`.
-    func bulk(_ call: ScriptCall, answerBytes: Int) async throws(RedisError) -> RedisReply {
+    func bulk(
+        _ call: ScriptCall, answerBytes: Int, deadline: Duration? = nil
+    ) async throws(RedisError) -> RedisReply {
         let bulk = BulkCall(self, answerBytes: answerBytes) { completion in
             self.run(ScriptCallRequest(call, deadline: Self.untilAnswered, completion: completion))
         }
-        return try await bulk.answer(within: commandTimeout).reply()
+        return try await bulk.answer(within: deadline ?? commandTimeout).reply()
     }
 
     /// Sends `count` commands in one write whose answers may be large: about `answerBytes` together. An error reply is
     /// an element.
     package func bulk(
-        count: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+        count: Int, answerBytes: Int, deadline: Duration? = nil,
+        _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) async throws(RedisError) -> [RedisReply] {
         let call = BulkCall(self, answerBytes: answerBytes) { completion in
             self.submit(count: count, deadline: Self.untilAnswered, encode, completion: completion)
         }
-        return try await call.answer(within: commandTimeout).replies()
+        return try await call.answer(within: deadline ?? commandTimeout).replies()
     }
 }

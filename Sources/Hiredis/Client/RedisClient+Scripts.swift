@@ -25,11 +25,12 @@ extension RedisClient {
     }
 
     /// The same for a call that may have a large answer, which then waits until there is room for it.
-    package func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
+    package func run(_ call: ScriptCall, deadline: Duration? = nil) async throws(RedisError) -> RedisReply {
         guard let bytes = call.answerBytes else {
-            return try await run(call.script, keys: call.keys, arguments: call.arguments, call.encode)
+            return try await run(
+                call.script, keys: call.keys, arguments: call.arguments, deadline: deadline, call.encode)
         }
-        return try await bulk(call, answerBytes: bytes)
+        return try await bulk(call, answerBytes: bytes, deadline: deadline)
     }
 
     /// The same with a callback on the event loop, exactly once. Not cancellable.

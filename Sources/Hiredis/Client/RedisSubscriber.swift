@@ -129,6 +129,8 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
     func connectionReceived(_ replies: [RedisReply]) -> Bool {
         for reply in replies where !isClosed {
             if let error = reply.error {
+                // A redirection is for the driver, which sees it too.
+                if error.prefix == .moved { return true }
                 // The user may not subscribe here (NOPERM), or not yet: say so, and try again later.
                 driver.reconnect(because: RedisError(.server, effect: .none, error.message, server: error))
                 return true

@@ -195,8 +195,6 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
             locator.greeted(self, generation: generation, info)
         case .ready(let info, let warnings): becomeReady(info, warnings)
         case .drop(let error, let isRefusal):
-            // Redis may have a new password a moment before the file has it, too.
-            let isRotation = hasBeenReady && configuration.passwordFile != nil
             if isRefusal, !isRotation { owner?.connectionWasRefused(error) }
             lose(error)
         }
@@ -274,6 +272,19 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         }
     }
 
+    /// Redis may have a new password a moment before the file has it, too.
+    private var isRotation: Bool { hasBeenReady && configuration.passwordFile != nil }
+
+    /// What another connection of the client met: waiting would not help here either.
+    private func isRefusal(_ error: RedisError) -> Bool {
+        switch error.code {
+        case .wrongServer: true
+        case .server: !isRotation
+        case .invalidConfiguration: !hasBeenReady
+        default: false
+        }
+    }
+
     /// Whether the commands that wait were told: nobody wants another attempt.
     private func failsFast(_ error: RedisError) -> Bool {
         guard configuration.failsFast, !hasBeenReady, !error.isNotReady else { return false }
@@ -347,7 +358,7 @@ extension ConnectionDriver: LocatedConnection {
         eventLoop.assertInEventLoop()
         guard isUnplaced || machine.state == .backingOff else { return }
         _ = owner?.connectionWasLost(error)
-        if error.code == .wrongServer { owner?.connectionWasRefused(error) }
+        if isRefusal(error) { owner?.connectionWasRefused(error) }
         guard !failsFast(error) else { return }
         log.lost(self, wasReady: false, error, of: configuration, now: monotonicNow(), logger)
     }

@@ -47,6 +47,8 @@ package enum ConnectionFault: Sendable, Hashable {
     case notCluster
     /// There is no primary now, or it is not known which server it is.
     case noPrimary
+    /// A Sentinel names another primary than a moment ago.
+    case sentinelChanges
     /// Sentinels name two primaries under one epoch.
     case sentinelsDisagree
     /// Fewer than a majority of the Sentinels answer, and one is required.

@@ -147,6 +147,7 @@ extension RedisConfiguration {
         var sentinel = self
         sentinel.place = .server(host)
         sentinel.address = host
+        (sentinel.locator, sentinel.requiresPrimary, sentinel.log) = (nil, false, nil)
         sentinel.database = 0
         sentinel.username = sentinelUsername
         sentinel.password = sentinelPassword

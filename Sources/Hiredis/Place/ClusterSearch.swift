@@ -52,11 +52,12 @@ struct ClusterSearch: PlaceSearch {
 
     mutating func begin(current: Route?) -> SearchStep {
         self.current = current
-        (named, failure, hasAnswer) = ([:], nil, false)
+        (pending, named, failure, hasAnswer) = ([], [:], nil, false)
         var nodes: [RedisConfiguration.Address] = []
         for node in known + seeds where !nodes.contains(node) { nodes.append(node) }
-        turn = (turn + Self.width) % nodes.count
+        turn %= nodes.count
         rest = Array(nodes[turn...] + nodes[..<turn])
+        turn += Self.width
         var first = next()
         if let owner = current?.address ?? last, !first.contains(owner) {
             first.append(owner)

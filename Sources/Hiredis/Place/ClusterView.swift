@@ -102,7 +102,7 @@ struct ClusterView: Sendable, Equatable {
     private static func refusal(_ error: RedisServerError, from asked: RedisConfiguration.Address) -> RedisError {
         if error.message.contains("cluster support disabled") {
             return RedisError(
-                .connectFailed, effect: .none,
+                .wrongServer, effect: .none,
                 "\(asked) is no node of a Cluster: use redis://\(asked), or redis+replicated:// for a list",
                 server: error, fault: .notCluster)
         }

@@ -35,10 +35,14 @@ package final class Locator: @unchecked Sendable {
         package var epoch: Int64?
         /// Counts the places of this client; 0: none yet.
         package var generation = 0
+        /// How often another server was settled than the one before.
+        package var moves = 0
         /// When it was settled, or lost, on the monotonic clock in nanoseconds.
         package var since: Int64 = 0
         /// Why there is no place; nil while there is one.
         package var plight: RedisError?
+        /// nil where no Sentinels are asked.
+        package var sentinels: SentinelStanding?
     }
 
     private struct Member {
@@ -60,9 +64,12 @@ package final class Locator: @unchecked Sendable {
     private var timer: Scheduled<Void>?
     private var timerAt = Int64.max
     private var asker: PlaceAsker?
-    private let published = Mutex(Status())
+    /// The place that was settled last, and when it was left.
+    private var former: LocatorMachine.Place?
+    private var leftAt: Int64?
+    private let published: Mutex<Status>
 
-    /// `onChange` is told on the event loop when a place is settled or lost.
+    /// `onChange` is told on the event loop when a place is settled or lost, and when more or fewer Sentinels answer.
     package init(
         _ configuration: RedisConfiguration, eventLoop: any EventLoop = MultiThreadedEventLoopGroup.singleton.any(),
         logger: Logger, onChange: (@Sendable (Status) -> Void)? = nil
@@ -74,6 +81,7 @@ package final class Locator: @unchecked Sendable {
         self.logger = logger
         self.onChange = onChange
         machine = LocatorMachine(configuration, search: Self.search(configuration))
+        published = Mutex(Status(sentinels: machine.search.standing))
     }
 
     static func search(_ configuration: RedisConfiguration) -> any PlaceSearch {
@@ -84,8 +92,8 @@ package final class Locator: @unchecked Sendable {
             ClusterSearch(
                 seeds, view: ClusterView(namespace: configuration.hashTag, map: configuration.addressMap),
                 watchInterval: interval)
-        case .replicated(let addresses), .sentinels(let addresses, _):
-            ListSearch(addresses, watchInterval: interval)
+        case .replicated(let addresses): ListSearch(addresses, watchInterval: interval)
+        case .sentinels(let addresses, let name): SentinelSearch(configuration, addresses, name: name)
         }
     }
 
@@ -183,6 +191,7 @@ package final class Locator: @unchecked Sendable {
         if machine.place == nil, members.contains(where: { !$0.isReady }) {
             for action in machine.handle(.wanted, now: monotonicNow(), dice: .random(in: 0..<1)) { perform(action) }
         }
+        publishStanding()
         setTimer()
     }
 
@@ -193,7 +202,8 @@ package final class Locator: @unchecked Sendable {
         case .leave(let error): leave(error)
         case .offer(let place), .settle(let place): present(place)
         case .plight(let error):
-            change { $0.plight = error }
+            change { ($0.address, $0.plight) = (nil, error) }
+            if leftAt == nil { leftAt = monotonicNow() }
             for member in members where !member.isReady {
                 tell(member.connection) { $0.unplaced(because: error) }
             }
@@ -204,6 +214,7 @@ package final class Locator: @unchecked Sendable {
 
     private func leave(_ error: RedisError) {
         change { ($0.address, $0.plight) = (nil, error) }
+        leftAt = monotonicNow()
         scout = nil
         let left = members.map { member in
             member.connection.eventLoop.submit { member.connection.leave(because: error) }
@@ -246,8 +257,17 @@ package final class Locator: @unchecked Sendable {
         _ place: LocatorMachine.Place, _ server: ServerState?, _ before: LocatorMachine.Place?
     ) {
         scout = nil
+        let hasMoved = former.map { $0.route != place.route || $0.process != place.process } ?? false
+        if let former, hasMoved {
+            let gap = leftAt.map { " after \(Duration.milliseconds((monotonicNow() - $0) / 1_000_000))" } ?? ""
+            logger.notice(
+                "redis \(configuration) is another server now\(gap): \(place.route.shown), and was \(former.route.shown); \(place.why)"
+            )
+        }
+        (former, leftAt) = (place, nil)
         change { status in
             status.address = place.route.address
+            if hasMoved { status.moves += 1 }
             (status.server, status.epoch, status.generation) = (server, place.epoch, place.generation)
             status.plight = nil
         }
@@ -262,6 +282,16 @@ package final class Locator: @unchecked Sendable {
         onChange?(status)
     }
 
+    private func publishStanding() {
+        let standing = machine.search.standing
+        let status: Status? = published.withLock { status in
+            guard status.sentinels != standing else { return nil }
+            status.sentinels = standing
+            return status
+        }
+        if let status { onChange?(status) }
+    }
+
     // MARK: questions
 
     private func resolve(_ look: Int, _ host: String, _ port: Int) {
@@ -273,8 +303,13 @@ package final class Locator: @unchecked Sendable {
     }
 
     private func ask(_ look: Int, _ questions: [Question]) {
-        let asker = asker ?? PlaceAsker(configuration, eventLoop: eventLoop)
+        let asker =
+            asker
+            ?? PlaceAsker(configuration, eventLoop: eventLoop) { [weak self] source in
+                self?.handle(.announced(by: source))
+            }
         self.asker = asker
+        asker.keep(machine.search.sources)
         for question in questions {
             asker.ask(question) { result in self.handle(.answered(look: look, question, result)) }
         }

@@ -52,6 +52,8 @@ struct LocatorMachine: Sendable {
         var process: String?
         /// The config epoch under which it was named, where there is one.
         var epoch: Int64?
+        /// Why this one.
+        var why: String
         var isGreeted = false
     }
 
@@ -132,13 +134,18 @@ struct LocatorMachine: Sendable {
     /// `dice`: in 0..<1.
     mutating func handle(_ event: Event, now: Int64, dice: Double) -> [Action] {
         var actions: [Action] = []
+        search.clock(now)
         switch event {
         case .wanted: if place == nil, look == nil, retryAt == .max { begin(isCheck: false, now, dice, &actions) }
         case .resolved(let number, let result):
             guard look?.number == number else { break }
             follow(search.resolved(result), now, dice, &actions)
         case .answered(let number, let question, let result):
-            guard look?.number == number else { break }
+            guard look?.number == number else {
+                let isNews = search.late(question, result)
+                if isNews, look == nil, place != nil { begin(isCheck: true, now, dice, &actions) }
+                break
+            }
             follow(search.answered(question, result), now, dice, &actions)
         case .announced(let source):
             search.announced(by: source)
@@ -198,7 +205,8 @@ struct LocatorMachine: Sendable {
         (retryAt, watchAt) = (.max, .max)
         ready = 0
         generation += 1
-        let place = Place(generation: generation, route: sighting.route, epoch: sighting.epoch)
+        let place = Place(
+            generation: generation, route: sighting.route, epoch: sighting.epoch, why: sighting.why)
         self.place = place
         actions.append(.offer(place))
     }

@@ -2,15 +2,23 @@
 import Logging
 import NIOCore
 
-/// Asks single servers what a search wants to know. On one event loop.
+/// Asks single servers what a search wants to know, each on a connection for that question alone, and Sentinels on
+/// connections that last. On one event loop.
 // SAFETY: touched on the event loop only.
 final class PlaceAsker: @unchecked Sendable {
     private let configuration: RedisConfiguration
     private let eventLoop: any EventLoop
     private let logger = Logger(label: "ringfence.locator") { _ in SwiftLogNoOpLogHandler() }
+    private let onNews: @Sendable (RedisConfiguration.Address) -> Void
     private var clients: [ObjectIdentifier: RedisClient] = [:]
+    private var sentinels: [RedisConfiguration.Address: SentinelLink] = [:]
 
-    init(_ configuration: RedisConfiguration, eventLoop: any EventLoop) {
+    /// `onNews`: this Sentinel has told, unasked, of a change.
+    init(
+        _ configuration: RedisConfiguration, eventLoop: any EventLoop,
+        onNews: @escaping @Sendable (RedisConfiguration.Address) -> Void = { _ in }
+    ) {
+        self.onNews = onNews
         var configuration = configuration
         (configuration.locator, configuration.log) = (nil, nil)
         configuration.failsFast = true
@@ -36,12 +44,31 @@ final class PlaceAsker: @unchecked Sendable {
         case .slots(let address):
             var node = configuration
             (node.address, node.requiresPrimary) = (address, false)
-            ask(node, ["CLUSTER", "SLOTS"]) { _, result in completion(result.map { .replies([$0]) }) }
-        case .sentinel(let address):
-            var sentinel = configuration.sentinel(at: address)
-            sentinel.requiresPrimary = false
-            ask(sentinel, ["PING"]) { _, result in completion(result.map { .replies([$0]) }) }
+            ask(node, ["CLUSTER", "SLOTS"]) { _, result in
+                // An error reply is an answer too.
+                if case .failure(let error) = result, error.code == .server, error.fault == nil, let said = error.server
+                {
+                    return completion(.success(.replies([.error(said)])))
+                }
+                completion(result.map { .replies([$0]) })
+            }
+        case .sentinel(let address, let withList):
+            let link = sentinels[address] ?? link(to: address)
+            sentinels[address] = link
+            link.ask(withList: withList, completion: completion)
         }
+    }
+
+    private func link(to address: RedisConfiguration.Address) -> SentinelLink {
+        let name = if case .sentinels(_, let name) = configuration.place { name } else { "" }
+        return SentinelLink(
+            configuration.sentinel(at: address), name: name, eventLoop: eventLoop, logger: logger
+        ) { [onNews] in onNews(address) }
+    }
+
+    /// Sentinels that are not asked any more are left.
+    func keep(_ sources: Set<RedisConfiguration.Address>) {
+        sentinels = sentinels.filter { sources.contains($0.key) }
     }
 
     private func ask(
@@ -63,5 +90,6 @@ final class PlaceAsker: @unchecked Sendable {
     func close() {
         for client in clients.values { _ = client.core.close() }
         clients = [:]
+        sentinels = [:]
     }
 }

@@ -7,8 +7,8 @@
 enum Question: Sendable, Hashable {
     /// Who are you? The handshake of a connection.
     case greet(Route)
-    /// Where is the primary?
-    case sentinel(RedisConfiguration.Address)
+    /// Where is the primary? `withList`: and who are the other Sentinels?
+    case sentinel(RedisConfiguration.Address, withList: Bool)
     /// Who has which slots?
     case slots(RedisConfiguration.Address)
 }
@@ -53,6 +53,14 @@ protocol PlaceSearch: Sendable {
     mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep
     /// The look has taken too long: `found`, `unchanged` or `nothing`.
     mutating func timedOut() -> SearchStep
+    /// An answer to a look that has ended; true if it is news, and a reason to look again.
+    mutating func late(_ question: Question, _ result: Result<Answer, RedisError>) -> Bool
+    /// What time it is, monotonic and in ns: told before everything else.
+    mutating func clock(_ now: Int64)
+    /// The Sentinels that are asked and listened to; no others are kept.
+    var sources: Set<RedisConfiguration.Address> { get }
+    /// How many of them answer; nil where there are none.
+    var standing: SentinelStanding? { get }
     /// Somebody announced a change.
     mutating func announced(by source: RedisConfiguration.Address)
     /// Where a refusal sends us; nil: nowhere.
@@ -65,6 +73,10 @@ extension PlaceSearch {
     func limit(_ configuration: RedisConfiguration) -> Duration { configuration.connectTimeout }
     mutating func resolved(_ result: Result<[RedisConfiguration.Address], RedisError>) -> SearchStep { .wait }
     mutating func announced(by source: RedisConfiguration.Address) {}
+    mutating func late(_ question: Question, _ result: Result<Answer, RedisError>) -> Bool { false }
+    mutating func clock(_ now: Int64) {}
+    var sources: Set<RedisConfiguration.Address> { [] }
+    var standing: SentinelStanding? { nil }
     mutating func redirected(by error: RedisServerError, from route: Route) -> Sighting? { nil }
     func longestPause(afterFailures failures: Int) -> Duration? { nil }
 }

@@ -136,7 +136,7 @@ struct SentinelWords {
 
     /// The next answer will tell.
     func changing(_ before: RedisConfiguration.Address, _ after: RedisConfiguration.Address) -> RedisError {
-        fault(.noPrimary, "the Sentinel \(source) is just moving \"\(name)\" from \(before) to \(after)")
+        fault(.sentinelChanges, "the Sentinel \(source) is just moving \"\(name)\" from \(before) to \(after)")
     }
 
     private func fault(

@@ -38,6 +38,8 @@ struct SentinelView: Sendable {
     /// The last list that each has given.
     private var lists: [RedisConfiguration.Address: [String: RedisConfiguration.Address]] = [:]
     private var ids: [RedisConfiguration.Address: String] = [:]
+    /// Those that gave an answer when they were asked last.
+    private var reachable: Set<RedisConfiguration.Address> = []
     /// Whose list is not trusted to be whole any more.
     private var stale: Set<RedisConfiguration.Address> = []
     /// The highest epoch that was seen.
@@ -61,7 +63,7 @@ struct SentinelView: Sendable {
     var sources: [RedisConfiguration.Address] {
         var sources = configured
         // One that answers under its address of the URL needs no second connection.
-        var seen = Set(configured.filter { answer(of: $0) != nil }.compactMap { ids[$0] })
+        var seen = Set(configured.filter(reachable.contains).compactMap { ids[$0] })
         for list in lists.values {
             for (id, address) in list where sources.count < Self.limit && seen.insert(id).inserted {
                 if !sources.contains(address) { sources.append(address) }
@@ -98,7 +100,8 @@ struct SentinelView: Sendable {
 
     mutating func answered(_ source: RedisConfiguration.Address, _ result: Result<SentinelAnswer, RedisError>) {
         opinions[source] = result.mapError { SentinelWords(source: source, name: name).failure($0) }
-        guard case .success(let answer) = result else { return }
+        guard case .success(let answer) = result else { return _ = reachable.remove(source) }
+        reachable.insert(source)
         if let list = answer.list {
             lists[source] = list.mapValues { map($0) }
             stale.remove(source)

@@ -94,13 +94,13 @@ extension RingfenceClient {
 
     private func summary(of name: String) async throws -> GroupSummary {
         let fields = ["version", "epoch", "primary", "pSession", "phase", "target", "candidates"]
-        async let state = send("reading the group '\(name)'") { [keys] writer in
+        async let state = fetch("reading the group '\(name)'", answerBytes: 1024) { [keys] writer in
             writer.begin(2 + fields.count)
             writer.argument("HMGET")
             writer.argument(keys.state, name)
             for field in fields { writer.argument(field) }
         }
-        async let count = send("reading the group '\(name)'") { [keys] writer in
+        async let count = fetch("reading the group '\(name)'", answerBytes: 64) { [keys] writer in
             writer.begin(2)
             writer.argument("ZCARD")
             writer.argument(keys.leases, name)

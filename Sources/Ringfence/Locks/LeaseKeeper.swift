@@ -223,8 +223,11 @@ final class LeaseKeeper: Sendable {
         guard mayRenew else { throw lease.lossError(at: sentAt, effect: .none) ?? lease.releasedError }
         let call = call([lease])
         var wasRenewed = false
-        let result: Result<RedisReply, RedisError> = await withCheckedContinuation { continuation in
-            runner.run(call, confirmation: nil) { continuation.resume(returning: $0) }
+        let result = await runner.main.patiently { left -> Result<RedisReply, RedisError> in
+            // Not cancelled with the task: its answer says how long the lease is.
+            await withCheckedContinuation { continuation in
+                runner.run(call, confirmation: nil, deadline: left) { continuation.resume(returning: $0) }
+            }
         }
         switch result {
         case .success(let reply):

@@ -121,7 +121,13 @@ extension LockTable {
     }
 
     private func failed(_ command: Command, _ error: RedisError) {
-        ended(command, .failed(command.ticket, retriable: error.isTransient), error: error)
+        ended(command, failure(command.ticket, error), error: error)
+    }
+
+    private func failure(_ ticket: LockMachine.Ticket, _ error: RedisError) -> LockMachine.Event {
+        guard error.isForNow else { return .failed(ticket, retriable: error.isTransient) }
+        return .deferred(
+            ticket, pause: Nanos(saturating: RedisError.pauseForNow()), patience: runner.commandTimeout)
     }
 
     private func ended(
@@ -138,7 +144,7 @@ extension LockTable {
     }
 
     private func claimFailed(_ key: LockKey, _ ticket: LockMachine.Ticket, _ error: RedisError) {
-        let event = LockMachine.Event.failed(ticket, retriable: error.isTransient)
+        let event = failure(ticket, error)
         handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
     }
 }

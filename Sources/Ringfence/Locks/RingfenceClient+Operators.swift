@@ -132,21 +132,16 @@ extension RingfenceClient {
     /// - Throws: ``RingfenceError``. Nothing is changed by asking, whatever its effect.
     public func locks(prefix: String = "", cursor: String? = nil, limit: Int = 100) async throws -> LockPage {
         let position = try checked(prefix: prefix, cursor: cursor, limit: limit)
-        let scan = try await fetch("listing locks", answerBytes: limit * 600) { [keys] writer in
-            writer.begin(6)
-            for word in ["SCAN", position, "MATCH", keys.lock.globEscaped + prefix.globEscaped + "*", "COUNT"] {
-                writer.argument(word)
-            }
-            writer.argument(Int64(limit))
-        }
-        guard let page = ScannedPage(scan) else { throw RingfenceError.unexpected(scan) }
+        let page = try await scan(
+            "listing locks", from: position, keys: keys.lock.globEscaped + prefix.globEscaped + "*", count: limit,
+            answerBytes: limit * 600)
         let lockKeys = page.items
         var locks: [LockHolder] = []
         if !lockKeys.isEmpty {
             let replies: [RedisReply]
             do {
                 let count = lockKeys.count * 2
-                replies = try await runner.main.bulk(count: count, answerBytes: count * 200) { writer in
+                replies = try await runner.bulk(count: count, answerBytes: count * 200) { writer in
                     for key in lockKeys {
                         for command in ["GET", "PTTL"] {
                             writer.begin(2)
@@ -156,6 +151,10 @@ extension RingfenceClient {
                     }
                 }
             } catch { throw RingfenceError(error, "listing locks") }
+            // What is of another type is no lock; any other refusal means that we do not know.
+            if let refusal = replies.lazy.compactMap(\.error).first(where: { $0.prefix != .wrongType }) {
+                throw RingfenceError(RedisError(refusal), "listing locks")
+            }
             for (index, key) in lockKeys.enumerated() {
                 guard let value = replies[index * 2].text, case .integer(let ms) = replies[index * 2 + 1], ms >= 0
                 else { continue }
@@ -236,21 +235,43 @@ extension RingfenceClient {
         }
     }
 
-    /// The same for an answer of about so many bytes.
+    /// The answer to one command, of about so many bytes.
     func fetch(
         _ doing: String, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
     ) async throws -> RedisReply {
+        try await fetch(doing, count: 1, answerBytes: answerBytes, encode)[0]
+    }
+
+    private func fetch(
+        _ doing: String, count: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+    ) async throws -> [RedisReply] {
         do {
-            let reply = try await runner.main.bulk(count: 1, answerBytes: answerBytes, encode)[0]
-            if let error = reply.error { throw RedisError(error) }
-            return reply
+            let replies = try await runner.bulk(count: count, answerBytes: answerBytes, encode)
+            if let error = replies.lazy.compactMap(\.error).first { throw RedisError(error) }
+            return replies
         } catch let error as RedisError {
             throw RingfenceError(error, doing)
         }
     }
 
-    func send(_ doing: String, _ encode: (inout CommandWriter) -> Void) async throws -> RedisReply {
-        do { return try await runner.main.send(encode) } catch { throw RingfenceError(error, doing) }
+    /// A page of the keys that match `pattern`.
+    ///
+    /// `SCAN` names no key, so every server answers it, also a node of a Cluster that does not have the namespace's
+    /// slot (any more): with nothing. So a key of the namespace is asked for in the same write, which such a node
+    /// refuses.
+    func scan(
+        _ doing: String, from position: String, keys pattern: String, count: Int, answerBytes: Int
+    ) async throws -> ScannedPage {
+        let replies = try await fetch(doing, count: 2, answerBytes: answerBytes) { [keys] writer in
+            writer.begin(2)
+            writer.argument("EXISTS")
+            writer.argument(keys.audit)
+            writer.begin(6)
+            for word in ["SCAN", position, "MATCH", pattern, "COUNT"] { writer.argument(word) }
+            writer.argument(Int64(count))
+        }
+        guard let page = ScannedPage(replies[1]) else { throw RingfenceError.unexpected(replies[1]) }
+        return page
     }
 }
 

@@ -113,20 +113,39 @@ final class ScriptRunner: Sendable {
         return .confirming(lane, lane.run(call, confirmation, completion: completion))
     }
 
-    /// Runs the call for a caller that waits for the answer.
-    func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply {
-        try await main.run(call)
+    /// Runs the call for a caller that waits for the answer; again, while Redis refuses it for now.
+    func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
+        await main.patiently { left in
+            do throws(RedisError) {
+                return .success(try await main.run(call, deadline: left))
+            } catch { return .failure(error) }
+        }
     }
+
+    func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply { try await result(of: call).get() }
 
     /// The same, with its errors put in this library's words.
     func run(_ call: ScriptCall, _ doing: String) async throws -> RedisReply {
         do { return try await run(call) } catch { throw RingfenceError(error, doing) }
     }
 
-    /// The same with a failure as a value: it is news too.
-    func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
-        do { return .success(try await run(call)) } catch { return .failure(error) }
+    /// Sends `count` commands in one write whose answers may be large, about `answerBytes` together; all of them again,
+    /// while Redis refuses one of them for now. An error reply of another kind is an element.
+    func bulk(
+        count: Int, answerBytes: Int, _ encode: @escaping @Sendable (inout CommandWriter) -> Void
+    ) async throws(RedisError) -> [RedisReply] {
+        let result = await main.patiently { left -> Result<[RedisReply], RedisError> in
+            do throws(RedisError) {
+                let replies = try await main.bulk(
+                    count: count, answerBytes: answerBytes, deadline: left, encode)
+                let refusal = replies.lazy.compactMap(\.error).map { RedisError($0) }.first { $0.isForNow }
+                return refusal.map { .failure($0) } ?? .success(replies)
+            } catch { return .failure(error) }
+        }
+        return try result.get()
     }
+
+    var commandTimeout: Nanos { Nanos(saturating: configuration.commandTimeout) }
 
     func close() async {
         isClosed.store(true, ordering: .releasing)

@@ -28,6 +28,7 @@ package struct LockLine: Sendable {
             switch event {
             case .busy: self = .busy
             case .failed where isUndone: self = .notDone
+            case .deferred: self = .notDone
             default: self = .mayStand
             }
         }

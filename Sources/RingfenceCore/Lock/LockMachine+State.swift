@@ -27,6 +27,10 @@ extension LockMachine {
         package var pushed: Int64?
         /// Nobody waits here any more: what the successor gets is withdrawn.
         package var isWithdrawn = false
+        /// When it is sent again; `never` while it is under way.
+        package var againAt = Nanos.never
+        /// Redis has refused it for now, and it is tried until then.
+        package var giveUpAt = Nanos.never
 
         /// The successor's acquire, if somebody still waits for it.
         var ask: Ask? {
@@ -56,6 +60,7 @@ extension LockMachine {
         switch state {
         case .backingOff(_, let until): at = until
         case .queued(_, let askAgainAt): at = askAgainAt
+        case .releasing(let release): at = min(release.againAt, release.giveUpAt)
         default: break
         }
         for waiter in waiters where waiter.giveUpAt < at { at = waiter.giveUpAt }
@@ -74,6 +79,7 @@ extension LockMachine {
     /// Whether the answer to this command still counts. Only the newest ticket's may: who waits for an answer holds it.
     package func awaits(_ ticket: Ticket) -> Bool {
         switch state {
+        case .releasing(let release) where release.againAt != .never: false
         case .asking, .claiming, .releasing: ticket == lastTicket
         case .idle, .backingOff, .queued, .held: false
         }

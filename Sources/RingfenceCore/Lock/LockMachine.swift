@@ -30,8 +30,8 @@ package struct LockMachine: Sendable {
     /// In a row within one process, before it yields to other processes' waiters.
     package static let maximumPasses = 16
 
-    package private(set) var state: State = .idle
-    package private(set) var waiters: [Waiter] = []
+    package internal(set) var state: State = .idle
+    package internal(set) var waiters: [Waiter] = []
     /// The newest ticket given out.
     package private(set) var lastTicket: Ticket
 
@@ -74,6 +74,7 @@ package struct LockMachine: Sendable {
             }
         case .unconfirmed(let ticket, let fence): unconfirmed(ticket, fence, &step)
         case .failed(let ticket, let retriable): failed(ticket, retriable, &step)
+        case .deferred(let ticket, let pause, let patience): deferred(ticket, pause, patience, &step)
         case .pushed(let nonce, let fence): pushed(nonce, fence, &step)
         case .inboxReady:
             // Whoever waits after a failure too: the inbox is heard again where Redis is now.
@@ -91,7 +92,7 @@ package struct LockMachine: Sendable {
 }
 
 extension LockMachine {
-    private struct Step {
+    struct Step {
         var now: Nanos
         var inboxHeard: Bool
         var actions: [Action] = []
@@ -144,6 +145,8 @@ extension LockMachine {
         switch state {
         case .backingOff(let ask, let until) where until <= step.now: self.ask(ask, &step)
         case .queued(let ask, let at) where at <= step.now: self.ask(ask, &step)
+        case .releasing(let release) where min(release.againAt, release.giveUpAt) <= step.now:
+            tryAgain(release, &step)
         default: break
         }
     }
@@ -160,12 +163,12 @@ extension LockMachine {
 
     // MARK: Asking
 
-    private mutating func nextTicket() -> Ticket {
+    mutating func nextTicket() -> Ticket {
         lastTicket += 1
         return lastTicket
     }
 
-    private mutating func ask(_ ask: Ask, _ step: inout Step) {
+    mutating func ask(_ ask: Ask, _ step: inout Step) {
         var ask = ask
         ask.ticket = nextTicket()
         var queue = Queueing.none
@@ -335,64 +338,11 @@ extension LockMachine {
 
     /// The release is over. If its successor left, what became of it is withdrawn, again: a script that had to be
     /// loaded first may have run behind the first withdrawal.
-    private mutating func finish(_ release: Releasing, _ outcome: ReleaseOutcome, _ step: inout Step) {
+    mutating func finish(_ release: Releasing, _ outcome: ReleaseOutcome, _ step: inout Step) {
         state = .idle
         step.actions.append(.releaseDone(release.value, outcome))
         if release.isWithdrawn, let successor = release.successor {
             step.actions.append(.cleanUp(nonce: successor.nonce, successor.terms))
         }
-    }
-
-    // MARK: Failures
-
-    private mutating func failed(_ ticket: Ticket, _ retriable: Bool, _ step: inout Step) {
-        switch state {
-        case .asking(let ask, _, _) where ask.ticket == ticket,
-            .claiming(let ask, _, _) where ask.ticket == ticket:
-            guard retriable else { return refuseAll(.failed, withdrawing: ask, &step) }
-            for waiter in waiters where !waiter.waits { step.actions.append(.refuse(waiter.id, .failed)) }
-            waiters.removeAll { !$0.waits }
-            if waiters.isEmpty { return refuseAll(.failed, withdrawing: ask, &step) }
-            var ask = ask
-            ask.failures += 1
-            let delay = min(10 * Nanos.millisecond << Nanos(min(ask.failures - 1, 6)), 500 * .millisecond)
-            state = .backingOff(ask, until: step.now + delay)
-        case .releasing(let release) where release.ticket == ticket:
-            // It may have been done or not. The value is cleaned up; the successor asks with its nonce, and finds the
-            // grant if it was passed on.
-            step.actions.append(.cleanUpValue(release.value))
-            finish(release, .unanswered, &step)
-            if var ask = release.ask {
-                ask.failures = 1
-                self.ask(ask, &step)
-            }
-        default: break
-        }
-    }
-
-    private mutating func refuseAll(_ refusal: Refusal, withdrawing ask: Ask, _ step: inout Step) {
-        for waiter in waiters { step.actions.append(.refuse(waiter.id, refusal)) }
-        waiters = []
-        step.actions.append(.cleanUp(nonce: ask.nonce, ask.terms))
-        state = .idle
-    }
-
-    private mutating func unconfirmed(_ ticket: Ticket, _ fence: Int64, _ step: inout Step) {
-        switch state {
-        case .asking(let ask, _, _) where ask.ticket == ticket,
-            .claiming(let ask, _, _) where ask.ticket == ticket:
-            refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
-        case .releasing(let release) where release.ticket == ticket:
-            finish(release, .released, &step)
-            guard let ask = release.ask else { return }
-            refuseFirst(holding: LockValue(fence: fence, nonce: ask.nonce, owner: ask.terms.owner), &step)
-        default: break
-        }
-    }
-
-    private mutating func refuseFirst(holding value: LockValue, _ step: inout Step) {
-        if !waiters.isEmpty { step.actions.append(.refuse(waiters.removeFirst().id, .unconfirmed)) }
-        step.actions.append(.cleanUpValue(value))
-        state = .idle
     }
 }

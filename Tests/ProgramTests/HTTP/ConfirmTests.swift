@@ -91,4 +91,17 @@ import Testing
             }
         }
     }
+
+    @Test func `a Redis that refuses for now is told by a title of its own, and never by a script's digest`()
+        async throws
+    {
+        try await withService(redis: [], ["--command-timeout", "300ms"]) { service, redis in
+            try await redis.cli("CONFIG", "SET", "min-replicas-to-write", "1")
+            let refused = try await service.request("POST", "/v1/locks/job/acquire", #"{"ttlMs":60000}"#)
+            #expect(refused.status == 503 && refused["code"] == "coordinator.unavailable", "\(refused.body)")
+            #expect(refused["title"] == "Redis has too few replicas" && refused["effect"] == "none")
+            #expect(refused["detail"]?.contains("min-replicas-to-write") == true)
+            #expect(!refused.body.contains("user_script") && !refused.body.contains("NOREPLICAS"))
+        }
+    }
 }

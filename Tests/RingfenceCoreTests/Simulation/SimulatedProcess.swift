@@ -213,7 +213,9 @@ final class SimulatedProcess {
         let isConfirmed = !(world.faults.contains(.loseConfirmations) && !world.isCalm && world.random.chance(10))
         switch reply {
         case nil, .hello: return .failed(ticket, retriable: true)
-        case .refused: return .failed(ticket, retriable: world.random.chance(70))
+        case .refused:
+            guard world.random.chance(70) else { return .failed(ticket, retriable: world.random.chance(70)) }
+            return .deferred(ticket, pause: world.dice(50 * .millisecond...250 * .millisecond), patience: 2 * .second)
         case .answer(let answer):
             switch answer {
             case .fence(let fence):

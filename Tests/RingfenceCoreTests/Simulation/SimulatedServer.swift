@@ -47,6 +47,8 @@ final class SimulatedServer {
     private(set) var isUp = true
     private var isPaused = false
     private var hasRestarted = false
+    /// Everything is refused for now: it is moving, say, or fails over.
+    private var refusesUntil: Nanos = 0
     private var unread: [(Wire, () -> Void)] = []
     private(set) var inboxes: [Inbox] = []
 
@@ -111,7 +113,13 @@ final class SimulatedServer {
             }
             return .hello
         }
-        if world.faults.contains(.errorReplies), !world.isCalm, world.random.chance(2) { return .refused }
+        if world.faults.contains(.errorReplies), !world.isCalm {
+            if world.now < refusesUntil { return .refused }
+            if world.random.chance(2) {
+                if world.random.chance(10) { refusesUntil = world.now + world.dice(0...1_000 * .millisecond) }
+                return .refused
+            }
+        }
         let before = current()
         let answer = run(command)
         world.note("  redis \(wire.process.name) \(command) -> \(answer)")

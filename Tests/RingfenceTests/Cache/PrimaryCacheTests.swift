@@ -145,7 +145,7 @@ import Testing
             for durability in [Durability.primary, Self.confirmed] {
                 let error = try #require(await failure { try await cache.set("a", [2], durability: durability) })
                 #expect(error.code == .cachePrimary && error.effect == RingfenceError.Effect.none && error.isRetriable)
-                #expect(error.message.contains("'node-1' refuses: READONLY"))
+                #expect(error.message.contains("'node-1' refuses: this Redis is a replica"))
             }
             #expect(try await pair.value("a", at: 1) == [1])
             try await pair.memberships[0].leave()
@@ -281,7 +281,7 @@ import Testing
             }
             let error = try #require(refusal.value)
             #expect(error.code == .cachePrimary && error.effect == RingfenceError.Effect.none && error.isRetriable)
-            #expect(error.message.contains("NOREPLICAS"))
+            #expect(error.message.contains("min-replicas-to-write"))
         }
     }
 

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import Testing
+
+@testable import Hiredis
+
+/// Three primaries, 1 to 3, each with a replica, 4 to 6; the slot that is looked for is the first's.
+@Suite struct ClusterSearchTests {
+    private static func node(_ number: Int) -> RedisConfiguration.Address { .tcp(host: "10.0.0.\(number)", port: 6379) }
+
+    private static func search(_ seeds: [Int] = [1, 2, 3]) -> ClusterSearch {
+        ClusterSearch(seeds.map(node), view: ClusterView(namespace: "default"), watchInterval: .seconds(15))
+    }
+
+    /// What a node says that takes `owner` for the owner of the slot (0: nobody is).
+    private static func slots(_ owner: Int) -> Result<Answer, RedisError> {
+        let slot = Int64(ClusterView.slot(ofTag: "default"))
+        func range(_ first: Int64, _ last: Int64, _ nodes: Int...) -> RedisReply {
+            .array(
+                [.integer(first), .integer(last)]
+                    + nodes.map { .array([.string(Array("10.0.0.\($0)".utf8)), .integer(6379)]) })
+        }
+        let others = [range(0, slot - 1, 2, 5), range(slot + 1, 16_383, 3, 6)]
+        return .success(.replies([.array(others + (owner == 0 ? [] : [range(slot, slot, owner)]))]))
+    }
+
+    private static let refused = Result<Answer, RedisError>.failure(
+        RedisError(.connectFailed, effect: .none, "connection refused", fault: .refused))
+
+    private func asked(_ step: SearchStep) -> Set<RedisConfiguration.Address> {
+        guard case .ask(let questions) = step else { return [] }
+        return Set(
+            questions.compactMap { if case .slots(let node) = $0 { node } else { nil } })
+    }
+
+    private func found(_ step: SearchStep) -> RedisConfiguration.Address? {
+        if case .found(let sighting) = step { sighting.route.address } else { nil }
+    }
+
+    private func plight(_ step: SearchStep) -> String? {
+        if case .nothing(let error) = step { error.message } else { nil }
+    }
+
+    /// A search that has found the first node.
+    private func settled(_ seeds: [Int] = [1, 2, 3]) -> ClusterSearch {
+        var search = Self.search(seeds)
+        _ = search.begin(current: nil)
+        #expect(found(search.answered(.slots(Self.node(seeds[0])), Self.slots(1))) == Self.node(1))
+        return search
+    }
+
+    @Test func `at first three nodes are asked, and any answer is followed`() {
+        var search = Self.search([1, 2, 3, 4])
+        let first = asked(search.begin(current: nil))
+        #expect(first.count == 3)
+        #expect(found(search.answered(.slots(first.first!), Self.slots(1))) == Self.node(1))
+        // One that was not asked in this look has no say.
+        #expect(search.answered(.slots(Self.node(9)), Self.slots(9)) == .wait)
+    }
+
+    @Test func `while nobody answers all nodes are asked, the seeds too`() {
+        var search = Self.search([7, 8, 9])
+        var step = search.begin(current: nil)
+        #expect(found(search.answered(.slots(asked(step).first!), Self.slots(1))) == Self.node(1))
+        step = search.begin(current: nil)
+        var all: Set<RedisConfiguration.Address> = []
+        while true {
+            let nodes = asked(step)
+            if nodes.isEmpty { break }
+            #expect(all.isDisjoint(with: nodes))
+            all.formUnion(nodes)
+            for node in nodes { step = search.answered(.slots(node), Self.refused) }
+        }
+        #expect(all == Set([1, 2, 3, 5, 6, 7, 8, 9].map(Self.node)))
+        #expect(plight(step) == "connection refused")
+    }
+
+    @Test func `the owner that was lost is gone back to only when it answers`() {
+        var search = settled()
+        var nodes = asked(search.begin(current: nil))
+        #expect(nodes.contains(Self.node(1)))
+        for node in nodes where node != Self.node(1) {
+            #expect(search.answered(.slots(node), Self.slots(1)) == .wait)
+        }
+        let step = search.answered(.slots(Self.node(1)), Self.refused)
+        #expect(plight(step)?.contains("10.0.0.1:6379, which has slot \(ClusterView.slot(ofTag: "default"))") == true)
+        // A silent one: the look ends with the same.
+        nodes = asked(search.begin(current: nil))
+        #expect(search.answered(.slots(nodes.first { $0 != Self.node(1) }!), Self.slots(1)) == .wait)
+        #expect(plight(search.timedOut())?.contains("does not answer") == true)
+        // It restarted, and has its slot.
+        _ = search.begin(current: nil)
+        #expect(found(search.answered(.slots(Self.node(1)), Self.slots(1))) == Self.node(1))
+    }
+
+    @Test func `who came after it is followed at once`() {
+        var search = settled()
+        let nodes = asked(search.begin(current: nil)).filter { $0 != Self.node(1) }.sorted { "\($0)" < "\($1)" }
+        #expect(search.answered(.slots(nodes[0]), Self.slots(1)) == .wait)
+        #expect(found(search.answered(.slots(nodes[1]), Self.slots(4))) == Self.node(4))
+    }
+
+    @Test func `a place in use is left by its own word, or that of two others`() {
+        let here = Route(Self.node(1))
+        var search = settled([1, 2, 3, 4, 5, 6])
+        _ = search.begin(current: here)
+        #expect(found(search.answered(.slots(Self.node(1)), Self.slots(2))) == Self.node(2))
+
+        search = settled([1, 2, 3, 4, 5, 6])
+        let others = asked(search.begin(current: here)).filter { $0 != Self.node(1) }.sorted { "\($0)" < "\($1)" }
+        #expect(others.count >= 2)
+        #expect(search.answered(.slots(others[0]), Self.slots(4)) == .wait)
+        #expect(found(search.answered(.slots(others[1]), Self.slots(4))) == Self.node(4))
+    }
+
+    @Test func `one node alone, and a look in which nobody answers, move nobody`() {
+        let here = Route(Self.node(1))
+        var search = settled()
+        let nodes = asked(search.begin(current: here)).filter { $0 != Self.node(1) }.sorted { "\($0)" < "\($1)" }
+        #expect(search.answered(.slots(nodes[0]), Self.slots(4)) == .wait)
+        #expect(search.answered(.slots(Self.node(1)), Self.slots(1)) == .wait)
+        for node in nodes.dropFirst(2) { #expect(search.answered(.slots(node), Self.refused) == .wait) }
+        #expect(search.answered(.slots(nodes[1]), Self.slots(1)) == .unchanged)
+        _ = search.begin(current: here)
+        #expect(search.timedOut() == .unchanged)
+    }
+
+    @Test func `a slot that nobody has is told as that`() {
+        var search = Self.search()
+        var step = SearchStep.wait
+        for node in asked(search.begin(current: nil)) { step = search.answered(.slots(node), Self.slots(0)) }
+        let slot = ClusterView.slot(ofTag: "default")
+        #expect(plight(step) == "no node of the Cluster has slot \(slot) of namespace default")
+    }
+
+    @Test func `MOVED is followed for this slot alone, also to the address it came from`() {
+        var search = settled()
+        let slot = ClusterView.slot(ofTag: "default")
+        func moved(_ text: String) -> RedisConfiguration.Address? {
+            search.redirected(by: RedisServerError(message: text), from: Route(Self.node(1)))?.route.address
+        }
+        #expect(moved("MOVED \(slot) 10.0.0.4:6379") == Self.node(4))
+        #expect(moved("MOVED \(slot) 10.0.0.1:6379") == Self.node(1))
+        #expect(moved("MOVED \(slot) :6379") == Self.node(1))
+        #expect(moved("MOVED \(slot + 1) 10.0.0.4:6379") == nil)
+        #expect(moved("ASK \(slot) 10.0.0.4:6379") == nil)
+        #expect(moved("READONLY You can't write against a read only replica.") == nil)
+    }
+
+    @Test func `the pauses are short at first`() {
+        let search = Self.search()
+        #expect(search.longestPause(afterFailures: 10) == .milliseconds(100))
+        #expect(search.longestPause(afterFailures: 1000) == nil)
+    }
+}
