@@ -65,7 +65,7 @@ import Testing
                     continue
                 }
                 #expect(isRefusal == isFinal, "\(url): \(said)")
-                #expect(failure.message.contains(said) && failure.effect == .none)
+                #expect(failure.server?.message == said && failure.effect == .none)
                 #expect(machine.complaint?.message == said)
             }
         }
