@@ -175,6 +175,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             name: "RingfenceHTTP",
             dependencies: [
                 "RingfencePlatform",
+                "Hiredis",
                 "Ringfence",
                 "RingfenceCore",
                 "RingfenceOperations",
@@ -341,7 +342,7 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
                 // The programs themselves are started by the tests.
                 "RingfenceCommand", "RingfenceBench",
                 "RingfenceHTTP", "RingfenceAgent", "RingfenceAgentCore", "RingfenceOperations", "Libpq", "Ringfence",
-                "RingfenceCore",
+                "RingfenceCore", "Hiredis",
                 "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),

@@ -3,8 +3,8 @@
 // What a server's refusal means, for the person who reads it.
 //
 // Redis names its states for those who know them (NOREPLICAS, TRYAGAIN), and adds where in a script it met them, by a
-// digest that nobody knows. Here the states that end by themselves have a sentence that says what is the matter and what
-// to do, and of all others the script's part is cut off.
+// digest that nobody knows. Here the states that end by themselves have a sentence that says what is the matter and
+// what to do, and of all others the script's part is cut off.
 
 extension RedisServerError {
     /// What is the matter and what to do, for a state that ends by itself; for all else Redis' own words.
@@ -31,11 +31,10 @@ extension RedisServerError {
             "this Redis is a replica and takes no writes: it was demoted, or the address leads to a replica; give its "
                 + "primary, or the Sentinels (redis+sentinel://)"
         case .moved:
-            "\(slot) is at another node of the Cluster\(node.map { ", \($0)" } ?? ""): give the URL as redis+cluster://, "
-                + "which follows it"
+            "\(slot) is at another node of the Cluster\(node): give the URL as redis+cluster://, which follows it"
         case .ask, .tryAgain:
-            "\(slot) is being moved to another node of the Cluster\(node.map { ", \($0)" } ?? ""): calls go on when it is "
-                + "there; if that never ends, see redis-cli --cluster fix"
+            "\(slot) is being moved to another node of the Cluster\(node): calls go on when it is there; if that never "
+                + "ends, see redis-cli --cluster fix"
         case .clusterDown:
             "the Redis Cluster is down: too few of its primaries reach each other, or nobody serves the slot; see "
                 + "redis-cli --cluster check"
@@ -46,7 +45,8 @@ extension RedisServerError {
             "Redis takes no writes, because fewer replicas are connected and in time than its min-replicas-to-write "
                 + "asks for: see to the replicas"
         case .busy:
-            "Redis is busy with a script that has run for too long: it goes on when that ends, or end it with SCRIPT KILL"
+            "Redis is busy with a script that has run for too long: it goes on when that ends, or end it with SCRIPT "
+                + "KILL"
         default: nil
         }
     }
@@ -60,9 +60,9 @@ extension RedisServerError {
     }
 
     /// Without a host it is the one that answered.
-    private var node: String? {
-        guard prefix == .moved || prefix == .ask, parts.count >= 3, !parts[2].hasPrefix(":") else { return nil }
-        return String(parts[2])
+    private var node: String {
+        guard prefix == .moved || prefix == .ask, parts.count >= 3, !parts[2].hasPrefix(":") else { return "" }
+        return ", \(parts[2])"
     }
 
     private var parts: [Substring] { plain.split(separator: " ") }

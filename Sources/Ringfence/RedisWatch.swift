@@ -26,6 +26,17 @@ final class RedisWatch: Sendable {
         case refuses
         /// It refuses what tells holders and waiters: grants by hand-off come late.
         case mute
+        /// It does not let this client listen: grants by hand-off and events are looked for, and come late.
+        case deaf
+
+        /// For those who branch on it.
+        var code: String {
+            switch self {
+            case .evicts: "redis.evicts"
+            case .refuses: "redis.refuses"
+            case .mute, .deaf: "redis.channelForbidden"
+            }
+        }
     }
 
     /// Looked at with each acquire: no more than one load.
@@ -43,6 +54,8 @@ final class RedisWatch: Sendable {
         var majority: RedisError?
         /// When INFO was answered last, or asked for.
         var lookedAt = Nanos.min
+        /// As it was seen last.
+        var server: ServerState?
         var verdict: (at: Nanos, error: RingfenceError?)?
         var isTrying = false
     }
@@ -56,12 +69,15 @@ final class RedisWatch: Sendable {
     private let keys: Keyspace
     private let trial: RedisScript
     private let logger: Logger
+    private let user: String
+    private let places = PlaceMetrics()
     /// Whether a Redis that evicts gets no locks from us, or only our complaints.
     private let refusesEviction: Bool
     private let state = Mutex(State())
 
-    init(keys: Keyspace, refusesEviction: Bool, logger: Logger) {
+    init(keys: Keyspace, refusesEviction: Bool, user: String?, logger: Logger) {
         self.keys = keys
+        self.user = user ?? "default"
         trial = RedisScript(keys.flavour.text(String(decoding: PackageResources.trial_lua, as: UTF8.self)))
         self.refusesEviction = refusesEviction
         self.logger = logger
@@ -109,6 +125,7 @@ final class RedisWatch: Sendable {
         let now = Moment.now
         state.withLock { $0.lookedAt = now }
         if let server {
+            state.withLock { $0.server = server }
             report(.evicts, Self.eviction(server))
         }
         state.withLock { $0.alarm }?.set(now + Self.interval, now: now)
@@ -119,6 +136,27 @@ final class RedisWatch: Sendable {
         return
             "this Redis has maxmemory-policy \(policy): when its memory runs short it deletes held locks and members. "
             + "CONFIG SET maxmemory-policy noeviction, also in redis.conf"
+    }
+
+    /// The inbox was heard, or this user may not listen to it.
+    func channel(isRefused error: RedisError?) {
+        report(.deaf, error.map { _ in "the user \(user) of Redis may not subscribe: \(late)" })
+    }
+
+    /// What a missing right on the channels means, and what mends it.
+    private var late: String {
+        "grants by hand-off come up to a second late, and events too. ACL SETUSER \(user) &\(keys.prefix)* (Redis 7 "
+            + "gives a new user no channel)"
+    }
+
+    /// As it was seen last, and what is wrong with it though locks can be had.
+    var view: (server: ServerState?, faults: [(code: String, message: String)]) {
+        state.withLock { state in
+            let faults = Fault.allCases.compactMap { fault in
+                state.faults[fault].flatMap { $0.isEmpty ? nil : (code: fault.code, message: $0) }
+            }
+            return (state.server, faults)
+        }
     }
 
     private func report(_ fault: Fault, _ message: String?) {
@@ -138,6 +176,7 @@ final class RedisWatch: Sendable {
 
     /// What the locator knows.
     func located(_ status: Locator.Status) {
+        places.changed(status)
         state.withLock { state in
             state.majority = status.sentinels?.refusal
             setGate(state)
@@ -151,7 +190,9 @@ final class RedisWatch: Sendable {
     /// What is wrong now, and forbids that anything is locked here.
     private func refusal() -> RingfenceError? {
         let (majority, message) = state.withLock { ($0.majority, $0.faults[.evicts]) }
-        if let majority { return RingfenceError(.coordinatorUnavailable, effect: .none, majority.message) }
+        if let majority {
+            return RingfenceError(.coordinatorUnavailable, effect: .none, underlying: majority, majority.message)
+        }
         guard let message, !message.isEmpty else { return nil }
         return RingfenceError(.coordinatorRefused, effect: .none, message)
     }
@@ -206,11 +247,14 @@ final class RedisWatch: Sendable {
             }
             report(.refuses, nil)
             let refused = reply.text ?? ""
+            // One that may not listen either is told so already.
+            let isDeaf = state.withLock { $0.faults[.deaf]?.isEmpty == false }
             report(
                 .mute,
-                refused.isEmpty
+                refused.isEmpty || isDeaf
                     ? nil
-                    : "this Redis refuses to publish: waiters and holders hear of nothing, and wait longer: \(refused)")
+                    : "the user \(user) of Redis may not publish (\(RedisServerError(message: refused).words)): \(late)"
+            )
             return nil
         } catch {
             var failure = RingfenceError(error, "doing once what locks need")

@@ -70,7 +70,8 @@ public final class RingfenceClient: Service, Sendable {
         logger[metadataKey: LoggingKeys.process] = "\(nonces.process)"
         logger[metadataKey: LoggingKeys.namespace] = "\(configuration.namespace)"
         keys = Keyspace(namespace: configuration.namespace, flavour: ScriptFlavour(redis.place))
-        watch = RedisWatch(keys: keys, refusesEviction: configuration.refusesEviction, logger: logger)
+        watch = RedisWatch(
+            keys: keys, refusesEviction: configuration.refusesEviction, user: redis.username, logger: logger)
         let locator = Locator(redis, logger: logger) { [weak watch] status in watch?.located(status) }
         redis.locator = locator
         self.configuration = configuration
@@ -100,7 +101,7 @@ public final class RingfenceClient: Service, Sendable {
         }
         inbox = Inbox(
             redis, channel: keys.inbox(nonces.process), eventLoop: runner.main.eventLoop, table: table,
-            keeper: keeper, logger: logger)
+            keeper: keeper, watch: watch, logger: logger)
         // The table has the keeper, so this holds both until the client goes (not by a weak reference, for which the
         // table would pay with every lease). Who has a lease then has the table by it, and nobody waits there any more.
         keeper.onLoss { [table] lease in table.forget(lease) }

@@ -29,15 +29,79 @@ public struct RingfenceConfiguration: Sendable {
         }
     }
 
-    /// The address of Redis: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
-    /// `unix://[user:password@]/path/to.sock[?db=database]`. Default `redis://127.0.0.1:6379`.
+    /// What Sentinels need beside Redis; used with `redis+sentinel://` only. The files of ``TLS`` serve both, and the
+    /// name that is verified is the host of the Sentinel.
+    public struct Sentinels: Sendable, Hashable {
+        /// Whether the Sentinels are reached by TLS.
+        public enum TLSUse: String, Sendable, Hashable, CaseIterable {
+            /// As Redis is: with `rediss+sentinel://`.
+            case same
+            /// Always.
+            case on
+            /// Never.
+            case off
+        }
+
+        /// What is done while half of the Sentinels or fewer answer.
+        public enum Majority: String, Sendable, Hashable, CaseIterable {
+            /// What the others say is believed, if it is not older than what was known.
+            case preferred
+            /// Calls that acquire fail with `coordinator.unavailable`, and no other server is gone to; what is held is
+            /// renewed. It begins two watch intervals and a half second after the last answer of a majority.
+            case required
+        }
+
+        /// The user at the Sentinels; nil: their default user. It needs a password.
+        public var username: String?
+        /// The password at the Sentinels; nil: no AUTH is sent to them. Those of the URL are Redis'.
+        public var password: String?
+        /// A file that holds that password, as ``RingfenceConfiguration/passwordFile`` holds Redis'; nil: none. To give
+        /// both is refused.
+        public var passwordFile: String?
+        /// Whether they are reached by TLS; default ``TLSUse/same``.
+        public var tls: TLSUse
+        /// Whether a majority of them has to answer; default ``Majority/preferred``.
+        public var majority: Majority
+
+        /// No credentials, TLS as Redis has it, a majority preferred, unless given.
+        public init(
+            username: String? = nil, password: String? = nil, passwordFile: String? = nil, tls: TLSUse = .same,
+            majority: Majority = .preferred
+        ) {
+            self.username = username
+            self.password = password
+            self.passwordFile = passwordFile
+            self.tls = tls
+            self.majority = majority
+        }
+    }
+
+    /// The address of Redis. Default `redis://127.0.0.1:6379`. One of
     ///
-    /// The port is 6379 and the database, 0 to 16383, is 0 unless given. An IPv6 address stands in brackets. User,
-    /// password and path may be percent-encoded. Without a user it is `:password@`; `user@` alone goes with
-    /// ``passwordFile``.
+    /// - `redis://[user:password@]host[:6379][/database]`: one server, or a name that leads to it,
+    /// - `unix://[user:password@]/path/to.sock[?db=database]`,
+    /// - `redis+sentinel://[user:password@]host[:26379],…/NAME[/database]`: what the Sentinels call NAME; one of them
+    ///   is enough, the others are found; user and password are those of Redis,
+    /// - `redis+cluster://[user:password@]host[:6379],…`: nodes of a Cluster, or its configuration endpoint,
+    /// - `redis+replicated://[user:password@]host[:6379],…[/database]`: whichever of these is the primary,
+    ///
+    /// with `rediss` instead of `redis` for TLS. `valkey://` and `valkeys://` are `redis://` and `rediss://`. 1 to 32
+    /// hosts, an IPv6 address in brackets. The database, 0 to 16383, is 0 unless given. User, password and path may be
+    /// percent-encoded. Without a user it is `:password@`; `user@` alone goes with ``passwordFile``.
     public var url: String
+    /// How often it is looked again where Redis is, a fifth more or less, 100 ms to one hour; nil: each second with
+    /// Sentinels or a list, every 5 s for a name and 15 s in a Cluster. An address that is no name is not looked at.
+    public var watchInterval: Duration?
+    /// What the addresses that Sentinels and nodes of a Cluster announce are called here, as behind NAT: `FROM=TO`,
+    /// separated by commas, each side `host` or `host:port`; nil: they are used as they are. A rule for a port goes
+    /// before one for its host, and a TO without a port keeps the port.
+    public var addressMap: String?
+    /// What the Sentinels need beside Redis.
+    public var sentinel = Sentinels()
     /// The TLS material; used with `rediss://` only.
     public var tls: TLS
+    /// What may be set.
+    package static let watchRange: ClosedRange<Duration> = .milliseconds(100)...(.seconds(3600))
     /// A file that holds the password and nothing else, up to 4096 bytes, instead of a password in the URL; nil: none.
     /// One line end behind it is ignored. It is read at each attempt to connect, so a new password needs no restart.
     /// While it cannot be read, calls fail with `argument.invalid`. To give both passwords is refused.

@@ -3,6 +3,7 @@
 // Is this Redis good enough, and how short may a lease be here? The exit code is for monitoring: 0 fine, 1 warning, 2
 // problem, as the plugins of monitoring systems have it.
 import ArgumentParser
+import Hiredis
 import Logging
 import Ringfence
 import RingfenceConsole
@@ -98,13 +99,11 @@ enum DoctorReport {
     ) -> [String] {
         let trips = measurement.roundTrips
         let clock = measurement.clock
-        let role =
-            readings.isReplica
-            ? ", a replica" : readings.replicas.isEmpty ? "" : ", \(readings.replicas.count) replicas"
         var recorded = readings.stalls.map { "\($0.cause) \(millisecondsText($0.duration))" }
         if recorded.isEmpty { recorded = ["Redis recorded none"] }
         var lines = [
-            "Redis \(readings.version ?? "of unknown version") at \(redis)\(role)",
+            "\(readings.software ?? "Redis of unknown version") at \(redis)",
+            topology(readings),
             "",
             "round trips    \(trips.count) in turn: p50 \(millisecondsText(trips.p50)), p99 "
                 + "\(millisecondsText(trips.p99)), p99.9 \(millisecondsText(trips.p999)), max "
@@ -138,6 +137,33 @@ enum DoctorReport {
         }
         lines.append(counts.isEmpty ? "fine" : counts.joined(separator: ", "))
         return lines
+    }
+}
+
+extension DoctorReport {
+    /// What this server is among others, and how clients find it again.
+    private static func topology(_ readings: RedisReadings) -> String {
+        let (count, online) = (readings.replicas.count, readings.replicas.filter(\.isOnline).count)
+        let replicas =
+            count == 0
+            ? "no replica"
+            : "\(count) replica\(count == 1 ? "" : "s")\(online < count ? ", \(online) of them in step" : "")"
+        let place = readings.foundAt ?? "not known"
+        let what: String =
+            switch readings.place {
+            case .cluster?: "a Cluster; the slot of the namespace is at \(place), with \(replicas)"
+            case .sentinels(_, let name)?: "Sentinels; the primary '\(name)' is \(place), with \(replicas)"
+            case .replicated?: "a list of servers; the primary is \(place), with \(replicas)"
+            case .server?, nil:
+                if readings.isReplica {
+                    "one server, a replica\(readings.primary.map { " of \($0)" } ?? "")"
+                } else if readings.isCluster {
+                    "one server, a node of a Cluster"
+                } else {
+                    "one server, a primary with \(replicas)"
+                }
+            }
+        return "topology       \(what)"
     }
 }
 

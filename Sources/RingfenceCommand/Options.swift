@@ -54,6 +54,18 @@ struct RedisOptions: ParsableArguments {
     var redisKey: String?
     @Option(name: .customLong("redis-server-name"), help: .setting(.redisServerName, "name"))
     var redisServerName: String?
+    @Option(name: .customLong("redis-watch"), help: .setting(.redisWatch, "duration"))
+    var redisWatch: String?
+    @Option(name: .customLong("redis-address-map"), help: .setting(.redisAddressMap, "rules"))
+    var redisAddressMap: String?
+    @Option(name: .customLong("sentinel-user"), help: .setting(.sentinelUser, "name"))
+    var sentinelUser: String?
+    @Option(name: .customLong("sentinel-password-file"), help: .setting(.sentinelPasswordFile, "file"))
+    var sentinelPasswordFile: String?
+    @Option(name: .customLong("sentinel-tls"), help: .setting(.sentinelTLS, "same|on|off"))
+    var sentinelTLS: String?
+    @Option(name: .customLong("sentinel-majority"), help: .setting(.sentinelMajority, "required|preferred"))
+    var sentinelMajority: String?
     @Option(name: .customLong("namespace"), help: .setting(.namespace, "name"))
     var namespace: String?
     @Option(name: .customLong("owner"), help: .setting(.owner, "label"))
@@ -74,6 +86,9 @@ struct RedisOptions: ParsableArguments {
         let own: [SettingKey: String?] = [
             .redis: redis, .redisPasswordFile: redisPasswordFile, .redisAuthority: redisAuthority,
             .redisCertificate: redisCertificate, .redisKey: redisKey, .redisServerName: redisServerName,
+            .redisWatch: redisWatch, .redisAddressMap: redisAddressMap, .sentinelUser: sentinelUser,
+            .sentinelPasswordFile: sentinelPasswordFile, .sentinelTLS: sentinelTLS,
+            .sentinelMajority: sentinelMajority,
             .namespace: namespace, .owner: owner, .commandTimeout: commandTimeout, .stateDirectory: stateDirectory,
             .logLevel: logLevel,
         ]

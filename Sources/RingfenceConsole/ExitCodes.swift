@@ -23,7 +23,8 @@ extension ExitCode {
     package static let unfinished = ExitCode(70)
     /// What was to be printed could not be written (EX_IOERR).
     package static let inputOutput = ExitCode(74)
-    /// The lock was not free in time or too few replicas confirmed it, a switchover did not come about, nobody can be called now (EX_TEMPFAIL).
+    /// The lock was not free in time or too few replicas confirmed it, a switchover did not come about, nobody can be
+    /// called now (EX_TEMPFAIL).
     package static let busy = ExitCode(75)
     /// The lease was lost while the command ran.
     package static let leaseLost = ExitCode(79)

@@ -52,6 +52,30 @@ struct Problem: Error {
         static let refused = Code(name: "coordinator.refused", status: 503, title: "Redis refused the command")
         static let breakerOpen = Code(name: "breaker.open", status: 503, title: "Calls to the group are stopped")
         static let noMember = Code(name: "balancer.noMember", status: 503, title: "No member available")
+        // What /readyz says of Redis.
+        static let isReplica = Code(name: "redis.isReplica", status: 503, title: "This Redis is a replica")
+        static let isSentinel = Code(name: "redis.isSentinel", status: 503, title: "This Redis is a Sentinel")
+        static let isCluster = Code(
+            name: "redis.isCluster", status: 503, title: "This Redis is a node of a Cluster")
+        static let notCluster = Code(
+            name: "redis.notCluster", status: 503, title: "This Redis is no node of a Cluster")
+        static let slotElsewhere = Code(
+            name: "redis.slotElsewhere", status: 503, title: "The slot is at another node of the Cluster")
+        static let slotMigrating = Code(
+            name: "redis.slotMigrating", status: 503, title: "The slot is being moved to another node")
+        static let clusterDown = Code(name: "redis.clusterDown", status: 503, title: "The Redis Cluster is down")
+        static let noPrimary = Code(name: "redis.noPrimary", status: 503, title: "No Redis is primary now")
+        static let sentinelsDisagree = Code(
+            name: "redis.sentinelsDisagree", status: 503, title: "The Sentinels name two primaries")
+        static let noMajority = Code(
+            name: "redis.noMajority", status: 503, title: "Too few Sentinels answer")
+        static let forbidden = Code(
+            name: "redis.forbidden", status: 503, title: "The user of Redis may not do what locks need")
+        static let notReady = Code(name: "redis.notReady", status: 503, title: "Redis takes no commands yet")
+        static let ofRedis: [Code] = [
+            isReplica, isSentinel, isCluster, notCluster, slotElsewhere, slotMigrating, clusterDown, noPrimary,
+            sentinelsDisagree, noMajority, forbidden, notReady,
+        ]
         static let full = Code(name: "service.full", status: 503, title: "Too many connections are open")
         static let shuttingDown = Code(name: "service.shuttingDown", status: 503, title: "The service is shutting down")
     }

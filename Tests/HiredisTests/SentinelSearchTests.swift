@@ -223,7 +223,7 @@ import Testing
             stage.pass(Self.second)
             stage.say("s1", "a", 7)
             stage.pass(500_000_000)
-            #expect((stage.standing?.refusal != nil) == (second > 2), "in look \(second)")
+            #expect((stage.standing?.refusal != nil) == (second > 1), "in look \(second)")
         }
         #expect(!stage.hasLeft)
         #expect(stage.standing?.answering == 1)

@@ -38,6 +38,10 @@ func withLocatedClient<Result>(
         try await client.call("CONFIG", "GET", "port").array?.last?.text.flatMap { Int($0) }
     }
 
+    private func check(_ client: RedisClient, at server: RedisServer) async throws {
+        #expect(try await port(client) == server.port)
+    }
+
     /// Waits until the client writes at `server`.
     private func reach(_ server: RedisServer, _ client: RedisClient) async throws {
         try await eventually("the client at \(server.port)", within: .seconds(60)) {
@@ -49,7 +53,7 @@ func withLocatedClient<Result>(
     @Test func `one Sentinel of the URL is enough, the others are found`() async throws {
         try await withSentinels { sentinels in
             try await withLocatedClient(sentinels.url([1])) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await eventually { locator.status.sentinels == .init(answering: 3, known: 3) }
                 #expect(locator.status.address == .tcp(host: "127.0.0.1", port: sentinels.servers[0].port))
                 // The one that was named goes, and the others tell of a failover.
@@ -68,7 +72,7 @@ func withLocatedClient<Result>(
         try await withSentinels { sentinels in
             try await withLocatedClient(sentinels.url()) { client, locator in
                 let old = sentinels.servers[0]
-                #expect(try await port(client) == old.port)
+                try await check(client, at: old)
                 await old.kill(9)
                 let promoted = try await sentinels.promotion(after: old)
                 try await reach(promoted, client)
@@ -78,7 +82,7 @@ func withLocatedClient<Result>(
                 try await eventually("the old primary is a replica", within: .seconds(60)) {
                     try await sentinels.tell(old, "ROLE").hasPrefix("slave")
                 }
-                #expect(try await port(client) == promoted.port)
+                try await check(client, at: promoted)
                 #expect(locator.status.generation == generation)
             }
         }
@@ -88,15 +92,12 @@ func withLocatedClient<Result>(
         try await withSentinels { sentinels in
             try await withLocatedClient(sentinels.url()) { client, _ in
                 let old = sentinels.servers[0]
-                #expect(try await port(client) == old.port)
+                try await check(client, at: old)
                 await old.kill(SIGSTOP)
                 let promoted = try await sentinels.promotion(after: old)
                 try await reach(promoted, client)
                 await old.kill(SIGCONT)
-                for _ in 0..<200 {
-                    let next = try await port(client)
-                    #expect(next == promoted.port)
-                }
+                for _ in 0..<200 { try await check(client, at: promoted) }
             }
         }
     }
@@ -104,7 +105,7 @@ func withLocatedClient<Result>(
     @Test func `an ordered failover is followed`() async throws {
         try await withSentinels { sentinels in
             try await withLocatedClient(sentinels.url()) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await sentinels.failover()
                 let promoted = try await sentinels.promotion(after: sentinels.servers[0])
                 try await reach(promoted, client)
@@ -120,14 +121,10 @@ func withLocatedClient<Result>(
             try await sentinels.failover()
             let promoted = try await sentinels.promotion(after: old, at: [0, 1])
             try await withLocatedClient(sentinels.url([2, 0, 1])) { client, _ in
-                let first = try await port(client)
-                #expect(first == promoted.port)
+                try await check(client, at: promoted)
                 // It wakes up with the old primary in its head, and the client asks it from now on.
                 await sentinels.sentinels[2].kill(SIGCONT)
-                for _ in 0..<200 {
-                    let next = try await port(client)
-                    #expect(next == promoted.port)
-                }
+                for _ in 0..<200 { try await check(client, at: promoted) }
             }
         }
     }
@@ -138,7 +135,7 @@ func withLocatedClient<Result>(
         options.sentinelPassword = "for-sentinels"
         try await withSentinels(options) { sentinels in
             try await withLocatedClient(sentinels.url(), { $0.sentinelPassword = "for-sentinels" }) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await eventually { locator.status.sentinels == .init(answering: 3, known: 3) }
                 try await sentinels.failover()
                 try await reach(try await sentinels.promotion(after: sentinels.servers[0]), client)
@@ -171,7 +168,7 @@ func withLocatedClient<Result>(
                 (configuration.sentinelUsername, configuration.sentinelPassword) = ("watcher", "secret")
             }
             try await withLocatedClient(sentinels.url([0]), configure) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await eventually { locator.status.sentinels == .init(answering: 3, known: 3) }
                 #expect(try await sentinels.ask(0, "CLIENT", "LIST").contains("user=watcher"))
             }
@@ -188,7 +185,7 @@ func withLocatedClient<Result>(
                 configuration.connectTimeout = .seconds(10)
             }
             try await withLocatedClient(sentinels.url(), configure) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await eventually { locator.status.sentinels == .init(answering: 3, known: 3) }
                 try await sentinels.failover()
                 try await reach(try await sentinels.promotion(after: sentinels.servers[0]), client)
@@ -238,7 +235,7 @@ func withLocatedClient<Result>(
             }
             #expect(error?.message.contains("1 of 3 Sentinels") == true, "\(error?.message ?? "")")
             try await withLocatedClient(sentinels.url([0])) { client, locator in
-                #expect(try await port(client) == sentinels.servers[0].port)
+                try await check(client, at: sentinels.servers[0])
                 try await eventually { locator.status.sentinels == .init(answering: 1, known: 3) }
             }
         }

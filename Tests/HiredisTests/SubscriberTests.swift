@@ -68,7 +68,7 @@ import Testing
                     switch event {
                     case .subscribed(let first): first ? "first" : "again"
                     case .message: "message"
-                    case .disconnected(let error): "\(error.code)"
+                    case .disconnected(let error), .refused(let error): "\(error.code)"
                     }
                 }
                 #expect(

@@ -288,7 +288,7 @@ final class LockScriptFuzz {
             case .subscribed: condition.isMet.withLock { $0 = true }
             case .message(_, let payload):
                 inbox.messages.withLock { $0[process, default: []].append(String(decoding: payload, as: UTF8.self)) }
-            case .disconnected: break
+            case .disconnected, .refused: break
             }
         }
     }

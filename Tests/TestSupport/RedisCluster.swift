@@ -48,7 +48,7 @@ package final class RedisCluster: Sendable {
     ) async throws -> RedisCluster {
         var failure: any Error = TestSupportError("no cluster was tried")
         for _ in 0..<8 {
-            let cluster = try make(arguments, count: replicas ? 2 * primaries : primaries, tls)
+            let cluster = try await make(arguments, count: replicas ? 2 * primaries : primaries, tls)
             do {
                 try await cluster.launch()
                 return cluster
@@ -60,7 +60,9 @@ package final class RedisCluster: Sendable {
         throw failure
     }
 
-    private static func make(_ arguments: [String], count: Int, _ tls: RedisServer.TLS?) throws -> RedisCluster {
+    private static func make(
+        _ arguments: [String], count: Int, _ tls: RedisServer.TLS?
+    ) async throws -> RedisCluster {
         var all = [
             "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf",
             "--cluster-node-timeout", "\(nodeTimeout)",
@@ -76,21 +78,29 @@ package final class RedisCluster: Sendable {
                 directory: try TemporaryDirectory(), port: list[index], tlsPort: tls == nil ? 0 : list[count + index],
                 arguments: all + RedisServer.arguments(of: tls) + arguments)
         }
+        // From 7.2 on a node has the id of its shard there, and without it stops at the first SPUBLISH.
+        let version = try await output(of: RedisServer.program, ["--version"]).firstMatch(of: /v=([0-9]+)\.([0-9]+)/)
+        let hasShards = version.map { (Int($0.1) ?? 0, Int($0.2) ?? 0) >= (7, 2) } ?? true
         for node in nodes {
-            try writeFile(node.directory.path + "/nodes.conf", Self.file(of: node, nodes, isSecure: tls != nil))
+            let file = Self.file(of: node, nodes, isSecure: tls != nil, hasShards: hasShards)
+            try writeFile(node.directory.path + "/nodes.conf", file)
         }
         return RedisCluster(nodes, isSecure: tls != nil)
     }
 
     /// What `node` would have kept of all.
-    private static func file(of node: RedisServer, _ nodes: [RedisServer], isSecure: Bool) -> String {
+    private static func file(
+        of node: RedisServer, _ nodes: [RedisServer], isSecure: Bool, hasShards: Bool
+    ) -> String {
         var text = ""
         for (index, other) in nodes.enumerated() {
             let port = isSecure ? other.tlsPort : other.port
             let shard = index % primaries
             let role = index < primaries ? "master -" : "slave \(id(of: shard))"
             let range = index < primaries ? " \(slots * shard / primaries)-\(slots * (shard + 1) / primaries - 1)" : ""
-            text += "\(id(of: index)) 127.0.0.1:\(port)@\(port + 10_000) \(other === node ? "myself," : "")\(role)"
+            let details = hasShards ? ",,shard-id=\(id(of: shard + 6))" : ""
+            text += "\(id(of: index)) 127.0.0.1:\(port)@\(port + 10_000)\(details) "
+            text += "\(other === node ? "myself," : "")\(role)"
             text += " 0 0 \(shard + 1) connected\(range)\n"
         }
         return text + "vars currentEpoch \(primaries) lastVoteEpoch 0\n"

@@ -167,7 +167,8 @@ package final class RedisSentinels: Sendable {
                     try await ask(index, "SENTINEL", "CKQUORUM", options.name).hasPrefix("OK")
                 else { return false }
                 let replicas = try await ask(index, "SENTINEL", "REPLICAS", options.name)
-                guard !replicas.contains("down"), !replicas.contains("\nerr\n") else { return false }
+                guard !replicas.contains("s_down"), !replicas.contains("disconnected"), !replicas.contains("\nerr\n")
+                else { return false }
             }
             return true
         }

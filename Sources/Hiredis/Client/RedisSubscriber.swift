@@ -19,6 +19,8 @@ package final class RedisSubscriber: Sendable {
         case message(channel: String, payload: [UInt8])
         /// Messages are missed from here until the next `subscribed`.
         case disconnected(RedisError)
+        /// This user may not subscribe to the channels. It is tried again now and then.
+        case refused(RedisError)
     }
 
     private let eventLoop: any EventLoop
@@ -96,6 +98,12 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
     private var machine: SubscriptionMachine
     private var isClosed = false
     private var isDown = true
+    /// Counts the connections.
+    private var generation = 0
+    private var isSharded = false
+
+    /// How often a subscription is tried again that the user's rights forbid.
+    private static let patience = TimeAmount.seconds(10)
 
     init(
         _ configuration: RedisConfiguration, channels: [String], eventLoop: any EventLoop, logger: Logger,
@@ -123,7 +131,18 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
 
     func connectionIsReady(_ info: ConnectionInfo) {
         isDown = false
-        write(machine.connected(isSharded: isOfCluster && info.server?.hasShardedChannels ?? true))
+        generation = info.generation
+        isSharded = isOfCluster && info.server?.hasShardedChannels ?? true
+        write(machine.connected(isSharded: isSharded))
+    }
+
+    /// The rights of the user may have been mended: on the same connection, for nothing is wrong with that.
+    private func tryLater() {
+        let generation = generation
+        eventLoop.scheduleTask(in: Self.patience) { [weak self] in
+            guard let self, !isClosed, !isDown, self.generation == generation else { return }
+            write(machine.connected(isSharded: isSharded))
+        }
     }
 
     func connectionReceived(_ replies: [RedisReply]) -> Bool {
@@ -131,8 +150,13 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
             if let error = reply.error {
                 // A redirection is for the driver, which sees it too.
                 if error.prefix == .moved { return true }
-                // The user may not subscribe here (NOPERM), or not yet: say so, and try again later.
-                driver.reconnect(because: RedisError(.server, effect: .none, error.message, server: error))
+                let failure = RedisError(.server, effect: .none, error.words, server: error)
+                if error.prefix == .noPermission {
+                    onEvent(.refused(failure))
+                    tryLater()
+                    continue
+                }
+                driver.reconnect(because: failure)
                 return true
             }
             switch machine.received(reply) {

@@ -41,6 +41,8 @@ package final class Locator: @unchecked Sendable {
         package var since: Int64 = 0
         /// Why there is no place; nil while there is one.
         package var plight: RedisError?
+        /// How long it has been so.
+        package var age: Duration { .nanoseconds(max(0, monotonicNow() - since)) }
         /// nil where no Sentinels are asked.
         package var sentinels: SentinelStanding?
     }
@@ -98,6 +100,16 @@ package final class Locator: @unchecked Sendable {
     }
 
     package var status: Status { published.withLock { $0 } }
+
+    /// What the URL names, in one word.
+    package var kind: String {
+        switch configuration.place {
+        case .server: "single"
+        case .sentinels: "sentinel"
+        case .cluster: "cluster"
+        case .replicated: "replicated"
+        }
+    }
 
     // MARK: for the connections, from any event loop
 

@@ -304,7 +304,7 @@ struct LocatorMachine: Sendable {
         _ number: Int, _ error: RedisServerError, _ now: Int64, _ dice: Double, _ actions: inout [Action]
     ) {
         guard let place, place.generation == number else { return }
-        depart(RedisError(.connectionLost, effect: .unknown, error.message, server: error), now, dice, &actions)
+        depart(RedisError(.connectionLost, effect: .unknown, error.words, server: error), now, dice, &actions)
         guard hops < Self.maximumHops, let sighting = search.redirected(by: error, from: place.route) else { return }
         hops += 1
         offer(sighting, now, &actions)

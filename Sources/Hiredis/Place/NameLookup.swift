@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import NIOCore
+package import NIOCore
 import NIOPosix
 import RingfencePlatform
 
@@ -49,5 +49,11 @@ extension RedisConfiguration.Address {
     var isName: Bool {
         guard case .tcp(let host, _) = self, case .name = ServerIdentity(host) else { return false }
         return true
+    }
+
+    /// All addresses of a name; none of what needs not to be looked up.
+    package func addresses(on eventLoop: any EventLoop) async throws -> [Self] {
+        guard isName, case .tcp(let host, let port) = self else { return [] }
+        return try await NameLookup.addresses(of: host, port: port, on: eventLoop).get()
     }
 }

@@ -25,8 +25,7 @@ struct SentinelSearch: PlaceSearch {
     private var beganAt: Int64?
     private var asked: Set<RedisConfiguration.Address> = []
     private var pending: Set<RedisConfiguration.Address> = []
-    /// The highest epoch before the look.
-    private var formerEpoch: Int64 = -1
+    /// What was found last.
     private var last: SentinelView.Sighting?
     /// How often one that was just changing its mind is asked again in this look.
     private var repeats = 0
@@ -59,7 +58,7 @@ struct SentinelSearch: PlaceSearch {
         // One that began a moment ago and was broken off by news says nothing of those that are silent.
         if let beganAt, now - beganAt > Int64(Self.limit / .nanoseconds(1)) { count() }
         view.begin(now: now)
-        (beganAt, formerEpoch, repeats) = (now, view.highestEpoch, 3)
+        (beganAt, repeats) = (now, 3)
         (asked, pending) = ([], [])
         return ask(view.sources)
     }
@@ -73,9 +72,7 @@ struct SentinelSearch: PlaceSearch {
     mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep {
         guard case .sentinel(let source, _) = question, pending.remove(source) != nil else { return .wait }
         let isChanging = learn(source, result)
-        if let sighting = view.sighting, sighting.isAgreed || formerEpoch >= 0 && sighting.epoch > formerEpoch,
-            isEnough(sighting)
-        {
+        if let sighting = view.sighting, sighting.isAgreed || isNews(sighting), isEnough(sighting) {
             return found(sighting)
         }
         var next = view.sources.filter { !asked.contains($0) }
@@ -139,9 +136,11 @@ struct SentinelSearch: PlaceSearch {
     mutating func late(_ question: Question, _ result: Result<Answer, RedisError>) -> Bool {
         guard case .sentinel(let source, _) = question else { return false }
         _ = learn(source, result)
-        guard let last, let sighting = view.sighting else { return false }
-        return sighting.epoch > last.epoch
+        return view.sighting.map { isNews($0) } ?? false
     }
+
+    /// It tells of a later failover than the one by which the place was found.
+    private func isNews(_ sighting: SentinelView.Sighting) -> Bool { last.map { sighting.epoch > $0.epoch } ?? false }
 
     mutating func announced(by source: RedisConfiguration.Address) { view.listChanged(at: source) }
 }

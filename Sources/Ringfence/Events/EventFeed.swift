@@ -183,7 +183,7 @@ final class EventFeed: Sendable {
             guard state.lineNumber == line, state.line != nil else { return .none }
             switch event {
             case .subscribed: return state.machine.subscribed()
-            case .disconnected:
+            case .disconnected, .refused:
                 state.machine.disconnected()
                 return .none
             case .message: return state.machine.received(record, now: now)
@@ -194,7 +194,7 @@ final class EventFeed: Sendable {
         case (.message, let record?): listener.heard(record)
         case (.message, nil), (.subscribed, _): listener.missed()
         // What is missed from here on shows when the channel is heard again.
-        case (.disconnected, _): break
+        case (.disconnected, _), (.refused, _): break
         }
     }
 

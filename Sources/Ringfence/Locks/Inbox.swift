@@ -15,16 +15,20 @@ final class Inbox: Sendable {
 
     init(
         _ configuration: RedisConfiguration, channel: String, eventLoop: any EventLoop, table: LockTable,
-        keeper: LeaseKeeper, logger: Logger
+        keeper: LeaseKeeper, watch: RedisWatch, logger: Logger
     ) {
         subscriber = RedisSubscriber(
             configuration, channels: [channel], eventLoop: eventLoop, logger: logger
         ) { event in
             switch event {
             case .subscribed(let first):
+                watch.channel(isRefused: nil)
                 table.inbox(isHeard: true)
                 if !first { keeper.lookAtAll(now: Moment.now) }
             case .disconnected: table.inbox(isHeard: false)
+            case .refused(let error):
+                watch.channel(isRefused: error)
+                table.inbox(isHeard: false)
             case .message(_, let payload):
                 let lines = payload.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
                     .map { String(decoding: $0, as: UTF8.self) }

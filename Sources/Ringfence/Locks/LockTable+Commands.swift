@@ -126,6 +126,7 @@ extension LockTable {
 
     private func failure(_ ticket: LockMachine.Ticket, _ error: RedisError) -> LockMachine.Event {
         guard error.isForNow else { return .failed(ticket, retriable: error.isTransient) }
+        PlaceMetrics.refused(error)
         return .deferred(
             ticket, pause: Nanos(saturating: RedisError.pauseForNow()), patience: runner.commandTimeout)
     }

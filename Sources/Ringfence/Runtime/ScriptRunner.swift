@@ -118,7 +118,10 @@ final class ScriptRunner: Sendable {
         await main.patiently { left in
             do throws(RedisError) {
                 return .success(try await main.run(call, deadline: left))
-            } catch { return .failure(error) }
+            } catch {
+                PlaceMetrics.refused(error)
+                return .failure(error)
+            }
         }
     }
 

@@ -2,10 +2,10 @@
 //
 // What a lock machine does when a command fails, and when Redis refuses it for now.
 //
-// A failure is an answer for whoever does not wait. A refusal for now is none: a slot that is being moved, a server that
-// loads, a failover. Nothing was done, and a moment later it may be. So it is asked again after a pause, also for a waiter
-// that does not wait and for a release, until their patience is over. The first time soon: mostly the connection is on
-// its way to the right server by then, and the command waits for it.
+// A failure is an answer for whoever does not wait. A refusal for now is none: a slot that is being moved, a server
+// that loads, a failover. Nothing was done, and a moment later it may be. So it is asked again after a pause, also for
+// a waiter that does not wait and for a release, until their patience is over. The first time soon: mostly the
+// connection is on its way to the right server by then, and the command waits for it.
 //
 // An acquire that was withdrawn is never sent again behind its withdrawal: only this machine sends one again, and with
 // its last waiter it forgets it. A release whose successor has left is sent again without it.

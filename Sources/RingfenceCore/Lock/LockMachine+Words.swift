@@ -69,8 +69,8 @@ extension LockMachine {
         /// The grant came but too few replicas have it.
         case unconfirmed(Ticket, fence: Int64)
         case failed(Ticket, retriable: Bool)
-        /// Redis refuses it for now, and has done nothing: it is moving, loading, failing over. `pause`: how long to wait
-        /// before it is asked again. `patience`: how long a release, and a waiter that does not wait, keep trying.
+        /// Redis refuses it for now, and has done nothing: it is moving, loading, failing over. `pause`: how long to
+        /// wait before it is asked again. `patience`: how long a release, and a waiter that does not wait, keep trying.
         case deferred(Ticket, pause: Nanos, patience: Nanos)
         case pushed(nonce: String, fence: Int64)
         /// The inbox is heard (again): a push may have been missed, and queueing makes sense.

@@ -25,17 +25,16 @@ struct HealthRoutes: Sendable {
                 }),
             Route(
                 method: .get, path: "/readyz", operation: "ready", summary: "Says whether locks can be had.",
-                response: "Health", problems: [.unavailable, .refused, .overloaded, .shuttingDown], isOpen: true,
+                response: "Health",
+                problems: [.unavailable, .refused, .overloaded, .shuttingDown] + Problem.Code.ofRedis, isOpen: true,
                 handle: { _ in
                     if shuttingDown.hasHappened { throw Problem(.shuttingDown, "the service is shutting down") }
-                    let microseconds = Int64(try await client.readiness() / .microseconds(1))
-                    var json = JSONWriter(capacity: 48)
-                    json.object { json in
-                        json.field("status", "ready")
-                        json.key("redisRoundTripMs")
-                        json.raw("\(Double(microseconds) / 1_000)")
+                    do {
+                        let roundTrip = try await client.readiness()
+                        return Reply(.describing(client.redis, roundTrip: roundTrip))
+                    } catch let error as RingfenceError {
+                        throw Problem(notReady: error)
                     }
-                    return Reply(json)
                 }),
             Route(
                 method: .get, path: "/metrics", operation: "metrics", summary: "Shows metrics as Prometheus text.",

@@ -6,7 +6,7 @@ import RingfenceCore
 
 extension Diagnosis {
     static func ofState(_ readings: RedisReadings) -> [Finding] {
-        identity(readings) + permissions(readings) + memory(readings) + persistence(readings)
+        identity(readings) + topology(readings) + permissions(readings) + memory(readings) + persistence(readings)
             + replication(readings) + sentinels(readings) + records(readings) + breakers(readings)
     }
 
@@ -21,39 +21,17 @@ extension Diagnosis {
                         remedy: "update Redis"))
             }
         }
-        if readings.isReplica {
-            findings.append(
-                Finding(
-                    .problem, "redis.isReplica",
-                    "this is a replica: it takes no writes, or loses those it takes, so nothing here can be locked",
-                    remedy: "give the address of the primary"))
-        }
         if readings.isSentinel {
             findings.append(
                 Finding(
                     .problem, "redis.isSentinel", "this is a Sentinel: it holds no data, so nothing here can be locked",
                     remedy: "give the address of the primary that it watches: SENTINEL GET-MASTER-ADDR-BY-NAME NAME"))
         }
-        if let elsewhere = readings.slotElsewhere {
-            findings.append(
-                Finding(
-                    .problem, "redis.wrongNode",
-                    "this node of a Redis Cluster does not serve the slot of the namespace (\(elsewhere)): nothing "
-                        + "here can be locked", remedy: "give the address of the node that serves the slot"))
-        }
         if readings.info?["loading"] == "1" {
             findings.append(
                 Finding(
                     .problem, "redis.loading", "Redis is still loading its data and answers nothing else",
                     remedy: "wait, and look again"))
-        }
-        if readings.info?["cluster_enabled"] == "1" {
-            findings.append(
-                Finding(
-                    .warning, "redis.cluster",
-                    "this is a node of a Redis Cluster: redirections are not followed, so when the slot of the "
-                        + "namespace moves to another node, Ringfence stops",
-                    remedy: "pin the slot, or use a standalone Redis"))
         }
         return findings
     }

@@ -6,6 +6,7 @@ import Hiredis
 package import Logging
 package import Ringfence
 import RingfencePlatform
+import Synchronization
 
 /// A look at one Redis, on a connection of its own.
 package struct Examination: Sendable {
@@ -17,7 +18,7 @@ package struct Examination: Sendable {
     static let memory: Int64 = 7 * 86_400
 
     private let client: RedisClient
-    private let configuration: RedisConfiguration
+    private var configuration: RedisConfiguration
     private let namespace: String
     private let logger: Logger
 
@@ -28,6 +29,14 @@ package struct Examination: Sendable {
         var redis = self.configuration
         // A stall is what is looked for, no reason to hang up.
         redis.probeInterval = Self.patience
+        // One server is looked at whatever it is, to say what is wrong with it. Of several the primary is.
+        if case .server = redis.place {
+        } else {
+            redis.hashTag = configuration.namespace
+            redis.requiresPrimary = true
+            redis.locator = Locator(redis, logger: logger)
+            self.configuration.locator = redis.locator
+        }
         client = RedisClient(redis, logger: logger)
         namespace = configuration.namespace
         self.logger = logger
@@ -55,7 +64,12 @@ package struct Examination: Sendable {
     /// What the settings of a Redis are: a few questions, and none to its replicas.
     package func settings() async throws -> RedisReadings {
         var readings = RedisReadings(info: try await info(client), settings: try await config())
-        (readings.forbidden, readings.slotElsewhere) = try await forbidden()
+        readings.channelForbidden = await channelForbidden()
+        (readings.forbidden, readings.slotElsewhere) = try await forbidden(
+            isDeaf: readings.channelForbidden != nil)
+        (readings.user, readings.channels) = (configuration.username ?? "default", "&\(prefix)*")
+        readings.place = configuration.place
+        readings.foundAt = configuration.locator.flatMap { $0.status.address.map { "\($0)" } }
         return readings
     }
 
@@ -70,6 +84,7 @@ package struct Examination: Sendable {
         if let info = readings.info, !readings.isReplica {
             readings.replicas = await replicas(RedisReadings.replicas(in: info))
         }
+        readings.named = await named()
         return readings
     }
 
@@ -79,7 +94,7 @@ package struct Examination: Sendable {
 
     private static let names = [
         "maxmemory-policy", "maxmemory", "appendonly", "appendfsync", "save", "stop-writes-on-bgsave-error",
-        "min-replicas-to-write", "maxclients", "latency-monitor-threshold",
+        "min-replicas-to-write", "maxclients", "latency-monitor-threshold", "cluster-require-full-coverage",
     ]
 
     private func config() async throws -> [String: String]? {
@@ -96,7 +111,7 @@ package struct Examination: Sendable {
 
     /// What Ringfence cannot do without and its user may not do; and where the slot of the namespace is, if not here.
     /// None of it is done.
-    private func forbidden() async throws -> (forbidden: String?, slotElsewhere: String?) {
+    private func forbidden(isDeaf: Bool) async throws -> (forbidden: String?, slotElsewhere: String?) {
         var elsewhere: String?
         let key = "ringfence:{\(namespace)}:log"
         let questions: [(String, [String])] = [
@@ -110,18 +125,46 @@ package struct Examination: Sendable {
             } catch let error as RedisError where error.isAnswer {
                 // NOSCRIPT: it may.
                 if let server = error.server, [.moved, .ask, .clusterDown].contains(server.prefix) {
-                    elsewhere = elsewhere ?? server.message
+                    elsewhere = elsewhere ?? server.words
                 }
             }
         }
-        return (try await missingRights(), elsewhere)
+        return (try await missingRights(isDeaf: isDeaf), elsewhere)
     }
 
-    private func missingRights() async throws -> String? {
+    /// Subscribes once, on a connection of its own. Elsewhere it is found by listening, and nothing then says why it is
+    /// so quiet.
+    private func channelForbidden() async -> String? {
+        let outcome = OneShot()
+        let refusal = Mutex<String?>(nil)
+        let subscriber = RedisSubscriber(
+            configuration, channels: ["ringfence:{\(namespace)}:doctor"], logger: logger
+        ) { event in
+            if case .refused(let error) = event { refusal.withLock { $0 = error.message } }
+            if case .message = event { return }
+            outcome.happen()
+        }
+        subscriber.start()
+        let timer = Task {
+            try await Task.sleep(for: .seconds(2))
+            outcome.happen()
+        }
+        await outcome.wait()
+        timer.cancel()
+        await subscriber.close()
+        return refusal.withLock { $0 }
+    }
+
+    /// `isDeaf`: that it has no right on the channels is told already.
+    private func missingRights(isDeaf: Bool) async throws -> String? {
+        func isOfChannels(_ command: String) -> Bool {
+            command.hasSuffix("PUBLISH") || command.hasSuffix("SUBSCRIBE")
+        }
         do {
             let missing = try await Rights.missing(on: client, namespace: namespace)
+                .filter { !isDeaf || !isOfChannels($0) }
             if missing.isEmpty { return nil }
-            let channels = missing.contains { $0.hasSuffix("PUBLISH") || $0.hasSuffix("SUBSCRIBE") }
+            let channels = missing.contains(where: isOfChannels)
             return "give \(missing.joined(separator: ", ")) on the keys\(channels ? " and channels" : "") "
                 + "ringfence:{\(namespace)}:*\(channels ? " (Redis 7 gives a new user no channel)" : "")"
         } catch let error as RedisError where error.isAnswer {
@@ -196,13 +239,7 @@ package struct Examination: Sendable {
         await withTaskGroup(of: (Int, RedisReadings.Replica).self) { group in
             for (place, entry) in list.enumerated() {
                 group.addTask {
-                    var redis = configuration
-                    redis.address = .tcp(host: entry.host, port: entry.port)
-                    redis.connectTimeout = .seconds(1)
-                    redis.commandTimeout = .seconds(1)
-                    let client = RedisClient(redis, logger: logger)
-                    let info = try? await info(client)
-                    await client.close()
+                    let info = await infoAside(.tcp(host: entry.host, port: entry.port))
                     let host = entry.host.contains(":") ? "[\(entry.host)]" : entry.host
                     return (
                         place,
@@ -216,6 +253,35 @@ package struct Examination: Sendable {
             for await replica in group { replicas.append(replica) }
             return replicas.sorted { $0.0 < $1.0 }.map(\.1)
         }
+    }
+
+    /// Each server behind the URL's name, asked what it is.
+    private func named() async -> [RedisReadings.Named] {
+        guard case .server(let address) = configuration.place,
+            let addresses = try? await address.addresses(on: client.eventLoop), addresses.count > 1
+        else { return [] }
+        var named: [RedisReadings.Named] = []
+        for address in addresses.prefix(16) {
+            let info = await infoAside(address)
+            named.append(
+                .init(
+                    address: "\(address)", isPrimary: info?["role"].map { $0 == "master" }, process: info?["run_id"]))
+        }
+        return named
+    }
+
+    /// What another server says of itself, on a connection of its own, under our own name.
+    private func infoAside(_ address: RedisConfiguration.Address) async -> [String: String]? {
+        var redis = configuration
+        redis.place = .server(address)
+        redis.address = address
+        (redis.locator, redis.requiresPrimary) = (nil, false)
+        redis.connectTimeout = .seconds(1)
+        redis.commandTimeout = .seconds(1)
+        let client = RedisClient(redis, logger: logger)
+        let info = try? await info(client)
+        await client.close()
+        return info
     }
 
     // MARK: Measuring

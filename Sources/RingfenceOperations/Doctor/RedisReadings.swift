@@ -3,6 +3,7 @@
 // What a Redis says of itself, as plain values, so that judging it is a pure function (Diagnosis.swift). Where INFO and
 // CONFIG both know a thing, INFO is used: an operator's ACL allows INFO far more often.
 
+package import Hiredis
 package import Ringfence
 
 /// All that was read of one Redis. What may not be asked is nil.
@@ -64,6 +65,33 @@ package struct RedisReadings: Sendable {
     package var sentinels: Int?
     /// A command that Ringfence needs and its user may not give; nil: none was met.
     package var forbidden: String?
+    /// Why this user may not listen to the channels of the namespace; nil: it may.
+    package var channelForbidden: String?
+    /// As whom it was asked.
+    package var user: String?
+    /// The channels of the namespace, as a rule of an ACL.
+    package var channels = "&ringfence:{NAMESPACE}:*"
+    /// What the URL names.
+    package var place: RedisPlace?
+    /// Where the primary was found, by those who know it; nil for a URL that names one server.
+    package var foundAt: String?
+    /// Of a URL with a name: all the addresses that it has now; empty where it is none.
+    package var named: [Named] = []
+
+    /// A server behind a name.
+    package struct Named: Sendable, Hashable {
+        package var address: String
+        /// nil: it could not be asked.
+        package var isPrimary: Bool?
+        /// Names the server process: two addresses may lead to one.
+        package var process: String?
+
+        package init(address: String, isPrimary: Bool?, process: String?) {
+            self.address = address
+            self.isPrimary = isPrimary
+            self.process = process
+        }
+    }
     /// Where the slot of the namespace is, if it is not here: `MOVED 1234 10.0.0.2:6379`, `CLUSTERDOWN …`.
     package var slotElsewhere: String?
     package var stalls: [Stall] = []
@@ -105,7 +133,18 @@ package struct RedisReadings: Sendable {
 }
 
 extension RedisReadings {
+    /// The number that commands go by.
     package var version: String? { info?["redis_version"] }
+    /// Name and number. Valkey says in `redis_version` which Redis it is like.
+    package var software: String? {
+        info?["valkey_version"].map { "Valkey \($0)" } ?? version.map { "Redis \($0)" }
+    }
+    package var isCluster: Bool { info?["cluster_enabled"] == "1" }
+    /// Of a replica, where it says its primary is.
+    package var primary: String? {
+        guard let host = info?["master_host"], let port = info?["master_port"] else { return nil }
+        return host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    }
     package var isSentinel: Bool { (info?["redis_mode"] ?? info?["server_mode"]) == "sentinel" }
     package var isReplica: Bool { info?["role"] == "slave" }
     package var evictionPolicy: String? { info?["maxmemory_policy"] ?? settings?["maxmemory-policy"] }

@@ -15,6 +15,7 @@ extension JSONWriter {
             json.field("redis", redis)
             json.key("version")
             if let version = readings.version { json.string(version) } else { json.null() }
+            json.server(readings)
             json.field("verdict", findings.first.map { $0.severity == .note ? "fine" : $0.severity.rawValue } ?? "fine")
             json.decimal("measuredMs", measured)
             json.key("roundTripMs")
@@ -88,5 +89,10 @@ extension JSONWriter {
     private mutating func decimal(_ name: String, _ duration: Duration) {
         key(name)
         raw("\(Double(Int64(duration / .microseconds(1))) / 1_000)")
+    }
+
+    private mutating func server(_ readings: RedisReadings) {
+        if let software = readings.software { field("software", software) }
+        if let primary = readings.foundAt { field("primary", primary) }
     }
 }

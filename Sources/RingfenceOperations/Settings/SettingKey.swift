@@ -8,6 +8,8 @@ package struct SettingKey: Sendable, Hashable {
     /// How a value is written.
     package enum Kind: String, Sendable {
         case text
+        /// A text that is no flag: flags are seen by everyone on the machine.
+        case secret
         /// A path; relative ones start at the working directory.
         case path
         /// `500ms`, `10s`, `5m`, `2h`, `1d`.
@@ -41,7 +43,8 @@ package struct SettingKey: Sendable, Hashable {
 
     package static let redis = SettingKey(
         "redis", .text, "that of ringfence serve here; for serve: an embedded one",
-        "Redis: redis://[user:password@]host[:6379][/database], rediss:// for TLS, or unix:///path/to.sock.")
+        "Redis: redis://[user:password@]host[:6379][/database], rediss:// for TLS, or unix:///path/to.sock; "
+            + "redis+sentinel://host[:26379],host/NAME, redis+cluster://host,host or redis+replicated://host,host.")
     package static let redisPasswordFile = SettingKey(
         "redis-password-file", .path, "none",
         "File with Redis' password, instead of one in the URL. Read at each attempt to connect.")
@@ -53,6 +56,25 @@ package struct SettingKey: Sendable, Hashable {
         "redis-key", .path, "none", "PEM file of the private key of redis-cert.")
     package static let redisServerName = SettingKey(
         "redis-server-name", .text, "the URL's host", "Name (or address) to verify in Redis' certificate.")
+    package static let redisWatch = SettingKey(
+        "redis-watch", .duration, "1s with Sentinels or a list, 5s for a name, 15s in a Cluster",
+        "How often it is looked again where Redis is, a fifth more or less. 100ms to 1h.")
+    package static let redisAddressMap = SettingKey(
+        "redis-address-map", .text, "none",
+        "FROM=TO, separated by commas: what addresses that Sentinels and nodes of a Cluster announce are called here. "
+            + "Each is host or host:port.")
+    package static let sentinelUser = SettingKey(
+        "sentinel-user", .text, "none", "User at the Sentinels; the URL's is Redis'.")
+    package static let sentinelPassword = SettingKey(
+        "sentinel-password", .secret, "none", "Password at the Sentinels; the URL's is Redis'. Never a flag.")
+    package static let sentinelPasswordFile = SettingKey(
+        "sentinel-password-file", .path, "none",
+        "File with the Sentinels' password. Read at each attempt to connect.")
+    package static let sentinelTLS = SettingKey(
+        "sentinel-tls", .text, "same", "TLS to the Sentinels: same as to Redis, on or off.")
+    package static let sentinelMajority = SettingKey(
+        "sentinel-majority", .text, "preferred",
+        "required: nothing is acquired while fewer than half of the Sentinels answer. preferred: that is only told.")
     package static let namespace = SettingKey(
         "namespace", .text, "default", "All keys live under ringfence:{namespace}:. 1 to 64 of A-Z a-z 0-9 . _ -.")
     package static let owner = SettingKey(
@@ -89,8 +111,9 @@ package struct SettingKey: Sendable, Hashable {
 
     /// Settings of every command that talks to Redis.
     package static let client: [SettingKey] = [
-        redis, redisPasswordFile, redisAuthority, redisCertificate, redisKey, redisServerName, namespace, owner,
-        commandTimeout, stateDirectory, logLevel,
+        redis, redisPasswordFile, redisAuthority, redisCertificate, redisKey, redisServerName, redisWatch,
+        redisAddressMap, sentinelUser, sentinelPassword, sentinelPasswordFile, sentinelTLS, sentinelMajority,
+        namespace, owner, commandTimeout, stateDirectory, logLevel,
     ]
     /// All settings, as the file takes them.
     package static let maxMembers = SettingKey(

@@ -5,6 +5,7 @@
 // name and its place: a lock service that ran on a misread setting would be found out in the worst hour.
 //
 // Passwords belong in the environment or the file; a flag is visible to everyone in the list of processes.
+import Hiredis
 package import Logging
 package import Ringfence
 import RingfenceCore
@@ -16,6 +17,9 @@ package struct Settings: Sendable {
     package var redis: String?
     package var redisPasswordFile: String?
     package var tls = RingfenceConfiguration.TLS()
+    package var sentinel = RingfenceConfiguration.Sentinels()
+    package var redisWatch: Duration?
+    package var redisAddressMap: String?
     package var namespace = "default"
     package var owner: String?
     package var commandTimeout: Duration = .seconds(2)
@@ -56,7 +60,7 @@ package struct Settings: Sendable {
         let object = try path.map { try Self.read(try Self.absolute($0, "the file of settings")) }
         stateDirectory = EmbeddedRedis.defaultDirectory(environment)
         for key in SettingKey.all {
-            if let text = flags[key.name] {
+            if let text = flags[key.name], key.kind != .secret {
                 try set(key, text, "--\(key.name)")
             } else if let text = environment[key.variable], !text.isEmpty {
                 try set(key, text, key.variable)
@@ -97,6 +101,15 @@ package struct Settings: Sendable {
         case .redisCertificate: tls.certificateFile = text
         case .redisKey: tls.privateKeyFile = text
         case .redisServerName: tls.serverName = text
+        case .redisWatch:
+            let range = RingfenceConfiguration.watchRange
+            redisWatch = try Self.duration(text, place, range, "100ms to 1h, written like 500ms or 5s")
+        case .redisAddressMap: redisAddressMap = try Self.addressMap(text, place)
+        case .sentinelUser: sentinel.username = text
+        case .sentinelPassword: sentinel.password = text
+        case .sentinelPasswordFile: sentinel.passwordFile = text
+        case .sentinelTLS: sentinel.tls = try Self.choice(text, place)
+        case .sentinelMajority: sentinel.majority = try Self.choice(text, place)
         case .namespace: namespace = text
         case .owner: owner = text
         case .stateDirectory: stateDirectory = text
@@ -142,6 +155,19 @@ package struct Settings: Sendable {
             throw Failure(description: "\(place) must be \(words), not \(quoted(text))" + Duration.missingUnit(text))
         }
         return duration
+    }
+
+    private static func choice<Choice: RawRepresentable & CaseIterable>(
+        _ text: String, _ place: String
+    ) throws -> Choice where Choice.RawValue == String {
+        if let choice = Choice(rawValue: text.lowercased()) { return choice }
+        let words = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Failure(description: "\(place) must be one of \(words), not \(quoted(text))")
+    }
+
+    private static func addressMap(_ text: String, _ place: String) throws -> String {
+        do { _ = try AddressMap(text) } catch { throw Failure(description: "\(place): \(error.message)") }
+        return text
     }
 
     private static func hosts(_ text: String, _ place: String) throws -> [String] {
@@ -200,6 +226,9 @@ package struct Settings: Sendable {
         configuration.limits = limits
         configuration.fenceRetention = fenceRetention
         configuration.passwordFile = redisPasswordFile
+        configuration.sentinel = sentinel
+        configuration.watchInterval = redisWatch
+        configuration.addressMap = redisAddressMap
         configuration.refusesEviction = true
         return configuration
     }

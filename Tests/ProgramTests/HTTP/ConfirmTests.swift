@@ -102,6 +102,9 @@ import Testing
             #expect(refused["title"] == "Redis has too few replicas" && refused["effect"] == "none")
             #expect(refused["detail"]?.contains("min-replicas-to-write") == true)
             #expect(!refused.body.contains("user_script") && !refused.body.contains("NOREPLICAS"))
+            let metrics = try await service.request("GET", "/metrics").body
+            #expect(metrics.contains(#"ringfence_redis_refusals_total{prefix="NOREPLICAS"}"#), "\(metrics)")
+            #expect(metrics.contains("ringfence_redis_generation 1"), "\(metrics)")
         }
     }
 }

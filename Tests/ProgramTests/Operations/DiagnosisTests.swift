@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the doctor thinks of readings: pure, so every misconfiguration can be put to it without making one.
+import Hiredis
 import Ringfence
 import Testing
 
@@ -43,6 +44,12 @@ import Testing
         .init(address: "10.0.0.2:6379", priority: 100), .init(address: "10.0.0.3:6379", priority: 100),
     ]
 
+    private static func cluster(_ readings: inout RedisReadings) {
+        readings.info?["cluster_enabled"] = "1"
+        readings.place = .cluster([.tcp(host: "10.0.0.1", port: 6379)])
+        readings.replicas = replicas
+    }
+
     private static let cases: [Case] = [
         Case("a Sentinel", ["problem redis.isSentinel"], sound(info: ["redis_mode": "sentinel"])),
         Case(
@@ -76,7 +83,40 @@ import Testing
                 info: ["rdb_last_bgsave_status": "err"],
                 settings: ["save": "3600 1", "stop-writes-on-bgsave-error": "no"])),
         Case("a replica", ["problem redis.isReplica"], sound(info: ["role": "slave"])),
-        Case("a cluster", ["warning redis.cluster"], sound(info: ["cluster_enabled": "1"])),
+        Case(
+            "a node of a Cluster by a URL for one server", ["problem redis.cluster", "warning cluster.noReplica"],
+            sound(info: ["cluster_enabled": "1"])),
+        Case("a sound Cluster", [], with(cluster)),
+        Case(
+            "a Cluster that one dead shard stops", ["note cluster.fullCoverage"],
+            with {
+                cluster(&$0)
+                $0.settings?["cluster-require-full-coverage"] = "yes"
+            }),
+        Case(
+            "a slot that is being moved", ["problem cluster.slotMigrating"],
+            with {
+                cluster(&$0)
+                $0.slotElsewhere = "the slot is being moved to another node of the Cluster"
+            }),
+        Case(
+            "two primaries behind a name", ["problem name.severalPrimaries"],
+            with {
+                $0.named = [
+                    .init(address: "10.0.0.1:6379", isPrimary: true, process: "a"),
+                    .init(address: "10.0.0.2:6379", isPrimary: true, process: "b"),
+                ]
+            }),
+        Case(
+            "a primary and a replica behind a name", ["note name.severalAddresses"],
+            with {
+                $0.named = [
+                    .init(address: "10.0.0.1:6379", isPrimary: true, process: "a"),
+                    .init(address: "[fe80::1]:6379", isPrimary: true, process: "a"),
+                    .init(address: "10.0.0.2:6379", isPrimary: false, process: "b"),
+                ]
+            }),
+        Case("no channels", ["problem redis.channelForbidden"], with { $0.channelForbidden = "NOPERM" }),
         Case("loading", ["problem redis.loading"], sound(info: ["loading": "1"])),
         Case("clients", ["warning redis.clients"], sound(info: ["connected_clients": "95", "maxclients": "100"])),
         Case("no memory of stalls", ["note redis.keepsNoStalls"], sound(settings: ["latency-monitor-threshold": "0"])),

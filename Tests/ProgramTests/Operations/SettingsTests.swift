@@ -35,7 +35,10 @@ import Testing
                 case .number: "100"
                 case .duration: key == .fenceRetention ? "1m" : "1s"
                 case .logLevel: "debug"
-                case .text, .path: "value"
+                case .text where key == .sentinelTLS: "on"
+                case .text where key == .sentinelMajority: "required"
+                case .text where key == .redisAddressMap: "a=b"
+                case .text, .path, .secret: "value"
                 }
             // A certificate is two files.
             let pair =
@@ -45,6 +48,14 @@ import Testing
             try writeFile(file, "{\"\(key.name)\": \(key.kind == .port || key.kind == .number ? text : "\"\(text)\"")}")
             _ = try Settings(flags: pair.filter { $0.key != key.name }, environment: [:], file: file)
         }
+    }
+
+    @Test func `a password is no flag`() throws {
+        let settings = try Settings(
+            flags: ["sentinel-password": "seen by all"], environment: ["RINGFENCE_SENTINEL_PASSWORD": "secret"],
+            file: nil)
+        #expect(settings.sentinel.password == "secret")
+        #expect(settings.configuration(url: "redis://h").sentinel.password == "secret")
     }
 
     @Test(arguments: [
@@ -59,6 +70,10 @@ import Testing
         (#"{"fence-retention": "59s"}"#, ["fence-retention", "1m to 365d"]),
         (#"{"fence-retention": "366d"}"#, ["fence-retention", "1m to 365d"]),
         (#"{"redis": ""}"#, ["redis", "empty"]),
+        (#"{"redis-watch": "99ms"}"#, ["redis-watch", "100ms to 1h"]),
+        (#"{"redis-address-map": "a"}"#, ["redis-address-map", "FROM=TO"]),
+        (#"{"sentinel-tls": "yes"}"#, ["sentinel-tls", "same, on, off"]),
+        (#"{"sentinel-majority": "no"}"#, ["sentinel-majority", "preferred, required"]),
         (#"{"port": 1"#, ["line 1"]),
         ("", ["line 1"]),
     ])
