@@ -95,7 +95,9 @@ import Testing
             if kills {
                 #expect(action == .write([["CLIENT", "KILL", "ID", "7"]]))
                 #expect(!machine.isReady)
-                guard case .ready = admitted(&machine, machine.received(.integer(0), now: 0)) else { return #expect(Bool(false)) }
+                guard case .ready = admitted(&machine, machine.received(.integer(0), now: 0)) else {
+                    return #expect(Bool(false))
+                }
             }
             #expect(machine.isReady)
             #expect(machine.suspect == nil)

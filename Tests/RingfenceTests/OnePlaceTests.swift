@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Redis moves, and what was split before goes on together: waiters are granted in their order, subscribers hear, holders
-// renew. The old server lives on as a primary, which is what makes it hard: nothing breaks by itself.
+// Redis moves, and what was split before goes on together: waiters are granted in their order, subscribers hear,
+// holders renew. The old server lives on as a primary, which is what makes it hard: nothing breaks by itself.
 
 import Hiredis
 import Ringfence

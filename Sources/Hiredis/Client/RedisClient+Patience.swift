@@ -4,11 +4,11 @@
 //
 // MOVED, READONLY, LOADING and the like are no answers: nothing was done, and a moment later the same call may get
 // through, here or, after a failover, at another server, to which the connection is on its way by then. So the call is
-// sent again, after a pause, as long as its deadline allows; never after it. Only for calls whose caller waits here: once
-// it has gone nobody sends again, and so nothing comes behind what its caller does instead.
+// sent again, after a pause, as long as its deadline allows; never after it. Only for calls whose caller waits here:
+// once it has gone nobody sends again, and so nothing comes behind what its caller does instead.
 //
-// The first pause is short, since mostly the connection has just left for the right server, and the call waits for that.
-// Later ones are drawn from a range, or all clients of a Redis that fails over would come at the same moments.
+// The first pause is short, since mostly the connection has just left for the right server, and the call waits for
+// that. Later ones are drawn from a range, or all clients of a Redis that fails over would come at the same moments.
 
 extension RedisError {
     /// A refusal of a server that may take the same call a moment later; nothing was done.

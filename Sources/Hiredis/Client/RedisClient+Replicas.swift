@@ -2,8 +2,8 @@
 //
 // Commands, and how many replicas have what they wrote.
 //
-// `WAIT` counts for its own connection only: how many replicas acknowledged all that this connection wrote so far. So it
-// never goes without its commands, and never over another connection.
+// `WAIT` counts for its own connection only: how many replicas acknowledged all that this connection wrote so far. So
+// it never goes without its commands, and never over another connection.
 //
 // For a number, commands and `WAIT` are one write. For all replicas the number must be known first, and it changes
 // while replicas come and go: what the handshake said, or the call before, may be old by hours. So `INFO replication`

@@ -89,7 +89,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     /// Ends everything, for good; the future is done when the socket is closed.
     func close() -> EventLoopFuture<Void> {
         eventLoop.assertInEventLoop()
-        locator?.detach(self, generation: generation, wasReady: machine.isReady)
+        locator?.detach(self, generation: generation)
         machine.close()
         log.closed(self)
         let handler = self.handler
@@ -192,7 +192,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         case .write(let commands): write(Self.encode(commands))
         case .admit(let info):
             guard let locator else { return perform(machine.admitted(now: monotonicNow())) }
-            locator.greeted(self, generation: generation, info)
+            locator.greeted(self, generation: generation, attempt: attempt, info)
         case .ready(let info, let warnings): becomeReady(info, warnings)
         case .drop(let error, let isRefusal):
             if isRefusal, !isRotation { owner?.connectionWasRefused(error) }
@@ -250,7 +250,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private func lose(_ error: RedisError, isTold: Bool = false, isOwn: Bool = false) {
         stopTimers()
         let wasReady = machine.isReady
-        if !isTold { locator?.lost(self, generation: generation, error, wasReady: wasReady, isOwn: isOwn) }
+        if !isTold { locator?.lost(self, generation: generation, error, isOwn: isOwn) }
         // Later events of that attempt do not matter.
         attempt += 1
         let handler = self.handler
@@ -347,9 +347,9 @@ extension ConnectionDriver: LocatedConnection {
         }
     }
 
-    func judged(generation: Int, isAdmitted: Bool) {
+    func judged(attempt: Int, isAdmitted: Bool) {
         eventLoop.assertInEventLoop()
-        guard generation == self.generation, machine.state == .admitting else { return }
+        guard attempt == self.attempt, machine.state == .admitting else { return }
         if isAdmitted { return perform(machine.admitted(now: monotonicNow())) }
         lose(RedisError(.connectionLost, effect: .none, "\(words.address) is not the place any more"), isTold: true)
     }

@@ -102,8 +102,8 @@ struct ConnectionMachine {
         return .connect
     }
 
-    /// The transport is there. `password`: one that was read for this attempt; `address`: where it leads, if that is not
-    /// the configured one.
+    /// The transport is there. `password`: one that was read for this attempt; `address`: where it leads, if that is
+    /// not the configured one.
     mutating func opened(password: String? = nil, at address: RedisConfiguration.Address? = nil) -> Action {
         guard state == .connecting else { return .none }
         self.address = address ?? configuration.address

@@ -18,8 +18,8 @@ protocol LocatedConnection: AnyObject, Sendable {
     func placed(_ place: LocatorMachine.Place)
     /// The place is given up: nothing more is written there.
     func leave(because error: RedisError)
-    /// The connection that was made to this place may be used, or not.
-    func judged(generation: Int, isAdmitted: Bool)
+    /// The connection that was made with this attempt may be used, or not.
+    func judged(attempt: Int, isAdmitted: Bool)
     /// There is no place now.
     func unplaced(because error: RedisError)
 }
@@ -126,20 +126,19 @@ package final class Locator: @unchecked Sendable {
         }
     }
 
-    /// The connection was made, and its server is a primary.
-    func greeted(_ connection: any LocatedConnection, generation: Int, _ info: ConnectionInfo) {
+    /// The connection was made, and its server is a primary. `attempt`: a number of the connection's own, for `judged`.
+    func greeted(_ connection: any LocatedConnection, generation: Int, attempt: Int, _ info: ConnectionInfo) {
         eventLoop.execute {
-            let before = self.machine.place
             for action in self.machine.handle(
                 .greeted(generation: generation, info), now: monotonicNow(), dice: .random(in: 0..<1))
             {
                 switch action {
                 case .admit:
                     if let index = self.index(of: connection) { self.members[index].isReady = true }
-                    self.tell(connection) { $0.judged(generation: generation, isAdmitted: true) }
-                case .reject: self.tell(connection) { $0.judged(generation: generation, isAdmitted: false) }
+                    self.tell(connection) { $0.judged(attempt: attempt, isAdmitted: true) }
+                case .reject: self.tell(connection) { $0.judged(attempt: attempt, isAdmitted: false) }
                 case .settle(let place):
-                    self.publish(place, info.server, before)
+                    self.publish(place, info.server)
                     self.perform(action)
                 default: self.perform(action)
                 }
@@ -149,11 +148,10 @@ package final class Locator: @unchecked Sendable {
     }
 
     /// The connection, or an attempt to make it, ended. `isOwn`: the owner ended it, for reasons of its own.
-    func lost(
-        _ connection: any LocatedConnection, generation: Int, _ error: RedisError, wasReady: Bool, isOwn: Bool = false
-    ) {
+    func lost(_ connection: any LocatedConnection, generation: Int, _ error: RedisError, isOwn: Bool = false) {
         eventLoop.execute {
-            if let index = self.index(of: connection) { self.members[index].isReady = false }
+            // As we know it: one that ended before it heard that it may be used counts as ready here.
+            let wasReady = self.endReady(connection)
             if self.scout == ObjectIdentifier(connection) { self.scout = nil }
             let isEnded = isOwn && wasReady
             self.handle(
@@ -167,9 +165,10 @@ package final class Locator: @unchecked Sendable {
     }
 
     /// The connection is closed for good.
-    func detach(_ connection: any LocatedConnection, generation: Int, wasReady: Bool) {
+    func detach(_ connection: any LocatedConnection, generation: Int) {
         eventLoop.execute {
             guard let index = self.index(of: connection) else { return }
+            let wasReady = self.endReady(connection)
             self.members.remove(at: index)
             if self.scout == ObjectIdentifier(connection) { self.scout = nil }
             if self.members.isEmpty { return self.stop() }
@@ -186,6 +185,12 @@ package final class Locator: @unchecked Sendable {
         asker?.close()
         asker = nil
         machine = LocatorMachine(configuration, search: Self.search(configuration), after: machine)
+    }
+
+    private func endReady(_ connection: any LocatedConnection) -> Bool {
+        guard let index = index(of: connection), members[index].isReady else { return false }
+        members[index].isReady = false
+        return true
     }
 
     private func index(of connection: any LocatedConnection) -> Int? {
@@ -265,15 +270,16 @@ package final class Locator: @unchecked Sendable {
         tell(connection) { $0.placed(place) }
     }
 
-    private func publish(
-        _ place: LocatorMachine.Place, _ server: ServerState?, _ before: LocatorMachine.Place?
-    ) {
+    private func publish(_ place: LocatorMachine.Place, _ server: ServerState?) {
         scout = nil
         let hasMoved = former.map { $0.route != place.route || $0.process != place.process } ?? false
         if let former, hasMoved {
             let gap = leftAt.map { " after \(Duration.milliseconds((monotonicNow() - $0) / 1_000_000))" } ?? ""
             logger.notice(
-                "redis \(configuration) is another server now\(gap): \(place.route.shown), and was \(former.route.shown); \(place.why)"
+                """
+                redis \(configuration) is another server now\(gap): \(place.route.shown), and was \
+                \(former.route.shown); \(place.why)
+                """
             )
         }
         (former, leftAt) = (place, nil)
@@ -287,8 +293,9 @@ package final class Locator: @unchecked Sendable {
 
     private func change(_ body: (inout Status) -> Void) {
         let status = published.withLock { status in
+            let had = status.address != nil
             body(&status)
-            status.since = monotonicNow()
+            if had != (status.address != nil) || status.since == 0 { status.since = monotonicNow() }
             return status
         }
         onChange?(status)

@@ -8,16 +8,15 @@
 // place is one server and has a generation. When the place changes, all connections leave the old one first; only then
 // is the new one published.
 //
-//        start, a connection wants a place
-//   idle ---------> looking --- found ---> offered ---- greeted by a primary ----> settled
-//                    ^    |                   |                                   |   ^   |
-//                    |    | nobody found      | the attempt failed                |   |   | the watch is due, a Sentinel
-//                    |    v                   v                          the same |   |   | says something, one of several
-//                    +-- pausing <------------+                                   |   |   v connections was lost
-//                         ^                                                       +- checking (commands go on)
-//                         |        READONLY, MOVED, the last connection lost,             |
-//                         +------  another server answers at the place <------------------+ another place: all leave,
-//                                                                                           and it is offered
+//      idle -- wanted --> looking -- found --> offered -- greeted by a primary --> settled
+//                          ^  |                  |                                 |  ^  |
+//            nobody found  |  |                  | the attempt failed              |  |  | the watch is due, news of a
+//                          |  v                  v                     still there |  |  | Sentinel, one of several
+//                          pausing <-------------+                                 |  |  v connections was lost
+//                             ^                                                    |  checking: commands go on
+//                             |  READONLY, MOVED, the last connection lost,        |     |
+//                             +--- another server answers at the address <---------+     +--> elsewhere: all leave,
+//                                                                                             and it is offered
 //
 // An offered place is tried by one connection; the others follow when it was greeted, so that a place where nothing
 // answers is not dialled by each of them. What is searched, and how, is the part of a `PlaceSearch`, one for each kind
