@@ -183,6 +183,9 @@ final class RedisWatch: Sendable {
         }
     }
 
+    /// A majority of the Sentinels is required, and does not answer: no role is to begin either.
+    var lacksMajority: Bool { gate.isShut && state.withLock { $0.majority != nil } }
+
     private func setGate(_ state: State) {
         gate.set(state.majority != nil || refusesEviction && state.faults[.evicts]?.isEmpty == false)
     }

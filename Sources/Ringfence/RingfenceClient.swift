@@ -91,7 +91,7 @@ public final class RingfenceClient: Service, Sendable {
             metrics: metrics, watch: watch)
         groupScripts = GroupScripts(
             keys: keys, eventLength: configuration.eventLength, nonces: nonces, limits: configuration.limits,
-            text: configuration.groupScript)
+            text: configuration.groupScript, mayBeElected: { [watch] in !watch.lacksMajority })
         feed = EventFeed(redis, scripts: EventScripts(keys: keys), metrics: metrics, logger: logger)
         hub = GroupHub(
             feed: feed, runner: runner, scripts: groupScripts, cleanUp: cleanUp, nonces: nonces, metrics: metrics,

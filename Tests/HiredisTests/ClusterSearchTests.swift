@@ -146,6 +146,36 @@ import Testing
         #expect(moved("READONLY You can't write against a read only replica.") == nil)
     }
 
+    @Test func `CLUSTERDOWN at the owner makes the others be asked, and is left when they know another`() throws {
+        let configuration = try RedisConfiguration(url: "redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.5")
+        var machine = LocatorMachine(
+            configuration,
+            search: ClusterSearch(
+                configuration.place.hosts, view: ClusterView(namespace: "default"), watchInterval: .seconds(15)))
+        func handle(_ event: LocatorMachine.Event, at seconds: Int64) -> [LocatorMachine.Action] {
+            machine.handle(event, now: seconds * 1_000_000_000, dice: 0.5)
+        }
+        _ = handle(.wanted, at: 1)
+        _ = handle(.answered(look: 1, .slots(Self.node(1)), Self.slots(1)), at: 1)
+        _ = handle(.greeted(generation: 1, ConnectionInfo()), at: 1)
+        let down = RedisServerError(message: "CLUSTERDOWN The cluster is down")
+        let asked = handle(.refused(generation: 1, down), at: 9)
+        guard case .ask(let look, let questions)? = asked.first, asked.count == 1 else {
+            Issue.record("\(asked)")
+            return
+        }
+        #expect(handle(.refused(generation: 1, down), at: 9) == [], "one look at a time")
+        var actions: [LocatorMachine.Action] = []
+        for case .slots(let node) in questions where node != Self.node(1) {
+            actions += handle(.answered(look: look, .slots(node), Self.slots(4)), at: 9)
+        }
+        guard case .leave? = actions.first, case .offer(let place)? = actions.last else {
+            Issue.record("\(actions)")
+            return
+        }
+        #expect(place.route.address == Self.node(4))
+    }
+
     @Test func `the pauses are short at first`() {
         let search = Self.search()
         #expect(search.longestPause(afterFailures: 10) == .milliseconds(100))

@@ -99,6 +99,51 @@ import Testing
         }
     }
 
+    @Test func `where a majority is required, nobody is elected without it, and a primary stays`() async throws {
+        try await withSentinels { sentinels in
+            func configure(_ configuration: inout RingfenceConfiguration) {
+                configuration.sentinel.majority = .required
+                configuration.watchInterval = .milliseconds(200)
+            }
+            try await withClient(sentinels.url(), configure) { client in
+                func lead(_ name: String) -> Task<Int64, any Error> {
+                    Task {
+                        let group = try await client.group(name)
+                        return try await group.withPrimary(as: "a", lease: .seconds(2)) { epoch in
+                            try await Task.sleep(for: .seconds(3600))
+                            return epoch.value
+                        }
+                    }
+                }
+                func hasPrimary(_ name: String) async throws -> Bool {
+                    try await client.group(name).snapshot.primary?.phase == .ready
+                }
+                let before = lead("before")
+                try await eventually("it is primary", within: .seconds(60)) { try await hasPrimary("before") }
+                for index in 0...1 { await sentinels.sentinels[index].stop() }
+                try await eventually("it is refused", within: .seconds(60)) {
+                    await failure { _ = try await client.tryAcquire("y")?.release() } != nil
+                }
+                let after = lead("after")
+                let group = try await client.group("after")
+                try await eventually(group, "it stands") { $0.members.count == 1 }
+                // Several times as long as an election takes: the pace of this lease is 400 ms.
+                for _ in 0..<20 {
+                    #expect(try await !hasPrimary("after"))
+                    try await Task.sleep(for: .milliseconds(100))
+                }
+                #expect(try await hasPrimary("before"))
+                try await sentinels.sentinels[0].restart()
+                try await eventually("it is elected after all", within: .seconds(60)) {
+                    try await hasPrimary("after")
+                }
+                before.cancel()
+                after.cancel()
+                _ = await (before.result, after.result)
+            }
+        }
+    }
+
     @Test(arguments: [
         (RingfenceConfiguration.Sentinels(username: "u"), "RINGFENCE_SENTINEL_PASSWORD"),
         (.init(password: "p", passwordFile: "/f"), "give one"),

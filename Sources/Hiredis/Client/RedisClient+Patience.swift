@@ -4,8 +4,9 @@
 //
 // MOVED, READONLY, LOADING and the like are no answers: nothing was done, and a moment later the same call may get
 // through, here or, after a failover, at another server, to which the connection is on its way by then. So the call is
-// sent again, after a pause, as long as its deadline allows; never after it. Only for calls whose caller waits here:
-// once it has gone nobody sends again, and so nothing comes behind what its caller does instead.
+// sent again, after a pause, as long as its deadline allows; never after it, and not so shortly before it that the
+// answer would not be waited for: what is known now, that nothing was done, would then be known no more. Only for calls
+// whose caller waits here: once it has gone nobody sends again, and so nothing comes behind what it does instead.
 //
 // The first pause is short, since mostly the connection has just left for the right server, and the call waits for
 // that. Later ones are drawn from a range, or all clients of a Redis that fails over would come at the same moments.
@@ -30,6 +31,8 @@ extension RedisServerError.Prefix {
 
 extension RedisClient {
     private static let firstPause = Duration.milliseconds(5)
+    /// What is left for an answer at least.
+    private static let leastPatience = Duration.milliseconds(50)
 
     /// Sends by `send`, and again while the server refuses it for now, until the command timeout is over. `send` is
     /// given the time that is left.
@@ -40,7 +43,9 @@ extension RedisClient {
         var pause = Self.firstPause
         while true {
             let result = await send(max(.zero, ContinuousClock.now.duration(to: end)))
-            guard case .failure(let refusal) = result, refusal.isForNow, ContinuousClock.now + pause < end else {
+            guard case .failure(let refusal) = result, refusal.isForNow,
+                ContinuousClock.now + pause + Self.leastPatience < end
+            else {
                 return result
             }
             do { try await Task.sleep(for: pause) } catch {

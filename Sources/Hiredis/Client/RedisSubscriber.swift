@@ -93,6 +93,7 @@ struct SubscriptionMachine {
 final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
     private let eventLoop: any EventLoop
     private let isOfCluster: Bool
+    private let isLocated: Bool
     private let driver: ConnectionDriver<SubscriberCore>
     private let onEvent: @Sendable (RedisSubscriber.Event) -> Void
     private var machine: SubscriptionMachine
@@ -112,6 +113,7 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
         self.eventLoop = eventLoop
         self.onEvent = onEvent
         isOfCluster = configuration.place.isCluster
+        isLocated = configuration.locator != nil
         machine = SubscriptionMachine(channels: channels)
         driver = ConnectionDriver(configuration, eventLoop: eventLoop, logger: logger)
     }
@@ -149,7 +151,7 @@ final class SubscriberCore: ConnectionOwner, @unchecked Sendable {
         for reply in replies where !isClosed {
             if let error = reply.error {
                 // A redirection is for the driver, which sees it too.
-                if error.prefix == .moved { return true }
+                if error.prefix == .moved, isLocated { return true }
                 let failure = RedisError(.server, effect: .none, error.words, server: error)
                 if error.prefix == .noPermission {
                     onEvent(.refused(failure))

@@ -37,7 +37,7 @@ final class ReplyReader {
     var replies: [RedisReply] = []
     /// Why nothing more can be read; nil while all is well.
     private(set) var failure: String?
-    /// A top-level READONLY or MOVED was seen: the owner may want another server.
+    /// A top-level READONLY, MOVED or CLUSTERDOWN was seen: the owner may want another server.
     var redirection: RedisServerError?
 
     init(limits: Limits = Limits()) {
@@ -97,7 +97,7 @@ final class ReplyReader {
             return add(length == 2 && text[0] == 79 && text[1] == 75 ? .ok : .status(Self.string(text)))
         default:
             let error = RedisServerError(message: Self.string(text))
-            if stack.isEmpty, redirection == nil, error.prefix == .readOnly || error.prefix == .moved {
+            if stack.isEmpty, redirection == nil, [.readOnly, .moved, .clusterDown].contains(error.prefix) {
                 redirection = error
             }
             return add(.error(error))

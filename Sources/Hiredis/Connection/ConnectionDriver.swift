@@ -130,6 +130,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
     private func redirected(_ error: RedisServerError) {
         if let locator {
             locator.refused(self, generation: generation, error)
+            // It may be the whole Cluster that is down, and then there is nowhere else.
+            if error.prefix == .clusterDown { return }
         } else if error.prefix != .readOnly {
             return
         }

@@ -8,8 +8,8 @@
 //  - The place was lost. An answer that names another owner is news, and is followed at once. The owner that was lost
 //    is named by all nodes until its replica is elected, which takes seconds; so it is asked itself, and only gone back
 //    to when it answers. No connection waits at a host that is silent while others would tell who came after it.
-//  - The place is in use. The owner knows best whether it still has the slot, except when it is cut off from the
-//    others. So it is left when it says so itself, or when two others agree on another.
+//  - The place is in use. The owner knows best whether it still has the slot, except when it is cut off. So it is left
+//    when it says so itself, or when two others agree on another.
 //
 // Nobody is told of a failover, so while there is no owner the nodes are asked often, and less often later.
 

@@ -292,6 +292,11 @@ struct LocatorMachine: Sendable {
         }
         // Which server it was is not known, so what the next connection meets could not be compared with it.
         if wasReady, place.process == nil { return depart(error, now, dice, &actions) }
+        check(now, dice, &actions)
+    }
+
+    /// Looks whether the place is still the right one, unless that was done just now.
+    private mutating func check(_ now: Int64, _ dice: Double, _ actions: inout [Action]) {
         guard watchInterval != nil, look == nil, now - checkedAt > Self.nanoseconds(configuration.backoff.cap) / 4
         else {
             return
@@ -303,6 +308,8 @@ struct LocatorMachine: Sendable {
         _ number: Int, _ error: RedisServerError, _ now: Int64, _ dice: Double, _ actions: inout [Action]
     ) {
         guard let place, place.generation == number else { return }
+        // The Cluster is down, or only this node, which is cut off: the others know.
+        if error.prefix == .clusterDown { return check(now, dice, &actions) }
         depart(RedisError(.connectionLost, effect: .unknown, error.words, server: error), now, dice, &actions)
         guard hops < Self.maximumHops, let sighting = search.redirected(by: error, from: place.route) else { return }
         hops += 1

@@ -21,12 +21,15 @@ struct GroupScripts: Sendable {
     let nonces: NonceSource
     let limits: NamespaceLimits
     private let script: RedisScript
+    private let mayBeElected: @Sendable () -> Bool
 
-    /// `text`: another one than `GroupScriptText.group`.
+    /// `text`: another one than `GroupScriptText.group`. `mayBeElected`: whether candidates of this client may begin a
+    /// role now.
     init(
         keys: Keyspace, eventLength: Int, nonces: NonceSource, limits: NamespaceLimits = NamespaceLimits(),
-        text: String? = nil
+        text: String? = nil, mayBeElected: @escaping @Sendable () -> Bool = { true }
     ) {
+        self.mayBeElected = mayBeElected
         self.limits = limits
         self.keys = keys
         self.eventLength = String(eventLength)
@@ -59,7 +62,19 @@ struct GroupScripts: Sendable {
             writer.argument(session)
             writer.argument(leaseMilliseconds)
             writer.argument(joined)
-            status?.encode(&writer)
+            status.map { judged($0) }?.encode(&writer)
+        }
+    }
+
+    /// A candidate without a role says that it is not to get one; a primary stays what it is.
+    private func judged(_ status: CandidateStatus) -> CandidateStatus {
+        guard status.unfit.isEmpty, !mayBeElected() else { return status }
+        switch status.claim {
+        case .elected, .ready, .readyToHandOver: return status
+        case .none, .gone:
+            var status = status
+            status.unfit = "half of the Sentinels or more do not answer"
+            return status
         }
     }
 
@@ -92,7 +107,7 @@ struct GroupScripts: Sendable {
             writer.argument(Int64(policy.pointsPerWeight))
             writer.argument(Int64(limits.members))
             writer.argument(Int64(limits.groups))
-            status?.encode(&writer)
+            status.map { judged($0) }?.encode(&writer)
         }
     }
 

@@ -38,7 +38,11 @@ struct DemoStore: Sendable {
     private let lockPrefix: String
 
     init(url: String, run: String, logger: Logger) throws {
-        redis = RedisClient(try RedisConfiguration(url: url), logger: logger)
+        var configuration = try RedisConfiguration(url: url)
+        configuration.hashTag = run
+        // Where the locks are, also after a failover.
+        configuration.locator = Locator(configuration, logger: logger)
+        redis = RedisClient(configuration, logger: logger)
         prefix = "ringfence-demo:{\(run)}:"
         lockPrefix = "ringfence:{\(Self.namespace(run: run))}:"
     }

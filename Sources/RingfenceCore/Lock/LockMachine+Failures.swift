@@ -13,18 +13,25 @@
 extension LockMachine {
     /// The first pause is no longer than that.
     private static let firstPause = 5 * Nanos.millisecond
+    /// What is left for an answer at least: who does not wait is refused before, for it is known now that nothing was
+    /// done.
+    private static let leastPatience = 50 * Nanos.millisecond
 
     mutating func deferred(_ ticket: Ticket, _ pause: Nanos, _ patience: Nanos, _ step: inout Step) {
         switch state {
         case .asking(let ask, let sentAt, _) where ask.ticket == ticket,
             .claiming(let ask, _, let sentAt) where ask.ticket == ticket:
+            let again = step.now + (ask.failures == 0 ? min(pause, Self.firstPause) : pause)
             for index in waiters.indices where !waiters[index].waits {
                 waiters[index].giveUpAt = min(waiters[index].giveUpAt, sentAt.adding(patience))
             }
+            let late = waiters.filter { !$0.waits && $0.giveUpAt < again + Self.leastPatience }
+            for waiter in late { step.actions.append(.refuse(waiter.id, .failed)) }
+            waiters.removeAll { waiter in late.contains { $0.id == waiter.id } }
+            if waiters.isEmpty { return refuseAll(.failed, withdrawing: ask, &step) }
             var ask = ask
-            let isFirst = ask.failures == 0
             ask.failures += 1
-            state = .backingOff(ask, until: step.now + (isFirst ? min(pause, Self.firstPause) : pause))
+            state = .backingOff(ask, until: again)
         case .releasing(var release) where release.ticket == ticket:
             let isFirst = release.giveUpAt == .never
             release.giveUpAt = min(release.giveUpAt, release.sentAt.adding(patience))

@@ -115,6 +115,26 @@ import Testing
         }
     }
 
+    @Test func `a list of locks fails where it cannot be known, and says what to give`() async throws {
+        func locks(_ url: String) async throws -> (code: Int32, output: String, error: String) {
+            try await Program.run(["locks", "--redis", url, "--command-timeout", "500ms"])
+        }
+        try await withRedis(["--cluster-enabled", "yes"]) { node in
+            let single = try await locks(node.url)
+            #expect(single.code == 69 && single.error.contains("redis+cluster://"), "\(single)")
+            // It has no slots, so nobody knows.
+            let cluster = try await locks("redis+cluster://127.0.0.1:\(node.port)")
+            #expect(cluster.code == 69 && !cluster.output.contains("no lock"), "\(cluster)")
+        }
+        try await withRedis { primary in
+            try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { replica in
+                try await eventually("it follows") { try await primary.cli("WAIT", "1", "10") == "1" }
+                let answer = try await locks(replica.url)
+                #expect(answer.code == 69 && answer.error.contains("is a replica of"), "\(answer)")
+            }
+        }
+    }
+
     @Test func `a user who may not run what locks need is told so`() async throws {
         try await withUser(["-time"]) { service, _, _ in
             let answer = try await ready(service)

@@ -58,6 +58,28 @@ import Testing
         }
     }
 
+    @Test func `the documented user may do all that is needed`() async throws {
+        try await withRedisCluster(replicas: false) { cluster in
+            for node in cluster.nodes {
+                try await redisCLI(
+                    ["-s", node.socketPath, "ACL", "SETUSER", "ringfence", "on", ">secret", "~ringfence:{default}:*"]
+                        + ["resetchannels", "&ringfence:{default}:*", "-@all", "+@read", "+@write", "+@pubsub"]
+                        + ["-@dangerous", "+eval", "+evalsha", "+time", "+ping", "+select", "+wait", "+info"]
+                        + ["+client|setname", "+client|id", "+client|kill", "+cluster|slots"])
+            }
+            try await withClusterClients(cluster.url(user: "ringfence:secret@"), 3) { clients in
+                let load = ClusterLoad(clients)
+                try await load.run {
+                    try await load.goesOn()
+                    try await cluster.migration(ofNamespace: "default").run()
+                    try await load.goesOn()
+                }
+                #expect(load.failures.isEmpty, "\(load.failures.first.map { "\($0)" } ?? "")")
+                _ = try await clients[0].readiness()
+            }
+        }
+    }
+
     @Test func `a promoted replica takes over with everything, and nobody notices more than a pause`() async throws {
         try await withRedisCluster { cluster in
             try await withClusterClients(cluster.url(seeds: 2), 3) { clients in
