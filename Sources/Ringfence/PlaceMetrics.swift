@@ -15,6 +15,7 @@ final class PlaceMetrics: Sendable {
         var lostAt: Nanos?
         /// What was recorded of the Sentinels.
         var standing: SentinelStanding?
+        var disagree = false
     }
 
     private let generation = Gauge(label: "ringfence_redis_generation")
@@ -27,7 +28,10 @@ final class PlaceMetrics: Sendable {
 
     func changed(_ status: Locator.Status) {
         let now = Moment.now
-        let (moved, gap, standing) = state.withLock { state -> (Int, Nanos?, SentinelStanding?) in
+        let disagree = status.plight?.fault == .sentinelsDisagree
+        let (moved, gap, standing, isNew) = state.withLock { state -> (Int, Nanos?, SentinelStanding?, Bool) in
+            defer { state.disagree = disagree }
+            let isNew = disagree && !state.disagree
             let moved = status.moves - state.moves
             state.moves = status.moves
             var gap: Nanos?
@@ -37,9 +41,9 @@ final class PlaceMetrics: Sendable {
             } else if state.lostAt == nil, status.generation > 0 {
                 state.lostAt = now
             }
-            guard state.standing != status.sentinels else { return (moved, gap, nil) }
+            guard state.standing != status.sentinels else { return (moved, gap, nil, isNew) }
             state.standing = status.sentinels
-            return (moved, gap, status.sentinels)
+            return (moved, gap, status.sentinels, isNew)
         }
         generation.record(status.generation)
         if moved > 0 { moves.increment(by: moved) }
@@ -48,7 +52,7 @@ final class PlaceMetrics: Sendable {
             answering.record(standing.answering)
             known.record(standing.known)
         }
-        if status.plight?.fault == .sentinelsDisagree { disagreements.increment() }
+        if isNew { disagreements.increment() }
     }
 
     /// A command that Redis refused for now, by what it said: READONLY, MOVED, LOADING and so on.

@@ -140,13 +140,13 @@ final class RedisWatch: Sendable {
 
     /// The inbox was heard, or this user may not listen to it.
     func channel(isRefused error: RedisError?) {
-        report(.deaf, error.map { _ in "the user \(user) of Redis may not subscribe: \(late)" })
+        let late = "grants by hand-off come up to a second late, and events too"
+        report(.deaf, error.map { _ in "the user \(user) of Redis may not subscribe: \(late). \(channelRight)" })
     }
 
-    /// What a missing right on the channels means, and what mends it.
-    private var late: String {
-        "grants by hand-off come up to a second late, and events too. ACL SETUSER \(user) &\(keys.prefix)* (Redis 7 "
-            + "gives a new user no channel)"
+    /// What mends a missing right on the channels.
+    private var channelRight: String {
+        "ACL SETUSER \(user) &\(keys.prefix)* (Redis 7 gives a new user no channel)"
     }
 
     /// As it was seen last, and what is wrong with it though locks can be had.
@@ -250,13 +250,13 @@ final class RedisWatch: Sendable {
             }
             report(.refuses, nil)
             let refused = reply.text ?? ""
-            // One that may not listen either is told so already.
-            let isDeaf = state.withLock { $0.faults[.deaf]?.isEmpty == false }
+            let words = RedisServerError(message: refused).words
             report(
                 .mute,
-                refused.isEmpty || isDeaf
+                refused.isEmpty
                     ? nil
-                    : "the user \(user) of Redis may not publish (\(RedisServerError(message: refused).words)): \(late)"
+                    : "the user \(user) of Redis may not publish (\(words)): waiters and holders hear of nothing, and "
+                        + "grants by hand-off come some seconds late. \(channelRight)"
             )
             return nil
         } catch {

@@ -107,13 +107,22 @@ struct LockCommand: AsyncParsableCommand {
         if confirmWithin != nil, confirm == nil {
             throw ValidationError("--confirm-within is for --confirm: say how many replicas must have the lock")
         }
+        guard (.milliseconds(1)...longestConfirmation).contains(confirmation) else {
+            throw ValidationError(
+                "--confirm-within must be 1ms to a third of --ttl, here \(longestConfirmation), and not \(confirmation)")
+        }
+    }
+
+    private var longestConfirmation: Duration { max(.milliseconds(1), min(ttl.duration / 3, .seconds(5))) }
+    private var confirmation: Duration {
+        confirmWithin?.duration ?? min(.milliseconds(100), longestConfirmation)
     }
 
     func run() async throws {
         var runner = LockRunner(
             names: names, command: command, ttl: ttl.duration, wait: wait?.duration ?? .seconds(30), owner: redis.owner,
             maximumHold: maximumHold.duration,
-            durability: confirm?.durability(confirmWithin?.duration ?? .milliseconds(100)) ?? .primary,
+            durability: confirm?.durability(confirmation) ?? .primary,
             say: { say("ringfence: " + $0) })
         if isatty(2) == 1 { runner.note = { note($0) } }
         let plan = runner

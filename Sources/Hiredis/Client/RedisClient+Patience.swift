@@ -12,9 +12,10 @@
 // that. Later ones are drawn from a range, or all clients of a Redis that fails over would come at the same moments.
 
 extension RedisError {
-    /// A refusal of a server that may take the same call a moment later; nothing was done.
+    /// A refusal of a server that may take the same call a moment later; nothing was done. (WAIT may be refused so
+    /// behind a script that ran.)
     package var isForNow: Bool {
-        guard code == .server, !isFinal, let prefix = server?.prefix else { return false }
+        guard code == .server, effect == .none, !isFinal, let prefix = server?.prefix else { return false }
         return RedisServerError.Prefix.waits.contains(prefix)
     }
 

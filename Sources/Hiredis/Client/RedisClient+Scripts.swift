@@ -6,17 +6,20 @@ extension RedisClient {
     /// Runs a script by its SHA-1; sends its text instead, for this call alone, when the server does not know it.
     ///
     /// `encode` writes `keys` keys, then `arguments` arguments; it runs twice when the text had to be sent. The
-    /// deadline holds for each of the two sends.
+    /// deadline holds for both sends together.
     package func run(
         _ script: RedisScript, keys: Int, arguments: Int, deadline: Duration? = nil,
         _ encode: (inout CommandWriter) -> Void
     ) async throws(RedisError) -> RedisReply {
-        var result = await core.answer(replies: 1, isSingle: true, deadline: deadline) { writer in
+        let patience = deadline ?? commandTimeout
+        let end = ContinuousClock.now + patience
+        var result = await core.answer(replies: 1, isSingle: true, deadline: patience) { writer in
             script.begin(&writer, keys: keys, arguments: arguments, whole: false)
             encode(&writer)
         }
         if result.isUnknownScript {
-            result = await core.answer(replies: 1, isSingle: true, deadline: deadline) { writer in
+            let left = max(.zero, ContinuousClock.now.duration(to: end))
+            result = await core.answer(replies: 1, isSingle: true, deadline: left) { writer in
                 script.begin(&writer, keys: keys, arguments: arguments, whole: true)
                 encode(&writer)
             }

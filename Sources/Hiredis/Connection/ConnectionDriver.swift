@@ -289,7 +289,9 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     /// Whether the commands that wait were told: nobody wants another attempt.
     private func failsFast(_ error: RedisError) -> Bool {
-        guard configuration.failsFast, !hasBeenReady, !error.isNotReady else { return false }
+        guard configuration.failsFast, !hasBeenReady, configuration.failsWhileNotReady || !error.isNotReady else {
+            return false
+        }
         var last = error
         last.isFinal = true
         owner?.connectionWasRefused(last)

@@ -85,6 +85,8 @@ package struct RedisConfiguration: Sendable {
     package var backoff = Backoff()
     /// Until there was a connection, commands fail with the first attempt that fails, and do not wait for another.
     package var failsFast = false
+    /// Fails fast also while the server is not ready yet: for who asks many servers what they are.
+    package var failsWhileNotReady = false
     /// Shared by the connections that are to be told of as one; nil: each tells of itself.
     package var log: ConnectionLog?
     /// Says where to connect, to all connections of a client; nil: to `address`.

@@ -69,6 +69,13 @@ package final class Locator: @unchecked Sendable {
     /// The place that was settled last, and when it was left.
     private var former: LocatorMachine.Place?
     private var leftAt: Int64?
+    /// One lookup at a time: it blocks a thread, and a name server that is away would fill them all.
+    private var isLookingUp = false
+    /// The look that waits for it.
+    private var lookupFor = 0
+    /// What came, and when, until a look has used it.
+    private var lookedUp: (addresses: [RedisConfiguration.Address], at: Int64)?
+    private static let freshness: Int64 = 1_000_000_000
     private let published: Mutex<Status>
 
     /// `onChange` is told on the event loop when a place is settled or lost, and when more or fewer Sentinels answer.
@@ -116,7 +123,12 @@ package final class Locator: @unchecked Sendable {
     /// The connection needs a place, first or again.
     func wants(_ connection: any LocatedConnection) {
         eventLoop.execute {
-            if self.index(of: connection) == nil { self.members.append(Member(connection: connection)) }
+            if let index = self.index(of: connection) {
+                // It may have been told of this place while it was at another attempt, and did not hear.
+                self.members[index].offered = 0
+            } else {
+                self.members.append(Member(connection: connection))
+            }
             if let place = self.machine.place, self.leaving == nil {
                 self.present(place, to: connection)
             } else {
@@ -152,7 +164,9 @@ package final class Locator: @unchecked Sendable {
         eventLoop.execute {
             // As we know it: one that ended before it heard that it may be used counts as ready here.
             let wasReady = self.endReady(connection)
-            if self.scout == ObjectIdentifier(connection) { self.scout = nil }
+            if self.scout == ObjectIdentifier(connection), generation == self.machine.place?.generation {
+                self.scout = nil
+            }
             let isEnded = isOwn && wasReady
             self.handle(
                 isEnded ? .ended(generation: generation) : .lost(generation: generation, error, wasReady: wasReady))
@@ -184,7 +198,8 @@ package final class Locator: @unchecked Sendable {
         (timer, timerAt) = (nil, .max)
         asker?.close()
         asker = nil
-        machine = LocatorMachine(configuration, search: Self.search(configuration), after: machine)
+        // What the search knows (the highest epoch, say) stays true.
+        machine = LocatorMachine(configuration, search: machine.search, after: machine)
     }
 
     private func endReady(_ connection: any LocatedConnection) -> Bool {
@@ -304,8 +319,9 @@ package final class Locator: @unchecked Sendable {
     private func publishStanding() {
         let standing = machine.search.standing
         let status: Status? = published.withLock { status in
-            guard status.sentinels != standing else { return nil }
-            status.sentinels = standing
+            let epoch = machine.place.map { $0.isGreeted ? $0.epoch : status.epoch } ?? status.epoch
+            guard status.sentinels != standing || status.epoch != epoch else { return nil }
+            (status.sentinels, status.epoch) = (standing, epoch)
             return status
         }
         if let status { onChange?(status) }
@@ -314,10 +330,20 @@ package final class Locator: @unchecked Sendable {
     // MARK: questions
 
     private func resolve(_ look: Int, _ host: String, _ port: Int) {
+        let name = RedisConfiguration.Address.tcp(host: host, port: port)
+        if let (addresses, at) = lookedUp, monotonicNow() - at < Self.freshness {
+            lookedUp = nil
+            return handle(.resolved(look: look, .success(addresses)))
+        }
+        lookupFor = look
+        guard !isLookingUp else { return }
+        isLookingUp = true
         NameLookup.addresses(of: host, port: port, on: eventLoop).whenComplete { result in
-            self.handle(
-                .resolved(
-                    look: look, result.mapError { ConnectionWords(address: .tcp(host: host, port: port)).failure($0) }))
+            self.isLookingUp = false
+            let result = result.mapError { ConnectionWords(address: name).failure($0) }
+            // A name server may take longer than a look. Its answer is good for the look that runs now, or the next.
+            if case .success(let addresses) = result { self.lookedUp = (addresses, monotonicNow()) }
+            self.handle(.resolved(look: self.lookupFor, result))
         }
     }
 

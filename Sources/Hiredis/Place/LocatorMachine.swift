@@ -286,7 +286,9 @@ struct LocatorMachine: Sendable {
         guard let place, place.generation == number else { return }
         if wasReady { ready -= 1 }
         if ready == 0 {
-            if !place.isGreeted { plight = error }
+            plight = error
+            // Others may still dial there.
+            if place.isGreeted { actions.append(.leave(error)) }
             actions.append(.plight(error))
             return end(now, dice)
         }

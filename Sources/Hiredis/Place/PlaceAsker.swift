@@ -21,7 +21,7 @@ final class PlaceAsker: @unchecked Sendable {
         self.onNews = onNews
         var configuration = configuration
         (configuration.locator, configuration.log) = (nil, nil)
-        configuration.failsFast = true
+        (configuration.failsFast, configuration.failsWhileNotReady) = (true, true)
         configuration.commandTimeout = configuration.connectTimeout
         self.configuration = configuration
         self.eventLoop = eventLoop

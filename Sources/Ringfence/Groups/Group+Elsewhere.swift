@@ -127,9 +127,8 @@ extension Group {
     private func ask(
         _ doing: String, _ call: (GroupKnowledge) -> ScriptCall
     ) async throws -> (answer: GroupAnswer, sentAt: Nanos) {
-        let sentAt = Moment.now
-        let call = call(knowledge(now: sentAt))
-        let result = await hub.runner.result(of: call)
+        let call = call(knowledge(now: Moment.now))
+        let (result, sentAt) = await hub.runner.timed(call)
         switch heard(result, sentAt: sentAt) {
         case .success(let answer):
             return (answer, sentAt)

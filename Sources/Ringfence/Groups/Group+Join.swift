@@ -91,10 +91,9 @@ extension Group {
         var mode = JoinMode.first
         var mayBeDone = false
         while true {
-            let sentAt = Moment.now
             let call = hub.scripts.join(
-                name, knowledge(now: sentAt), record, mode, policy ?? requestedPolicy, status: status)
-            let result = await hub.runner.result(of: call)
+                name, knowledge(now: Moment.now), record, mode, policy ?? requestedPolicy, status: status)
+            let (result, sentAt) = await hub.runner.timed(call)
             switch heard(result, sentAt: sentAt) {
             case .success(let answer) where answer.status == .member: return (answer, sentAt)
             case .success(let answer): throw refused(record, answer, mode, mayBeDone: mayBeDone)

@@ -13,6 +13,8 @@ extension LockTable {
     ) {
         switch action {
         case .ask(let ticket, let nonce, let terms, let queue):
+            // That was of the acquire before.
+            entry.refusal = nil
             entry.asking = (ticket, send(.acquire(nonce: nonce, terms, queue: queue), key, ticket))
         case .claim(let ticket, let value, let terms):
             sendClaim(key, ticket, value, terms)

@@ -70,7 +70,7 @@ extension LockTable {
                     handle(key, .claimRefused(ticket))
                 } else if let shortfall = shortfall(key, confirmed) {
                     handle(key, .unconfirmed(ticket, fence: value.fence)) {
-                        $0.refusal = shortfall
+                        if $0.line.machine.awaits(ticket) { $0.refusal = shortfall }
                         return true
                     }
                 } else {

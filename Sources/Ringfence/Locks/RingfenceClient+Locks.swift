@@ -272,9 +272,10 @@ extension RingfenceClient {
     public func renew(_ names: [String], token: String, ttl: Duration) async throws -> LockGrant {
         let request = try request(names, ttl: ttl, wait: nil, owner: nil)
         let value = try value(of: token, request.names)
-        let sentAt = Moment.now
-        let reply = try await runner.run(
-            scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]), "renewing \(describe(names))")
+        let (result, sentAt) = await runner.timed(
+            scripts.renew([(request.names, value.text, request.terms.holdMilliseconds)]))
+        let reply: RedisReply
+        do { reply = try result.get() } catch { throw RingfenceError(error, "renewing \(describe(names))") }
         guard let renewed = LockScripts.renewed(reply, count: 1) else { throw RingfenceError.unexpected(reply) }
         guard renewed[0] else { throw RingfenceError.notHeld(names, owner: try? await holder(of: request.names)) }
         return LockGrant(names: request.names, value, deadline: request.terms.deadline(sentAt: sentAt))

@@ -257,15 +257,15 @@ extension RingfenceClient {
     /// A page of the keys that match `pattern`.
     ///
     /// `SCAN` names no key, so every server answers it, also a node of a Cluster that does not have the namespace's
-    /// slot (any more): with nothing. So a key of the namespace is asked for in the same write, which such a node
-    /// refuses.
+    /// slot (any more): with nothing. So a key of the namespace that does not exist is asked for in the same write, which
+    /// such a node refuses, and one from which the slot is being moved as well.
     func scan(
         _ doing: String, from position: String, keys pattern: String, count: Int, answerBytes: Int
     ) async throws -> ScannedPage {
         let replies = try await fetch(doing, count: 2, answerBytes: answerBytes) { [keys] writer in
             writer.begin(2)
             writer.argument("EXISTS")
-            writer.argument(keys.audit)
+            writer.argument(keys.absent)
             writer.begin(6)
             for word in ["SCAN", position, "MATCH", pattern, "COUNT"] { writer.argument(word) }
             writer.argument(Int64(count))

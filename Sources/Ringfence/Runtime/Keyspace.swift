@@ -12,8 +12,8 @@ final class Keyspace: Sendable {
     /// A key that never exists, among the KEYS of every script but renew.lua. While a Cluster moves the slot key by
     /// key, a node refuses a script before it runs only where one of its KEYS is not there: a script that finds them
     /// all runs, and fails half done at the first key that it has deleted or is to make. With this one in its KEYS no
-    /// script runs before the move is over. renew.lua neither makes nor deletes what others need, so leases are renewed
-    /// meanwhile.
+    /// script runs before the move is over. renew.lua neither makes nor deletes what others need, so a lease is renewed
+    /// meanwhile until its own keys have moved.
     let absent: String
     /// The names of a waiter for several, by its nonce.
     let place: String

@@ -114,8 +114,13 @@ final class ScriptRunner: Sendable {
     }
 
     /// Runs the call for a caller that waits for the answer; again, while Redis refuses it for now.
-    func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> {
-        await main.patiently { left in
+    func result(of call: ScriptCall) async -> Result<RedisReply, RedisError> { await timed(call).result }
+
+    /// The same with the moment of the send that was answered, from which a lease counts.
+    func timed(_ call: ScriptCall) async -> (result: Result<RedisReply, RedisError>, sentAt: Nanos) {
+        var sentAt = Moment.now
+        let result = await main.patiently { left in
+            sentAt = Moment.now
             do throws(RedisError) {
                 return .success(try await main.run(call, deadline: left))
             } catch {
@@ -123,6 +128,7 @@ final class ScriptRunner: Sendable {
                 return .failure(error)
             }
         }
+        return (result, sentAt)
     }
 
     func run(_ call: ScriptCall) async throws(RedisError) -> RedisReply { try await result(of: call).get() }

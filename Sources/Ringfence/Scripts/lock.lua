@@ -458,7 +458,9 @@ if verb == 'cancel' then
             redis.call('DEL', KEYS[i])
             audit('cancel', name_of(i), owner, fence)
         end
-        redis.pcall('ZREM', KEYS[2 * n + i], place)
+        local left = redis.pcall('ZREM', KEYS[2 * n + i], place)
+        -- A key of another type holds no place of ours. Any other refusal is told, and the withdrawal is repeated.
+        if type(left) == 'table' and left.err and not string.find(left.err, 'WRONGTYPE', 1, true) then return left end
     end
     if n > 1 then redis.call('DEL', prefix .. 'place:' .. nonce) end
     settle(nil)

@@ -27,8 +27,7 @@ package struct LockLine: Sendable {
         package init(_ event: LockMachine.Event, isUndone: Bool) {
             switch event {
             case .busy: self = .busy
-            case .failed where isUndone: self = .notDone
-            case .deferred: self = .notDone
+            case .failed where isUndone, .deferred where isUndone: self = .notDone
             default: self = .mayStand
             }
         }

@@ -219,7 +219,8 @@ struct LockRoutes: Sendable {
         _ acquisition: Acquisition, _ id: String, _ exchange: Exchange
     ) async throws -> (LockGrant, Repeats.Claim) {
         while true {
-            let claim = repeats.claim(Repeats.Key(id: id, names: acquisition.names), acquisition.ttl) {
+            let key = Repeats.Key(id: id, names: acquisition.names, durability: acquisition.durability)
+            let claim = repeats.claim(key, acquisition.ttl) {
                 Task { try await client.grant(acquisition) }
             }
             let result = try await result(of: claim.task, exchange) { [repeats] in

@@ -72,7 +72,11 @@ extension Problem.Code {
             case .clusterDown?: self = .clusterDown
             case .loading?, .busy?, .masterDown?, .noReplicas?: self = .notReady
             case .noPermission?: self = .forbidden
-            case .err? where error.message.contains("can't run this command"): self = .forbidden
+            // A service that has no scripts says so in the words of an unknown command.
+            case .err?
+            where error.message.contains("can't run this command")
+                || error.server?.message.hasPrefix("ERR unknown command") == true:
+                self = .forbidden
             default: return nil
             }
         }

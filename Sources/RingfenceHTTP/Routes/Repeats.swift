@@ -16,6 +16,8 @@ final class Repeats: Sendable {
     struct Key: Hashable, Sendable {
         var id: String
         var names: [String]
+        /// What it asks to be confirmed: who asks for more is not told of a hold that nobody confirmed.
+        var durability = Durability.primary
     }
 
     /// One request's part in an acquisition.

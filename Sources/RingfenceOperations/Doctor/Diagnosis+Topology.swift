@@ -7,7 +7,7 @@ import RingfenceCore
 
 extension Diagnosis {
     static func topology(_ readings: RedisReadings) -> [Finding] {
-        replica(readings) + cluster(readings) + names(readings) + channels(readings)
+        replica(readings) + cluster(readings) + names(readings) + channels(readings) + successors(readings)
     }
 
     private static func replica(_ readings: RedisReadings) -> [Finding] {
@@ -60,6 +60,37 @@ extension Diagnosis {
                     .warning, "cluster.noReplica",
                     "the owner of the namespace's slot has no replica: when it dies, nobody serves the slot until it "
                         + "is back", remedy: "add one: redis-cli --cluster add-node … --cluster-slave"))
+        }
+        return findings
+    }
+
+    /// What a failover to one of the replicas would bring.
+    private static func successors(_ readings: RedisReadings) -> [Finding] {
+        var findings: [Finding] = []
+        let skewed = readings.replicas.filter { replica in
+            replica.clockAhead.map { $0.magnitude - replica.clockError > .milliseconds(100) } ?? false
+        }
+        if !skewed.isEmpty {
+            let list = skewed.map { replica in
+                let ahead = replica.clockAhead ?? .zero
+                return
+                    "\(replica.address) \(millisecondsText(ahead.magnitude)) \(ahead < .zero ? "behind" : "ahead")"
+            }
+            findings.append(
+                Finding(
+                    .warning, "clock.serversSkewed",
+                    "clocks of replicas are not the primary's (\(list.joined(separator: ", "))): promoted, one that is "
+                        + "ahead takes that off every lease, and one that is behind may give lower fences",
+                    remedy: "look at NTP on all machines of Redis; with chrony see the article Operating"))
+        }
+        let forgetful = readings.replicas.filter { $0.hasAppendOnlyFile == false }
+        if readings.hasAppendOnlyFile == true, !forgetful.isEmpty {
+            findings.append(
+                Finding(
+                    .warning, "redis.replicaForgets",
+                    "\(forgetful.map(\.address).joined(separator: ", ")) keeps no append-only file, and the primary "
+                        + "does: promoted and then restarted, it has lost its data",
+                    remedy: "CONFIG SET appendonly yes, also in its redis.conf"))
         }
         return findings
     }

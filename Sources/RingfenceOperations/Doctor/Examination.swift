@@ -17,10 +17,10 @@ package struct Examination: Sendable {
     /// Commands of the last week count, older ones were another time.
     static let memory: Int64 = 7 * 86_400
 
-    private let client: RedisClient
-    private var configuration: RedisConfiguration
+    let client: RedisClient
+    var configuration: RedisConfiguration
     private let namespace: String
-    private let logger: Logger
+    let logger: Logger
 
     private init(_ configuration: RingfenceConfiguration, _ logger: Logger) throws {
         do {
@@ -88,7 +88,7 @@ package struct Examination: Sendable {
         return readings
     }
 
-    private func info(_ client: RedisClient) async throws -> [String: String]? {
+    func info(_ client: RedisClient) async throws -> [String: String]? {
         try await ask(client, "INFO")?.text.map { RedisReadings.parse(info: $0) }
     }
 
@@ -234,56 +234,6 @@ package struct Examination: Sendable {
 
     private var prefix: String { "ringfence:{\(namespace)}:" }
 
-    /// Asks each replica itself, under our own name, for what its primary does not know.
-    private func replicas(_ list: [(host: String, port: Int, isOnline: Bool)]) async -> [RedisReadings.Replica] {
-        await withTaskGroup(of: (Int, RedisReadings.Replica).self) { group in
-            for (place, entry) in list.enumerated() {
-                group.addTask {
-                    let info = await infoAside(.tcp(host: entry.host, port: entry.port))
-                    let host = entry.host.contains(":") ? "[\(entry.host)]" : entry.host
-                    return (
-                        place,
-                        .init(
-                            address: "\(host):\(entry.port)", isOnline: entry.isOnline,
-                            priority: info?["slave_priority"].flatMap { Int($0) })
-                    )
-                }
-            }
-            var replicas: [(Int, RedisReadings.Replica)] = []
-            for await replica in group { replicas.append(replica) }
-            return replicas.sorted { $0.0 < $1.0 }.map(\.1)
-        }
-    }
-
-    /// Each server behind the URL's name, asked what it is.
-    private func named() async -> [RedisReadings.Named] {
-        guard case .server(let address) = configuration.place,
-            let addresses = try? await address.addresses(on: client.eventLoop), addresses.count > 1
-        else { return [] }
-        var named: [RedisReadings.Named] = []
-        for address in addresses.prefix(16) {
-            let info = await infoAside(address)
-            named.append(
-                .init(
-                    address: "\(address)", isPrimary: info?["role"].map { $0 == "master" }, process: info?["run_id"]))
-        }
-        return named
-    }
-
-    /// What another server says of itself, on a connection of its own, under our own name.
-    private func infoAside(_ address: RedisConfiguration.Address) async -> [String: String]? {
-        var redis = configuration
-        redis.place = .server(address)
-        redis.address = address
-        (redis.locator, redis.requiresPrimary) = (nil, false)
-        redis.connectTimeout = .seconds(1)
-        redis.commandTimeout = .seconds(1)
-        let client = RedisClient(redis, logger: logger)
-        let info = try? await info(client)
-        await client.close()
-        return info
-    }
-
     // MARK: Measuring
 
     /// Asks Redis for the time, again and again.
@@ -332,8 +282,8 @@ package struct Examination: Sendable {
     }
 
     /// Redis' clock in nanoseconds since 1970.
-    private func serverTime() async throws -> Int64 {
-        let reply = try await client.send(deadline: Self.patience) { writer in
+    func serverTime(_ other: RedisClient? = nil, within patience: Duration = patience) async throws -> Int64 {
+        let reply = try await (other ?? client).send(deadline: patience) { writer in
             writer.begin(1)
             writer.argument("TIME")
         }

@@ -14,6 +14,10 @@ package struct RedisReadings: Sendable {
         package var isOnline: Bool
         /// `replica-priority`; nil when it could not be asked.
         package var priority: Int?
+        package var hasAppendOnlyFile: Bool?
+        /// How much its clock is ahead of the primary's, and by how much that may be wrong.
+        package var clockAhead: Duration?
+        package var clockError: Duration = .zero
 
         package init(address: String, isOnline: Bool = true, priority: Int? = nil) {
             self.address = address

@@ -74,7 +74,7 @@ package struct SettingKey: Sendable, Hashable {
         "sentinel-tls", .text, "same", "TLS to the Sentinels: same as to Redis, on or off.")
     package static let sentinelMajority = SettingKey(
         "sentinel-majority", .text, "preferred",
-        "required: nothing is acquired while fewer than half of the Sentinels answer. preferred: that is only told.")
+        "required: nothing is acquired while half of the Sentinels or fewer answer. preferred: that is only told.")
     package static let namespace = SettingKey(
         "namespace", .text, "default", "All keys live under ringfence:{namespace}:. 1 to 64 of A-Z a-z 0-9 . _ -.")
     package static let owner = SettingKey(

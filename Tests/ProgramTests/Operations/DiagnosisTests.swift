@@ -116,6 +116,20 @@ import Testing
                     .init(address: "10.0.0.2:6379", isPrimary: false, process: "b"),
                 ]
             }),
+        Case(
+            "a replica whose clock is ahead", ["warning clock.serversSkewed"],
+            with {
+                $0.replicas = replicas
+                $0.replicas[0].clockAhead = .seconds(-2)
+                $0.replicas[1].clockAhead = .milliseconds(150)
+                $0.replicas[1].clockError = .milliseconds(60)
+            }),
+        Case(
+            "a replica without a file", ["warning redis.replicaForgets"],
+            with {
+                $0.replicas = replicas
+                $0.replicas[1].hasAppendOnlyFile = false
+            }),
         Case("no channels", ["problem redis.channelForbidden"], with { $0.channelForbidden = "NOPERM" }),
         Case("loading", ["problem redis.loading"], sound(info: ["loading": "1"])),
         Case("clients", ["warning redis.clients"], sound(info: ["connected_clients": "95", "maxclients": "100"])),
