@@ -69,28 +69,6 @@ import Testing
         }
     }
 
-    @Test func `on a Cluster the books balance, though the owner of their slot is killed`() async throws {
-        let directory = try TemporaryDirectory()
-        let file = directory.path + "/transfers.jsonl"
-        try Data(TransferGenerator.contents(count: 3000).utf8).write(to: URL(filePath: file))
-        try await withRedisCluster { cluster in
-            async let demo = run(["demo", "--json", "--workers", "4", "--file", file, "--redis", cluster.url()])
-            try await eventually("some are applied", within: .seconds(60)) {
-                for node in cluster.nodes.prefix(3) {
-                    let applied = try await node.cli("KEYS", "ringfence-demo:*:applied")
-                    guard !applied.isEmpty, Int(try await node.cli("SCARD", applied)) ?? 0 > 100 else { continue }
-                    await node.kill(9)
-                    return true
-                }
-                return false
-            }
-            let (exit, output) = try await demo
-            #expect(exit == .code(0), "\(String(decoding: output, as: UTF8.self))")
-            let result = try JSONDecoder().decode(Result.self, from: output)
-            #expect(result.balanced && result.appliedOnce == 3000 && result.totalAfter == result.totalBefore)
-        }
-    }
-
     /// The keys that would stay in Redis for ever.
     private func keysWithoutEnd(_ redis: RedisServer) async throws -> [String] {
         let client = RedisClient(try RedisConfiguration(url: redis.unixURL), logger: Logger(label: "test"))

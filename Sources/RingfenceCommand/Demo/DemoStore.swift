@@ -8,7 +8,8 @@
 // transfers are delivered twice now and then, even to two live workers. That each is applied once is up to lock, guard
 // and mark.
 //
-// All keys of a run share a hash tag, which is new for each run: runs do not meet, and it works on a cluster.
+// All keys of a run, its locks' too, share a hash tag, which is new for each run: runs do not meet, and in a Cluster
+// all are in one slot.
 
 import Hiredis
 import Logging
@@ -39,11 +40,13 @@ struct DemoStore: Sendable {
 
     init(url: String, run: String, logger: Logger) throws {
         var configuration = try RedisConfiguration(url: url)
-        configuration.hashTag = run
+        configuration.hashTag = Self.namespace(run: run)
+        // A failover takes seconds.
+        configuration.commandTimeout = .seconds(30)
         // Where the locks are, also after a failover.
         configuration.locator = Locator(configuration, logger: logger)
         redis = RedisClient(configuration, logger: logger)
-        prefix = "ringfence-demo:{\(run)}:"
+        prefix = "ringfence-demo:{\(Self.namespace(run: run))}:"
         lockPrefix = "ringfence:{\(Self.namespace(run: run))}:"
     }
 

@@ -2,6 +2,7 @@
 //
 // docker/examples/cluster, as far as it runs without Docker: its script, on a real Cluster.
 
+import Ringfence
 import TestSupport
 import Testing
 
