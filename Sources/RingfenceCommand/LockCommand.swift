@@ -109,7 +109,8 @@ struct LockCommand: AsyncParsableCommand {
         }
         guard (.milliseconds(1)...longestConfirmation).contains(confirmation) else {
             throw ValidationError(
-                "--confirm-within must be 1ms to a third of --ttl, here \(longestConfirmation), and not \(confirmation)")
+                "--confirm-within must be 1ms to a third of --ttl, which is \(longestConfirmation), not \(confirmation)"
+            )
         }
     }
 

@@ -32,6 +32,22 @@ import Testing
             questions.compactMap { if case .slots(let node) = $0 { node } else { nil } })
     }
 
+    /// Who is greeted.
+    private func dialled(_ step: SearchStep) -> RedisConfiguration.Address? {
+        guard case .ask(let questions) = step, questions.count == 1, case .greet(let route) = questions[0] else {
+            return nil
+        }
+        return route.address
+    }
+
+    private static func greet(_ number: Int) -> Question { .greet(Route(node(number))) }
+
+    private static func greeting(_ process: String?) -> Result<Answer, RedisError> {
+        var info = ConnectionInfo()
+        info.runID = process
+        return .success(.greeting(info))
+    }
+
     private func found(_ step: SearchStep) -> RedisConfiguration.Address? {
         if case .found(let sighting) = step { sighting.route.address } else { nil }
     }
@@ -99,17 +115,138 @@ import Testing
         #expect(found(search.answered(.slots(nodes[1]), Self.slots(4))) == Self.node(4))
     }
 
-    @Test func `a place in use is left by its own word, or that of two others`() {
-        let here = Route(Self.node(1))
-        var search = settled([1, 2, 3, 4, 5, 6])
-        _ = search.begin(current: here)
-        #expect(found(search.answered(.slots(Self.node(1)), Self.slots(2))) == Self.node(2))
+    /// A check that asks the first node, the place in use, and the second and the sixth.
+    private func checking() -> ClusterSearch {
+        var search = settled()
+        let nodes = asked(search.begin(current: Route(Self.node(1))))
+        #expect(nodes == Set([1, 2, 6].map(Self.node)))
+        return search
+    }
 
-        search = settled([1, 2, 3, 4, 5, 6])
-        let others = asked(search.begin(current: here)).filter { $0 != Self.node(1) }.sorted { "\($0)" < "\($1)" }
-        #expect(others.count >= 2)
-        #expect(search.answered(.slots(others[0]), Self.slots(4)) == .wait)
-        #expect(found(search.answered(.slots(others[1]), Self.slots(4))) == Self.node(4))
+    @Test func `a place in use is left by its own word, or that of two others`() {
+        var search = checking()
+        #expect(dialled(search.answered(.slots(Self.node(1)), Self.slots(2))) == Self.node(2))
+        #expect(found(search.answered(Self.greet(2), Self.greeting("b"))) == Self.node(2))
+
+        // It says nothing, and alone it could not outvote the two.
+        search = checking()
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(4)) == .wait)
+        #expect(dialled(search.answered(.slots(Self.node(6)), Self.slots(4))) == Self.node(4))
+        let step = search.answered(Self.greet(4), Self.greeting("d"))
+        #expect(
+            step
+                == .found(
+                    Sighting(
+                        route: Route(Self.node(4)), process: "d",
+                        why: "it has slot \(ClusterView.slot(ofTag: "default")) of namespace default")))
+    }
+
+    @Test func `a node that says itself has the slot is no vote for itself`() {
+        var search = checking()
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(2)) == .wait)
+        #expect(search.answered(.slots(Self.node(6)), Self.slots(2)) == .wait)
+        #expect(search.answered(.slots(Self.node(1)), Self.slots(1)) == .unchanged)
+        // Even if the owner is silent.
+        search = checking()
+        #expect(search.answered(.slots(Self.node(6)), Self.slots(2)) == .wait)
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(2)) == .wait)
+        #expect(search.timedOut() == .unchanged)
+    }
+
+    /// A check that asks the place in use and three others: 2, 8 and 9.
+    private func checkingFour() -> ClusterSearch {
+        var search = Self.search([1, 7, 8, 9])
+        _ = search.begin(current: nil)
+        _ = search.answered(.slots(Self.node(1)), Self.slots(1))
+        // Known by now: 2, 5, 3, 6, 1, and the seeds; so it goes on with 6.
+        _ = search.begin(current: Route(Self.node(1)))
+        let nodes = asked(search.begin(current: Route(Self.node(1))))
+        #expect(nodes == Set([1, 2, 8, 9].map(Self.node)))
+        return search
+    }
+
+    @Test func `the word of the owner counts against two others, whenever it comes`() {
+        // Two against two.
+        var search = checkingFour()
+        #expect(search.answered(.slots(Self.node(8)), Self.slots(4)) == .wait)
+        #expect(dialled(search.answered(.slots(Self.node(9)), Self.slots(4))) == Self.node(4))
+        #expect(search.answered(Self.greet(4), Self.greeting("d")) == .wait)
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(1)) == .wait)
+        #expect(search.answered(.slots(Self.node(1)), Self.slots(1)) == .unchanged)
+        // Three against one: the owner is the one that is cut off.
+        search = checkingFour()
+        #expect(search.answered(.slots(Self.node(1)), Self.slots(1)) == .wait)
+        #expect(search.answered(.slots(Self.node(8)), Self.slots(4)) == .wait)
+        #expect(dialled(search.answered(.slots(Self.node(9)), Self.slots(4))) == Self.node(4))
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(4)) == .wait)
+        #expect(found(search.answered(Self.greet(4), Self.greeting("d"))) == Self.node(4))
+        // Two, and silence: when the time is up.
+        search = checkingFour()
+        #expect(search.answered(.slots(Self.node(8)), Self.slots(4)) == .wait)
+        #expect(dialled(search.answered(.slots(Self.node(9)), Self.slots(4))) == Self.node(4))
+        #expect(search.answered(Self.greet(4), Self.greeting("d")) == .wait)
+        #expect(found(search.timedOut()) == Self.node(4))
+    }
+
+    @Test func `nobody moves to an owner that does not answer`() {
+        var search = checking()
+        #expect(search.answered(.slots(Self.node(2)), Self.slots(4)) == .wait)
+        #expect(dialled(search.answered(.slots(Self.node(6)), Self.slots(4))) == Self.node(4))
+        #expect(search.answered(.slots(Self.node(1)), Self.refused) == .wait)
+        #expect(search.answered(Self.greet(4), Self.refused) == .unchanged)
+        search = checking()
+        #expect(dialled(search.answered(.slots(Self.node(1)), Self.slots(2))) == Self.node(2))
+        #expect(search.timedOut() == .unchanged)
+    }
+
+    @Test func `the owner under another name is the same place`() throws {
+        let configuration = try RedisConfiguration(url: "redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3")
+        var machine = LocatorMachine(configuration, search: Self.search())
+        func handle(_ event: LocatorMachine.Event, at seconds: Int64) -> [LocatorMachine.Action] {
+            machine.handle(event, now: seconds * 1_000_000_000, dice: 0.5)
+        }
+        _ = handle(.wanted, at: 1)
+        _ = handle(.answered(look: 1, .slots(Self.node(1)), Self.slots(1)), at: 1)
+        var info = ConnectionInfo()
+        info.runID = "a"
+        _ = handle(.greeted(generation: 1, info), at: 1)
+        guard case .ask(let look, _)? = handle(.tick, at: 30).first else {
+            Issue.record("no check")
+            return
+        }
+        // It calls itself so by now.
+        let asked = handle(.answered(look: look, .slots(Self.node(1)), Self.slots(11)), at: 30)
+        #expect(asked == [.ask(look: look, [Self.greet(11)])])
+        #expect(handle(.answered(look: look, Self.greet(11), Self.greeting("a")), at: 30) == [])
+        #expect(machine.place?.generation == 1)
+        #expect(machine.wakeAt == 45_000_000_000, "the check is over")
+    }
+
+    @Test func `a look that ran out of time gives the next one twice as much`() throws {
+        var configuration = try RedisConfiguration(url: "redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3")
+        configuration.connectTimeout = .seconds(3)
+        var search = Self.search()
+        for limit in [500, 1000, 2000, 3000, 3000] {
+            #expect(search.limit(configuration) == .milliseconds(limit))
+            _ = search.begin(current: nil)
+            #expect(plight(search.timedOut()) != nil)
+        }
+        // All have answered, so no time was lacking.
+        search = Self.search()
+        for node in asked(search.begin(current: nil)) { _ = search.answered(.slots(node), Self.refused) }
+        #expect(search.limit(configuration) == .milliseconds(500))
+        // Checks are short.
+        _ = search.begin(current: nil)
+        _ = search.timedOut()
+        _ = search.begin(current: nil)
+        #expect(found(search.answered(.slots(Self.node(1)), Self.slots(1))) == Self.node(1))
+        for _ in 0..<2 {
+            #expect(search.limit(configuration) == .milliseconds(500))
+            _ = search.begin(current: Route(Self.node(1)))
+            #expect(search.timedOut() == .unchanged)
+        }
+        configuration.connectTimeout = .milliseconds(200)
+        #expect(search.limit(configuration) == .milliseconds(200))
     }
 
     @Test func `one node alone, and a look in which nobody answers, move nobody`() {
@@ -169,6 +306,8 @@ import Testing
         for case .slots(let node) in questions where node != Self.node(1) {
             actions += handle(.answered(look: look, .slots(node), Self.slots(4)), at: 9)
         }
+        #expect(actions == [.ask(look: look, [Self.greet(4)])])
+        actions = handle(.answered(look: look, Self.greet(4), Self.greeting("d")), at: 9)
         guard case .leave? = actions.first, case .offer(let place)? = actions.last else {
             Issue.record("\(actions)")
             return

@@ -4,14 +4,17 @@
 //
 // Held against the machine: connections are never ready at two places at once; nobody is asked without a pause; and
 // when the faults end, all connections are at the primary before long.
+import RingfencePlatform
 import Testing
 
 @testable import Hiredis
 
 @Suite struct LocatorWorldTests {
+    private static let seeds = getenv("RINGFENCE_SIMULATION_SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 500
+
     @Test(arguments: ["redis://redis.example", "redis+replicated://10.0.0.1,10.0.0.2,10.0.0.3"])
     func `all connections follow the primary together, in every seed`(url: String) throws {
-        for seed in 0..<UInt64(5_000) {
+        for seed in 0..<Self.seeds {
             var world = try LocatorWorld(url, seed: seed)
             world.run()
             #expect(world.faults == [], "seed \(seed) of \(url)")

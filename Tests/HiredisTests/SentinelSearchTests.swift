@@ -38,7 +38,8 @@ import Testing
 
         /// The Sentinel answers what it was asked, in a look.
         mutating func say(_ host: String, _ primary: String, _ epoch: Int, others: Int = 2, look: Int? = nil) {
-            answer(host, .success(.replies(PlantedSentinel.replies(primary, epoch: epoch, others: others))), look)
+            let replies = PlantedSentinel.replies(primary, epoch: epoch, others: others, id: host)
+            answer(host, .success(.replies(replies)), look)
         }
 
         /// And who the others are.
@@ -183,7 +184,7 @@ import Testing
         #expect(stage.machine.plight?.message.contains("no answer from s2:26379") == true)
     }
 
-    @Test func `a settled client asks each Sentinel three things a second`() {
+    @Test func `a settled client asks each Sentinel four things a second`() {
         var stage = settled()
         var commands = 0
         for _ in 0..<600 {
@@ -196,8 +197,93 @@ import Testing
             for host in ["s1", "s2", "s3"] { stage.say(host, "a", 7) }
         }
         // A minute, three Sentinels, and dice in the middle.
-        #expect(commands <= 60 * 3 * 3)
-        #expect(commands > 50 * 3 * 3)
+        #expect(commands <= 60 * 3 * 4)
+        #expect(commands > 50 * 3 * 4)
+    }
+
+    @Test(arguments: [RedisConfiguration.SentinelMajority.preferred, .required])
+    func `a Sentinel that was set up anew and answers first leads nowhere`(
+        majority: RedisConfiguration.SentinelMajority
+    ) {
+        var stage = Stage(["s1", "s2", "s3"], majority: majority)
+        stage.say("s1", "a", 0, others: 0)
+        #expect(stage.address == nil)
+        stage.say("s2", "b", 7)
+        stage.say("s3", "b", 7)
+        #expect(stage.address == Self.redis("b"))
+    }
+
+    @Test func `one that suddenly knows nobody is no majority in the look in which it says so`() {
+        var stage = Stage(["s1"])
+        stage.say("s1", "a", 0, knowing: ["s2", "s3"])
+        stage.say("s2", "a", 0, knowing: ["s1", "s3"])
+        stage.greet("process a")
+        stage.actions = []
+        stage.pass(Self.second)
+        stage.say("s1", "b", 0, others: 0)
+        #expect(!stage.hasLeft)
+        #expect(stage.address == Self.redis("a"))
+    }
+
+    @Test func `under one epoch a minority moves nobody when the others are late, and a majority does`() {
+        var stage = settled()
+        stage.pass(Self.second)
+        stage.say("s2", "b", 7)
+        stage.pass(600_000_000)
+        #expect(!stage.hasLeft)
+        #expect(stage.address == Self.redis("a"))
+        stage.pass(Self.second)
+        stage.say("s2", "b", 7)
+        stage.say("s3", "b", 7)
+        #expect(stage.hasLeft)
+        #expect(stage.address == Self.redis("b"))
+    }
+
+    // MARK: Again after a close
+
+    private func reply(_ search: inout SentinelSearch, _ host: String, _ primary: String, _ epoch: Int) -> SearchStep {
+        search.answered(
+            .sentinel(Self.sentinel(host), withList: false),
+            .success(.replies(PlantedSentinel.replies(primary, epoch: epoch, id: host))))
+    }
+
+    @Test func `a client that comes back after a close does not go below what it knew`() {
+        var configuration = RedisConfiguration(address: Self.redis("unused"))
+        configuration.sentinelMajority = .required
+        var search = SentinelSearch(configuration, ["s1", "s2", "s3"].map(Self.sentinel), name: "main")
+        _ = search.begin(current: nil)
+        _ = reply(&search, "s1", "a", 7)
+        guard case .found = reply(&search, "s2", "a", 7) else { return #expect(Bool(false), "a was not found") }
+        // A majority falls behind, is heard twice, and all is closed for an hour.
+        for second in 1...2 {
+            search.clock(Int64(second) * Self.second)
+            _ = search.begin(current: nil)
+            for host in ["s1", "s3"] { _ = reply(&search, host, "old", 6) }
+        }
+        let again = 3600 * Self.second
+        search.clock(again)
+        guard case .ask(let questions) = search.begin(current: nil) else {
+            return #expect(Bool(false), "nobody is asked")
+        }
+        #expect(Set(questions) == Set(["s1", "s2", "s3"].map { Question.sentinel(Self.sentinel($0), withList: true) }))
+        #expect(search.standing == SentinelStanding(known: 3))
+        #expect(search.view.highestEpoch == 7)
+        // The first answer does not say yet that the others are silent.
+        let first = reply(&search, "s1", "old", 6)
+        #expect(first == .wait)
+        #expect(search.standing?.refusal == nil)
+        let second = reply(&search, "s3", "old", 6)
+        #expect(second == .wait)
+        search.clock(again + Self.second / 2)
+        guard case .nothing = search.timedOut() else { return #expect(Bool(false), "an old place was found") }
+        search.clock(again + Self.second)
+        _ = search.begin(current: nil)
+        #expect(search.view.highestEpoch == 7)
+        _ = reply(&search, "s2", "a", 7)
+        guard case .found(let sighting) = reply(&search, "s1", "a", 7) else {
+            return #expect(Bool(false), "a was not found again")
+        }
+        #expect(sighting.route.address == Self.redis("a"))
     }
 
     // MARK: A majority is required

@@ -3,39 +3,6 @@ import Testing
 
 @testable import Hiredis
 
-/// Replies as a Sentinel of Redis 7.0 gives them.
-enum PlantedSentinel {
-    static func bulk(_ text: String) -> RedisReply { .string(Array(text.utf8)) }
-
-    static func address(_ host: String, _ port: Int = 6379) -> RedisReply { .array([bulk(host), bulk("\(port)")]) }
-
-    /// What SENTINEL MASTER shows.
-    static func row(
-        ip: String, epoch: Int, flags: String = "master", others: Int = 2
-    ) -> RedisReply {
-        let fields = [
-            "name", "main", "ip", ip, "port", "6379", "runid", "abc", "flags", flags, "link-pending-commands", "0",
-            "config-epoch", "\(epoch)", "num-slaves", "2", "num-other-sentinels", "\(others)", "quorum", "2",
-        ]
-        return .array(fields.map(bulk))
-    }
-
-    static func replies(
-        _ host: String, epoch: Int, row: String? = nil, after: String? = nil, others: Int = 2
-    ) -> [RedisReply] {
-        [address(host), Self.row(ip: row ?? host, epoch: epoch, others: others), address(after ?? host)]
-    }
-
-    /// And who the others are, by id and host.
-    static func list(_ others: [(id: String, host: String)], id: String) -> [RedisReply] {
-        let rows = others.map { other in
-            RedisReply.array(
-                ["name", other.id, "ip", other.host, "port", "26379", "runid", other.id, "flags", "sentinel"].map(bulk))
-        }
-        return [.array(rows), bulk(id)]
-    }
-}
-
 @Suite struct SentinelViewTests {
     private static let hosts = ["s1", "s2", "s3"].map { RedisConfiguration.Address.tcp(host: $0, port: 26_379) }
     private static func redis(_ host: String) -> RedisConfiguration.Address { .tcp(host: host, port: 6379) }
@@ -310,12 +277,92 @@ enum PlantedSentinel {
         #expect(!view.needsList(Self.hosts[0]))
         say(&view, 0, PlantedSentinel.replies("a", epoch: 7, others: 3))
         #expect(view.needsList(Self.hosts[0]))
-        // One that is gone is forgotten.
-        say(
-            &view, 0,
-            PlantedSentinel.replies("a", epoch: 7, others: 1) + PlantedSentinel.list([("two", "x")], id: "one"))
+        // One that is gone is forgotten, by the next round.
+        for round in 1...2 {
+            view.begin(now: Int64(round))
+            say(
+                &view, 0,
+                PlantedSentinel.replies("a", epoch: 7, others: 1) + PlantedSentinel.list([("two", "x")], id: "one"))
+        }
         #expect(view.sources == [Self.hosts[0], .tcp(host: "x", port: 26_379)])
         #expect(view.known == 2)
+    }
+
+    @Test func `another number, another Sentinel and a failure are reasons to ask for the list in the next round`() {
+        var view = view(1)
+        let list = PlantedSentinel.list([("two", "x"), ("three", "y")], id: "one")
+        let rounds: [(replies: [RedisReply], needsList: Bool)] = [
+            (PlantedSentinel.replies("a", epoch: 7) + list, false),
+            (PlantedSentinel.replies("a", epoch: 7, id: "one"), false),
+            (PlantedSentinel.replies("a", epoch: 7, others: 3, id: "one"), true),
+            (PlantedSentinel.replies("a", epoch: 7) + list, false),
+            (PlantedSentinel.replies("a", epoch: 7, id: "two"), true),
+            (PlantedSentinel.replies("a", epoch: 7) + list, false),
+            ([], true),
+        ]
+        for (index, round) in rounds.enumerated() {
+            view.begin(now: Int64(index))
+            say(&view, 0, round.replies)
+            view.begin(now: Int64(index))
+            #expect(view.needsList(Self.hosts[0]) == round.needsList, "after round \(index)")
+        }
+    }
+
+    @Test func `every answer tells who gives it, so a name that leads elsewhere gives nobody a second vote`() {
+        #expect(SentinelAnswer.question(about: "main", withList: false).last == ["SENTINEL", "MYID"])
+        var view = view(2)
+        view.begin(now: 0)
+        say(&view, 0, PlantedSentinel.replies("a", epoch: 7, id: "one"))
+        say(&view, 1, PlantedSentinel.replies("a", epoch: 7, id: "two"))
+        #expect(view.answering == 2)
+        view.begin(now: 1)
+        say(&view, 0, PlantedSentinel.replies("a", epoch: 7, id: "two"))
+        say(&view, 1, PlantedSentinel.replies("a", epoch: 7, id: "two"))
+        #expect(view.answering == 1)
+        #expect(view.sighting?.votes == 1)
+        #expect(!view.hasMajority)
+    }
+
+    @Test func `one that was set up anew and knows nobody is no majority of those that the URL names`() {
+        var view = view()
+        view.begin(now: 0)
+        say(&view, 0, PlantedSentinel.replies("a", epoch: 0, others: 0, id: "one"))
+        #expect(view.known == 3)
+        #expect(!view.hasMajority)
+        #expect(view.sighting?.isAgreed == false)
+        // Nor does it lower an epoch, however long it is alone.
+        say(&view, 1, PlantedSentinel.replies("b", epoch: 8, others: 2, id: "two"))
+        for second in 1...30 {
+            view.begin(now: Int64(second) * 1_000_000_000)
+            say(&view, 0, PlantedSentinel.replies("a", epoch: 0, others: 0, id: "one"))
+            #expect(view.sighting == nil, "after \(second) s")
+        }
+        #expect(view.highestEpoch == 8)
+    }
+
+    @Test func `two names of one Sentinel count once`() {
+        var view = view(2)
+        view.begin(now: 0)
+        say(&view, 0, PlantedSentinel.replies("a", epoch: 1, others: 0, id: "one"))
+        #expect(view.known == 2)
+        say(&view, 1, PlantedSentinel.replies("a", epoch: 1, others: 0, id: "one"))
+        #expect(view.known == 1)
+        #expect(view.hasMajority)
+    }
+
+    @Test func `what was known of a Sentinel is forgotten when it is not asked any more`() {
+        var view = view(1)
+        let lone = PlantedSentinel.replies("a", epoch: 7, others: 0) + PlantedSentinel.list([], id: "one")
+        let both = PlantedSentinel.replies("a", epoch: 7, others: 1) + PlantedSentinel.list([("two", "x")], id: "one")
+        let found = RedisConfiguration.Address.tcp(host: "x", port: 26_379)
+        view.begin(now: 0)
+        say(&view, 0, both)
+        view.listChanged(at: found)
+        #expect(view.remembers(found))
+        view.begin(now: 1)
+        say(&view, 0, lone)
+        view.begin(now: 2)
+        #expect(!view.remembers(found))
     }
 
     @Test func `announced addresses are mapped`() throws {

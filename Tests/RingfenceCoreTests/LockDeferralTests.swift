@@ -16,7 +16,9 @@ import Testing
         mutating func take(_ event: LockMachine.Event) -> [Action] {
             var ended: (LockMachine.Ticket, LockLine.Ending)?
             switch event {
-            case .granted(let ticket, _), .deferred(let ticket, _, _), .failed(let ticket, _), .released(let ticket):
+            // A refusal for now comes before anything is done.
+            case .deferred(let ticket, _, _): ended = (ticket, .init(event, isUndone: true))
+            case .granted(let ticket, _), .failed(let ticket, _), .released(let ticket):
                 ended = (ticket, .init(event, isUndone: false))
             default: break
             }
@@ -150,5 +152,12 @@ import Testing
         #expect(bench.take(.leave(2)) == [.cleanUp(nonce: "n2", Self.one)])
         #expect(bench.postpone(2) == [])
         #expect(bench.tick() == [.release(3, value(7, "n1"), nil)])
+    }
+
+    @Test func `a refusal behind a script that ran leaves something to withdraw`() {
+        // WAIT was refused, say; the script before it was not.
+        let event = LockMachine.Event.deferred(1, pause: .millisecond, patience: .second)
+        #expect(LockLine.Ending(event, isUndone: false) == .mayStand)
+        #expect(LockLine.Ending(event, isUndone: true) == .notDone)
     }
 }

@@ -9,7 +9,9 @@
 //    is named by all nodes until its replica is elected, which takes seconds; so it is asked itself, and only gone back
 //    to when it answers. No connection waits at a host that is silent while others would tell who came after it.
 //  - The place is in use. The owner knows best whether it still has the slot, except when it is cut off. So it is left
-//    when it says so itself, or when two others agree on another.
+//    when it says so itself, or when two others agree on another and fewer, itself included, are for it. What the
+//    other says of itself does not count: it may be the one that is cut off. And the other is greeted first: it may be
+//    silent, or the same node under another name.
 //
 // Nobody is told of a failover, so while there is no owner the nodes are asked often, and less often later.
 
@@ -25,11 +27,15 @@ struct ClusterSearch: PlaceSearch {
     /// Moves through the nodes from look to look.
     private var turn = 0
     private var rest: [RedisConfiguration.Address] = []
-    private var pending: Set<RedisConfiguration.Address> = []
+    private var pending: Set<Question> = []
     /// Who named whom.
     private var named: [RedisConfiguration.Address: RedisConfiguration.Address] = [:]
+    /// In a check: other owners that were asked who they are, and those that said it.
+    private var dialled: Set<RedisConfiguration.Address> = []
+    private var greeted: [RedisConfiguration.Address: ConnectionInfo] = [:]
     private var failure: RedisError?
     private var hasAnswer = false
+    private var time = LookTime()
 
     /// How many nodes are asked at a time.
     private static let width = 3
@@ -42,9 +48,7 @@ struct ClusterSearch: PlaceSearch {
         self.watchInterval = watchInterval
     }
 
-    func limit(_ configuration: RedisConfiguration) -> Duration {
-        min(configuration.connectTimeout, .milliseconds(500))
-    }
+    func limit(_ configuration: RedisConfiguration) -> Duration { time.limit(configuration) }
 
     func longestPause(afterFailures failures: Int) -> Duration? { failures < Self.hurried ? .milliseconds(100) : nil }
 
@@ -53,6 +57,7 @@ struct ClusterSearch: PlaceSearch {
     mutating func begin(current: Route?) -> SearchStep {
         self.current = current
         (pending, named, failure, hasAnswer) = ([], [:], nil, false)
+        (dialled, greeted) = ([], [:])
         var nodes: [RedisConfiguration.Address] = []
         for node in known + seeds where !nodes.contains(node) { nodes.append(node) }
         turn %= nodes.count
@@ -63,7 +68,7 @@ struct ClusterSearch: PlaceSearch {
             first.append(owner)
             rest.removeAll { $0 == owner }
         }
-        return ask(first)
+        return ask(first.map { .slots($0) })
     }
 
     private mutating func next() -> [RedisConfiguration.Address] {
@@ -72,19 +77,23 @@ struct ClusterSearch: PlaceSearch {
         return nodes
     }
 
-    private mutating func ask(_ nodes: [RedisConfiguration.Address]) -> SearchStep {
-        pending.formUnion(nodes)
-        return .ask(nodes.map { .slots($0) })
+    private mutating func ask(_ questions: [Question]) -> SearchStep {
+        pending.formUnion(questions)
+        return .ask(questions)
     }
 
     mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep {
-        guard case .slots(let node) = question, pending.remove(node) != nil else { return .wait }
-        switch result {
-        case .success(.replies(let replies)): read(replies.first ?? .null, from: node)
-        case .success: break
-        case .failure(let error): note(error)
+        guard pending.remove(question) != nil else { return .wait }
+        switch (question, result) {
+        case (.slots(let node), .success(.replies(let replies))): read(replies.first ?? .null, from: node)
+        case (.slots, .failure(let error)): note(error)
+        case (.greet(let route), .success(.greeting(let info))): greeted[route.address] = info
+        default: break
         }
-        return verdict() ?? (pending.isEmpty ? further() : .wait)
+        if let current { return check(current.address, isOver: false) }
+        // News, or the owner's own word.
+        if let news = named.first(where: { $0.value != last || $0.key == last }) { return found(news.value) }
+        return pending.isEmpty ? further() : .wait
     }
 
     private mutating func read(_ reply: RedisReply, from node: RedisConfiguration.Address) {
@@ -103,28 +112,16 @@ struct ClusterSearch: PlaceSearch {
         if failure?.server == nil || error.server != nil { failure = error }
     }
 
-    /// What is known for certain before all have answered.
-    private mutating func verdict() -> SearchStep? {
-        guard let current else {
-            // News, or the owner's own word.
-            guard let news = named.first(where: { $0.value != last || $0.key == last }) else { return nil }
-            return found(news.value)
-        }
-        if let own = named[current.address], own != current.address { return found(own) }
-        let votes = Dictionary(grouping: named.filter { $0.key != current.address }, by: \.value).mapValues(\.count)
-        guard let (owner, _) = votes.first(where: { $0.key != current.address && $0.value > 1 }) else { return nil }
-        return found(owner)
-    }
-
-    /// Those that were asked have answered, or nothing more is waited for.
+    /// Those that were asked have answered.
     private mutating func further() -> SearchStep {
-        if current != nil { return .unchanged }
         if hasAnswer || rest.isEmpty { return timedOut() }
-        return ask(next())
+        return ask(next().map { .slots($0) })
     }
 
     mutating func timedOut() -> SearchStep {
-        if current != nil { return .unchanged }
+        if let current { return check(current.address, isOver: true) }
+        // With all answers in, more time would not have helped.
+        if !pending.isEmpty { time.ranOut() }
         if let owner = named.values.first {
             return plight("\(owner), which has \(slot), does not answer, and no other node has it yet")
         }
@@ -141,9 +138,41 @@ struct ClusterSearch: PlaceSearch {
         .nothing(RedisError(.connectFailed, effect: .none, message, fault: .noPrimary))
     }
 
-    private mutating func found(_ owner: RedisConfiguration.Address) -> SearchStep {
+    private mutating func found(_ owner: RedisConfiguration.Address, process: String? = nil) -> SearchStep {
         last = owner
-        return .found(Sighting(route: Route(owner), why: "it has \(slot)"))
+        time.found()
+        return .found(Sighting(route: Route(owner), process: process, why: "it has \(slot)"))
+    }
+
+    // MARK: While a place is in use
+
+    /// `isOver`: nothing more is waited for.
+    private mutating func check(_ place: RedisConfiguration.Address, isOver: Bool) -> SearchStep {
+        if let heir = self.heir(of: place, isOver: isOver) {
+            if let info = greeted[heir.owner] {
+                if heir.isCertain { return found(heir.owner, process: info.runID) }
+            } else if !isOver, dialled.insert(heir.owner).inserted {
+                // Before it is certain, for there is little time.
+                return ask([.greet(Route(heir.owner))])
+            }
+        }
+        return isOver || pending.isEmpty ? .unchanged : .wait
+    }
+
+    /// Who has the slot instead, and whether that holds whatever those say that have not answered yet.
+    private func heir(
+        of place: RedisConfiguration.Address, isOver: Bool
+    ) -> (owner: RedisConfiguration.Address, isCertain: Bool)? {
+        if let own = named[place], own != place { return (own, true) }
+        let counted = named.filter { $0.key != $0.value || $0.key == place }
+        let votes = Dictionary(grouping: counted, by: \.value).mapValues(\.count)
+        let others = votes.filter { $0.key != place }
+        let stay = votes[place] ?? 0
+        guard let rival = others.max(by: { $0.value < $1.value }), rival.value > 1, rival.value > stay else {
+            return nil
+        }
+        let missing = pending.filter { if case .slots = $0 { true } else { false } }.count
+        return (rival.key, isOver || rival.value > stay + missing)
     }
 
     // MARK: What others say
@@ -154,6 +183,7 @@ struct ClusterSearch: PlaceSearch {
         else { return nil }
         // The same address: a name, or a machine, that is another node by now. It is dialled anew.
         last = redirection.address
+        time.found()
         return Sighting(route: Route(redirection.address), why: "\(slot) is there")
     }
 }

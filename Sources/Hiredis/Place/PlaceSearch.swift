@@ -81,6 +81,24 @@ extension PlaceSearch {
     func longestPause(afterFailures failures: Int) -> Duration? { nil }
 }
 
+/// How long a look at several servers may take.
+///
+/// A host that does not answer must not keep the others waiting for long. But where all are slow, as with TLS over a
+/// long way, no look would ever hear one: so each that ran out of time gives the next one twice as much.
+struct LookTime: Sendable {
+    /// Looks in a row that found nothing and ran out of time. Only looks without a place count, and a place that is
+    /// found ends the row: so checks are short.
+    private var late = 0
+
+    func limit(_ configuration: RedisConfiguration) -> Duration {
+        let factor = 1 << min(late, 10)
+        return min(configuration.connectTimeout, .milliseconds(500 * factor))
+    }
+
+    mutating func ranOut() { late += 1 }
+    mutating func found() { late = 0 }
+}
+
 /// One server: a socket, an address, or a name that may lead to another server tomorrow.
 struct ServerSearch: PlaceSearch {
     private let address: RedisConfiguration.Address
@@ -136,66 +154,5 @@ struct ServerSearch: PlaceSearch {
 
     private func sighting(_ route: Route, process: String?) -> Sighting {
         Sighting(route: route, process: process, why: "the name \(route.name ?? "") leads there")
-    }
-}
-
-/// A fixed list of servers of which one is the primary.
-struct ListSearch: PlaceSearch {
-    private let addresses: [RedisConfiguration.Address]
-    let watchInterval: Duration?
-    private var pending: Set<Route> = []
-    private var primaries: [(route: Route, info: ConnectionInfo)] = []
-    private var failures: [RedisError] = []
-
-    init(_ addresses: [RedisConfiguration.Address], watchInterval: Duration) {
-        self.addresses = addresses
-        self.watchInterval = watchInterval
-    }
-
-    /// A host that does not answer must not keep the others waiting for long.
-    func limit(_ configuration: RedisConfiguration) -> Duration {
-        min(configuration.connectTimeout, .milliseconds(500))
-    }
-
-    mutating func begin(current: Route?) -> SearchStep {
-        let routes = addresses.map { Route($0) }
-        (pending, primaries, failures) = (Set(routes), [], [])
-        return .ask(routes.map { .greet($0) })
-    }
-
-    mutating func answered(_ question: Question, _ result: Result<Answer, RedisError>) -> SearchStep {
-        guard case .greet(let route) = question, pending.remove(route) != nil else { return .wait }
-        switch result {
-        case .success(.greeting(let info)): primaries.append((route, info))
-        case .success: break
-        case .failure(let error): failures.append(error)
-        }
-        return pending.isEmpty ? timedOut() : .wait
-    }
-
-    mutating func timedOut() -> SearchStep {
-        var candidates = primaries
-        // One that was cut off, or came back after its failover, has no replicas; the promoted one has them.
-        let withReplicas = candidates.filter { ($0.info.server?.connectedReplicas ?? 0) > 0 }
-        if candidates.count > 1, withReplicas.count == 1 { candidates = withReplicas }
-        switch candidates.count {
-        case 1:
-            let (route, info) = candidates[0]
-            return .found(Sighting(route: route, process: info.runID, why: "it is the primary of the list"))
-        case 0:
-            let known = failures.map(\.message).joined(separator: "; ")
-            let silent = pending.map { "no answer from \($0.address)" }.sorted().joined(separator: "; ")
-            let details = [known, silent].filter { !$0.isEmpty }.joined(separator: "; ")
-            return .nothing(plight("none of the \(addresses.count) servers is a primary: \(details)"))
-        default:
-            let names = candidates.map { "\($0.route.address)" }.sorted().joined(separator: " and ")
-            return .nothing(
-                plight(
-                    "\(names) are both primaries: make one a replica of the other (REPLICAOF) before locks are given"))
-        }
-    }
-
-    private func plight(_ message: String) -> RedisError {
-        RedisError(.connectFailed, effect: .none, message, fault: .noPrimary)
     }
 }

@@ -41,6 +41,9 @@ struct SentinelSearch: PlaceSearch {
 
     func limit(_ configuration: RedisConfiguration) -> Duration { min(configuration.connectTimeout, Self.limit) }
     private static let limit = Duration.milliseconds(500)
+    /// Without a place, looks follow one another within a second or two. After a longer pause the client was closed,
+    /// or had not looked for long: what was heard before it is old.
+    private static let absence: Int64 = 10_000_000_000
 
     /// So long a majority may be silent where one is required: two looks and the time that they may take.
     private var patience: Int64 {
@@ -54,9 +57,17 @@ struct SentinelSearch: PlaceSearch {
 
     // MARK: A look
 
+    /// What was found and the highest epoch outlive a look, and a close too: a client that comes back is not led to a
+    /// place that was left.
     mutating func begin(current: Route?) -> SearchStep {
-        // One that began a moment ago and was broken off by news says nothing of those that are silent.
-        if let beganAt, now - beganAt > Int64(Self.limit / .nanoseconds(1)) { count() }
+        let pause = beganAt.map { now - $0 } ?? 0
+        if current == nil, pause > Self.absence {
+            view.resume()
+            standing = SentinelStanding(known: view.known)
+        } else if pause > Int64(Self.limit / .nanoseconds(1)) {
+            // One that began a moment ago and was broken off by news says nothing of those that are silent.
+            count()
+        }
         view.begin(now: now)
         (beganAt, repeats) = (now, 3)
         (asked, pending) = ([], [])
@@ -87,6 +98,10 @@ struct SentinelSearch: PlaceSearch {
     mutating func timedOut() -> SearchStep {
         count()
         guard let sighting = view.sighting else { return .nothing(view.whyNot) }
+        // A failover has an epoch of its own. Without one, a minority moves nobody when the others are merely late.
+        if let last, sighting.epoch == last.epoch, sighting.address != last.address, !sighting.isAgreed {
+            return .nothing(view.notAgreed(sighting, after: last))
+        }
         return isEnough(sighting) ? found(sighting) : .nothing(view.noMajority)
     }
 
@@ -98,6 +113,8 @@ struct SentinelSearch: PlaceSearch {
 
     private mutating func found(_ sighting: SentinelView.Sighting) -> SearchStep {
         last = sighting
+        // One that alone leads back to the last place opens nothing there.
+        if isMajorityRequired, !view.hasMajority { count() }
         let why = "\(sighting.votes) of \(view.known) Sentinels name it in epoch \(sighting.epoch)"
         return .found(Sighting(route: Route(sighting.address), epoch: sighting.epoch, why: why))
     }
@@ -120,15 +137,17 @@ struct SentinelSearch: PlaceSearch {
         }
         if view.hasMajority { majorityAt = now }
         // Fewer are counted only at the end.
-        if view.answering >= standing?.answering ?? 0 { count() }
+        if view.answering >= standing?.answering ?? 0 { count(isOver: false) }
         return isChanging
     }
 
-    private mutating func count() {
+    /// `isOver`: the look has ended. Before that, nobody is silent yet who was not before.
+    private mutating func count(isOver: Bool = true) {
         // Before there was one, there is no place either.
         let isSilent = isMajorityRequired && majorityAt.map { now - $0 > patience } ?? false
+        let isRefused = isSilent && (isOver || standing?.refusal != nil)
         standing = SentinelStanding(
-            answering: view.answering, known: view.known, refusal: isSilent ? view.noMajority : nil)
+            answering: view.answering, known: view.known, refusal: isRefused ? view.noMajority : nil)
     }
 
     // MARK: Beside a look

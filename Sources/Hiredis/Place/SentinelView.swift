@@ -8,8 +8,9 @@
 // asked, the highest epoch wins, and an epoch that was seen once is not gone below. Two addresses under one epoch are
 // no failover but a mistake of configuration; there a majority decides, or nobody.
 //
-// How many Sentinels there are is their own word: a majority counts those that are down. A Sentinel may be known under
-// several addresses (a name in the URL, a number in another's list), so they are counted by their ids.
+// How many Sentinels there are is their own word: a majority counts those that are down. But never fewer than the URL
+// names: one that was set up anew knows nobody, and would be a majority of one. A Sentinel may be known under several
+// addresses (a name in the URL, a number in another's list), so they are counted by their ids.
 
 struct SentinelView: Sendable {
     /// Where they say the primary is.
@@ -46,15 +47,14 @@ struct SentinelView: Sendable {
     private(set) var highestEpoch: Int64 = -1
     /// Since when a majority has known only a lower one.
     private var lowerSince: Int64?
-    /// How many Sentinels there are, by the last that said so.
-    private var total: Int
+    /// How many Sentinels there are, by their own word.
+    private var total = 0
 
     /// - Parameter configured: the Sentinels of the URL, which are always asked.
     init(_ configured: [RedisConfiguration.Address], name: String, map: AddressMap = AddressMap()) {
         self.configured = configured
         self.name = name
         self.map = map
-        total = configured.count
     }
 
     // MARK: Whom to ask
@@ -74,8 +74,12 @@ struct SentinelView: Sendable {
 
     /// Whether `source` should also be asked who the others are.
     func needsList(_ source: RedisConfiguration.Address) -> Bool {
-        guard let list = lists[source], ids[source] != nil, !stale.contains(source) else { return true }
-        return answer(of: source).map { $0.others != list.count } ?? false
+        lists[source] == nil || stale.contains(source)
+    }
+
+    /// Whether anything is kept about `source`.
+    func remembers(_ source: RedisConfiguration.Address) -> Bool {
+        lists[source] != nil || ids[source] != nil || reachable.contains(source) || stale.contains(source)
     }
 
     /// `source` has told of a Sentinel that is new, or at another address.
@@ -92,24 +96,42 @@ struct SentinelView: Sendable {
         } else if best != nil {
             lowerSince = nil
         }
+        // A smaller number counts from the next round on: the first to answer may be the one that knows nobody.
+        if let said = answers.map({ $0.value.others + 1 }).max() { total = said }
         let asked = Set(sources)
         lists = lists.filter { asked.contains($0.key) }
         ids = ids.filter { asked.contains($0.key) }
+        reachable.formIntersection(asked)
+        stale.formIntersection(asked)
         opinions = [:]
+    }
+
+    /// Nobody has asked or listened for a while. What was said before is no part of what is said from now on, and news
+    /// of other Sentinels was missed.
+    mutating func resume() {
+        (opinions, lowerSince) = ([:], nil)
+        stale.formUnion(sources)
     }
 
     mutating func answered(_ source: RedisConfiguration.Address, _ result: Result<SentinelAnswer, RedisError>) {
         opinions[source] = result.mapError { SentinelWords(source: source, name: name).failure($0) }
-        guard case .success(let answer) = result else { return _ = reachable.remove(source) }
+        guard case .success(let answer) = result else {
+            reachable.remove(source)
+            // While it was away, news of it may have been missed too.
+            stale.insert(source)
+            return
+        }
         reachable.insert(source)
         if let list = answer.list {
             lists[source] = list.mapValues { map($0) }
             stale.remove(source)
+        } else if answer.others != lists[source]?.count || answer.id != ids[source] {
+            stale.insert(source)
         }
         // Behind a name may be another one today.
-        if let id = answer.id { ids[source] = id }
+        ids[source] = answer.id
         highestEpoch = max(highestEpoch, answer.epoch)
-        total = answers.map { $0.value.others + 1 }.max() ?? total
+        total = max(total, answer.others + 1)
     }
 
     private func answer(of source: RedisConfiguration.Address) -> SentinelAnswer? { try? opinions[source]?.get() }
@@ -123,8 +145,8 @@ struct SentinelView: Sendable {
 
     // MARK: What follows
 
-    /// How many Sentinels there are, as far as they know.
-    var known: Int { max(total, answering) }
+    /// How many Sentinels there are: by their own word, by the URL, and by those that answer.
+    var known: Int { max(total, answering, Set(configured.map(identity)).count) }
 
     /// How many have answered in this round.
     var answering: Int { Set(answers.map { identity($0.key) }).count }
@@ -179,6 +201,16 @@ struct SentinelView: Sendable {
             """
             the Sentinels disagree where "\(name)" is, under one epoch (\(votes.epoch)): it is named \
             \(sides.sorted().joined(separator: ", ")); no address has more than half of \(known) Sentinels
+            """)
+    }
+
+    /// Fewer than a majority name another address than the last one, under the same epoch.
+    func notAgreed(_ sighting: Sighting, after last: Sighting) -> RedisError {
+        error(
+            .sentinelsDisagree,
+            """
+            \(sighting.votes) of \(known) Sentinels say that "\(name)" is at \(sighting.address), and it was found at \
+            \(last.address) under the same epoch (\(last.epoch)): that is no failover, and only a majority is believed
             """)
     }
 

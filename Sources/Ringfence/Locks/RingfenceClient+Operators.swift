@@ -257,8 +257,8 @@ extension RingfenceClient {
     /// A page of the keys that match `pattern`.
     ///
     /// `SCAN` names no key, so every server answers it, also a node of a Cluster that does not have the namespace's
-    /// slot (any more): with nothing. So a key of the namespace that does not exist is asked for in the same write, which
-    /// such a node refuses, and one from which the slot is being moved as well.
+    /// slot (any more): with nothing. So a key of the namespace that does not exist is asked for in the same write,
+    /// which such a node refuses, and one from which the slot is being moved as well.
     func scan(
         _ doing: String, from position: String, keys pattern: String, count: Int, answerBytes: Int
     ) async throws -> ScannedPage {

@@ -195,6 +195,7 @@ final class SimulatedProcess {
             let event = self.event(of: reply, ticket, fence)
             var isUndone = made?.isUnsent == true
             if case .answer(.full) = reply { isUndone = true }
+            if case .deferred = event { isUndone = true }
             let ending = LockLine.Ending(event, isUndone: isUndone)
             var isClaim = false
             if case .renew = command { isClaim = true }

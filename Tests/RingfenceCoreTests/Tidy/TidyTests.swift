@@ -12,7 +12,7 @@ import Testing
     /// Files above the ceiling, and their lines.
     private static let longFiles: [String: Int] = [
         // One script is one file: it is read by redis-cli as it is.
-        "Sources/Ringfence/Scripts/lock.lua": 485,
+        "Sources/Ringfence/Scripts/lock.lua": 487,
         // A play from its first act to the last.
         "Tests/RingfenceTests/Groups/GroupScriptFuzzTests.swift": 1_035,
         "Tests/RingfenceTests/Groups/GroupScriptStoryTests.swift": 720,
