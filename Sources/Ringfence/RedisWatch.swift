@@ -159,7 +159,8 @@ final class RedisWatch: Sendable {
         }
     }
 
-    private func report(_ fault: Fault, _ message: String?) {
+    /// - Parameter isLogged: false where another fault says the same.
+    private func report(_ fault: Fault, _ message: String?, isLogged: Bool = true) {
         let before = state.withLock { state in
             let before = state.faults.updateValue(message ?? "", forKey: fault)
             setGate(state)
@@ -167,6 +168,7 @@ final class RedisWatch: Sendable {
         }
         guard before != message ?? "" else { return }
         Gauge(label: "ringfence_redis_fault", dimensions: [("fault", fault.rawValue)]).record(message == nil ? 0 : 1)
+        if !isLogged { return }
         if let message {
             logger.error("\(message)")
         } else if before != nil {
@@ -221,7 +223,9 @@ final class RedisWatch: Sendable {
         }
         if let known { if let error = known.error { throw error } else { return } }
         let error = await judge()
-        state.withLock { ($0.verdict, $0.isTrying) = ((now, error), false) }
+        // That one caller has gone says nothing to the others.
+        let isVerdict = error?.code != .cancelled
+        state.withLock { ($0.verdict, $0.isTrying) = (isVerdict ? (now, error) : nil, false) }
         if let error { throw error }
     }
 
@@ -256,7 +260,8 @@ final class RedisWatch: Sendable {
                 refused.isEmpty
                     ? nil
                     : "the user \(user) of Redis may not publish (\(words)): waiters and holders hear of nothing, and "
-                        + "grants by hand-off come some seconds late. \(channelRight)"
+                        + "grants by hand-off come some seconds late. \(channelRight)",
+                isLogged: state.withLock { $0.faults[.deaf]?.isEmpty != false }
             )
             return nil
         } catch {

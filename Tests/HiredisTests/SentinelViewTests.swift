@@ -340,6 +340,28 @@ import Testing
         #expect(view.highestEpoch == 8)
     }
 
+    @Test func `those that are gone do not keep each other, nor hide who came after them`() {
+        func address(_ host: String) -> RedisConfiguration.Address { .tcp(host: host, port: 26_379) }
+        func answer(_ id: String, _ list: [String: String]) -> Result<SentinelAnswer, RedisError> {
+            var answer = SentinelAnswer(address: Self.redis("a"), epoch: 7)
+            (answer.id, answer.others, answer.list) = (id, list.count, list.mapValues(address))
+            return .success(answer)
+        }
+        let gone = RedisError(.connectFailed, effect: .none, "gone", fault: .silent)
+        for _ in 0..<20 {  // The order of a dictionary is another one each time.
+            var view = view(1)
+            view.begin(now: 0)
+            view.answered(Self.hosts[0], answer("x", ["y": "oldY", "z": "oldZ"]))
+            view.answered(address("oldY"), answer("y", ["x": "s1", "z": "oldZ"]))
+            view.answered(address("oldZ"), answer("z", ["x": "s1", "y": "oldY"]))
+            view.begin(now: 1)
+            view.answered(address("oldY"), .failure(gone))
+            view.answered(address("oldZ"), .failure(gone))
+            view.answered(Self.hosts[0], answer("x", ["y": "newY", "z": "newZ"]))
+            #expect(Set(view.sources) == Set([Self.hosts[0], address("newY"), address("newZ")]))
+        }
+    }
+
     @Test func `two names of one Sentinel count once`() {
         var view = view(2)
         view.begin(now: 0)

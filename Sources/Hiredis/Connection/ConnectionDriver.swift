@@ -259,7 +259,8 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
         self.handler = nil
         _ = handler?.close()
         let hadUnanswered = owner?.connectionWasLost(error) ?? false
-        let isToldByFailing = failsFast(error)
+        // Who was told to leave is on the way to another place.
+        let isToldByFailing = !isTold && failsFast(error)
         guard
             let wait = machine.lost(
                 hadUnanswered: hadUnanswered, now: monotonicNow(), dice: Double.random(in: 0..<1))

@@ -121,7 +121,7 @@ struct ClusterSearch: PlaceSearch {
     mutating func timedOut() -> SearchStep {
         if let current { return check(current.address, isOver: true) }
         // With all answers in, more time would not have helped.
-        if !pending.isEmpty { time.ranOut() }
+        if !pending.isEmpty { time.ranOut(isDeaf: !hasAnswer) }
         if let owner = named.values.first {
             return plight("\(owner), which has \(slot), does not answer, and no other node has it yet")
         }

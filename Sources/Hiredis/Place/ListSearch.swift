@@ -45,7 +45,8 @@ struct ListSearch: PlaceSearch {
         switch step {
         case .found: time.found()
         // With all answers in, more time would not have helped.
-        case .nothing: if current == nil, !pending.isEmpty { time.ranOut() }
+        case .nothing:
+            if current == nil, !pending.isEmpty { time.ranOut(isDeaf: primaries.isEmpty && failures.isEmpty) }
         default: break
         }
         return step

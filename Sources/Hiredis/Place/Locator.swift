@@ -246,7 +246,7 @@ package final class Locator: @unchecked Sendable {
 
     private func leave(_ error: RedisError) {
         change { ($0.address, $0.plight) = (nil, error) }
-        leftAt = monotonicNow()
+        if leftAt == nil { leftAt = monotonicNow() }
         scout = nil
         let left = members.map { member in
             member.connection.eventLoop.submit { member.connection.leave(because: error) }
@@ -342,7 +342,9 @@ package final class Locator: @unchecked Sendable {
             self.isLookingUp = false
             let result = result.mapError { ConnectionWords(address: name).failure($0) }
             // A name server may take longer than a look. Its answer is good for the look that runs now, or the next.
-            if case .success(let addresses) = result { self.lookedUp = (addresses, monotonicNow()) }
+            if case .success(let addresses) = result, !self.machine.isRunning(look: self.lookupFor) {
+                self.lookedUp = (addresses, monotonicNow())
+            }
             self.handle(.resolved(look: self.lookupFor, result))
         }
     }

@@ -127,6 +127,8 @@ struct LocatorMachine: Sendable {
         watchInterval = search.watchInterval.map(Self.nanoseconds)
     }
 
+    func isRunning(look number: Int) -> Bool { look?.number == number }
+
     /// When a tick is due.
     var wakeAt: Int64 { min(look?.until ?? .max, watchAt, retryAt) }
 
@@ -167,8 +169,9 @@ struct LocatorMachine: Sendable {
         lookNumber += 1
         retryAt = .max
         checkedAt = now
-        look = Look(
-            number: lookNumber, isCheck: isCheck, until: now + Self.nanoseconds(search.limit(configuration)))
+        // Nobody waits for a check: it may take as long as a connection may.
+        let limit = isCheck ? configuration.connectTimeout : search.limit(configuration)
+        look = Look(number: lookNumber, isCheck: isCheck, until: now + Self.nanoseconds(limit))
         follow(search.begin(current: isCheck ? place?.route : nil), now, dice, &actions)
     }
 

@@ -84,10 +84,10 @@ extension PlaceSearch {
 /// How long a look at several servers may take.
 ///
 /// A host that does not answer must not keep the others waiting for long. But where all are slow, as with TLS over a
-/// long way, no look would ever hear one: so each that ran out of time gives the next one twice as much.
+/// long way, no look would ever hear one: so each that heard nobody gives the next one twice as much. Where some are
+/// heard, the one that is not gets a second at most.
 struct LookTime: Sendable {
-    /// Looks in a row that found nothing and ran out of time. Only looks without a place count, and a place that is
-    /// found ends the row: so checks are short.
+    /// Looks in a row that found nothing and ran out of time. A place that is found ends the row.
     private var late = 0
 
     func limit(_ configuration: RedisConfiguration) -> Duration {
@@ -95,7 +95,7 @@ struct LookTime: Sendable {
         return min(configuration.connectTimeout, .milliseconds(500 * factor))
     }
 
-    mutating func ranOut() { late += 1 }
+    mutating func ranOut(isDeaf: Bool) { late = isDeaf ? late + 1 : min(late + 1, 1) }
     mutating func found() { late = 0 }
 }
 

@@ -37,7 +37,7 @@ struct SentinelAnswer: Sendable, Equatable {
     init(
         _ replies: [RedisReply], about name: String, from source: RedisConfiguration.Address
     ) throws(RedisError) {
-        if let error = replies.prefix(3).lazy.compactMap(\.error).first {
+        if let error = replies.prefix(4).lazy.compactMap(\.error).first {
             throw SentinelWords(source: source, name: name).failure(RedisError(error))
         }
         guard replies.count >= 3 else { throw SentinelWords(source: source, name: name).unreadable() }

@@ -27,6 +27,9 @@ struct SentinelSearch: PlaceSearch {
     private var pending: Set<RedisConfiguration.Address> = []
     /// What was found last.
     private var last: SentinelView.Sighting?
+    private var hasPlace = false
+    /// What a minority has named without contradiction, and since when.
+    private var claim: (address: RedisConfiguration.Address, since: Int64)?
     /// How often one that was just changing its mind is asked again in this look.
     private var repeats = 0
     /// When more than half had answered last; nil: never.
@@ -60,6 +63,7 @@ struct SentinelSearch: PlaceSearch {
     /// What was found and the highest epoch outlive a look, and a close too: a client that comes back is not led to a
     /// place that was left.
     mutating func begin(current: Route?) -> SearchStep {
+        hasPlace = current != nil
         let pause = beganAt.map { now - $0 } ?? 0
         if current == nil, pause > Self.absence {
             view.resume()
@@ -99,10 +103,22 @@ struct SentinelSearch: PlaceSearch {
         count()
         guard let sighting = view.sighting else { return .nothing(view.whyNot) }
         // A failover has an epoch of its own. Without one, a minority moves nobody when the others are merely late.
-        if let last, sighting.epoch == last.epoch, sighting.address != last.address, !sighting.isAgreed {
+        if let last, sighting.epoch == last.epoch, sighting.address != last.address, !sighting.isAgreed,
+            !isLasting(sighting)
+        {
             return .nothing(view.notAgreed(sighting, after: last))
         }
         return isEnough(sighting) ? found(sighting) : .nothing(view.noMajority)
+    }
+
+    /// Without a place, all that answer have named it for long: the primary was made anew at another address, and the
+    /// other Sentinels cannot be reached from here.
+    private mutating func isLasting(_ sighting: SentinelView.Sighting) -> Bool {
+        guard !hasPlace, sighting.votes == view.answering, let claim, claim.address == sighting.address else {
+            claim = hasPlace ? nil : (sighting.address, now)
+            return false
+        }
+        return now - claim.since >= SentinelView.regressionPatience
     }
 
     /// Where a majority is required, the word of fewer leads to no new place; back to the last one it does, for what is
@@ -112,7 +128,7 @@ struct SentinelSearch: PlaceSearch {
     }
 
     private mutating func found(_ sighting: SentinelView.Sighting) -> SearchStep {
-        last = sighting
+        (last, claim) = (sighting, nil)
         // One that alone leads back to the last place opens nothing there.
         if isMajorityRequired, !view.hasMajority { count() }
         let why = "\(sighting.votes) of \(view.known) Sentinels name it in epoch \(sighting.epoch)"

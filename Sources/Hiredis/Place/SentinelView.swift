@@ -64,7 +64,9 @@ struct SentinelView: Sendable {
         var sources = configured
         // One that answers under its address of the URL needs no second connection.
         var seen = Set(configured.filter(reachable.contains).compactMap { ids[$0] })
-        for list in lists.values {
+        // One that is gone keeps nobody in the list: two of them would keep each other, and hide who came after them.
+        let heard = lists.filter { reachable.contains($0.key) }
+        for list in (heard.isEmpty ? lists : heard).values {
             for (id, address) in list where sources.count < Self.limit && seen.insert(id).inserted {
                 if !sources.contains(address) { sources.append(address) }
             }
