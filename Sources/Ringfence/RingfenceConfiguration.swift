@@ -189,7 +189,8 @@ public struct NamespaceLimits: Sendable, Hashable {
     public var groups: Int
     /// The number of places in the line of one lock, 1 to 1,000,000. Default 10,000. A client has one place for all its
     /// waiters for the same names with the same durability, and one for each wait of
-    /// ``RingfenceClient/acquireGrant(_:owner:ttl:wait:)`` (so for each over HTTP). A waiter that has a place keeps it.
+    /// ``RingfenceClient/acquireGrant(_:owner:ttl:wait:durability:)`` (so for each over HTTP). A waiter that has a
+    /// place keeps it.
     public var waiters: Int
     /// How long a group must have been empty before it is removed automatically, 1 s to 365 days. Default nil: it
     /// stays.

@@ -40,7 +40,9 @@ public final class RingfenceSpread: Service, Sendable {
     /// Clients as configured, but for the namespace, which is the beginning of theirs.
     ///
     /// - Parameters:
+    ///   - configuration: as for one client; its namespace is what theirs begin with.
     ///   - count: how many namespaces: 1 to 64.
+    ///   - logger: of all of them.
     /// - Throws: ``RingfenceError`` with code `argument.invalid` and effect `none`, as the initializer of
     ///   ``RingfenceClient`` does.
     public init(_ configuration: RingfenceConfiguration, over count: Int, logger: Logger = .current) throws {
