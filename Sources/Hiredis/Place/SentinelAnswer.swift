@@ -22,7 +22,7 @@ struct SentinelAnswer: Sendable, Equatable {
     var others = 0
     /// These Sentinels by their ids, if they were asked for.
     var list: [String: RedisConfiguration.Address]?
-    /// Its own id; nil where it does not tell (before Redis 6.2, or without the right to).
+    /// Its own id. A Sentinel that refuses to tell it has not answered: it could not be told from another.
     var id: String?
 
     /// What is written at once to one Sentinel. `withList`: also who the other Sentinels are.

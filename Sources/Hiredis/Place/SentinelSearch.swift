@@ -5,6 +5,10 @@
 // All are asked at once, those too that the others name. A look ends as soon as more than half agree, or as one knows
 // of a later failover than was known before; a host that is silent keeps nobody waiting. An answer that comes after its
 // look is heard all the same: it may be the one of the Sentinel that has led a failover just now.
+//
+// Another address under the epoch of the last place is no failover, so fewer than a majority move nobody. Only a client
+// without a place follows it in the end, when all that answer have named it for ten seconds: the primary was made anew,
+// and the other Sentinels cannot be reached from here.
 
 /// How many Sentinels answer.
 package struct SentinelStanding: Sendable, Equatable {

@@ -6,7 +6,8 @@
 // writes there for as long as that lasts. Sentinels themselves decide by config epochs: each failover has a higher
 // number, won by the votes of a majority, and every one of them follows the highest it hears of. So does this: all are
 // asked, the highest epoch wins, and an epoch that was seen once is not gone below. Two addresses under one epoch are
-// no failover but a mistake of configuration; there a majority decides, or nobody.
+// no failover but a mistake of configuration; there a majority decides, or nobody. (What a client without a place does
+// with the lasting word of a few is for SentinelSearch.)
 //
 // How many Sentinels there are is their own word: a majority counts those that are down. But never fewer than the URL
 // names: one that was set up anew knows nobody, and would be a majority of one. A Sentinel may be known under several
