@@ -121,6 +121,12 @@ package struct CommandWriter: ~Copyable, @unchecked Sendable {
     /// A number, in decimal.
     package mutating func argument(_ number: Int) { argument(Int64(number)) }
 
+    /// One whole command.
+    package mutating func command(_ words: [String]) {
+        begin(words.count)
+        for word in words { argument(word) }
+    }
+
     // MARK: inside the target
 
     /// Bytes that already are RESP: `arguments` arguments of the command begun.

@@ -204,10 +204,7 @@ final class ConnectionDriver<Owner: ConnectionOwner>: @unchecked Sendable {
 
     static func encode(_ commands: [[String]]) -> ByteBuffer {
         var writer = CommandWriter(capacity: 512)
-        for command in commands {
-            writer.begin(command.count)
-            for argument in command { writer.argument(argument) }
-        }
+        for command in commands { writer.command(command) }
         return ByteBuffer(bytes: writer.bytes)
     }
 

@@ -77,9 +77,8 @@ final class PlaceAsker: @unchecked Sendable {
     ) {
         let client = RedisClient(configuration, eventLoop: eventLoop, logger: logger)
         clients[ObjectIdentifier(client)] = client
-        client.send { writer in
-            writer.begin(words.count)
-            for word in words { writer.argument(word) }
+        client.send {
+            $0.command(words)
         } completion: { result in
             completion(client, result)
             self.clients[ObjectIdentifier(client)] = nil

@@ -39,10 +39,7 @@ final class SentinelLink: @unchecked Sendable {
         wasAsked = true
         let commands = SentinelAnswer.question(about: name, withList: withList)
         client.pipeline(count: commands.count) { writer in
-            for command in commands {
-                writer.begin(command.count)
-                for word in command { writer.argument(word) }
-            }
+            for command in commands { writer.command(command) }
         } completion: {
             completion($0.map { .replies($0) })
         }

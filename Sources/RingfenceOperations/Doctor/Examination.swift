@@ -317,10 +317,7 @@ package struct Examination: Sendable {
     }
 
     private func send(_ client: RedisClient, _ words: [String]) async throws -> RedisReply {
-        try await client.send { writer in
-            writer.begin(words.count)
-            for word in words { writer.argument(word) }
-        }
+        try await client.send { $0.command(words) }
     }
 }
 
