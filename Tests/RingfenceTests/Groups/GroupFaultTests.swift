@@ -257,8 +257,11 @@ import Testing
                         let lost = try await late.group("g").join("n9", lease: .seconds(60))
                         // Each client raises the version by what it knows, so both know the last.
                         let lateGroup = try await late.group("g")
+                        // What each asks from now on says so: nothing is on its way that was written before.
                         for group in [group, lateGroup] {
                             try await eventually(group, "it is seen") { $0.ids == ["n1", "n2", "n9"] }
+                            let seen = ContinuousClock.now
+                            try await eventually(group, "it has asked since") { $0.confirmedAt > seen }
                         }
                         let known = group.snapshot
                         #expect(known.version == 5)
