@@ -76,9 +76,10 @@ package struct ServerState: Sendable, Equatable {
     }
 
     static func eachField(of text: String, _ body: (_ name: Substring, _ value: Substring) -> Void) {
-        for line in text.split(whereSeparator: \.isNewline) {
-            guard let colon = line.firstIndex(of: ":") else { continue }
-            body(line[..<colon], line[line.index(after: colon)...])
+        // By bytes: INFO is long, and each new connection asks for it.
+        for line in text.utf8.split(whereSeparator: { $0 == 0x0A || $0 == 0x0D }) {
+            guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
+            body(Substring(line[..<colon]), Substring(line[line.index(after: colon)...]))
         }
     }
 }

@@ -7,6 +7,7 @@
 import HTTPTypes
 import Ringfence
 import RingfenceOperations
+import Synchronization
 
 struct HealthRoutes: Sendable {
     let client: RingfenceClient
@@ -50,7 +51,23 @@ struct HealthRoutes: Sendable {
                 response: "Document", isOpen: true, handle: handle)
         }
         let all = routes + [route { _ in throw ConnectionEnded() }]
-        let document = Reply(OpenAPI.document(of: all, hasTokens: hasTokens))
-        return route { _ in document }
+        let document = Document { Reply(OpenAPI.document(of: all, hasTokens: hasTokens)) }
+        return route { _ in document.reply }
+    }
+
+    /// Made when it is asked for first: it takes longer than most of a start, and few services are asked.
+    private final class Document: Sendable {
+        private let made = Mutex<Reply?>(nil)
+        private let make: @Sendable () -> Reply
+
+        init(_ make: @escaping @Sendable () -> Reply) { self.make = make }
+
+        var reply: Reply {
+            made.withLock { made in
+                let reply = made ?? make()
+                made = reply
+                return reply
+            }
+        }
     }
 }

@@ -63,8 +63,9 @@ package struct Examination: Sendable {
 
     /// What the settings of a Redis are: a few questions, and none to its replicas.
     package func settings() async throws -> RedisReadings {
+        async let channelForbidden = channelForbidden()
         var readings = RedisReadings(info: try await info(client), settings: try await config())
-        readings.channelForbidden = await channelForbidden()
+        readings.channelForbidden = await channelForbidden
         (readings.forbidden, readings.slotElsewhere) = try await forbidden(
             isDeaf: readings.channelForbidden != nil)
         (readings.user, readings.channels) = (configuration.username ?? "default", "&\(prefix)*")
@@ -98,13 +99,14 @@ package struct Examination: Sendable {
     ]
 
     private func config() async throws -> [String: String]? {
-        var settings: [String: String]?
-        // One by one: several patterns in one call are new in Redis 7.
-        for name in Self.names {
-            guard let reply = try await ask(client, "CONFIG", "GET", name) else { return settings }
-            var known = settings ?? [:]
-            if let pair = reply.array, pair.count == 2 { known[name] = pair[1].text }
-            settings = known
+        // A call for each: several patterns in one call are new in Redis 7.
+        let replies = try await client.pipeline(count: Self.names.count) { writer in
+            for name in Self.names { writer.command(["CONFIG", "GET", name]) }
+        }
+        guard let first = replies.first, first.error == nil else { return nil }
+        var settings: [String: String] = [:]
+        for (name, reply) in zip(Self.names, replies) {
+            if let pair = reply.array, pair.count == 2 { settings[name] = pair[1].text }
         }
         return settings
     }
@@ -149,7 +151,11 @@ package struct Examination: Sendable {
             try await Task.sleep(for: .seconds(2))
             outcome.happen()
         }
-        await outcome.wait()
+        await withTaskCancellationHandler {
+            await outcome.wait()
+        } onCancel: {
+            outcome.happen()
+        }
         timer.cancel()
         await subscriber.close()
         return refusal.withLock { $0 }
