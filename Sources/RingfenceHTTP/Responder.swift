@@ -58,7 +58,7 @@ struct Responder: Sendable {
         // Until it is asked for, its body does not come.
         exchange.leavesBody = Self.awaitsContinue(request.headers)
         let target = request.head.path ?? ""
-        let path = target.prefix { $0 != "?" }
+        let path = target[..<(target.utf8.firstIndex(of: UInt8(ascii: "?")) ?? target.endIndex)]
         let isHead = request.method == .head
         let refusal = origins.refusal(of: request.head)
         let match = refusal == nil ? table.match(isHead ? .get : request.method, path) : .none
@@ -134,14 +134,15 @@ struct Responder: Sendable {
         try await readBody(of: request, writer, &exchange)
         if exchange.body.readableBytes > 0 {
             guard route.request != nil else { throw Problem(.invalidArgument, "no body is taken here", field: "body") }
-            try Self.checkType(request.headers)
+            if !route.needsType { try Self.checkType(request.headers) }
         }
         if route.gives { exchange.hangUp = try await ConnectionGuard.wait(on: exchange.channel) }
         return try await route.handle(&exchange)
     }
 
     private static func decoded(_ segment: Substring.UTF8View, _ field: String) throws -> String {
-        guard let decoded = percentDecoded(segment) else {
+        let isPlain = !segment.contains(UInt8(ascii: "%"))
+        guard let decoded = isPlain ? String(Substring(segment)) : percentDecoded(segment) else {
             throw Problem(.invalidArgument, "\(field) must be percent-encoded UTF-8", field: field)
         }
         try Route.check(name: decoded, field: field)
@@ -198,8 +199,8 @@ struct Responder: Sendable {
 
     private static func checkType(_ headers: HTTPFields) throws {
         if let type = headers[.contentType] {
+            if type == "application/json" { return }
             let essence = type.prefix { $0 != ";" }
-            if essence == "application/json" { return }
             if essence.lowercased().filter({ $0 != " " }) == "application/json" { return }
         }
         throw Problem(.unsupportedMedia, "send Content-Type: application/json", field: "Content-Type")

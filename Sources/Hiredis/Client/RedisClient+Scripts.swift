@@ -11,14 +11,14 @@ extension RedisClient {
         _ script: RedisScript, keys: Int, arguments: Int, deadline: Duration? = nil,
         _ encode: (inout CommandWriter) -> Void
     ) async throws(RedisError) -> RedisReply {
-        let patience = deadline ?? commandTimeout
-        let end = ContinuousClock.now + patience
-        var result = await core.answer(replies: 1, isSingle: true, deadline: patience) { writer in
+        // No sum of durations here: at 300,000 commands a second it is felt.
+        let start = monotonicNow()
+        var result = await core.answer(replies: 1, isSingle: true, deadline: deadline) { writer in
             script.begin(&writer, keys: keys, arguments: arguments, whole: false)
             encode(&writer)
         }
         if result.isUnknownScript {
-            let left = max(.zero, ContinuousClock.now.duration(to: end))
+            let left = max(.zero, (deadline ?? commandTimeout) - .nanoseconds(monotonicNow() - start))
             result = await core.answer(replies: 1, isSingle: true, deadline: left) { writer in
                 script.begin(&writer, keys: keys, arguments: arguments, whole: true)
                 encode(&writer)

@@ -44,24 +44,32 @@ package struct LockValue: Hashable, Sendable {
     package var id: String { Self.id(of: nonce) }
 
     package static func id(of nonce: String) -> String {
-        let parts = nonce.split(separator: "-", maxSplits: 2)
-        return parts.count == 3 ? "\(parts[0])-\(parts[1])" : nonce
+        guard let (_, secret) = parts(of: nonce) else { return nonce }
+        return String(nonce.utf8[..<nonce.utf8.index(before: secret.startIndex)]) ?? nonce
+    }
+
+    /// What stands behind the first and the second dash; nil without two. By bytes: it is done for each release.
+    private static func parts(of nonce: String) -> (counter: Substring.UTF8View, secret: Substring.UTF8View)? {
+        let dash = UInt8(ascii: "-")
+        guard let first = nonce.utf8.firstIndex(of: dash) else { return nil }
+        let rest = nonce.utf8[nonce.utf8.index(after: first)...]
+        guard let second = rest.firstIndex(of: dash) else { return nil }
+        return (rest[..<second], rest[rest.index(after: second)...])
     }
 
     /// How many names were taken together under this nonce: its counter says so, if there were several.
     package var nameCount: Int {
-        let parts = nonce.split(separator: "-", maxSplits: 2)
-        guard parts.count == 3, let mark = parts[1].lastIndex(of: "x") else { return 1 }
-        return Int(parts[1][parts[1].index(after: mark)...]) ?? 1
+        guard let counter = Self.parts(of: nonce)?.counter, let mark = counter.lastIndex(of: UInt8(ascii: "x"))
+        else { return 1 }
+        return Int(Substring(counter[counter.index(after: mark)...])) ?? 1
     }
 
     /// False if it was taken for other names than these, which stand in the order of their bytes. (Of one name only
     /// Redis knows, and compares.)
     package func isOf(_ names: [String]) -> Bool {
         guard nameCount == names.count else { return false }
-        let secret = nonce.split(separator: "-", maxSplits: 2).last ?? ""
-        guard names.count > 1, secret.utf8.count == 48 else { return true }
-        return UInt64(secret.suffix(16), radix: 16) == Self.digest(of: names)
+        guard names.count > 1, let secret = Self.parts(of: nonce)?.secret, secret.count == 48 else { return true }
+        return UInt64(Substring(secret.suffix(16)), radix: 16) == Self.digest(of: names)
     }
 
     /// Tells names taken together from others: to find mistakes, not forgers.
