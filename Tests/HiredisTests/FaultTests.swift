@@ -236,7 +236,7 @@ import Testing
     @Test func `bytes of a broken connection never run after its successor took over`() async throws {
         let users = [
             "--user", "able", "on", ">pw", "~*", "&*", "+@all", "--user", "unable", "on", ">pw", "~*", "&*", "+@all",
-            "-client|kill",
+            "-client", "+client|id", "+client|setname",
         ]
         try await withRedis(users) { server async throws in
             #expect(try await ghosts(server, user: "able") == 0)

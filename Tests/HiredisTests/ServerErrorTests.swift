@@ -84,9 +84,10 @@ import Testing
                 expect(await failure(client, "NONSENSE"), .err, .none)
                 _ = try await client.call("LPUSH", "list", "x")
                 expect(await failure(client, "GET", "list"), .wrongType, .none)
-                // The same prefix from inside a script, after it has written: not none.
+                // From inside a script, after it has written, not none; with the same prefix from Redis 7.0.
                 let script = "redis.call('SET','written','1') return redis.call('GET','list')"
-                expect(await failure(client, "EVAL", script, "0"), .wrongType, .unknown)
+                expect(
+                    await failure(client, "EVAL", script, "0"), RedisServer.isSeven ? .wrongType : .err, .unknown)
                 #expect(try await server.cli("GET", "written") == "1")
             }
         }
@@ -103,7 +104,7 @@ import Testing
     }
 
     @Test func `BUSY is retriable and ends with the script`() async throws {
-        try await withRedis(["--busy-reply-threshold", "50"]) { server async throws in
+        try await withRedis(["--lua-time-limit", "50"]) { server async throws in
             try await withClient(server.url) { client async throws in
                 async let endless = failure(client, "EVAL", "while true do end", "0")
                 try await withClient(server.url) { other async throws in

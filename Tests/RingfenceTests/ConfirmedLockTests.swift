@@ -179,6 +179,8 @@ import Testing
             try await withRedis(["--replicaof", "127.0.0.1", "\(primary.port)"]) { frozen in
                 try await eventually("both in step") { try await observer.send("WAIT", "2", "10") == .integer(2) }
                 try await withClient(primary.unixURL) { client in
+                    // Some replicas answer late once, when they have just come.
+                    try await client.withLock("a", options: all) { _ in }
                     await frozen.kill(SIGSTOP)
                     let error = await failure { try await client.acquire("a", wait: .seconds(60), options: allSoon) }
                     #expect(error?.code == .lockNotConfirmed && error?.effect == RingfenceError.Effect.none)

@@ -17,8 +17,11 @@ import Testing
     /// How many commands it has refused.
     private static func refused(_ observer: Observer) async throws -> Int {
         let stats = try await observer.send("INFO", "errorstats").text ?? ""
-        let count = stats.split(separator: "errorstat_NOREPLICAS:count=").dropFirst().first?.prefix { $0.isNumber }
-        return count.flatMap { Int($0) } ?? 0
+        // Redis 6.2 counts what a script was refused as ERR.
+        return ["NOREPLICAS", "ERR"].reduce(0) { sum, word in
+            let count = stats.split(separator: "errorstat_\(word):count=").dropFirst().first?.prefix { $0.isNumber }
+            return sum + (count.flatMap { Int($0) } ?? 0)
+        }
     }
 
     /// Waits until `work` was refused twice at least, lets Redis go on, and returns what came of it.

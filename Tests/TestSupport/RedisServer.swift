@@ -61,6 +61,30 @@ package final class RedisServer: Sendable {
         return list.split(separator: ":").first.map { String($0) } ?? "redis-server"
     }
 
+    /// Whether that is like Redis 7.0 or later.
+    package static let isSeven: Bool = {
+        guard let stream = popen("'\(program)' --version", "r") else { return true }
+        defer { pclose(stream) }
+        var line = [CChar](repeating: 0, count: 256)
+        guard fgets(&line, 256, stream) != nil else { return true }
+        // Of Valkey all versions are.
+        return strstr(line, "Redis server v=6.") == nil
+    }()
+
+    /// Options that came with 7.0 and allow what no earlier one forbids.
+    private static let allowances: Set = ["--enable-debug-command", "--enable-protected-configs"]
+
+    /// What this server knows of `arguments`.
+    private static func known(_ arguments: [String]) -> [String] {
+        guard !isSeven else { return arguments }
+        var known: [String] = []
+        var rest = arguments[...]
+        while let next = rest.popFirst() {
+            if allowances.contains(next) { _ = rest.popFirst() } else { known.append(next) }
+        }
+        return known
+    }
+
     init(directory: TemporaryDirectory, port: Int, tlsPort: Int, arguments: [String], command: [String] = []) {
         self.directory = directory
         self.port = port
@@ -155,7 +179,7 @@ package final class RedisServer: Sendable {
             "--repl-diskless-sync-delay", "0",
         ]
         if tlsPort != 0 { all += ["--tls-port", "\(tlsPort)"] }
-        let line = command + [Self.program] + all + arguments
+        let line = command + [Self.program] + all + Self.known(arguments)
         let pid = try Subprocess.spawn(line[0], Array(line.dropFirst()))
         Watchdog.add(pid)
         process.withLock { $0 = pid }

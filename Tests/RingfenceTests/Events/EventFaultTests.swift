@@ -63,7 +63,7 @@ import Testing
     }
 
     @Test func `a subscription cut for its output buffer loses nothing`() async throws {
-        let limits = ["--client-output-buffer-limit", "pubsub 32kb 16kb 1"]
+        let limits = ["--client-output-buffer-limit", "pubsub", "32kb", "16kb", "1"]
         try await withEvents(limits) { _, observer, writer, client in
             let listener = Listener(client.events(after: .start))
             try await eventually { client.eventStatus.isLive }

@@ -163,7 +163,8 @@ import Testing
 
     @Test func `what undoes a join waits for its one answer, however long Redis takes`() async throws {
         try await withObservedRedis { server, observer in
-            try await observer.send("CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "1000")
+            try await observer.send("CONFIG", "SET", "slowlog-log-slower-than", "0")
+            try await observer.send("CONFIG", "SET", "slowlog-max-len", "1000")
             let proxy = try await TCPProxy.start(to: server)
             try await withClient("redis://127.0.0.1:\(proxy.port)") {
                 $0.commandTimeout = .milliseconds(500)
@@ -195,7 +196,8 @@ import Testing
                 let group = try await clients[0].group("g")
                 var members: [Membership] = []
                 for id in 0..<60 { members.append(try await group.join("m\(id)", lease: .seconds(20))) }
-                try await observer.send("CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "5000")
+                try await observer.send("CONFIG", "SET", "slowlog-log-slower-than", "0")
+                try await observer.send("CONFIG", "SET", "slowlog-max-len", "5000")
                 try await observer.send("SLOWLOG", "RESET")
                 let other = try await clients[1].group("g")
                 for round in 0..<10 {
