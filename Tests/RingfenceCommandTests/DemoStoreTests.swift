@@ -14,9 +14,9 @@ import Testing
     private func withStore(_ body: (DemoStore, RingfenceClient) async throws -> Void) async throws {
         try await withRedis { redis in
             let logger = Logger(label: "test")
-            let store = try DemoStore(url: redis.unixURL, run: "test", logger: logger)
-            let locks = try RingfenceClient(
-                RingfenceConfiguration(url: redis.unixURL, namespace: DemoStore.namespace(run: "test")))
+            let configuration = try DemoStore.configuration(url: redis.unixURL, run: "test", environment: [:])
+            let store = try DemoStore(configuration, run: "test", logger: logger)
+            let locks = try RingfenceClient(configuration)
             let line = "{\"id\":\"t-1\",\"from\":\"a\",\"to\":\"b\",\"amount\":100}"
             try await store.open(try TransferFile(contents: line.utf8), opening: 100_000)
             try await body(store, locks)

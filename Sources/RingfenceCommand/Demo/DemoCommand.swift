@@ -23,6 +23,9 @@ struct DemoCommand: AsyncParsableCommand {
 
             --unsafe runs the same without locks and guard, and shows what happens then.
 
+            With --redis the variables RINGFENCE_REDIS_* and RINGFENCE_SENTINEL_* are heeded, as everywhere: \
+            certificates, passwords, the address map.
+
             EXAMPLES
               ringfence demo                              20,000 transfers, about 20 s
               ringfence demo --unsafe                     without locks: money is lost
@@ -69,7 +72,11 @@ struct DemoCommand: AsyncParsableCommand {
         let report: DemoReport
         do {
             report = try await CommandRedis.with(url: redis, logger: logger) { [logger] redis in
-                let settings = DemoRun.Settings(url: redis.url, workers: workers, isUnsafe: unsafe)
+                // A private Redis is reached as it was started.
+                let environment = redis.isPrivate ? [:] : Environment.values
+                let settings = DemoRun.Settings(
+                    url: redis.url, workers: workers, isUnsafe: unsafe,
+                    environment: environment.filter { $0.key.hasPrefix("RINGFENCE_") })
                 printer.line(introduction(transfers, redis))
                 return try await DemoRun(settings, transfers, printer, logger: logger).run()
             }

@@ -18,6 +18,8 @@ struct DemoRun: Sendable {
         var url: String
         var workers: Int
         var isUnsafe: Bool
+        /// `RINGFENCE_*`, as far as they concern it.
+        var environment: [String: String] = [:]
         var ttl: Duration = .seconds(1)
         /// How long a worker sleeps at least: past its lease, where there is one.
         var pause: Duration { isUnsafe ? .milliseconds(100) : ttl }
@@ -42,9 +44,12 @@ struct DemoRun: Sendable {
         self.file = file
         self.printer = printer
         let run = String(UInt64.random(in: 0..<1 << 48), radix: 36)
-        store = try DemoStore(url: settings.url, run: run, logger: logger)
+        store = try DemoStore(
+            DemoStore.configuration(url: settings.url, run: run, environment: settings.environment), run: run,
+            logger: logger)
         pool = try WorkerPool(
-            url: settings.url, run: run, ttl: settings.ttl, lanes: settings.lanes, isUnsafe: settings.isUnsafe)
+            url: settings.url, environment: settings.environment, run: run, ttl: settings.ttl, lanes: settings.lanes,
+            isUnsafe: settings.isUnsafe)
     }
 
     /// Runs it to the end and returns what came of it.

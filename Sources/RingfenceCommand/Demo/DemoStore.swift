@@ -15,6 +15,7 @@ import Hiredis
 import Logging
 import Ringfence
 import RingfenceConsole
+import RingfenceOperations
 
 /// The data of one run of the demo.
 struct DemoStore: Sendable {
@@ -38,8 +39,9 @@ struct DemoStore: Sendable {
     /// What the keys of this run's locks begin with.
     private let lockPrefix: String
 
-    init(url: String, run: String, logger: Logger) throws {
-        var configuration = try RedisConfiguration(url: url)
+    /// `configuration`: that of the locks.
+    init(_ configuration: RingfenceConfiguration, run: String, logger: Logger) throws {
+        var configuration = try configuration.redisConfiguration()
         configuration.hashTag = Self.namespace(run: run)
         // A failover takes seconds.
         configuration.commandTimeout = .seconds(30)
@@ -48,6 +50,17 @@ struct DemoStore: Sendable {
         redis = RedisClient(configuration, logger: logger)
         prefix = "ringfence-demo:{\(Self.namespace(run: run))}:"
         lockPrefix = "ringfence:{\(Self.namespace(run: run))}:"
+    }
+
+    /// How the Redis of a run is reached, by its locks and by its store. `environment`: the settings beside the URL, such
+    /// as the password of the Sentinels.
+    static func configuration(
+        url: String, run: String, owner: String? = nil, environment: [String: String]
+    ) throws -> RingfenceConfiguration {
+        var settings = try Settings(flags: [:], environment: environment, file: nil)
+        settings.namespace = namespace(run: run)
+        if let owner { settings.owner = owner }
+        return settings.configuration(url: url)
     }
 
     /// The namespace of the locks of a run.

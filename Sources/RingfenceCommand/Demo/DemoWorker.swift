@@ -15,6 +15,7 @@ import Logging
 import NIOPosix
 import Ringfence
 import RingfenceConsole
+import RingfenceOperations
 import RingfencePlatform
 import Synchronization
 
@@ -37,12 +38,12 @@ struct DemoWorkerCommand: AsyncParsableCommand {
             throw CommandFailure("demo-worker is started by ringfence demo, not by hand")
         }
         let logger = Logger.command("ringfence.demo", level: .critical)
+        let configuration = try DemoStore.configuration(
+            url: url, run: run, owner: name, environment: Environment.values.filter { $0.key != Self.urlVariable })
         let worker = DemoWorker(
             name: name, ttl: .milliseconds(ttlMs), isUnsafe: unsafe,
-            store: try DemoStore(url: url, run: run, logger: logger),
-            locks: try RingfenceClient(
-                RingfenceConfiguration(url: url, namespace: DemoStore.namespace(run: run), owner: name), logger: logger)
-        )
+            store: try DemoStore(configuration, run: run, logger: logger),
+            locks: try RingfenceClient(configuration, logger: logger))
         try await worker.run(lanes: lanes)
     }
 }

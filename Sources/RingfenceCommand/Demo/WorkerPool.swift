@@ -31,7 +31,9 @@ final class WorkerPool: Sendable {
     private let input: Pipe
     private let state = Mutex((workers: [Worker](), started: 0, isClosed: false))
 
-    init(url: String, run: String, ttl: Duration, lanes: Int, isUnsafe: Bool) throws {
+    init(
+        url: String, environment: [String: String], run: String, ttl: Duration, lanes: Int, isUnsafe: Bool
+    ) throws {
         self.lanes = lanes
         input = try Pipe()
         notices = try NoticePipe()
@@ -39,7 +41,8 @@ final class WorkerPool: Sendable {
             [OwnExecutable.path, "demo-worker", "--run", run, "--lanes", String(lanes)]
                 + ["--ttl-ms", String(Int(ttl.seconds * 1000))] + (isUnsafe ? ["--unsafe"] : []))
         launch.environment =
-            Environment.current.filter { !$0.hasPrefix("RINGFENCE_") } + ["\(DemoWorkerCommand.urlVariable)=\(url)"]
+            Environment.current.filter { !$0.hasPrefix("RINGFENCE_") } + environment.map { "\($0.key)=\($0.value)" }
+            + ["\(DemoWorkerCommand.urlVariable)=\(url)"]
         // Ctrl-C is for the parent, which ends them in order.
         launch.hasOwnGroup = true
         launch.input = input.reader
