@@ -170,7 +170,7 @@ extension AgentConfiguration.Check {
                 let address = try fields.needed("address")
                 url = address.hasPrefix("/") ? "unix://\(address)" : "redis://\(address)"
             }
-            do { _ = try RedisConfiguration(url: url) } catch { throw fields.wrong("url", error.message) }
+            do { try RedisConfiguration(url: url).checkOneServer() } catch { throw fields.wrong("url", error.message) }
             probe = .redis(url: url, passwordFile: try fields.path("passwordFile"))
         default:
             probe = .postgres(try Self.postgres(fields))

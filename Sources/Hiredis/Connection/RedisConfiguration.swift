@@ -89,8 +89,8 @@ package struct RedisConfiguration: Sendable {
     package var failsWhileNotReady = false
     /// Shared by the connections that are to be told of as one; nil: each tells of itself.
     package var log: ConnectionLog?
-    /// Says where to connect, to all connections of a client; nil: to `address`.
-    package var locator: Locator?
+    /// Says where to connect, to all connections of a client, and then only a primary will do; nil: to `address`.
+    package var locator: Locator? { didSet { if locator != nil { requiresPrimary = true } } }
     /// What is not a primary of the place's kind is refused by the handshake.
     package var requiresPrimary = false
     /// A connection from which nothing came for this long is probed by PING, and closed if that is not answered in the
@@ -139,6 +139,21 @@ package struct RedisConfiguration: Sendable {
         username = parts.username
         password = parts.password
         database = parts.database
+    }
+
+    /// For what looks at one server, whichever it is: a URL that names several would be read as the first of them.
+    /// Throws `invalidConfiguration`.
+    package func checkOneServer() throws(RedisError) {
+        let what: String
+        switch place {
+        case .server: return
+        case .sentinels: what = "Sentinels"
+        case .cluster: what = "nodes of a Cluster"
+        case .replicated: what = "a list of servers"
+        }
+        throw RedisError(
+            .invalidConfiguration, effect: .none,
+            "names \(what), and one server is looked at: give that server's own redis:// or rediss:// address")
     }
 }
 

@@ -228,9 +228,9 @@ struct SentinelView: Sendable {
         let errors = opinions.values.compactMap { opinion in
             if case .failure(let error) = opinion { error } else { nil }
         }
-        // What all have in common is the fault of the whole.
+        // What all have in common is the fault of the whole; but a Sentinel that is not there is not a Redis to start.
         let faults = Set(errors.map(\.fault))
-        let fault = faults.count == 1 ? faults.first ?? nil : nil
+        let fault = faults.count == 1 && faults != [.refused] ? faults.first ?? nil : nil
         return RedisError(
             .connectFailed, effect: .none, "no Sentinel says where \"\(name)\" is: \(failures())",
             server: errors.count == 1 ? errors[0].server : nil, fault: fault ?? .noPrimary)

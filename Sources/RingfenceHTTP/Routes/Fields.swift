@@ -86,7 +86,10 @@ extension JSONObject {
             throw InvalidArgument(field.name, "is unknown; the fields of confirm are replicas, withinMs")
         }
         let longest = min(5_000, ttl.wholeMilliseconds / 3)
-        guard let within = try confirm.integer("withinMs", 1...5_000), within <= longest else {
+        guard let within = try confirm.integer("withinMs", 1...5_000) else {
+            throw InvalidArgument("withinMs", "of confirm is missing: 1 to \(longest)")
+        }
+        guard within <= longest else {
             throw InvalidArgument(
                 "withinMs", "of confirm must be 1 to \(longest): a third of ttlMs, and at most 5000")
         }
@@ -94,6 +97,7 @@ extension JSONObject {
         case .string("all")?: return .confirmed(replicas: .all, within: .milliseconds(within))
         case .integer(let number)? where (1...1_000).contains(number):
             return .confirmed(replicas: Int(number), within: .milliseconds(within))
+        case nil: throw InvalidArgument("replicas", #"of confirm is missing: 1 to 1000, or "all""#)
         default: throw InvalidArgument("replicas", #"of confirm must be 1 to 1000, or "all""#)
         }
     }

@@ -33,7 +33,6 @@ package struct Examination: Sendable {
         if case .server = redis.place {
         } else {
             redis.hashTag = configuration.namespace
-            redis.requiresPrimary = true
             redis.locator = Locator(redis, logger: logger)
             self.configuration.locator = redis.locator
         }

@@ -111,6 +111,10 @@ struct AgentConfigurationTests {
             "checks[0].fall must be 1 to 100, not 0"
         ),
         (
+            #"{"group":"g","member":"m","checks":[{"type":"redis","url":"redis+sentinel://h:1,i:1/main"}]}"#,
+            "checks[0].url names Sentinels, and one server is looked at"
+        ),
+        (
             #"{"group":"g","member":"m","checks":[{"type":"http","url":"https://h/"}]}"#,
             "checks[0].url must begin with http://"
         ),

@@ -67,6 +67,8 @@ import Testing
             ] {
                 let refused = try await acquire(service, confirm, ttl: 1_000)
                 #expect(refused.status == 400 && refused["field"] == field, "\(confirm): \(refused.body)")
+                let isMissing = confirm.hasPrefix("{") && !confirm.contains(field)
+                #expect(refused.body.contains("is missing") == isMissing, "\(confirm): \(refused.body)")
             }
         }
     }
