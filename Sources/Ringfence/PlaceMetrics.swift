@@ -10,7 +10,8 @@ import Synchronization
 
 final class PlaceMetrics: Sendable {
     private struct State {
-        var moves = 0
+        var moves: [Departure: Int] = [:]
+        var generation = 0
         /// Since when there has been no primary.
         var lostAt: Nanos?
         /// What was recorded of the Sentinels.
@@ -19,7 +20,11 @@ final class PlaceMetrics: Sendable {
     }
 
     private let generation = Gauge(label: "ringfence_redis_generation")
-    private let moves = Counter(label: "ringfence_redis_moves_total")
+    private let moves = Dictionary(
+        uniqueKeysWithValues: Departure.allCases.map { why in
+            (why, Counter(label: "ringfence_redis_moves_total", dimensions: [("why", why.rawValue)]))
+        })
+    private let lookup = Timer(label: "ringfence_redis_lookup_seconds")
     private let without = Timer(label: "ringfence_redis_without_primary_seconds")
     private let answering = Gauge(label: "ringfence_sentinels", dimensions: [("state", "answering")])
     private let known = Gauge(label: "ringfence_sentinels", dimensions: [("state", "known")])
@@ -29,11 +34,11 @@ final class PlaceMetrics: Sendable {
     func changed(_ status: Locator.Status) {
         let now = Moment.now
         let disagree = status.plight?.fault == .sentinelsDisagree
-        let (moved, gap, standing, isNew) = state.withLock { state -> (Int, Nanos?, SentinelStanding?, Bool) in
+        let (before, gap, standing, isNew) = state.withLock { state -> (State, Nanos?, SentinelStanding?, Bool) in
+            let before = state
             defer { state.disagree = disagree }
             let isNew = disagree && !state.disagree
-            let moved = status.moves - state.moves
-            state.moves = status.moves
+            (state.moves, state.generation) = (status.moves, status.generation)
             var gap: Nanos?
             if status.plight == nil {
                 gap = state.lostAt.map { now - $0 }
@@ -41,23 +46,23 @@ final class PlaceMetrics: Sendable {
             } else if state.lostAt == nil, status.generation > 0 {
                 state.lostAt = now
             }
-            guard state.standing != status.sentinels else { return (moved, gap, nil, isNew) }
+            guard state.standing != status.sentinels else { return (before, gap, nil, isNew) }
             state.standing = status.sentinels
-            return (moved, gap, status.sentinels, isNew)
+            return (before, gap, status.sentinels, isNew)
         }
         generation.record(status.generation)
-        if moved > 0 { moves.increment(by: moved) }
+        for (why, count) in status.moves {
+            let new = count - before.moves[why, default: 0]
+            if new > 0 { moves[why]?.increment(by: new) }
+        }
+        if status.generation != before.generation, let took = status.lookup {
+            lookup.recordNanoseconds(Nanos(saturating: took))
+        }
         if let gap { without.recordNanoseconds(max(0, gap)) }
         if let standing {
             answering.record(standing.answering)
             known.record(standing.known)
         }
         if isNew { disagreements.increment() }
-    }
-
-    /// A command that Redis refused for now, by what it said: READONLY, MOVED, LOADING and so on.
-    static func refused(_ error: RedisError) {
-        guard error.isForNow, let prefix = error.server?.prefix.rawValue else { return }
-        Counter(label: "ringfence_redis_refusals_total", dimensions: [("prefix", prefix)]).increment()
     }
 }

@@ -48,6 +48,7 @@ final class RedisWatch: Sendable {
 
     private struct State {
         var client: RedisClient?
+        var refusals: Refusals?
         var alarm: Alarm?
         var faults: [Fault: String] = [:]
         /// A majority of the Sentinels is required, and does not answer.
@@ -84,9 +85,9 @@ final class RedisWatch: Sendable {
     }
 
     /// Whose connection it is.
-    func attach(_ client: RedisClient) {
+    func attach(_ client: RedisClient, _ refusals: Refusals) {
         let alarm = Alarm(eventLoop: client.eventLoop) { [weak self] _ in self?.look() }
-        state.withLock { ($0.client, $0.alarm) = (client, alarm) }
+        state.withLock { ($0.client, $0.refusals, $0.alarm) = (client, refusals, alarm) }
     }
 
     func stop() {
@@ -265,6 +266,7 @@ final class RedisWatch: Sendable {
             )
             return nil
         } catch {
+            let error = state.withLock { $0.refusals }?.noted(error) ?? error
             var failure = RingfenceError(error, "doing once what locks need")
             // It leaves nothing.
             failure.effect = .none

@@ -81,7 +81,7 @@ public final class RingfenceClient: Service, Sendable {
             keys: keys, auditLength: configuration.auditLength, waiters: configuration.limits.waiters,
             fenceRetention: configuration.fenceRetention)
         runner = ScriptRunner(redis, logger: logger) { [weak watch] info in watch?.connected(info) }
-        watch.attach(runner.main)
+        watch.attach(runner.main, runner.refusals)
         taskExecutor = LoopExecutor(runner.main.eventLoop)
         ticker = Ticker(eventLoop: runner.main.eventLoop)
         cleanUp = CleanUp(runner: runner, metrics: metrics, logger: logger)
@@ -144,7 +144,6 @@ public final class RingfenceClient: Service, Sendable {
             var redis = try configuration.redisConfiguration()
             redis.clientName = "ringfence"
             redis.hashTag = configuration.namespace
-            redis.requiresPrimary = true
             redis.log = ConnectionLog()
             // A dead connection must be noticed while the leases on it can still be renewed on another.
             redis.probeInterval = min(.seconds(5), max(.milliseconds(500), configuration.commandTimeout))

@@ -75,6 +75,7 @@ import Testing
         // Those that dial there at this moment leave too.
         #expect(story.tell(.lost(generation: 1, lost, wasReady: true)) == [.leave(lost), .plight(lost)])
         #expect(story.machine.place == nil)
+        #expect(story.machine.departure == .lost)
         #expect(story.tell(.wanted) == [], "it pauses")
         #expect(offered(story.passTime()) == Self.address("10.0.0.1"))
         #expect(story.generation == 2)
@@ -110,6 +111,7 @@ import Testing
         _ = story.greet("a")
         let actions = story.greet("b")
         #expect(hasLeft(actions) && !actions.contains(.admit(generation: 1)))
+        #expect(story.machine.departure == .replaced)
         #expect(offered(story.passTime()) != nil)
         #expect(story.greet("b").contains(.admit(generation: 2)))
     }
@@ -129,6 +131,7 @@ import Testing
         _ = story.greet("a")
         let readOnly = RedisServerError(message: "READONLY You can't write against a read only replica.")
         #expect(hasLeft(story.tell(.refused(generation: 1, readOnly))))
+        #expect(story.machine.departure == .redirected)
         #expect(story.tell(.refused(generation: 1, readOnly)) == [])
     }
 
@@ -177,6 +180,7 @@ import Testing
         asked = look(story.tell(.resolved(look: number, .success([Self.address("10.0.0.2")]))))
         let moved = story.tell(.answered(look: number, asked.questions[0], .success(.greeting(greeting("b")))))
         #expect(hasLeft(moved) && offered(moved) == Self.address("10.0.0.2"))
+        #expect(story.machine.departure == .found)
     }
 
     @Test func `a name that cannot be resolved leaves a settled place alone`() throws {

@@ -3,7 +3,9 @@
 // Redis moves, and what was split before goes on together: waiters are granted in their order, subscribers hear,
 // holders renew. The old server lives on as a primary, which is what makes it hard: nothing breaks by itself.
 
+import CoreMetrics
 import Hiredis
+import MetricsTestKit
 import Ringfence
 import RingfencePlatform
 import TestSupport
@@ -100,18 +102,23 @@ import Testing
 
     @Test func `a lock is held across a planned move, and its holder never stops`() async throws {
         try await withPair { old, new, proxy in
-            try await withClient(proxy.url) { client in
-                let lease = try await client.acquire("k", ttl: .seconds(30))
-                try await move(old, new, proxy)
-                try await old.cli("REPLICAOF", "127.0.0.1", "\(new.port)")
-                // The old server refuses by being a replica; the call itself waits and comes through.
-                try await client.withLock("other", wait: .seconds(60)) { _ in }
-                try await lease.renew()
-                #expect(lease.isHeld)
-                let holder = try await client.inspect("k").holder
-                #expect(holder?.fence == lease.fence)
-                try await lease.release()
-                #expect(client.locator.status.moves == 1)
+            let metrics = TestMetrics()
+            try await withMetricsFactory(metrics) {
+                try await withClient(proxy.url) { client in
+                    let lease = try await client.acquire("k", ttl: .seconds(30))
+                    try await move(old, new, proxy)
+                    try await old.cli("REPLICAOF", "127.0.0.1", "\(new.port)")
+                    // The old server refuses by being a replica; the call itself waits and comes through.
+                    try await client.withLock("other", wait: .seconds(60)) { _ in }
+                    try await lease.renew()
+                    #expect(lease.isHeld)
+                    let holder = try await client.inspect("k").holder
+                    #expect(holder?.fence == lease.fence)
+                    try await lease.release()
+                    let moves = metrics.counters.filter { $0.label == "ringfence_redis_moves_total" }
+                    #expect(moves.reduce(0) { $0 + $1.totalValue } == 1)
+                    #expect(try metrics.expectTimer("ringfence_redis_lookup_seconds").values.count >= 2)
+                }
             }
         }
     }

@@ -35,8 +35,10 @@ package final class Locator: @unchecked Sendable {
         package var epoch: Int64?
         /// Counts the places of this client; 0: none yet.
         package var generation = 0
-        /// How often another server was settled than the one before.
-        package var moves = 0
+        /// How often another server was settled than the one before, by why that was left.
+        package var moves: [Departure: Int] = [:]
+        /// How long it took the last time to find a server and to be greeted by it.
+        package var lookup: Duration?
         /// When it was settled, or lost, on the monotonic clock in nanoseconds.
         package var since: Int64 = 0
         /// Why there is no place; nil while there is one.
@@ -69,6 +71,8 @@ package final class Locator: @unchecked Sendable {
     /// The place that was settled last, and when it was left.
     private var former: LocatorMachine.Place?
     private var leftAt: Int64?
+    /// Since when a place is looked for.
+    private var lookingSince: Int64?
     /// One lookup at a time: it blocks a thread, and a name server that is away would fill them all.
     private var isLookingUp = false
     /// The look that waits for it.
@@ -132,6 +136,7 @@ package final class Locator: @unchecked Sendable {
             if let place = self.machine.place, self.leaving == nil {
                 self.present(place, to: connection)
             } else {
+                if self.lookingSince == nil, self.machine.place == nil { self.lookingSince = monotonicNow() }
                 self.handle(.wanted)
                 if let plight = self.machine.plight { self.tell(connection) { $0.unplaced(because: plight) } }
             }
@@ -202,6 +207,13 @@ package final class Locator: @unchecked Sendable {
         machine = LocatorMachine(configuration, search: machine.search, after: machine)
     }
 
+    /// There is no place from here on.
+    private func beginLooking() {
+        let now = monotonicNow()
+        leftAt = leftAt ?? now
+        lookingSince = lookingSince ?? now
+    }
+
     private func endReady(_ connection: any LocatedConnection) -> Bool {
         guard let index = index(of: connection), members[index].isReady else { return false }
         members[index].isReady = false
@@ -235,7 +247,7 @@ package final class Locator: @unchecked Sendable {
         case .offer(let place), .settle(let place): present(place)
         case .plight(let error):
             change { ($0.address, $0.plight) = (nil, error) }
-            if leftAt == nil { leftAt = monotonicNow() }
+            beginLooking()
             for member in members where !member.isReady {
                 tell(member.connection) { $0.unplaced(because: error) }
             }
@@ -246,7 +258,7 @@ package final class Locator: @unchecked Sendable {
 
     private func leave(_ error: RedisError) {
         change { ($0.address, $0.plight) = (nil, error) }
-        if leftAt == nil { leftAt = monotonicNow() }
+        beginLooking()
         scout = nil
         let left = members.map { member in
             member.connection.eventLoop.submit { member.connection.leave(because: error) }
@@ -297,10 +309,13 @@ package final class Locator: @unchecked Sendable {
                 """
             )
         }
-        (former, leftAt) = (place, nil)
+        let lookup = lookingSince.map { Duration.nanoseconds(monotonicNow() - $0) }
+        let departure = machine.departure
+        (former, leftAt, lookingSince) = (place, nil, nil)
         change { status in
             status.address = place.route.address
-            if hasMoved { status.moves += 1 }
+            if hasMoved { status.moves[departure, default: 0] += 1 }
+            status.lookup = lookup
             (status.server, status.epoch, status.generation) = (server, place.epoch, place.generation)
             status.plight = nil
         }

@@ -41,6 +41,18 @@ package struct Route: Sendable, Hashable {
     }
 }
 
+/// Why a place was left.
+package enum Departure: String, Sendable, CaseIterable {
+    /// Its last connection was.
+    case lost
+    /// It refused commands as a server does that is not the one: READONLY, MOVED.
+    case redirected
+    /// Those who know, or its name, said another one.
+    case found
+    /// Another server answered at its address.
+    case replaced
+}
+
 struct LocatorMachine: Sendable {
     /// One server, for as long as it is used.
     struct Place: Sendable, Equatable {
@@ -118,6 +130,8 @@ struct LocatorMachine: Sendable {
     private var retryAt = Int64.max
     /// Why there is no place.
     private(set) var plight: RedisError?
+    /// Why the last place was left.
+    private(set) var departure = Departure.lost
 
     /// `former`: the machine of the same client that this one replaces; generations go on.
     init(_ configuration: RedisConfiguration, search: any PlaceSearch, after former: LocatorMachine? = nil) {
@@ -198,6 +212,7 @@ struct LocatorMachine: Sendable {
                 return endCheck(now, dice)
             }
             actions.append(.leave(Self.moved(to: sighting)))
+            departure = .found
         }
         offer(sighting, now, &actions)
     }
@@ -277,7 +292,7 @@ struct LocatorMachine: Sendable {
         guard place.process == info.runID else {
             // The address leads elsewhere by now: a name, a proxy, a restart that only this connection has met.
             let why = "another server answers at \(place.route.address)"
-            return depart(RedisError(.connectionLost, effect: .unknown, why), now, dice, &actions)
+            return depart(.replaced, RedisError(.connectionLost, effect: .unknown, why), now, dice, &actions)
         }
         ready += 1
         actions.append(.admit(generation: number))
@@ -291,12 +306,15 @@ struct LocatorMachine: Sendable {
         if ready == 0 {
             plight = error
             // Others may still dial there.
-            if place.isGreeted { actions.append(.leave(error)) }
+            if place.isGreeted {
+                actions.append(.leave(error))
+                departure = .lost
+            }
             actions.append(.plight(error))
             return end(now, dice)
         }
         // Which server it was is not known, so what the next connection meets could not be compared with it.
-        if wasReady, place.process == nil { return depart(error, now, dice, &actions) }
+        if wasReady, place.process == nil { return depart(.lost, error, now, dice, &actions) }
         check(now, dice, &actions)
     }
 
@@ -315,14 +333,18 @@ struct LocatorMachine: Sendable {
         guard let place, place.generation == number else { return }
         // The Cluster is down, or only this node, which is cut off: the others know.
         if error.prefix == .clusterDown { return check(now, dice, &actions) }
-        depart(RedisError(.connectionLost, effect: .unknown, error.words, server: error), now, dice, &actions)
+        let why = RedisError(.connectionLost, effect: .unknown, error.words, server: error)
+        depart(.redirected, why, now, dice, &actions)
         guard hops < Self.maximumHops, let sighting = search.redirected(by: error, from: place.route) else { return }
         hops += 1
         offer(sighting, now, &actions)
     }
 
     /// All connections go from here, and it is looked for anew.
-    private mutating func depart(_ why: RedisError, _ now: Int64, _ dice: Double, _ actions: inout [Action]) {
+    private mutating func depart(
+        _ departure: Departure, _ why: RedisError, _ now: Int64, _ dice: Double, _ actions: inout [Action]
+    ) {
+        self.departure = departure
         actions.append(.leave(why))
         plight = why
         end(now, dice)

@@ -121,12 +121,12 @@ extension LockTable {
     }
 
     private func failed(_ command: Command, _ error: RedisError) {
+        let error = runner.refusals.noted(error)
         ended(command, failure(command.ticket, error), error: error)
     }
 
     private func failure(_ ticket: LockMachine.Ticket, _ error: RedisError) -> LockMachine.Event {
         guard error.isForNow else { return .failed(ticket, retriable: error.isTransient) }
-        PlaceMetrics.refused(error)
         return .deferred(
             ticket, pause: Nanos(saturating: RedisError.pauseForNow()), patience: runner.commandTimeout)
     }
@@ -145,6 +145,7 @@ extension LockTable {
     }
 
     private func claimFailed(_ key: LockKey, _ ticket: LockMachine.Ticket, _ error: RedisError) {
+        let error = runner.refusals.noted(error)
         let event = failure(ticket, error)
         handle(key, event, ended: (ticket, .init(event, isUndone: error.effect == .none)), error: error)
     }

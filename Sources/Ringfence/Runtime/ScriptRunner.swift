@@ -19,6 +19,7 @@ final class ScriptRunner: Sendable {
     private let logger: Logger
     private let confirming = Mutex<ConfirmingLane?>(nil)
     private let isClosed = Atomic<Bool>(false)
+    let refusals = Refusals()
 
     init(
         _ configuration: RedisConfiguration, logger: Logger,
@@ -124,8 +125,7 @@ final class ScriptRunner: Sendable {
             do throws(RedisError) {
                 return .success(try await main.run(call, deadline: left))
             } catch {
-                PlaceMetrics.refused(error)
-                return .failure(error)
+                return .failure(refusals.noted(error))
             }
         }
         return (result, sentAt)
@@ -148,8 +148,8 @@ final class ScriptRunner: Sendable {
                 let replies = try await main.bulk(
                     count: count, answerBytes: answerBytes, deadline: left, encode)
                 let refusal = replies.lazy.compactMap(\.error).map { RedisError($0) }.first { $0.isForNow }
-                return refusal.map { .failure($0) } ?? .success(replies)
-            } catch { return .failure(error) }
+                return refusal.map { .failure(refusals.noted($0)) } ?? .success(replies)
+            } catch { return .failure(refusals.noted(error)) }
         }
         return try result.get()
     }
