@@ -249,13 +249,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .executableTarget(
             name: "RingfenceBench",
             dependencies: [
-                "RingfencePlatform",
-                "RingfenceConsole",
-                "RingfenceOperations",
-                "CBenchReference",
-                "Hiredis",
-                "Ringfence",
-                "RingfenceCache",
+                "RingfencePlatform", "RingfenceConsole", "RingfenceOperations", "CBenchReference", "Hiredis",
+                "Ringfence", "RingfenceCache", "TestServers",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
@@ -263,12 +258,19 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
             ],
             swiftSettings: strict
         ),
-        // Real servers, a proxy that cuts, a condition to wait for: what every test target shares.
+        // Real servers, started and ended: for tests and for benchmarks.
+        .target(
+            name: "TestServers",
+            dependencies: ["RingfencePlatform", "CSpawn", .product(name: "NIOPosix", package: "swift-nio")],
+            path: "Tests/TestServers",
+            swiftSettings: strict
+        ),
+        // A proxy that cuts, models, a condition to wait for: what every test target shares.
         .target(
             name: "TestSupport",
             dependencies: [
                 "RingfencePlatform",
-                "CSpawn",
+                "TestServers",
                 "RingfenceCore",
                 "RingfenceCacheCore",
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -389,8 +391,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
 if Context.environment["RINGFENCE_PURE"] != nil {
     let pure: Set = [
         "RingfencePlatform",
-        "CXXHash", "RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CSpawn", "TestSupport",
-        "RingfenceCoreTests",
+        "CXXHash", "RingfenceCore", "RingfenceCacheCore", "RingfenceAgentCore", "CSpawn",
+        "TestServers", "TestSupport", "RingfenceCoreTests",
     ]
     package.products = []
     package.targets.removeAll { !pure.contains($0.name) }

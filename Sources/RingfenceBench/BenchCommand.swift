@@ -35,18 +35,21 @@ struct BenchCommand: AsyncParsableCommand {
               ringfence-bench handoff --json                hand-offs, as JSON lines
               ringfence-bench ring                          finding owners; needs no Redis
               ringfence-bench balancer                      picking members
-              ringfence-bench all --seconds 5 --rounds 9    everything, at length
+              ringfence-bench topology                      Sentinels, Clusters and names that move
+              ringfence-bench all --seconds 5 --rounds 9    everything else, at length
               ringfence-bench lock --redis redis://127.0.0.1:6379
 
-            JSON: {"figure","unit","value","reference","ratio","trials","p50","p99"}; what does not apply is left \
-            out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: milliseconds).
+            JSON: {"figure","unit","value","reference","ratio","trials","p50","p99","bar","met"}; what does not \
+            apply is left out. p50 and p99 are the time of one pair or hand-off in microseconds (service.start: \
+            milliseconds).
 
             `service`, and `failover` for one figure, start the program ringfence that lies beside this one.
             """,
         version: "ringfence-bench \(ringfenceVersion)",
         subcommands: [
             LockBench.self, HandoffBench.self, ServiceBench.self, RingBench.self, EventBench.self, BeatBench.self,
-            FailoverBench.self, BalancerBench.self, CacheBench.self, AllBench.self, BenchPrimaryCommand.self,
+            FailoverBench.self, BalancerBench.self, CacheBench.self, TopologyBench.self, AllBench.self,
+            BenchPrimaryCommand.self, BenchNamesCommand.self,
         ])
 
     static func main() async { await Program.run(BenchCommand.self, Array(CommandLine.arguments.dropFirst())) }
@@ -105,9 +108,8 @@ extension BenchOptions {
     /// Which benchmarks to run.
     enum Part: Sendable { case lock, handoff, service, ring, events, beat, failover, balancer, cache }
 
-    /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
-    func run(_ parts: [Part]) async throws {
-        let logger = Logger.command("ringfence.bench")
+    /// Prints what stands above the figures. - Returns: what prints one.
+    func begin() throws -> @Sendable (Figure) -> Void {
         if !json {
             #if DEBUG
                 try put("This is a debug build: the figures mean nothing. Build with: swift build -c release\n")
@@ -115,11 +117,17 @@ extension BenchOptions {
             try put(Figure.header)
             try Output.flush()
         }
-        let report: @Sendable (Figure) -> Void = { [json] figure in
+        return { [json] figure in
             // A failure ends the benchmarks (untilInterrupted), and is told at their end.
             try? put(json ? figure.json : figure.row)
             try? Output.flush()
         }
+    }
+
+    /// Runs the benchmarks on the chosen Redis and prints each figure as soon as it is known.
+    func run(_ parts: [Part]) async throws {
+        let logger = Logger.command("ringfence.bench")
+        let report = try begin()
         if parts.contains(.ring) {
             try await RingLookups(seconds: seconds, rounds: rounds).run { figure in
                 report(figure)
@@ -364,7 +372,7 @@ struct CacheBench: AsyncParsableCommand {
 /// `ringfence-bench all`.
 struct AllBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "all", abstract: "All benchmarks, one after the other.",
+        commandName: "all", abstract: "All benchmarks but that of topologies, one after the other.",
         discussion: """
             EXAMPLE
               ringfence-bench all --json > figures.jsonl

@@ -13,6 +13,8 @@ struct Figure: Sendable {
         case valueAtMost(Double)
         case ratioAtMost(Double)
         case bothAtMost(value: Double, ratio: Double)
+        /// In ms.
+        case percentilesAtMost(p50: Double, p99: Double)
     }
 
     var name: String
@@ -32,6 +34,20 @@ struct Figure: Sendable {
         case .ratioAtMost(let most): ratio.map { $0 <= most }
         case .valueAtMost(let most): value <= most
         case .bothAtMost(let most, let mostRatio): ratio.map { value <= most && $0 <= mostRatio }
+        case .percentilesAtMost(let most50, let most99):
+            if let p50, let p99 { p50 <= most50 * 1000 && p99 <= most99 * 1000 } else { nil }
+        case nil: nil
+        }
+    }
+
+    /// The bar in a few characters; nil: there is none.
+    private var bound: String? {
+        switch bar {
+        case .ratioAtLeast(let least): "ratio >= \(shortNumber(least))"
+        case .ratioAtMost(let most): "ratio <= \(shortNumber(most))"
+        case .valueAtMost(let most): "<= \(shortNumber(most)) \(unit)"
+        case .bothAtMost(let most, let mostRatio): "<= \(shortNumber(most)), \(shortNumber(mostRatio))"
+        case .percentilesAtMost(let most50, let most99): "<= \(shortNumber(most50)), \(shortNumber(most99)) ms"
         case nil: nil
         }
     }
@@ -47,6 +63,8 @@ struct Figure: Sendable {
         for (key, value) in optional.dropFirst(2) {
             if let value { fields.append("\"\(key)\":\(shortNumber(value))") }
         }
+        if let bound { fields.append("\"bar\":\"\(bound)\"") }
+        if let passes { fields.append("\"met\":\(passes)") }
         return "{" + fields.joined(separator: ",") + "}"
     }
 
@@ -58,18 +76,9 @@ struct Figure: Sendable {
             case false: "FAIL"
             case nil: ""
             }
-        let bound =
-            switch bar {
-            case .ratioAtLeast(let least): "ratio >= \(shortNumber(least))"
-            case .ratioAtMost(let most): "ratio <= \(shortNumber(most))"
-            case .valueAtMost(let most): "<= \(shortNumber(most)) \(unit)"
-            case .bothAtMost(let most, let mostRatio): "<= \(shortNumber(most)), \(shortNumber(mostRatio))"
-            case nil: "reported"
-            }
         return Self.columns(
             name, "\(shortNumber(value)) \(unit)", reference.map(shortNumber) ?? "", ratio.map(shortNumber) ?? "",
-            bound,
-            mark)
+            bound ?? "reported", mark)
     }
 
     static let header = columns("figure", "value", "reference", "ratio", "bar", "")

@@ -76,13 +76,20 @@ struct LockPairs: Sendable {
     /// `onLoop`: in tasks on the client's own event loop, as tasks that do little but lock should be; else in the pool.
     private func acquireAndRelease(onLoop: Bool) async throws -> Load.Outcome {
         try await Self.withClient(settings) { client in
-            let names = (0..<settings.tasks).map { "bench-\($0)" }
-            let executor = onLoop ? client.taskExecutor : nil
-            return try await Load.run(tasks: settings.tasks, seconds: settings.seconds, executor: executor) { task, _ in
-                let lease = try await client.acquire(names[task])
-                // Throws unless Redis held the lease to the end.
-                try await lease.release()
-            }
+            try await Self.pairs(client, tasks: settings.tasks, seconds: settings.seconds, onLoop: onLoop)
+        }
+    }
+
+    /// Tasks that take and release a lock each, for about `seconds`.
+    static func pairs(
+        _ client: RingfenceClient, tasks: Int, seconds: Double, onLoop: Bool = true
+    ) async throws -> Load.Outcome {
+        let names = (0..<tasks).map { "bench-\($0)" }
+        return try await Load.run(tasks: tasks, seconds: seconds, executor: onLoop ? client.taskExecutor : nil) {
+            task, _ in
+            let lease = try await client.acquire(names[task])
+            // Throws unless Redis held the lease to the end.
+            try await lease.release()
         }
     }
 

@@ -50,6 +50,23 @@ import Testing
                 + #""trials":5,"p50":12.3,"p99":0.001}"#)
     }
 
+    @Test func `a figure that has a bar says which, and whether it is met`() {
+        var figure = Figure(name: "x", unit: "ms p99", value: 12, trials: 5, bar: .valueAtMost(10))
+        #expect(figure.json.hasSuffix(#""trials":5,"bar":"<= 10 ms p99","met":false}"#))
+        (figure.value, figure.bar) = (2, .ratioAtLeast(0.88))
+        // Without a ratio nothing is met.
+        #expect(figure.json.hasSuffix(#""trials":5,"bar":"ratio >= 0.88"}"#))
+        figure.ratio = 0.9
+        #expect(figure.json.hasSuffix(#""bar":"ratio >= 0.88","met":true}"#))
+    }
+
+    @Test(arguments: [(9.0, 49.0, true), (11, 49, false), (9, 51, false)])
+    func `times of moves pass by both of their percentiles`(p50: Double, p99: Double, passes: Bool) {
+        var figure = Figure(name: "x", late: Array(repeating: p50, count: 60) + [p99], bar: 0)
+        figure.bar = .percentilesAtMost(p50: 10, p99: 50)
+        #expect(figure.passes == passes)
+    }
+
     @Test(arguments: [
         (Figure.Bar.ratioAtLeast(0.7), true), (.ratioAtLeast(0.8), false), (.valueAtMost(10), true),
         (.valueAtMost(9.9), false), (.bothAtMost(value: 10, ratio: 0.7), true),

@@ -14,7 +14,7 @@ package final class TemporaryDirectory: Sendable {
 
     deinit { Self.delete(path) }
 
-    static func delete(_ path: String) {
+    package static func delete(_ path: String) {
         // remove() deletes a file, a link or an empty directory.
         if remove(path) == 0 { return }
         guard let directory = opendir(path) else { return }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Starting other programs from tests: redis-server, redis-cli, openssl.
+// Starting other programs from tests and benchmarks: redis-server, redis-cli, openssl.
 //
 // The product's own spawn instead of Foundation's Process, for four reasons that each cost a test suite once:
 //  - threads of the cooperative pool block all signals and a child inherits that mask, so a plain spawn makes a
@@ -22,7 +22,7 @@ package struct TestSupportError: Error, CustomStringConvertible {
     package init(_ description: String) { self.description = description }
 }
 
-enum Subprocess {
+package enum Subprocess {
     /// Its own threads: a test may run a program that blocks until another program ends it, and the shared pool has as
     /// few threads as the machine has cores.
     private static let pool: NIOThreadPool = {
@@ -32,7 +32,7 @@ enum Subprocess {
     }()
 
     /// Starts `program` (searched in PATH) and returns its process id; the caller reaps it.
-    static func spawn(
+    package static func spawn(
         _ program: String, _ arguments: [String], input: Int32? = nil, output: Int32? = nil
     ) throws -> Int32 {
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
@@ -56,7 +56,7 @@ enum Subprocess {
     }
 
     /// Runs `program` to its end and returns its exit code and all it printed.
-    static func run(_ program: String, _ arguments: [String]) async throws -> (status: Int32, output: String) {
+    package static func run(_ program: String, _ arguments: [String]) async throws -> (status: Int32, output: String) {
         try await pool.runIfActive {
             let (reading, writing) = try pipe()
             defer { close(reading) }
@@ -78,13 +78,13 @@ enum Subprocess {
     }
 
     /// The code a shell would show: 128 + n when ended by signal n.
-    static func exitCode(_ status: Int32) -> Int32 {
+    package static func exitCode(_ status: Int32) -> Int32 {
         status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
     }
 
     /// A socket pair, because unlike pipe() it can be made close-on-exec at once: another child spawned meanwhile by a
     /// parallel test must not inherit it.
-    static func pipe() throws -> (reading: Int32, writing: Int32) {
+    package static func pipe() throws -> (reading: Int32, writing: Int32) {
         var ends: [Int32] = [0, 0]
         let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
         guard socketpair(AF_UNIX, type, 0, &ends) == 0 else {
@@ -95,7 +95,7 @@ enum Subprocess {
 }
 
 /// Kills the children of a test run that ended without cleaning up.
-enum Watchdog {
+package enum Watchdog {
     private static let script = #"""
         pids=" "
         while read -r what pid; do
@@ -114,8 +114,8 @@ enum Watchdog {
         return ends.writing
     }()
 
-    static func add(_ pid: Int32) { tell("add \(pid)\n") }
-    static func remove(_ pid: Int32) { tell("del \(pid)\n") }
+    package static func add(_ pid: Int32) { tell("add \(pid)\n") }
+    package static func remove(_ pid: Int32) { tell("del \(pid)\n") }
 
     private static func tell(_ line: String) {
         _ = line.withCString { write(writing, $0, strlen($0)) }

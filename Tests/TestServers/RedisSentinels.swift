@@ -157,7 +157,7 @@ package final class RedisSentinels: Sendable {
     }
 
     /// All replicas are in step, and every Sentinel has seen all.
-    private func waitUntilComplete() async throws {
+    package func waitUntilComplete() async throws {
         try await eventually("the Sentinels have seen everybody", within: .seconds(60), every: .milliseconds(20)) {
             for index in sentinels.indices {
                 let row = try await row(at: index)
