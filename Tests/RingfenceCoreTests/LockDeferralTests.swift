@@ -111,6 +111,21 @@ import Testing
         #expect(bench.machine.isIdle)
     }
 
+    @Test func `a release that was refused goes again as soon as the inbox is heard where Redis is by then`() {
+        var bench = Bench()
+        _ = bench.wait(1)
+        _ = bench.take(.granted(1, fence: 7))
+        _ = bench.take(.release(value(7, "n1")))
+        #expect(bench.take(.inboxReady) == [], "while it is under way")
+        _ = bench.postpone(2)
+        _ = bench.tick()
+        #expect(bench.postpone(3) == [])
+        #expect(bench.take(.inboxReady) == [.release(4, value(7, "n1"), nil)])
+        #expect(bench.take(.inboxReady) == [])
+        #expect(bench.take(.released(4)) == [.releaseDone(value(7, "n1"), .released)])
+        #expect(bench.machine.isIdle)
+    }
+
     @Test func `a release that is refused for too long is cleaned up`() {
         var bench = Bench()
         _ = bench.wait(1)

@@ -77,9 +77,11 @@ package struct LockMachine: Sendable {
         case .deferred(let ticket, let pause, let patience): deferred(ticket, pause, patience, &step)
         case .pushed(let nonce, let fence): pushed(nonce, fence, &step)
         case .inboxReady:
-            // Whoever waits after a failure too: the inbox is heard again where Redis is now.
+            // Whoever waits after a failure too, and a release that was refused: the inbox is heard again where Redis
+            // is now.
             switch state {
             case .queued(let ask, _), .backingOff(let ask, _): self.ask(ask, &step)
+            case .releasing(let release) where release.againAt != .never: tryAgain(release, &step)
             default: break
             }
         case .tick: tick(&step)
