@@ -17,6 +17,7 @@ private final class ScriptedServer: Sendable {
 
     private let script: Mutex<Script>
     private let channel: Mutex<(any Channel)?> = Mutex(nil)
+    private let connections = Mutex<[any Channel]>([])
     /// Those that have subscribed.
     private let listeners = Mutex<[any Channel]>([])
 
@@ -27,7 +28,8 @@ private final class ScriptedServer: Sendable {
         let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
+                server.connections.withLock { $0.append(channel) }
+                return channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(ScriptedHandler(server))
                 }
             }
@@ -41,6 +43,10 @@ private final class ScriptedServer: Sendable {
     func close() async {
         for listener in listeners.withLock({ $0 }) { listener.close(promise: nil) }
         try? await channel.withLock { $0 }?.close()
+    }
+
+    func dropConnections() {
+        for connection in connections.withLock({ $0 }) { connection.close(promise: nil) }
     }
 
     func say(_ script: @escaping Script) { self.script.withLock { $0 = script } }
@@ -59,6 +65,7 @@ private final class ScriptedServer: Sendable {
         switch words[0] {
         case "PING": return "+PONG\r\n"
         case "CLIENT": return ":1\r\n"
+        case "SENTINEL": return RESP.bulk("the id of \(ObjectIdentifier(self))")
         case "INFO": return RESP.bulk("run_id:\(ObjectIdentifier(self))\r\nredis_mode:sentinel\r\n")
         case "SUBSCRIBE":
             listeners.withLock { $0.append(channel) }
@@ -105,7 +112,7 @@ private final class ScriptedHandler: ChannelInboundHandler {
                 return RESP.array(
                     ["flags", "master", "config-epoch", "\(epoch)", "num-other-sentinels", "\(others)"].map(RESP.bulk))
             case "SENTINELS": return RESP.array([])
-            default: return RESP.bulk("id-\(port)-\(epoch)")
+            default: return nil
             }
         }
     }
@@ -180,6 +187,32 @@ private final class ScriptedHandler: ChannelInboundHandler {
                     }
                 }
                 #expect(error?.message.contains("RINGFENCE_SENTINEL_PASSWORD") == true, "\(error?.message ?? "")")
+            }
+        }
+    }
+
+    @Test func `a Sentinel is asked for its id once on each connection`() async throws {
+        try await withRedis { redis in
+            let naming = Self.naming(redis.port, 7, others: 0)
+            let commands = Mutex<[String]>([])
+            let script: ScriptedServer.Script = { words in
+                if words[0] == "SENTINEL" { commands.withLock { $0.append(words[1]) } }
+                return naming(words)
+            }
+            func count(_ name: String) -> Int { commands.withLock { $0.count { $0 == name } } }
+            try await withServers([script]) { servers, url in
+                try await withLocatedClient(url, { $0.watchInterval = .milliseconds(10) }) { client, locator in
+                    _ = try await client.call("PING")
+                    try await eventually { count("MASTER") >= 5 }
+                    #expect(count("MYID") == 1)
+                    #expect(locator.status.sentinels?.answering == 1)
+                    servers[0].dropConnections()
+                    try await eventually { count("MYID") == 2 }
+                    let before = count("MASTER")
+                    try await eventually { count("MASTER") >= before + 5 }
+                    #expect(count("MYID") == 2)
+                    #expect(locator.status.sentinels?.answering == 1)
+                }
             }
         }
     }

@@ -8,8 +8,8 @@
 // address is asked on both sides of the row: if it is the same, the epoch between is the epoch of that address.
 //
 // Nothing in these replies tells who gives them, and behind one address may be another Sentinel today: the connection
-// to a service died, and the next one, made between two questions, led elsewhere. So the id is part of every answer. It
-// costs one more command, which only reads a variable: four a second at a watch of one second.
+// to a service died, and the next one, made between two questions, led elsewhere. So the id is part of every answer. A
+// connection ends at one process, which keeps its id, so it is asked once on each.
 
 /// What a Sentinel believes.
 struct SentinelAnswer: Sendable, Equatable {
@@ -25,10 +25,14 @@ struct SentinelAnswer: Sendable, Equatable {
     /// Its own id. A Sentinel that refuses to tell it has not answered: it could not be told from another.
     var id: String?
 
-    /// What is written at once to one Sentinel. `withList`: also who the other Sentinels are.
-    static func question(about name: String, withList: Bool) -> [[String]] {
+    /// Where the id is among the replies.
+    static let idIndex = 3
+
+    /// What is written at once to one Sentinel. `withList`: also who the other Sentinels are. `withID`: also who it is,
+    /// where that is not known; else it is put among the replies.
+    static func question(about name: String, withList: Bool, withID: Bool) -> [[String]] {
         let address = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]
-        let core = [address, ["SENTINEL", "MASTER", name], address, ["SENTINEL", "MYID"]]
+        let core = [address, ["SENTINEL", "MASTER", name], address] + (withID ? [["SENTINEL", "MYID"]] : [])
         return withList ? core + [["SENTINEL", "SENTINELS", name]] : core
     }
 
@@ -51,8 +55,8 @@ struct SentinelAnswer: Sendable, Equatable {
         let flags = row["flags"]?.split(separator: ",") ?? []
         isDown = flags.contains("s_down") || flags.contains("o_down")
         others = row["num-other-sentinels"].flatMap { Int($0) } ?? 0
-        if replies.count > 3 { id = replies[3].text }
-        if replies.count > 4, let rows = replies[4].array {
+        if replies.count > Self.idIndex { id = replies[Self.idIndex].text }
+        if replies.count > Self.idIndex + 1, let rows = replies[Self.idIndex + 1].array {
             var list: [String: RedisConfiguration.Address] = [:]
             for row in rows.compactMap(Self.row) {
                 guard let id = row["runid"], !id.isEmpty, let address = Self.address(row["ip"], row["port"]) else {

@@ -11,6 +11,8 @@ final class SentinelLink: @unchecked Sendable {
     private let client: RedisClient
     private let subscriber: RedisSubscriber
     private var wasAsked = false
+    /// The reply with its id, and the connection on which it came. What answers on another one may be another Sentinel.
+    private var identity: (reply: RedisReply, connection: Int)?
 
     /// `onNews`: it has told of a change that concerns the primary called `name`.
     init(
@@ -37,11 +39,32 @@ final class SentinelLink: @unchecked Sendable {
             return completion(.failure(absence))
         }
         wasAsked = true
-        let commands = SentinelAnswer.question(about: name, withList: withList)
+        let known = identity.flatMap { $0.connection == client.connection?.generation ? $0 : nil }
+        let commands = SentinelAnswer.question(about: name, withList: withList, withID: known == nil)
         client.pipeline(count: commands.count) { writer in
             for command in commands { writer.command(command) }
-        } completion: {
-            completion($0.map { .replies($0) })
+        } completion: { [weak self] result in
+            completion(result.flatMap { replies in self?.identified(replies, known) ?? .success(.replies(replies)) })
         }
+    }
+
+    /// The replies with the id among them.
+    private func identified(
+        _ replies: [RedisReply], _ known: (reply: RedisReply, connection: Int)?
+    ) -> Result<Answer, RedisError> {
+        let connection = client.connection?.generation
+        if let known {
+            // They were written on a later connection than was meant.
+            guard known.connection == connection, replies.count >= SentinelAnswer.idIndex else {
+                return .failure(RedisError(.connectionLost, effect: .none, "the connection to a Sentinel was lost"))
+            }
+            var replies = replies
+            replies.insert(known.reply, at: SentinelAnswer.idIndex)
+            return .success(.replies(replies))
+        }
+        if let connection, replies.count > SentinelAnswer.idIndex, replies[SentinelAnswer.idIndex].text != nil {
+            identity = (replies[SentinelAnswer.idIndex], connection)
+        }
+        return .success(.replies(replies))
     }
 }
