@@ -84,6 +84,14 @@ import Testing
         #expect(story.tell(.greeted(generation: 1, greeting("a"))) == [.reject(generation: 1)])
     }
 
+    @Test func `a name is looked up often for some seconds, for nobody tells when it leads elsewhere`() {
+        let name = ServerSearch(.tcp(host: "redis.example", port: 6379), watchInterval: .seconds(5))
+        #expect(name.longestPause(afterFailures: 10) == .milliseconds(250))
+        #expect(name.longestPause(afterFailures: 100) == nil)
+        let address = ServerSearch(.tcp(host: "10.0.0.1", port: 6379), watchInterval: .seconds(5))
+        #expect(address.longestPause(afterFailures: 10) == nil)
+    }
+
     @Test func `pauses grow while nothing answers, and are short again after a place that held`() throws {
         var story = try Story("redis://10.0.0.1")
         let refused = RedisError(.connectFailed, effect: .none, "refused", fault: .refused)

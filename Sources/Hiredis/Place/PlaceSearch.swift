@@ -107,9 +107,16 @@ struct ServerSearch: PlaceSearch {
     private var pending: Set<Route> = []
     private var failure: RedisError?
 
+    /// So many looks in a row come often, some 6 s: nobody is told when a name leads elsewhere.
+    private static let hurried = 50
+
     init(_ address: RedisConfiguration.Address, watchInterval: Duration) {
         self.address = address
         self.watchInterval = address.isName ? watchInterval : nil
+    }
+
+    func longestPause(afterFailures failures: Int) -> Duration? {
+        address.isName && failures < Self.hurried ? .milliseconds(250) : nil
     }
 
     mutating func begin(current: Route?) -> SearchStep {
