@@ -53,16 +53,22 @@ struct TopologyBench: AsyncParsableCommand {
             """)
     @OptionGroup var options: BenchOptions
 
+    @Option(help: "Only a part: paces, sentinel, cluster or names.")
+    var only: Topologies.Part?
+
     func run() async throws {
         let topologies = Topologies(
             seconds: options.seconds, rounds: options.rounds, tasks: options.tasks,
             logger: .command("ringfence.bench", level: .critical), progress: Progress(), report: try options.begin())
-        let isOver: Void? = try await untilInterrupted(endsUnread: true) { try await topologies.run() }
+        let parts = only.map { [$0] } ?? Topologies.Part.allCases
+        let isOver: Void? = try await untilInterrupted(endsUnread: true) { try await topologies.run(parts) }
         if isOver == nil { throw CancellationError() }
     }
 }
 
 struct Topologies: Sendable {
+    enum Part: String, Sendable, CaseIterable, ExpressibleByArgument { case paces, sentinel, cluster, names }
+
     static let namespace = "bench"
 
     let seconds: Double
@@ -72,11 +78,15 @@ struct Topologies: Sendable {
     let progress: Progress
     let report: @Sendable (Figure) -> Void
 
-    func run() async throws {
-        try await paces()
-        try await sentinelMoves()
-        try await clusterMoves()
-        try await nameMoves()
+    func run(_ parts: [Part]) async throws {
+        for part in parts {
+            switch part {
+            case .paces: try await paces()
+            case .sentinel: try await sentinelMoves()
+            case .cluster: try await clusterMoves()
+            case .names: try await nameMoves()
+            }
+        }
     }
 
     func tell(_ figure: Figure) {

@@ -131,9 +131,9 @@ extension Topologies {
     /// What clients ask that have a place: of each Sentinel, and of each node.
     private func questions(_ sentinels: RedisSentinels, _ cluster: RedisCluster) async throws {
         let span = Duration.seconds(20)
-        progress.show("the questions of a settled client, for \(Int(span.seconds * 1.5)) seconds")
+        progress.show("the questions of a settled client, for \(Int(span.seconds * 2)) seconds")
         // What Sentinels say among themselves, and what this look costs.
-        let others = try await commands(of: sentinels, within: span / 2)
+        let others = try await commands(of: sentinels, within: span)
         let configurations = [sentinels.url(), cluster.url()].map { Self.configuration($0) }
         let (asked, looks) = try await withClients(configurations) { _ in
             // The first questions are more: who the other Sentinels are, and where the slot is.
@@ -145,7 +145,7 @@ extension Topologies {
         tell(
             Figure(
                 name: "topology.asks.sentinel", unit: "commands/s",
-                value: zip(asked, others).map { $0 - $1 }.max() ?? 0,
+                value: zip(asked, others).reduce(0) { $0 + $1.0 - $1.1 } / Double(asked.count),
                 trials: asked.count, bar: .valueAtMost(3)))
         tell(
             Figure(
