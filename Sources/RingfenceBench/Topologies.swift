@@ -141,7 +141,7 @@ final class Grants: Sendable {
     private let state: Shared<State>
     private let caller: Task<Void, Never>
 
-    /// So many names, so that none is asked for again while an answer about it may be lost.
+    /// So many names, so that none is asked for again while a grant of it may stand that was let go at the old server.
     private static let names = 4096
 
     init(_ client: RingfenceClient) {
@@ -152,7 +152,8 @@ final class Grants: Sendable {
             while !Task.isCancelled {
                 do {
                     number += 1
-                    let lease = try await client.acquire("bench-\(number % Self.names)", wait: .seconds(120))
+                    let lease = try await client.acquire(
+                        "bench-\(number % Self.names)", ttl: .seconds(2), wait: .seconds(120))
                     let grant = Grant(place: client.locator.status, at: .now)
                     state.withLock { state in
                         if state.grants.last?.place.generation != grant.place.generation { state.grants.append(grant) }
