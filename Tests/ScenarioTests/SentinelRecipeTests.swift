@@ -43,7 +43,7 @@ extension Scenarios {
         }
 
         /// The processes of the recipe.
-        private struct Trio {
+        struct Trio {
             let stage: Stage
             let port: Int
             let sentinelPort: Int

@@ -28,7 +28,10 @@ package enum RedisPlace: Sendable, Hashable {
     package var watchInterval: Duration {
         switch self {
         case .server: .seconds(5)
-        case .sentinels, .replicated: .seconds(1)
+        // Three commands each time, and with what keeps the connections alive fewer than three a second. A failover is
+        // announced; this is for what was not heard.
+        case .sentinels: .milliseconds(1_200)
+        case .replicated: .seconds(1)
         case .cluster: .seconds(15)
         }
     }

@@ -57,7 +57,7 @@ package struct SettingKey: Sendable, Hashable {
     package static let redisServerName = SettingKey(
         "redis-server-name", .text, "the URL's host", "Name (or address) to verify in Redis' certificate.")
     package static let redisWatch = SettingKey(
-        "redis-watch", .duration, "1s with Sentinels or a list, 5s for a name, 15s in a Cluster",
+        "redis-watch", .duration, "1200ms with Sentinels, 1s for a list, 5s for a name, 15s in a Cluster",
         "How often it is looked again where Redis is, a fifth more or less. 100ms to 1h.")
     package static let redisAddressMap = SettingKey(
         "redis-address-map", .text, "none",
