@@ -22,6 +22,7 @@ import Testing
             var configuration = RedisConfiguration(address: SentinelSearchTests.redis("unused"))
             configuration.place = .sentinels(hosts.map(SentinelSearchTests.sentinel), name: "main")
             configuration.sentinelMajority = majority
+            configuration.watchInterval = .seconds(1)
             machine = LocatorMachine(configuration, search: Locator.search(configuration))
             send(.wanted)
         }

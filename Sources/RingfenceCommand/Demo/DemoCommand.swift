@@ -23,8 +23,8 @@ struct DemoCommand: AsyncParsableCommand {
 
             --unsafe runs the same without locks and guard, and shows what happens then.
 
-            With --redis the variables RINGFENCE_REDIS_* and RINGFENCE_SENTINEL_* are heeded, as everywhere: \
-            certificates, passwords, the address map.
+            With --redis the variables of the settings are heeded, as everywhere: certificates, passwords, the \
+            address map.
 
             EXAMPLES
               ringfence demo                              20,000 transfers, about 20 s

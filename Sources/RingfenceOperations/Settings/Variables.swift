@@ -21,7 +21,7 @@ extension Settings {
         "TOKEN",
         // build and tests
         "SERVICE", "PURE", "SIMULATION_SEED", "SIMULATION_SEEDS", "NEMESIS_SEED", "SOAK_SECONDS", "JSON_SEED",
-        "JSON_DOCUMENTS", "EXPLORATION_WINDOW", "TEST_SERVERS",
+        "JSON_DOCUMENTS", "EXPLORATION_WINDOW", "TEST_SERVERS", "FAILOVERS",
     ]
     static let prefix = "RINGFENCE_"
 
