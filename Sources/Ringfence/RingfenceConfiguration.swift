@@ -89,8 +89,8 @@ public struct RingfenceConfiguration: Sendable {
     /// hosts, an IPv6 address in brackets. The database, 0 to 16383, is 0 unless given. User, password and path may be
     /// percent-encoded. Without a user it is `:password@`; `user@` alone goes with ``passwordFile``.
     public var url: String
-    /// How often it is looked again where Redis is, a fifth more or less, 100 ms to one hour; nil: every
-    /// 1.2 s with Sentinels, 1 s with a list, 5 s for a name and 15 s in a Cluster. An address that is no name is not looked at.
+    /// How often it is looked again where Redis is, a fifth more or less, 100 ms to one hour; nil: every 1.2 s with
+    /// Sentinels, 1 s with a list, 5 s for a name and 15 s in a Cluster. An address that is no name is not looked at.
     public var watchInterval: Duration?
     /// What the addresses that Sentinels and nodes of a Cluster announce are called here, as behind NAT: `FROM=TO`,
     /// separated by commas, each side `host` or `host:port`; nil: they are used as they are. A rule for a port goes

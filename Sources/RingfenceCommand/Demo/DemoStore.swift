@@ -52,8 +52,8 @@ struct DemoStore: Sendable {
         lockPrefix = "ringfence:{\(Self.namespace(run: run))}:"
     }
 
-    /// How the Redis of a run is reached, by its locks and by its store. `environment`: the settings beside the URL, such
-    /// as the password of the Sentinels.
+    /// How the Redis of a run is reached, by its locks and by its store. `environment`: the settings beside the URL,
+    /// such as the password of the Sentinels.
     static func configuration(
         url: String, run: String, owner: String? = nil, environment: [String: String]
     ) throws -> RingfenceConfiguration {
