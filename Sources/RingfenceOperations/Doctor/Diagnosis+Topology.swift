@@ -8,6 +8,7 @@ import RingfenceCore
 extension Diagnosis {
     static func topology(_ readings: RedisReadings) -> [Finding] {
         replica(readings) + cluster(readings) + names(readings) + channels(readings) + successors(readings)
+            + watchers(readings)
     }
 
     private static func replica(_ readings: RedisReadings) -> [Finding] {

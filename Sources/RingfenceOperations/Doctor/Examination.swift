@@ -77,6 +77,7 @@ package struct Examination: Sendable {
     package func readings() async throws -> RedisReadings {
         var readings = try await settings()
         readings.sentinels = try await sentinels()
+        readings.watchers = await watchers()
         readings.stalls = try await stalls(readings.info)
         let groups = try await groups()
         readings.leases = try await leases(groups)

@@ -26,6 +26,26 @@ package struct RedisReadings: Sendable {
         }
     }
 
+    /// A Sentinel, as it says itself.
+    package struct Sentinel: Sendable, Hashable {
+        package var address: String
+        package var id: String?
+        /// The URL does not name it: another one does.
+        package var isNamedByOthers = false
+        /// Why it says nothing of the primary; nil: it does.
+        package var failure: String?
+        /// Where it says that the primary is, as announced.
+        package var primary: String?
+        package var epoch: Int64?
+        package var downAfter: Duration?
+        /// Why it could not order a failover; nil: it could.
+        package var quorumFault: String?
+
+        package init(address: String, primary: String? = nil, epoch: Int64? = nil) {
+            (self.address, self.primary, self.epoch) = (address, primary, epoch)
+        }
+    }
+
     /// A time in which Redis is known to have answered nobody, from its own records.
     package struct Stall: Sendable, Hashable {
         /// What it was, for people: `fork`, `slow command KEYS`, `latency event aof-fsync-always`.
@@ -65,6 +85,8 @@ package struct RedisReadings: Sendable {
     /// What CONFIG GET says.
     package var settings: [String: String]?
     package var replicas: [Replica] = []
+    /// Of a URL that names Sentinels: those, and the others that they name.
+    package var watchers: [Sentinel] = []
     /// How many Sentinels listen to it; nil: it may not be asked.
     package var sentinels: Int?
     /// A command that Ringfence needs and its user may not give; nil: none was met.

@@ -44,6 +44,10 @@ import Testing
         .init(address: "10.0.0.2:6379", priority: 100), .init(address: "10.0.0.3:6379", priority: 100),
     ]
 
+    private static let watchers = (1...3).map { number in
+        RedisReadings.Sentinel(address: "10.0.0.\(number):26379", primary: "10.0.0.1:6379", epoch: 4)
+    }
+
     private static func cluster(_ readings: inout RedisReadings) {
         readings.info?["cluster_enabled"] = "1"
         readings.place = .cluster([.tcp(host: "10.0.0.1", port: 6379)])
@@ -165,6 +169,34 @@ import Testing
         Case(
             "replicas that are never promoted", ["warning redis.neverPromoted"],
             with { $0.replicas = [.init(address: "10.0.0.2:6379", priority: 0)] }),
+        Case("Sentinels that agree", [], with { $0.watchers = watchers }),
+        Case(
+            "a Sentinel that is behind", ["problem sentinel.disagrees"],
+            with {
+                $0.watchers = watchers
+                ($0.watchers[1].primary, $0.watchers[1].epoch) = ("10.0.0.9:6379", 3)
+            }),
+        Case(
+            "a Sentinel of the URL that is down, and one that others name by a name of theirs",
+            ["warning sentinel.unreachable", "warning sentinel.announcesUnreachable"],
+            with {
+                $0.watchers = watchers
+                $0.watchers[0].failure = "connection refused"
+                ($0.watchers[2].failure, $0.watchers[2].isNamedByOthers) = ("the name redis-3 is not found", true)
+            }),
+        Case(
+            "Sentinels without a quorum", ["problem sentinel.noQuorum"],
+            with {
+                $0.watchers = watchers
+                $0.watchers[0].quorumFault = "NOQUORUM 1 usable Sentinels."
+            }),
+        Case(
+            "Sentinels that wait longer than a lease lasts", ["note sentinel.slow"],
+            with {
+                $0.watchers = watchers
+                $0.watchers[0].downAfter = .seconds(30)
+                $0.leases = [.init(group: "g", shortest: .seconds(10))]
+            }),
         Case("three Sentinels", ["note redis.sentinels"], with { $0.sentinels = 3 }),
         Case("two Sentinels", ["warning redis.fewSentinels", "note redis.sentinels"], with { $0.sentinels = 2 }),
         Case(

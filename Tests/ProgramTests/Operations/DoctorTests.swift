@@ -92,6 +92,31 @@ import Testing
         }
     }
 
+    @Test func `each Sentinel is asked, and those that are down, or out of reach, and a lost quorum are told`()
+        async throws
+    {
+        try await withSentinels { sentinels in
+            let sound = try await doctor(sentinels.url([0]), "--json")
+            #expect(codes(sound.output).isDisjoint(with: Self.sentinelCodes), "\(sound)")
+            // Of the URL, and of those that the first names.
+            await sentinels.sentinels[1].kill(SIGKILL)
+            let named = try await doctor(sentinels.url([0, 1]), "--json")
+            #expect(codes(named.output).contains("sentinel.unreachable"), "\(named)")
+            let found = try await doctor(sentinels.url([0]), "--json")
+            #expect(codes(found.output).contains("sentinel.announcesUnreachable"), "\(found)")
+            await sentinels.sentinels[2].kill(SIGKILL)
+            try await eventually("the first has noticed", within: .seconds(60)) {
+                try await sentinels.ask(0, "SENTINEL", "CKQUORUM", "main").hasPrefix("NOQUORUM")
+            }
+            let alone = try await doctor(sentinels.url([0]), "--json")
+            #expect(codes(alone.output).contains("sentinel.noQuorum"), "\(alone)")
+        }
+    }
+
+    private static let sentinelCodes: Set = [
+        "sentinel.unreachable", "sentinel.announcesUnreachable", "sentinel.disagrees", "sentinel.noQuorum",
+    ]
+
     @Test func `a stall while it looks lengthens the lease it advises`() async throws {
         try await withRedis(Self.file) { redis in
             let program = try await Program.start(["doctor", "--seconds", "3", "--redis", redis.url, "--json"])
