@@ -114,7 +114,11 @@ struct FailoverHosts: Sendable {
         case .kill: await old.server.kill(SIGKILL)
         case .freeze: await old.server.kill(SIGSTOP)
         case .partition: try await sh("ip link set host\(old.number) down")
-        case .planned: try await old.sentinel.cli("SENTINEL", "FAILOVER", Self.name)
+        case .planned:
+            // Refused while the Sentinel still sees to the replicas of the failover before.
+            try await eventually("the order is taken", within: .seconds(120), every: .milliseconds(100)) {
+                try await old.sentinel.cli("SENTINEL", "FAILOVER", Self.name) == "OK"
+            }
         }
         let other = old.number % 3
         try await eventually("another primary", within: .seconds(120), every: .milliseconds(20)) {
