@@ -11,6 +11,7 @@ import Synchronization
 final class PlaceMetrics: Sendable {
     private struct State {
         var moves: [Departure: Int] = [:]
+        var redirections: [RedisServerError.Prefix: Int] = [:]
         var generation = 0
         /// Since when there has been no primary.
         var lostAt: Nanos?
@@ -23,6 +24,10 @@ final class PlaceMetrics: Sendable {
     private let moves = Dictionary(
         uniqueKeysWithValues: Departure.allCases.map { why in
             (why, Counter(label: "ringfence_redis_moves_total", dimensions: [("why", why.rawValue)]))
+        })
+    private let redirects = Dictionary(
+        uniqueKeysWithValues: [RedisServerError.Prefix.readOnly, .moved, .clusterDown].map { kind in
+            (kind, Counter(label: "ringfence_redis_redirects_total", dimensions: [("kind", kind.rawValue)]))
         })
     private let lookup = Timer(label: "ringfence_redis_lookup_seconds")
     private let without = Timer(label: "ringfence_redis_without_primary_seconds")
@@ -39,6 +44,7 @@ final class PlaceMetrics: Sendable {
             defer { state.disagree = disagree }
             let isNew = disagree && !state.disagree
             (state.moves, state.generation) = (status.moves, status.generation)
+            state.redirections = status.redirections
             var gap: Nanos?
             if status.plight == nil {
                 gap = state.lostAt.map { now - $0 }
@@ -54,6 +60,10 @@ final class PlaceMetrics: Sendable {
         for (why, count) in status.moves {
             let new = count - before.moves[why, default: 0]
             if new > 0 { moves[why]?.increment(by: new) }
+        }
+        for (prefix, count) in status.redirections {
+            let new = count - before.redirections[prefix, default: 0]
+            if new > 0 { redirects[prefix]?.increment(by: new) }
         }
         if status.generation != before.generation, let took = status.lookup {
             lookup.recordNanoseconds(Nanos(saturating: took))

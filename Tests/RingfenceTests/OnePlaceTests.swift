@@ -117,6 +117,7 @@ import Testing
                     try await lease.release()
                     let moves = metrics.counters.filter { $0.label == "ringfence_redis_moves_total" }
                     #expect(moves.reduce(0) { $0 + $1.totalValue } == 1)
+                    #expect(metrics.counterTotal(label: "ringfence_redis_redirects_total") >= 1)
                     #expect(try metrics.expectTimer("ringfence_redis_lookup_seconds").values.count >= 2)
                 }
             }

@@ -37,6 +37,8 @@ package final class Locator: @unchecked Sendable {
         package var generation = 0
         /// How often another server was settled than the one before, by why that was left.
         package var moves: [Departure: Int] = [:]
+        /// How often the server in use refused commands in a way that means: not here.
+        package var redirections: [RedisServerError.Prefix: Int] = [:]
         /// How long it took the last time to find a server and to be greeted by it.
         package var lookup: Duration?
         /// When it was settled, or lost, on the monotonic clock in nanoseconds.
@@ -180,7 +182,13 @@ package final class Locator: @unchecked Sendable {
 
     /// The server of the connection refuses commands in a way that means: not here.
     func refused(_ connection: any LocatedConnection, generation: Int, _ error: RedisServerError) {
-        eventLoop.execute { self.handle(.refused(generation: generation, error)) }
+        eventLoop.execute {
+            // Of several connections that are refused there the first is the news.
+            if generation == self.machine.place?.generation {
+                self.change { $0.redirections[error.prefix, default: 0] += 1 }
+            }
+            self.handle(.refused(generation: generation, error))
+        }
     }
 
     /// The connection is closed for good.

@@ -23,16 +23,16 @@ extension Diagnosis {
             findings.append(
                 Finding(
                     .warning, "sentinel.unreachable",
-                    "Sentinels of the URL do not answer as they should (\(list(named) { $0.failure ?? "" })): with more "
-                        + "than half of them silent nobody replaces a dead primary",
+                    "Sentinels of the URL do not answer as they should (\(list(named) { $0.failure ?? "" })): with "
+                        + "more than half of them silent nobody replaces a dead primary",
                     remedy: "start them, or name others in the URL"))
         }
         if !hidden.isEmpty {
             findings.append(
                 Finding(
                     .warning, "sentinel.announcesUnreachable",
-                    "Sentinels announce others that cannot be reached from here (\(list(hidden) { $0.failure ?? "" })): "
-                        + "clients do not count them, and may not reach the primary either when it moves",
+                    "Sentinels announce others that cannot be reached from here (\(list(hidden) { $0.failure ?? "" }))"
+                        + ": clients do not count them, and may not reach the primary either when it moves",
                     remedy: "give --redis-address-map what they are called here, or let them announce names that all "
                         + "know (sentinel announce-ip)"))
         }
@@ -58,7 +58,8 @@ extension Diagnosis {
         return [
             Finding(
                 .problem, "sentinel.noQuorum",
-                "Sentinels could not order a failover (\(list(without) { $0.quorumFault ?? "" })): a dead primary stays",
+                "Sentinels could not order a failover (\(list(without) { $0.quorumFault ?? "" })): a dead primary "
+                    + "stays",
                 remedy: "let all Sentinels reach one another, and the quorum be no more than half of them and one")
         ]
     }

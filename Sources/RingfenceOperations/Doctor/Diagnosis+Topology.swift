@@ -84,6 +84,17 @@ extension Diagnosis {
                         + "ahead takes that off every lease, and one that is behind may give lower fences",
                     remedy: "look at NTP on all machines of Redis; with chrony see the article Operating"))
         }
+        // By default a primary with min-replicas-to-write counts them no more then.
+        let late = readings.replicas.filter { $0.isOnline && $0.lag ?? .zero > .seconds(10) }
+        if !late.isEmpty {
+            let list = late.map { "\($0.address) \(($0.lag ?? .zero).shortText)" }
+            findings.append(
+                Finding(
+                    .warning, "redis.replicaLags",
+                    "the primary has not heard from replicas for long (\(list.joined(separator: ", "))): promoted, one "
+                        + "of them lacks what was granted since",
+                    remedy: "look at their logs, and at the network between"))
+        }
         let forgetful = readings.replicas.filter { $0.hasAppendOnlyFile == false }
         if readings.hasAppendOnlyFile == true, !forgetful.isEmpty {
             findings.append(

@@ -18,7 +18,7 @@ extension Examination {
     }
 
     /// Asks each replica itself for what its primary does not know.
-    func replicas(_ list: [(host: String, port: Int, isOnline: Bool)]) async -> [RedisReadings.Replica] {
+    func replicas(_ list: [RedisReadings.Listed]) async -> [RedisReadings.Replica] {
         let start = ContinuousClock.now
         let own = await offset(client, since: start)
         return await withTaskGroup(of: (Int, RedisReadings.Replica).self) { group in
@@ -29,6 +29,7 @@ extension Examination {
                     var replica = RedisReadings.Replica(
                         address: "\(address)", isOnline: entry.isOnline,
                         priority: look.info?["slave_priority"].flatMap { Int($0) })
+                    replica.lag = entry.lag
                     replica.hasAppendOnlyFile = look.info?["aof_enabled"].map { $0 == "1" }
                     if let own, let clock = look.clock {
                         replica.clockAhead = .nanoseconds(clock.offset - own.offset)

@@ -12,6 +12,8 @@ package struct RedisReadings: Sendable {
     package struct Replica: Sendable, Hashable {
         package var address: String
         package var isOnline: Bool
+        /// How long ago it was heard last, by its primary.
+        package var lag: Duration?
         /// `replica-priority`; nil when it could not be asked.
         package var priority: Int?
         package var hasAppendOnlyFile: Bool?
@@ -142,9 +144,17 @@ package struct RedisReadings: Sendable {
         return fields
     }
 
+    /// A replica in the list of its primary.
+    struct Listed: Sendable {
+        var host: String
+        var port: Int
+        var isOnline: Bool
+        var lag: Duration?
+    }
+
     /// The replicas that INFO lists: `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0`.
-    static func replicas(in info: [String: String]) -> [(host: String, port: Int, isOnline: Bool)] {
-        var replicas: [(host: String, port: Int, isOnline: Bool)] = []
+    static func replicas(in info: [String: String]) -> [Listed] {
+        var replicas: [Listed] = []
         while let line = info["slave\(replicas.count)"] {
             var fields: [Substring: Substring] = [:]
             for pair in line.split(separator: ",") {
@@ -152,7 +162,10 @@ package struct RedisReadings: Sendable {
                 fields[name] = pair.dropFirst(name.count + 1)
             }
             replicas.append(
-                (String(fields["ip"] ?? ""), fields["port"].flatMap { Int($0) } ?? 0, fields["state"] == "online"))
+                Listed(
+                    host: String(fields["ip"] ?? ""), port: fields["port"].flatMap { Int($0) } ?? 0,
+                    isOnline: fields["state"] == "online",
+                    lag: fields["lag"].flatMap { Int64($0) }.flatMap { $0 < 0 ? nil : .seconds($0) }))
         }
         return replicas
     }

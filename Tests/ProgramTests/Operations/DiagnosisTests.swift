@@ -129,6 +129,13 @@ import Testing
                 $0.replicas[1].clockError = .milliseconds(60)
             }),
         Case(
+            "a replica that its primary does not hear", ["warning redis.replicaLags"],
+            with {
+                $0.replicas = replicas
+                $0.replicas[0].lag = .seconds(1)
+                $0.replicas[1].lag = .seconds(40)
+            }),
+        Case(
             "a replica without a file", ["warning redis.replicaForgets"],
             with {
                 $0.replicas = replicas
