@@ -22,6 +22,8 @@ import Testing
                 try await client.withLock("before") { _ in }
                 _ = try await client.readiness()
                 await server.kill(SIGKILL)
+                // What is written before that goes nowhere, and says so.
+                try await eventually("the loss is noticed") { !client.isConnected }
                 try writeFile(file, "maxmemory 100mb\nmaxmemory-policy allkeys-lru\n")
                 try await server.restart()
                 // The first one too: what Redis is like is known before anything is written to it.
