@@ -208,7 +208,7 @@ package final class Locator: @unchecked Sendable {
 
     private func stop() {
         timer?.cancel()
-        (timer, timerAt) = (nil, .max)
+        (timer, timerAt, lookingSince) = (nil, .max, nil)
         asker?.close()
         asker = nil
         // What the search knows (the highest epoch, say) stays true.
