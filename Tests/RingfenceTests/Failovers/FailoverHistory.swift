@@ -11,7 +11,9 @@
 //  - no ghosts: when all is over nobody holds a lock, waits for one, or is a member;
 //  - those that wait after a failover are served in the order in which they came.
 //
-// Two holders at once are counted, and not refused: a grant that the new primary never heard of may be given again.
+// Two holders at once are counted, and not refused: a grant that the new primary never heard of may be given again. The
+// load holds a lock for some milliseconds, and no client stays with a primary that is cut off: no count here says that
+// it cannot be.
 
 struct FailoverHistory: Sendable {
     enum Fact: Sendable, Equatable {

@@ -12,7 +12,7 @@ struct FailoverHosts: Sendable {
         case kill
         /// It stands still until another one is primary.
         case freeze
-        /// Its host, with one of three Sentinels, is cut off from the others and from all clients but its own.
+        /// Its host, with one of three Sentinels, is cut off from the others and from all clients: none is on its side.
         case partition
         /// An operator's order.
         case planned
