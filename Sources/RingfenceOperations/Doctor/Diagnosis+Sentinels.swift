@@ -17,15 +17,16 @@ extension Diagnosis {
 
     private static func silent(_ readings: RedisReadings) -> [Finding] {
         let silent = readings.watchers.filter { $0.failure != nil }
-        let (hidden, named) = (silent.filter(\.isNamedByOthers), silent.filter { !$0.isNamedByOthers })
+        let hidden = silent.filter { $0.isNamedByOthers && !$0.isDown }
+        let named = silent.filter { !$0.isNamedByOthers || $0.isDown }
         var findings: [Finding] = []
         if !named.isEmpty {
             findings.append(
                 Finding(
                     .warning, "sentinel.unreachable",
-                    "Sentinels of the URL do not answer as they should (\(list(named) { $0.failure ?? "" })): with "
+                    "Sentinels do not answer as they should (\(list(named) { $0.failure ?? "" })): with "
                         + "more than half of them silent nobody replaces a dead primary",
-                    remedy: "start them, or name others in the URL"))
+                    remedy: "start them; or name others in the URL, and let the rest forget them (SENTINEL RESET)"))
         }
         if !hidden.isEmpty {
             findings.append(

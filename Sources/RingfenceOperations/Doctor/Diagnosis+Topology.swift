@@ -30,10 +30,13 @@ extension Diagnosis {
         var findings: [Finding] = []
         let isAskedForAsCluster = readings.place?.isCluster ?? false
         if let elsewhere = readings.slotElsewhere {
+            let isMoving = elsewhere.contains("being moved")
             findings.append(
                 Finding(
-                    .problem, elsewhere.contains("being moved") ? "cluster.slotMigrating" : "redis.wrongNode",
-                    "this node of a Cluster does not serve the slot of the namespace: \(elsewhere)",
+                    .problem, isMoving ? "cluster.slotMigrating" : "redis.wrongNode",
+                    isMoving
+                        ? "the slot of the namespace is on its way: \(elsewhere)"
+                        : "this node of a Cluster does not serve the slot of the namespace: \(elsewhere)",
                     remedy: isAskedForAsCluster
                         ? "wait, and look again; if it lasts: redis-cli --cluster check, then fix"
                         : "give the URL as redis+cluster://, which follows the slot"))

@@ -6,6 +6,13 @@
 import Hiredis
 
 extension Examination {
+    /// A Sentinel as another one names it.
+    private struct Other: Sendable {
+        var address: RedisConfiguration.Address
+        /// That one does not reach it either.
+        var isDown: Bool
+    }
+
     /// How many are asked at most.
     private static let mostSentinels = 16
 
@@ -13,18 +20,23 @@ extension Examination {
     func watchers() async -> [RedisReadings.Sentinel] {
         guard case .sentinels(let hosts, let name) = configuration.place else { return [] }
         let (first, found) = await look(at: hosts, name)
-        let seen = Set(first.compactMap(\.id))
-        let others = found.filter { !seen.contains($0.key) }.map(\.value).prefix(Self.mostSentinels)
-        var (second, _) = await look(at: Array(others), name)
-        for index in second.indices { second[index].isNamedByOthers = true }
+        // One that is silent has no id to be known by.
+        let ids = Set(first.compactMap(\.id))
+        let known = Set(hosts + hosts.map { configuration.addressMap($0) })
+        let others = found.filter { !ids.contains($0.key) && !known.contains($0.value.address) }
+            .map(\.value).sorted { "\($0.address)" < "\($1.address)" }.prefix(Self.mostSentinels)
+        var (second, _) = await look(at: others.map(\.address), name)
+        for (index, other) in zip(second.indices, others) {
+            (second[index].isNamedByOthers, second[index].isDown) = (true, other.isDown)
+        }
         return first + second
     }
 
     /// What they say, in the order of `hosts`, and the others by their ids.
     private func look(
         at hosts: [RedisConfiguration.Address], _ name: String
-    ) async -> ([RedisReadings.Sentinel], [String: RedisConfiguration.Address]) {
-        typealias Said = (place: Int, RedisReadings.Sentinel, [String: RedisConfiguration.Address])
+    ) async -> ([RedisReadings.Sentinel], [String: Other]) {
+        typealias Said = (place: Int, RedisReadings.Sentinel, [String: Other])
         return await withTaskGroup(of: Said.self) { group in
             for (place, host) in hosts.enumerated() {
                 group.addTask {
@@ -42,12 +54,12 @@ extension Examination {
 
     private func look(
         at host: RedisConfiguration.Address, _ name: String
-    ) async -> (RedisReadings.Sentinel, [String: RedisConfiguration.Address]) {
+    ) async -> (RedisReadings.Sentinel, [String: Other]) {
         var settings = configuration.sentinel(at: host)
         (settings.connectTimeout, settings.commandTimeout, settings.failsFast) = (.seconds(1), .seconds(1), true)
         let client = RedisClient(settings, logger: logger)
         var sentinel = RedisReadings.Sentinel(address: "\(host)")
-        var others: [String: RedisConfiguration.Address] = [:]
+        var others: [String: Other] = [:]
         do {
             let replies = try await client.pipeline(count: 5) { writer in
                 writer.command(["SENTINEL", "MYID"])
@@ -61,7 +73,10 @@ extension Examination {
                 let fields = RedisReadings.Sentinel.row(row)
                 guard let id = fields["runid"], let host = fields["ip"], let port = fields["port"].flatMap({ Int($0) })
                 else { continue }
-                others[id] = configuration.addressMap(.tcp(host: host, port: port))
+                let flags = fields["flags"]?.split(separator: ",") ?? []
+                others[id] = Other(
+                    address: configuration.addressMap(.tcp(host: host, port: port)),
+                    isDown: flags.contains("s_down") || flags.contains("disconnected"))
             }
         } catch {
             sentinel.failure = error.message

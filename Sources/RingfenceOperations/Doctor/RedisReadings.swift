@@ -34,6 +34,8 @@ package struct RedisReadings: Sendable {
         package var id: String?
         /// The URL does not name it: another one does.
         package var isNamedByOthers = false
+        /// Those do not reach it either.
+        package var isDown = false
         /// Why it says nothing of the primary; nil: it does.
         package var failure: String?
         /// Where it says that the primary is, as announced.

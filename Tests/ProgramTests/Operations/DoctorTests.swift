@@ -92,7 +92,7 @@ import Testing
         }
     }
 
-    @Test func `each Sentinel is asked, and those that are down, or out of reach, and a lost quorum are told`()
+    @Test func `each Sentinel is asked, and one that is down and a lost quorum are told`()
         async throws
     {
         try await withSentinels { sentinels in
@@ -100,10 +100,14 @@ import Testing
             #expect(codes(sound.output).isDisjoint(with: Self.sentinelCodes), "\(sound)")
             // Of the URL, and of those that the first names.
             await sentinels.sentinels[1].kill(SIGKILL)
-            let named = try await doctor(sentinels.url([0, 1]), "--json")
-            #expect(codes(named.output).contains("sentinel.unreachable"), "\(named)")
-            let found = try await doctor(sentinels.url([0]), "--json")
-            #expect(codes(found.output).contains("sentinel.announcesUnreachable"), "\(found)")
+            try await eventually("the first has noticed", within: .seconds(60)) {
+                try await sentinels.ask(0, "SENTINEL", "SENTINELS", "main").contains("disconnected")
+            }
+            for url in [sentinels.url([0, 1]), sentinels.url([0])] {
+                let found = try await doctor(url, "--json")
+                let told = codes(found.output).intersection(Self.sentinelCodes)
+                #expect(told == ["sentinel.unreachable"], "once, whoever names it: \(found)")
+            }
             await sentinels.sentinels[2].kill(SIGKILL)
             try await eventually("the first has noticed", within: .seconds(60)) {
                 try await sentinels.ask(0, "SENTINEL", "CKQUORUM", "main").hasPrefix("NOQUORUM")
