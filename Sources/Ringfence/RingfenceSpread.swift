@@ -68,7 +68,7 @@ public final class RingfenceSpread: Service, Sendable {
     public func run() async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
             for client in clients { group.addTask { try await client.run() } }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
     }
 

@@ -174,7 +174,7 @@ struct Caching: Sendable {
                         }
                     }
                 }
-                try await tasks.waitForAll()
+                for try await _ in tasks {}
             }
             // The last of them are on their way.
             let end = ContinuousClock.now + .seconds(10)

@@ -139,7 +139,7 @@ struct EventFlow: Sendable {
                     for weight in 2...(Self.replayed / tasks) { try await member.update(weight: weight % 1000) }
                 }
             }
-            try await adding.waitForAll()
+            for try await _ in adding {}
         }
         let end = try await client.eventPage(limit: 1).end
         let count = Int(end.sequence - start.sequence)

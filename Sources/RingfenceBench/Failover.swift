@@ -228,7 +228,7 @@ struct Failover: Sendable {
                         try await first.operations(on: "switchover").switchover(timeout: .seconds(5))
                     }
                     tasks.cancelAll()
-                    try await tasks.waitForAll()
+                    for try await _ in tasks {}
                 }
             }
         }

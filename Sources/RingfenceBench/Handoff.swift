@@ -98,7 +98,7 @@ struct Handoff: Sendable {
             }
             while arrivals.value.count < settings.tasks { try await Task.sleep(for: .milliseconds(1)) }
             try await first.release()
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         let (arrived, order) = (arrivals.value, granted.value)
         guard order == arrived else {

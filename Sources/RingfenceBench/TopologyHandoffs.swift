@@ -62,7 +62,7 @@ extension Topologies {
             }
             start = .now
             try await lease.release()
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         let time = (ContinuousClock.now - start).milliseconds
         if order.value != Array(1...Self.waiters) { disorders += 1 }

@@ -20,7 +20,7 @@ import Testing
                                 }
                             }
                         }
-                        try await group.waitForAll()
+                        for try await _ in group {}
                     }
                     #expect(try await server.cli("INFO", "stats").contains("total_connections_received"))
                     #expect(client.connection?.generation == 1)

@@ -35,7 +35,7 @@ import Testing
                         for _ in 0..<67 { try await Task.sleep(for: .milliseconds(1)) }
                         proxy.update { $0.serverToClient.isStalled = false }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(client.connection?.generation == 1)
             }

@@ -59,7 +59,7 @@ import Testing
                     group.addTask {
                         for _ in 0..<20 { try await server.cli("SCRIPT", "FLUSH") }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(try await server.cli("GET", "count") == "1000")
             }

@@ -169,7 +169,7 @@ import Testing
                             try await eventually("no ghost of \(name)") { try await observer.isClean(name) }
                         }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 for client in clients {
                     try await eventually { client.waiterCount == 0 && client.leaseCount == 0 }

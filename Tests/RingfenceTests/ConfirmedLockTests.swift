@@ -78,7 +78,7 @@ import Testing
                             }
                         }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(order.value.count == 12)
                 #expect(order.value == order.value.sorted())

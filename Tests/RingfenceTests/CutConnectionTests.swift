@@ -96,7 +96,7 @@ import Testing
                             }
                         }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
             }
         }

@@ -46,7 +46,7 @@ import Testing
                                 number += 1
                             }
                         }
-                        try await group.waitForAll()
+                        for try await _ in group {}
                     }
                     for list in fences.value { #expect(zip(list, list.dropFirst()).allSatisfy { $0 < $1 }) }
                     try await eventually("nothing left") { try await server.remains() == [] }
@@ -101,7 +101,7 @@ import Testing
                             try await observer.send("PUBSUB", "CHANNELS").array?.count == 5
                         }
                         try await first.release()
-                        try await group.waitForAll()
+                        for try await _ in group {}
                     }
                 }
                 #expect(order.value == [0, 1, 2, 3])

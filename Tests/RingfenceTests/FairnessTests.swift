@@ -38,7 +38,7 @@ import Testing
                             }
                         }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 // Each grant after the one before it: the body ran alone, in the order of the fences.
                 #expect(zip(fences.value, fences.value.dropFirst()).allSatisfy { $0 < $1 })
@@ -72,7 +72,7 @@ import Testing
                         }
                     }
                     try await first.release()
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(order.value == Array(1..<clients.count))
             }
@@ -106,7 +106,7 @@ import Testing
                     isOver.change { $0 = true }
                     #expect(passes.value <= 17)
                     try await lease.release()
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
             }
         }

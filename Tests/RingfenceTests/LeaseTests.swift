@@ -86,7 +86,7 @@ import Testing
                 let copies = Array(repeating: lease, count: 10)
                 try await withThrowingTaskGroup { group in
                     for copy in copies { group.addTask { try await copy.release() } }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 for copy in copies + [lease] {
                     #expect(!copy.isHeld)

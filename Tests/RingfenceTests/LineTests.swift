@@ -31,7 +31,7 @@ import Testing
             }
             try await meanwhile()
             try await first.release()
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         return order.value
     }

@@ -38,7 +38,7 @@ import Testing
                         }
                     }
                 }
-                try await group.waitForAll()
+                for try await _ in group {}
             }
             #expect(threads.value.count == 1)
             let lease = try await client.acquire("a")
@@ -99,7 +99,7 @@ import Testing
                     try await eventually { client.waiterCount == number + 1 }
                 }
                 try await first.release()
-                try await group.waitForAll()
+                for try await _ in group {}
             }
             #expect(order.value == Array(0..<40))
             #expect(try await server.remains() == [])
@@ -139,7 +139,7 @@ import Testing
                             }
                         }
                     }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(total.value == 200)
                 #expect(try await server.remains() == [])

@@ -72,7 +72,7 @@ import Testing
                             try await !old.cli("CLIENT", "LIST").contains("name=ringfence")
                         }
                         try await lease.release()
-                        try await group.waitForAll()
+                        for try await _ in group {}
                     }
                     #expect(order.value == Array(0..<8))
                 }

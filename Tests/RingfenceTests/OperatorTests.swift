@@ -120,7 +120,7 @@ import Testing
                     #expect(waits.allSatisfy { $0 >= .zero && $0 < .seconds(60) })
                     #expect(try await clients[0].inspect("z2").queueLength == 1)
                     try await lease.release()
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 #expect(try await server.remains() == [])
             }

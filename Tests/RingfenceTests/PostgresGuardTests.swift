@@ -96,7 +96,7 @@ import Testing
             for _ in 0..<8 {
                 group.addTask { _ = try await database.session().run(RingfenceGuard.postgreSQL) }
             }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         let session = try database.session()
         #expect(try await session.run("SELECT fence FROM ringfence_guard") == "7")
@@ -109,7 +109,7 @@ import Testing
             for _ in 0..<8 {
                 group.addTask { _ = try await database.session().run(RingfenceGuard.postgreSQL) }
             }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
     }
 
@@ -248,7 +248,7 @@ import Testing
                     }
                 }
             }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         let newest = try await database.session().run("SELECT DISTINCT fence, holder FROM ringfence_guard")
         #expect(newest == "305|w-5", "both resources carry the newest fence")

@@ -73,7 +73,7 @@ import Testing
                     try await eventually { holds.value.count > 2 }
                     try await disturb(server, holds)
                     isOver.change { $0 = true }
-                    try await group.waitForAll()
+                    for try await _ in group {}
                 }
                 try await eventually("nothing left") { try await server.remains() == [] }
                 return holds.value

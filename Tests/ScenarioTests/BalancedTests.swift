@@ -177,7 +177,7 @@ extension Scenarios {
                             }
                         }
                     }
-                    try await tasks.waitForAll()
+                    for try await _ in tasks {}
                 }
                 var phase = record.phase.withLock { $0 }
                 phase.elapsed = ContinuousClock.now - start

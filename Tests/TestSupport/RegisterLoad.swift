@@ -194,7 +194,7 @@ package final class RegisterLoad: Sendable {
                 throw error
             }
             state.withLock { $0.isOver = true }
-            try await tasks.waitForAll()
+            for try await _ in tasks {}
         }
     }
 

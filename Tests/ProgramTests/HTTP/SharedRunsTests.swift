@@ -67,7 +67,7 @@ import Testing
                     }
                 }
             }
-            try await tasks.waitForAll()
+            for try await _ in tasks {}
         }
         let most = work.state.withLock { $0.most }
         #expect(most == 1)

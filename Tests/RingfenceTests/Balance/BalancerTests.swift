@@ -322,7 +322,7 @@ extension Balancer {
                             try await membership.leave()
                         }
                     }
-                    try await tasks.waitForAll()
+                    for try await _ in tasks {}
                 }
                 #expect(calls.value.values.reduce(0, +) == 2400)
                 #expect(balancer.state.members.allSatisfy { $0.outstanding == 0 })

@@ -67,7 +67,7 @@ import Testing
                         #expect(try await pair.value("many-\(number)", at: 1) == nil)
                     }
                 }
-                try await tasks.waitForAll()
+                for try await _ in tasks {}
             }
         }
     }
@@ -220,7 +220,7 @@ import Testing
                     ended.value.values.contains { $0?.code == .cacheNotConfirmed }
                 }
                 isOver.change { $0 = true }
-                try await tasks.waitForAll()
+                for try await _ in tasks {}
             }
             let all = ended.value
             for (key, error) in all {

@@ -63,7 +63,7 @@ final class ClusterLoad: Sendable {
                 throw error
             }
             isOver.change { $0 = true }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
     }
 

@@ -146,7 +146,7 @@ import Testing
             try await body()
             for lease in leases { try lease.check() }
             for lease in leases { try await lease.release() }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
     }
 

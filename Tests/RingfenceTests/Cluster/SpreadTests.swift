@@ -40,7 +40,7 @@ import Testing
                         try await spread.client(for: name).withLock(name, wait: .seconds(60)) { _ in }
                     }
                 }
-                try await group.waitForAll()
+                for try await _ in group {}
             }
             var total = 0
             for node in cluster.nodes {

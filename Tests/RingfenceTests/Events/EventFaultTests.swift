@@ -31,7 +31,7 @@ import Testing
                     try await Task.sleep(for: .milliseconds(1))
                 }
                 isOver.change { $0 = true }
-                try await group.waitForAll()
+                for try await _ in group {}
                 end = try await writer.append(1)
                 for listener in listeners {
                     try await listener.reaches(end, by: client)

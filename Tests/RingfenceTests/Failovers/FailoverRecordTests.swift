@@ -113,7 +113,7 @@ private final class FailoverLoad: Sendable {
                 throw error
             }
             isOver.change { $0 = true }
-            try await group.waitForAll()
+            for try await _ in group {}
             // What was published is on its way.
             try await Task.sleep(for: .seconds(2))
             follower.cancel()
@@ -200,7 +200,7 @@ private final class FailoverLoad: Sendable {
                 }
             }
             try await held.release()
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         history.change { $0.add(.served(order.value)) }
     }

@@ -25,7 +25,7 @@ import Testing
                     #expect(answer?.status == .member && answer?.content == nil)
                 }
             }
-            try await tasks.waitForAll()
+            for try await _ in tasks {}
         }
     }
 

@@ -465,7 +465,7 @@ final class Nemesis: Sendable {
                     }
                 }
             }
-            try await tormentors.waitForAll()
+            for try await _ in tormentors {}
         }
     }
 

@@ -127,7 +127,7 @@ import Testing
                     let back = try await clients[2].group("ledger").switchover(to: first, actor: "bob")
                     #expect(back.member == first && back.epoch == 3)
                     tasks.cancelAll()
-                    try await tasks.waitForAll()
+                    for try await _ in tasks {}
                 }
                 let entries = log.value
                 for pair in stride(from: 0, to: entries.count - 1, by: 2) {
