@@ -92,12 +92,18 @@ import Testing
         }
     }
 
-    @Test func `each Sentinel is asked, and one that is down and a lost quorum are told`()
-        async throws
-    {
-        try await withSentinels { sentinels in
+    @Test func `each Sentinel is asked, and one that is down and a lost quorum are told`() async throws {
+        var options = RedisSentinels.Options()
+        // On a busy machine they must not lose sight of one another.
+        options.downAfterMilliseconds = 5000
+        try await withSentinels(options) { sentinels in
             let sound = try await doctor(sentinels.url([0]), "--json")
             #expect(codes(sound.output).isDisjoint(with: Self.sentinelCodes), "\(sound)")
+            // Who may not ask for the quorum is told nothing of it.
+            try await sentinels.ask(0, "ACL", "SETUSER", "default", "-sentinel|ckquorum")
+            let unasked = try await doctor(sentinels.url([0]), "--json")
+            #expect(codes(unasked.output).isDisjoint(with: Self.sentinelCodes), "\(unasked)")
+            try await sentinels.ask(0, "ACL", "SETUSER", "default", "+sentinel|ckquorum")
             // Of the URL, and of those that the first names.
             await sentinels.sentinels[1].kill(SIGKILL)
             try await eventually("the first has noticed", within: .seconds(60)) {
