@@ -42,6 +42,7 @@ extension Scenarios {
 
             /// The books at its end.
             func balances() async throws {
+                #expect(process.isRunning, "its primary was killed under it")
                 let exit = await process.wait()
                 let said = try contents(ofFile: log)
                 #expect(exit == .code(0), "\(said)")

@@ -62,7 +62,7 @@ struct DemoRun: Sendable {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask { try await harm() }
                 group.addTask { try await watch(since: start) }
-                try await group.waitForAll()
+                for try await _ in group {}
             }
             try await pool.close(within: .seconds(30))
             let seconds = (ContinuousClock.now - start).seconds
@@ -101,6 +101,8 @@ struct DemoRun: Sendable {
             guard now - last.at < .seconds(60) else {
                 throw CommandFailure("nothing was applied for 60 s, with \(file.transfers.count - count) to go")
             }
+            // A failover can undo that a dead worker's transfers were given back.
+            if now - last.at > .seconds(2) { for lane in pool.lanesOfTheDead { _ = try await store.redeliver(lane) } }
             try await Task.sleep(for: .milliseconds(100))
         }
     }

@@ -146,25 +146,21 @@ struct DemoStore: Sendable {
     // MARK: the queue
 
     /// The next transfer of the queue, now on the list of the lane; nil if there is none.
-    /// `mayHold`: an answer was lost before, so the lane's list may hold one already.
+    /// `mayHold`: an answer was lost before, so the lane's list may hold one already. So it may when the queue is
+    /// empty: a failover can undo a transfer, and its being taken off the list.
     func take(_ lane: String, mayHold: Bool) async throws -> Transfer? {
-        if mayHold, let held = try await commands([["LINDEX", laneKey(lane), "0"]])[0].text {
-            return try decode(held)
-        }
+        if mayHold, let held = try await held(lane) { return held }
         let reply = try await commands([["LMOVE", todoKey, laneKey(lane), "LEFT", "RIGHT"]])[0]
-        return try reply.text.map(decode)
+        return if let text = reply.text { try decode(text) } else { try await held(lane) }
+    }
+
+    private func held(_ lane: String) async throws -> Transfer? {
+        try await commands([["LINDEX", laneKey(lane), "0"]])[0].text.map(decode)
     }
 
     /// Takes a finished transfer off the list of the lane.
     func finish(_ transfer: Transfer, _ lane: String) async throws {
         _ = try await commands([["LREM", laneKey(lane), "1", encode(transfer)]])
-    }
-
-    /// Gives what is on the list of a lane back to the queue, for others; returns how many transfers that were.
-    func redeliver(_ lane: String) async throws -> Int {
-        var count = 0
-        while try await commands([["LMOVE", laneKey(lane), todoKey, "RIGHT", "LEFT"]])[0] != .null { count += 1 }
-        return count
     }
 
     /// A transfer on the queue: its fields, a line each. Names have no line breaks (`TransferFile` sees to that).
@@ -199,15 +195,38 @@ struct DemoStore: Sendable {
             }
         }
         for reply in replies {
-            if let error = reply.error { throw error }
+            if let error = reply.error { throw RedisError(error) }
         }
         return replies
     }
 }
 
-// MARK: the books, for the parent
+// MARK: for the parent
 
+/// It waits while Redis is away, and sends again what may have been done: to read twice, to deliver twice and to remove
+/// twice is harmless here.
 extension DemoStore {
+    /// How long Redis may be away.
+    private static let patience = Duration.seconds(60)
+
+    private func commandsInTheEnd(_ list: [[String]]) async throws -> [RedisReply] {
+        let end = ContinuousClock.now + Self.patience
+        while true {
+            do { return try await commands(list) } catch let error as RedisError {
+                guard error.isRetriable || error.effect == .unknown, ContinuousClock.now < end else { throw error }
+                try await Task.sleep(for: .milliseconds(50))
+            }
+        }
+    }
+
+    /// Gives what is on the list of a lane back to the queue, for others; returns how many transfers that were.
+    func redeliver(_ lane: String) async throws -> Int {
+        let move = ["LMOVE", laneKey(lane), todoKey, "RIGHT", "LEFT"]
+        var count = 0
+        while try await commandsInTheEnd([move])[0] != .null { count += 1 }
+        return count
+    }
+
     /// Opens the accounts and fills the queue.
     func open(_ file: TransferFile, opening: Int64) async throws {
         try await inChunks(file.accounts) { ["SET", balanceKey($0), String(opening)] }
@@ -215,21 +234,21 @@ extension DemoStore {
     }
 
     func appliedCount() async throws -> Int {
-        Int(try await commands([["SCARD", appliedKey]])[0].int ?? 0)
+        Int(try await commandsInTheEnd([["SCARD", appliedKey]])[0].int ?? 0)
     }
 
     func isApplied(_ id: String) async throws -> Bool {
-        try await commands([["SISMEMBER", appliedKey, id]])[0] == .integer(1)
+        try await commandsInTheEnd([["SISMEMBER", appliedKey, id]])[0] == .integer(1)
     }
 
     /// The refused writes, as `<worker> <transfer>`.
     func refusedWrites() async throws -> [String] {
-        try await commands([["LRANGE", refusedKey, "0", "-1"]])[0].array?.compactMap(\.text) ?? []
+        try await commandsInTheEnd([["LRANGE", refusedKey, "0", "-1"]])[0].array?.compactMap(\.text) ?? []
     }
 
     /// The id of each transfer, once for each time it was applied.
     func journal() async throws -> [String] {
-        try await commands([["LRANGE", journalKey, "0", "-1"]])[0].array?.compactMap(\.text) ?? []
+        try await commandsInTheEnd([["LRANGE", journalKey, "0", "-1"]])[0].array?.compactMap(\.text) ?? []
     }
 
     func balances(_ accounts: [String]) async throws -> [String: Int64] {
@@ -245,8 +264,8 @@ extension DemoStore {
         try await inChunks(accounts) { ["UNLINK", balanceKey($0), guardKey($0)] }
         try await inChunks(accounts) { ["UNLINK", lockPrefix + "fence:" + $0] }
         try await inChunks(lanes) { ["UNLINK", laneKey($0)] }
-        _ = try await commands([["UNLINK", todoKey, appliedKey, journalKey, refusedKey]])
-        _ = try await commands([["UNLINK", lockPrefix + "audit"]])
+        _ = try await commandsInTheEnd([["UNLINK", todoKey, appliedKey, journalKey, refusedKey]])
+        _ = try await commandsInTheEnd([["UNLINK", lockPrefix + "audit"]])
     }
 
     /// One command for each item, a thousand in a write.
@@ -254,7 +273,7 @@ extension DemoStore {
     private func inChunks<Item>(_ items: [Item], _ command: (Item) -> [String]) async throws -> [RedisReply] {
         var replies: [RedisReply] = []
         for start in stride(from: 0, to: items.count, by: 1000) {
-            replies += try await commands(items[start..<min(start + 1000, items.count)].map(command))
+            replies += try await commandsInTheEnd(items[start..<min(start + 1000, items.count)].map(command))
         }
         return replies
     }

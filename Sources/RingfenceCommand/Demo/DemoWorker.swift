@@ -39,7 +39,7 @@ struct DemoWorkerCommand: AsyncParsableCommand {
         }
         let logger = Logger.command("ringfence.demo", level: .critical)
         let configuration = try DemoStore.configuration(
-            url: url, run: run, owner: name, environment: Environment.values.filter { $0.key != Self.urlVariable })
+            url: url, run: run, owner: name, environment: Environment.values)
         let worker = DemoWorker(
             name: name, ttl: .milliseconds(ttlMs), isUnsafe: unsafe,
             store: try DemoStore(configuration, run: run, logger: logger),
@@ -75,7 +75,7 @@ struct DemoWorker: Sendable {
             for number in 0..<lanes {
                 group.addTask { try await work(Self.lane(name, number), until: isClosing) }
             }
-            try await group.waitForAll()
+            for try await _ in group {}
         }
         await locks.shutdown()
         await store.close()

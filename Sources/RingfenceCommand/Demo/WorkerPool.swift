@@ -53,9 +53,15 @@ final class WorkerPool: Sendable {
     /// The workers that are meant to live.
     var workers: [Worker] { state.withLock { $0.workers } }
     /// The names of all lists that workers of this run ever had.
-    var allLanes: [String] {
-        let started = state.withLock { $0.started }
-        return (0..<started).flatMap { worker in (0..<lanes).map { DemoWorker.lane("w\(worker + 1)", $0) } }
+    var allLanes: [String] { lanes(of: (0..<state.withLock { $0.started }).map { "w\($0 + 1)" }) }
+    /// Those of workers that are not meant to live any more.
+    var lanesOfTheDead: [String] {
+        let (started, living) = state.withLock { ($0.started, Set($0.workers.map(\.name))) }
+        return lanes(of: (0..<started).map { "w\($0 + 1)" }.filter { !living.contains($0) })
+    }
+
+    private func lanes(of workers: [String]) -> [String] {
+        workers.flatMap { worker in (0..<lanes).map { DemoWorker.lane(worker, $0) } }
     }
 
     /// Starts one more worker.
