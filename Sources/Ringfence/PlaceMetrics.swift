@@ -21,14 +21,9 @@ final class PlaceMetrics: Sendable {
     }
 
     private let generation = Gauge(label: "ringfence_redis_generation")
-    private let moves = Dictionary(
-        uniqueKeysWithValues: Departure.allCases.map { why in
-            (why, Counter(label: "ringfence_redis_moves_total", dimensions: [("why", why.rawValue)]))
-        })
-    private let redirects = Dictionary(
-        uniqueKeysWithValues: [RedisServerError.Prefix.readOnly, .moved, .clusterDown].map { kind in
-            (kind, Counter(label: "ringfence_redis_redirects_total", dimensions: [("kind", kind.rawValue)]))
-        })
+    private let moves = counters("ringfence_redis_moves_total", "why", Departure.allCases)
+    private let redirects = counters(
+        "ringfence_redis_redirects_total", "kind", [RedisServerError.Prefix.readOnly, .moved, .clusterDown])
     private let lookup = Timer(label: "ringfence_redis_lookup_seconds")
     private let without = Timer(label: "ringfence_redis_without_primary_seconds")
     private let answering = Gauge(label: "ringfence_sentinels", dimensions: [("state", "answering")])
@@ -57,14 +52,8 @@ final class PlaceMetrics: Sendable {
             return (before, gap, status.sentinels, isNew)
         }
         generation.record(status.generation)
-        for (why, count) in status.moves {
-            let new = count - before.moves[why, default: 0]
-            if new > 0 { moves[why]?.increment(by: new) }
-        }
-        for (prefix, count) in status.redirections {
-            let new = count - before.redirections[prefix, default: 0]
-            if new > 0 { redirects[prefix]?.increment(by: new) }
-        }
+        Self.count(status.moves, since: before.moves, moves)
+        Self.count(status.redirections, since: before.redirections, redirects)
         if status.generation != before.generation, let took = status.lookup {
             lookup.recordNanoseconds(Nanos(saturating: took))
         }
@@ -74,5 +63,21 @@ final class PlaceMetrics: Sendable {
             known.record(standing.known)
         }
         if isNew { disagreements.increment() }
+    }
+
+    /// One for each value of a dimension.
+    private static func counters<Value: RawRepresentable<String> & Hashable>(
+        _ label: String, _ dimension: String, _ values: [Value]
+    ) -> [Value: Counter] {
+        Dictionary(
+            uniqueKeysWithValues: values.map { ($0, Counter(label: label, dimensions: [(dimension, $0.rawValue)])) })
+    }
+
+    private static func count<Value: Hashable>(
+        _ totals: [Value: Int], since before: [Value: Int], _ counters: [Value: Counter]
+    ) {
+        for (value, total) in totals where total > before[value, default: 0] {
+            counters[value]?.increment(by: total - before[value, default: 0])
+        }
     }
 }

@@ -92,15 +92,22 @@ struct BenchSettings: Sendable {
     func withPlain<Result: Sendable>(
         _ configuration: RedisConfiguration, _ body: @Sendable (RedisClient) async throws -> Result
     ) async throws -> Result {
-        let client = RedisClient(configuration, logger: logger)
-        do {
-            let result = try await body(client)
-            await client.close()
-            return result
-        } catch {
-            await client.close()
-            throw error
-        }
+        try await withConnection(configuration, logger: logger, body)
+    }
+}
+
+/// Runs `body` with a plain connection, and closes it.
+func withConnection<Result>(
+    _ configuration: RedisConfiguration, logger: Logger, _ body: (RedisClient) async throws -> Result
+) async throws -> Result {
+    let client = RedisClient(configuration, logger: logger)
+    do {
+        let result = try await body(client)
+        await client.close()
+        return result
+    } catch {
+        await client.close()
+        throw error
     }
 }
 

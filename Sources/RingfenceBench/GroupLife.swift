@@ -107,19 +107,11 @@ struct GroupLife: Sendable {
             writer.argument("INFO")
             writer.argument("cpu")
         }
-        var sum = 0.0
-        var found = 0
-        for line in (reply.text ?? "").split(whereSeparator: \.isNewline) {
-            for field in ["used_cpu_sys_main_thread:", "used_cpu_user_main_thread:"] where line.hasPrefix(field) {
-                guard let seconds = Double(line.dropFirst(field.count)) else { continue }
-                sum += seconds
-                found += 1
-            }
-        }
-        guard found == 2 else {
-            throw CommandFailure("INFO cpu says nothing of the main thread: needs Redis 6.2 or later")
-        }
-        return sum
+        let text = reply.text ?? ""
+        guard let system = InfoText.number("used_cpu_sys_main_thread", in: text),
+            let user = InfoText.number("used_cpu_user_main_thread", in: text)
+        else { throw CommandFailure("INFO cpu says nothing of the main thread: needs Redis 6.2 or later") }
+        return system + user
     }
 
     // MARK: How soon an end is known

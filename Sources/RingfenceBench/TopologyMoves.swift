@@ -211,15 +211,7 @@ extension Topologies {
     private func withPlain<Result>(
         _ server: RedisServer, _ body: (RedisClient) async throws -> Result
     ) async throws -> Result {
-        let client = RedisClient(try RedisConfiguration(url: server.unixURL), logger: logger)
-        do {
-            let result = try await body(client)
-            await client.close()
-            return result
-        } catch {
-            await client.close()
-            throw error
-        }
+        try await withConnection(RedisConfiguration(url: server.unixURL), logger: logger, body)
     }
 }
 

@@ -115,15 +115,9 @@ extension Topologies {
         var seconds: [Double] = []
         for node in cluster.nodes {
             let text = try await node.cli("INFO", "cpu")
-            seconds.append(Self.field("used_cpu_user", text) + Self.field("used_cpu_sys", text))
+            seconds.append(["used_cpu_user", "used_cpu_sys"].reduce(0) { $0 + (InfoText.number($1, in: text) ?? 0) })
         }
         return seconds
-    }
-
-    /// The number that INFO tells under this name; 0 without it.
-    static func field(_ name: String, _ text: String) -> Double {
-        let line = text.split(whereSeparator: \.isNewline).first { $0.hasPrefix("\(name):") }
-        return line.flatMap { Double($0.dropFirst(name.count + 1)) } ?? 0
     }
 
     // MARK: Questions
@@ -159,7 +153,7 @@ extension Topologies {
             var counts: [(Double, ContinuousClock.Instant)] = []
             for sentinel in sentinels.sentinels {
                 let text = try await sentinel.cli("INFO", "stats")
-                counts.append((Self.field("total_commands_processed", text), .now))
+                counts.append((InfoText.number("total_commands_processed", in: text) ?? 0, .now))
             }
             return counts
         }

@@ -308,7 +308,7 @@ struct LocatorWorld {
     /// Whether the epoch by which a place was found is that of its server, and the highest that was heard of.
     mutating func judge(_ place: LocatorMachine.Place) {
         moves += 1
-        guard case .sentinels(let sentinels) = authority, let epoch = place.epoch, epoch > 0 else { return }
+        guard case .sentinels(let sentinels) = authority, let epoch = place.epoch else { return }
         if let winner = sentinels.winners[epoch], Self.address(winner) != place.route.address {
             faults.append("epoch \(epoch) is of another server than \(place.route.address)")
         }

@@ -182,7 +182,7 @@ extension ServerState {
         var count = 0
         eachField(of: text) { name, value in
             guard name.hasPrefix("slave"), name.dropFirst(5).allSatisfy(\.isNumber), name.count > 5 else { return }
-            if value.split(separator: ",").contains("state=online") { count += 1 }
+            if ListedReplica(value).isOnline { count += 1 }
         }
         return count
     }

@@ -52,6 +52,16 @@ extension RedisReply {
         if case .array(let elements) = self { elements } else { nil }
     }
 
+    /// An array of names and values, one after the other; nil when it is anything else. What is no text is left out.
+    package var fields: [String: String]? {
+        guard let elements = array else { return nil }
+        var fields: [String: String] = [:]
+        for index in stride(from: 0, to: elements.count - 1, by: 2) {
+            if let name = elements[index].text, let value = elements[index + 1].text { fields[name] = value }
+        }
+        return fields
+    }
+
     /// The error of an error reply; nil when it is anything else.
     package var error: RedisServerError? {
         if case .error(let error) = self { error } else { nil }

@@ -78,11 +78,7 @@ struct ClusterView: Sendable, Equatable {
         guard let parts = reply.array, parts.count >= 2, let port = parts[1].int else { return nil }
         var host = parts[0].text
         // A node without the name that the Cluster prefers. It may tell its address besides.
-        if host == "?", parts.count >= 4, let details = parts[3].array {
-            for index in stride(from: 0, to: details.count - 1, by: 2) where details[index].text == "ip" {
-                host = details[index + 1].text
-            }
-        }
+        if host == "?", parts.count >= 4, let address = parts[3].fields?["ip"] { host = address }
         return address(host, Int(port), asked)
     }
 

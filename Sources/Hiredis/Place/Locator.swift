@@ -70,10 +70,9 @@ package final class Locator: @unchecked Sendable {
     private var timer: Scheduled<Void>?
     private var timerAt = Int64.max
     private var asker: PlaceAsker?
-    /// The place that was settled last, and when it was left.
+    /// The place that was settled last.
     private var former: LocatorMachine.Place?
-    private var leftAt: Int64?
-    /// Since when a place is looked for.
+    /// Since when another one is looked for, or the first.
     private var lookingSince: Int64?
     /// One lookup at a time: it blocks a thread, and a name server that is away would fill them all.
     private var isLookingUp = false
@@ -138,7 +137,7 @@ package final class Locator: @unchecked Sendable {
             if let place = self.machine.place, self.leaving == nil {
                 self.present(place, to: connection)
             } else {
-                if self.lookingSince == nil, self.machine.place == nil { self.lookingSince = monotonicNow() }
+                if self.machine.place == nil { self.lookingSince = self.lookingSince ?? monotonicNow() }
                 self.handle(.wanted)
                 if let plight = self.machine.plight { self.tell(connection) { $0.unplaced(because: plight) } }
             }
@@ -215,13 +214,6 @@ package final class Locator: @unchecked Sendable {
         machine = LocatorMachine(configuration, search: machine.search, after: machine)
     }
 
-    /// There is no place from here on.
-    private func beginLooking() {
-        let now = monotonicNow()
-        leftAt = leftAt ?? now
-        lookingSince = lookingSince ?? now
-    }
-
     private func endReady(_ connection: any LocatedConnection) -> Bool {
         guard let index = index(of: connection), members[index].isReady else { return false }
         members[index].isReady = false
@@ -255,7 +247,7 @@ package final class Locator: @unchecked Sendable {
         case .offer(let place), .settle(let place): present(place)
         case .plight(let error):
             change { ($0.address, $0.plight) = (nil, error) }
-            beginLooking()
+            lookingSince = lookingSince ?? monotonicNow()
             for member in members where !member.isReady {
                 tell(member.connection) { $0.unplaced(because: error) }
             }
@@ -266,7 +258,7 @@ package final class Locator: @unchecked Sendable {
 
     private func leave(_ error: RedisError) {
         change { ($0.address, $0.plight) = (nil, error) }
-        beginLooking()
+        lookingSince = lookingSince ?? monotonicNow()
         scout = nil
         let left = members.map { member in
             member.connection.eventLoop.submit { member.connection.leave(because: error) }
@@ -307,9 +299,10 @@ package final class Locator: @unchecked Sendable {
 
     private func publish(_ place: LocatorMachine.Place, _ server: ServerState?) {
         scout = nil
+        let lookup = lookingSince.map { Duration.nanoseconds(monotonicNow() - $0) }
         let hasMoved = former.map { $0.route != place.route || $0.process != place.process } ?? false
         if let former, hasMoved {
-            let gap = leftAt.map { " after \(Duration.milliseconds((monotonicNow() - $0) / 1_000_000))" } ?? ""
+            let gap = lookup.map { " after \(Duration.milliseconds(Int64($0 / .milliseconds(1))))" } ?? ""
             logger.notice(
                 """
                 redis \(configuration) is another server now\(gap): \(place.route.shown), and was \
@@ -317,9 +310,8 @@ package final class Locator: @unchecked Sendable {
                 """
             )
         }
-        let lookup = lookingSince.map { Duration.nanoseconds(monotonicNow() - $0) }
         let departure = machine.departure
-        (former, leftAt, lookingSince) = (place, nil, nil)
+        (former, lookingSince) = (place, nil)
         change { status in
             status.address = place.route.address
             if hasMoved { status.moves[departure, default: 0] += 1 }

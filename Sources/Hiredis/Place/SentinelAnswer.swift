@@ -47,7 +47,7 @@ struct SentinelAnswer: Sendable, Equatable {
         guard replies.count >= 3 else { throw SentinelWords(source: source, name: name).unreadable() }
         if replies[0] == .null || replies[2] == .null { throw SentinelWords(source: source, name: name).unknownName() }
         guard let before = Self.address(replies[0]), let after = Self.address(replies[2]),
-            let row = Self.row(replies[1]), let epoch = row["config-epoch"].flatMap({ Int64($0) })
+            let row = replies[1].fields, let epoch = row["config-epoch"].flatMap({ Int64($0) })
         else { throw SentinelWords(source: source, name: name).unreadable() }
         guard before == after else { throw SentinelWords(source: source, name: name).changing(before, after) }
         address = before
@@ -58,7 +58,7 @@ struct SentinelAnswer: Sendable, Equatable {
         if replies.count > Self.idIndex { id = replies[Self.idIndex].text }
         if replies.count > Self.idIndex + 1, let rows = replies[Self.idIndex + 1].array {
             var list: [String: RedisConfiguration.Address] = [:]
-            for row in rows.compactMap(Self.row) {
+            for row in rows.compactMap(\.fields) {
                 guard let id = row["runid"], !id.isEmpty, let address = Self.address(row["ip"], row["port"]) else {
                     continue
                 }
@@ -83,16 +83,6 @@ struct SentinelAnswer: Sendable, Equatable {
             return nil
         }
         return .tcp(host: host, port: port)
-    }
-
-    /// Names and values, one after the other. A value that is missing ends it.
-    private static func row(_ reply: RedisReply) -> [String: String]? {
-        guard let fields = reply.array else { return nil }
-        var row: [String: String] = [:]
-        for index in stride(from: 0, to: fields.count - 1, by: 2) {
-            if let name = fields[index].text, let value = fields[index + 1].text { row[name] = value }
-        }
-        return row
     }
 }
 

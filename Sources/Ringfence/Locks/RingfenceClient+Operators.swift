@@ -288,13 +288,8 @@ extension LockHolder {
 extension AuditRecord {
     init?(_ entry: RedisReply) {
         guard case .array(let parts) = entry, parts.count == 2, let id = parts[0].text,
-            let at = id.split(separator: "-").first.flatMap({ Int64($0) }), case .array(let fields) = parts[1]
-        else { return nil }
-        var values: [String: String] = [:]
-        for index in stride(from: 0, to: fields.count - 1, by: 2) {
-            if let field = fields[index].text, let value = fields[index + 1].text { values[field] = value }
-        }
-        guard let action = values["action"], let names = values["names"], let owner = values["owner"],
+            let at = id.split(separator: "-").first.flatMap({ Int64($0) }), let values = parts[1].fields,
+            let action = values["action"], let names = values["names"], let owner = values["owner"],
             let fence = values["fence"].flatMap({ Int64($0) })
         else { return nil }
         // A fence is the server's µs at the grant.

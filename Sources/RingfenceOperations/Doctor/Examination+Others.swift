@@ -18,7 +18,7 @@ extension Examination {
     }
 
     /// Asks each replica itself for what its primary does not know.
-    func replicas(_ list: [RedisReadings.Listed]) async -> [RedisReadings.Replica] {
+    func replicas(_ list: [ListedReplica]) async -> [RedisReadings.Replica] {
         let start = ContinuousClock.now
         let own = await offset(client, since: start)
         return await withTaskGroup(of: (Int, RedisReadings.Replica).self) { group in

@@ -69,8 +69,7 @@ extension Examination {
                 writer.command(["SENTINEL", "SENTINELS", name])
             }
             sentinel.read(replies)
-            for row in replies[4].array ?? [] {
-                let fields = RedisReadings.Sentinel.row(row)
+            for fields in (replies[4].array ?? []).compactMap(\.fields) {
                 guard let id = fields["runid"], let host = fields["ip"], let port = fields["port"].flatMap({ Int($0) })
                 else { continue }
                 let flags = fields["flags"]?.split(separator: ",") ?? []
@@ -92,20 +91,11 @@ extension RedisReadings.Sentinel {
         if let address = replies[1].array, address.count == 2, let host = address[0].text, let port = address[1].text {
             primary = "\(host):\(port)"
         }
-        let row = Self.row(replies[2])
+        let row = replies[2].fields ?? [:]
         epoch = row["config-epoch"].flatMap { Int64($0) }
         downAfter = row["down-after-milliseconds"].flatMap { Int64($0) }.map { .milliseconds($0) }
-        quorumFault = replies[3].error.map { "\($0)" }
+        // Another error says nothing of the quorum: this user may not ask, say.
+        quorumFault = replies[3].error.flatMap { $0.message.hasPrefix("NOQUORUM") ? "\($0)" : nil }
         if primary == nil { failure = replies[1].error.map { "\($0)" } ?? "it watches no primary of that name" }
-    }
-
-    /// Names and values, one after the other.
-    fileprivate static func row(_ reply: RedisReply) -> [String: String] {
-        let fields = reply.array ?? []
-        var row: [String: String] = [:]
-        for index in stride(from: 0, to: fields.count - 1, by: 2) {
-            if let name = fields[index].text, let value = fields[index + 1].text { row[name] = value }
-        }
-        return row
     }
 }

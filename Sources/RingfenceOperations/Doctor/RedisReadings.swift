@@ -146,29 +146,10 @@ package struct RedisReadings: Sendable {
         return fields
     }
 
-    /// A replica in the list of its primary.
-    struct Listed: Sendable {
-        var host: String
-        var port: Int
-        var isOnline: Bool
-        var lag: Duration?
-    }
-
-    /// The replicas that INFO lists: `slave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0`.
-    static func replicas(in info: [String: String]) -> [Listed] {
-        var replicas: [Listed] = []
-        while let line = info["slave\(replicas.count)"] {
-            var fields: [Substring: Substring] = [:]
-            for pair in line.split(separator: ",") {
-                let name = pair.prefix { $0 != "=" }
-                fields[name] = pair.dropFirst(name.count + 1)
-            }
-            replicas.append(
-                Listed(
-                    host: String(fields["ip"] ?? ""), port: fields["port"].flatMap { Int($0) } ?? 0,
-                    isOnline: fields["state"] == "online",
-                    lag: fields["lag"].flatMap { Int64($0) }.flatMap { $0 < 0 ? nil : .seconds($0) }))
-        }
+    /// The replicas that INFO lists.
+    static func replicas(in info: [String: String]) -> [ListedReplica] {
+        var replicas: [ListedReplica] = []
+        while let line = info["slave\(replicas.count)"] { replicas.append(ListedReplica(line)) }
         return replicas
     }
 }
