@@ -27,13 +27,17 @@ private let millisecond: Int64 = 1_000_000
 ///
 /// The one that leads a failover knows of it at once, and its row shows the old address under the new epoch for
 /// seconds; the others hear of it later, one of them perhaps much later. One may be cut off from the client, or be set
-/// up anew: then it begins with epoch 0 and with what its file says.
+/// up anew: then it begins with epoch 0 and with what its file says, has another id, and knows nobody.
 struct SentinelAuthority {
     private var beliefs = [[Belief]](repeating: [Belief(from: 0, server: 0, epoch: 0)], count: 3)
     /// Whose row shows whom, until when.
     private var lies = [(until: Int64, old: Int)](repeating: (0, 0), count: 3)
     private var silent = [Range<Int64>](repeating: 0..<0, count: 3)
+    /// How often each was set up anew, and until when it and the others do not know of one another then.
+    private var lives = [(count: Int, unknownUntil: Int64)](repeating: (0, 0), count: 3)
     private var epoch: Int64 = 0
+    /// When all were set up anew.
+    private(set) var remadeAt: Int64?
     /// Who won which epoch.
     private(set) var winners: [Int64: Int] = [:]
     private let readsRowOnly: Bool
@@ -71,8 +75,10 @@ struct SentinelAuthority {
     /// Something that befalls one of them.
     mutating func disturb(at now: Int64, _ random: inout SeededRandom) {
         let number = Int.random(in: 0..<3, using: &random)
+        guard Bool.random(using: &random) else {
+            return silent[number] = now..<now + Int64.random(in: 0...8_000 * millisecond, using: &random)
+        }
         let time = Int64.random(in: 0...4_000 * millisecond, using: &random)
-        guard Bool.random(using: &random) else { return silent[number] = now..<now + time }
         // Set up anew: it hears of the epoch from the others within two seconds.
         let later = beliefs[number].filter { $0.from > now }
         let known = beliefs.map { $0.at(now) }.max { $0.epoch < $1.epoch } ?? beliefs[number].at(now)
@@ -81,14 +87,35 @@ struct SentinelAuthority {
             Belief(from: now + min(time, 2_000 * millisecond), server: known.server, epoch: known.epoch),
         ]
         for belief in later where belief.from > now + time { beliefs[number].learn(belief) }
+        lives[number] = (lives[number].count + 1, now + min(time, 2_000 * millisecond))
     }
 
-    /// Whether two of them at least have known of `server` since then, and answered all the time.
-    func haveAgreed(on server: Int, since: Int64, until now: Int64) -> Bool {
+    /// The primary was made anew, and all Sentinels with it.
+    mutating func remade(at server: Int, now: Int64) {
+        beliefs = Array(repeating: [Belief(from: 0, server: server, epoch: 0)], count: 3)
+        for number in 0..<3 { lives[number] = (lives[number].count + 1, now) }
+        (epoch, remadeAt) = (0, now)
+        winners[0] = server
+    }
+
+    /// How many have been silent since then.
+    func silence(since: Int64, until now: Int64) -> Int {
+        silent.count { $0.lowerBound <= since && $0.upperBound >= now }
+    }
+
+    /// How many of these have answered since then whenever they were asked.
+    func answering(_ sources: Set<RedisConfiguration.Address>, since: Int64, until now: Int64) -> Int {
+        (0..<3).count { sources.contains(Self.address($0)) && !silent[$0].overlaps(since..<now) }
+    }
+
+    /// Whether two of these at least have known of `server` since then, and answered all the time.
+    func haveAgreed(
+        on server: Int, _ sources: Set<RedisConfiguration.Address>, since: Int64, until now: Int64
+    ) -> Bool {
         (0..<3).count { number in
             let belief = beliefs[number].at(now)
-            return belief.server == server && belief.epoch == epoch && belief.from <= since
-                && !silent[number].overlaps(since..<now)
+            return sources.contains(Self.address(number)) && belief.server == server && belief.epoch == epoch
+                && belief.from <= since && !silent[number].overlaps(since..<now)
         } >= 2
     }
 
@@ -102,15 +129,22 @@ struct SentinelAuthority {
         let address = Self.host(readsRowOnly ? shown : belief.server)
         // Its mind changes between two questions.
         let after = beliefs[number].at(now + 2 * millisecond)
+        let others = lives[number].unknownUntil > now ? [] : (0..<3).filter { $0 != number }
         let replies = PlantedSentinel.replies(
             address, epoch: Int(belief.epoch), row: Self.host(shown),
-            after: readsRowOnly ? address : Self.host(after.server), id: withList ? nil : Self.id(number))
+            after: readsRowOnly ? address : Self.host(after.server), others: others.count,
+            id: withList ? nil : id(number))
         guard withList else { return replies }
-        let others = (0..<3).filter { $0 != number }.map { (id: Self.id($0), host: "10.1.0.\($0 + 1)") }
-        return replies + PlantedSentinel.list(others, id: Self.id(number))
+        // The others know the former one still.
+        let list = others.map { other in
+            (id: id(other, isFormer: lives[other].unknownUntil > now), host: "10.1.0.\(other + 1)")
+        }
+        return replies + PlantedSentinel.list(list, id: id(number))
     }
 
-    private static func id(_ number: Int) -> String { "sentinel-\(number)" }
+    private func id(_ number: Int, isFormer: Bool = false) -> String {
+        "sentinel-\(number)-\(lives[number].count - (isFormer ? 1 : 0))"
+    }
     private static func host(_ server: Int) -> String { "10.0.0.\(server + 1)" }
 }
 

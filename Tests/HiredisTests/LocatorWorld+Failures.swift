@@ -8,13 +8,26 @@ extension LocatorWorld {
     mutating func demote(_ server: Int) {
         // Meanwhile it may have been elected.
         guard server != named else { return }
-        if case .sentinels(let sentinels) = authority,
-            sentinels.haveAgreed(on: named, since: now - Self.bound, until: now)
-        {
-            for case .ready(_, server, _) in links { faults.append("connections stay at an old primary that lives") }
-        }
         servers[server].isPrimary = false
         notice(server)
+    }
+
+    /// All Sentinels begin again, with another primary: the old one lives on as a primary for a while, or is gone.
+    mutating func remake() {
+        guard case .sentinels(var sentinels) = authority, servers[named].isUp, servers[named].isPrimary,
+            let new = servers.indices.first(where: { $0 != named && servers[$0].isUp && !servers[$0].isPrimary })
+        else { return }
+        sentinels.remade(at: new, now: now)
+        authority = .sentinels(sentinels)
+        let old = named
+        named = new
+        servers[new].isPrimary = true
+        if Bool.random(using: &random) {
+            (servers[old].isUp, servers[old].isPrimary) = (false, false)
+            notice(old)
+        } else {
+            later(within(20_000), .demoted(old))
+        }
     }
 
     mutating func fail() {

@@ -4,9 +4,10 @@
 // that see it late.
 //
 // Held against the machine: connections are never ready at two places at once; nobody is asked or dialled without a
-// pause; a config epoch leads to the server that won it, and never below the highest that was heard of; three seconds
-// after two Sentinels know of a failover nobody is at the old primary, though it lives; and when the faults end, all
-// connections are at the primary before long.
+// pause; a config epoch leads to the server that won it, and never below the highest that was heard of, unless all
+// Sentinels have known less for ten seconds; three seconds after two Sentinels know of a failover all connections are
+// at the new primary, whether the old one lives or not; where a majority is required, fewer lead to no other place, and
+// their silence is told; and when the faults end, all connections are at the primary before long.
 @testable import Hiredis
 
 /// Servers, a name, and the four connections of one client.
@@ -43,6 +44,21 @@ struct LocatorWorld {
         /// A failover that the Sentinels or the nodes have agreed on.
         case failsOver(from: Int, to: Int, lives: Bool)
         case disturbs
+        /// The primary and all Sentinels are made anew.
+        case remade
+        case looks
+    }
+
+    /// What a worse machine would do, for the controls.
+    enum Flaw {
+        /// It does not look again while it has a place, and hears no message.
+        case rests
+        /// It believes what the row of a Sentinel shows.
+        case readsRow
+        /// It asks one Sentinel only.
+        case asksOne
+        /// It takes no server's word that the primary is elsewhere, and does not look again.
+        case heedsNobody
     }
 
     /// Who is asked where the primary is.
@@ -61,7 +77,8 @@ struct LocatorWorld {
 
     var machine: LocatorMachine
     var random: SeededRandom
-    let watches: Bool
+    let flaw: Flaw?
+    let isMajorityRequired: Bool
     var now: Int64 = 0
     var queue: [(at: Int64, order: Int, what: Happening)] = []
     var order = 0
@@ -71,6 +88,9 @@ struct LocatorWorld {
     /// Where the name leads, or whom the Sentinels or the nodes have agreed on.
     var named = 0
     var highestHeard: Int64 = 0
+    /// When each Sentinel was heard last.
+    var heardAt: [Address: Int64] = [:]
+    var lastOffered: Address?
     var links = [Link](repeating: .unplaced, count: 4)
     var attempts = [Int](repeating: 0, count: 4)
     var offered = [Int](repeating: 0, count: 4)
@@ -81,22 +101,20 @@ struct LocatorWorld {
     /// How often the connections were led to another place.
     var moves = -1
 
-    /// `watches`: nobody looks again while there is a place, and no message comes. `readsRowOnly`: see
-    /// `SentinelAuthority`.
-    init(
-        _ url: String, seed: UInt64, watches: Bool = true, readsRowOnly: Bool = false,
-        _ configure: (inout RedisConfiguration) -> Void = { _ in }
-    ) throws {
+    init(_ url: String, seed: UInt64, flaw: Flaw? = nil, _ configure: (inout RedisConfiguration) -> Void = { _ in })
+        throws
+    {
         var configuration = try RedisConfiguration(url: url)
         configure(&configuration)
         machine = LocatorMachine(configuration, search: Locator.search(configuration))
         random = SeededRandom(seed: seed)
-        self.watches = watches
+        self.flaw = flaw
+        isMajorityRequired = configuration.sentinelMajority == .required
         authority =
             switch configuration.place {
             case .server: .name
             case .replicated: .list
-            case .sentinels: .sentinels(SentinelAuthority(readsRowOnly: readsRowOnly))
+            case .sentinels: .sentinels(SentinelAuthority(readsRowOnly: flaw == .readsRow))
             case .cluster: .cluster(ClusterAuthority())
             }
         servers = (0..<(configuration.place.isCluster ? ClusterAuthority.count : 3)).map { Server(process: $0) }
@@ -113,7 +131,11 @@ struct LocatorWorld {
     mutating func run() {
         later(0, .tell(.wanted))
         later(within(3_000), .fault)
-        if case .sentinels = authority { later(within(3_000), .disturbs) }
+        if case .sentinels = authority {
+            later(within(3_000), .disturbs)
+            later(0, .looks)
+            if Int.random(in: 0..<4, using: &random) == 0 { later(Self.trouble + within(5_000), .remade) }
+        }
         while let next = pop(), next.at <= Self.end {
             now = next.at
             happen(next.what)
@@ -122,22 +144,7 @@ struct LocatorWorld {
         check()
     }
 
-    mutating func check() {
-        let primary: Int? =
-            if case .list = authority { servers.firstIndex { $0.isPrimary && $0.isUp } } else { named }
-        for (number, link) in links.enumerated() {
-            guard case .ready(_, let server, _) = link, server == primary else {
-                faults.append("connection \(number) ends as \(link), the primary is \(primary ?? -1)")
-                continue
-            }
-        }
-        // Four connections, three servers, a look every 5 ms at the very most, and mostly far fewer.
-        for (what, times) in [("questions", asked), ("attempts", dialled)] {
-            for (index, at) in times.enumerated() where index >= 60 && at - times[index - 60] < 200 * Self.millisecond {
-                return faults.append("60 \(what) within 200 ms")
-            }
-        }
-    }
+    var watches: Bool { flaw != .rests && flaw != .heedsNobody }
 
     // MARK: time
 
@@ -183,6 +190,10 @@ struct LocatorWorld {
             servers[server] = Server(process: processes, isUp: true, isPrimary: asPrimary)
             if asPrimary { later(within(3_000), .demoted(server)) }
         case .failsOver(let old, let new, let lives): failOver(old, new, lives)
+        case .remade: remake()
+        case .looks:
+            expectFollowed()
+            if now < Self.end { later(200 * Self.millisecond, .looks) }
         case .disturbs:
             guard case .sentinels(var sentinels) = authority else { break }
             sentinels.disturb(at: now, &random)
@@ -221,6 +232,8 @@ struct LocatorWorld {
         else { return }
         if !servers[index].isUp || servers[index].process != process {
             lose(connection, wasReady: true, fault: nil)
+        } else if flaw == .heedsNobody {
+            later(within(1_000), .writes(connection: connection, attempt: attempt))
         } else if case .cluster(let cluster) = authority, let refusal = cluster.refusal(by: index, at: now) {
             if refusal.prefix == .clusterDown {
                 later(50 * Self.millisecond + within(200), .writes(connection: connection, attempt: attempt))
@@ -254,13 +267,6 @@ struct LocatorWorld {
         later(within(100), .rested(connection: connection, attempt: attempts[connection]))
     }
 
-    mutating func expectOnePlace() {
-        let places = links.compactMap {
-            if case .ready(let generation, _, let process) = $0 { "\(generation) \(process)" } else { nil }
-        }
-        if Set(places).count > 1 { faults.append("connections are ready at \(Set(places)) at once") }
-    }
-
     // MARK: the machine
 
     mutating func tell(_ event: LocatorMachine.Event) {
@@ -268,6 +274,7 @@ struct LocatorWorld {
             let read = try? SentinelAnswer(replies, about: "main", from: source)
         {
             highestHeard = max(highestHeard, read.epoch)
+            heardAt[source] = now
         }
         for action in machine.handle(event, now: now, dice: Double.random(in: 0..<1, using: &random)) {
             perform(action)
@@ -305,16 +312,6 @@ struct LocatorWorld {
         }
     }
 
-    /// Whether the epoch by which a place was found is that of its server, and the highest that was heard of.
-    mutating func judge(_ place: LocatorMachine.Place) {
-        moves += 1
-        guard case .sentinels(let sentinels) = authority, let epoch = place.epoch else { return }
-        if let winner = sentinels.winners[epoch], Self.address(winner) != place.route.address {
-            faults.append("epoch \(epoch) is of another server than \(place.route.address)")
-        }
-        if epoch < highestHeard { faults.append("led to epoch \(epoch) after \(highestHeard)") }
-    }
-
     mutating func present(_ place: LocatorMachine.Place) {
         for connection in links.indices where offered[connection] < place.generation {
             if case .ready = links[connection] { continue }
@@ -348,6 +345,7 @@ struct LocatorWorld {
                 ? .success(.greeting(Self.greeting(server.process)))
                 : .failure(RedisError(.connectFailed, effect: .none, "no", fault: server.isUp ? .replica : .refused))
         case (.sentinel(let source, let withList), .sentinels(let sentinels)):
+            if flaw == .asksOne, source != SentinelAuthority.address(0) { return }
             guard let replies = sentinels.answer(source, withList: withList, at: now) else { return }
             answer = .success(.replies(replies))
         case (.slots(let source), .cluster(let cluster)):

@@ -23,33 +23,45 @@ import Testing
         #expect(moves > Self.seeds, "too little happened: \(moves) moves")
     }
 
-    @Test func `where a majority of the Sentinels is required, all follow it too`() throws {
+    @Test(arguments: [
+        "redis+sentinel://10.1.0.1,10.1.0.2,10.1.0.3/main", "redis+sentinel://10.1.0.1/main",
+    ])
+    func `where a majority of the Sentinels is required, all follow it too, and nothing less`(url: String) throws {
         for seed in 0..<Self.seeds {
-            var world = try LocatorWorld("redis+sentinel://10.1.0.1,10.1.0.2,10.1.0.3/main", seed: seed) {
-                $0.sentinelMajority = .required
-            }
+            var world = try LocatorWorld(url, seed: seed) { $0.sentinelMajority = .required }
             world.run()
             #expect(world.faults == [], "seed \(seed)")
             if !world.faults.isEmpty { return }
         }
     }
 
+    // MARK: Controls: the world can tell the difference
+
+    private func faults(_ flaw: LocatorWorld.Flaw, _ url: String) throws -> [String] {
+        try (0..<UInt64(200)).flatMap { seed in
+            var world = try LocatorWorld(url, seed: seed, flaw: flaw)
+            world.run()
+            return world.faults
+        }
+    }
+
     @Test(arguments: ["redis://redis.example", "redis+sentinel://10.1.0.1/main"])
     func `a machine that did not check would stay where it was led before`(url: String) throws {
-        let stuck = try (0..<UInt64(200)).count { seed in
-            var world = try LocatorWorld(url, seed: seed, watches: false)
-            world.run()
-            return !world.faults.isEmpty
-        }
-        #expect(stuck > 0, "the world can tell the difference")
+        #expect(try !faults(.rests, url).isEmpty)
     }
 
     @Test func `a Sentinel whose address is not read on both sides of its row would lead to the old primary`() throws {
-        let misled = try (0..<UInt64(200)).count { seed in
-            var world = try LocatorWorld("redis+sentinel://10.1.0.1,10.1.0.2/main", seed: seed, readsRowOnly: true)
-            world.run()
-            return world.faults.contains { $0.contains("is of another server") }
-        }
-        #expect(misled > 0, "the world can tell the difference")
+        let faults = try faults(.readsRow, "redis+sentinel://10.1.0.1,10.1.0.2/main")
+        #expect(faults.contains { $0.contains("is of another server") })
+    }
+
+    @Test func `a machine that asked one Sentinel would not follow what the others agree on`() throws {
+        let faults = try faults(.asksOne, "redis+sentinel://10.1.0.1,10.1.0.2/main")
+        #expect(faults.contains { $0.contains("has not followed") })
+    }
+
+    @Test func `a machine that took no node's word would stay at one that has lost the slot`() throws {
+        let faults = try faults(.heedsNobody, "redis+cluster://10.0.0.5,10.0.0.1")
+        #expect(faults.contains { $0.contains("ends as") })
     }
 }

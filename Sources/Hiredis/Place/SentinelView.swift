@@ -10,8 +10,9 @@
 // with the lasting word of a few is for SentinelSearch.)
 //
 // How many Sentinels there are is their own word: a majority counts those that are down. But never fewer than the URL
-// names: one that was set up anew knows nobody, and would be a majority of one. A Sentinel may be known under several
-// addresses (a name in the URL, a number in another's list), so they are counted by their ids.
+// names, and fewer than before only when that has been said for long: one that was set up anew knows nobody, and would
+// be a majority of one. A Sentinel may be known under several addresses (a name in the URL, a number in another's
+// list), so they are counted by their ids.
 
 struct SentinelView: Sendable {
     /// Where they say the primary is.
@@ -43,13 +44,15 @@ struct SentinelView: Sendable {
     /// Those that gave an answer when they were asked last.
     private var reachable: Set<RedisConfiguration.Address> = []
     /// Whose list is not trusted to be whole any more.
-    private var stale: Set<RedisConfiguration.Address> = []
+    private(set) var stale: Set<RedisConfiguration.Address> = []
     /// The highest epoch that was seen.
     private(set) var highestEpoch: Int64 = -1
     /// Since when a majority has known only a lower one.
     private var lowerSince: Int64?
     /// How many Sentinels there are, by their own word.
     private var total = 0
+    /// Since when all that answer have told of fewer.
+    private var fewerSince: Int64?
 
     /// - Parameter configured: the Sentinels of the URL, which are always asked.
     init(_ configured: [RedisConfiguration.Address], name: String, map: AddressMap = AddressMap()) {
@@ -80,11 +83,6 @@ struct SentinelView: Sendable {
         lists[source] == nil || stale.contains(source)
     }
 
-    /// Whether anything is kept about `source`.
-    func remembers(_ source: RedisConfiguration.Address) -> Bool {
-        lists[source] != nil || ids[source] != nil || reachable.contains(source) || stale.contains(source)
-    }
-
     /// `source` has told of a Sentinel that is new, or at another address.
     mutating func listChanged(at source: RedisConfiguration.Address) { stale.insert(source) }
 
@@ -99,8 +97,7 @@ struct SentinelView: Sendable {
         } else if best != nil {
             lowerSince = nil
         }
-        // A smaller number counts from the next round on: the first to answer may be the one that knows nobody.
-        if let said = answers.map({ $0.value.others + 1 }).max() { total = said }
+        shrink(now)
         let asked = Set(sources)
         lists = lists.filter { asked.contains($0.key) }
         ids = ids.filter { asked.contains($0.key) }
@@ -109,10 +106,20 @@ struct SentinelView: Sendable {
         opinions = [:]
     }
 
+    /// A smaller number counts when it has been said for long: those that answer may have been set up anew, or been
+    /// told to forget the others, and would for a while be a majority of themselves.
+    private mutating func shrink(_ now: Int64) {
+        guard let said = answers.map({ $0.value.others + 1 }).max() else { return }
+        guard said < total else { return fewerSince = nil }
+        let since = fewerSince ?? now
+        fewerSince = since
+        if now - since >= Self.regressionPatience { (total, fewerSince) = (said, nil) }
+    }
+
     /// Nobody has asked or listened for a while. What was said before is no part of what is said from now on, and news
     /// of other Sentinels was missed.
     mutating func resume() {
-        (opinions, lowerSince) = ([:], nil)
+        (opinions, lowerSince, fewerSince) = ([:], nil, nil)
         stale.formUnion(sources)
     }
 
