@@ -16,15 +16,15 @@ import Testing
     }
 
     @Test func `a refusal says for how long there were such, whichever side of a moving slot says it`() {
-        let refusals = Refusals()
-        #expect(said(refusals, again, 0) == "")
-        #expect(said(refusals, again, 900) == "")
+        let refusals = Refusals(namespace: "pay")
+        #expect(said(refusals, again, 0) == "; it is the slot of the namespace pay")
+        #expect(said(refusals, again, 900) == "; it is the slot of the namespace pay")
         for at in stride(from: 1_000 as Nanos, to: 12_000, by: 1_000) { _ = said(refusals, ask, at) }
-        #expect(said(refusals, again, 12_400) == "; it has been so for 12 s")
+        #expect(said(refusals, again, 12_400) == "; it is the slot of the namespace pay; it has been so for 12 s")
     }
 
     @Test func `another refusal, and one after a time in which Redis took commands, count from their own beginning`() {
-        let refusals = Refusals()
+        let refusals = Refusals(namespace: "pay")
         for at in stride(from: 0 as Nanos, through: 5_000, by: 500) { _ = said(refusals, again, at) }
         #expect(said(refusals, loading, 5_100) == "")
         #expect(said(refusals, loading, 6_500) == "; it has been so for 1 s")
@@ -32,7 +32,7 @@ import Testing
     }
 
     @Test func `an error of another kind stays as it is`() {
-        let refusals = Refusals()
+        let refusals = Refusals(namespace: "pay")
         let wrong = RedisError(RedisServerError(message: "WRONGTYPE Operation against a key"))
         for at in [0, 5_000] as [Nanos] { #expect(said(refusals, wrong, at) == "") }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How long Redis has refused everything for now, as this client has seen it.
+// How long Redis has refused everything for now, as this client has seen it; and whose slot it is, where it is a slot.
 //
 // A slot that has been moving for a second will be there in a moment; one that has been moving for ten minutes was
 // forgotten by somebody. Redis says neither, so the time from the first refusal is added to the sentence. Whoever waits
@@ -22,6 +22,9 @@ final class Refusals: Sendable {
     /// Longer than any pause before a call is sent again.
     private static let pause = 2 * Nanos.second
     private let span = Mutex<Span?>(nil)
+    private let namespace: String
+
+    init(namespace: String) { self.namespace = namespace }
 
     /// Counts a refusal for now, and says in it for how long there were such. Any other error comes back as it is.
     func noted(_ error: RedisError, now: Nanos = Moment.now) -> RedisError {
@@ -39,9 +42,9 @@ final class Refusals: Sendable {
             return now
         }
         let seconds = (now - first) / Nanos.second
-        guard seconds > 0 else { return error }
         var lasting = error
-        lasting.message += "; it has been so for \(seconds) s"
+        if [.tryAgain, .moved].contains(kind) { lasting.message += "; it is the slot of the namespace \(namespace)" }
+        if seconds > 0 { lasting.message += "; it has been so for \(seconds) s" }
         return lasting
     }
 }

@@ -19,7 +19,7 @@ final class ScriptRunner: Sendable {
     private let logger: Logger
     private let confirming = Mutex<ConfirmingLane?>(nil)
     private let isClosed = Atomic<Bool>(false)
-    let refusals = Refusals()
+    let refusals: Refusals
 
     init(
         _ configuration: RedisConfiguration, logger: Logger,
@@ -27,6 +27,7 @@ final class ScriptRunner: Sendable {
     ) {
         self.configuration = configuration
         self.logger = logger
+        refusals = Refusals(namespace: configuration.hashTag)
         // On the locator's own loop: the first connection is made without a detour.
         let eventLoop = configuration.locator?.eventLoop ?? MultiThreadedEventLoopGroup.singleton.any()
         main = RedisClient(configuration, eventLoop: eventLoop, logger: logger, onConnection: onConnection)
