@@ -6,7 +6,7 @@ import RingfenceCore
 
 extension Diagnosis {
     static func watchers(_ readings: RedisReadings) -> [Finding] {
-        silent(readings) + disagreeing(readings) + quorum(readings) + slow(readings)
+        silent(readings) + disagreeing(readings) + quorum(readings) + unlike(readings) + slow(readings)
     }
 
     private static func list(_ sentinels: [RedisReadings.Sentinel], _ words: (RedisReadings.Sentinel) -> String)
@@ -62,6 +62,24 @@ extension Diagnosis {
                 "Sentinels could not order a failover (\(list(without) { $0.quorumFault ?? "" })): a dead primary "
                     + "stays",
                 remedy: "let all Sentinels reach one another, and the quorum be no more than half of them and one")
+        ]
+    }
+
+    /// Each has its own settings: an order to one changes no other.
+    private static func unlike(_ readings: RedisReadings) -> [Finding] {
+        let answering = readings.watchers.filter { $0.failure == nil }
+        func settings(_ sentinel: RedisReadings.Sentinel) -> String {
+            func text(_ time: Duration?) -> String { time?.shortText ?? "unknown" }
+            return "quorum \(sentinel.quorum.map { "\($0)" } ?? "unknown"), down-after-milliseconds "
+                + "\(text(sentinel.downAfter)), failover-timeout \(text(sentinel.failoverTimeout))"
+        }
+        guard Set(answering.map(settings)).count > 1 else { return [] }
+        return [
+            Finding(
+                .warning, "sentinel.settingsDiffer",
+                "the Sentinels have different settings (\(list(answering, settings))): how soon a dead primary is "
+                    + "replaced depends on who notices",
+                remedy: "SENTINEL SET NAME … at each of them: an order to one changes no other")
         ]
     }
 

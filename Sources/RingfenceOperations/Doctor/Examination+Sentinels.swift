@@ -94,6 +94,8 @@ extension RedisReadings.Sentinel {
         let row = replies[2].fields ?? [:]
         epoch = row["config-epoch"].flatMap { Int64($0) }
         downAfter = row["down-after-milliseconds"].flatMap { Int64($0) }.map { .milliseconds($0) }
+        failoverTimeout = row["failover-timeout"].flatMap { Int64($0) }.map { .milliseconds($0) }
+        quorum = row["quorum"].flatMap { Int($0) }
         // Another error says nothing of the quorum: this user may not ask, say.
         quorumFault = replies[3].error.flatMap { $0.message.hasPrefix("NOQUORUM") ? "\($0)" : nil }
         if primary == nil { failure = replies[1].error.map { "\($0)" } ?? "it watches no primary of that name" }

@@ -42,6 +42,9 @@ package struct RedisReadings: Sendable {
         package var primary: String?
         package var epoch: Int64?
         package var downAfter: Duration?
+        package var failoverTimeout: Duration?
+        /// How many must see the primary down.
+        package var quorum: Int?
         /// Why it could not order a failover; nil: it could.
         package var quorumFault: String?
 

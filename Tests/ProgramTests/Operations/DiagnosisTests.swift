@@ -201,8 +201,14 @@ import Testing
             "Sentinels that wait longer than a lease lasts", ["note sentinel.slow"],
             with {
                 $0.watchers = watchers
-                $0.watchers[0].downAfter = .seconds(30)
+                for number in 0..<3 { $0.watchers[number].downAfter = .seconds(30) }
                 $0.leases = [.init(group: "g", shortest: .seconds(10))]
+            }),
+        Case(
+            "Sentinels of which one was told another quorum", ["warning sentinel.settingsDiffer"],
+            with {
+                $0.watchers = watchers
+                for number in 0..<3 { $0.watchers[number].quorum = number == 1 ? 3 : 2 }
             }),
         Case("three Sentinels", ["note redis.sentinels"], with { $0.sentinels = 3 }),
         Case("two Sentinels", ["warning redis.fewSentinels", "note redis.sentinels"], with { $0.sentinels = 2 }),

@@ -104,6 +104,9 @@ import Testing
             let unasked = try await doctor(sentinels.url([0]), "--json")
             #expect(codes(unasked.output).isDisjoint(with: Self.sentinelCodes), "\(unasked)")
             try await sentinels.ask(0, "ACL", "SETUSER", "default", "+sentinel|ckquorum")
+            try await sentinels.ask(1, "SENTINEL", "SET", "main", "failover-timeout", "90000")
+            let unlike = try await doctor(sentinels.url([0]), "--json")
+            #expect(codes(unlike.output).contains("sentinel.settingsDiffer"), "\(unlike)")
             // Of the URL, and of those that the first names.
             await sentinels.sentinels[1].kill(SIGKILL)
             try await eventually("the first has noticed", within: .seconds(60)) {
