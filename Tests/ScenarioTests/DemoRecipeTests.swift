@@ -26,18 +26,22 @@ extension Scenarios {
                     environment: environment, log: "demo")
             }
 
-            /// Waits until a part of it is done. `server`: the arguments by which redis-cli reaches the primary.
-            func isUnderWay(at server: String) async throws {
+            /// Waits until that much of it is done; returns its namespace. `server`: the arguments by which redis-cli
+            /// reaches the primary.
+            @discardableResult
+            func isUnderWay(at server: String, percent: Int = 10) async throws -> String {
+                let cli = "redis-cli \(server)"
+                var key: Substring = ""
                 try await eventually("it is under way", within: .seconds(90), every: .milliseconds(20)) {
                     guard process.isRunning else {
                         throw TestSupportError("the demo has ended: \(try contents(ofFile: log))")
                     }
-                    let cli = "redis-cli \(server)"
-                    let key = try await shell("\(cli) --scan --pattern 'ringfence-demo:*:journal'")
+                    key = try await shell("\(cli) --scan --pattern 'ringfence-demo:*:journal'").trimmed
                     guard !key.isEmpty else { return false }
-                    let done = Int(try await shell("\(cli) LLEN '\(key.trimmed)'").trimmed) ?? 0
-                    return done > Self.transfers / 10
+                    let done = Int(try await shell("\(cli) LLEN '\(key)'").trimmed) ?? 0
+                    return done > Self.transfers * percent / 100
                 }
+                return String(key.drop { $0 != "{" }.dropFirst().prefix { $0 != "}" })
             }
 
             /// The books at its end.
@@ -86,9 +90,14 @@ extension Scenarios {
                         }
                         return owner != nil
                     }
-                    let killed = try #require(owner)
-                    try await demo.isUnderWay(at: "-p \(killed.port)")
-                    await killed.kill(SIGKILL)
+                    let first = try #require(owner)
+                    let namespace = try await demo.isUnderWay(at: "-p \(first.port)")
+                    try await shell("sh '\(stage.files)/reshard.sh' 127.0.0.1:\(first.port) '\(namespace)'")
+                    let second = try await cluster.owner(ofNamespace: namespace)
+                    #expect(second !== first)
+                    // Its replica hears by and by that it has the slot.
+                    try await demo.isUnderWay(at: "-p \(second.port)", percent: 25)
+                    await second.kill(SIGKILL)
                     try await demo.balances()
                 }
             }
