@@ -287,6 +287,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         testProgram("TestSubscriber"),
         // A member of a group that does what it is told, to be killed and frozen.
         testProgram("TestMember"),
+        // A process that uses all of it, beside others, while Redis fails over.
+        testProgram("TestCaller"),
         // A process that wants to be primary, and writes down when it was.
         testProgram("TestPrimary"),
         // A lock holder in a process of its own, to be stopped in the middle of its work.
@@ -323,9 +325,8 @@ if !isDependency || Context.environment["RINGFENCE_SERVICE"] != nil {
         .testTarget(
             name: "RingfenceTests",
             dependencies: [
-                "RingfencePlatform",
-                "Ringfence", "RingfenceCache", "RingfenceCacheCore", "RingfenceCore", "Hiredis", "CThreadNumber",
-                "TestSupport", "StoppedHolder", "TestHolder", "TestMember",
+                "RingfencePlatform", "Ringfence", "RingfenceCache", "RingfenceCacheCore", "RingfenceCore", "Hiredis",
+                "CThreadNumber", "TestSupport", "StoppedHolder", "TestCaller", "TestHolder", "TestMember",
                 "TestPrimary", "TestSubscriber", "Allocations",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "MetricsTestKit", package: "swift-metrics"),

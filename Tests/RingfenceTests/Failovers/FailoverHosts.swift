@@ -106,6 +106,24 @@ struct FailoverHosts: Sendable {
         }
     }
 
+    /// The term of the primary by the Sentinels: another one after each failover.
+    func term() async throws -> String {
+        let said = try await hosts[0].sentinel.cli("SENTINEL", "MASTER", Self.name).split(separator: "\n")
+        guard let index = said.firstIndex(of: "config-epoch") else { throw TestSupportError("no epoch: \(said)") }
+        return String(said[index + 1])
+    }
+
+    /// Waits until both replicas have all that the primary has now.
+    func replicate() async throws {
+        guard let primary = try await primary(of: 0) else { throw TestSupportError("the Sentinels name no primary") }
+        try await eventually("both replicas have it", within: .seconds(60), every: .milliseconds(20)) {
+            // A connection waits for its own writes.
+            try await sh(
+                "printf 'SET kept 1\\nWAIT 2 1000\\n' | redis-cli -s '\(primary.server.socketPath)'"
+            ).hasSuffix("\n2\n")
+        }
+    }
+
     /// Lets `fault` befall the primary, and mends it when another one leads. Returns how long that took.
     func fail(_ fault: Fault) async throws -> Duration {
         guard let old = try await primary(of: 0) else { throw TestSupportError("the Sentinels name no primary") }
