@@ -48,7 +48,10 @@ extension LocatorWorld {
     mutating func expectFollowed() {
         guard case .sentinels(let sentinels) = authority else { return }
         // One that knew nobody when it was asked hides the others from a client whose URL does not name them.
-        let known = machine.search.sources
+        let sources = machine.search.sources
+        knownSince = knownSince.filter { sources.contains($0.key) }
+        for source in sources where knownSince[source] == nil { knownSince[source] = now }
+        let known = Set(knownSince.filter { now - $0.value >= Self.bound }.keys)
         let isAgreed = sentinels.haveAgreed(on: named, known, since: now - Self.bound, until: now)
         if isAgreed, servers[named].isUp, sentinels.remadeAt == nil {
             for (number, link) in links.enumerated() {

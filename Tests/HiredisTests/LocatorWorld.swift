@@ -91,6 +91,8 @@ struct LocatorWorld {
     /// When each Sentinel was heard last.
     var heardAt: [Address: Int64] = [:]
     var lastOffered: Address?
+    /// Since when the client has asked them.
+    var knownSince: [Address: Int64] = [:]
     var links = [Link](repeating: .unplaced, count: 4)
     var attempts = [Int](repeating: 0, count: 4)
     var offered = [Int](repeating: 0, count: 4)
@@ -193,7 +195,7 @@ struct LocatorWorld {
         case .remade: remake()
         case .looks:
             expectFollowed()
-            if now < Self.end { later(200 * Self.millisecond, .looks) }
+            if now < Self.end { later(500 * Self.millisecond, .looks) }
         case .disturbs:
             guard case .sentinels(var sentinels) = authority else { break }
             sentinels.disturb(at: now, &random)

@@ -5,7 +5,7 @@ import Testing
 @testable import Hiredis
 
 @Suite struct LocatorWorldTests {
-    private static let seeds = getenv("RINGFENCE_SIMULATION_SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 500
+    private static let seeds = getenv("RINGFENCE_SIMULATION_SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 250
 
     @Test(arguments: [
         "redis://redis.example", "redis+replicated://10.0.0.1,10.0.0.2,10.0.0.3",

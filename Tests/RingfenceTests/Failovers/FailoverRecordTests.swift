@@ -60,10 +60,8 @@ private let failovers = getenv("RINGFENCE_FAILOVERS").flatMap { Int(String(cStri
         let callers = try FailoverCallers(hosts, history)
         try await callers.goOn()
         try await withClients(FailoverHosts.url, FailoverHistory.line + 1) { clients in
+            var term = try await calm(hosts, history)
             for number in 0..<(failovers ?? 0) {
-                try await hosts.areComplete()
-                let term = try await hosts.term()
-                history.change { $0.add(.complete) }
                 let standing = try await FailoverLine("standing \(number)", clients)
                 try await replicate(hosts, since: term, history)
                 let fault = Self.fault(number)
@@ -72,15 +70,14 @@ private let failovers = getenv("RINGFENCE_FAILOVERS").flatMap { Int(String(cStri
                 try await callers.goOn()
                 let stood = await standing.serve()
                 history.change { $0.add(.stood(stood)) }
-                try await hosts.areComplete()
-                let served = try await FailoverLine("coming \(number)", clients).serve()
-                history.change { $0.add(.served(served)) }
+                term = try await calm(hosts, history)
+                let order = try await FailoverLine("coming \(number)", clients).serve()
+                let isCalm = try await hosts.term() == term
+                history.change { $0.add(isCalm ? .served(order) : .stood(order)) }
                 print("failovers: \(number + 1), \(fault), another primary after \(took)")
             }
         }
-        try await hosts.areComplete()
-        let term = try await hosts.term()
-        history.change { $0.add(.complete) }
+        let term = try await calm(hosts, history)
         try await callers.goOn()
         try await callers.fallQuiet()
         try await replicate(hosts, since: term, history)
@@ -94,6 +91,14 @@ private let failovers = getenv("RINGFENCE_FAILOVERS").flatMap { Int(String(cStri
         #expect(isWell, "a caller has ended badly")
         let left = try await Self.left(hosts)
         history.change { $0.add(.left(left)) }
+    }
+
+    /// Waits until all are there again; returns the primary's term.
+    private func calm(_ hosts: FailoverHosts, _ history: Shared<FailoverHistory>) async throws -> String {
+        try await hosts.areComplete()
+        let term = try await hosts.term()
+        history.change { $0.add(.complete) }
+        return term
     }
 
     /// Waits until the replicas have what was told, and notes it; unless a failover came of itself since `term`.
